@@ -1,0 +1,84 @@
+"""The program's commands, each in a file of its own, and the one place where errors become words."""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from tekapctl import __version__
+from tekapctl.cli import cache, demo, distill, evaluate, fetch, runs, schema, train_teacher
+from tekapctl.cli.console import show_error
+from tekapctl.errors import TekapctlError
+
+INTERRUPTED = 130
+
+
+class ErrorBoundary(TyperGroup):
+    """Turns the program's own errors into a sentence, a next step and an exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Accept `--debug` behind a command too."""
+        if "--debug" in args:
+            args = ["--debug", *(arg for arg in args if arg != "--debug")]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        debug = bool(ctx.params.get("debug"))
+        try:
+            return super().invoke(ctx)
+        except TekapctlError as error:
+            if debug:
+                raise
+            show_error(error.problem, error.remedy)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            if debug:
+                raise
+            show_error("Interrupted.", "What was finished is kept: `tekapctl runs list` shows it.")
+            raise typer.Exit(INTERRUPTED) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except OSError as error:
+            if debug:
+                raise
+            show_error(f"The system refused: {error}.", "Free space or permissions may be missing; --debug shows where.")
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=ErrorBoundary,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Distil image classifiers: TeKAP (one teacher, many perspectives) over KD and CRD.\n\n"
+    "Example: [bold]tekapctl fetch resnet32x4[/bold], then [bold]tekapctl distill --method crd --alpha 1 --beta 0.8"
+    "[/bold], then [bold]tekapctl evaluate latest[/bold]. With nothing downloaded: [bold]tekapctl demo[/bold].",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tekapctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where an error ends the program.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+app.command("fetch")(fetch.fetch)
+app.command("train-teacher")(train_teacher.train_teacher)
+app.command("distill")(distill.distill)
+app.command("evaluate")(evaluate.evaluate)
+app.command("demo")(demo.demo)
+app.command("schema")(schema.schema)
+app.add_typer(runs.app, name="runs")
+app.add_typer(cache.app, name="cache")

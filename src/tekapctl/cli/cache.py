@@ -1,0 +1,77 @@
+"""`tekapctl cache`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from tekapctl.cli import console, options
+from tekapctl.errors import TekapctlError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="List, verify and clear what was downloaded; runs are never touched.\n\nExample: tekapctl cache list",
+)
+Kinds = Annotated[
+    list[str] | None, typer.Argument(metavar="[KIND]...", help="teachers, datasets, downloads or knowledge. [all]")
+]
+
+
+def _home() -> Any:
+    from tekapctl.store.home import Home
+
+    return Home.default()
+
+
+@app.command("list")
+def list_cache(as_json: options.Json = False) -> None:
+    """List what the cache holds.
+
+    Example: tekapctl cache list
+    """
+    from tekapctl.store.artifacts import list_artifacts
+
+    home = _home()
+    found = list_artifacts(home)
+    if as_json:
+        console.show_json([{"kind": a.kind, "name": a.name, "path": str(a.path), "bytes": a.bytes} for a in found])
+        return
+    if not found:
+        console.say(f"The cache in {home.root} is empty. Fill it with `tekapctl fetch resnet32x4`.")
+        return
+    console.show_table(
+        str(home.root), ["kind", "name", "size>"], [(a.kind, a.name, console.size(a.bytes)) for a in found]
+    )
+
+
+@app.command("verify")
+def verify_cache(as_json: options.Json = False) -> None:
+    """Compare what the cache holds with what was recorded when it came.
+
+    Example: tekapctl cache verify
+    """
+    from tekapctl.store.artifacts import verify
+
+    checked = verify(_home())
+    if as_json:
+        console.show_json([{"kind": a.kind, "name": a.name, "problem": problem} for a, problem in checked])
+    else:
+        for artifact, problem in checked:
+            console.show_text(console.printable(f"{artifact.kind}/{artifact.name}: {problem or 'whole'}"))
+    damaged = sum(problem is not None for _, problem in checked)
+    if damaged:
+        raise TekapctlError(f"{damaged} of {len(checked)} are damaged.", "Fetch them anew with `tekapctl fetch --force`.")
+
+
+@app.command("clear")
+def clear_cache(
+    kinds: Kinds = None, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
+) -> None:
+    """Delete what was downloaded.
+
+    Example: tekapctl cache clear downloads --yes
+    """
+    from tekapctl.store.artifacts import clear
+
+    home = _home()
+    if yes or typer.confirm(f"Delete {', '.join(kinds) if kinds else 'everything cached'} in {home.root}?", err=True):
+        console.say(f"freed {console.size(clear(home, kinds, None))}")

@@ -1,0 +1,155 @@
+"""All that the program prints: results on stdout, everything else on stderr."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+_stderr = Console(stderr=True, highlight=False)
+_stdout = Console(highlight=False)
+
+
+def printable(text: str) -> str:
+    """The text with everything that could steer a terminal shown as an escape."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(text: str) -> None:
+    """A line for the user, on stderr."""
+    _stderr.print(escape(printable(text)), soft_wrap=True)
+
+
+def show_error(problem: str, remedy: str) -> None:
+    """What is wrong and what to do, on stderr."""
+    _stderr.print(f"[bold red]error:[/] {escape(printable(problem))}", soft_wrap=True)
+    if remedy:
+        _stderr.print(escape(printable(remedy)), soft_wrap=True)
+
+
+def show_json(result: Any) -> None:
+    """One machine-readable result on stdout."""
+    sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def show_text(text: str) -> None:
+    """A text on stdout as it is."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout; columns whose name ends with a blank-free `>` are right-aligned."""
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(
+            column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*(escape(printable(cell)) for cell in row))
+    # A table in a file or a pipe is as wide as it needs to be.
+    console = _stdout if sys.stdout.isatty() else Console(highlight=False, width=160)
+    console.print(table)
+
+
+def show_fields(fields: Mapping[str, str]) -> None:
+    """Names and values below each other, on stdout."""
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        show_text(f"{printable(name):<{width}}  {printable(value)}")
+
+
+def size(count: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def percent(share: float) -> str:
+    """A share of 1 as a percentage."""
+    return f"{100 * share:.2f}"
+
+
+class TrainingProgress:
+    """Shows a run's progress on stderr: a live bar on a terminal, a line an epoch elsewhere.
+
+    Args:
+        label: What is trained.
+        quiet: Leave out the line an epoch.
+        live: Show the bar where there is a terminal.
+    """
+
+    def __init__(self, label: str, *, quiet: bool = False, live: bool = True) -> None:
+        self.label = label
+        self.quiet = quiet
+        self._live: Progress | None = None
+        if live and _stderr.is_terminal:
+            self._live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=_stderr,
+                transient=quiet,
+            )
+        self._shown = 0.0
+
+    def __enter__(self) -> "TrainingProgress":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def on_start(self, epochs: int, steps: int, first_epoch: int) -> None:
+        """Training begins."""
+        self.epochs, self.steps = epochs, steps
+        if self._live is not None:
+            self._task = self._live.add_task(self.label, total=epochs * steps, completed=first_epoch * steps, rate="")
+
+    def on_step(self, epoch: int, step: int) -> None:
+        """A step was queued."""
+        now = time.monotonic()
+        if self._live is not None and now - self._shown > 0.1:
+            self._shown = now
+            self._live.update(self._task, completed=epoch * self.steps + step + 1)
+
+    def on_epoch(self, metrics: Mapping[str, float | int]) -> None:
+        """An epoch ended."""
+        if self._live is not None:
+            rate = f"{metrics['images_per_second']:,.0f} images/s, top-1 {percent(metrics['test_top1'])}"
+            self._live.update(self._task, completed=int(metrics["epoch"]) * self.steps, rate=rate)
+        if self.quiet:
+            return
+        parts = ", ".join(
+            f"{name.removeprefix('train_')} {value:.4f}"
+            for name, value in metrics.items()
+            if name in ("train_cross_entropy", "train_kd", "train_method")
+        )
+        left = (metrics["train_seconds"] + metrics["test_seconds"]) * (self.epochs - metrics["epoch"])
+        say(
+            f"epoch {metrics['epoch']}/{self.epochs}: loss {metrics['train_loss']:.4f} ({parts}), "
+            f"train {percent(metrics['train_top1'])}, test {percent(metrics['test_top1'])}, "
+            f"{metrics['images_per_second']:,.0f} images/s, {duration(left)} left"
+        )

@@ -1,0 +1,111 @@
+"""`tekapctl fetch`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from tekapctl.cli import console, options
+from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.registry import unknown_name
+
+
+def fetch(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Pretrained teachers and data sets.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All pretrained teachers.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="List what can be fetched, and what was.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch anew what is there already.")] = False,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="FILE_OR_URL", help="Take it from this file, folder or address.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Fetch pretrained CIFAR-100 teachers and data sets into the local cache.
+
+    Examples: tekapctl fetch resnet32x4 cifar100; tekapctl fetch --list; tekapctl fetch vgg13 --from vgg13.pth
+    """
+    from tekapctl.data import DATASETS
+    from tekapctl.store.home import Home
+    from tekapctl.store.teachers import CATALOGUE
+
+    home = Home.default()
+    if listing:
+        _list(home, as_json)
+        return
+    wanted = [*(names or []), *(CATALOGUE if everything else [])]
+    if not wanted:
+        raise UsageError("Nothing was named to fetch.", "Name a teacher or data set; `tekapctl fetch --list` lists them.")
+    known = [*CATALOGUE, *DATASETS]
+    for name in wanted:
+        if name not in known:
+            raise unknown_name("pretrained teacher or data set", name, known)
+    if source is not None and len(wanted) > 1:
+        raise UsageError("--from is the source of one thing, and several were named.", "Fetch them one at a time.")
+    fetched, failures = [], []
+    for name in dict.fromkeys(wanted):
+        try:
+            fetched.append(_fetch_one(home, name, force=force, source=source, offline=offline))
+        except TekapctlError as error:
+            # One that fails must not cost the others.
+            if len(wanted) == 1:
+                raise
+            console.show_error(error.problem, error.remedy)
+            failures.append(name)
+    if as_json:
+        console.show_json({"fetched": fetched, "failed": failures})
+    else:
+        for entry in fetched:
+            console.show_text(console.printable(f"{entry['name']}: {entry['what']}"))
+    if failures:
+        raise TekapctlError(f"Not fetched: {', '.join(failures)}.", "Try again, or give another source with --from.")
+
+
+def _fetch_one(home: Any, name: str, *, force: bool, source: str | None, offline: bool) -> dict[str, Any]:
+    from tekapctl import data
+    from tekapctl.store import teachers
+
+    if name in teachers.CATALOGUE:
+        console.say(f"fetching {name}")
+        found = teachers.fetch(home, name, force=force, source=source, offline=offline)
+        accuracy = teachers.CATALOGUE[name].accuracy
+        return {
+            "name": name,
+            "path": str(found.path),
+            "what": f"pretrained on {teachers.CATALOGUE[name].dataset}, published top-1 {accuracy:.2f} %, at {found.path}",
+        }
+    if offline and source is None:
+        raise UsageError(f"{name} cannot be fetched offline.", "Leave out --offline, or use --data-dir FOLDER.")
+    console.say(f"fetching {name}")
+    what = data.data_spec({"name": name}).fetch(home.datasets, force=force, source=source)
+    return {"name": name, "path": str(home.datasets / name), "what": what}
+
+
+def _list(home: Any, as_json: bool) -> None:
+    from tekapctl.data import DATASETS
+    from tekapctl.store.teachers import CATALOGUE, fetched
+
+    rows = []
+    for name, entry in CATALOGUE.items():
+        there = fetched(home, name) is not None
+        rows.append({"name": name, "kind": "teacher", "dataset": entry.dataset, "top1": entry.accuracy, "fetched": there})
+    for name in DATASETS:
+        rows.append({"name": name, "kind": "data set", "dataset": name, "top1": None, "fetched": (home.datasets / name).is_dir()})
+    if as_json:
+        console.show_json(rows)
+        return
+    console.show_table(
+        "",
+        ["name", "kind", "trained on", "published top-1 %>", "fetched"],
+        [
+            (
+                str(row["name"]),
+                str(row["kind"]),
+                str(row["dataset"]) if row["kind"] == "teacher" else "",
+                f"{row['top1']:.2f}" if row["top1"] else "",
+                "yes" if row["fetched"] else "",
+            )
+            for row in rows
+        ],
+    )

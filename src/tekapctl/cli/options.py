@@ -1,0 +1,106 @@
+"""Options that commands share, and how they become a spec: a file, then options, then `--set`."""
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tekapctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from tekapctl.spec import StudentSpec, TeacherSpec
+
+Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable result on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the complete spec and a cost estimate; train nothing.")]
+SpecFile = Annotated[Path | None, typer.Option("--spec", help="Start from this TOML or JSON file.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Set any field of the spec; may be repeated.")
+]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", help="digits, synthetic, fashion-mnist, cifar10 or cifar100. [cifar100]")
+]
+DataDir = Annotated[str | None, typer.Option("--data-dir", help="A folder that holds the data set's files.")]
+TrainFraction = Annotated[
+    float | None, typer.Option("--train-fraction", help="Share of each class's training images, drawn by seed. [1.0]")
+]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training set. [240]")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a step. [64]")]
+LearningRate = Annotated[float | None, typer.Option("--lr", help="Learning rate before the first decay. [published]")]
+Seed = Annotated[int | None, typer.Option("--seed", "--trial", help="Seed of every random choice. [0]")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N. [auto]")]
+Precision = Annotated[str | None, typer.Option("--precision", help="auto, float32 or bfloat16. [auto]")]
+Name = Annotated[str | None, typer.Option("--name", help="A word of your own in the run's id.")]
+
+
+def assign(table: dict[str, Any], path: str, value: Any) -> None:
+    """Set a field of a nested table by its dotted path; a name on the way becomes a table with that name.
+
+    Raises:
+        UsageError: A part of the path is no table.
+    """
+    *parents, last = path.split(".")
+    for depth, part in enumerate(parents):
+        inner = table.setdefault(part, {})
+        if isinstance(inner, str) and part in ("data", "method"):
+            inner = table[part] = {"name": inner}
+        if not isinstance(inner, dict):
+            raise UsageError(f"{'.'.join(parents[: depth + 1])} has no fields to set.", "`tekapctl schema` lists fields.")
+        table = inner
+    table[last] = value
+
+
+def read_assignment(text: str) -> tuple[str, Any]:
+    """The path and the value of `a.b=c`; the value is read as TOML, and as a plain string where it is none.
+
+    Raises:
+        UsageError: There is no path or no `=`.
+    """
+    path, equals, value = text.partition("=")
+    path = path.strip()
+    if not equals or not path or not all(path.split(".")):
+        raise UsageError(f"--set {text!r} is no assignment.", "Write it as --set optimizer.momentum=0.8.")
+    try:
+        return path, tomllib.loads(f"value = {value.strip()}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return path, value.strip()
+
+
+def build_spec(
+    kind: str, file: Path | None, options: dict[str, Any], assignments: list[str] | None
+) -> "TeacherSpec | StudentSpec":
+    """The spec of a run: the file's fields, over them the options that were given, over them the assignments.
+
+    Args:
+        kind: `teacher` or `student`.
+        file: The spec file to start from, if any.
+        options: Values by dotted path; those that are None were not given.
+        assignments: Texts like `a.b=c`.
+
+    Raises:
+        UsageError: The file, an assignment or the spec is not valid, or the file is a spec of the other kind.
+    """
+    from tekapctl import spec
+
+    table = spec.read_file(file) if file else {}
+    if table.setdefault("kind", kind) != kind:
+        command = "train-teacher" if kind == "student" else "distill"
+        raise UsageError(f"{file} is a spec of kind {table['kind']!r}.", f"Use it with `tekapctl {command}`.")
+    for choice in ("data", "method"):
+        # Another data set or method than the file's starts from its own defaults.
+        chosen, given = options.pop(f"{choice}.name", None), table.get(choice)
+        if chosen is not None and (given.get("name") if isinstance(given, dict) else given) != chosen:
+            table[choice] = {"name": chosen}
+    for path, value in options.items():
+        if value is not None:
+            if path.startswith("data."):
+                table.setdefault("data", {"name": "cifar100"})
+            assign(table, path, value)
+    for text in assignments or []:
+        path, value = read_assignment(text)
+        if path.startswith("data."):
+            table.setdefault("data", {"name": "cifar100"})
+        if path.startswith("method."):
+            table.setdefault("method", {"name": "kd"})
+        assign(table, path, value)
+    return spec.parse(table)

@@ -1,0 +1,49 @@
+"""`tekapctl train-teacher`."""
+
+from typing import Annotated
+
+import typer
+
+from tekapctl.cli import options, train
+
+
+def train_teacher(
+    model: Annotated[str | None, typer.Option("--model", "-m", help="The network to train. [resnet32x4]")] = None,
+    dataset: options.Dataset = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    lr: options.LearningRate = None,
+    train_fraction: options.TrainFraction = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    data_dir: options.DataDir = None,
+    name: options.Name = None,
+    spec: options.SpecFile = None,
+    assignments: options.Set = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Train a network alone: a teacher, or the baseline of a student.
+
+    Example: tekapctl train-teacher --model resnet32x4 --dataset cifar100
+    """
+    built = options.build_spec(
+        "teacher",
+        spec,
+        {
+            "model": model,
+            "data.name": dataset,
+            "data.folder": data_dir,
+            "data.train_fraction": train_fraction,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "optimizer.learning_rate": lr,
+            "seed": seed,
+            "device": device,
+            "precision": precision,
+            "name": name,
+        },
+        assignments,
+    )
+    train.run(built, as_json=as_json, dry_run=dry_run)

@@ -1,0 +1,122 @@
+"""Batches, cropped and flipped on the device that holds the whole set."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from tekapctl.data.image_set import ImageSet
+from tekapctl.randomness import generator
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples of an image set.
+
+    Attributes:
+        images: Augmented and normalised.
+        labels: Class numbers.
+        index: The samples' numbers in the set.
+        view: Which crop and flip of its image each sample is: `(row * (2 * padding + 1) + column) * 2 + flipped`.
+        step: Number of the optimiser step in the run, from 0.
+    """
+
+    images: Float[Tensor, "batch c h w"]
+    labels: Int64[Tensor, " batch"]
+    index: Int64[Tensor, " batch"]
+    view: Int64[Tensor, " batch"]
+    step: int
+
+
+class Batches:
+    """An image set in batches.
+
+    The published augmentation: a crop of the zero-padded image and a flip with probability one half. All random numbers
+    depend on seed, epoch and step alone and are drawn on the CPU, so that every device sees the same batches.
+
+    Args:
+        image_set: The images.
+        batch_size: Images in a batch; the last batch of an epoch may have fewer.
+        device: Holds the set, and gets the batches.
+        padding: Rows and columns of black pixels added at each side before cropping.
+        flip: Whether images are flipped.
+        seed: Seed of order and augmentation.
+        channels_last: Give the images in channels-last order.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        batch_size: int,
+        *,
+        device: torch.device,
+        padding: int,
+        flip: bool,
+        seed: int,
+        channels_last: bool = False,
+    ) -> None:
+        self.image_set = image_set
+        self.batch_size = batch_size
+        self.device = device
+        self.padding = padding
+        self.flip = flip
+        self.seed = seed
+        self.labels = image_set.labels.to(device)
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        _, height, width = image_set.image_shape
+        padded = F.pad(image_set.images, [padding] * 4).to(device) if padding else image_set.images.to(device)
+        # A view of every crop: index it with sample, row and column.
+        self._crops = padded.unfold(2, height, 1).unfold(3, width, 1)
+        mean = torch.tensor(image_set.mean, device=device).view(1, -1, 1, 1)
+        deviation = torch.tensor(image_set.std, device=device).view(1, -1, 1, 1)
+        self._scale = 1 / (255 * deviation)
+        self._shift = -mean / deviation
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+        return -(-len(self.image_set) // self.batch_size)
+
+    @property
+    def views(self) -> int:
+        """How many crops and flips an image has."""
+        return (2 * self.padding + 1) ** 2 * 2
+
+    def epoch(self, number: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch in random order, from its step `start_step` on."""
+        order = torch.randperm(len(self.image_set), generator=generator(CPU, self.seed, "order", number))
+        for step in range(start_step, len(self)):
+            index = order[step * self.batch_size : (step + 1) * self.batch_size]
+            views = self._draw_views(len(index), number, step)
+            yield self._batch(index, views, number * len(self) + step)
+
+    def in_order(self) -> Iterator[Batch]:
+        """All samples once, in order, as they are."""
+        for step, index in enumerate(torch.arange(len(self.image_set)).split(self.batch_size)):
+            yield self._batch(index, torch.full_like(index, self.centre), step)
+
+    @property
+    def centre(self) -> int:
+        """The view that is the image as it is."""
+        return (self.padding * (2 * self.padding + 1) + self.padding) * 2
+
+    def at(self, index: Int64[Tensor, " batch"], view: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
+        """The images of given samples in given views; both on the set's device."""
+        side = 2 * self.padding + 1
+        place, flipped = view // 2, view % 2
+        pixels = self._crops[index, :, place // side, place % side]
+        if self.flip:
+            pixels = torch.where(flipped.bool().view(-1, 1, 1, 1), pixels.flip(3), pixels)
+        return torch.addcmul(self._shift, pixels, self._scale).contiguous(memory_format=self._format)
+
+    def _draw_views(self, count: int, epoch: int, step: int) -> Tensor:
+        drawn = torch.randint(self.views, (count,), generator=generator(CPU, self.seed, "augmentation", epoch, step))
+        return drawn if self.flip else drawn // 2 * 2
+
+    def _batch(self, index: Tensor, view: Tensor, step: int) -> Batch:
+        index, view = (t.to(self.device, non_blocking=True) for t in (index, view))
+        return Batch(self.at(index, view), self.labels[index], index, view, step)

@@ -1,0 +1,96 @@
+"""Images with their labels, whole in memory."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from tekapctl.errors import UsageError
+from tekapctl.randomness import generator
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of a classification task.
+
+    Attributes:
+        images: Pixels from 0 to 255.
+        labels: Class numbers from 0.
+        classes: Names of the classes, by number.
+        mean: Mean of each channel over the training images, in units of full brightness.
+        std: Standard deviation of each channel, in the same units.
+
+    Raises:
+        UsageError: Images and labels do not belong together.
+    """
+
+    images: UInt8[Tensor, "n c h w"]
+    labels: Int64[Tensor, " n"]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.labels) or not len(self.labels):
+            raise UsageError(
+                f"The data set is damaged: {len(self.images)} images and {len(self.labels)} labels.", "Fetch it anew."
+            )
+        if int(self.labels.min()) < 0 or int(self.labels.max()) >= len(self.classes):
+            raise UsageError(f"The data set is damaged: a label is beyond its {len(self.classes)} classes.", "Fetch it anew.")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width in pixels."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def subset(self, fraction: float, seed: int) -> "ImageSet":
+        """A share of each class's images, at least one, drawn by seed; samples keep their order and are numbered anew.
+
+        Args:
+            fraction: Share of each class's images, above 0 and at most 1.
+            seed: Equal seeds give equal subsets.
+        """
+        if fraction >= 1:
+            return self
+        source = generator(torch.device("cpu"), seed, "subset")
+        kept = []
+        for label in range(len(self.classes)):
+            members = (self.labels == label).nonzero().flatten()
+            if len(members):
+                count = max(1, round(fraction * len(members)))
+                kept.append(members[torch.randperm(len(members), generator=source)[:count]])
+        chosen = torch.cat(kept).sort().values
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
+
+    def with_channels(self, channels: int) -> "ImageSet":
+        """The set in as many channels as a network takes: grey is repeated.
+
+        Raises:
+            UsageError: The images are not grey and have another number of channels.
+        """
+        own = self.images.shape[1]
+        if own == channels:
+            return self
+        if own != 1:
+            raise UsageError(
+                f"The images have {own} channels, and the network takes {channels}.", "Use a network trained on such images."
+            )
+        return replace(
+            self,
+            images=self.images.expand(-1, channels, -1, -1),
+            mean=self.mean * channels,
+            std=self.std * channels,
+        )
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set's two image sets."""
+
+    train: ImageSet
+    test: ImageSet

@@ -1,0 +1,113 @@
+"""What a run will cost, without running it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from tekapctl import models, trained
+from tekapctl.methods.crd import CRDSpec
+from tekapctl.models.size import macs, parameters
+from tekapctl.spec import RunSpec, StudentSpec
+from tekapctl.store.home import Home
+
+_BACKWARD = 2
+"""A backward pass costs about two forward passes."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An estimate of a run's cost.
+
+    Attributes:
+        parameters: Parameters of the learner.
+        macs: Multiply-accumulates of the learner's forward pass for one image.
+        teacher_macs: The teacher's; None without a teacher.
+        train_images: Images of the training set.
+        steps_per_epoch: Optimiser steps an epoch.
+        steps: Optimiser steps in all.
+        total_macs: Multiply-accumulates of the whole run's networks, backward passes included.
+        memory_bytes: Weights, gradients, momentum, data set and memory banks, and the activations of a batch, at most.
+    """
+
+    parameters: int
+    macs: int
+    teacher_macs: int | None
+    train_images: int
+    steps_per_epoch: int
+    steps: int
+    total_macs: float
+    memory_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return asdict(self)
+
+
+def estimate(spec: RunSpec, home: Home) -> Cost:
+    """Estimate a run's cost; needs neither the data set nor the teacher's weights to be there.
+
+    Raises:
+        UsageError: The teacher is a run or a file that does not exist.
+    """
+    shape = spec.data.shape
+    learner = models.build(spec.network, shape.classes, shape.channels)
+    image = (shape.channels, shape.height, shape.width)
+    teacher = None
+    if isinstance(spec, StudentSpec):
+        name = spec.teacher
+        if name not in models.NETWORKS:
+            name = trained.load(trained.find(home, name, dataset=spec.data.name)).model
+        teacher = models.build(name, shape.classes, shape.channels)
+    count = max(1, round(shape.train_images * spec.data.train_fraction))
+    steps = -(-count // spec.batch_size)
+    learner_macs = macs(learner, image)
+    teacher_macs = macs(teacher, image) if teacher else None
+    an_epoch = count * ((1 + _BACKWARD) * learner_macs + (teacher_macs or 0)) + shape.test_images * learner_macs
+    return Cost(
+        parameters=parameters(learner),
+        macs=learner_macs,
+        teacher_macs=teacher_macs,
+        train_images=count,
+        steps_per_epoch=steps,
+        steps=steps * spec.epochs,
+        total_macs=float(an_epoch * spec.epochs),
+        memory_bytes=_memory(spec, learner, teacher, image, count),
+    )
+
+
+def _memory(
+    spec: RunSpec, learner: models.Network, teacher: models.Network | None, image: tuple[int, int, int], count: int
+) -> int:
+    shape, floats = spec.data.shape, 4
+    channels, height, width = image
+    padded = channels * (height + 2 * spec.data.padding) * (width + 2 * spec.data.padding)
+    total = count * padded + shape.test_images * channels * height * width
+    total += floats * (3 * parameters(learner) + (parameters(teacher) if teacher else 0))
+    total += floats * spec.batch_size * (_activations(learner, image) + (_activations(teacher, image) // 8 if teacher else 0))
+    method = getattr(spec, "method", None)
+    if isinstance(method, CRDSpec):
+        total += floats * 2 * count * method.embedding_width
+        total += floats * 2 * spec.batch_size * (2 * count + 3 * method.negatives)
+    return total
+
+
+def _activations(network: models.Network, image: tuple[int, int, int]) -> int:
+    """Numbers that the backward pass of one image keeps: the outputs of all modules without children."""
+    kept = 0
+
+    def count(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
+        nonlocal kept
+        kept += output.numel()
+
+    hooks = [m.register_forward_hook(count) for m in network.modules() if not list(m.children())]
+    try:
+        network.eval()
+        with torch.no_grad():
+            network(torch.zeros(1, *image))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return kept
+
+

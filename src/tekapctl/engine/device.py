@@ -1,0 +1,71 @@
+"""Where a run computes, and in which precision."""
+
+from contextlib import AbstractContextManager
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tekapctl.errors import UsageError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `auto`, `cpu`, `cuda` or `cuda:N` means on this machine.
+
+    Raises:
+        UsageError: The machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("This machine has no CUDA device that PyTorch can use.", "Use --device cpu, or auto.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"There is no device {name}; this machine has {torch.cuda.device_count()}.", "Use --device cuda:0, or auto."
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("This machine has no MPS device that PyTorch can use.", "Use --device cpu, or auto.")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """The precision of the networks' forward and backward passes: `auto` is bfloat16 where the hardware is fast at it.
+
+    Losses, memory banks and the optimiser stay in float32 whatever this says.
+    """
+    if name == "auto":
+        return torch.bfloat16 if _fast_at_bfloat16(device) else torch.float32
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def _fast_at_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and _cpu_has_amx()
+
+
+@cache
+def _cpu_has_amx() -> bool:
+    try:
+        return " amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
+    """Run networks in `dtype`, and parameters, reductions and losses in float32."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def place(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module on the device, its convolutions' weights in channels-last order, which CPUs and GPUs are fast at."""
+    return module.to(device).to(memory_format=torch.channels_last)
+
+
+def describe(device: torch.device) -> str:
+    """The device in words, for a run's environment."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"

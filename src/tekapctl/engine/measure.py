@@ -1,0 +1,108 @@
+"""Evaluation of a trained network by name: what `tekapctl evaluate` does."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from tekapctl import data, trained
+from tekapctl.engine.device import place, resolve_device, resolve_precision
+from tekapctl.errors import UsageError
+from tekapctl.evaluation import evaluate
+from tekapctl.spec import StudentSpec, load
+from tekapctl.store.home import Home
+from tekapctl.trained import Reference, Trained
+
+DEFAULT_DATASET = "cifar100"
+"""What the published checkpoints, which do not say, were trained on."""
+
+
+def measure(
+    home: Home,
+    name: str,
+    *,
+    best: bool = False,
+    dataset: str | None = None,
+    folder: str | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    batch_size: int = 500,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure a trained network on a data set's test images.
+
+    Args:
+        home: Where runs and fetched teachers are.
+        name: A run, a checkpoint file, or a fetched teacher.
+        best: Take a run's best epoch's weights, not the last's.
+        dataset: The data set's name; the one it was trained on if None.
+        folder: A folder with the data set's files.
+        device: Where to compute.
+        precision: Precision of the forward passes.
+        batch_size: Images at a time.
+        say: Is told what is going on.
+
+    Raises:
+        UsageError: Network, data or device are not to be had, or do not fit.
+    """
+    reference = trained.find(home, name, dataset=dataset)
+    if best:
+        reference = _best_of(reference)
+    network = trained.load(reference)
+    where = resolve_device(device)
+    section = _data_of(network, dataset, folder)
+    splits = data.load(section, home.datasets, seed=0, in_channels=network.network.in_channels)
+    trained.check_classes(network, splits.test.classes, section.name)
+    place(network.network, where)
+    teacher = _teacher_of(home, network, section, say)
+    if teacher is not None:
+        place(teacher.network, where)
+    evaluation = evaluate(
+        network.network,
+        splits.test,
+        device=where,
+        precision=resolve_precision(precision, where),
+        teacher=teacher.network if teacher else None,
+        batch_size=batch_size,
+    )
+    return {
+        "reference": reference.name,
+        "source": reference.described,
+        "model": network.model,
+        "dataset": section.name,
+        "teacher": f"{teacher.model} from {teacher.reference.described}" if teacher else None,
+        "evaluation": evaluation.to_dict(),
+    }
+
+
+def _best_of(reference: Reference) -> Reference:
+    path = reference.run.path / "best.safetensors" if reference.run else None
+    if path is None or not path.is_file():
+        raise UsageError(f"There is no best epoch of {reference.described}.", "Leave out --best, or name a run.")
+    return replace(reference, path=path, described=f"{reference.described}, best epoch")
+
+
+def _data_of(network: Trained, dataset: str | None, folder: str | None) -> data.DataSpec:
+    run = network.reference.run
+    if run is not None:
+        section = load(run.path / "spec.toml").data
+        if dataset in (None, section.name):
+            return section if folder is None else section.model_copy(update={"folder": folder})
+    values = {"name": dataset or network.dataset or DEFAULT_DATASET}
+    return data.data_spec(values if folder is None else {**values, "folder": folder})
+
+
+def _teacher_of(home: Home, network: Trained, section: data.DataSpec, say: Callable[[str], None]) -> Trained | None:
+    """The teacher of a student's run, if it is still there and is the same."""
+    run = network.reference.run
+    spec = load(run.path / "spec.toml") if run is not None else None
+    if not isinstance(spec, StudentSpec) or spec.data.name != section.name:
+        return None
+    try:
+        teacher = trained.load(trained.find(home, spec.teacher, dataset=section.name))
+    except UsageError as error:
+        say(f"not compared with its teacher: {error.problem}")
+        return None
+    if teacher.digest != spec.teacher_digest:
+        say(f"not compared with its teacher: the weights of {spec.teacher} are no longer those it learned from.")
+        return None
+    return teacher

@@ -1,0 +1,197 @@
+"""One training loop for teachers and students."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from tekapctl.data.batches import Batch, Batches
+from tekapctl.engine.device import autocast
+from tekapctl.engine.objective import Objective
+from tekapctl.errors import TekapctlError
+from tekapctl.evaluation import predict, top_k
+from tekapctl.models import Network
+from tekapctl.spec import RunSpec
+
+Metrics = dict[str, float | int]
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """Is told how a run goes on."""
+
+    def on_start(self, epochs: int, steps: int, first_epoch: int) -> None:
+        """Training begins with epoch `first_epoch` (from 0) of `epochs`, each of so many steps."""
+
+    def on_step(self, epoch: int, step: int) -> None:
+        """A step was queued; nothing of it may be read back."""
+
+    def on_epoch(self, metrics: Metrics) -> None:
+        """An epoch ended."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come; part of the training state.
+
+    Attributes:
+        epoch: Epochs done.
+        best_epoch: The epoch, from 1, with the best top-1 accuracy on the test set so far.
+        best_top1: That accuracy.
+    """
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_top1: float = -1.0
+    last: Metrics = field(default_factory=dict)
+
+
+class Trainer:
+    """Trains a network towards an objective.
+
+    Args:
+        spec: Epochs, optimiser and schedule.
+        network: The learner, on its device.
+        objective: Its loss, on the same device; its own parameters are trained too.
+        train: The training batches.
+        test: The test batches, seen after every epoch.
+        precision: Precision of the networks' passes.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        network: Network,
+        objective: Objective,
+        train: Batches,
+        test: Batches,
+        precision: torch.dtype,
+    ) -> None:
+        self.spec = spec
+        self.network = network
+        self.objective = objective
+        self.train_batches = train
+        self.test_batches = test
+        self.device = train.device
+        self.precision = precision
+        self.progress = Progress()
+        parameters = [p for module in (network, objective) for p in module.parameters() if p.requires_grad]
+        settings = spec.optimizer
+        self.optimizer = torch.optim.SGD(
+            parameters,
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.nesterov,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+
+    def fit(self, listener: Listener, after_epoch: Callable[[Metrics, bool], None]) -> None:
+        """Train from where the progress stands to the last epoch.
+
+        Args:
+            listener: Is told of steps and epochs.
+            after_epoch: Is called with an epoch's metrics and whether it is the best so far, before the listener.
+
+        Raises:
+            TekapctlError: The loss is no longer finite, or the device's memory does not suffice.
+        """
+        listener.on_start(self.spec.epochs, len(self.train_batches), self.progress.epoch)
+        while self.progress.epoch < self.spec.epochs:
+            metrics = self.train_epoch(self.progress.epoch, listener)
+            metrics.update(self.test())
+            self.progress.epoch += 1
+            is_best = metrics["test_top1"] > self.progress.best_top1
+            if is_best:
+                self.progress.best_epoch, self.progress.best_top1 = self.progress.epoch, metrics["test_top1"]
+            self.progress.last = metrics
+            after_epoch(metrics, is_best)
+            listener.on_epoch(metrics)
+
+    def train_epoch(self, epoch: int, listener: Listener | None = None) -> Metrics:
+        """One pass over the training set; returns its mean loss, the loss's parts and the accuracy on what was seen."""
+        self.network.train()
+        self.objective.train()
+        rate = self.spec.optimizer.rate(epoch, self.spec.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        sums: dict[str, Tensor] = {}
+        samples = 0
+        began = time.perf_counter()
+        for step, batch in enumerate(self.train_batches.epoch(epoch)):
+            parts = self.step(batch)
+            count = len(batch.labels)
+            samples += count
+            for name, value in parts.items():
+                # Sums stay on the device: to read one would wait for every step before it.
+                sums[name] = value * count if name not in sums else sums[name].add_(value, alpha=count)
+            if listener is not None:
+                listener.on_step(epoch, step)
+        names = list(sums)
+        means = dict(zip(names, (torch.stack([sums[n] for n in names]) / samples).tolist(), strict=True))
+        seconds = time.perf_counter() - began
+        correct = means.pop("correct")
+        loss = sum(means.values())
+        if not torch.isfinite(torch.tensor(loss)):
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
+            raise TekapctlError(
+                f"The loss is not finite in epoch {epoch + 1} ({shown}).",
+                "Try a smaller --set optimizer.learning_rate, smaller weights, or --precision float32.",
+            )
+        return {
+            "epoch": epoch + 1,
+            "learning_rate": rate,
+            "train_loss": loss,
+            **{f"train_{name}": value for name, value in means.items()},
+            "train_top1": correct,
+            "train_seconds": seconds,
+            "images_per_second": samples / seconds,
+        }
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """One optimiser step; returns the parts of the loss and `correct`, the accuracy on the batch."""
+        try:
+            with autocast(self.device, self.precision):
+                knowledge = self.network.knowledge(batch.images, stages=self.objective.needs_stages)
+                parts = self.objective(knowledge, batch)
+            loss = torch.stack(list(parts.values())).sum()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+        except torch.OutOfMemoryError:
+            raise TekapctlError(
+                f"The device has too little memory for batches of {self.spec.batch_size}.",
+                f"Try --batch-size {max(1, self.spec.batch_size // 2)}.",
+            ) from None
+        found = {name: value.detach() for name, value in parts.items()}
+        found["correct"] = (knowledge.logits.detach().argmax(1) == batch.labels).float().mean()
+        return found
+
+    def test(self) -> Metrics:
+        """The network on the test set."""
+        began = time.perf_counter()
+        logits, labels = predict(self.network, self.test_batches, self.precision)
+        figures = torch.stack(
+            [top_k(logits, labels, 1), top_k(logits, labels, 5), nn.functional.cross_entropy(logits, labels)]
+        ).tolist()
+        names = ("test_top1", "test_top5", "test_loss")
+        return {**dict(zip(names, figures, strict=True)), "test_seconds": time.perf_counter() - began}
+
+    def state(self) -> dict[str, Any]:
+        """The whole training state, for `restore`."""
+        return {
+            "network": self.network.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": vars(self.progress).copy(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a training state; every later step is what it would have been without the break."""
+        self.network.load_state_dict(state["network"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])

@@ -1,0 +1,131 @@
+"""What every network of the zoo can do."""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tekapctl.errors import UsageError
+from tekapctl.knowledge import Knowledge
+
+SMALLEST_IMAGE = 8
+
+
+class Maps:
+    """Collects a forward pass's feature maps, those that were asked for and no others.
+
+    Args:
+        stages: Whether feature maps are wanted.
+        preactivations: Whether the maps before their ReLU are wanted.
+    """
+
+    def __init__(self, stages: bool, preactivations: bool) -> None:
+        self.wants_stages = stages
+        self.wants_preactivations = preactivations
+        self.stages: list[Tensor] = []
+        self.preactivations: list[Tensor] = []
+
+    def keep(self, stage: Tensor, preactivation: Tensor) -> None:
+        """Note a feature map and what it was before its ReLU."""
+        if self.wants_stages:
+            self.stages.append(stage)
+        if self.wants_preactivations:
+            self.preactivations.append(preactivation)
+
+    def activate(self, preactivation: Tensor) -> Tensor:
+        """ReLU of a map that ends a stage, noted both before and after."""
+        stage = F.relu(preactivation, inplace=not self.wants_preactivations)
+        self.keep(stage, preactivation)
+        return stage
+
+
+class Network(nn.Module, ABC):
+    """An image classifier that tells what it knows of a batch.
+
+    Args:
+        num_classes: Number of classes.
+        in_channels: Number of channels of its images.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+
+    @abstractmethod
+    def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
+        """The classifier's input; feature maps are noted in `maps` on the way."""
+
+    @property
+    @abstractmethod
+    def classifier_layer(self) -> nn.Module:
+        """The layer from embedding to logits."""
+
+    def knowledge(
+        self, images: Float[Tensor, "batch c h w"], *, stages: bool = True, preactivations: bool = False
+    ) -> Knowledge:
+        """What the network says of a batch.
+
+        Args:
+            images: Normalised images of at least 8 pixels a side.
+            stages: Whether to keep the feature maps.
+            preactivations: Whether to keep the feature maps before their ReLU.
+
+        Raises:
+            UsageError: The images are too small or have another number of channels.
+        """
+        _, channels, height, width = images.shape
+        if channels != self.in_channels:
+            raise UsageError(
+                f"The network takes images of {self.in_channels} channels and got {channels}.",
+                "Build it with in_channels, or convert the images.",
+            )
+        if min(height, width) < SMALLEST_IMAGE:
+            raise UsageError(f"Images of {height}x{width} pixels are too small.", "Use 8 pixels or more a side.")
+        maps = Maps(stages, preactivations)
+        embedding = self.embed(images, maps)
+        return Knowledge(
+            logits=self.classifier_layer(embedding),
+            embedding=embedding,
+            stages=tuple(maps.stages),
+            preactivations=tuple(maps.preactivations),
+        )
+
+    def forward(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch classes"]:
+        """The logits alone."""
+        return self.knowledge(images, stages=False).logits
+
+
+def pool(maps: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c"]:
+    """Global average pooling."""
+    return F.adaptive_avg_pool2d(maps, 1).flatten(1)
+
+
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution without bias that keeps the size, but for its stride."""
+    return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
+
+
+def init_fan_out(network: nn.Module) -> None:
+    """He initialisation by outputs: He et al., ICCV 2015, equation 10, backward case."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def init_spatial_fan_out(network: nn.Module, *, linear_deviation: float | None = None) -> None:
+    """Normal convolutions with variance 2 / (kernel area * outputs), whatever their groups; biases zero.
+
+    Args:
+        network: Its convolutions and linear layers are set.
+        linear_deviation: Deviation of the linear layers' weights; None leaves them as PyTorch makes them.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            area = module.kernel_size[0] * module.kernel_size[1]
+            nn.init.normal_(module.weight, 0.0, (2.0 / (area * module.out_channels)) ** 0.5)
+        elif isinstance(module, nn.Linear) and linear_deviation is not None:
+            nn.init.normal_(module.weight, 0.0, linear_deviation)
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,76 @@
+"""ResNet50 without the first layer's stride and pooling, as CIFAR experiments use it (He et al., CVPR 2016)."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tekapctl.models.network import Maps, Network, conv, init_fan_out, pool
+from tekapctl.models.zoo import NETWORKS, Entry
+
+EXPANSION = 4
+
+
+class Bottleneck(nn.Module):
+    """A narrow convolution between two of one pixel, beside a shortcut; gives their sum before its ReLU."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        outputs = EXPANSION * width
+        self.conv1 = conv(inputs, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv(width, width, 3, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = conv(width, outputs, 1)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch _o _h _w"]:
+        """The sum before its ReLU."""
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
+        return self.bn3(self.conv3(out)) + self.shortcut(x)
+
+
+class ResNet50(Network):
+    """Four stages of bottlenecks.
+
+    Args:
+        num_classes: Number of classes.
+        in_channels: Number of channels of its images.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__(num_classes, in_channels)
+        self.conv1 = conv(in_channels, 64, 3)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = _stage(64, 64, 3, 1)
+        self.layer2 = _stage(256, 128, 4, 2)
+        self.layer3 = _stage(512, 256, 6, 2)
+        self.layer4 = _stage(1024, 512, 3, 2)
+        self.linear = nn.Linear(512 * EXPANSION, num_classes)
+        init_fan_out(self)
+
+    @property
+    def classifier_layer(self) -> nn.Module:
+        """The layer from embedding to logits."""
+        return self.linear
+
+    def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
+        """The pooled last stage."""
+        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        maps.keep(x, x)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage[:-1]:
+                x = F.relu(block(x), inplace=True)
+            x = maps.activate(stage[-1](x))
+        return pool(x)
+
+
+def _stage(inputs: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+    rest = (Bottleneck(EXPANSION * width, width, 1) for _ in range(blocks - 1))
+    return nn.Sequential(Bottleneck(inputs, width, stride), *rest)
+
+
+NETWORKS.register("ResNet50")(Entry(ResNet50))

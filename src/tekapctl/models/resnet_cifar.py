@@ -1,0 +1,80 @@
+"""ResNets for small images: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2."""
+
+from functools import partial
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tekapctl.models.network import Maps, Network, conv, init_fan_out, pool
+from tekapctl.models.zoo import NETWORKS, Entry
+
+Widths = tuple[int, int, int, int]
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions beside a shortcut; gives their sum before its ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = conv(inputs, outputs, 3, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = conv(outputs, outputs, 3)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Sequential | None = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch _o _h _w"]:
+        """The sum before its ReLU."""
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.bn2(self.conv2(out)) + shortcut
+
+
+class ResNet(Network):
+    """Three stages of basic blocks.
+
+    Args:
+        depth: Number of layers, 6n + 2.
+        widths: Channels of the first layer and of the stages.
+        num_classes: Number of classes.
+        in_channels: Number of channels of its images.
+    """
+
+    def __init__(self, depth: int, widths: Widths, num_classes: int, in_channels: int) -> None:
+        super().__init__(num_classes, in_channels)
+        blocks = (depth - 2) // 6
+        self.conv1 = conv(in_channels, widths[0], 3)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.layer1 = _stage(widths[0], widths[1], blocks, 1)
+        self.layer2 = _stage(widths[1], widths[2], blocks, 2)
+        self.layer3 = _stage(widths[2], widths[3], blocks, 2)
+        self.fc = nn.Linear(widths[3], num_classes)
+        init_fan_out(self)
+
+    @property
+    def classifier_layer(self) -> nn.Module:
+        """The layer from embedding to logits."""
+        return self.fc
+
+    def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
+        """The pooled last stage."""
+        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        maps.keep(x, x)
+        for stage in (self.layer1, self.layer2, self.layer3):
+            for block in stage[:-1]:
+                x = F.relu(block(x), inplace=True)
+            x = maps.activate(stage[-1](x))
+        return pool(x)
+
+
+def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+    rest = (BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1))
+    return nn.Sequential(BasicBlock(inputs, outputs, stride), *rest)
+
+
+for _depth in (8, 14, 20, 32, 44, 56, 110):
+    NETWORKS.register(f"resnet{_depth}")(Entry(partial(ResNet, _depth, (16, 16, 32, 64))))
+for _depth in (8, 32):
+    NETWORKS.register(f"resnet{_depth}x4")(Entry(partial(ResNet, _depth, (32, 64, 128, 256))))

@@ -1,0 +1,276 @@
+"""Run specs: everything that a run depends on, checked, frozen, and kept with the run."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import tomli_w
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from tekapctl import models
+from tekapctl.data.source import DATASETS, DataSpec
+from tekapctl.errors import UsageError
+from tekapctl.methods import METHODS, MethodSpec
+from tekapctl.methods.kd import KDSpec
+from tekapctl.registry import Registry
+from tekapctl.section import Section
+from tekapctl.tekap import TekapSpec
+
+
+def _chosen_by_name(registry: Registry[Any]) -> BeforeValidator:
+    """Reads a name, a table with a `name`, or a ready section as the registry's section of that name."""
+
+    def choose(value: Any) -> Any:
+        if isinstance(value, Section):
+            return value
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+            raise ValueError(f"a {registry.kind} is a name or a table with a name")
+        try:
+            return registry[value["name"]].model_validate(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+
+    return BeforeValidator(choose)
+
+
+AnyData = Annotated[
+    SerializeAsAny[DataSpec], _chosen_by_name(DATASETS), Field(description="The data set, by name, and its settings.")
+]
+AnyMethod = Annotated[
+    SerializeAsAny[MethodSpec], _chosen_by_name(METHODS), Field(description="The method, by name, and its settings.")
+]
+
+
+class OptimizerSpec(Section):
+    """SGD with momentum and a step schedule; the defaults are the published CIFAR-100 ones."""
+
+    learning_rate: float = Field(0.05, gt=0, description="Learning rate before the first decay.")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    nesterov: bool = False
+    decay_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.625, 0.75, 0.875), description="Fractions of the epochs after which the rate decays (150, 180, 210 of 240)."
+    )
+    decay_factor: float = Field(0.1, gt=0, le=1, description="What each decay multiplies the rate by.")
+
+    def rate(self, epoch: int, epochs: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        decays = sum(epoch >= round(fraction * epochs) for fraction in self.decay_at)
+        return self.learning_rate * self.decay_factor**decays
+
+
+class RunSpec(Section):
+    """What runs of teachers and of students have in common."""
+
+    learner: ClassVar[str]
+    """The field that names the network that learns."""
+
+    data: AnyData = Field(default_factory=lambda: DATASETS["cifar100"](name="cifar100"))
+    epochs: int = Field(240, ge=1, le=1_000_000)
+    batch_size: int = Field(64, ge=1, le=1_000_000)
+    optimizer: OptimizerSpec = OptimizerSpec()
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of every random choice of the run.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", description="auto, cpu, cuda or cuda:N.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Precision of the networks.")
+    name: str | None = Field(None, min_length=1, max_length=80, description="A word of the user's own in the run's id.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_learning_rate(cls, values: Any) -> Any:
+        """The published rate depends on the network that learns."""
+        if not isinstance(values, Mapping):
+            return values
+        network = values.get(cls.learner, cls.model_fields[cls.learner].default)
+        optimizer = values.get("optimizer", {})
+        if isinstance(optimizer, Mapping) and "learning_rate" not in optimizer and network in models.NETWORKS:
+            return {**values, "optimizer": {"learning_rate": models.learning_rate(network), **optimizer}}
+        return values
+
+    @property
+    def network(self) -> str:
+        """Name of the network that learns."""
+        return str(getattr(self, self.learner))
+
+
+def _known_network(name: str) -> str:
+    try:
+        models.NETWORKS[name]
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+NetworkName = Annotated[str, AfterValidator(_known_network)]
+
+
+class TeacherSpec(RunSpec):
+    """A network trained alone: a teacher, or a student's baseline."""
+
+    learner: ClassVar[str] = "model"
+    kind: Literal["teacher"] = "teacher"
+    model: NetworkName = Field("resnet32x4", description="The network to train.")
+
+
+class StudentSpec(RunSpec):
+    """A student distilled from a teacher: `gamma * cross-entropy + alpha * KD + beta * method`."""
+
+    learner: ClassVar[str] = "student"
+    kind: Literal["student"] = "student"
+    student: NetworkName = Field("resnet8x4", description="The network that learns.")
+    teacher: str = Field(
+        "resnet32x4", min_length=1, max_length=4096, description="A run, a checkpoint file, or a network's name."
+    )
+    teacher_digest: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="SHA-256 of the teacher's weights; held to where it is given."
+    )
+    method: AnyMethod = KDSpec()
+    gamma: float = Field(ge=0, description="Weight of the cross-entropy.")
+    alpha: float = Field(ge=0, description="Weight of KD's logit loss.")
+    beta: float = Field(ge=0, description="Weight of the method's own loss.")
+    temperature: float = Field(4.0, gt=0, description="Temperature of KD's logit loss.")
+    tekap: TekapSpec = TekapSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_weights(cls, values: Any) -> Any:
+        """Weights that are not given are the method's published ones."""
+        if not isinstance(values, Mapping):
+            return values
+        method = values.get("method", "kd")
+        name = method.get("name") if isinstance(method, Mapping) else getattr(method, "name", method)
+        if not isinstance(name, str) or name not in METHODS:
+            return {"gamma": 1.0, "alpha": 0.0, "beta": 0.0, **values}
+        weights = METHODS[name].weights
+        return {"gamma": weights.gamma, "alpha": weights.alpha, "beta": weights.beta, **values}
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if self.method.name == "kd" and self.beta:
+            raise ValueError("the method kd has no loss for beta to weigh: give alpha its weight, and beta 0")
+        if not (self.gamma or self.alpha or self.beta):
+            raise ValueError("gamma, alpha and beta are all 0: nothing would be learned")
+        return self
+
+
+AnySpec = Annotated[TeacherSpec | StudentSpec, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[TeacherSpec | StudentSpec] = TypeAdapter(AnySpec)
+
+
+def parse(values: Mapping[str, Any]) -> TeacherSpec | StudentSpec:
+    """The spec that a mapping describes; a mapping without a `kind` describes a student's run.
+
+    Raises:
+        UsageError: A field is unknown, missing or out of range; the message has each field's path.
+    """
+    try:
+        return _ADAPTER.validate_python({"kind": "student", **values})
+    except ValidationError as error:
+        raise UsageError(f"The spec is not valid: {'; '.join(_complaints(error))}.", _REMEDY) from None
+    except RecursionError:
+        raise UsageError("The spec is nested too deeply.", _REMEDY) from None
+
+
+_REMEDY = "`tekapctl schema` prints what a spec may hold."
+
+
+def _complaints(error: ValidationError) -> list[str]:
+    complaints = []
+    for entry in error.errors(include_url=False):
+        path = ".".join(str(part) for part in entry["loc"] if part not in ("teacher", "student") or part != entry["loc"][0])
+        what = "unknown field" if entry["type"] == "extra_forbidden" else entry["msg"].removeprefix("Value error, ")
+        complaints.append(f"{path or 'spec'}: {what.rstrip('.')}")
+    return complaints
+
+
+def to_dict(spec: RunSpec) -> dict[str, Any]:
+    """The spec as plain values, without the fields that are none."""
+    values: dict[str, Any] = spec.model_dump(mode="json", exclude_none=True)
+    return values
+
+
+def loads(text: str, kind: Literal["toml", "json"] = "toml") -> TeacherSpec | StudentSpec:
+    """The spec in a TOML or JSON text.
+
+    Raises:
+        UsageError: The text does not parse, or its spec is not valid.
+    """
+    return parse(read_table(text, kind))
+
+
+def dumps(spec: RunSpec, kind: Literal["toml", "json"] = "toml") -> str:
+    """The spec as TOML or JSON; `loads` gives it back without loss."""
+    values = to_dict(spec)
+    return tomli_w.dumps(values) if kind == "toml" else json.dumps(values, indent=2) + "\n"
+
+
+def read_table(text: str, kind: Literal["toml", "json"] = "toml") -> dict[str, Any]:
+    """The table in a TOML or JSON text, not yet checked against the spec.
+
+    Raises:
+        UsageError: The text does not parse, or is no table.
+    """
+    try:
+        table = tomllib.loads(text) if kind == "toml" else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UsageError(f"The spec is not {kind.upper()}: {problem}.", "Correct the file.") from None
+    if not isinstance(table, dict):
+        raise UsageError(f"The spec's {kind.upper()} is no table.", "Write fields with their values.")
+    return table
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The table in a spec file, not yet checked: JSON if its name ends so, else TOML.
+
+    Raises:
+        UsageError: The file cannot be read, is too large, or does not parse.
+    """
+    try:
+        if path.stat().st_size > 1_000_000:
+            raise UsageError(f"The spec file {path} is larger than a megabyte.", "Name a spec file.")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The spec file {path} cannot be read: {error}.", "Name a TOML or JSON file.") from None
+    return read_table(text, "json" if path.suffix == ".json" else "toml")
+
+
+def load(path: Path | str) -> TeacherSpec | StudentSpec:
+    """The spec in a TOML or JSON file.
+
+    Raises:
+        UsageError: The file cannot be read or its spec is not valid.
+    """
+    return parse(read_file(Path(path)))
+
+
+def dump(spec: RunSpec, path: Path | str) -> None:
+    """Write the spec to a TOML file, or to a JSON file if its name ends so."""
+    path = Path(path)
+    path.write_text(dumps(spec, "json" if path.suffix == ".json" else "toml"), encoding="utf-8")
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of run specs."""
+    schema = _ADAPTER.json_schema()
+    definitions = schema.setdefault("$defs", {})
+    for registry, base in ((DATASETS, "DataSpec"), (METHODS, "MethodSpec")):
+        chosen = []
+        for name in registry:
+            section: dict[str, Any] = registry[name].model_json_schema(ref_template="#/$defs/{model}")
+            definitions.update(section.pop("$defs", {}))
+            definitions[section["title"]] = section
+            chosen.append({"$ref": f"#/$defs/{section['title']}"})
+        definitions[base] = {"anyOf": chosen}
+    return schema

@@ -1,0 +1,175 @@
+"""TeKAP: many perspectives of one teacher, made by perturbing its knowledge.
+
+Hossain et al., "Single Teacher, Multiple Perspectives: Teacher Knowledge Augmentation for Enhanced Knowledge
+Distillation", ICLR 2025. An augmented teacher says `(1 - a) * teacher + a * noise` (its equation for logits and, alike,
+for features), with noise drawn anew in every step. The share of the teacher and the weight of the noise are two
+settings here, so that each can be studied without the other.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from tekapctl.knowledge import Knowledge
+from tekapctl.randomness import generator
+from tekapctl.section import Section
+
+Level = Literal["logit", "feature"]
+NoiseSource = Callable[[Sequence[int], Level, int, torch.device], Tensor]
+"""Draws unit-variance noise of a shape for a level at a step, on a device."""
+
+
+class Perturbation(Section):
+    """How the augmented teachers of one level are made, and what their losses weigh."""
+
+    teachers: int = Field(ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
+    teacher_share: float = Field(0.9, ge=0, description="Share of the teacher's own output in an augmented teacher's.")
+    noise_weight: float = Field(0.1, ge=0, description="Weight of the noise in an augmented teacher's output.")
+    noise_deviation: float = Field(ge=0, description="Standard deviation of the noise before it is weighted.")
+    distribution: Literal["gaussian", "uniform"] = Field("gaussian", description="Distribution of the noise.")
+    loss_weight: float = Field(ge=0, description="Weight of each augmented teacher's loss; the teacher's own is 1.")
+
+
+class LogitTekap(Perturbation):
+    """TeKAP at the logit level; the defaults are the published code's."""
+
+    teachers: int = Field(3, ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
+    noise_deviation: float = Field(1.0, ge=0, description="Standard deviation of the noise before it is weighted.")
+    loss_weight: float = Field(0.8, ge=0, description="Weight of each augmented teacher's loss; the teacher's own is 1.")
+
+
+class FeatureTekap(Perturbation):
+    """TeKAP at the feature level; the defaults are the published code's.
+
+    The published code runs the whole contrastive loss once more for the augmented teacher, which counts the student's
+    term again and updates the memory banks again. Both effects are settings of their own.
+    """
+
+    teachers: int = Field(1, ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
+    noise_deviation: float = Field(0.1, ge=0, description="Standard deviation of the noise before it is weighted.")
+    loss_weight: float = Field(1.0, ge=0, description="Weight of each augmented teacher's loss; the teacher's own is 1.")
+    student_term_weight: float = Field(
+        1.0, ge=0, description="How much of the student's term (CRD) each augmented teacher adds once more."
+    )
+    bank_updates: bool = Field(True, description="Whether each augmented teacher updates the memory banks (CRD) again.")
+
+
+class TekapSpec(Section):
+    """Both levels of TeKAP."""
+
+    logit: LogitTekap = LogitTekap()
+    feature: FeatureTekap = FeatureTekap()
+
+    def without(self) -> "TekapSpec":
+        """The same spec with no augmented teachers."""
+        return TekapSpec(
+            logit=self.logit.model_copy(update={"teachers": 0}), feature=self.feature.model_copy(update={"teachers": 0})
+        )
+
+
+def perturb(
+    spec: Perturbation, knowledge: Float[Tensor, "..."], noise: Float[Tensor, "teachers ..."]
+) -> Float[Tensor, "teachers ..."]:
+    """What each augmented teacher says: `teacher_share * knowledge + noise_weight * noise_deviation * noise`.
+
+    Args:
+        spec: The level's settings.
+        knowledge: The teacher's logits, embedding or feature map.
+        noise: Unit-variance noise, one of the knowledge's shape for each augmented teacher.
+    """
+    scaled = knowledge.float() * spec.teacher_share
+    return torch.add(scaled.unsqueeze(0), noise, alpha=spec.noise_weight * spec.noise_deviation)
+
+
+@dataclass(frozen=True)
+class AugmentedTeachers:
+    """The augmented teachers of one level for one batch.
+
+    Attributes:
+        logits: Their logits, where the level is the logits, else None.
+        embeddings: Their embeddings, where the level is the features and embeddings are used, else None.
+        stages: Their feature maps, where the level is the features, else empty.
+        spec: The level's settings, the weight of their losses among them.
+    """
+
+    spec: Perturbation
+    teacher: Knowledge
+    logits: Float[Tensor, "teachers batch classes"] | None = None
+    embeddings: Float[Tensor, "teachers batch width"] | None = None
+    stages: tuple[Float[Tensor, "teachers batch _c _h _w"], ...] = ()
+
+    def __len__(self) -> int:
+        return self.spec.teachers
+
+    def __iter__(self) -> Iterator[Knowledge]:
+        for i in range(len(self)):
+            yield Knowledge(
+                logits=self.teacher.logits if self.logits is None else self.logits[i],
+                embedding=self.teacher.embedding if self.embeddings is None else self.embeddings[i],
+                stages=tuple(stage[i] for stage in self.stages) if self.stages else self.teacher.stages,
+                preactivations=self.teacher.preactivations,
+            )
+
+
+class SeededNoise:
+    """Unit-variance noise that depends on nothing but the run's seed, the level and the step.
+
+    Args:
+        spec: TeKAP's settings; each level has its distribution.
+        seed: The run's seed.
+    """
+
+    def __init__(self, spec: TekapSpec, seed: int) -> None:
+        self.distribution: dict[Level, str] = {"logit": spec.logit.distribution, "feature": spec.feature.distribution}
+        self.seed = seed
+
+    def __call__(self, shape: Sequence[int], level: Level, step: int, device: torch.device) -> Tensor:
+        """Draw noise of `shape` on `device`."""
+        source = generator(device, self.seed, "tekap", level, step)
+        if self.distribution[level] == "gaussian":
+            return torch.randn(tuple(shape), generator=source, device=device)
+        # Half-width sqrt(3) has variance one.
+        return torch.empty(tuple(shape), device=device).uniform_(-math.sqrt(3), math.sqrt(3), generator=source)
+
+
+class Tekap:
+    """Turns the teacher's knowledge into that of its augmented teachers.
+
+    Args:
+        spec: The settings of both levels.
+        noise: Where the noise comes from; `SeededNoise` in a run.
+    """
+
+    def __init__(self, spec: TekapSpec, noise: NoiseSource) -> None:
+        self.spec = spec
+        self.noise = noise
+
+    def augment_logits(self, teacher: Knowledge, step: int) -> AugmentedTeachers:
+        """Augmented teachers at the logit level."""
+        spec, logits = self.spec.logit, teacher.logits
+        augmented = perturb(spec, logits, self._draw(logits, spec, "logit", step)) if spec.teachers else None
+        return AugmentedTeachers(spec, teacher, logits=augmented)
+
+    def augment_features(self, teacher: Knowledge, step: int) -> AugmentedTeachers:
+        """Augmented teachers at the feature level: their embeddings, and their feature maps if the teacher gave any."""
+        spec = self.spec.feature
+        if not spec.teachers:
+            return AugmentedTeachers(spec, teacher)
+        maps = (teacher.embedding, *teacher.stages)
+        # One draw for all maps: the noise of a map must not depend on which others were asked for before it.
+        widths = [m[0].numel() for m in maps]
+        shape = (spec.teachers, maps[0].shape[0], sum(widths))
+        noise = self.noise(shape, "feature", step, teacher.embedding.device).split(widths, dim=2)
+        embeddings, *stages = (
+            perturb(spec, m, n.reshape(spec.teachers, *m.shape)) for m, n in zip(maps, noise, strict=True)
+        )
+        return AugmentedTeachers(spec, teacher, embeddings=embeddings, stages=tuple(stages))
+
+    def _draw(self, like: Tensor, spec: Perturbation, level: Level, step: int) -> Tensor:
+        return self.noise((spec.teachers, *like.shape), level, step, like.device)

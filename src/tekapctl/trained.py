@@ -1,0 +1,181 @@
+"""Trained networks by name: a run, a checkpoint file, or a network of the zoo."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tekapctl import models
+from tekapctl.errors import UsageError
+from tekapctl.models import Network
+from tekapctl.store.files import sha256
+from tekapctl.store.home import Home
+from tekapctl.store.published import read_published
+from tekapctl.store.runs import Run, Runs
+from tekapctl.store.teachers import CATALOGUE, fetched
+from tekapctl.store.weights import load_into, read_metadata, read_weights
+
+_WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where a trained network was found.
+
+    Attributes:
+        name: What finds the same weights again: a run's id, a file's path, or a fetched teacher's name.
+        path: The file of weights.
+        described: What it is, for the user.
+        run: The run that made it, if it is one of this home's.
+    """
+
+    name: str
+    path: Path
+    described: str
+    run: Run | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with trained weights.
+
+    Attributes:
+        network: The network, on the CPU, in evaluation mode.
+        model: Its name in the zoo.
+        dataset: The data set it was trained on, if the file says.
+        classes: Names of its classes in order, if the file says.
+        digest: SHA-256 of the file of weights.
+        reference: Where it was found.
+    """
+
+    network: Network
+    model: str
+    dataset: str | None
+    classes: tuple[str, ...] | None
+    digest: str
+    reference: Reference
+
+
+def find(home: Home, name: str, *, dataset: str | None = None) -> Reference:
+    """The trained network that a user means.
+
+    Args:
+        home: Where runs and fetched teachers are.
+        name: A checkpoint file, a network's name, or a run's id, unique prefix, or `latest`. A network's name means the
+            fetched pretrained one, else the newest finished teacher run of it on the data set.
+        dataset: The data set that a network's name is meant for; None takes any.
+
+    Raises:
+        UsageError: There is none; the message says which command makes one.
+    """
+    path = Path(name).expanduser()
+    if name.endswith(_WEIGHTS_SUFFIXES) or ("/" in name and path.is_file()):
+        if not path.is_file():
+            raise UsageError(f"There is no checkpoint file {name!r}.", "Name a .safetensors or .pth file.")
+        return Reference(str(path.resolve()), path, f"checkpoint {path}")
+    if name in models.NETWORKS:
+        return _find_model(home, name, dataset)
+    run = Runs(home.runs).find(name)
+    if not run.weights.is_file():
+        raise UsageError(
+            f"The run {run.id} has no weights yet: it is {run.status}.", f"See it with `tekapctl runs show {run.id}`."
+        )
+    return Reference(run.id, run.weights, f"run {run.id}", run)
+
+
+def _find_model(home: Home, name: str, dataset: str | None) -> Reference:
+    if name in CATALOGUE and dataset in (None, CATALOGUE[name].dataset):
+        teacher = fetched(home, name)
+        if teacher is not None:
+            return Reference(name, teacher.path, f"pretrained {name} (fetched)")
+    for run in reversed(Runs(home.runs).all()):
+        if run.status == "finished" and run.weights.is_file():
+            metadata = read_metadata(run.weights)
+            fits = dataset in (None, metadata.get("dataset"))
+            if fits and metadata.get("model") == name and metadata.get("kind") == "teacher":
+                return Reference(run.id, run.weights, f"newest finished run of {name}, {run.id}", run)
+    wanted = dataset or "cifar100"
+    commands = [f"`tekapctl train-teacher --model {name} --dataset {wanted}`"]
+    if name in CATALOGUE and wanted == CATALOGUE[name].dataset:
+        commands.insert(0, f"`tekapctl fetch {name}`")
+    raise UsageError(f"There is no trained {name} for {wanted} yet.", f"Get one with {' or '.join(commands)}.")
+
+
+def load(reference: Reference, *, model: str | None = None) -> Trained:
+    """The trained network of a reference.
+
+    Args:
+        reference: Where it is.
+        model: Its name in the zoo, where the file does not say; found from the weights' names and shapes if None.
+
+    Raises:
+        UsageError: The file is damaged, refused, or of another architecture.
+    """
+    path = reference.path
+    metadata: dict[str, str] = {}
+    if path.suffix == ".safetensors":
+        state, metadata = read_weights(path)
+    else:
+        state = read_published(path).state
+    model = model or metadata.get("model")
+    if model is None:
+        model = identify(state, str(path))
+    num_classes, in_channels = _shape_of(state, str(path))
+    network = models.build(model, num_classes, in_channels)
+    load_into(network, state, source=str(path))
+    classes = metadata.get("classes")
+    return Trained(
+        network=network.eval(),
+        model=model,
+        dataset=metadata.get("dataset"),
+        classes=tuple(json.loads(classes)) if classes else None,
+        digest=sha256(path),
+        reference=reference,
+    )
+
+
+def identify(state: dict[str, Tensor], source: str) -> str:
+    """The network of the zoo whose weights have these names and shapes.
+
+    Raises:
+        UsageError: There is none.
+    """
+    num_classes, in_channels = _shape_of(state, source)
+    shapes = {key: value.shape for key, value in state.items()}
+    for name in models.names():
+        with torch.device("meta"):
+            candidate: nn.Module = models.build(name, num_classes, in_channels)
+        if {key: value.shape for key, value in candidate.state_dict().items()} == shapes:
+            return name
+    raise UsageError(f"The weights in {source} are of no network in the zoo.", f"Known: {', '.join(models.names())}.")
+
+
+def _shape_of(state: dict[str, Tensor], source: str) -> tuple[int, int]:
+    """Number of classes and of input channels."""
+    matrices = [value for value in state.values() if value.dim() == 2]
+    kernels = [value for value in state.values() if value.dim() == 4]
+    if not matrices or not kernels:
+        raise UsageError(f"The weights in {source} are no image classifier's.", "Name a checkpoint of a network.")
+    return matrices[-1].shape[0], kernels[0].shape[1]
+
+
+def check_classes(trained: Trained, classes: tuple[str, ...], dataset: str) -> None:
+    """Refuse a network whose classes are not the data set's.
+
+    Raises:
+        UsageError: Their number, their names or their order differ.
+    """
+    if trained.network.num_classes != len(classes):
+        raise UsageError(
+            f"The {trained.model} of {trained.reference.described} has {trained.network.num_classes} classes, "
+            f"and {dataset} has {len(classes)}.",
+            f"Name one trained on {dataset}: `tekapctl train-teacher --model {trained.model} --dataset {dataset}`.",
+        )
+    if trained.classes is not None and trained.classes != classes:
+        raise UsageError(
+            f"The {trained.model} of {trained.reference.described} was trained on the classes of "
+            f"{trained.dataset or 'another data set'}, not on those of {dataset}.",
+            f"Name one trained on {dataset}: `tekapctl train-teacher --model {trained.model} --dataset {dataset}`.",
+        )
