@@ -12,7 +12,7 @@ app = typer.Typer(
     help="List, verify and clear what was downloaded; runs are never touched.\n\nExample: tekapctl cache list",
 )
 Kinds = Annotated[
-    list[str] | None, typer.Argument(metavar="[KIND]...", help="teachers, datasets, downloads or knowledge. [all]")
+    list[str] | None, typer.Argument(metavar="[KIND]...", help="teachers, datasets or downloads. [all]")
 ]
 
 
@@ -74,4 +74,4 @@ def clear_cache(
 
     home = _home()
     if yes or typer.confirm(f"Delete {', '.join(kinds) if kinds else 'everything cached'} in {home.root}?", err=True):
-        console.say(f"freed {console.size(clear(home, kinds, None))}")
+        console.say(f"freed {console.size(clear(home, kinds))}")

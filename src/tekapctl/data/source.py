@@ -1,7 +1,8 @@
 """What a data set is: its settings, and how its images are had; each is one file beside this one."""
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,48 @@ def load(
     if min(train.image_shape[1:]) < 8:
         raise UsageError(f"The images of {spec.name} are smaller than 8 pixels.", "Use images of 8 pixels or more.")
     return Splits(train, test)
+
+
+def find_folder(
+    spec: DataSpec, downloads: Path, names: Sequence[str], inner: str, elsewhere: Sequence[Path] = ()
+) -> Path:
+    """The folder that holds a data set's files.
+
+    Args:
+        spec: The data set; its `folder` is the only place looked at if it is given.
+        downloads: Where fetched data sets are.
+        names: Names of files, any of which shows that the folder is the right one.
+        inner: The subfolder in which the published layout has them.
+        elsewhere: Folders of the system to look at last.
+
+    Raises:
+        UsageError: There is no such folder.
+    """
+    if spec.folder is not None:
+        given = Path(spec.folder).expanduser()
+        if not given.is_dir():
+            raise UsageError(f"There is no folder {spec.folder!r}.", "Name a folder that holds the data set with --data-dir.")
+        places = [given, given / inner, given / spec.name]
+        problem = f"The folder {spec.folder!r} holds no files of {spec.name}."
+    else:
+        places = [downloads / spec.name, downloads / spec.name / inner, *elsewhere]
+        problem = f"The data set {spec.name} is not here yet."
+    for place in places:
+        if any((place / name).is_file() for name in names):
+            return place
+    raise UsageError(problem, f"Get it with `tekapctl fetch {spec.name}`, or name a folder with --data-dir.")
+
+
+def check_md5(path: Path, expected: str) -> None:
+    """Hold a downloaded file to its published MD5.
+
+    Raises:
+        UsageError: It is another file, which is deleted.
+    """
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != expected:
+        path.unlink()
+        raise UsageError(
+            f"{path.name} has MD5 {found}, and {expected} was published.", "Fetch it again, or name a source with --from."
+        )

@@ -1,0 +1,1 @@
+"""Everything on disk: the home folder, downloads, pretrained teachers, runs."""

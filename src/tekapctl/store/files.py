@@ -1,0 +1,75 @@
+"""Files that appear whole or not at all."""
+
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from tekapctl.errors import TekapctlError
+
+
+def write_whole(path: Path, content: bytes | Callable[[Path], None]) -> None:
+    """Write a file so that after a crash at any moment it is either the old one or the new one.
+
+    Args:
+        path: Where it goes; its folder is made.
+        content: The bytes, or what writes them to a path.
+
+    Raises:
+        TekapctlError: The disk is full, or the folder cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if callable(content):
+            content(part)
+        else:
+            part.write_bytes(content)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise _explain(error, path) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_folder(path: Path) -> Path:
+    """The folder, made if it was not there.
+
+    Raises:
+        TekapctlError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _explain(error, path) from error
+    return path
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _explain(error: OSError, path: Path) -> TekapctlError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TekapctlError(f"The disk is full: {path} could not be written.", "Free space; `tekapctl cache list` helps.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return TekapctlError(
+            f"{path} may not be written: {error.strerror}.", "Set TEKAPCTL_HOME to a folder that is yours."
+        )
+    return TekapctlError(f"{path} could not be written: {error.strerror or error}.", "Set TEKAPCTL_HOME to another folder.")

@@ -1,0 +1,171 @@
+"""Runs on disk: a folder each, found by id, `latest` or a unique prefix."""
+
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.store.files import make_folder, write_whole
+
+Status = Literal["running", "finished", "failed", "interrupted"]
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9._]+")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder.
+
+    Attributes:
+        path: The folder, whose name is the run's id.
+    """
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """What the run is found by."""
+        return self.path.name
+
+    @property
+    def weights(self) -> Path:
+        """The last epoch's weights, once the run is finished."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training states."""
+        return self.path / "checkpoints"
+
+    @property
+    def status(self) -> Status:
+        """Running as long as a process holds the run's lock."""
+        summary = self.summary()
+        if summary is not None:
+            return "failed" if summary.get("status") == "failed" else "finished"
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                return "interrupted"
+        except (Timeout, OSError):
+            return "running"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run; nobody else can.
+
+        Raises:
+            TekapctlError: Another process holds it.
+        """
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise TekapctlError(f"Another process works on the run {self.id}.", "Wait for it, or stop it.") from None
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write one of the run's files whole."""
+        write_whole(self.path / name, text.encode())
+
+    def append_metrics(self, metrics: Mapping[str, float | int]) -> None:
+        """Add a line to the run's metrics."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All metrics, epoch by epoch; a line that was cut off by a crash is left out."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return []
+        found = []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write what came of the run, which ends it."""
+        self.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def summary(self) -> dict[str, Any] | None:
+        """What came of the run, if it has ended."""
+        try:
+            found = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+
+class Runs:
+    """All runs of a home.
+
+    Args:
+        folder: Where they are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def create(self, label: str) -> Run:
+        """A new run, its id made of the time, what it is, and a few random letters."""
+        make_folder(self.folder)
+        words = _NOT_IN_AN_ID.sub("-", label).strip("-.")[:120]
+        while True:
+            stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+            path = self.folder / f"{stamp}-{words}-{secrets.token_hex(2)}"
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise TekapctlError(
+                    f"No run can be made in {self.folder}: {error.strerror}.", "Set TEKAPCTL_HOME to another folder."
+                ) from None
+            return Run(path)
+
+    def all(self) -> list[Run]:
+        """All runs, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        found = (path for path in self.folder.iterdir() if path.is_dir() and _ID.fullmatch(path.name))
+        return [Run(path) for path in sorted(found, key=lambda path: path.name)]
+
+    def find(self, reference: str) -> Run:
+        """The run that a user means: its id, a unique prefix of it, or `latest`.
+
+        Raises:
+            UsageError: There is none, there are several, or the reference is no name of a run.
+        """
+        if not _ID.fullmatch(reference):
+            raise UsageError(f"{reference!r} is no run's id.", "`tekapctl runs list` lists the runs.")
+        runs = self.all()
+        if reference == "latest" and runs:
+            return runs[-1]
+        matches = [run for run in runs if run.id == reference] or [run for run in runs if run.id.startswith(reference)]
+        if not matches:
+            raise UsageError(f"There is no run {reference!r}.", "`tekapctl runs list` lists the runs.")
+        if len(matches) > 1:
+            shown = ", ".join(run.id for run in matches[:5])
+            raise UsageError(f"{len(matches)} runs begin with {reference!r}: {shown}.", "Give more of the id.")
+        return matches[0]
+
+    def remove(self, run: Run) -> None:
+        """Delete a run.
+
+        Raises:
+            UsageError: It is running.
+        """
+        if run.status == "running":
+            raise UsageError(f"The run {run.id} is running.", "Stop it first.")
+        shutil.rmtree(run.path)

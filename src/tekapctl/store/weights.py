@@ -1,0 +1,83 @@
+"""Networks' weights as safetensors, with what is needed to build the network again."""
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tekapctl.errors import UsageError
+from tekapctl.store.files import write_whole
+
+_SHOWN = 3
+
+
+def save_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a state dict with its metadata; the file appears whole or not at all."""
+    # A copy of its own for each: safetensors refuses tensors that share memory.
+    plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    write_whole(path, lambda part: save_file(plain, part, metadata=metadata))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata alone.
+
+    Raises:
+        UsageError: The file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state dict and its metadata.
+
+    Raises:
+        UsageError: The file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise _damaged(path, error) from None
+
+
+def load_into(network: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
+    """Load a state dict that must fit the network exactly.
+
+    Args:
+        network: Gets the weights.
+        state: The weights by name.
+        source: Where they are from, for the error.
+
+    Raises:
+        UsageError: Names or shapes differ (the message says which), or a number is not finite.
+    """
+    own = network.state_dict()
+    missing = [key for key in own if key not in state]
+    extra = [key for key in state if key not in own]
+    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if missing or extra or shapes:
+        parts = [
+            f"{len(keys)} {what} ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
+            for what, keys in (("are missing", missing), ("are unknown", extra), ("have another shape", shapes))
+            if keys
+        ]
+        raise UsageError(
+            f"The weights in {source} are of another architecture: of its tensors {', '.join(parts)}.",
+            "Name the network that they are of.",
+        )
+    for key, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise UsageError(f"The weights in {source} are damaged: {key} has numbers that are not finite.", "Use another.")
+    network.load_state_dict(state)
+
+
+def _damaged(path: Path, error: Exception) -> UsageError:
+    reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+    return UsageError(f"The weights in {path} cannot be read: {reason}.", "Fetch or train them anew, or name another file.")
