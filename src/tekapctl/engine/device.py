@@ -43,15 +43,17 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 def _fast_at_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and _cpu_has_amx()
+    return device.type == "cpu" and _cpu_multiplies_bfloat16()
 
 
 @cache
-def _cpu_has_amx() -> bool:
+def _cpu_multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for it (AMX, or AVX512-BF16); emulation is slower than float32."""
     try:
-        return " amx_bf16" in Path("/proc/cpuinfo").read_text()
+        flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
         return False
+    return bool(flags & {"amx_bf16", "avx512_bf16"})
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
