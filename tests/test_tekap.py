@@ -86,5 +86,10 @@ def test_the_published_settings_are_the_defaults():
     logit, feature = LogitTekap(), FeatureTekap()
     assert (logit.teachers, logit.teacher_share, logit.noise_weight, logit.noise_deviation) == (3, 0.9, 0.1, 1.0)
     assert logit.loss_weight == 0.8
-    assert (feature.teachers, feature.teacher_share, feature.noise_weight, feature.noise_deviation) == (1, 0.9, 0.1, 0.1)
+    assert (feature.teachers, feature.teacher_share, feature.noise_weight, feature.noise_deviation) == (
+        1,
+        0.9,
+        0.1,
+        0.1,
+    )
     assert feature.loss_weight == 1.0

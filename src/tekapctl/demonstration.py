@@ -55,7 +55,7 @@ class Result:
     @property
     def seconds(self) -> float:
         """Mean training time of a run."""
-        return statistics.mean(summary["seconds"] for summary in self.summaries)
+        return statistics.mean(float(summary["seconds"]) for summary in self.summaries)
 
 
 @runtime_checkable
@@ -88,7 +88,9 @@ def demonstrate(
     results = []
     for arm in ARMS:
         summaries = [
-            execute(arm_spec(arm, teacher["run"], seed, epochs, fraction), home, watch(f"{arm.title}, seed {seed}"), say)
+            execute(
+                arm_spec(arm, teacher["run"], seed, epochs, fraction), home, watch(f"{arm.title}, seed {seed}"), say
+            )
             for seed in range(seeds)
         ]
         results.append(Result(arm, summaries))

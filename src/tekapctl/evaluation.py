@@ -108,7 +108,9 @@ def evaluate(
     logits, labels = predict(network, batches, precision)
     speed = len(image_set) / (time.perf_counter() - began) if device.type == "cpu" else None
     hits = (logits.argmax(1) == labels).float()
-    if speed is None:  # A GPU answers before it has computed: the read above waits, so that a second pass is timed whole.
+    if (
+        speed is None
+    ):  # A GPU answers before it has computed: the read above waits, so that a second pass is timed whole.
         hits.sum().item()
         began = time.perf_counter()
         predict(network, batches, precision)[0].sum().item()

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from tekapctl import models
+from tekapctl.data.cifar import CIFAR100
 from tekapctl.data.source import DATASETS, DataSpec
 from tekapctl.errors import UsageError
 from tekapctl.methods import METHODS, MethodSpec
@@ -77,7 +78,7 @@ class RunSpec(Section):
     learner: ClassVar[str]
     """The field that names the network that learns."""
 
-    data: AnyData = Field(default_factory=lambda: DATASETS["cifar100"](name="cifar100"))
+    data: AnyData = Field(default_factory=lambda: CIFAR100())
     epochs: int = Field(240, ge=1, le=1_000_000)
     batch_size: int = Field(64, ge=1, le=1_000_000)
     optimizer: OptimizerSpec = OptimizerSpec()
@@ -188,7 +189,9 @@ _REMEDY = "`tekapctl schema` prints what a spec may hold."
 def _complaints(error: ValidationError) -> list[str]:
     complaints = []
     for entry in error.errors(include_url=False):
-        path = ".".join(str(part) for part in entry["loc"] if part not in ("teacher", "student") or part != entry["loc"][0])
+        path = ".".join(
+            str(part) for part in entry["loc"] if part not in ("teacher", "student") or part != entry["loc"][0]
+        )
         what = "unknown field" if entry["type"] == "extra_forbidden" else entry["msg"].removeprefix("Value error, ")
         complaints.append(f"{path or 'spec'}: {what.rstrip('.')}")
     return complaints

@@ -41,7 +41,9 @@ class LogitTekap(Perturbation):
 
     teachers: int = Field(3, ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
     noise_deviation: float = Field(1.0, ge=0, description="Standard deviation of the noise before it is weighted.")
-    loss_weight: float = Field(0.8, ge=0, description="Weight of each augmented teacher's loss; the teacher's own is 1.")
+    loss_weight: float = Field(
+        0.8, ge=0, description="Weight of each augmented teacher's loss; the teacher's own is 1."
+    )
 
 
 class FeatureTekap(Perturbation):
@@ -53,7 +55,9 @@ class FeatureTekap(Perturbation):
 
     teachers: int = Field(1, ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
     noise_deviation: float = Field(0.1, ge=0, description="Standard deviation of the noise before it is weighted.")
-    loss_weight: float = Field(1.0, ge=0, description="Weight of each augmented teacher's loss; the teacher's own is 1.")
+    loss_weight: float = Field(
+        1.0, ge=0, description="Weight of each augmented teacher's loss; the teacher's own is 1."
+    )
     student_term_weight: float = Field(
         1.0, ge=0, description="How much of the student's term (CRD) each augmented teacher adds once more."
     )

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conformance.fill import fill_state_dict
-from conformance.vectors import case, names, seed
 from torch.testing import assert_close
 
+from conformance.fill import fill_state_dict
+from conformance.vectors import case, names, seed
 from tekapctl.data.batches import Batch
 from tekapctl.engine.objective import Distillation
 from tekapctl.knowledge import Knowledge
@@ -74,9 +74,7 @@ def test_crd_and_tekap_at_the_feature_level(name: str) -> None:
         noise_deviation=x.noise_std,
     )
     crd = CRD(
-        CRDSpec(
-            embedding_width=x.embed_dim, negatives=x.negatives, temperature=x.temperature, momentum=x.momentum
-        ),
+        CRDSpec(embedding_width=x.embed_dim, negatives=x.negatives, temperature=x.temperature, momentum=x.momentum),
         student_width=x.student_dim,
         teacher_width=x.teacher_dim,
         samples=x.samples,

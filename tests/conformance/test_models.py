@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conformance.fill import fill_state_dict
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from conformance.fill import fill_state_dict
 from tekapctl.models import build, names
 
 HERE = Path(__file__).parent / "models"

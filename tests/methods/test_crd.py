@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conformance.test_losses import batch_of, knowledge
 from torch.testing import assert_close
 
+from conformance.test_losses import batch_of, knowledge
 from tekapctl.errors import UsageError
 from tekapctl.methods.crd import CRD, CRDSpec
 from tekapctl.methods.negatives import ClassNegatives

@@ -42,7 +42,9 @@ class ErrorBoundary(TyperGroup):
         except OSError as error:
             if debug:
                 raise
-            show_error(f"The system refused: {error}.", "Free space or permissions may be missing; --debug shows where.")
+            show_error(
+                f"The system refused: {error}.", "Free space or permissions may be missing; --debug shows where."
+            )
             raise typer.Exit(1) from None
 
 

@@ -11,9 +11,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="List, verify and clear what was downloaded; runs are never touched.\n\nExample: tekapctl cache list",
 )
-Kinds = Annotated[
-    list[str] | None, typer.Argument(metavar="[KIND]...", help="teachers, datasets or downloads. [all]")
-]
+Kinds = Annotated[list[str] | None, typer.Argument(metavar="[KIND]...", help="teachers, datasets or downloads. [all]")]
 
 
 def _home() -> Any:
@@ -59,7 +57,9 @@ def verify_cache(as_json: options.Json = False) -> None:
             console.show_text(console.printable(f"{artifact.kind}/{artifact.name}: {problem or 'whole'}"))
     damaged = sum(problem is not None for _, problem in checked)
     if damaged:
-        raise TekapctlError(f"{damaged} of {len(checked)} are damaged.", "Fetch them anew with `tekapctl fetch --force`.")
+        raise TekapctlError(
+            f"{damaged} of {len(checked)} are damaged.", "Fetch them anew with `tekapctl fetch --force`."
+        )
 
 
 @app.command("clear")

@@ -47,9 +47,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     """A table on stdout; columns whose name ends with a blank-free `>` are right-aligned."""
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for column in columns:
-        table.add_column(
-            column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold"
-        )
+        table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(printable(cell)) for cell in row))
     # A table in a file or a pipe is as wide as it needs to be.

@@ -16,7 +16,9 @@ def distill(
     tekap: Annotated[
         bool | None, typer.Option("--tekap/--no-tekap", help="With augmented teachers, or without any. [tekap]")
     ] = None,
-    gamma: Annotated[float | None, typer.Option("--gamma", "-r", help="Weight of the cross-entropy. [method's]")] = None,
+    gamma: Annotated[
+        float | None, typer.Option("--gamma", "-r", help="Weight of the cross-entropy. [method's]")
+    ] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", "-a", help="Weight of KD's logit loss. [method's]")] = None,
     beta: Annotated[float | None, typer.Option("--beta", "-b", help="Weight of the method's loss. [method's]")] = None,
     dataset: options.Dataset = None,
@@ -37,7 +39,6 @@ def distill(
     """Distil a student from a teacher, and by default from its augmented teachers (TeKAP).
 
     Examples:
-
     tekapctl distill --method kd -r 0.1 -a 0.9 -b 0          TeKAP at the logit level
 
     tekapctl distill --method crd --alpha 0 --beta 0.8       TeKAP at the feature level

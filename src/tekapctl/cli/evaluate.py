@@ -66,5 +66,7 @@ def _show(result: dict[str, Any]) -> None:
     if len(per_class) > 12:
         console.say(f"the 10 hardest of {len(per_class)} classes (--json gives all):")
     console.show_table(
-        "", ["class", "top-1 %>"], [(name, console.percent(share)) for name, share in per_class[: 12 if len(per_class) <= 12 else 10]]
+        "",
+        ["class", "top-1 %>"],
+        [(name, console.percent(share)) for name, share in per_class[: 12 if len(per_class) <= 12 else 10]],
     )

@@ -36,7 +36,9 @@ def fetch(
         return
     wanted = [*(names or []), *(CATALOGUE if everything else [])]
     if not wanted:
-        raise UsageError("Nothing was named to fetch.", "Name a teacher or data set; `tekapctl fetch --list` lists them.")
+        raise UsageError(
+            "Nothing was named to fetch.", "Name a teacher or data set; `tekapctl fetch --list` lists them."
+        )
     known = [*CATALOGUE, *DATASETS]
     for name in wanted:
         if name not in known:
@@ -69,11 +71,11 @@ def _fetch_one(home: Any, name: str, *, force: bool, source: str | None, offline
     if name in teachers.CATALOGUE:
         console.say(f"fetching {name}")
         found = teachers.fetch(home, name, force=force, source=source, offline=offline)
-        accuracy = teachers.CATALOGUE[name].accuracy
+        entry = teachers.CATALOGUE[name]
         return {
             "name": name,
             "path": str(found.path),
-            "what": f"pretrained on {teachers.CATALOGUE[name].dataset}, published top-1 {accuracy:.2f} %, at {found.path}",
+            "what": f"pretrained on {entry.dataset}, published top-1 {entry.accuracy:.2f} %, at {found.path}",
         }
     if offline and source is None:
         raise UsageError(f"{name} cannot be fetched offline.", "Leave out --offline, or use --data-dir FOLDER.")
@@ -89,9 +91,19 @@ def _list(home: Any, as_json: bool) -> None:
     rows = []
     for name, entry in CATALOGUE.items():
         there = fetched(home, name) is not None
-        rows.append({"name": name, "kind": "teacher", "dataset": entry.dataset, "top1": entry.accuracy, "fetched": there})
+        rows.append(
+            {"name": name, "kind": "teacher", "dataset": entry.dataset, "top1": entry.accuracy, "fetched": there}
+        )
     for name in DATASETS:
-        rows.append({"name": name, "kind": "data set", "dataset": name, "top1": None, "fetched": (home.datasets / name).is_dir()})
+        rows.append(
+            {
+                "name": name,
+                "kind": "data set",
+                "dataset": name,
+                "top1": None,
+                "fetched": (home.datasets / name).is_dir(),
+            }
+        )
     if as_json:
         console.show_json(rows)
         return

@@ -45,7 +45,9 @@ def assign(table: dict[str, Any], path: str, value: Any) -> None:
         if isinstance(inner, str) and part in ("data", "method"):
             inner = table[part] = {"name": inner}
         if not isinstance(inner, dict):
-            raise UsageError(f"{'.'.join(parents[: depth + 1])} has no fields to set.", "`tekapctl schema` lists fields.")
+            raise UsageError(
+                f"{'.'.join(parents[: depth + 1])} has no fields to set.", "`tekapctl schema` lists fields."
+            )
         table = inner
     table[last] = value
 

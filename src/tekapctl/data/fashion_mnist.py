@@ -46,7 +46,9 @@ class FashionMNIST(DataSpec):
 
     def load(self, downloads: Path, *, offline: bool = False) -> Splits:
         """Both sets."""
-        system = [Path(root) / "share/datasets/fashion-mnist" for root in dict.fromkeys([sys.prefix, "/usr/local", "/usr"])]
+        system = [
+            Path(root) / "share/datasets/fashion-mnist" for root in dict.fromkeys([sys.prefix, "/usr/local", "/usr"])
+        ]
         folder = find_folder(self, downloads, [*FILES, *(f"{name}.gz" for name in FILES)], "FashionMNIST/raw", system)
         train_images, train_labels, test_images, test_labels = (_read(folder, name) for name in FILES)
 
@@ -80,18 +82,18 @@ def _read(folder: Path, name: str) -> torch.Tensor:
     plain, packed = folder / name, folder / f"{name}.gz"
     try:
         if plain.is_file():
-            tensor: torch.Tensor = read_sn3_pascalvincent_tensor(str(plain))
-            return tensor
+            return read_sn3_pascalvincent_tensor(str(plain))
         with gzip.open(packed) as file, tempfile.NamedTemporaryFile() as unpacked:
             content = file.read(MOST_PIXELS + 1)
             if len(content) > MOST_PIXELS:
                 raise UsageError(f"{packed} is far larger than it should be.", "Fetch it anew.")
             unpacked.write(content)
             unpacked.flush()
-            tensor = read_sn3_pascalvincent_tensor(unpacked.name)
-            return tensor
+            return read_sn3_pascalvincent_tensor(unpacked.name)
     except FileNotFoundError:
-        raise UsageError(f"The file {name} or {name}.gz is missing in {folder}.", "Add it, or fetch the data set.") from None
+        raise UsageError(
+            f"The file {name} or {name}.gz is missing in {folder}.", "Add it, or fetch the data set."
+        ) from None
     except (OSError, EOFError, zlib.error, AssertionError, ValueError, RuntimeError, KeyError, IndexError):
         where = plain if plain.is_file() else packed
         raise UsageError(f"The file {where} is damaged.", "Fetch it anew with `tekapctl fetch --force`.") from None

@@ -37,7 +37,9 @@ class ImageSet:
                 f"The data set is damaged: {len(self.images)} images and {len(self.labels)} labels.", "Fetch it anew."
             )
         if int(self.labels.min()) < 0 or int(self.labels.max()) >= len(self.classes):
-            raise UsageError(f"The data set is damaged: a label is beyond its {len(self.classes)} classes.", "Fetch it anew.")
+            raise UsageError(
+                f"The data set is damaged: a label is beyond its {len(self.classes)} classes.", "Fetch it anew."
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -78,7 +80,8 @@ class ImageSet:
             return self
         if own != 1:
             raise UsageError(
-                f"The images have {own} channels, and the network takes {channels}.", "Use a network trained on such images."
+                f"The images have {own} channels, and the network takes {channels}.",
+                "Use a network trained on such images.",
             )
         return replace(
             self,

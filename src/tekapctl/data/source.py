@@ -102,7 +102,9 @@ def find_folder(
     if spec.folder is not None:
         given = Path(spec.folder).expanduser()
         if not given.is_dir():
-            raise UsageError(f"There is no folder {spec.folder!r}.", "Name a folder that holds the data set with --data-dir.")
+            raise UsageError(
+                f"There is no folder {spec.folder!r}.", "Name a folder that holds the data set with --data-dir."
+            )
         places = [given, given / inner, given / spec.name]
         problem = f"The folder {spec.folder!r} holds no files of {spec.name}."
     else:
@@ -125,5 +127,6 @@ def check_md5(path: Path, expected: str) -> None:
     if found != expected:
         path.unlink()
         raise UsageError(
-            f"{path.name} has MD5 {found}, and {expected} was published.", "Fetch it again, or name a source with --from."
+            f"{path.name} has MD5 {found}, and {expected} was published.",
+            "Fetch it again, or name a source with --from.",
         )

@@ -45,7 +45,7 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
 
 def newest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, list[Path]]:
     """The newest training state that is whole, and the damaged ones that were passed over."""
-    damaged = []
+    damaged: list[Path] = []
     for _, path in _numbered(folder):
         try:
             return read(path, device), damaged

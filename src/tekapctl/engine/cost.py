@@ -84,7 +84,11 @@ def _memory(
     padded = channels * (height + 2 * spec.data.padding) * (width + 2 * spec.data.padding)
     total = count * padded + shape.test_images * channels * height * width
     total += floats * (3 * parameters(learner) + (parameters(teacher) if teacher else 0))
-    total += floats * spec.batch_size * (_activations(learner, image) + (_activations(teacher, image) // 8 if teacher else 0))
+    total += (
+        floats
+        * spec.batch_size
+        * (_activations(learner, image) + (_activations(teacher, image) // 8 if teacher else 0))
+    )
     method = getattr(spec, "method", None)
     if isinstance(method, CRDSpec):
         total += floats * 2 * count * method.embedding_width
@@ -109,5 +113,3 @@ def _activations(network: models.Network, image: tuple[int, int, int]) -> int:
         for hook in hooks:
             hook.remove()
     return kept
-
-

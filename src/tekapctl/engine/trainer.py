@@ -159,7 +159,7 @@ class Trainer:
                 parts = self.objective(knowledge, batch)
             loss = torch.stack(list(parts.values())).sum()
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
         except torch.OutOfMemoryError:
             raise TekapctlError(

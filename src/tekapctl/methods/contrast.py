@@ -41,7 +41,7 @@ def contrast(
     Returns:
         The loss, and the normaliser as it is from now on.
     """
-    loss, settled = _Contrast.apply(embeddings, bank, drawn, normalizer, temperature)  # type: ignore[no-untyped-call]
+    loss, settled = _Contrast.apply(embeddings, bank, drawn, normalizer, temperature)
     return loss, settled
 
 

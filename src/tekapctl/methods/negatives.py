@@ -47,7 +47,8 @@ class ClassNegatives:
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])
         if int((self.counts > 0).sum()) < 2:
             raise UsageError(
-                "CRD needs negatives, and the training set has a single class.", "Use --method kd or a data set of more."
+                "CRD needs negatives, and the training set has a single class.",
+                "Use --method kd or a data set of more.",
             )
         self._device_labels = labels
 

@@ -28,7 +28,9 @@ class SplitUnit(nn.Module):
         self.conv3 = conv(half, half, 1)
         self.bn3 = nn.BatchNorm2d(half)
 
-    def forward(self, x: Float[Tensor, "batch c h w"]) -> tuple[Float[Tensor, "batch c h w"], Float[Tensor, "batch _c h w"]]:
+    def forward(
+        self, x: Float[Tensor, "batch c h w"]
+    ) -> tuple[Float[Tensor, "batch c h w"], Float[Tensor, "batch _c h w"]]:
         """The unit's output and its convolved half before the ReLU; the passed half is the input's first."""
         passed, convolved = x.chunk(2, dim=1)
         out = F.relu(self.bn1(self.conv1(convolved)), inplace=True)

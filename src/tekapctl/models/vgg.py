@@ -59,7 +59,11 @@ def _stage(inputs: int, width: int, count: int) -> nn.Sequential:
     """Convolutions with batch norm and ReLU, without the last ReLU."""
     layers: list[nn.Module] = []
     for place in range(count):
-        layers += [nn.Conv2d(inputs if place == 0 else width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(True)]
+        layers += [
+            nn.Conv2d(inputs if place == 0 else width, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(True),
+        ]
     return nn.Sequential(*layers[:-1])
 
 

@@ -37,9 +37,16 @@ class WideStage(nn.Module):
         rest = (WideBlock(outputs, outputs, 1) for _ in range(blocks - 1))
         self.layer = nn.Sequential(WideBlock(inputs, outputs, stride), *rest)
 
+    @property
+    def first(self) -> WideBlock:
+        """The first block."""
+        block = self.layer[0]
+        assert isinstance(block, WideBlock)
+        return block
+
     def forward(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch _o _h _w"]:
         """All blocks in turn."""
-        return self.layer(x)  # type: ignore[no-any-return]
+        return self.layer(x)
 
 
 class WideResNet(Network):
@@ -73,14 +80,13 @@ class WideResNet(Network):
         """The pooled last stage behind its batch norm and ReLU."""
         x = self.conv1(images)
         maps.keep(x, x)
-        # What is before a stage's ReLU is the batch norm that follows it.
-        norms = (self.block2.layer[0].bn1, self.block3.layer[0].bn1, self.bn1)
-        for stage, norm in zip((self.block1, self.block2, self.block3), norms, strict=True):
+        for stage, following in ((self.block1, self.block2), (self.block2, self.block3)):
             x = stage(x)
-            maps.keep(x, norm(x) if maps.wants_preactivations and norm is not self.bn1 else x)
+            # What is before a stage's ReLU is the batch norm that follows it, in the next stage.
+            maps.keep(x, following.first.bn1(x) if maps.wants_preactivations else x)
+        x = self.block3(x)
         normal = self.bn1(x)
-        if maps.wants_preactivations:
-            maps.preactivations[-1] = normal
+        maps.keep(x, normal)
         return pool(F.relu(normal, inplace=not maps.wants_preactivations))
 
 

@@ -89,7 +89,9 @@ def _fetch(url: str, target: Path, most_bytes: int, report: Report, attempts: in
     part = target.with_name(f".{target.name}.{tag}.part")
     scheme = urlsplit(url).scheme
     if scheme not in ("http", "https"):
-        return _copy(Path(url2pathname(urlsplit(url).path)) if scheme == "file" else Path(url).expanduser(), part, most_bytes)
+        return _copy(
+            Path(url2pathname(urlsplit(url).path)) if scheme == "file" else Path(url).expanduser(), part, most_bytes
+        )
     for attempt in range(attempts):
         try:
             _get(url, part, most_bytes, report)
@@ -124,7 +126,9 @@ def _get(url: str, part: Path, most_bytes: int, report: Report) -> None:
         response.raise_for_status()
         if response.headers.get("Content-Type", "").startswith("text/html"):
             raise _RefusedError("it is a web page, not the file")
-        continues = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        continues = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(
+            f"bytes {have}-"
+        )
         have = have if continues else 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length and length.isdigit() else None

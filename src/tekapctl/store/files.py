@@ -67,9 +67,13 @@ def _flush_folder(folder: Path) -> None:
 
 def _explain(error: OSError, path: Path) -> TekapctlError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return TekapctlError(f"The disk is full: {path} could not be written.", "Free space; `tekapctl cache list` helps.")
+        return TekapctlError(
+            f"The disk is full: {path} could not be written.", "Free space; `tekapctl cache list` helps."
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return TekapctlError(
             f"{path} may not be written: {error.strerror}.", "Set TEKAPCTL_HOME to a folder that is yours."
         )
-    return TekapctlError(f"{path} could not be written: {error.strerror or error}.", "Set TEKAPCTL_HOME to another folder.")
+    return TekapctlError(
+        f"{path} could not be written: {error.strerror or error}.", "Set TEKAPCTL_HOME to another folder."
+    )

@@ -21,7 +21,9 @@ class Home:
     def default(cls) -> "Home":
         """The folder that TEKAPCTL_HOME names, else the user's data folder."""
         chosen = os.environ.get("TEKAPCTL_HOME")
-        return cls(Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("tekapctl", appauthor=False)))
+        return cls(
+            Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("tekapctl", appauthor=False))
+        )
 
     @property
     def datasets(self) -> Path:

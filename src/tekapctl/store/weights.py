@@ -74,10 +74,14 @@ def load_into(network: nn.Module, state: dict[str, Tensor], *, source: str) -> N
         )
     for key, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise UsageError(f"The weights in {source} are damaged: {key} has numbers that are not finite.", "Use another.")
+            raise UsageError(
+                f"The weights in {source} are damaged: {key} has numbers that are not finite.", "Use another."
+            )
     network.load_state_dict(state)
 
 
 def _damaged(path: Path, error: Exception) -> UsageError:
     reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-    return UsageError(f"The weights in {path} cannot be read: {reason}.", "Fetch or train them anew, or name another file.")
+    return UsageError(
+        f"The weights in {path} cannot be read: {reason}.", "Fetch or train them anew, or name another file."
+    )
