@@ -4,7 +4,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import tomli_w
 from pydantic import (
@@ -157,7 +157,7 @@ class StudentSpec(RunSpec):
         return {"gamma": weights.gamma, "alpha": weights.alpha, "beta": weights.beta, **values}
 
     @model_validator(mode="after")
-    def _check_weights(self) -> Self:
+    def _check_weights(self) -> "StudentSpec":
         if self.method.name == "kd" and self.beta:
             raise ValueError("the method kd has no loss for beta to weigh: give alpha its weight, and beta 0")
         if not (self.gamma or self.alpha or self.beta):
@@ -189,11 +189,10 @@ _REMEDY = "`tekapctl schema` prints what a spec may hold."
 def _complaints(error: ValidationError) -> list[str]:
     complaints = []
     for entry in error.errors(include_url=False):
-        path = ".".join(
-            str(part) for part in entry["loc"] if part not in ("teacher", "student") or part != entry["loc"][0]
-        )
+        # The first part says which kind of spec was meant.
+        path = ".".join(str(part) for part in entry["loc"][1:])
         what = "unknown field" if entry["type"] == "extra_forbidden" else entry["msg"].removeprefix("Value error, ")
-        complaints.append(f"{path or 'spec'}: {what.rstrip('.')}")
+        complaints.append(f"{path or 'spec'}: {what.rstrip('.?')}")
     return complaints
 
 

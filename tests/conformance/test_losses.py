@@ -148,6 +148,10 @@ def test_three_steps_of_training(name: str) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert_close(student.conv1.weight.data, x.conv1_weight_after, **close_gradients)
-    assert_close(student.fc.weight.data, x.fc_weight_after, **close_gradients)
-    assert_close(student.bn1.running_mean, x.bn_running_mean_after, **close_gradients)
+    # Weights near zero are compared on the scale of a step.
+    for ours, theirs in (
+        (student.conv1.weight.data, x.conv1_weight_after),
+        (student.fc.weight.data, x.fc_weight_after),
+        (student.bn1.running_mean, x.bn_running_mean_after),
+    ):
+        assert_close(ours, theirs, rtol=1e-3, atol=1e-5)

@@ -1,7 +1,7 @@
 """Made-up images of any size and number, for tests and benchmarks."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -30,7 +30,7 @@ class Synthetic(DataSpec):
     noise: float = Field(0.5, ge=0, le=100, description="Deviation of the noise, in deviations of the pictures.")
 
     @model_validator(mode="after")
-    def _check_size(self) -> Self:
+    def _check_size(self) -> "Synthetic":
         if (self.samples + self.test_samples) * self.channels * self.size**2 > MOST_BYTES:
             raise ValueError("a synthetic set is held in memory: ask for less than 4 GiB of pixels")
         if self.classes * self.channels * self.size**2 * 4 > MOST_BYTES:

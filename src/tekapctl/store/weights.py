@@ -1,5 +1,6 @@
 """Networks' weights as safetensors, with what is needed to build the network again."""
 
+import json
 import os
 from pathlib import Path
 
@@ -12,13 +13,16 @@ from tekapctl.errors import UsageError
 from tekapctl.store.files import write_whole
 
 _SHOWN = 3
+_METADATA = "tekapctl"
 
 
 def save_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a state dict with its metadata; the file appears whole or not at all."""
     # A copy of its own for each: safetensors refuses tensors that share memory.
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    write_whole(path, lambda part: save_file(plain, part, metadata=metadata))
+    # One entry: safetensors writes several in any order, and equal weights are to make equal files.
+    packed = {_METADATA: json.dumps(metadata, sort_keys=True)}
+    write_whole(path, lambda part: save_file(plain, part, metadata=packed))
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -29,7 +33,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
+            return _unpack(file.metadata())
     except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, error) from None
 
@@ -42,7 +46,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            return {key: file.get_tensor(key) for key in file.keys()}, _unpack(file.metadata())  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise _damaged(path, error) from None
 
@@ -78,6 +82,13 @@ def load_into(network: nn.Module, state: dict[str, Tensor], *, source: str) -> N
                 f"The weights in {source} are damaged: {key} has numbers that are not finite.", "Use another."
             )
     network.load_state_dict(state)
+
+
+def _unpack(metadata: dict[str, str] | None) -> dict[str, str]:
+    found = json.loads((metadata or {}).get(_METADATA, "{}"))
+    if not isinstance(found, dict):
+        raise ValueError("its metadata is no table")
+    return {str(key): str(value) for key, value in found.items()}
 
 
 def _damaged(path: Path, error: Exception) -> UsageError:

@@ -1,0 +1,147 @@
+"""Training on real images: every method learns, and the same seed gives the same numbers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tekapctl.engine import checkpoint
+from tekapctl.engine.cost import estimate
+from tekapctl.engine.execute import execute, prepare
+from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.spec import parse
+from tekapctl.store.files import sha256
+from tekapctl.store.home import Home
+from tekapctl.store.runs import Runs
+
+NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
+METHODS = {
+    "kd": {"method": "kd", "tekap": NO_TEKAP},
+    "tekap-logit": {"method": "kd"},
+    "crd": {"method": "crd", "tekap": NO_TEKAP},
+    "crd-relax": {"method": {"name": "crd", "mode": "relax", "negatives": 256}, "tekap": NO_TEKAP},
+    "tekap-feature": {"method": "crd"},
+    "tekap-both": {"method": "crd", "alpha": 1.0, "beta": 0.8},
+}
+QUICK = {"epochs": 6, "batch_size": 64, "data": "digits", "device": "cpu", "precision": "float32"}
+
+
+class Silent:
+    def on_start(self, epochs, steps, first_epoch): ...
+    def on_step(self, epoch, step): ...
+    def on_epoch(self, metrics): ...
+
+
+def run(home: Home, **values):
+    return execute(parse({**QUICK, **values}), home, Silent(), lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Home:
+    return Home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def teacher(home):
+    return run(home, kind="teacher", model="resnet14", epochs=8)
+
+
+def test_a_teacher_learns_the_digits(teacher):
+    assert teacher["last_top1"] > 0.9
+    assert teacher["evaluation"]["agreement"] is None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_learns_and_its_loss_falls(home, teacher, name):
+    summary = run(home, student="resnet8", teacher=teacher["run"], **METHODS[name])
+    metrics = Runs(home.runs).find(summary["run"]).metrics()
+    assert len(metrics) == 6
+    assert metrics[-1]["train_cross_entropy"] < 0.6 * metrics[0]["train_cross_entropy"]
+    assert metrics[-1]["train_loss"] < metrics[0]["train_loss"]
+    assert summary["last_top1"] > 0.7, "chance is 0.1"
+    assert summary["evaluation"]["agreement"] > 0.7
+    assert summary["teacher"]["model"] == "resnet14"
+
+
+def test_equal_specs_give_equal_numbers_and_another_seed_gives_others(home, teacher):
+    values = {"student": "resnet8", "teacher": teacher["run"], **METHODS["tekap-both"], "epochs": 2}
+    weights = []
+    for seed in (3, 3, 4):
+        summary = run(home, seed=seed, **values)
+        weights.append(Runs(home.runs).find(summary["run"]).weights.read_bytes())
+    assert weights[0] == weights[1]
+    assert weights[0] != weights[2]
+
+
+def test_a_restored_trainer_goes_on_as_if_nothing_had_happened(home, teacher, tmp_path):
+    values = {"student": "resnet8", "teacher": teacher["run"], **METHODS["tekap-both"], "epochs": 2}
+    spec = parse({**QUICK, **values})
+    whole, first, second = (prepare(spec, home, lambda _: None).trainer for _ in range(3))
+    whole.train_epoch(0)
+    expected = whole.train_epoch(1)
+    first.train_epoch(0)
+    checkpoint.save(tmp_path, 1, first.state())
+    state, damaged = checkpoint.newest(tmp_path, torch.device("cpu"))
+    second.restore(state)
+    assert not damaged
+    assert second.train_epoch(1)["train_loss"] == expected["train_loss"]
+    for one, other in zip(whole.network.parameters(), second.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path):
+    for epoch in (1, 2):
+        checkpoint.save(tmp_path, epoch, {"epoch": epoch})
+    newest = tmp_path / "epoch-000002.state"
+    newest.write_bytes(newest.read_bytes()[:-7])
+    state, damaged = checkpoint.newest(tmp_path, torch.device("cpu"))
+    assert state == {"epoch": 1}
+    assert damaged == [newest]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_parts(home):
+    with pytest.raises(TekapctlError, match=r"not finite in epoch \d+ \(cross_entropy"):
+        run(home, kind="teacher", model="resnet8", optimizer={"learning_rate": 1e18})
+    last = Runs(home.runs).all()[-1]
+    assert last.status == "failed"
+
+
+def test_a_teacher_of_other_classes_is_refused_before_anything_is_written(home, teacher):
+    before = len(Runs(home.runs).all())
+    small = {"name": "synthetic", "samples": 40, "test_samples": 20, "classes": 4, "size": 8, "channels": 1}
+    with pytest.raises(UsageError, match=r"10 classes, and synthetic has 4"):
+        run(home, student="resnet8", teacher=teacher["run"], data=small)
+    with pytest.raises(UsageError, match="trained on the classes of digits"):
+        run(home, student="resnet8", teacher=teacher["run"], data={**small, "classes": 10})
+    assert len(Runs(home.runs).all()) == before
+
+
+def test_a_teachers_name_means_its_newest_finished_run_on_the_data_set(home, teacher):
+    said = []
+    prepare(parse({**QUICK, "teacher": "resnet14", "student": "resnet8"}), home, said.append)
+    assert teacher["run"] in said[0]
+    with pytest.raises(UsageError, match="train-teacher --model resnet14 --dataset cifar100"):
+        prepare(parse({"teacher": "resnet14"}), home, said.append)
+    with pytest.raises(UsageError, match="tekapctl fetch resnet32x4"):
+        prepare(parse({}), home, said.append)
+
+
+def teacher_digest(home: Home, teacher) -> str:
+    return sha256(Runs(home.runs).find(teacher["run"]).weights)
+
+
+def test_a_spec_holds_to_the_teacher_it_names(home, teacher):
+    values = {**QUICK, "teacher": teacher["run"], "student": "resnet8"}
+    pinned = prepare(parse(values), home, lambda _: None).spec
+    assert pinned.teacher_digest == teacher_digest(home, teacher)
+    with pytest.raises(UsageError, match="not those that the spec names"):
+        prepare(parse({**values, "teacher_digest": "0" * 64}), home, lambda _: None)
+
+
+def test_the_estimate_counts_what_the_run_will_do(home):
+    cost = estimate(parse({"data": {"name": "digits", "train_fraction": 0.5}, "epochs": 3}), Home(Path("nowhere")))
+    assert cost.steps_per_epoch == -(-648 // 64)
+    assert cost.steps == 3 * cost.steps_per_epoch
+    assert cost.teacher_macs > cost.macs > 0
+    with_crd = estimate(parse({"method": "crd"}), home)
+    assert with_crd.memory_bytes > estimate(parse({}), home).memory_bytes + 2 * 50_000 * 128 * 4

@@ -1,0 +1,144 @@
+"""Run specs: complete, frozen, strict, and the same after a trip through a file."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tekapctl import spec
+from tekapctl.errors import UsageError
+from tekapctl.spec import OptimizerSpec, StudentSpec, TeacherSpec, dumps, json_schema, load, loads, parse
+
+positive = st.floats(1e-6, 1e6)
+weights = st.floats(0, 1e6)
+data = st.one_of(
+    st.sampled_from(["digits", "fashion-mnist", "cifar10", "cifar100"]),
+    st.fixed_dictionaries(
+        {"name": st.just("synthetic"), "samples": st.integers(10, 99), "train_fraction": st.floats(0.01, 1)}
+    ),
+)
+level = st.fixed_dictionaries(
+    {
+        "teachers": st.integers(0, 20),
+        "teacher_share": weights,
+        "noise_weight": weights,
+        "noise_deviation": weights,
+        "distribution": st.sampled_from(["gaussian", "uniform"]),
+        "loss_weight": weights,
+    }
+)
+shared = {
+    "data": data,
+    "epochs": st.integers(1, 500),
+    "batch_size": st.integers(1, 4096),
+    "seed": st.integers(0, 2**63 - 1),
+    "precision": st.sampled_from(["auto", "float32", "bfloat16"]),
+    "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:1"]),
+    "optimizer": st.fixed_dictionaries({"learning_rate": positive, "decay_at": st.lists(st.floats(0.01, 0.99))}),
+}
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+students = st.fixed_dictionaries(
+    {
+        **shared,
+        "kind": st.just("student"),
+        "teacher": names,
+        "method": st.sampled_from(["crd", {"name": "crd", "mode": "relax", "negatives": 7}]),
+        "gamma": positive,
+        "alpha": weights,
+        "beta": weights,
+        "tekap": st.fixed_dictionaries({"logit": level, "feature": level}),
+    },
+    optional={"name": names, "teacher_digest": st.just("0" * 64)},
+)
+teachers = st.fixed_dictionaries({**shared, "kind": st.just("teacher"), "model": st.sampled_from(["vgg8", "ShuffleV2"])})
+
+
+@pytest.mark.parametrize("kind", ["toml", "json"])
+@given(values=st.one_of(students, teachers))
+def test_a_spec_is_the_same_after_a_trip_through_text(kind, values):
+    made = parse(values)
+    assert loads(dumps(made, kind), kind) == made
+
+
+def test_a_spec_is_the_same_after_a_trip_through_a_file(tmp_path):
+    made = StudentSpec(method="crd", seed=5)
+    for name in ("run.toml", "run.json"):
+        spec.dump(made, tmp_path / name)
+        assert load(tmp_path / name) == made
+
+
+def test_the_defaults_are_the_published_protocol():
+    made = parse({})
+    assert (made.teacher, made.student, made.data.name) == ("resnet32x4", "resnet8x4", "cifar100")
+    assert (made.epochs, made.batch_size, made.temperature) == (240, 64, 4.0)
+    assert (made.gamma, made.alpha, made.beta) == (0.1, 0.9, 0.0)
+    crd = parse({"method": "crd"})
+    assert (crd.gamma, crd.alpha, crd.beta) == (1.0, 0.0, 0.8)
+    assert (crd.method.negatives, crd.method.temperature, crd.method.momentum) == (16384, 0.07, 0.5)
+
+
+def test_the_rate_decays_after_epochs_150_180_and_210_of_240():
+    optimizer = OptimizerSpec()
+    rates = [optimizer.rate(epoch, 240) for epoch in (0, 149, 150, 179, 180, 209, 210, 239)]
+    assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005, 5e-4, 5e-4, 5e-5, 5e-5])
+    assert [optimizer.rate(epoch, 24) for epoch in (14, 15)] == pytest.approx([0.05, 0.005])
+
+
+@pytest.mark.parametrize(("network", "rate"), [("resnet8x4", 0.05), ("MobileNetV2", 0.01), ("ShuffleV1", 0.01)])
+def test_the_learning_rate_is_the_published_one_of_the_network_that_learns(network, rate):
+    assert parse({"student": network}).optimizer.learning_rate == rate
+    assert parse({"student": network, "optimizer": {"learning_rate": 0.3}}).optimizer.learning_rate == 0.3
+    assert parse({"kind": "teacher", "model": network}).optimizer.learning_rate == rate
+
+
+def test_a_spec_is_frozen():
+    with pytest.raises(ValidationError):
+        TeacherSpec().epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"tekap": {"logit": {"techers": 3}}}, ["tekap.logit.techers", "unknown field"]),
+        ({"method": {"name": "crd", "negative": 3}}, ["method", "negative"]),
+        ({"alpha": -1}, ["alpha", "greater than or equal to 0"]),
+        ({"epochs": 0}, ["epochs"]),
+        ({"student": "resnt8x4"}, ["student", "resnet8x4"]),
+        ({"method": "crdd"}, ["method", "crd"]),
+        ({"data": "cifar1000"}, ["data", "cifar100"]),
+        ({"gamma": float("nan")}, ["gamma", "finite"]),
+        ({"beta": 1.0}, ["kd", "beta 0"]),
+        ({"gamma": 0, "alpha": 0}, ["nothing would be learned"]),
+        ({"kind": "ensemble"}, ["kind"]),
+        ({"data": {"name": "synthetic", "samples": 10**7, "size": 4096}}, ["4 GiB"]),
+    ],
+)
+def test_what_is_wrong_with_a_spec_is_said_with_its_path(values, words):
+    with pytest.raises(UsageError) as error:
+        parse(values)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.dictionaries(st.text(), inner)))
+def test_any_table_is_a_spec_or_a_usage_error(value):
+    try:
+        parse(value if isinstance(value, dict) else {"data": value})
+    except UsageError as error:
+        assert error.exit_code == 2
+
+
+@given(st.text())
+def test_any_text_is_a_spec_or_a_usage_error(text):
+    for kind in ("toml", "json"):
+        try:
+            loads(text, kind)
+        except UsageError:
+            pass
+
+
+def test_the_schema_describes_every_method_and_data_set():
+    schema = json.dumps(json_schema())
+    for word in ("embedding_width", "train_fraction", "student_term_weight", "test_samples", "decay_at"):
+        assert word in schema
