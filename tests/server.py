@@ -13,7 +13,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Keep the test's output clean."""
 
-    def do_GET(self) -> None:  # noqa: N802 - the name http.server asks for
+    def do_GET(self) -> None:
         _, mischief, *rest = self.path.split("/")
         self.server.requests.append((self.path, self.headers.get("Range")))
         path = self.server.folder / "/".join(rest)
@@ -21,10 +21,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", self.path)
             self.end_headers()
-            return
+            return None
         if mischief == "broken":
             self.send_error(503)
-            return
+            return None
         if mischief == "page":
             return self._send(b"<html>gone</html>", kind="text/html; charset=utf-8")
         if not path.is_file():

@@ -52,7 +52,9 @@ students = st.fixed_dictionaries(
     },
     optional={"name": names, "teacher_digest": st.just("0" * 64)},
 )
-teachers = st.fixed_dictionaries({**shared, "kind": st.just("teacher"), "model": st.sampled_from(["vgg8", "ShuffleV2"])})
+teachers = st.fixed_dictionaries(
+    {**shared, "kind": st.just("teacher"), "model": st.sampled_from(["vgg8", "ShuffleV2"])}
+)
 
 
 @pytest.mark.parametrize("kind", ["toml", "json"])
@@ -121,7 +123,9 @@ def test_what_is_wrong_with_a_spec_is_said_with_its_path(values, words):
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.dictionaries(st.text(), inner)))
+@given(
+    st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.dictionaries(st.text(), inner))
+)
 def test_any_table_is_a_spec_or_a_usage_error(value):
     try:
         parse(value if isinstance(value, dict) else {"data": value})

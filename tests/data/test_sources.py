@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from server import serving
 
+from server import serving
 from tekapctl.data import DATASETS, data_spec, load
 from tekapctl.errors import TekapctlError, UsageError
 
@@ -33,7 +33,13 @@ def write_fashion(folder: Path, count: int = 20) -> Path:
 
 
 CIFARS = {
-    "cifar10": ("cifar-10-batches-py", [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"], "batches.meta", "", 10),
+    "cifar10": (
+        "cifar-10-batches-py",
+        [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"],
+        "batches.meta",
+        "",
+        10,
+    ),
     "cifar100": ("cifar-100-python", ["train", "test"], "meta", "fine_", 100),
 }
 

@@ -5,8 +5,8 @@ import tarfile
 
 import pytest
 import torch
-from server import serving
 
+from server import serving
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models import build
 from tekapctl.store import teachers

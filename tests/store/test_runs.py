@@ -35,7 +35,9 @@ def test_a_run_is_found_by_id_unique_prefix_and_latest(runs):
         runs.find("1999")
 
 
-@given(st.one_of(st.text(), st.sampled_from(["..", ".", "", "../runs", "/", "/etc", "a/../b", "\x1b]0;x\x07", "run\n"])))
+@given(
+    st.one_of(st.text(), st.sampled_from(["..", ".", "", "../runs", "/", "/etc", "a/../b", "\x1b]0;x\x07", "run\n"]))
+)
 def test_no_reference_leaves_the_runs_folder(tmp_path_factory, reference):
     folder = tmp_path_factory.mktemp("home") / "runs"
     runs = Runs(folder)

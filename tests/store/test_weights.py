@@ -43,7 +43,12 @@ def test_weights_come_back_with_their_metadata(tmp_path, network):
 
 
 LAYOUTS = {
-    "repdistiller": lambda state: {"epoch": 240, "model": state, "accuracy": torch.tensor(79.42), "optimizer": {"state": {}}},
+    "repdistiller": lambda state: {
+        "epoch": 240,
+        "model": state,
+        "accuracy": torch.tensor(79.42),
+        "optimizer": {"state": {}},
+    },
     "last": lambda state: {"opt": argparse.Namespace(model="resnet8", lr=0.05), "model": state},
     "numpy accuracy": lambda state: {"model": state, "epoch": 3, "accuracy": np.float64(79.42)},
     "data parallel": lambda state: {"model": OrderedDict((f"module.{k}", v) for k, v in state.items())},

@@ -141,6 +141,8 @@ def _store(
     response: requests.Response, part: Path, have: int, total: int | None, most_bytes: int, report: Report
 ) -> None:
     began, first = time.monotonic(), have
+    # A body that ends early is kept as far as it came; its length is checked below.
+    response.raw.enforce_content_length = False
     with part.open("ab" if have else "wb") as file:
         for piece in response.iter_content(_CHUNK):
             have += len(piece)

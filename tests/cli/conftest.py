@@ -1,0 +1,66 @@
+"""The program as a user runs it: a process of its own, a home of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+@dataclass
+class Program:
+    home: Path
+
+    def __call__(self, *arguments: str, code: int = 0, **variables: str) -> Result:
+        environment = os.environ | {"TEKAPCTL_HOME": str(self.home), "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | variables
+        done = subprocess.run(
+            [sys.executable, "-m", "tekapctl", *arguments],
+            capture_output=True,
+            text=True,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            check=False,
+            timeout=240,
+        )
+        assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def refuses(self, *arguments: str, **variables: str) -> str:
+        """The words with which wrong usage is refused: no traceback, and nothing on stdout."""
+        result = self(*arguments, code=2, **variables)
+        assert "Traceback" not in result.err
+        assert result.out == ""
+        return " ".join(result.err.split())
+
+
+@pytest.fixture(scope="session")
+def tekapctl(tmp_path_factory) -> Program:
+    return Program(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def teacher(tekapctl) -> str:
+    """A teacher of the digits, trained by the program."""
+    made = tekapctl("train-teacher", "--model", "resnet14", "--dataset", "digits", "--epochs", "6", "--json")
+    return made.json["run"]
+
+
+@pytest.fixture(scope="session")
+def student(tekapctl, teacher) -> str:
+    """A student of it, at both levels."""
+    options = ["--dataset", "digits", "--epochs", "3", "--method", "crd", "--alpha", "1", "--beta", "0.8", "--name", "mine"]
+    return tekapctl("distill", "--teacher", teacher, "--student", "resnet8", *options, "--json").json["run"]

@@ -1,0 +1,144 @@
+"""From a teacher to an evaluated student, command by command."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from server import serving
+
+from tekapctl.models import build
+from tekapctl.spec import loads
+
+
+def test_help_is_quick_to_start_and_has_examples(tekapctl):
+    assert "Example" in tekapctl("--help").out
+    probe = "import sys, tekapctl.cli.app; sys.exit('torch' in sys.modules or 'pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["fetch", "train-teacher", "distill", "evaluate", "demo", "schema", "runs list", "runs show", "runs remove"]
+    + ["cache list", "cache verify", "cache clear"],
+)
+def test_every_help_text_has_an_example(tekapctl, command):
+    assert "Example" in tekapctl(*command.split(), "--help").out
+
+
+def test_a_distilled_student_is_evaluated_against_its_teacher(tekapctl, teacher, student):
+    found = tekapctl("evaluate", student, "--json").json
+    assert found["teacher"].startswith("resnet14")
+    evaluation = found["evaluation"]
+    assert evaluation["images"] == 500
+    assert 0.1 < evaluation["top1"] <= evaluation["top5"] <= 1
+    assert set(evaluation["per_class"]) == set("0123456789")
+    assert evaluation["kl_from_teacher"] > 0
+    assert 0 <= evaluation["calibration_error"] <= 1
+    weights = tekapctl.home / "runs" / student / "weights.safetensors"
+    for reference in (student[:20], str(weights)):
+        again = tekapctl("evaluate", reference, "--dataset", "digits", "--json").json
+        assert again["evaluation"]["top1"] == evaluation["top1"]
+    assert "top-1" in tekapctl("evaluate", student, "--best").out
+
+
+def test_a_run_keeps_its_spec_environment_metrics_and_weights(tekapctl, student):
+    folder = tekapctl.home / "runs" / student
+    spec = loads((folder / "spec.toml").read_text())
+    assert (spec.student, spec.method.name, spec.alpha, spec.beta) == ("resnet8", "crd", 1.0, 0.8)
+    assert len(spec.teacher_digest) == 64
+    assert json.loads((folder / "environment.json").read_text())["torch"] == torch.__version__
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
+    assert {"weights.safetensors", "best.safetensors", "checkpoints", "summary.json"} <= set(os.listdir(folder))
+    assert "mine-tekap-crd-resnet14-resnet8-digits-s0" in student
+
+
+def test_a_stored_spec_runs_again_to_the_same_numbers(tekapctl, student):
+    folder = tekapctl.home / "runs" / student
+    again = tekapctl("distill", "--spec", str(folder / "spec.toml"), "--json").json
+    first = json.loads((folder / "summary.json").read_text())
+    assert again["last_top1"] == first["last_top1"]
+    assert again["evaluation"]["negative_log_likelihood"] == first["evaluation"]["negative_log_likelihood"]
+
+
+def test_options_override_the_file_and_set_overrides_both(tekapctl, tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('epochs = 9\nseed = 4\n[method]\nname = "crd"\nnegatives = 99\n[data]\nname = "digits"\npadding = 2\n')
+    options = ["--epochs", "7", "--set", "seed=8", "--set", "tekap.feature.teachers=5", "--set", "method.mode=relax"]
+    spec = tekapctl("distill", "--spec", str(file), *options, "--dry-run", "--json").json["spec"]
+    assert (spec["epochs"], spec["seed"], spec["tekap"]["feature"]["teachers"]) == (7, 8, 5)
+    assert (spec["method"]["negatives"], spec["method"]["mode"], spec["data"]["padding"]) == (99, "relax", 2)
+    other = tekapctl("distill", "--spec", str(file), "--dataset", "cifar10", "--dry-run", "--json").json["spec"]
+    assert (other["data"]["name"], other["data"]["padding"]) == ("cifar10", 4)
+
+
+def test_the_published_commands_mean_the_published_settings(tekapctl):
+    result = tekapctl("distill", "--method", "kd", "-r", "0.1", "-a", "0.9", "-b", "0", "--dry-run")
+    spec = loads(result.out.split("# parameters")[0])
+    assert (spec.teacher, spec.student, spec.data.name) == ("resnet32x4", "resnet8x4", "cifar100")
+    assert (spec.gamma, spec.alpha, spec.beta, spec.tekap.logit.teachers) == (0.1, 0.9, 0.0, 3)
+    assert "1,233,540" in result.out
+    plain = tekapctl("distill", "--method", "crd", "--no-tekap", "--alpha", "0", "--dry-run", "--json").json
+    assert plain["spec"]["tekap"]["feature"]["teachers"] == plain["spec"]["tekap"]["logit"]["teachers"] == 0
+    assert plain["cost"]["steps"] == 240 * 782
+
+
+def test_runs_are_listed_shown_and_removed(tekapctl, teacher):
+    made = tekapctl("train-teacher", "--model", "resnet8", "--dataset", "digits", "--epochs", "1", "--json").json["run"]
+    assert {"run": made, "status": "finished"}.items() <= tekapctl("runs", "list", "--json").json[-1].items()
+    assert made in tekapctl("runs", "show", "latest").out
+    assert made in tekapctl("runs", "list").out
+    tekapctl("runs", "remove", made, "--yes")
+    assert made not in tekapctl("runs", "list").out
+
+
+def test_a_teacher_is_fetched_evaluated_and_cleared(tekapctl, tmp_path):
+    folder = tmp_path / "vgg13_vanilla"
+    folder.mkdir()
+    torch.save({"model": build("vgg13").state_dict(), "epoch": 240, "accuracy": 74.64}, folder / "ckpt_epoch_240.pth")
+    with serving(tmp_path) as server:
+        mirror = {"TEKAPCTL_MIRROR": f"{server.address}/ok"}
+        assert "vgg13" in tekapctl("fetch", "vgg13", **mirror).out
+        tekapctl("fetch", "vgg13", **mirror)
+        assert len(server.requests) == 1
+    listed = {row["name"]: row["fetched"] for row in tekapctl("fetch", "--list", "--json").json}
+    assert (listed["vgg13"], listed["resnet56"]) == (True, False)
+    assert "whole" in tekapctl("cache", "verify").out
+    assert "vgg13" in tekapctl("cache", "list").out
+    assert "train-teacher --model vgg13" in tekapctl.refuses("evaluate", "vgg13", "--dataset", "digits")
+    tekapctl("cache", "clear", "teachers", "--yes")
+    assert "empty" in tekapctl("cache", "list").err
+
+
+def test_an_interrupted_run_exits_130_and_keeps_what_it_had(tekapctl, tmp_path):
+    home = tmp_path / "home"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tekapctl", "train-teacher", "--model", "resnet8", "--dataset", "digits", "--epochs", "9999"],
+        env=os.environ | {"TEKAPCTL_HOME": str(home), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(home.glob("runs/*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    listed = type(tekapctl)(home)("runs", "list", "--json").json
+    assert listed[0]["status"] == "interrupted"
+    assert listed[0]["epoch"] >= 1
+
+
+def test_the_demo_compares_and_says_what_the_differences_mean(tekapctl):
+    result = tekapctl("demo", "--seeds", "2", "--epochs", "3", "--json", TEKAPCTL_HOME=str(tekapctl.home / "demo")).json
+    assert [arm["title"] for arm in result["arms"]] == ["alone", "KD", "TeKAP, both levels"]
+    assert all(len(arm["top1"]) == 2 for arm in result["arms"])
+    assert all("over 2 seeds" in sentence for sentence in result["verdicts"])
+    shutil.rmtree(tekapctl.home / "demo")
