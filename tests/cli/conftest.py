@@ -26,7 +26,9 @@ class Program:
     home: Path
 
     def __call__(self, *arguments: str, code: int = 0, **variables: str) -> Result:
-        environment = os.environ | {"TEKAPCTL_HOME": str(self.home), "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | variables
+        environment = (
+            os.environ | {"TEKAPCTL_HOME": str(self.home), "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | variables
+        )
         done = subprocess.run(
             [sys.executable, "-m", "tekapctl", *arguments],
             capture_output=True,
@@ -62,5 +64,18 @@ def teacher(tekapctl) -> str:
 @pytest.fixture(scope="session")
 def student(tekapctl, teacher) -> str:
     """A student of it, at both levels."""
-    options = ["--dataset", "digits", "--epochs", "3", "--method", "crd", "--alpha", "1", "--beta", "0.8", "--name", "mine"]
+    options = [
+        "--dataset",
+        "digits",
+        "--epochs",
+        "3",
+        "--method",
+        "crd",
+        "--alpha",
+        "1",
+        "--beta",
+        "0.8",
+        "--name",
+        "mine",
+    ]
     return tekapctl("distill", "--teacher", teacher, "--student", "resnet8", *options, "--json").json["run"]

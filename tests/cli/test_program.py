@@ -10,8 +10,8 @@ import time
 
 import pytest
 import torch
-from server import serving
 
+from server import serving
 from tekapctl.models import build
 from tekapctl.spec import loads
 
@@ -24,8 +24,10 @@ def test_help_is_quick_to_start_and_has_examples(tekapctl):
 
 @pytest.mark.parametrize(
     "command",
-    ["fetch", "train-teacher", "distill", "evaluate", "demo", "schema", "runs list", "runs show", "runs remove"]
-    + ["cache list", "cache verify", "cache clear"],
+    [
+        *("fetch", "train-teacher", "distill", "evaluate", "demo", "schema"),
+        *("runs list", "runs show", "runs remove", "cache list", "cache verify", "cache clear"),
+    ],
 )
 def test_every_help_text_has_an_example(tekapctl, command):
     assert "Example" in tekapctl(*command.split(), "--help").out
@@ -54,7 +56,9 @@ def test_a_run_keeps_its_spec_environment_metrics_and_weights(tekapctl, student)
     assert len(spec.teacher_digest) == 64
     assert json.loads((folder / "environment.json").read_text())["torch"] == torch.__version__
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
-    assert {"weights.safetensors", "best.safetensors", "checkpoints", "summary.json"} <= set(os.listdir(folder))
+    assert {"weights.safetensors", "best.safetensors", "checkpoints", "summary.json"} <= {
+        path.name for path in folder.iterdir()
+    }
     assert "mine-tekap-crd-resnet14-resnet8-digits-s0" in student
 
 
@@ -68,7 +72,9 @@ def test_a_stored_spec_runs_again_to_the_same_numbers(tekapctl, student):
 
 def test_options_override_the_file_and_set_overrides_both(tekapctl, tmp_path):
     file = tmp_path / "run.toml"
-    file.write_text('epochs = 9\nseed = 4\n[method]\nname = "crd"\nnegatives = 99\n[data]\nname = "digits"\npadding = 2\n')
+    file.write_text(
+        'epochs = 9\nseed = 4\n[method]\nname = "crd"\nnegatives = 99\n[data]\nname = "digits"\npadding = 2\n'
+    )
     options = ["--epochs", "7", "--set", "seed=8", "--set", "tekap.feature.teachers=5", "--set", "method.mode=relax"]
     spec = tekapctl("distill", "--spec", str(file), *options, "--dry-run", "--json").json["spec"]
     assert (spec["epochs"], spec["seed"], spec["tekap"]["feature"]["teachers"]) == (7, 8, 5)
@@ -118,7 +124,18 @@ def test_a_teacher_is_fetched_evaluated_and_cleared(tekapctl, tmp_path):
 def test_an_interrupted_run_exits_130_and_keeps_what_it_had(tekapctl, tmp_path):
     home = tmp_path / "home"
     process = subprocess.Popen(
-        [sys.executable, "-m", "tekapctl", "train-teacher", "--model", "resnet8", "--dataset", "digits", "--epochs", "9999"],
+        [
+            sys.executable,
+            "-m",
+            "tekapctl",
+            "train-teacher",
+            "--model",
+            "resnet8",
+            "--dataset",
+            "digits",
+            "--epochs",
+            "9999",
+        ],
         env=os.environ | {"TEKAPCTL_HOME": str(home), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

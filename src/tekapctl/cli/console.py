@@ -3,12 +3,21 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 _stderr = Console(stderr=True, highlight=False)
@@ -83,6 +92,35 @@ def duration(seconds: float) -> str:
 def percent(share: float) -> str:
     """A share of 1 as a percentage."""
     return f"{100 * share:.2f}"
+
+
+class DownloadProgress:
+    """Shows a download's progress: a live bar on a terminal, a line elsewhere.
+
+    Args:
+        name: What is fetched.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        self._live = Progress(*columns, console=_stderr, transient=True) if _stderr.is_terminal else None
+
+    def __enter__(self) -> Callable[[int, int | None], None]:
+        if self._live is None:
+            say(f"fetching {self.name}")
+            return lambda _, __: None
+        self._live.start()
+        self._task = self._live.add_task(f"fetching {self.name}", total=None)
+        return self._report
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def _report(self, have: int, total: int | None) -> None:
+        if self._live is not None:
+            self._live.update(self._task, completed=have, total=total)
 
 
 class TrainingProgress:

@@ -69,8 +69,8 @@ def _fetch_one(home: Any, name: str, *, force: bool, source: str | None, offline
     from tekapctl.store import teachers
 
     if name in teachers.CATALOGUE:
-        console.say(f"fetching {name}")
-        found = teachers.fetch(home, name, force=force, source=source, offline=offline)
+        with console.DownloadProgress(name) as report:
+            found = teachers.fetch(home, name, force=force, source=source, offline=offline, report=report)
         entry = teachers.CATALOGUE[name]
         return {
             "name": name,
@@ -79,8 +79,8 @@ def _fetch_one(home: Any, name: str, *, force: bool, source: str | None, offline
         }
     if offline and source is None:
         raise UsageError(f"{name} cannot be fetched offline.", "Leave out --offline, or use --data-dir FOLDER.")
-    console.say(f"fetching {name}")
-    what = data.data_spec({"name": name}).fetch(home.datasets, force=force, source=source)
+    with console.DownloadProgress(name) as report:
+        what = data.data_spec({"name": name}).fetch(home.datasets, force=force, source=source, report=report)
     return {"name": name, "path": str(home.datasets / name), "what": what}
 
 

@@ -12,7 +12,7 @@ import torch
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.source import DATASETS, DataSpec, Shape, check_md5, find_folder
 from tekapctl.errors import UsageError
-from tekapctl.store.download import download
+from tekapctl.store.download import Report, download, silent
 
 MOST_ARCHIVE = 512 * 2**20
 MOST_FILE = 256 * 2**20
@@ -55,7 +55,7 @@ class CIFAR(DataSpec):
         images = torch.from_numpy(pixels.reshape(-1, 3, 32, 32))
         return ImageSet(images, torch.from_numpy(labels), classes, self.mean, self.std)
 
-    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None) -> str:
+    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
         """Download the archive; one from a source of the user's own needs no known checksum."""
         from torchvision import datasets
 
@@ -67,7 +67,7 @@ class CIFAR(DataSpec):
         address = published.url if source is None else source
         if not address.endswith(".tar.gz"):
             address = f"{address.rstrip('/')}/{target.name}"
-        download([address], target, most_bytes=MOST_ARCHIVE)
+        download([address], target, most_bytes=MOST_ARCHIVE, report=report)
         if source is None:
             check_md5(target, published.tgz_md5)
         splits = self.load(downloads, offline=True)
@@ -88,11 +88,11 @@ class CIFAR10(CIFAR):
     mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
     std: ClassVar[tuple[float, ...]] = (0.2470, 0.2435, 0.2616)
 
-    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None) -> str:
+    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
         """Download the archive, whose published name differs from its folder's."""
         if source is not None and not source.endswith(".tar.gz"):
             source = f"{source.rstrip('/')}/cifar-10-python.tar.gz"
-        return super().fetch(downloads, force=force, source=source)
+        return super().fetch(downloads, force=force, source=source, report=report)
 
     @property
     def shape(self) -> Shape:

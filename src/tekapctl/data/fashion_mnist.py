@@ -12,7 +12,7 @@ import torch
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.source import DATASETS, DataSpec, Shape, check_md5, find_folder
 from tekapctl.errors import UsageError
-from tekapctl.store.download import download
+from tekapctl.store.download import Report, download, silent
 
 CLASSES = (
     "T-shirt/top",
@@ -59,7 +59,7 @@ class FashionMNIST(DataSpec):
 
         return Splits(part(train_images, train_labels), part(test_images, test_labels))
 
-    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None) -> str:
+    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
         """Download the four files; those from a source of the user's own need no known checksum."""
         from torchvision.datasets import FashionMNIST as Published
 
@@ -69,7 +69,7 @@ class FashionMNIST(DataSpec):
             if force or source:
                 target.unlink(missing_ok=True)
             urls = [f"{base.rstrip('/')}/{name}" for base in ([source] if source else Published.mirrors)]
-            download(urls, target, most_bytes=MOST_BYTES)
+            download(urls, target, most_bytes=MOST_BYTES, report=report)
             if source is None:
                 check_md5(target, md5)
         self.load(downloads, offline=True)

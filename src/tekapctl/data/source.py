@@ -13,6 +13,7 @@ from tekapctl.data.image_set import Splits
 from tekapctl.errors import UsageError
 from tekapctl.registry import Registry
 from tekapctl.section import Section
+from tekapctl.store.download import Report, silent
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class DataSpec(Section, ABC):
             UsageError: Its files are missing or damaged.
         """
 
-    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None) -> str:
+    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
         """Get its files ready; says in a sentence what came of it."""
         return "comes with the program, nothing to fetch"
 

@@ -60,18 +60,21 @@ class ClassNegatives:
 
     def _draw_on_cpu(self, index: "np.ndarray[tuple[int], np.dtype[np.int64]]", step: int) -> Tensor:
         source = np.random.Generator(np.random.SFC64(derive(self.seed, "negatives", step)))
+        labels = self.labels[index]
+        others = len(self.labels) - self.counts[labels]
         drawn = np.empty((len(index), self.negatives + 1), dtype=np.int64)
-        for row, sample in enumerate(index):
-            label = self.labels[sample]
-            others = len(self.labels) - int(self.counts[label])
-            replace = self.negatives > others
-            place = source.choice(others, self.negatives, replace=replace, shuffle=False)
-            # Samples are in the order of their classes there: step over the sample's own.
-            place[place >= self.starts[label]] += self.counts[label]
-            drawn[row, 1:] = self.by_class[place]
-            drawn[row, 0] = sample
-            if self.mode == "relax":
-                drawn[row, 0] = self.by_class[self.starts[label] + source.integers(self.counts[label])]
+        place = drawn[:, 1:]
+        for row, count in enumerate(others.tolist()):
+            if self.negatives > count:
+                place[row] = source.integers(count, size=self.negatives, dtype=np.int32)
+            else:
+                place[row] = source.choice(count, self.negatives, replace=False, shuffle=False)
+        # Places are among the samples in the order of their classes: step over the sample's own class.
+        place += (place >= self.starts[labels][:, None]) * self.counts[labels][:, None]
+        np.take(self.by_class, place, out=place)
+        drawn[:, 0] = index
+        if self.mode == "relax":
+            drawn[:, 0] = self.by_class[self.starts[labels] + source.integers(self.counts[labels])]
         return torch.from_numpy(drawn)
 
     def _draw_on_device(self, index: Tensor, step: int) -> Tensor:

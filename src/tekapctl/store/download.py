@@ -16,6 +16,11 @@ from tekapctl.store.files import make_folder, sha256
 Report = Callable[[int, int | None], None]
 """Is told how many bytes are there, and how many there will be if that is known."""
 
+
+def silent(_: int, __: int | None) -> None:
+    """Tells nobody."""
+
+
 TIMEOUT = (10.0, 30.0)
 """Seconds to connect, and between two pieces."""
 ATTEMPTS = 3
@@ -34,7 +39,7 @@ def download(
     *,
     most_bytes: int,
     digest: str | None = None,
-    report: Report = lambda *_: None,
+    report: Report = silent,
     attempts: int = ATTEMPTS,
     pause: float = 1.0,
 ) -> str:

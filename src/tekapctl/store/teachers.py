@@ -10,7 +10,7 @@ from torch import Tensor
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.registry import unknown_name
 from tekapctl.store.archive import extract_member
-from tekapctl.store.download import download
+from tekapctl.store.download import Report, download, silent
 from tekapctl.store.files import make_folder, sha256, write_whole
 from tekapctl.store.home import Home
 from tekapctl.store.published import read_published
@@ -82,7 +82,13 @@ def fetched(home: Home, name: str) -> FetchedTeacher | None:
 
 
 def fetch(
-    home: Home, name: str, *, force: bool = False, source: str | None = None, offline: bool = False
+    home: Home,
+    name: str,
+    *,
+    force: bool = False,
+    source: str | None = None,
+    offline: bool = False,
+    report: Report = silent,
 ) -> FetchedTeacher:
     """Get a published teacher into the cache.
 
@@ -96,6 +102,7 @@ def fetch(
         source: A file or address to take it from: a checkpoint of any known layout, or the mirror's archive. What the
             user names so needs no known SHA-256.
         offline: Never touch the network.
+        report: Is told of the download's progress.
 
     Raises:
         UsageError: There is no such teacher, or what came is not one.
@@ -110,7 +117,7 @@ def fetch(
             return present
         if offline and (source is None or "://" in source):
             raise UsageError(f"{name} is not in the cache, and --offline forbids fetching it.", "Leave out --offline.")
-        _take(home, CATALOGUE[name], source)
+        _take(home, CATALOGUE[name], source, report)
     return FetchedTeacher(name, home.teachers / f"{name}.safetensors")
 
 
@@ -123,7 +130,7 @@ def damage(home: Home, teacher: FetchedTeacher) -> str | None:
     return None if found == recorded else f"its SHA-256 is {found}, and {recorded} was recorded"
 
 
-def _take(home: Home, teacher: PretrainedTeacher, source: str | None) -> None:
+def _take(home: Home, teacher: PretrainedTeacher, source: str | None, report: Report) -> None:
     records = _records(home)
     published_key = f"{teacher.name} as published"
     raw = make_folder(home.downloads) / f"{teacher.name}.published"
@@ -131,7 +138,7 @@ def _take(home: Home, teacher: PretrainedTeacher, source: str | None) -> None:
     # What the user names with --from may be another training of the same network: the catalogue does not bind it.
     digest = None if source else teacher.digest or records.get(published_key)
     try:
-        origin = _obtain(home, teacher, source, raw, digest)
+        origin = _obtain(home, teacher, source, raw, digest, report)
         state, stated = _read(raw)
         network_classes, channels = _shape(state)
         _check_architecture(teacher.name, state, network_classes, channels)
@@ -160,14 +167,16 @@ def _take(home: Home, teacher: PretrainedTeacher, source: str | None) -> None:
         raw.unlink(missing_ok=True)
 
 
-def _obtain(home: Home, teacher: PretrainedTeacher, source: str | None, raw: Path, digest: str | None) -> str:
+def _obtain(
+    home: Home, teacher: PretrainedTeacher, source: str | None, raw: Path, digest: str | None, report: Report
+) -> str:
     """Put the published file at `raw`; returns where it is from."""
     if source is not None and not _is_archive(source):
-        return download([source], raw, most_bytes=MOST_CHECKPOINT)
+        return download([source], raw, most_bytes=MOST_CHECKPOINT, report=report)
     problems = []
     if source is None:
         try:
-            return download([teacher.origin], raw, most_bytes=MOST_CHECKPOINT, digest=digest)
+            return download([teacher.origin], raw, most_bytes=MOST_CHECKPOINT, digest=digest, report=report)
         except TekapctlError as error:
             problems.append(error.problem)
     archive = home.downloads / "cifar_teachers.tar"
@@ -175,7 +184,7 @@ def _obtain(home: Home, teacher: PretrainedTeacher, source: str | None, raw: Pat
         archive = archive.with_name("given.tar")
         archive.unlink(missing_ok=True)
     try:
-        origin = download([source or MIRROR], archive, most_bytes=MOST_ARCHIVE)
+        origin = download([source or MIRROR], archive, most_bytes=MOST_ARCHIVE, report=report)
         extract_member(archive, teacher.member, raw, most_bytes=MOST_CHECKPOINT)
         if digest not in (None, sha256(raw)):
             raise TekapctlError(f"{teacher.member} has SHA-256 {sha256(raw)}, not {digest}.")
