@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from conformance.test_losses import batch_of, knowledge
 from tekapctl.errors import UsageError
+from tekapctl.methods import contrast
 from tekapctl.methods.crd import CRD, CRDSpec
 from tekapctl.methods.negatives import ClassNegatives
 from tekapctl.tekap import FeatureTekap, SeededNoise, Tekap, TekapSpec
@@ -45,6 +46,27 @@ def test_the_estimate_matches_equation_17_in_double_precision():
     negative = (noise / (scores[:, 1:] + noise)).log().sum(1)
     loss = method.student_term(method.project_student(features(1)), drawn)
     assert_close(loss.double(), -(positive + negative).mean(), rtol=1e-4, atol=1e-4)
+
+
+def test_gathering_entries_and_scoring_the_whole_bank_give_the_same(monkeypatch):
+    bank = torch.nn.functional.normalize(torch.randn(50, 6), dim=1)
+    drawn = torch.randint(50, (4, 12))
+    found = []
+    for sparse in (0, 10**9):
+        monkeypatch.setattr(contrast, "SPARSE", sparse)
+        embeddings = torch.nn.functional.normalize(torch.ones(4, 6).cumsum(0), dim=1).requires_grad_()
+        loss, normalizer = contrast.contrast(embeddings, bank, drawn, torch.tensor(-1.0), 0.07)
+        loss.backward()
+        found.append((loss, normalizer, embeddings.grad))
+    for one, other in zip(*found, strict=True):
+        assert_close(one, other)
+
+
+def test_the_gradient_found_on_the_way_is_that_of_the_loss():
+    bank = torch.nn.functional.normalize(torch.randn(30, 6, dtype=torch.float64), dim=1)
+    embeddings = torch.nn.functional.normalize(torch.randn(3, 6, dtype=torch.float64), dim=1).requires_grad_()
+    drawn, normalizer = torch.randint(30, (3, 9)), torch.tensor(40.0, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda e: contrast.contrast(e, bank, drawn, normalizer, 0.3)[0], embeddings)
 
 
 def test_published_tekap_doubles_the_students_gradient_and_the_noise_does_not_reach_it():
