@@ -25,7 +25,7 @@ def test_help_is_quick_to_start_and_has_examples(tekapctl):
 @pytest.mark.parametrize(
     "command",
     [
-        *("fetch", "train-teacher", "distill", "evaluate", "demo", "schema"),
+        *("fetch", "train-teacher", "distill", "resume", "evaluate", "demo", "schema"),
         *("runs list", "runs show", "runs remove", "cache list", "cache verify", "cache clear"),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_teacher_is_fetched_evaluated_and_cleared(tekapctl, tmp_path):
     assert "empty" in tekapctl("cache", "list").err
 
 
-def test_an_interrupted_run_exits_130_and_keeps_what_it_had(tekapctl, tmp_path):
+def test_an_interrupted_run_exits_130_and_goes_on_as_if_it_had_not_been(tekapctl, tmp_path):
     home = tmp_path / "home"
     process = subprocess.Popen(
         [
@@ -134,7 +134,7 @@ def test_an_interrupted_run_exits_130_and_keeps_what_it_had(tekapctl, tmp_path):
             "--dataset",
             "digits",
             "--epochs",
-            "9999",
+            "20",
         ],
         env=os.environ | {"TEKAPCTL_HOME": str(home), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -148,9 +148,20 @@ def test_an_interrupted_run_exits_130_and_keeps_what_it_had(tekapctl, tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    listed = type(tekapctl)(home)("runs", "list", "--json").json
-    assert listed[0]["status"] == "interrupted"
-    assert listed[0]["epoch"] >= 1
+    program = type(tekapctl)(home)
+    (listed,) = program("runs", "list", "--json").json
+    assert listed["status"] == "interrupted"
+    assert 1 <= listed["epoch"] < 20
+    resumed = program("resume", "latest", "--json").json
+    whole = program("train-teacher", "--model", "resnet8", "--dataset", "digits", "--epochs", "20", "--json").json
+    runs = [home / "runs" / run["run"] for run in (resumed, whole)]
+    assert runs[0].name == listed["run"]
+    assert (runs[0] / "weights.safetensors").read_bytes() == (runs[1] / "weights.safetensors").read_bytes()
+    assert resumed["evaluation"]["negative_log_likelihood"] == whole["evaluation"]["negative_log_likelihood"]
+    assert [json.loads(line)["epoch"] for line in (runs[0] / "metrics.jsonl").read_text().splitlines()] == list(
+        range(1, 21)
+    )
+    assert "is finished" in program.refuses("resume", "latest")
 
 
 def test_the_demo_compares_and_says_what_the_differences_mean(tekapctl):

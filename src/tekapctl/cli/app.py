@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from tekapctl import __version__
-from tekapctl.cli import cache, demo, distill, evaluate, fetch, runs, schema, train_teacher
+from tekapctl.cli import cache, demo, distill, evaluate, fetch, resume, runs, schema, train_teacher
 from tekapctl.cli.console import show_error
 from tekapctl.errors import TekapctlError
 
@@ -35,7 +35,10 @@ class ErrorBoundary(TyperGroup):
         except KeyboardInterrupt:
             if debug:
                 raise
-            show_error("Interrupted.", "What was finished is kept: `tekapctl runs list` shows it.")
+            show_error(
+                "Interrupted.",
+                "An interrupted run goes on with `tekapctl resume latest`; `tekapctl runs list` lists all.",
+            )
             raise typer.Exit(INTERRUPTED) from None
         except (typer.Exit, typer.Abort):
             raise
@@ -79,6 +82,7 @@ def options(
 app.command("fetch")(fetch.fetch)
 app.command("train-teacher")(train_teacher.train_teacher)
 app.command("distill")(distill.distill)
+app.command("resume")(resume.resume)
 app.command("evaluate")(evaluate.evaluate)
 app.command("demo")(demo.demo)
 app.command("schema")(schema.schema)

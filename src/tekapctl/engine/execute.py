@@ -3,7 +3,6 @@
 import json
 import platform
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from tekapctl.evaluation import Evaluation, evaluate
 from tekapctl.knowledge import Knowledge
 from tekapctl.methods import Pair
 from tekapctl.models import Network
-from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec, dumps
+from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec, dumps, load
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 from tekapctl.store.weights import save_weights
@@ -152,13 +151,47 @@ def execute(spec: TeacherSpec | StudentSpec, home: Home, listener: Listener, say
     with run.lock():
         run.write_text("spec.toml", dumps(setting.spec))
         run.write_text("environment.json", json.dumps(environment(setting.trainer.device), indent=2) + "\n")
-        began = time.perf_counter()
-        try:
-            setting.trainer.fit(listener, lambda metrics, best: _keep(run, setting, metrics, best))
-        except TekapctlError as error:
-            run.write_summary({"run": run.id, "status": "failed", "error": str(error)})
-            raise
-        return finish(run, setting, time.perf_counter() - began)
+        return _train(run, setting, listener)
+
+
+def resume(reference: str, home: Home, listener: Listener, say: Say) -> dict[str, Any]:
+    """Go on with a run that was stopped, from its newest whole checkpoint, and return its summary.
+
+    Args:
+        reference: The run's id, a unique prefix of it, or `latest`.
+        home: Where it is.
+        listener: Is told how it goes on.
+        say: Is told what is going on.
+
+    Raises:
+        UsageError: There is no such run, it is finished, or its data or teacher are gone.
+        TekapctlError: It is running, or it failed.
+    """
+    run = Runs(home.runs).find(reference)
+    if run.status == "finished":
+        raise UsageError(f"The run {run.id} is finished.", f"See it with `tekapctl runs show {run.id}`.")
+    with run.lock():
+        setting = prepare(load(run.path / "spec.toml"), home, say)
+        state, damaged = checkpoint.newest(run.checkpoints, setting.trainer.device)
+        for path in damaged:
+            say(f"the checkpoint {path.name} is damaged and was passed over")
+        if state is not None:
+            setting.trainer.restore(state)
+        done = setting.trainer.progress.epoch
+        say(f"run: {run.id}, after epoch {done} of {setting.spec.epochs}")
+        # What was measured after the checkpoint will be measured again.
+        run.keep_metrics(done)
+        (run.path / "summary.json").unlink(missing_ok=True)
+        return _train(run, setting, listener)
+
+
+def _train(run: Run, setting: Setting, listener: Listener) -> dict[str, Any]:
+    try:
+        setting.trainer.fit(listener, lambda metrics, best: _keep(run, setting, metrics, best))
+    except TekapctlError as error:
+        run.write_summary({"run": run.id, "status": "failed", "error": str(error)})
+        raise
+    return finish(run, setting)
 
 
 def _keep(run: Run, setting: Setting, metrics: Metrics, is_best: bool) -> None:
@@ -169,7 +202,7 @@ def _keep(run: Run, setting: Setting, metrics: Metrics, is_best: bool) -> None:
     run.append_metrics(metrics)
 
 
-def finish(run: Run, setting: Setting, seconds: float) -> dict[str, Any]:
+def finish(run: Run, setting: Setting) -> dict[str, Any]:
     """Write the last weights, measure them, and write the summary."""
     spec, trainer = setting.spec, setting.trainer
     progress = trainer.progress
@@ -193,7 +226,7 @@ def finish(run: Run, setting: Setting, seconds: float) -> dict[str, Any]:
         "last_top1": progress.last["test_top1"],
         "best_top1": progress.best_top1,
         "best_epoch": progress.best_epoch,
-        "seconds": seconds,
+        "seconds": progress.seconds,
         "evaluation": evaluation.to_dict(),
     }
     if isinstance(spec, StudentSpec) and setting.teacher and setting.teacher_evaluation:

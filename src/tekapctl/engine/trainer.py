@@ -41,11 +41,14 @@ class Progress:
         epoch: Epochs done.
         best_epoch: The epoch, from 1, with the best top-1 accuracy on the test set so far.
         best_top1: That accuracy.
+        seconds: Time spent on training and testing.
+        last: The last epoch's metrics.
     """
 
     epoch: int = 0
     best_epoch: int = 0
     best_top1: float = -1.0
+    seconds: float = 0.0
     last: Metrics = field(default_factory=dict)
 
 
@@ -108,6 +111,7 @@ class Trainer:
             if is_best:
                 self.progress.best_epoch, self.progress.best_top1 = self.progress.epoch, metrics["test_top1"]
             self.progress.last = metrics
+            self.progress.seconds += metrics["train_seconds"] + metrics["test_seconds"]
             after_epoch(metrics, is_best)
             listener.on_epoch(metrics)
 

@@ -94,6 +94,11 @@ class Run:
                 continue
         return found
 
+    def keep_metrics(self, epochs: int) -> None:
+        """Drop the metrics of all but the first epochs."""
+        kept = [json.dumps(entry) + "\n" for entry in self.metrics() if entry["epoch"] <= epochs]
+        self.write_text("metrics.jsonl", "".join(kept))
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write what came of the run, which ends it."""
         self.write_text("summary.json", json.dumps(summary, indent=2) + "\n")

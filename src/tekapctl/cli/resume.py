@@ -1,0 +1,26 @@
+"""`tekapctl resume`."""
+
+from typing import Annotated
+
+import typer
+
+from tekapctl.cli import console, options, train
+
+
+def resume(
+    reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, or latest.")],
+    as_json: options.Json = False,
+) -> None:
+    """Go on with a run that was interrupted or failed, from its newest checkpoint.
+
+    Example: tekapctl resume latest
+    """
+    from tekapctl.engine.execute import resume as resume_run
+    from tekapctl.store.home import Home
+
+    with console.TrainingProgress("resumed") as progress:
+        summary = resume_run(reference, Home.default(), progress, console.say)
+    if as_json:
+        console.show_json(summary)
+    else:
+        train.show_summary(summary)
