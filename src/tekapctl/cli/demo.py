@@ -84,5 +84,5 @@ def demo(
         f"  tekapctl evaluate {last}\n"
         "  tekapctl runs list\n"
         f"  tekapctl distill --teacher {teacher['run']} --student resnet8 --dataset digits --epochs 20 --method crd\n"
-        "  tekapctl fetch resnet32x4 && tekapctl distill        the published experiment, on CIFAR-100"
+        "  tekapctl fetch cifar100 resnet32x4 && tekapctl distill        the published experiment, on CIFAR-100"
     )
