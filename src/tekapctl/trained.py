@@ -144,12 +144,23 @@ def identify(state: dict[str, Tensor], source: str) -> str:
     """
     num_classes, in_channels = _shape_of(state, source)
     shapes = {key: value.shape for key, value in state.items()}
+    shared: dict[str, int] = {}
     for name in models.names():
         with torch.device("meta"):
             candidate: nn.Module = models.build(name, num_classes, in_channels)
-        if {key: value.shape for key, value in candidate.state_dict().items()} == shapes:
+        own = {key: value.shape for key, value in candidate.state_dict().items()}
+        if own == shapes:
             return name
-    raise UsageError(f"The weights in {source} are of no network in the zoo.", f"Known: {', '.join(models.names())}.")
+        shared[name] = len(own.items() & shapes.items()) - abs(len(own) - len(shapes))
+    nearest = max(shared, key=lambda name: shared[name])
+    try:
+        load_into(models.build(nearest, num_classes, in_channels), state, source=source)
+    except UsageError as error:
+        raise UsageError(
+            f"{error.problem.rstrip('.')}, compared with {nearest}, the nearest of the zoo.",
+            f"Known: {', '.join(models.names())}.",
+        ) from None
+    return nearest
 
 
 def _shape_of(state: dict[str, Tensor], source: str) -> tuple[int, int]:

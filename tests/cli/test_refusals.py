@@ -49,7 +49,9 @@ def test_a_checkpoint_of_another_architecture_says_what_differs(tekapctl, tmp_pa
     state = build("resnet8").state_dict()
     state["extra.weight"] = torch.zeros(1)
     torch.save({"model": state}, path)
-    assert "no network in the zoo" in tekapctl.refuses("evaluate", str(path), "--dataset", "digits")
+    told = tekapctl.refuses("evaluate", str(path), "--dataset", "digits")
+    assert "1 are unknown (extra.weight)" in told
+    assert "compared with resnet8" in told
 
 
 def test_a_spec_of_the_other_kind_names_the_right_command(tekapctl, tmp_path):
