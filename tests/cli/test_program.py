@@ -33,6 +33,18 @@ def test_every_help_text_has_an_example(tekapctl, command):
     assert "Example" in tekapctl(*command.split(), "--help").out
 
 
+def test_help_names_the_defaults_that_depend_on_the_spec(tekapctl):
+    told = " ".join(tekapctl("distill", "--help").out.split())
+    assert "(default: resnet32x4)" in told
+    assert "(default: 240)" in told
+
+
+def test_a_reader_that_stops_early_is_no_error(tekapctl):
+    command = f"{sys.executable} -m tekapctl schema | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
+
+
 def test_a_distilled_student_is_evaluated_against_its_teacher(tekapctl, teacher, student):
     found = tekapctl("evaluate", student, "--json").json
     assert found["teacher"].startswith("resnet14")

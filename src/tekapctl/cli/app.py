@@ -1,5 +1,7 @@
 """The program's commands, each in a file of its own, and the one place where errors become words."""
 
+import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -42,6 +44,10 @@ class ErrorBoundary(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
         except (typer.Exit, typer.Abort):
             raise
+        except BrokenPipeError:
+            # Whoever read the output has seen enough; what is left of it goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
         except OSError as error:
             if debug:
                 raise

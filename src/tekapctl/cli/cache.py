@@ -11,7 +11,9 @@ app = typer.Typer(
     no_args_is_help=True,
     help="List, verify and clear what was downloaded; runs are never touched.\n\nExample: tekapctl cache list",
 )
-Kinds = Annotated[list[str] | None, typer.Argument(metavar="[KIND]...", help="teachers, datasets or downloads. [all]")]
+Kinds = Annotated[
+    list[str] | None, typer.Argument(metavar="[KIND]...", help="teachers, datasets or downloads. (default: all)")
+]
 
 
 def _home() -> Any:

@@ -9,18 +9,26 @@ from tekapctl.cli import options, train
 
 def distill(
     teacher: Annotated[
-        str | None, typer.Option("--teacher", "-t", help="A network's name, a run, or a checkpoint file. [resnet32x4]")
+        str | None,
+        typer.Option("--teacher", "-t", help="A network's name, a run, or a checkpoint file. (default: resnet32x4)"),
     ] = None,
-    student: Annotated[str | None, typer.Option("--student", "-s", help="The network that learns. [resnet8x4]")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="kd or crd. [kd]")] = None,
+    student: Annotated[
+        str | None, typer.Option("--student", "-s", help="The network that learns. (default: resnet8x4)")
+    ] = None,
+    method: Annotated[str | None, typer.Option("--method", help="kd or crd. (default: kd)")] = None,
     tekap: Annotated[
-        bool | None, typer.Option("--tekap/--no-tekap", help="With augmented teachers, or without any. [tekap]")
+        bool | None,
+        typer.Option("--tekap/--no-tekap", help="With augmented teachers, or without any. (default: tekap)"),
     ] = None,
     gamma: Annotated[
-        float | None, typer.Option("--gamma", "-r", help="Weight of the cross-entropy. [method's]")
+        float | None, typer.Option("--gamma", "-r", help="Weight of the cross-entropy. (default: method's)")
     ] = None,
-    alpha: Annotated[float | None, typer.Option("--alpha", "-a", help="Weight of KD's logit loss. [method's]")] = None,
-    beta: Annotated[float | None, typer.Option("--beta", "-b", help="Weight of the method's loss. [method's]")] = None,
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", "-a", help="Weight of KD's logit loss. (default: method's)")
+    ] = None,
+    beta: Annotated[
+        float | None, typer.Option("--beta", "-b", help="Weight of the method's loss. (default: method's)")
+    ] = None,
     dataset: options.Dataset = None,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,

@@ -13,7 +13,9 @@ def evaluate(
         typer.Argument(help="A run (id, unique prefix or latest), a checkpoint file, or a fetched teacher's name."),
     ],
     best: Annotated[bool, typer.Option("--best", help="The best epoch's weights of a run, not the last's.")] = False,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="The data set. [the one it was trained on]")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="The data set. (default: the one it was trained on)")
+    ] = None,
     data_dir: options.DataDir = None,
     device: options.Device = None,
     precision: options.Precision = None,

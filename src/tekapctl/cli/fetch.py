@@ -85,7 +85,7 @@ def _fetch_one(home: Any, name: str, *, force: bool, source: str | None, offline
 
 
 def _list(home: Any, as_json: bool) -> None:
-    from tekapctl.data import DATASETS
+    from tekapctl.data import DATASETS, DataSpec
     from tekapctl.store.teachers import CATALOGUE, fetched
 
     rows = []
@@ -101,7 +101,7 @@ def _list(home: Any, as_json: bool) -> None:
                 "kind": "data set",
                 "dataset": name,
                 "top1": None,
-                "fetched": (home.datasets / name).is_dir(),
+                "fetched": DATASETS[name].fetch is DataSpec.fetch or (home.datasets / name).is_dir(),
             }
         )
     if as_json:

@@ -18,18 +18,22 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Set any field of the spec; may be repeated.")
 ]
 Dataset = Annotated[
-    str | None, typer.Option("--dataset", help="digits, synthetic, fashion-mnist, cifar10 or cifar100. [cifar100]")
+    str | None,
+    typer.Option("--dataset", help="digits, synthetic, fashion-mnist, cifar10 or cifar100. (default: cifar100)"),
 ]
 DataDir = Annotated[str | None, typer.Option("--data-dir", help="A folder that holds the data set's files.")]
 TrainFraction = Annotated[
-    float | None, typer.Option("--train-fraction", help="Share of each class's training images, drawn by seed. [1.0]")
+    float | None,
+    typer.Option("--train-fraction", help="Share of each class's training images, drawn by seed. (default: 1.0)"),
 ]
-Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training set. [240]")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a step. [64]")]
-LearningRate = Annotated[float | None, typer.Option("--lr", help="Learning rate before the first decay. [published]")]
-Seed = Annotated[int | None, typer.Option("--seed", "--trial", help="Seed of every random choice. [0]")]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N. [auto]")]
-Precision = Annotated[str | None, typer.Option("--precision", help="auto, float32 or bfloat16. [auto]")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training set. (default: 240)")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a step. (default: 64)")]
+LearningRate = Annotated[
+    float | None, typer.Option("--lr", help="Learning rate before the first decay. (default: published)")
+]
+Seed = Annotated[int | None, typer.Option("--seed", "--trial", help="Seed of every random choice. (default: 0)")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N. (default: auto)")]
+Precision = Annotated[str | None, typer.Option("--precision", help="auto, float32 or bfloat16. (default: auto)")]
 Name = Annotated[str | None, typer.Option("--name", help="A word of your own in the run's id.")]
 
 

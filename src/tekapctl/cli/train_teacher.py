@@ -8,7 +8,9 @@ from tekapctl.cli import options, train
 
 
 def train_teacher(
-    model: Annotated[str | None, typer.Option("--model", "-m", help="The network to train. [resnet32x4]")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The network to train. (default: resnet32x4)")
+    ] = None,
     dataset: options.Dataset = None,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
