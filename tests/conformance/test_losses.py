@@ -9,6 +9,7 @@ from conformance.vectors import case, names, seed
 from tekapctl.data.batches import Batch
 from tekapctl.engine.objective import Distillation
 from tekapctl.knowledge import Knowledge
+from tekapctl.methods.banks import MemoryBanks
 from tekapctl.methods.crd import CRD, CRDSpec
 from tekapctl.methods.kd import KD
 from tekapctl.models import build
@@ -77,14 +78,20 @@ def test_crd_and_tekap_at_the_feature_level(name: str) -> None:
         CRDSpec(embedding_width=x.embed_dim, negatives=x.negatives, temperature=x.temperature, momentum=x.momentum),
         student_width=x.student_dim,
         teacher_width=x.teacher_dim,
-        samples=x.samples,
-        sampler=lambda _, step: x.at("contrast_index", step),
+        memory=MemoryBanks(
+            x.samples,
+            x.embed_dim,
+            sampler=lambda _, step: x.at("contrast_index", step),
+            temperature=x.temperature,
+            momentum=x.momentum,
+            seed=0,
+        ),
     )
     for side in ("student", "teacher"):
         projection = getattr(crd, f"project_{side}").linear
         projection.weight.data = getattr(x, f"embed_{side}_weight")
         projection.bias.data = getattr(x, f"embed_{side}_bias")
-        getattr(crd, f"bank_{side}").copy_(x.at(f"memory_{side}", 0))
+        getattr(crd.memory, side).copy_(x.at(f"memory_{side}", 0))
     for step, expected in enumerate(x.losses):
         student = knowledge(embedding=x.at("student_features", step).requires_grad_())
         teacher = knowledge(embedding=x.at("teacher_features", step))
@@ -99,8 +106,8 @@ def test_crd_and_tekap_at_the_feature_level(name: str) -> None:
             gradient = getattr(crd, f"project_{side}").linear.weight.grad
             assert_close(gradient, x.at(f"grad_embed_{side}_weight", step), **close_gradients)
     for side in ("student", "teacher"):
-        assert_close(getattr(crd, f"bank_{side}"), x.at(f"memory_{side}", 3), **close)
-        assert_close(getattr(crd, f"normalizer_{side}").item(), getattr(x, f"normalizer_{side}"), **close)
+        assert_close(getattr(crd.memory, side), x.at(f"memory_{side}", 3), **close)
+        assert_close(getattr(crd.memory, f"normalizer_{side}").item(), getattr(x, f"normalizer_{side}"), **close)
 
 
 @pytest.mark.parametrize("name", names("trace_"))
@@ -122,13 +129,19 @@ def test_three_steps_of_training(name: str) -> None:
             CRDSpec(embedding_width=16, negatives=32),
             student_width=64,
             teacher_width=64,
-            samples=64,
-            sampler=lambda _, step: x.at("contrast_index", step),
+            memory=MemoryBanks(
+                64,
+                16,
+                sampler=lambda _, step: x.at("contrast_index", step),
+                temperature=0.07,
+                momentum=0.5,
+                seed=0,
+            ),
         )
         for side, offset in (("student", 13), ("teacher", 14)):
             filled = torch.nn.ModuleDict({"linear": getattr(crd, f"project_{side}").linear})
             fill_state_dict(filled, seed() + offset)
-            getattr(crd, f"bank_{side}").copy_(x.at(f"memory_{side}", 0))
+            getattr(crd.memory, side).copy_(x.at(f"memory_{side}", 0))
     objective = Distillation(
         lambda batch: teacher.knowledge(batch.images, stages=False),
         Tekap(spec, noise),

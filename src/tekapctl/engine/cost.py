@@ -91,8 +91,9 @@ def _memory(
     )
     method = getattr(spec, "method", None)
     if isinstance(method, CRDSpec):
-        total += floats * 2 * count * method.embedding_width
-        total += floats * 2 * spec.batch_size * (2 * count + 3 * method.negatives)
+        entries = method.negatives if method.memory == "queue" else count
+        total += floats * 2 * entries * method.embedding_width
+        total += floats * 2 * spec.batch_size * (2 * entries + 3 * method.negatives)
     return total
 
 

@@ -6,6 +6,7 @@ batch x K x width array. Only the embeddings' gradient is kept for the backward 
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,69 +17,130 @@ EPSILON = 1e-7
 """Keeps the estimate's denominators above zero, as published."""
 SPARSE = 80
 """From so many bank entries a draw on, gathering the drawn beats scoring all: see benchmarks/contrast.py."""
+ROWS = 128
+"""Embeddings scored with one matrix product: more need more memory and are no faster."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Entries of a bank that are not the same for all views.
+
+    Attributes:
+        index: Which entries.
+        rows: What each view finds there.
+    """
+
+    index: Int[Tensor, " batch"]
+    rows: Float[Tensor, "views batch width"]
 
 
 def contrast(
-    embeddings: Float[Tensor, "batch width"],
+    embeddings: Float[Tensor, "views batch width"],
     bank: Float[Tensor, "samples width"],
     drawn: Int[Tensor, "batch draws"],
     normalizer: Float[Tensor, ""],
     temperature: float,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The loss of telling each embedding's positive (column 0 of `drawn`) from its negatives.
+    moved: Moved | None = None,
+) -> tuple[Float[Tensor, " views"], Float[Tensor, ""]]:
+    """The loss of telling each embedding's positive (column 0 of `drawn`) from its negatives, for each view.
 
     With scores `p = exp(bank . embedding / temperature) / normalizer` and `c = K / samples` (K negatives under a
     uniform noise distribution) it is `-[log p0 / (p0 + c) + sum log c / (p + c)]`, averaged over the batch: equation 17
     of CRD as its authors compute it.
 
     Args:
-        embeddings: Of unit length.
-        bank: Entries of unit length; not changed here.
-        drawn: The entries that each embedding is scored against.
-        normalizer: The normaliser; where it is negative, it is set from these scores.
+        embeddings: Of unit length; a view is what the teacher or one augmented teacher says of the batch.
+        bank: Entries of unit length; the same afterwards as before.
+        drawn: The entries that each sample's embeddings are scored against.
+        normalizer: The normaliser; where it is negative, it is set from the first view's scores.
         temperature: The scores' temperature.
+        moved: Entries of the bank that differ between views.
 
     Returns:
-        The loss, and the normaliser as it is from now on.
+        The views' losses, and the normaliser as it is from now on.
     """
-    loss, settled = _Contrast.apply(embeddings, bank, drawn, normalizer, temperature)
-    return loss, settled
+    index, rows = (None, None) if moved is None else (moved.index, moved.rows)
+    losses, settled = _Contrast.apply(embeddings, bank, drawn, normalizer, temperature, index, rows)
+    return losses, settled
 
 
 class _Contrast(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, embeddings: Tensor, bank: Tensor, drawn: Tensor, normalizer: Tensor, temperature: float
+        ctx: Any,
+        embeddings: Tensor,
+        bank: Tensor,
+        drawn: Tensor,
+        normalizer: Tensor,
+        temperature: float,
+        index: Tensor | None,
+        rows: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        samples, (batch, draws) = len(bank), drawn.shape
-        is_sparse = samples > SPARSE * draws
-        if is_sparse:
-            rows = bank[drawn]
-            logits = torch.bmm(rows, embeddings.unsqueeze(2)).squeeze(2)
-        else:
-            everything = embeddings @ bank.T
-            logits = everything.gather(1, drawn)
-        scores = logits.div_(temperature).exp_()
-        # Chosen on the device: asking whether it is set would stop the queue of kernels at every step.
-        settled = torch.where(normalizer < 0, scores.mean() * samples, normalizer)
-        scores = scores.div_(settled)
+        (views, batch, _), (samples, draws) = embeddings.shape, (len(bank), drawn.shape[1])
+        score = _score_drawn if samples > SPARSE * draws else _score_all
+        at_once = 1 if samples > SPARSE * draws else max(1, ROWS // batch)
         noise = (draws - 1) / samples
-        odds = scores + (noise + EPSILON)
-        loss = odds.log().sum() - scores[:, 0].log().sum() - batch * (draws - 1) * math.log(noise)
-        if embeddings.requires_grad:
-            # d loss / d logit: p / (p + c) for negatives, and the same less one for the positive.
-            slope = scores.div_(odds)
-            slope[:, 0] -= 1
-            slope.mul_(1 / (temperature * batch))
-            if is_sparse:
-                gradient = torch.bmm(slope.unsqueeze(1), rows).squeeze(1)
-            else:
-                gradient = everything.zero_().scatter_add_(1, drawn, slope) @ bank
-            ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(settled)
-        return loss / batch, settled
+        losses, gradients = [], []
+        for start in range(0, views, at_once):
+            part = slice(start, start + at_once)
+            ratios, pull = score(embeddings[part], bank, drawn, index, None if rows is None else rows[part])
+            ratios.mul_(1 / temperature).exp_()
+            # Chosen on the device: asking whether it is set would stop the queue of kernels at every step.
+            normalizer = torch.where(normalizer < 0, ratios[0].mean() * samples, normalizer)
+            ratios.div_(normalizer * (noise + EPSILON))  # p / c: log1p of it keeps the digits that log(p + c) loses
+            loss = ratios.log1p().sum((1, 2)) - ratios[:, :, 0].log().sum(1)
+            losses.append(loss / batch + (draws - 1) * math.log1p(EPSILON / noise))
+            if embeddings.requires_grad:
+                # d loss / d logit: p / (p + c) for negatives, and the same less one for the positive.
+                slope = ratios.div_(ratios + 1)
+                slope[:, :, 0] -= 1
+                gradients.append(pull(slope).mul_(1 / (temperature * batch)))
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients))
+        ctx.mark_non_differentiable(normalizer)
+        return torch.cat(losses), normalizer
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * gradients[0], None, None, None, None
+        return gradient * gradients[0].view(-1, 1, 1), *[None] * 6
+
+
+def _score_all(
+    embeddings: Tensor, bank: Tensor, drawn: Tensor, index: Tensor | None, rows: Tensor | None
+) -> tuple[Tensor, Any]:
+    """Scores of the drawn entries, and what takes slopes of the scores to the embeddings' gradient."""
+    views, batch, width = embeddings.shape
+    everything = (embeddings.reshape(-1, width) @ bank.T).view(views, batch, -1)
+    if index is not None and rows is not None:
+        everything[:, :, index] = embeddings @ rows.transpose(1, 2)
+    places = drawn.expand(views, -1, -1)
+    scores = everything.gather(2, places)
+
+    def pull(slope: Tensor) -> Tensor:
+        spread = everything.zero_().scatter_add_(2, places, slope)
+        gradient = (spread.view(views * batch, -1) @ bank).view_as(embeddings)
+        if index is not None and rows is not None:
+            gradient += spread[:, :, index] @ (rows - bank[index])
+        return gradient
+
+    return scores, pull
+
+
+def _score_drawn(
+    embeddings: Tensor, bank: Tensor, drawn: Tensor, index: Tensor | None, rows: Tensor | None
+) -> tuple[Tensor, Any]:
+    """The same from the drawn rows of the bank, for a single view."""
+    if index is not None and rows is not None:
+        kept = bank[index]
+        bank[index] = rows[0]
+        gathered = bank[drawn]
+        bank[index] = kept
+    else:
+        gathered = bank[drawn]
+    scores = torch.bmm(gathered, embeddings[0].unsqueeze(2)).squeeze(2).unsqueeze(0)
+
+    def pull(slope: Tensor) -> Tensor:
+        return torch.bmm(slope[0].unsqueeze(1), gathered).squeeze(1).unsqueeze(0)
+
+    return scores, pull

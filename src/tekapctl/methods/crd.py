@@ -7,17 +7,18 @@ banks, with noise-contrastive estimation as in the authors' code.
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
-from pydantic import Field
+from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge
-from tekapctl.methods.contrast import contrast
+from tekapctl.methods.banks import MemoryBanks
+from tekapctl.methods.memory import Memory, Terms
 from tekapctl.methods.method import METHODS, Method, MethodSpec, Pair, Weights
-from tekapctl.methods.negatives import ClassNegatives, ContrastSampler
-from tekapctl.randomness import generator
+from tekapctl.methods.negatives import ClassNegatives
+from tekapctl.methods.queue import MemoryQueue
 from tekapctl.tekap import AugmentedTeachers, FeatureTekap
 
 
@@ -34,6 +35,16 @@ class CRDSpec(MethodSpec):
     mode: Literal["exact", "relax"] = Field(
         "exact", description="Positive: the sample itself (exact) or any sample of its class (relax)."
     )
+    memory: Literal["bank", "queue"] = Field(
+        "bank",
+        description="An entry for every training sample (bank, as published), or the last `negatives` samples (queue).",
+    )
+
+    @model_validator(mode="after")
+    def _check_queue(self) -> "CRDSpec":
+        if self.memory == "queue" and self.mode == "relax":
+            raise ValueError("a queue has no entry for other samples of the class: use mode 'exact'")
+        return self
 
     def build(self, pair: Pair) -> "CRD":
         """CRD for a pair of networks and a training set."""
@@ -41,8 +52,19 @@ class CRDSpec(MethodSpec):
             self,
             student_width=pair.student.embedding.shape[1],
             teacher_width=pair.teacher.embedding.shape[1],
-            samples=len(pair.labels),
+            memory=self._memory(pair),
+            seed=pair.seed,
+        )
+
+    def _memory(self, pair: Pair) -> Memory:
+        if self.memory == "queue":
+            return MemoryQueue(self.negatives, self.embedding_width, temperature=self.temperature, seed=pair.seed)
+        return MemoryBanks(
+            len(pair.labels),
+            self.embedding_width,
             sampler=ClassNegatives(pair.labels, self.negatives, self.mode, pair.seed),
+            temperature=self.temperature,
+            momentum=self.momentum,
             seed=pair.seed,
         )
 
@@ -65,111 +87,57 @@ class Projection(nn.Module):
 
 
 class CRD(Method):
-    """The contrastive loss over two memory banks, one of the student's embeddings and one of the teacher's.
+    """The contrastive loss over a memory of the student's embeddings and one of the teacher's.
 
     Args:
         spec: The settings.
         student_width: Width of the student's embedding.
         teacher_width: Width of the teacher's embedding.
-        samples: Number of training samples, the length of the banks.
-        sampler: Draws the contrasted samples.
-        seed: Seed of the banks' first entries and of the projections.
+        memory: What batches are contrasted with.
+        seed: Seed of the projections.
     """
 
-    bank_student: Tensor
-    bank_teacher: Tensor
-    normalizer_student: Tensor
-    normalizer_teacher: Tensor
-
-    def __init__(
-        self,
-        spec: CRDSpec,
-        *,
-        student_width: int,
-        teacher_width: int,
-        samples: int,
-        sampler: ContrastSampler,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, spec: CRDSpec, *, student_width: int, teacher_width: int, memory: Memory, seed: int = 0) -> None:
         super().__init__()
         self.spec = spec
-        self.samples = samples
-        self.sampler = sampler
+        self.memory = memory
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.project_student = Projection(student_width, spec.embedding_width)
             self.project_teacher = Projection(teacher_width, spec.embedding_width)
-        bound = (spec.embedding_width / 3) ** -0.5
-        for side in ("student", "teacher"):
-            source = generator(torch.device("cpu"), seed, "bank", side)
-            bank = torch.empty(samples, spec.embedding_width).uniform_(-bound, bound, generator=source)
-            self.register_buffer(f"bank_{side}", bank)
-            # Negative until the first scores set it.
-            self.register_buffer(f"normalizer_{side}", torch.tensor(-1.0))
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The student's term plus the teacher's term; updates both banks."""
-        return self._total(student, teacher, None, batch)
+        """The student's term plus the teacher's term; updates the memory."""
+        terms = self._terms(student, teacher.embedding.unsqueeze(0), batch, updates=1)
+        return terms.student + terms.teachers[0]
 
     def augmented_loss(
         self, student: Knowledge, teacher: Knowledge, augmented: AugmentedTeachers, batch: Batch
     ) -> Float[Tensor, ""]:
-        """TeKAP at the feature level: every augmented teacher adds its own term, against the banks as they then are.
+        """TeKAP at the feature level: every augmented teacher adds its own term, against the memory as it then is.
 
         As published, the student's term of the first pass counts again for each augmented teacher
         (`student_term_weight`) and each updates the banks again (`bank_updates`).
         """
-        return self._total(student, teacher, augmented, batch)
+        spec = augmented.spec
+        if augmented.embeddings is None:
+            return self.loss(student, teacher, batch)
+        assert isinstance(spec, FeatureTekap)
+        embeddings = torch.cat([teacher.embedding.float().unsqueeze(0), augmented.embeddings])
+        updates = len(embeddings) if spec.bank_updates else 1
+        terms = self._terms(student, embeddings, batch, updates=updates)
+        of_augmented = spec.loss_weight * terms.teachers[1:].sum()
+        return terms.student * (1 + spec.student_term_weight * len(augmented)) + terms.teachers[0] + of_augmented
 
-    def _total(
-        self, student: Knowledge, teacher: Knowledge, augmented: AugmentedTeachers | None, batch: Batch
-    ) -> Float[Tensor, ""]:
+    def _terms(
+        self, student: Knowledge, teachers: Float[Tensor, "teachers batch width"], batch: Batch, *, updates: int
+    ) -> Terms:
         with torch.autocast(batch.index.device.type, enabled=False):
-            drawn = self.sampler(batch.index, batch.step)
-            of_student = self.project_student(student.embedding)
-            of_teacher = self.project_teacher(teacher.embedding)
-            student_term = self.student_term(of_student, drawn)
-            teacher_term = self.teacher_term(of_teacher, drawn)
-            self.update_banks(of_student, of_teacher, batch.index)
-            if augmented is None or augmented.embeddings is None:
-                return student_term + teacher_term
-            assert isinstance(augmented.spec, FeatureTekap)
-            total = student_term * (1 + augmented.spec.student_term_weight * len(augmented)) + teacher_term
-            for embedding in augmented.embeddings:
-                of_augmented = self.project_teacher(embedding)
-                if augmented.spec.loss_weight:
-                    total = total + augmented.spec.loss_weight * self.teacher_term(of_augmented, drawn)
-                if augmented.spec.bank_updates:
-                    self.update_banks(of_student, of_augmented, batch.index)
-            return total
-
-    def student_term(
-        self, projected: Float[Tensor, "batch out"], drawn: Int[Tensor, "batch draws"]
-    ) -> Float[Tensor, ""]:
-        """The student's embeddings told apart by the teacher's bank."""
-        term, self.normalizer_student = contrast(
-            projected, self.bank_teacher, drawn, self.normalizer_student, self.spec.temperature
-        )
-        return term
-
-    def teacher_term(
-        self, projected: Float[Tensor, "batch out"], drawn: Int[Tensor, "batch draws"]
-    ) -> Float[Tensor, ""]:
-        """The teacher's embeddings told apart by the student's bank."""
-        term, self.normalizer_teacher = contrast(
-            projected, self.bank_student, drawn, self.normalizer_teacher, self.spec.temperature
-        )
-        return term
-
-    @torch.no_grad()
-    def update_banks(
-        self,
-        of_student: Float[Tensor, "batch out"],
-        of_teacher: Float[Tensor, "batch out"],
-        index: Int[Tensor, " batch"],
-    ) -> None:
-        """Move the batch's entries towards its embeddings and back onto the unit sphere."""
-        momentum = self.spec.momentum
-        for bank, new in ((self.bank_student, of_student), (self.bank_teacher, of_teacher)):
-            moved = torch.lerp(new, bank.index_select(0, index), momentum)
-            bank.index_copy_(0, index, F.normalize(moved, dim=1, eps=1e-12))
+            return self.memory.terms(
+                self.project_student(student.embedding),
+                self.project_teacher(teachers.flatten(0, 1)).unflatten(0, teachers.shape[:2]),
+                batch.index,
+                batch.labels,
+                batch.step,
+                updates=updates,
+            )

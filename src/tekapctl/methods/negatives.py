@@ -10,6 +10,10 @@ from torch import Tensor
 from tekapctl.errors import UsageError
 from tekapctl.randomness import derive, generator
 
+Numbers = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+SCARCE = 64
+"""Where so many samples come to a draw, a random byte for each of them is no longer the cheapest way to choose."""
+
 
 @runtime_checkable
 class ContrastSampler(Protocol):
@@ -58,24 +62,26 @@ class ClassNegatives:
             return self._draw_on_cpu(index.numpy(), step)
         return self._draw_on_device(index, step)
 
-    def _draw_on_cpu(self, index: "np.ndarray[tuple[int], np.dtype[np.int64]]", step: int) -> Tensor:
+    def _draw_on_cpu(self, index: Numbers, step: int) -> Tensor:
         source = np.random.Generator(np.random.SFC64(derive(self.seed, "negatives", step)))
-        labels = self.labels[index]
-        others = len(self.labels) - self.counts[labels]
         drawn = np.empty((len(index), self.negatives + 1), dtype=np.int64)
-        place = drawn[:, 1:]
-        for row, count in enumerate(others.tolist()):
-            if self.negatives > count:
-                place[row] = source.integers(count, size=self.negatives, dtype=np.int32)
-            else:
-                place[row] = source.choice(count, self.negatives, replace=False, shuffle=False)
-        # Places are among the samples in the order of their classes: step over the sample's own class.
-        place += (place >= self.starts[labels][:, None]) * self.counts[labels][:, None]
-        np.take(self.by_class, place, out=place)
         drawn[:, 0] = index
-        if self.mode == "relax":
-            drawn[:, 0] = self.by_class[self.starts[labels] + source.integers(self.counts[labels])]
+        for row, label in zip(drawn, self.labels[index].tolist(), strict=True):
+            own = self.by_class[self.starts[label] : self.starts[label + 1]]
+            row[1:] = self._draw_from_others(label, own, source)
+            if self.mode == "relax":
+                row[0] = own[source.integers(len(own))]
         return torch.from_numpy(drawn)
+
+    def _draw_from_others(self, label: int, own: Numbers, source: np.random.Generator) -> Numbers:
+        """Negatives for a sample of a class."""
+        others = len(self.labels) - len(own)
+        if self.negatives <= others < SCARCE * self.negatives:
+            return draw_subset(len(self.labels), self.negatives, own, source)
+        # Places are among the samples in the order of their classes: step over the sample's own class.
+        place = source.choice(others, self.negatives, replace=self.negatives > others, shuffle=False)
+        place += (place >= self.starts[label]) * len(own)
+        return self.by_class[place]
 
     def _draw_on_device(self, index: Tensor, step: int) -> Tensor:
         self._device_labels = labels = self._device_labels.to(index.device)
@@ -88,3 +94,34 @@ class ClassNegatives:
             drawn = keys.masked_fill(same, -1.0).topk(self.negatives, dim=1, sorted=False).indices
         positive = keys.masked_fill(~same, -1.0).argmax(1) if self.mode == "relax" else index
         return torch.cat([positive.unsqueeze(1), drawn], dim=1)
+
+
+def draw_subset(count: int, size: int, without: Numbers, source: np.random.Generator) -> Numbers:
+    """A uniformly random subset of `0 .. count - 1`, in ascending order, so that what is read by it is read in order.
+
+    Each number is in with nearly the right probability, by a random byte; then as many as are too many are taken out at
+    random, or as many as are missing put in. All subsets of the size are alike in this, so it is exact.
+
+    Args:
+        count: Numbers to choose from.
+        size: How many to choose; at most those that may be chosen.
+        without: Numbers that may not be chosen, each once.
+        source: The random numbers.
+    """
+    allowed = count - len(without)
+    words = source.bit_generator.random_raw(-(-count // 8))
+    chosen = words.view(np.uint8)[:count] < min(255, round(256 * size / allowed))
+    chosen[without] = False
+    found = np.flatnonzero(chosen)
+    excess = len(found) - size
+    if excess > 0:
+        kept = np.ones(len(found), dtype=np.bool_)
+        kept[source.choice(len(found), excess, replace=False, shuffle=False)] = False
+        return found[kept]
+    if excess < 0:
+        rest = ~chosen
+        rest[without] = False
+        places = np.flatnonzero(rest)
+        chosen[places[source.choice(len(places), -excess, replace=False, shuffle=False)]] = True
+        return np.flatnonzero(chosen)
+    return found
