@@ -85,6 +85,7 @@ class RunSpec(Section):
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of every random choice of the run.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", description="auto, cpu, cuda or cuda:N.")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Precision of the networks.")
+    compile: bool = Field(False, description="Compile the networks with torch.compile before training.")
     name: str | None = Field(None, min_length=1, max_length=80, description="A word of the user's own in the run's id.")
 
     @model_validator(mode="before")
@@ -142,6 +143,9 @@ class StudentSpec(RunSpec):
     beta: float = Field(ge=0, description="Weight of the method's own loss.")
     temperature: float = Field(4.0, gt=0, description="Temperature of KD's logit loss.")
     tekap: TekapSpec = TekapSpec()
+    cache_teacher: bool = Field(
+        False, description="Keep what the teacher says of each view of each image on disk, for all runs with it."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -31,6 +31,7 @@ def batch_of(index: torch.Tensor, step: int = 0, images: torch.Tensor | None = N
         images=torch.zeros(count, 1, 8, 8) if images is None else images,
         labels=torch.zeros(count, dtype=torch.long) if labels is None else labels,
         index=index,
+        number=index,
         view=torch.zeros(count, dtype=torch.long),
         step=step,
     )

@@ -12,7 +12,8 @@ app = typer.Typer(
     help="List, verify and clear what was downloaded; runs are never touched.\n\nExample: tekapctl cache list",
 )
 Kinds = Annotated[
-    list[str] | None, typer.Argument(metavar="[KIND]...", help="teachers, datasets or downloads. (default: all)")
+    list[str] | None,
+    typer.Argument(metavar="[KIND]...", help="teachers, datasets, downloads or knowledge. (default: all)"),
 ]
 
 

@@ -37,6 +37,14 @@ def distill(
     seed: options.Seed = None,
     device: options.Device = None,
     precision: options.Precision = None,
+    compile_networks: options.Compile = None,
+    cache_teacher: Annotated[
+        bool | None,
+        typer.Option(
+            "--cache-teacher/--live-teacher",
+            help="Keep what the teacher says on disk, for all runs with it. (default: live-teacher)",
+        ),
+    ] = None,
     data_dir: options.DataDir = None,
     name: options.Name = None,
     spec: options.SpecFile = None,
@@ -71,6 +79,8 @@ def distill(
         "seed": seed,
         "device": device,
         "precision": precision,
+        "compile": compile_networks,
+        "cache_teacher": cache_teacher,
         "name": name,
     }
     if tekap is False:

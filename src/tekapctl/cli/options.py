@@ -21,6 +21,9 @@ Dataset = Annotated[
     str | None,
     typer.Option("--dataset", help="digits, synthetic, fashion-mnist, cifar10 or cifar100. (default: cifar100)"),
 ]
+Compile = Annotated[
+    bool | None, typer.Option("--compile/--no-compile", help="Compile the networks first. (default: no-compile)")
+]
 DataDir = Annotated[str | None, typer.Option("--data-dir", help="A folder that holds the data set's files.")]
 TrainFraction = Annotated[
     float | None,

@@ -22,13 +22,16 @@ class Batch:
         images: Augmented and normalised.
         labels: Class numbers.
         index: The samples' numbers in the set.
-        view: Which crop and flip of its image each sample is: `(row * (2 * padding + 1) + column) * 2 + flipped`.
+        number: The samples' numbers in the whole set, of which the image set may be a share; on the CPU.
+        view: Which crop and flip of its image each sample is: `(row * (2 * padding + 1) + column) * 2 + flipped`; on
+            the CPU.
         step: Number of the optimiser step in the run, from 0.
     """
 
     images: Float[Tensor, "batch c h w"]
     labels: Int64[Tensor, " batch"]
     index: Int64[Tensor, " batch"]
+    number: Int64[Tensor, " batch"]
     view: Int64[Tensor, " batch"]
     step: int
 
@@ -86,6 +89,11 @@ class Batches:
         """How many crops and flips an image has."""
         return (2 * self.padding + 1) ** 2 * 2
 
+    @property
+    def distinct_views(self) -> int:
+        """How many of them training meets; without flips, half as many."""
+        return self.views if self.flip else self.views // 2
+
     def epoch(self, number: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch in random order, from its step `start_step` on."""
         order = torch.randperm(len(self.image_set), generator=generator(CPU, self.seed, "order", number))
@@ -105,7 +113,8 @@ class Batches:
         return (self.padding * (2 * self.padding + 1) + self.padding) * 2
 
     def at(self, index: Int64[Tensor, " batch"], view: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
-        """The images of given samples in given views; both on the set's device."""
+        """The images of given samples in given views."""
+        index, view = (t.to(self.device, non_blocking=True) for t in (index, view))
         side = 2 * self.padding + 1
         place, flipped = view // 2, view % 2
         pixels = self._crops[index, :, place // side, place % side]
@@ -118,5 +127,7 @@ class Batches:
         return drawn if self.flip else drawn // 2 * 2
 
     def _batch(self, index: Tensor, view: Tensor, step: int) -> Batch:
-        index, view = (t.to(self.device, non_blocking=True) for t in (index, view))
-        return Batch(self.at(index, view), self.labels[index], index, view, step)
+        numbers = self.image_set.numbers
+        number = index if numbers is None else numbers[index]
+        index = index.to(self.device, non_blocking=True)
+        return Batch(self.at(index, view), self.labels[index], index, number, view, step)

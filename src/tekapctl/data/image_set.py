@@ -1,5 +1,6 @@
 """Images with their labels, whole in memory."""
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +21,8 @@ class ImageSet:
         classes: Names of the classes, by number.
         mean: Mean of each channel over the training images, in units of full brightness.
         std: Standard deviation of each channel, in the same units.
+        numbers: The images' numbers in the whole set, where this is a share of it; else None.
+        whole: The images of the whole set, where this is a share of it.
 
     Raises:
         UsageError: Images and labels do not belong together.
@@ -30,6 +33,8 @@ class ImageSet:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    numbers: Int64[Tensor, " n"] | None = None
+    whole: UInt8[Tensor, "all _c h w"] | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels) or not len(self.labels):
@@ -67,7 +72,16 @@ class ImageSet:
                 count = max(1, round(fraction * len(members)))
                 kept.append(members[torch.randperm(len(members), generator=source)[:count]])
         chosen = torch.cat(kept).sort().values
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen], numbers=chosen, whole=self.images)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the whole set's images and of how they are normalised; shares of one set have the same."""
+        whole = self.images if self.whole is None else self.whole
+        digest = hashlib.sha256(repr((tuple(whole.shape), self.image_shape, self.mean, self.std)).encode())
+        for part in whole.split(4096):
+            digest.update(part.numpy().tobytes())
+        return digest.hexdigest()
 
     def with_channels(self, channels: int) -> "ImageSet":
         """The set in as many channels as a network takes: grey is repeated.

@@ -1,13 +1,17 @@
 """Where a run computes, and in which precision."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
 
 from tekapctl.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., object])
 
 
 def resolve_device(name: str) -> torch.device:
@@ -30,20 +34,28 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """The precision of the networks' forward and backward passes: `auto` is bfloat16 where the hardware is fast at it.
+def resolve_precision(name: str, device: torch.device, network: nn.Module, *, trains: bool) -> torch.dtype:
+    """The precision of a network's passes: `auto` is bfloat16 where the hardware is fast at it with this network.
 
     Losses, memory banks and the optimiser stay in float32 whatever this says.
+
+    Args:
+        name: `auto`, `float32` or `bfloat16`.
+        device: Where it computes.
+        network: The network.
+        trains: Whether it has backward passes too.
     """
     if name == "auto":
-        return torch.bfloat16 if _fast_at_bfloat16(device) else torch.float32
+        return torch.bfloat16 if _fast_at_bfloat16(device, network, trains=trains) else torch.float32
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
-def _fast_at_bfloat16(device: torch.device) -> bool:
+def _fast_at_bfloat16(device: torch.device, network: nn.Module, *, trains: bool) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and _cpu_multiplies_bfloat16()
+    # On CPUs the backward pass of grouped convolutions is slower in bfloat16: docs/speed.md has the figures.
+    is_grouped = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in network.modules())
+    return device.type == "cpu" and _cpu_multiplies_bfloat16() and not (trains and is_grouped)
 
 
 @cache
@@ -66,8 +78,20 @@ def place(module: nn.Module, device: torch.device) -> nn.Module:
     return module.to(device).to(memory_format=torch.channels_last)
 
 
+def describe_kind(device: torch.device) -> str:
+    """What kind of hardware a device is: where two are alike in this, they round alike."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+
+
 def describe(device: torch.device) -> str:
     """The device in words, for a run's environment."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def compile_for(device: torch.device, function: F) -> F:
+    """The function compiled: on CUDA with its kernels recorded as a graph, whose launches cost nothing."""
+    return cast(F, torch.compile(function, mode="reduce-overhead" if device.type == "cuda" else None))

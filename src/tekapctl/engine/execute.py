@@ -14,12 +14,12 @@ from tekapctl import __version__, data, models, trained
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import Splits
 from tekapctl.engine import checkpoint
-from tekapctl.engine.device import autocast, describe, place, resolve_device, resolve_precision
+from tekapctl.engine.device import describe, place, resolve_device, resolve_precision
 from tekapctl.engine.objective import Classification, Distillation, Objective, Teacher
+from tekapctl.engine.teaching import CachedTeacher, LiveTeacher
 from tekapctl.engine.trainer import Listener, Metrics, Trainer
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.evaluation import Evaluation, evaluate
-from tekapctl.knowledge import Knowledge
 from tekapctl.methods import Pair
 from tekapctl.models import Network
 from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec, dumps, load
@@ -58,11 +58,11 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say) -> Setting:
         UsageError: Data, teacher or device are not to be had, or do not fit.
     """
     device = resolve_device(spec.device)
-    precision = resolve_precision(spec.precision, device)
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # equal specs give equal numbers
     teacher: Trained | None = None
     of_teacher: Evaluation | None = None
+    asked = torch.float32
     if isinstance(spec, StudentSpec):
         teacher = trained.load(trained.find(home, spec.teacher, dataset=spec.data.name))
         if spec.teacher_digest not in (None, teacher.digest):
@@ -77,10 +77,24 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say) -> Setting:
     if teacher is not None:
         trained.check_classes(teacher, splits.test.classes, spec.data.name)
         place(teacher.network, device)
-        of_teacher = evaluate(teacher.network, splits.test, device=device, precision=precision)
+        asked = resolve_precision(spec.precision, device, teacher.network, trains=False)
+        of_teacher = evaluate(teacher.network, splits.test, device=device, precision=asked)
         say(f"teacher: top-1 {100 * of_teacher.top1:.2f} on the {of_teacher.images:,} test images of {spec.data.name}")
     learner = build_learner(spec, splits, device)
-    train = Batches(
+    train = training_batches(spec, splits, device)
+    test = Batches(splits.test, 500, device=device, padding=0, flip=False, seed=spec.seed, channels_last=True)
+    objective: Objective = Classification()
+    if isinstance(spec, StudentSpec) and teacher is not None:
+        objective = build_distillation(spec, teacher, learner, train, asked, home.knowledge, say)
+    place(objective, device)
+    precision = resolve_precision(spec.precision, device, learner, trains=True)
+    trainer = Trainer(spec, learner, objective, train, test, precision)
+    return Setting(spec, splits, teacher, of_teacher, trainer)
+
+
+def training_batches(spec: RunSpec, splits: Splits, device: torch.device) -> Batches:
+    """The training set in the batches of a run."""
+    return Batches(
         splits.train,
         spec.batch_size,
         device=device,
@@ -89,13 +103,6 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say) -> Setting:
         seed=spec.seed,
         channels_last=True,
     )
-    test = Batches(splits.test, 500, device=device, padding=0, flip=False, seed=spec.seed, channels_last=True)
-    objective: Objective = Classification()
-    if isinstance(spec, StudentSpec) and teacher is not None:
-        objective = build_distillation(spec, teacher.network, learner, train, precision)
-    place(objective, device)
-    trainer = Trainer(spec, learner, objective, train, test, precision)
-    return Setting(spec, splits, teacher, of_teacher, trainer)
 
 
 def build_learner(spec: RunSpec, splits: Splits, device: torch.device) -> Network:
@@ -108,17 +115,41 @@ def build_learner(spec: RunSpec, splits: Splits, device: torch.device) -> Networ
 
 
 def build_distillation(
-    spec: StudentSpec, teacher: Network, learner: Network, train: Batches, precision: torch.dtype
+    spec: StudentSpec,
+    teacher: Trained,
+    learner: Network,
+    train: Batches,
+    precision: torch.dtype,
+    knowledge: Path,
+    say: Say,
 ) -> Distillation:
-    """The objective of a student's run."""
+    """The objective of a student's run.
+
+    Args:
+        spec: The run's spec.
+        teacher: The teacher, on its device.
+        learner: The student.
+        train: The training batches.
+        precision: Precision of the teacher's passes.
+        knowledge: Where cached knowledge is kept.
+        say: Is told of the cache.
+    """
     learner.eval()  # the probe must not touch the student's running statistics
     with torch.no_grad():
         probe = next(iter(train.in_order())).images[:2]
-        pair = Pair(learner.knowledge(probe), teacher.knowledge(probe), train.image_set.labels, spec.seed)
+        pair = Pair(learner.knowledge(probe), teacher.network.knowledge(probe), train.image_set.labels, spec.seed)
     learner.train()
     method = spec.method.build(pair) if spec.beta else None
+    needs_stages = method is not None and method.needs_stages
+    asked: Teacher
+    asked = live = LiveTeacher(teacher.network, train, precision, stages=needs_stages, compiled=spec.compile)
+    if spec.cache_teacher and needs_stages:
+        say(f"the method {spec.method.name} reads feature maps, which are not cached: the teacher stays live")
+    elif spec.cache_teacher:
+        asked = cached = CachedTeacher(live, train, knowledge, teacher, spec.data.name, say)
+        say(f"cached knowledge: {cached.store.described}")
     return Distillation(
-        live_teacher(teacher, train.device, precision, stages=method is not None and method.needs_stages),
+        asked,
         Tekap(spec.tekap, SeededNoise(spec.tekap, spec.seed)),
         method,
         gamma=spec.gamma,
@@ -126,16 +157,6 @@ def build_distillation(
         beta=spec.beta,
         temperature=spec.temperature,
     )
-
-
-def live_teacher(network: Network, device: torch.device, precision: torch.dtype, *, stages: bool) -> Teacher:
-    """The teacher itself, in evaluation mode, asked anew for every batch."""
-
-    def ask(batch: data.Batch) -> Knowledge:
-        with torch.no_grad(), autocast(device, precision):
-            return network.eval().knowledge(batch.images, stages=stages)
-
-    return ask
 
 
 def execute(spec: TeacherSpec | StudentSpec, home: Home, listener: Listener, say: Say) -> dict[str, Any]:

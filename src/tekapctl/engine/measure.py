@@ -60,7 +60,7 @@ def measure(
         network.network,
         splits.test,
         device=where,
-        precision=resolve_precision(precision, where),
+        precision=resolve_precision(precision, where, network.network, trains=False),
         teacher=teacher.network if teacher else None,
         batch_size=batch_size,
     )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
+from tekapctl.engine.clock import Clock, no_clock
 from tekapctl.knowledge import Knowledge
 from tekapctl.methods import Method
 from tekapctl.methods.kd import KD
@@ -24,6 +25,7 @@ class Objective(nn.Module, ABC):
     """The loss of a learner, with whatever trainable parts and buffers it has of its own."""
 
     needs_stages: bool = False
+    clock: Clock = staticmethod(no_clock)
 
     @abstractmethod
     def forward(self, learner: Knowledge, batch: Batch) -> Parts:
@@ -77,12 +79,16 @@ class Distillation(Objective):
             parts["cross_entropy"] = self.gamma * F.cross_entropy(learner.logits.float(), batch.labels)
         if not (self.alpha or (self.beta and self.method is not None)):
             return parts
-        with torch.no_grad():
+        with self.clock("teacher"), torch.no_grad():
             teacher = self.teacher(batch)
         if self.alpha:
-            augmented = self.tekap.augment_logits(teacher, batch.step)
-            parts["kd"] = self.alpha * self.kd.augmented_loss(learner, teacher, augmented, batch)
+            with self.clock("TeKAP"):
+                augmented = self.tekap.augment_logits(teacher, batch.step)
+            with self.clock("method"):
+                parts["kd"] = self.alpha * self.kd.augmented_loss(learner, teacher, augmented, batch)
         if self.beta and self.method is not None:
-            augmented = self.tekap.augment_features(teacher, batch.step)
-            parts["method"] = self.beta * self.method.augmented_loss(learner, teacher, augmented, batch)
+            with self.clock("TeKAP"):
+                augmented = self.tekap.augment_features(teacher, batch.step)
+            with self.clock("method"):
+                parts["method"] = self.beta * self.method.augmented_loss(learner, teacher, augmented, batch)
         return parts

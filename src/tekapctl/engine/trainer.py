@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch, Batches
-from tekapctl.engine.device import autocast
+from tekapctl.engine.clock import Clock, no_clock
+from tekapctl.engine.device import autocast, compile_for
 from tekapctl.engine.objective import Objective
 from tekapctl.errors import TekapctlError
 from tekapctl.evaluation import predict, top_k
@@ -81,6 +82,8 @@ class Trainer:
         self.device = train.device
         self.precision = precision
         self.progress = Progress()
+        self.clock: Clock = no_clock
+        self._knowledge = compile_for(self.device, network.knowledge) if spec.compile else network.knowledge
         parameters = [p for module in (network, objective) for p in module.parameters() if p.requires_grad]
         settings = spec.optimizer
         self.optimizer = torch.optim.SGD(
@@ -159,12 +162,15 @@ class Trainer:
         """One optimiser step; returns the parts of the loss and `correct`, the accuracy on the batch."""
         try:
             with autocast(self.device, self.precision):
-                knowledge = self.network.knowledge(batch.images, stages=self.objective.needs_stages)
+                with self.clock("student forward"):
+                    knowledge = self._knowledge(batch.images, stages=self.objective.needs_stages)
                 parts = self.objective(knowledge, batch)
-            loss = torch.stack(list(parts.values())).sum()
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
+            with self.clock("backward"):
+                loss = torch.stack(list(parts.values())).sum()
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+            with self.clock("optimiser"):
+                self.optimizer.step()
         except torch.OutOfMemoryError:
             raise TekapctlError(
                 f"The device has too little memory for batches of {self.spec.batch_size}.",

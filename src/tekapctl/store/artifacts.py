@@ -7,10 +7,12 @@ from pathlib import Path
 
 from tekapctl.errors import UsageError
 from tekapctl.registry import unknown_name
+from tekapctl.store import knowledge
+from tekapctl.store.files import room
 from tekapctl.store.home import Home
 from tekapctl.store.teachers import FetchedTeacher, damage
 
-KINDS = ("teachers", "datasets", "downloads")
+KINDS = ("teachers", "datasets", "downloads", "knowledge")
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Artifact:
     """Something in the cache.
 
     Attributes:
-        kind: `teachers`, `datasets` or `downloads`.
+        kind: `teachers`, `datasets`, `downloads` or `knowledge`.
         name: Its name.
         path: Its file or folder.
         bytes: Its size.
@@ -82,10 +84,12 @@ def _problem(home: Home, artifact: Artifact) -> str | None:
             data_spec(artifact.name).load(home.datasets, offline=True)
         except UsageError as error:
             return error.problem
+    if artifact.kind == "knowledge":
+        return knowledge.damage(artifact.path)
     return None
 
 
 def _bytes(path: Path) -> int:
     if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return room(path)
+    return sum(room(file) for file in path.rglob("*") if file.is_file())

@@ -32,7 +32,7 @@ def write_whole(path: Path, content: bytes | Callable[[Path], None]) -> None:
         part.replace(path)
         _flush_folder(path.parent)
     except OSError as error:
-        raise _explain(error, path) from error
+        raise explain(error, path) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -41,6 +41,12 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def room(path: Path) -> int:
+    """Bytes that a file takes on the disk; less than its length if there are holes in it."""
+    found = path.stat()
+    return min(found.st_size, getattr(found, "st_blocks", found.st_size) * 512)
 
 
 def make_folder(path: Path) -> Path:
@@ -52,7 +58,7 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _explain(error, path) from error
+        raise explain(error, path) from error
     return path
 
 
@@ -65,7 +71,8 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _explain(error: OSError, path: Path) -> TekapctlError:
+def explain(error: OSError, path: Path) -> TekapctlError:
+    """The error of the system in the program's words."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return TekapctlError(
             f"The disk is full: {path} could not be written.", "Free space; `tekapctl cache list` helps."

@@ -41,6 +41,11 @@ class Home:
         return self.root / "downloads"
 
     @property
+    def knowledge(self) -> Path:
+        """What teachers said of images, each teacher's in a folder of its own."""
+        return self.root / "knowledge"
+
+    @property
     def runs(self) -> Path:
         """Runs, each in a folder of its id."""
         return self.root / "runs"

@@ -1,0 +1,45 @@
+"""Where the time of a step goes; nothing is timed unless somebody asks."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+Clock = Callable[[str], AbstractContextManager[None]]
+"""Gives a context for a phase of a step, by its name."""
+
+_NOTHING = nullcontext()
+
+
+def no_clock(_: str) -> AbstractContextManager[None]:
+    """The clock of an ordinary run."""
+    return _NOTHING
+
+
+class StepClock:
+    """Sums the time of each phase. It waits for the device at both ends, so steps it looks at are slower.
+
+    Args:
+        device: Where the phases compute.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Count the time until the context ends towards the phase."""
+        self._wait()
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._wait()
+            self.seconds[phase] += time.perf_counter() - began
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

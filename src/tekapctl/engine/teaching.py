@@ -1,0 +1,148 @@
+"""The frozen teacher as a run asks it: live, or from what it said before."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tekapctl.data.batches import Batch, Batches
+from tekapctl.engine.device import autocast, compile_for, describe_kind, place
+from tekapctl.knowledge import Knowledge
+from tekapctl.models import Network
+from tekapctl.models.folding import fold
+from tekapctl.store.knowledge import Identity, KnowledgeStore, Places, Say
+from tekapctl.trained import Trained
+
+Words = np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
+
+
+class LiveTeacher:
+    """The teacher itself, in evaluation mode, its batch norms folded away, asked anew for every batch.
+
+    Args:
+        network: The trained network.
+        batches: Where its images come from.
+        precision: Precision of its passes.
+        stages: Whether feature maps are wanted.
+        compiled: Compile it for the device.
+    """
+
+    def __init__(
+        self, network: Network, batches: Batches, precision: torch.dtype, *, stages: bool, compiled: bool = False
+    ) -> None:
+        self.device = batches.device
+        self.precision = precision
+        self.stages = stages
+        self.probe = next(iter(batches.in_order())).images[:2]
+        self.network = fold(network, self.probe)
+        place(self.network, self.device)
+        self._knowledge = compile_for(self.device, self.network.knowledge) if compiled else self.network.knowledge
+
+    def __call__(self, batch: Batch) -> Knowledge:
+        """What the teacher says of a batch."""
+        return self.say(batch.images)
+
+    @torch.no_grad()
+    def say(self, images: Tensor) -> Knowledge:
+        """What the teacher says of images."""
+        with autocast(self.device, self.precision):
+            return self._knowledge(images, stages=self.stages)
+
+
+class CachedTeacher:
+    """The teacher's logits and embeddings from a store; what is not there yet is asked of the live teacher and kept.
+
+    The frozen teacher sees one of a few views of each image, so that this is what it says and no approximation. Numbers
+    are kept in the precision in which they were computed.
+
+    Args:
+        live: The teacher.
+        batches: The training batches.
+        folder: Where stores are.
+        trained: Where the teacher came from.
+        dataset: Name of the data set, for people.
+        say: Is told of the store.
+    """
+
+    def __init__(
+        self, live: LiveTeacher, batches: Batches, folder: Path, trained: Trained, dataset: str, say: Say
+    ) -> None:
+        self.live = live
+        self.batches = batches
+        probe = live.say(live.probe)
+        self._dtypes = (probe.embedding.dtype, probe.logits.dtype)
+        self._widths = [probe.embedding.shape[1], probe.logits.shape[1]]
+        # The wider of both holds each without loss.
+        self.dtype = torch.promote_types(*self._dtypes)
+        values = sum(self._widths)
+        self._padding = (-values * self.dtype.itemsize) % 4 // self.dtype.itemsize
+        image_set = batches.image_set
+        whole = len(image_set if image_set.whole is None else image_set.whole)
+        precision = str(self.dtype).removeprefix("torch.")
+        self.store = KnowledgeStore(
+            folder,
+            Identity(
+                f"{trained.model}-{dataset}-{precision}",
+                {
+                    "teacher": trained.digest,
+                    "images": image_set.fingerprint,
+                    "padding": batches.padding,
+                    "flip": int(batches.flip),
+                    "passes": str(live.precision).removeprefix("torch."),
+                    "numbers": precision,
+                    "embedding": self._widths[0],
+                    "classes": self._widths[1],
+                    "device": describe_kind(live.device),
+                    "torch": torch.__version__,
+                },
+                records=whole * batches.distinct_views,
+                words=(values + self._padding) * self.dtype.itemsize // 4,
+            ),
+            say,
+        )
+
+    def __call__(self, batch: Batch) -> Knowledge:
+        """What the teacher says of a batch."""
+        places = self.places(batch.number, batch.view)
+        words, is_known = self.store.read(places)
+        if not is_known.all():
+            missing = np.flatnonzero(~is_known)
+            words[missing] = self._ask(batch.images[torch.from_numpy(missing).to(batch.images.device)])
+            self.store.write(places[missing], words[missing])
+        return self._knowledge(words)
+
+    def places(self, number: Tensor, view: Tensor) -> Places:
+        """The records of samples, by their numbers in the whole set and their views."""
+        if not self.batches.flip:
+            view = view // 2
+        found: Places = (number * self.batches.distinct_views + view).numpy()
+        return found
+
+    def warm(self, number: Tensor, index: Tensor, view: Tensor) -> int:
+        """Ask for views that are not known yet, and keep them; returns how many these were.
+
+        Args:
+            number: The samples' numbers in the whole set.
+            index: Their numbers in the image set.
+            view: Their views.
+        """
+        places = self.places(number, view)
+        missing = np.flatnonzero(~self.store.read(places)[1])
+        if len(missing):
+            chosen = torch.from_numpy(missing)
+            self.store.write(places[missing], self._ask(self.batches.at(index[chosen], view[chosen])))
+        return len(missing)
+
+    def _ask(self, images: Tensor) -> Words:
+        found = self.live.say(images)
+        values = torch.cat([found.embedding.to(self.dtype), found.logits.to(self.dtype)], dim=1)
+        values = torch.nn.functional.pad(values, (0, self._padding)).cpu().contiguous()
+        return values.view(torch.int32).numpy().view(np.uint32)
+
+    def _knowledge(self, words: Words) -> Knowledge:
+        values = torch.from_numpy(np.ascontiguousarray(words).view(np.int32)).view(self.dtype)
+        if self.live.device.type == "cuda":
+            values = values.pin_memory().to(self.live.device, non_blocking=True)
+        embedding, logits, _ = values.split([*self._widths, values.shape[1] - sum(self._widths)], dim=1)
+        return Knowledge(logits=logits.to(self._dtypes[1]), embedding=embedding.to(self._dtypes[0]))
