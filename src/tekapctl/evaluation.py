@@ -90,17 +90,17 @@ def evaluate(
     *,
     device: torch.device,
     precision: torch.dtype = torch.float32,
-    teacher: Network | None = None,
+    teacher_logits: Float[Tensor, "n classes"] | None = None,
     batch_size: int = 500,
 ) -> Evaluation:
-    """Measure a network on an image set; both networks must be on the device.
+    """Measure a network on an image set; the network must be on the device.
 
     Args:
         network: The network to measure.
         image_set: The images, with as many channels as the network takes.
         device: Where to compute.
         precision: Precision of the forward passes.
-        teacher: The network's teacher, to compare with, if there is one.
+        teacher_logits: What its teacher says of the images, to compare with, if there is a teacher.
         batch_size: Images at a time.
     """
     batches = Batches(image_set, batch_size, device=device, padding=0, flip=False, seed=0)
@@ -119,11 +119,10 @@ def evaluate(
     counts = torch.bincount(labels, minlength=classes).clamp(min=1)
     per_class = torch.zeros(classes, device=device).index_add_(0, labels, hits) / counts
     agreement = divergence = None
-    if teacher is not None:
-        of_teacher, _ = predict(teacher, batches, precision)
-        agreement = (of_teacher.argmax(1) == logits.argmax(1)).float().mean().item()
+    if teacher_logits is not None:
+        agreement = (teacher_logits.argmax(1) == logits.argmax(1)).float().mean().item()
         divergence = F.kl_div(
-            logits.log_softmax(1), of_teacher.log_softmax(1), reduction="batchmean", log_target=True
+            logits.log_softmax(1), teacher_logits.log_softmax(1), reduction="batchmean", log_target=True
         ).item()
     return Evaluation(
         top1=hits.mean().item(),

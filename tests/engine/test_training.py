@@ -7,7 +7,8 @@ import torch
 
 from tekapctl.engine import checkpoint
 from tekapctl.engine.cost import estimate
-from tekapctl.engine.execute import execute, prepare
+from tekapctl.engine.execute import execute
+from tekapctl.engine.prepare import prepare
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.spec import parse
 from tekapctl.store.files import sha256

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from tekapctl import __version__
-from tekapctl.cli import cache, demo, distill, evaluate, fetch, resume, runs, schema, train_teacher
+from tekapctl.cli import bench, cache, demo, distill, evaluate, fetch, resume, runs, schema, train_teacher
 from tekapctl.cli.console import show_error
 from tekapctl.errors import TekapctlError
 
@@ -90,6 +90,7 @@ app.command("train-teacher")(train_teacher.train_teacher)
 app.command("distill")(distill.distill)
 app.command("resume")(resume.resume)
 app.command("evaluate")(evaluate.evaluate)
+app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 app.command("schema")(schema.schema)
 app.add_typer(runs.app, name="runs")

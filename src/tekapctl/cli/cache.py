@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from tekapctl.cli import console, options
+from tekapctl.cli.student import with_student_options
 from tekapctl.errors import TekapctlError
 
 app = typer.Typer(
@@ -42,6 +43,35 @@ def list_cache(as_json: options.Json = False) -> None:
     console.show_table(
         str(home.root), ["kind", "name", "size>"], [(a.kind, a.name, console.size(a.bytes)) for a in found]
     )
+
+
+@app.command("warm")
+@with_student_options
+def warm_cache(
+    spec: Any,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show where it is and how large it gets.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Ask a teacher for every view of every training image, and keep what it says for `distill --cache-teacher`.
+
+    Takes the options of `distill`. What is known already is not asked for again, so it may be stopped at any time.
+
+    Example: tekapctl cache warm --teacher resnet32x4 --dataset cifar100
+    """
+    from tekapctl.engine.warming import open_cache, warm
+
+    cached = open_cache(spec, _home(), console.say)
+    console.say(f"cached knowledge: {cached.store.described}")
+    if dry_run:
+        found = {"store": str(cached.store.path), "bytes": cached.store.bytes_used}
+        found["bytes_when_full"] = cached.store.identity.bytes
+    else:
+        with console.CountProgress("views", "asking the teacher") as report:
+            found = warm(cached, report)
+    if as_json:
+        console.show_json(found)
+    else:
+        console.show_fields({name.replace("_", " "): str(value) for name, value in found.items()})
 
 
 @app.command("verify")

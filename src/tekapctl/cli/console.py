@@ -123,6 +123,39 @@ class DownloadProgress:
             self._live.update(self._task, completed=have, total=total)
 
 
+class CountProgress:
+    """Shows how many of a known number are done: a live bar on a terminal, a line for each tenth elsewhere.
+
+    Args:
+        unit: What is counted.
+        label: What is going on.
+    """
+
+    def __init__(self, unit: str, label: str) -> None:
+        self.unit = unit
+        self.label = label
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._live = Progress(*columns, console=_stderr, transient=True) if _stderr.is_terminal else None
+        self._tenths = 0
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        if self._live is not None:
+            self._live.start()
+            self._task = self._live.add_task(self.label, total=None)
+        return self._report
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def _report(self, done: int, total: int) -> None:
+        if self._live is not None:
+            self._live.update(self._task, completed=done, total=total)
+        elif 10 * done // total > self._tenths:
+            self._tenths = 10 * done // total
+            say(f"{self.label}: {done:,} of {total:,} {self.unit}")
+
+
 class TrainingProgress:
     """Shows a run's progress on stderr: a live bar on a terminal, a line an epoch elsewhere.
 

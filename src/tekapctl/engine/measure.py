@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from tekapctl import data, trained
+from tekapctl.data.batches import Batches
 from tekapctl.engine.device import place, resolve_device, resolve_precision
 from tekapctl.errors import UsageError
-from tekapctl.evaluation import evaluate
+from tekapctl.evaluation import evaluate, predict
 from tekapctl.spec import StudentSpec, load
 from tekapctl.store.home import Home
 from tekapctl.trained import Reference, Trained
@@ -54,14 +55,18 @@ def measure(
     trained.check_classes(network, splits.test.classes, section.name)
     place(network.network, where)
     teacher = _teacher_of(home, network, section, say)
+    of_teacher = None
     if teacher is not None:
         place(teacher.network, where)
+        images = Batches(splits.test, batch_size, device=where, padding=0, flip=False, seed=0)
+        asked = resolve_precision(precision, where, teacher.network, trains=False)
+        of_teacher, _ = predict(teacher.network, images, asked)
     evaluation = evaluate(
         network.network,
         splits.test,
         device=where,
         precision=resolve_precision(precision, where, network.network, trains=False),
-        teacher=teacher.network if teacher else None,
+        teacher_logits=of_teacher,
         batch_size=batch_size,
     )
     return {

@@ -1,0 +1,46 @@
+"""`tekapctl bench`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from tekapctl.cli import console, options
+from tekapctl.cli.student import with_student_options
+
+
+@with_student_options
+def bench(
+    spec: Any,
+    steps: Annotated[int, typer.Option("--steps", min=3, max=10_000, help="Steps to measure.")] = 30,
+    as_json: options.Json = False,
+) -> None:
+    """Measure where the time of a distillation's steps goes, and how long the whole run would take.
+
+    Takes the options of `distill`. Where the teacher or the data set is not there yet, a network with random weights
+    and random images of the same shape stand in for it: they take as long.
+
+    Example: tekapctl bench --method crd --alpha 1 --beta 0.8 --cache-teacher
+    """
+    from tekapctl.engine.bench import measure_steps
+    from tekapctl.store.home import Home
+
+    found = measure_steps(spec, Home.default(), steps, console.say)
+    if as_json:
+        console.show_json(found.to_dict())
+        return
+    total = sum(found.phases.values())
+    console.show_table(
+        f"{found.networks}, {spec.method.name}, batches of {spec.batch_size}, on {found.device}",
+        ["phase of a step", "ms>", "share %>"],
+        [(name, f"{1000 * time:.2f}", f"{100 * time / total:.1f}") for name, time in found.phases.items()],
+    )
+    console.show_fields(
+        {
+            "step": f"{1000 * found.step_seconds:.2f} ms, {found.step_seconds / found.bare_seconds:.2f} times "
+            f"teacher forward and student forward and backward alone ({1000 * found.bare_seconds:.2f} ms)",
+            "speed": f"{found.images_per_second:,.0f} images/s",
+            "precision": f"teacher {found.teacher_precision}, student {found.student_precision}",
+            "peak memory": f"{console.size(found.peak_memory_bytes)} ({found.peak_memory_of})",
+            "whole run": f"{console.duration(found.run_seconds)} for {spec.epochs} epochs, tests after each included",
+        }
+    )

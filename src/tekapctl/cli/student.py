@@ -1,0 +1,100 @@
+"""The options that describe a student's run, for every command that takes one."""
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tekapctl.cli import options
+
+if TYPE_CHECKING:
+    from tekapctl.spec import StudentSpec
+
+
+def student_spec(
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", "-t", help="A network's name, a run, or a checkpoint file. (default: resnet32x4)"),
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option("--student", "-s", help="The network that learns. (default: resnet8x4)")
+    ] = None,
+    method: Annotated[str | None, typer.Option("--method", help="kd or crd. (default: kd)")] = None,
+    tekap: Annotated[
+        bool | None,
+        typer.Option("--tekap/--no-tekap", help="With augmented teachers, or without any. (default: tekap)"),
+    ] = None,
+    gamma: Annotated[
+        float | None, typer.Option("--gamma", "-r", help="Weight of the cross-entropy. (default: method's)")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", "-a", help="Weight of KD's logit loss. (default: method's)")
+    ] = None,
+    beta: Annotated[
+        float | None, typer.Option("--beta", "-b", help="Weight of the method's loss. (default: method's)")
+    ] = None,
+    dataset: options.Dataset = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    lr: options.LearningRate = None,
+    train_fraction: options.TrainFraction = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    compile_networks: options.Compile = None,
+    cache_teacher: Annotated[
+        bool | None,
+        typer.Option(
+            "--cache-teacher/--live-teacher",
+            help="Keep what the teacher says on disk, for all runs with it. (default: live-teacher)",
+        ),
+    ] = None,
+    data_dir: options.DataDir = None,
+    name: options.Name = None,
+    spec_file: options.SpecFile = None,
+    assignments: options.Set = None,
+) -> "StudentSpec":
+    """The spec that the options describe."""
+    from tekapctl.spec import StudentSpec
+
+    values = {
+        "teacher": teacher,
+        "student": student,
+        "method.name": method,
+        "gamma": gamma,
+        "alpha": alpha,
+        "beta": beta,
+        "data.name": dataset,
+        "data.folder": data_dir,
+        "data.train_fraction": train_fraction,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "optimizer.learning_rate": lr,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+        "compile": compile_networks,
+        "cache_teacher": cache_teacher,
+        "name": name,
+    }
+    if tekap is False:
+        values |= {"tekap.logit.teachers": 0, "tekap.feature.teachers": 0}
+    spec = options.build_spec("student", spec_file, values, assignments)
+    assert isinstance(spec, StudentSpec)
+    return spec
+
+
+def with_student_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command, whose first parameter is a student's spec, the options that describe one."""
+    shared = list(inspect.signature(student_spec).parameters.values())
+    _, *own = inspect.signature(command).parameters.values()
+
+    def call(**values: Any) -> None:
+        command(student_spec(**{option.name: values.pop(option.name) for option in shared}), **values)
+
+    parameters = [*shared, *own]
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    call.__doc__, call.__name__ = command.__doc__, command.__name__
+    return call

@@ -1,0 +1,235 @@
+"""Measures the steps of a run without running it."""
+
+import itertools
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from tekapctl import data, models, trained
+from tekapctl.data.batches import Batch, Batches
+from tekapctl.data.image_set import ImageSet, Splits
+from tekapctl.engine.clock import StepClock, no_clock
+from tekapctl.engine.device import autocast, describe, resolve_device, resolve_precision
+from tekapctl.engine.objective import Distillation
+from tekapctl.engine.prepare import Say, assemble, find_teacher
+from tekapctl.engine.teaching import CachedTeacher, LiveTeacher
+from tekapctl.engine.trainer import Trainer
+from tekapctl.errors import UsageError
+from tekapctl.evaluation import predict
+from tekapctl.randomness import generator
+from tekapctl.spec import StudentSpec
+from tekapctl.store.home import Home
+from tekapctl.trained import Reference, Trained
+
+_WARM_UP = 3
+_MOST_STAND_IN_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What the steps of a run cost; times are in seconds.
+
+    Attributes:
+        networks: Teacher and student.
+        device: Where they compute.
+        teacher_precision: Precision of the teacher's passes.
+        student_precision: Precision of the student's passes.
+        steps: How many steps were measured.
+        step_seconds: Median time of a step, on a GPU the mean.
+        phases: Mean time of each phase of a step, in steps that wait for the device after each.
+        bare_seconds: Median time of a live teacher's forward and a student's forward and backward pass, and no more.
+        images_per_second: Training images a second.
+        peak_memory_bytes: The most memory in use at once.
+        peak_memory_of: Whose memory: the device's, or that of the whole process.
+        run_seconds: Estimate for the whole run, tests after each epoch included.
+        stand_ins: What random numbers stood in for.
+    """
+
+    networks: str
+    device: str
+    teacher_precision: str
+    student_precision: str
+    steps: int
+    step_seconds: float
+    phases: dict[str, float]
+    bare_seconds: float
+    images_per_second: float
+    peak_memory_bytes: int
+    peak_memory_of: str
+    run_seconds: float
+    stand_ins: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return asdict(self)
+
+
+def measure_steps(spec: StudentSpec, home: Home, steps: int, say: Say) -> Benchmark:
+    """Measure some steps of a run; nothing is kept but, if the spec wants it, cached knowledge of their batches.
+
+    Args:
+        spec: The run's spec.
+        home: Where teachers and data sets are.
+        steps: Steps to measure.
+        say: Is told what stands in for what.
+
+    Raises:
+        UsageError: Teacher or data do not fit, or the device is not there.
+    """
+    device = resolve_device(spec.device)
+    stand_ins: list[str] = []
+    teacher = _teacher(spec, home, stand_ins, say)
+    splits = _splits(spec, home, teacher, stand_ins, say)
+    trained.check_classes(teacher, splits.test.classes, spec.data.name)
+    trainer = assemble(spec, splits, teacher, device, home, say)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    objective = trainer.objective
+    assert isinstance(objective, Distillation)
+    if isinstance(objective.teacher, CachedTeacher):
+        for batch in itertools.islice(_batches(trainer.train_batches), _WARM_UP + steps):
+            objective.teacher(batch)
+    trainer.network.train()
+    asked = resolve_precision(spec.precision, device, teacher.network, trains=False)
+    live = objective.teacher.live if isinstance(objective.teacher, CachedTeacher) else objective.teacher
+    assert isinstance(live, LiveTeacher)
+    step_seconds, bare = _step_and_bare_seconds(trainer, live, steps)
+    phases = _phase_seconds(trainer, steps)
+    peak, peak_of = _peak_memory(device)
+    test = _test_seconds(trainer, len(splits.test))
+    return Benchmark(
+        networks=f"{teacher.model} > {spec.student}",
+        device=describe(device),
+        teacher_precision=str(asked).removeprefix("torch."),
+        student_precision=str(trainer.precision).removeprefix("torch."),
+        steps=steps,
+        step_seconds=step_seconds,
+        phases=phases,
+        bare_seconds=bare,
+        images_per_second=min(spec.batch_size, len(splits.train)) / step_seconds,
+        peak_memory_bytes=peak,
+        peak_memory_of=peak_of,
+        run_seconds=spec.epochs * (len(trainer.train_batches) * step_seconds + test),
+        stand_ins=tuple(stand_ins),
+    )
+
+
+def _teacher(spec: StudentSpec, home: Home, stand_ins: list[str], say: Say) -> Trained:
+    try:
+        return find_teacher(spec, home, say)[0]
+    except UsageError:
+        if spec.teacher not in models.NETWORKS:
+            raise
+    stand_ins.append("teacher")
+    say(f"no trained {spec.teacher} for {spec.data.name} is here: one with random weights stands in for it")
+    shape = spec.data.shape
+    network = models.build(spec.teacher, shape.classes, shape.channels).eval()
+    name = f"random {spec.teacher}"
+    digest = f"{spec.teacher}".encode().hex().ljust(64, "0")[:64]
+    return Trained(network, spec.teacher, None, None, digest, Reference(name, home.root, name))
+
+
+def _splits(spec: StudentSpec, home: Home, teacher: Trained, stand_ins: list[str], say: Say) -> Splits:
+    channels = teacher.network.in_channels
+    try:
+        return data.load(spec.data, home.datasets, seed=spec.seed, in_channels=channels)
+    except UsageError:
+        if spec.data.folder is not None:
+            raise
+    stand_ins.append("data set")
+    say(f"the data set {spec.data.name} is not here: random images of its shape stand in for it")
+    shape = spec.data.shape
+
+    def part(count: int) -> ImageSet:
+        most = max(1, _MOST_STAND_IN_BYTES // (shape.channels * shape.height * shape.width))
+        count = min(count, most)
+        size = (count, shape.channels, shape.height, shape.width)
+        source = generator(torch.device("cpu"), 0, "bench")
+        return ImageSet(
+            torch.randint(256, size, dtype=torch.uint8, generator=source),
+            torch.arange(count) % shape.classes,
+            tuple(str(number) for number in range(shape.classes)),
+            (0.5,) * shape.channels,
+            (0.25,) * shape.channels,
+        )
+
+    train = part(max(shape.classes, round(shape.train_images * spec.data.train_fraction)))
+    return Splits(train.with_channels(channels), part(shape.test_images).with_channels(channels))
+
+
+def _batches(train: Batches) -> Iterator[Batch]:
+    for epoch in itertools.count():
+        yield from train.epoch(epoch)
+
+
+def _step_and_bare_seconds(trainer: Trainer, live: LiveTeacher, steps: int) -> tuple[float, float]:
+    """Steps and bare passes in turn, so that whatever else the machine does slows both."""
+    batches = _batches(trainer.train_batches)
+    probe = next(_batches(trainer.train_batches))
+
+    def passes() -> None:
+        live(probe)
+        with autocast(trainer.device, trainer.precision):
+            logits = trainer.network.knowledge(probe.images, stages=False).logits
+        trainer.network.zero_grad(set_to_none=True)
+        F.cross_entropy(logits.float(), probe.labels).backward()
+
+    found: list[list[float]] = [[], []]
+    for _ in range(_WARM_UP + steps):
+        for times, work in zip(found, (lambda: trainer.step(next(batches)), passes), strict=True):
+            began = time.perf_counter()
+            work()
+            if trainer.device.type == "cuda":
+                torch.cuda.synchronize(trainer.device)
+            times.append(time.perf_counter() - began)
+    step, bare = (statistics.median(times[_WARM_UP:]) for times in found)
+    if trainer.device.type == "cuda":
+        # A run does not wait for the device after each step.
+        began = time.perf_counter()
+        for batch in itertools.islice(batches, steps):
+            trainer.step(batch)
+        torch.cuda.synchronize(trainer.device)
+        step = (time.perf_counter() - began) / steps
+    return step, bare
+
+
+def _phase_seconds(trainer: Trainer, steps: int) -> dict[str, float]:
+    clock = StepClock(trainer.device)
+    trainer.clock = trainer.objective.clock = clock
+    batches = _batches(trainer.train_batches)
+    began = time.perf_counter()
+    for _ in range(steps):
+        with clock("batch"):
+            batch = next(batches)
+        trainer.step(batch)
+    total = time.perf_counter() - began
+    trainer.clock = trainer.objective.clock = no_clock
+    order = ("batch", "teacher", "TeKAP", "student forward", "method", "backward", "optimiser")
+    phases = {name: clock.seconds[name] / steps for name in order}
+    phases["rest"] = total / steps - sum(phases.values())
+    return phases
+
+
+def _test_seconds(trainer: Trainer, images: int) -> float:
+    """Time of a test after an epoch, from part of it."""
+    sample = trainer.test_batches.image_set
+    some = replace(sample, images=sample.images[:1000], labels=sample.labels[:1000])
+    batches = Batches(some, 500, device=trainer.device, padding=0, flip=False, seed=0, channels_last=True)
+    predict(trainer.network, batches, trainer.precision)
+    began = time.perf_counter()
+    predict(trainer.network, batches, trainer.precision)[0].sum().item()
+    return (time.perf_counter() - began) * images / len(some)
+
+
+def _peak_memory(device: torch.device) -> tuple[int, str]:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device), "the device"
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024, "the process"
