@@ -25,7 +25,7 @@ def test_help_is_quick_to_start_and_has_examples(tekapctl):
 @pytest.mark.parametrize(
     "command",
     [
-        *("fetch", "train-teacher", "distill", "resume", "evaluate", "demo", "schema"),
+        *("fetch", "train-teacher", "distill", "resume", "evaluate", "demo", "schema", "bench", "cache warm"),
         *("runs list", "runs show", "runs remove", "cache list", "cache verify", "cache clear"),
     ],
 )
@@ -37,6 +37,35 @@ def test_help_names_the_defaults_that_depend_on_the_spec(tekapctl):
     told = " ".join(tekapctl("distill", "--help").out.split())
     assert "(default: resnet32x4)" in told
     assert "(default: 240)" in told
+
+
+def test_bench_shows_where_a_steps_time_goes_with_nothing_downloaded(tekapctl):
+    options = ["--teacher", "resnet14", "--student", "resnet8", "--method", "crd", "--alpha", "1", "--beta", "0.8"]
+    options += ["--dataset", "cifar10", "--batch-size", "8", "--steps", "3", "--epochs", "2"]
+    found = tekapctl("bench", *options, "--json", TEKAPCTL_HOME=str(tekapctl.home / "empty")).json
+    assert found["stand_ins"] == ["teacher", "data set"]
+    assert set(found["phases"]) == {
+        *("batch", "teacher", "TeKAP", "student forward", "method", "backward", "optimiser", "rest")
+    }
+    assert min(found["phases"].values()) >= -0.001
+    assert found["run_seconds"] > 2 * 50_000 / 8 * 0.9 * found["step_seconds"]
+    assert found["images_per_second"] == pytest.approx(8 / found["step_seconds"])
+
+
+def test_knowledge_is_warmed_once_and_serves_later_runs(tekapctl, teacher):
+    shared = ["--teacher", teacher, "--student", "resnet8", "--dataset", "digits", "--train-fraction", "0.1"]
+    told = tekapctl("cache", "warm", *shared, "--dry-run", "--json").json
+    assert told["bytes"] < told["bytes_when_full"]
+    made = tekapctl("cache", "warm", *shared, "--json").json
+    assert made["complete"]
+    assert made["asked"] == made["views"]
+    assert tekapctl("cache", "warm", *shared, "--json").json["asked"] == 0
+    run = tekapctl("distill", *shared, "--epochs", "1", "--cache-teacher", "--json")
+    assert "cached knowledge" in run.err
+    assert tekapctl("cache", "warm", *shared, "--json").json["asked"] == 0
+    assert "resnet14-digits" in tekapctl("cache", "list").out
+    assert tekapctl("cache", "verify").out.count("whole") == 1
+    tekapctl("cache", "clear", "knowledge", "--yes")
 
 
 def test_a_reader_that_stops_early_is_no_error(tekapctl):

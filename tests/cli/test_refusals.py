@@ -63,3 +63,9 @@ def test_a_spec_of_the_other_kind_names_the_right_command(tekapctl, tmp_path):
 def test_debug_shows_the_traceback(tekapctl):
     result = tekapctl("evaluate", "no-such-run", "--debug", code=1)
     assert "Traceback" in result.err
+
+
+def test_compiling_without_a_compiler_is_refused_before_anything_is_written(tekapctl, tmp_path):
+    asked = ["train-teacher", "--model", "resnet8", "--dataset", "digits", "--compile", "--device", "cpu"]
+    assert "C++ compiler" in tekapctl.refuses(*asked, PATH=str(tmp_path), TEKAPCTL_HOME=str(tmp_path / "home"))
+    assert not (tmp_path / "home" / "runs").exists()

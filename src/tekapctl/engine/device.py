@@ -1,5 +1,7 @@
 """Where a run computes, and in which precision."""
 
+import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
@@ -93,5 +95,11 @@ def describe(device: torch.device) -> str:
 
 
 def compile_for(device: torch.device, function: F) -> F:
-    """The function compiled: on CUDA with its kernels recorded as a graph, whose launches cost nothing."""
+    """The function compiled: on CUDA with its kernels recorded as a graph, whose launches cost nothing.
+
+    Raises:
+        UsageError: There is no compiler.
+    """
+    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
+        raise UsageError("Compiling networks for the CPU needs a C++ compiler.", "Install g++, or leave out --compile.")
     return cast(F, torch.compile(function, mode="reduce-overhead" if device.type == "cuda" else None))

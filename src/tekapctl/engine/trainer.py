@@ -160,6 +160,8 @@ class Trainer:
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimiser step; returns the parts of the loss and `correct`, the accuracy on the batch."""
+        if self.spec.compile:
+            torch.compiler.cudagraph_mark_step_begin()  # what the last step's graphs made may be written over
         try:
             with autocast(self.device, self.precision):
                 with self.clock("student forward"):

@@ -8,6 +8,7 @@ read and filled by several processes at once.
 import errno
 import json
 import shutil
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -103,6 +104,7 @@ class KnowledgeStore:
                 file.truncate(self.identity.bytes)  # a hole: takes no room until records are written
             write_whole(about, self.identity.text.encode())
         self._file = records.open("r+b", buffering=0)
+        weakref.finalize(self, self._file.close)
         self._records: Words = np.memmap(
             self._file, dtype=np.uint32, mode="r", shape=(self.identity.records, self._row)
         )

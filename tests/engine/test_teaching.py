@@ -1,0 +1,136 @@
+"""Cached knowledge: the same training, without asking the teacher twice."""
+
+import pytest
+import torch
+
+from tekapctl.engine.device import resolve_precision
+from tekapctl.engine.execute import execute
+from tekapctl.engine.prepare import prepare
+from tekapctl.engine.teaching import CachedTeacher
+from tekapctl.engine.warming import open_cache, warm
+from tekapctl.models import build
+from tekapctl.spec import parse
+from tekapctl.store.home import Home
+from tekapctl.store.runs import Runs
+
+STUDENT = {
+    "student": "resnet8",
+    "data": {"name": "digits", "padding": 1, "train_fraction": 0.2},
+    "method": {"name": "crd", "negatives": 64},
+    "alpha": 1.0,
+    "beta": 0.8,
+    "epochs": 2,
+    "batch_size": 48,
+    "device": "cpu",
+}
+
+
+class Silent:
+    def on_start(self, epochs, steps, first_epoch): ...
+    def on_step(self, epoch, step): ...
+    def on_epoch(self, metrics): ...
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Home:
+    home = Home(tmp_path_factory.mktemp("home"))
+    teacher = {"kind": "teacher", "model": "resnet14", "data": "digits", "epochs": 1, "precision": "float32"}
+    execute(parse(teacher), home, Silent(), lambda _: None)
+    return home
+
+
+def spec_of(**values):
+    return parse({**STUDENT, "teacher": "resnet14", **values})
+
+
+def weights(home: Home, **values) -> dict[str, torch.Tensor]:
+    from tekapctl.store.weights import read_weights
+
+    summary = execute(spec_of(**values), home, Silent(), lambda _: None)
+    return read_weights(Runs(home.runs).find(summary["run"]).weights)[0]
+
+
+def cached_teacher(home: Home, **values) -> CachedTeacher:
+    found = prepare(spec_of(cache_teacher=True, **values), home, lambda _: None).trainer.objective.teacher
+    assert isinstance(found, CachedTeacher)
+    return found
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_from_cached_knowledge_is_training_from_the_live_teacher(home, precision):
+    live = weights(home, precision=precision)
+    filling = weights(home, precision=precision, cache_teacher=True)
+    filled = weights(home, precision=precision, cache_teacher=True)
+    assert all(torch.equal(filling[name], live[name]) for name in live)
+    assert all(torch.equal(filled[name], live[name]) for name in live)
+
+
+def test_knowledge_keeps_its_precision_and_its_bits(home):
+    for precision in ("float32", "bfloat16"):
+        teacher = cached_teacher(home, precision=precision)
+        batch = next(teacher.batches.epoch(7))
+        live = teacher.live(batch)
+        for _ in range(2):
+            found = teacher(batch)
+            assert found.logits.dtype == live.logits.dtype
+            assert torch.equal(found.logits, live.logits)
+            assert torch.equal(found.embedding, live.embedding)
+
+
+def test_a_warm_cache_asks_the_teacher_nothing_and_serves_every_seed_and_fraction(home, monkeypatch):
+    teacher = open_cache(spec_of(data={"name": "digits", "padding": 1}, precision="float32"), home, lambda _: None)
+    found = warm(teacher, lambda done, total: None)
+    assert found["complete"]
+    assert found["views"] == len(teacher.batches.image_set) * teacher.batches.distinct_views
+    again = warm(teacher, lambda done, total: None)
+    assert again["asked"] == 0
+
+    other = cached_teacher(home, precision="float32", seed=5)
+    assert other.store.path == teacher.store.path
+    monkeypatch.setattr(other.live, "say", None)
+    expected = [teacher.live.network.knowledge(b.images).logits for b in other.batches.epoch(3)]
+    for batch, logits in zip(other.batches.epoch(3), expected, strict=True):
+        torch.testing.assert_close(other(batch).logits, logits, rtol=1e-4, atol=1e-5)
+
+
+def test_what_knowledge_depends_on_is_part_of_its_key(home):
+    paths = {
+        cached_teacher(home, **values).store.path
+        for values in (
+            {"precision": "float32"},
+            {"precision": "bfloat16"},
+            {"precision": "float32", "data": {"name": "digits", "padding": 2}},
+            {"precision": "float32", "data": {"name": "digits", "padding": 1, "flip": True}},
+        )
+    }
+    assert len(paths) == 4
+
+
+def test_a_damaged_record_is_asked_for_again(home):
+    teacher = cached_teacher(home, precision="float32", seed=9)
+    batch = next(teacher.batches.epoch(0))
+    expected = teacher(batch)
+    records = teacher.store.path / "records.bin"
+    content = bytearray(records.read_bytes())
+    place = int(teacher.places(batch.number, batch.view)[0]) * (teacher.store.identity.words + 1) * 4
+    content[place] ^= 255
+    records.write_bytes(content)
+    found = cached_teacher(home, precision="float32", seed=9)(batch)
+    # One image alone is rounded otherwise than in a batch.
+    assert torch.equal(found.logits[1:], expected.logits[1:])
+    torch.testing.assert_close(found.logits[0], expected.logits[0], rtol=1e-4, atol=1e-5)
+
+
+def test_networks_of_grouped_convolutions_train_in_float32_on_the_cpu(monkeypatch):
+    from tekapctl.engine import device
+
+    monkeypatch.setattr(device, "_cpu_multiplies_bfloat16", lambda: True)
+    cpu = torch.device("cpu")
+    for name, trains, expected in (
+        ("resnet8", True, torch.bfloat16),
+        ("MobileNetV2", True, torch.float32),
+        ("ShuffleV2", True, torch.float32),
+        ("ShuffleV1", False, torch.bfloat16),
+    ):
+        assert resolve_precision("auto", cpu, build(name), trains=trains) == expected
+    assert resolve_precision("bfloat16", cpu, build("MobileNetV2"), trains=True) == torch.bfloat16
