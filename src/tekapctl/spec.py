@@ -86,6 +86,9 @@ class RunSpec(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", description="auto, cpu, cuda or cuda:N.")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Precision of the networks.")
     compile: bool = Field(False, description="Compile the networks with torch.compile before training.")
+    checkpoint_minutes: float = Field(
+        10.0, gt=0, description="The training state is kept after every epoch, and within one every so many minutes."
+    )
     name: str | None = Field(None, min_length=1, max_length=80, description="A word of the user's own in the run's id.")
 
     @model_validator(mode="before")

@@ -1,13 +1,14 @@
 """Runs: found by what a user types, and never outside their folder."""
 
 import json
+import shutil
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.runs import Runs
+from tekapctl.store.runs import Run, Runs
 
 
 @pytest.fixture
@@ -15,8 +16,50 @@ def runs(tmp_path) -> Runs:
     return Runs(tmp_path / "runs")
 
 
+def make(runs: Runs, label: str) -> Run:
+    """A run that its process has left."""
+    with runs.start(label, {"spec.toml": "seed = 0\n"}) as run:
+        return run
+
+
+def test_a_run_appears_whole_and_held_by_its_process(runs):
+    with runs.start("x", {"spec.toml": "seed = 3\n"}) as run:
+        assert runs.all() == [run]
+        assert run.status == "running"
+        assert (run.path / "spec.toml").read_text() == "seed = 3\n"
+    assert run.status == "interrupted"
+    assert sorted(path.name for path in run.path.iterdir()) == [".lock", "spec.toml"]
+
+
+def test_what_a_dead_process_had_begun_is_swept_away(runs):
+    begun = runs.folder / ".new-0123"
+    begun.mkdir(parents=True)
+    (begun / ".spec.toml.aaaa.part").write_text("see")
+    run = make(runs, "x")
+    assert [path.name for path in runs.folder.iterdir()] == [run.id]
+    (run.path / ".weights.safetensors.0000.part").write_text("half")
+    run.checkpoints.mkdir()
+    (run.checkpoints / ".epoch-000001-step-00000000.state.0000.part").write_text("half")
+    with run.lock():
+        assert not list(run.path.rglob("*.part"))
+
+
+def test_ids_sort_by_age_though_the_clock_goes_backwards(runs):
+    (runs.folder / "29990101-000000-from-a-wrong-clock-aaaa").mkdir(parents=True)
+    made = make(runs, "zz")
+    assert runs.find("latest") == made
+
+
+def test_nothing_is_written_into_a_run_that_somebody_deleted(runs):
+    run = make(runs, "x")
+    shutil.rmtree(run.path)
+    with pytest.raises(TekapctlError, match="was deleted while it ran"):
+        run.write_summary({"status": "failed"})
+    assert not run.path.exists()
+
+
 def test_ids_are_unique_sorted_by_time_and_say_what_the_run_is(runs):
-    made = [runs.create("kd/resnet8 \x1b[31m..digits") for _ in range(20)]
+    made = [make(runs, "kd/resnet8 \x1b[31m..digits") for _ in range(20)]
     assert len({run.id for run in made}) == 20
     assert all("kd-resnet8" in run.id and run.id.isprintable() and "/" not in run.id for run in made)
     assert sorted(run.id for run in made) == [run.id for run in runs.all()]
@@ -25,7 +68,7 @@ def test_ids_are_unique_sorted_by_time_and_say_what_the_run_is(runs):
 def test_a_run_is_found_by_id_unique_prefix_and_latest(runs):
     (runs.folder / "20250101-000000-old-aaaa").mkdir(parents=True)
     (runs.folder / "20250101-000000-old-bbbb").mkdir()
-    newest = runs.create("new")
+    newest = make(runs, "new")
     assert runs.find("latest") == newest
     assert runs.find(newest.id) == newest
     assert runs.find("20250101-000000-old-a").id.endswith("aaaa")
@@ -41,7 +84,7 @@ def test_a_run_is_found_by_id_unique_prefix_and_latest(runs):
 def test_no_reference_leaves_the_runs_folder(tmp_path_factory, reference):
     folder = tmp_path_factory.mktemp("home") / "runs"
     runs = Runs(folder)
-    runs.create("x")
+    make(runs, "x")
     try:
         assert runs.find(reference).path.parent == folder
     except UsageError as error:
@@ -49,7 +92,7 @@ def test_no_reference_leaves_the_runs_folder(tmp_path_factory, reference):
 
 
 def test_the_lock_tells_running_from_interrupted(runs):
-    run = runs.create("x")
+    run = make(runs, "x")
     assert run.status == "interrupted"
     with run.lock():
         assert run.status == "running"
@@ -64,7 +107,7 @@ def test_the_lock_tells_running_from_interrupted(runs):
 
 
 def test_a_line_cut_off_by_a_crash_is_left_out(runs):
-    run = runs.create("x")
+    run = make(runs, "x")
     run.append_metrics({"epoch": 1})
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"epoch": 2})[:-3])

@@ -1,13 +1,23 @@
 """`tekapctl distill`."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from tekapctl.cli import options, train
+import typer
+
+from tekapctl.cli import options, resume, train
 from tekapctl.cli.student import with_student_options
+from tekapctl.errors import UsageError
 
 
 @with_student_options
-def distill(spec: Any, dry_run: options.DryRun = False, as_json: options.Json = False) -> None:
+def distill(
+    spec: Any,
+    resumed: Annotated[
+        str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run; its spec holds, no options.")
+    ] = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+) -> None:
     """Distil a student from a teacher, and by default from its augmented teachers (TeKAP).
 
     Examples:
@@ -19,4 +29,9 @@ def distill(spec: Any, dry_run: options.DryRun = False, as_json: options.Json = 
 
     tekapctl distill --method crd --no-tekap                 plain CRD
     """
+    if resumed is not None:
+        if spec != type(spec).model_validate({"kind": "student"}) or dry_run:
+            raise UsageError("--resume goes on with a run as it is.", "Leave out the other options.")
+        resume.go_on(resumed, as_json=as_json)
+        return
     train.run(spec, as_json=as_json, dry_run=dry_run)

@@ -24,6 +24,10 @@ Dataset = Annotated[
 Compile = Annotated[
     bool | None, typer.Option("--compile/--no-compile", help="Compile the networks first. (default: no-compile)")
 ]
+CheckpointMinutes = Annotated[
+    float | None,
+    typer.Option("--checkpoint-minutes", help="Minutes between checkpoints within an epoch. (default: 10)"),
+]
 DataDir = Annotated[str | None, typer.Option("--data-dir", help="A folder that holds the data set's files.")]
 TrainFraction = Annotated[
     float | None,

@@ -15,6 +15,11 @@ def resume(
 
     Example: tekapctl resume latest
     """
+    go_on(reference, as_json=as_json)
+
+
+def go_on(reference: str, *, as_json: bool) -> None:
+    """Resume a run and show what came of it."""
     from tekapctl.engine.execute import resume as resume_run
     from tekapctl.store.home import Home
 

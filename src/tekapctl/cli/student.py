@@ -43,6 +43,7 @@ def student_spec(
     device: options.Device = None,
     precision: options.Precision = None,
     compile_networks: options.Compile = None,
+    checkpoint_minutes: options.CheckpointMinutes = None,
     cache_teacher: Annotated[
         bool | None,
         typer.Option(
@@ -75,6 +76,7 @@ def student_spec(
         "device": device,
         "precision": precision,
         "compile": compile_networks,
+        "checkpoint_minutes": checkpoint_minutes,
         "cache_teacher": cache_teacher,
         "name": name,
     }

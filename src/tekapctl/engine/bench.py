@@ -5,7 +5,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -181,15 +181,15 @@ def _step_and_bare_seconds(trainer: Trainer, live: LiveTeacher, steps: int) -> t
         trainer.network.zero_grad(set_to_none=True)
         F.cross_entropy(logits.float(), probe.labels).backward()
 
-    found: list[list[float]] = [[], []]
-    for _ in range(_WARM_UP + steps):
-        for times, work in zip(found, (lambda: trainer.step(next(batches)), passes), strict=True):
-            began = time.perf_counter()
-            work()
-            if trainer.device.type == "cuda":
-                torch.cuda.synchronize(trainer.device)
-            times.append(time.perf_counter() - began)
-    step, bare = (statistics.median(times[_WARM_UP:]) for times in found)
+    def timed(work: Callable[[], object]) -> float:
+        began = time.perf_counter()
+        work()
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize(trainer.device)
+        return time.perf_counter() - began
+
+    pairs = [(timed(lambda: trainer.step(next(batches))), timed(passes)) for _ in range(_WARM_UP + steps)]
+    step, bare = (statistics.median(times) for times in zip(*pairs[_WARM_UP:], strict=True))
     if trainer.device.type == "cuda":
         # A run does not wait for the device after each step.
         began = time.perf_counter()

@@ -15,15 +15,22 @@ KEPT = 2
 """How many checkpoints a run keeps: the newest, and one to fall back on."""
 
 _MAGIC = b"tekapctl training state, sha256 "
-_NAME = re.compile(r"epoch-(\d+)\.state")
+_NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.state")
 
 
-def save(folder: Path, epoch: int, state: dict[str, Any]) -> Path:
-    """Write the training state after an epoch and drop all but the newest checkpoints."""
+def save(folder: Path, epoch: int, step: int, state: dict[str, Any]) -> Path:
+    """Write a training state and drop all but the newest checkpoints.
+
+    Args:
+        folder: The run's checkpoints.
+        epoch: Epochs done.
+        step: Steps done of the next.
+        state: The state.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
-    path = folder / f"epoch-{epoch:06d}.state"
+    path = folder / f"epoch-{epoch:06d}-step-{step:08d}.state"
     write_whole(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
     for _, old in _numbered(folder)[KEPT:]:
         old.unlink(missing_ok=True)
@@ -36,11 +43,25 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
     Raises:
         TekapctlError: The file is not what was written.
     """
-    header, _, payload = path.read_bytes().partition(b"\n")
-    if header != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
-        raise TekapctlError(f"The checkpoint {path} is damaged.", "The one before it can be used.")
-    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+    try:
+        header, _, payload = path.read_bytes().partition(b"\n")
+        if header != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
+            raise ValueError("its checksum does not fit")
+        state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError("it is no training state")
+    except Exception as error:  # whatever the reader trips over, the file is to blame
+        raise TekapctlError(f"The checkpoint {path} is damaged: {error}.", "The one before it can be used.") from None
     return state
+
+
+def described(folder: Path) -> str:
+    """Which checkpoint is the newest, for people."""
+    numbered = _numbered(folder)
+    if not numbered:
+        return "there is no checkpoint yet"
+    (epoch, step), _ = numbered[0]
+    return f"the last good checkpoint is that after epoch {epoch}" + (f", step {step}" if step else "")
 
 
 def newest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, list[Path]]:
@@ -54,7 +75,7 @@ def newest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, l
     return None, damaged
 
 
-def _numbered(folder: Path) -> list[tuple[int, Path]]:
+def _numbered(folder: Path) -> list[tuple[tuple[int, int], Path]]:
     """All checkpoints of a folder, newest first."""
-    found = [(int(match[1]), path) for path in folder.glob("*.state") if (match := _NAME.fullmatch(path.name))]
-    return sorted(found, reverse=True)
+    names = ((_NAME.fullmatch(path.name), path) for path in folder.glob("*.state"))
+    return sorted((((int(match[1]), int(match[2])), path) for match, path in names if match), reverse=True)

@@ -3,6 +3,8 @@
 import json
 import platform
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import torch
 from tekapctl import __version__
 from tekapctl.engine import checkpoint
 from tekapctl.engine.device import describe
+from tekapctl.engine.epoch_sums import Metrics
+from tekapctl.engine.interruption import Interruption, StoppedError
 from tekapctl.engine.prepare import Say, Setting, prepare
-from tekapctl.engine.trainer import Listener, Metrics
+from tekapctl.engine.trainer import DivergedError, Listener
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.evaluation import evaluate
 from tekapctl.spec import StudentSpec, TeacherSpec, dumps, load
@@ -29,12 +33,13 @@ def execute(spec: TeacherSpec | StudentSpec, home: Home, listener: Listener, say
         TekapctlError: The run failed; its folder holds what it reached.
     """
     setting = prepare(spec, home, say)
-    run = Runs(home.runs).create(label(setting))
-    say(f"run: {run.id}")
-    with run.lock():
-        run.write_text("spec.toml", dumps(setting.spec))
-        run.write_text("environment.json", json.dumps(environment(setting.trainer.device), indent=2) + "\n")
-        return _train(run, setting, listener)
+    files = {
+        "spec.toml": dumps(setting.spec),
+        "environment.json": json.dumps(environment(setting.trainer.device), indent=2) + "\n",
+    }
+    with Runs(home.runs).start(label(setting), files) as run:
+        say(f"run: {run.id}")
+        return _train(run, setting, listener, say)
 
 
 def resume(reference: str, home: Home, listener: Listener, say: Say) -> dict[str, Any]:
@@ -60,29 +65,74 @@ def resume(reference: str, home: Home, listener: Listener, say: Say) -> dict[str
             say(f"the checkpoint {path.name} is damaged and was passed over")
         if state is not None:
             setting.trainer.restore(state)
-        done = setting.trainer.progress.epoch
-        say(f"run: {run.id}, after epoch {done} of {setting.spec.epochs}")
+        progress = setting.trainer.progress
+        say(f"run: {run.id}, after epoch {progress.epoch} of {setting.spec.epochs}, step {progress.step} of the next")
         # What was measured after the checkpoint will be measured again.
-        run.keep_metrics(done)
+        run.write_metrics(progress.history)
         (run.path / "summary.json").unlink(missing_ok=True)
-        return _train(run, setting, listener)
+        return _train(run, setting, listener, say)
 
 
-def _train(run: Run, setting: Setting, listener: Listener) -> dict[str, Any]:
+def _train(run: Run, setting: Setting, listener: Listener, say: Say) -> dict[str, Any]:
+    interruption = Interruption()
     try:
-        setting.trainer.fit(listener, lambda metrics, best: _keep(run, setting, metrics, best))
-    except TekapctlError as error:
-        run.write_summary({"run": run.id, "status": "failed", "error": str(error)})
+        with interruption.listening(say):
+            setting.trainer.fit(listener, RunKeeper(run, setting, interruption))
+        return finish(run, setting)
+    except StoppedError:
         raise
-    return finish(run, setting)
+    except TekapctlError as error:
+        if isinstance(error, DivergedError):
+            error = TekapctlError(f"{error.problem[:-1]}; {checkpoint.described(run.checkpoints)}.", error.remedy)
+        with suppress(TekapctlError):  # what went wrong first is what counts
+            run.write_summary({"run": run.id, "status": "failed", "error": str(error)})
+        raise error from None
 
 
-def _keep(run: Run, setting: Setting, metrics: Metrics, is_best: bool) -> None:
-    trainer = setting.trainer
-    if is_best:
-        save_weights(run.path / "best.safetensors", trainer.network.state_dict(), _metadata(setting, metrics))
-    checkpoint.save(run.checkpoints, trainer.progress.epoch, trainer.state())
-    run.append_metrics(metrics)
+class RunKeeper:
+    """Writes a run's training state, metrics and best weights; stops it where a signal asks for that.
+
+    Args:
+        run: The run.
+        setting: What it trains with.
+        interruption: Whether it is to stop.
+    """
+
+    def __init__(self, run: Run, setting: Setting, interruption: Interruption) -> None:
+        self.run = run
+        self.setting = setting
+        self.interruption = interruption
+        self._kept = time.monotonic()
+
+    def after_step(self) -> None:
+        """Write the training state every so many minutes, and before the run is stopped."""
+        wanted = self.interruption.signal
+        if wanted is None and time.monotonic() - self._kept < 60 * self.setting.spec.checkpoint_minutes:
+            return
+        trainer = self.setting.trainer
+        trainer.check_finite()
+        self._write_state()
+        if wanted is not None:
+            where = f"after step {trainer.progress.step} of epoch {trainer.progress.epoch + 1}"
+            raise StoppedError(self.run.id, where, wanted)
+
+    def after_epoch(self, metrics: Metrics, is_best: bool) -> None:
+        """Write all that the epoch brought."""
+        trainer = self.setting.trainer
+        if is_best:
+            weights, metadata = trainer.network.state_dict(), _metadata(self.setting, metrics)
+            self.run.check_there()
+            save_weights(self.run.path / "best.safetensors", weights, metadata)
+        self._write_state()
+        self.run.append_metrics(metrics)
+        if self.interruption.signal is not None and trainer.progress.epoch < trainer.spec.epochs:
+            raise StoppedError(self.run.id, f"after epoch {trainer.progress.epoch}", self.interruption.signal)
+
+    def _write_state(self) -> None:
+        progress = self.setting.trainer.progress
+        self.run.check_there()
+        checkpoint.save(self.run.checkpoints, progress.epoch, progress.step, self.setting.trainer.state())
+        self._kept = time.monotonic()
 
 
 def finish(run: Run, setting: Setting) -> dict[str, Any]:

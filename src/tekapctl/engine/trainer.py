@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from tekapctl.data.batches import Batch, Batches
 from tekapctl.engine.clock import Clock, no_clock
 from tekapctl.engine.device import autocast, compile_for
+from tekapctl.engine.epoch_sums import EpochSums, Metrics
 from tekapctl.engine.objective import Objective
 from tekapctl.errors import TekapctlError
 from tekapctl.evaluation import predict, top_k
 from tekapctl.models import Network
 from tekapctl.spec import RunSpec
-
-Metrics = dict[str, float | int]
 
 
 @runtime_checkable
@@ -34,23 +33,45 @@ class Listener(Protocol):
         """An epoch ended."""
 
 
+@runtime_checkable
+class Keeper(Protocol):
+    """Keeps what a run has reached."""
+
+    def after_step(self) -> None:
+        """A step was queued. May stop the run by raising."""
+
+    def after_epoch(self, metrics: Metrics, is_best: bool) -> None:
+        """An epoch ended; it may be the best so far."""
+
+
 @dataclass
 class Progress:
     """How far a run has come; part of the training state.
 
     Attributes:
         epoch: Epochs done.
+        step: Steps done of the epoch under way.
         best_epoch: The epoch, from 1, with the best top-1 accuracy on the test set so far.
         best_top1: That accuracy.
-        seconds: Time spent on training and testing.
-        last: The last epoch's metrics.
+        seconds: Time spent on the epochs done, with their tests.
+        history: The metrics of the epochs done.
     """
 
     epoch: int = 0
+    step: int = 0
     best_epoch: int = 0
     best_top1: float = -1.0
     seconds: float = 0.0
-    last: Metrics = field(default_factory=dict)
+    history: list[Metrics] = field(default_factory=list)
+
+    @property
+    def last(self) -> Metrics:
+        """The last epoch's metrics."""
+        return self.history[-1]
+
+
+class DivergedError(TekapctlError):
+    """The loss is no longer finite."""
 
 
 class Trainer:
@@ -82,6 +103,7 @@ class Trainer:
         self.device = train.device
         self.precision = precision
         self.progress = Progress()
+        self._sums = EpochSums(self.device)
         self.clock: Clock = no_clock
         self._knowledge = compile_for(self.device, network.knowledge) if spec.compile else network.knowledge
         parameters = [p for module in (network, objective) for p in module.parameters() if p.requires_grad]
@@ -95,68 +117,79 @@ class Trainer:
             fused=self.device.type in ("cpu", "cuda"),
         )
 
-    def fit(self, listener: Listener, after_epoch: Callable[[Metrics, bool], None]) -> None:
+    def fit(self, listener: Listener, keeper: Keeper) -> None:
         """Train from where the progress stands to the last epoch.
 
         Args:
             listener: Is told of steps and epochs.
-            after_epoch: Is called with an epoch's metrics and whether it is the best so far, before the listener.
+            keeper: Keeps what is reached; comes before the listener.
 
         Raises:
-            TekapctlError: The loss is no longer finite, or the device's memory does not suffice.
+            DivergedError: The loss is no longer finite.
+            TekapctlError: The device's memory does not suffice.
         """
         listener.on_start(self.spec.epochs, len(self.train_batches), self.progress.epoch)
         while self.progress.epoch < self.spec.epochs:
-            metrics = self.train_epoch(self.progress.epoch, listener)
+            metrics = self.train_epoch(self.progress.epoch, listener, keeper.after_step)
             metrics.update(self.test())
-            self.progress.epoch += 1
+            self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
+            self._sums = EpochSums(self.device)
             is_best = metrics["test_top1"] > self.progress.best_top1
             if is_best:
                 self.progress.best_epoch, self.progress.best_top1 = self.progress.epoch, metrics["test_top1"]
-            self.progress.last = metrics
+            self.progress.history.append(metrics)
             self.progress.seconds += metrics["train_seconds"] + metrics["test_seconds"]
-            after_epoch(metrics, is_best)
+            keeper.after_epoch(metrics, is_best)
             listener.on_epoch(metrics)
 
-    def train_epoch(self, epoch: int, listener: Listener | None = None) -> Metrics:
-        """One pass over the training set; returns its mean loss, the loss's parts and the accuracy on what was seen."""
+    def train_epoch(
+        self, epoch: int, listener: Listener | None = None, after_step: Callable[[], None] = lambda: None
+    ) -> Metrics:
+        """The rest of a pass over the training set; returns its loss, the loss's parts and the accuracy seen.
+
+        Raises:
+            DivergedError: The loss is no longer finite.
+        """
         self.network.train()
         self.objective.train()
         rate = self.spec.optimizer.rate(epoch, self.spec.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        sums: dict[str, Tensor] = {}
-        samples = 0
-        began = time.perf_counter()
-        for step, batch in enumerate(self.train_batches.epoch(epoch)):
-            parts = self.step(batch)
-            count = len(batch.labels)
-            samples += count
-            for name, value in parts.items():
-                # Sums stay on the device: to read one would wait for every step before it.
-                sums[name] = value * count if name not in sums else sums[name].add_(value, alpha=count)
+        self._sums.begin()
+        for batch in self.train_batches.epoch(epoch, self.progress.step):
+            self._sums.add(self.progress.step, self.step(batch), len(batch.labels))
+            self.progress.step += 1
             if listener is not None:
-                listener.on_step(epoch, step)
-        names = list(sums)
-        means = dict(zip(names, (torch.stack([sums[n] for n in names]) / samples).tolist(), strict=True))
-        seconds = time.perf_counter() - began
+                listener.on_step(epoch, self.progress.step - 1)
+            after_step()
+        self.check_finite()
+        means = self._sums.means()
+        seconds = self._sums.seconds
         correct = means.pop("correct")
-        loss = sum(means.values())
-        if not torch.isfinite(torch.tensor(loss)):
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
-            raise TekapctlError(
-                f"The loss is not finite in epoch {epoch + 1} ({shown}).",
-                "Try a smaller --set optimizer.learning_rate, smaller weights, or --precision float32.",
-            )
         return {
             "epoch": epoch + 1,
             "learning_rate": rate,
-            "train_loss": loss,
+            "train_loss": sum(means.values()),
             **{f"train_{name}": value for name, value in means.items()},
             "train_top1": correct,
             "train_seconds": seconds,
-            "images_per_second": samples / seconds,
+            "images_per_second": self._sums.samples / seconds,
         }
+
+    def check_finite(self) -> None:
+        """Look whether all losses of the epoch under way were finite; waits for the device.
+
+        Raises:
+            DivergedError: One was not; the message says in which step, and what its parts were.
+        """
+        found = self._sums.first_not_finite()
+        if found is not None:
+            step, parts = found
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
+            raise DivergedError(
+                f"The loss is not finite in step {step + 1} of epoch {self.progress.epoch + 1} ({shown}).",
+                "Try a smaller --lr, smaller weights, or --precision float32.",
+            )
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimiser step; returns the parts of the loss and `correct`, the accuracy on the batch."""
@@ -198,7 +231,8 @@ class Trainer:
             "network": self.network.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "progress": vars(self.progress).copy(),
+            "progress": {**vars(self.progress), "history": list(self.progress.history)},
+            "sums": self._sums.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -207,3 +241,4 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
+        self._sums = EpochSums(self.device, **state["sums"])

@@ -30,10 +30,21 @@ def write_whole(path: Path, content: bytes | Callable[[Path], None]) -> None:
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as error:
         raise explain(error, path) from error
     finally:
+        part.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, name: str = "*") -> None:
+    """Delete what was written aside and never renamed; only for who holds the lock under which it is written.
+
+    Args:
+        folder: The folder.
+        name: The file that was to be written.
+    """
+    for part in folder.glob(f".{name}.*.part"):
         part.unlink(missing_ok=True)
 
 
@@ -62,7 +73,8 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Have the system write the names in a folder to the disk."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

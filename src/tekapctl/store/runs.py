@@ -4,8 +4,8 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,10 +14,12 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.files import make_folder, write_whole
+from tekapctl.store.files import explain, flush_folder, make_folder, sweep, write_whole
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_STAMP = re.compile(r"\d{8}-\d{6}")
+_NEW = ".new-"
 _NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9._]+")
 
 
@@ -60,19 +62,33 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run; nobody else can.
+        """Hold the run; nobody else can. Parts of files that a dead process left are swept away.
 
         Raises:
             TekapctlError: Another process holds it.
         """
         try:
             with FileLock(self.path / ".lock", timeout=0):
+                sweep(self.path)
+                sweep(self.checkpoints)
                 yield
         except Timeout:
             raise TekapctlError(f"Another process works on the run {self.id}.", "Wait for it, or stop it.") from None
 
+    def check_there(self) -> None:
+        """See to it that the run's folder is still the run's.
+
+        Raises:
+            TekapctlError: Somebody has deleted it.
+        """
+        if not (self.path / "spec.toml").is_file():
+            raise TekapctlError(
+                f"The folder of the run {self.id} was deleted while it ran.", "Start it again; nothing of it is left."
+            )
+
     def write_text(self, name: str, text: str) -> None:
         """Write one of the run's files whole."""
+        self.check_there()
         write_whole(self.path / name, text.encode())
 
     def append_metrics(self, metrics: Mapping[str, float | int]) -> None:
@@ -94,10 +110,9 @@ class Run:
                 continue
         return found
 
-    def keep_metrics(self, epochs: int) -> None:
-        """Drop the metrics of all but the first epochs."""
-        kept = [json.dumps(entry) + "\n" for entry in self.metrics() if entry["epoch"] <= epochs]
-        self.write_text("metrics.jsonl", "".join(kept))
+    def write_metrics(self, history: Sequence[Mapping[str, float | int]]) -> None:
+        """Write all metrics anew; the training state has them too, so none are lost."""
+        self.write_text("metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write what came of the run, which ends it."""
@@ -122,22 +137,49 @@ class Runs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def create(self, label: str) -> Run:
-        """A new run, its id made of the time, what it is, and a few random letters."""
+    @contextmanager
+    def start(self, label: str, files: Mapping[str, str]) -> Iterator[Run]:
+        """A new run with its first files, held by this process; it appears whole.
+
+        Its id is made of the time, what it is, and a few random letters. Where the clock has gone backwards, the newest
+        run's time is taken, so that ids sort by age.
+
+        Args:
+            label: What it is.
+            files: Texts by name.
+
+        Raises:
+            TekapctlError: The folder cannot be written.
+        """
         make_folder(self.folder)
+        self._sweep()
         words = _NOT_IN_AN_ID.sub("-", label).strip("-.")[:120]
-        while True:
-            stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-            path = self.folder / f"{stamp}-{words}-{secrets.token_hex(2)}"
-            try:
-                path.mkdir()
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise TekapctlError(
-                    f"No run can be made in {self.folder}: {error.strerror}.", "Set TEKAPCTL_HOME to another folder."
-                ) from None
-            return Run(path)
+        new = self.folder / f"{_NEW}{secrets.token_hex(8)}"
+        lock = FileLock(new / ".lock", timeout=0)
+        try:
+            new.mkdir()
+            lock.acquire()
+            for name, text in files.items():
+                write_whole(new / name, text.encode())
+            run = Run(new.rename(self.folder / f"{self._stamp()}-{words}-{secrets.token_hex(2)}"))
+            flush_folder(self.folder)
+        except OSError as error:
+            raise explain(error, self.folder) from None
+        try:
+            yield run
+        finally:
+            lock.release()
+
+    def _stamp(self) -> str:
+        now = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+        newest = max((found[0] for run in self.all() if (found := _STAMP.match(run.id))), default="")
+        return max(now, newest)
+
+    def _sweep(self) -> None:
+        """Away with what dead processes had begun."""
+        for begun in self.folder.glob(f"{_NEW}*"):
+            with suppress(Timeout, OSError), FileLock(begun / ".lock", timeout=0):
+                shutil.rmtree(begun)
 
     def all(self) -> list[Run]:
         """All runs, oldest first."""

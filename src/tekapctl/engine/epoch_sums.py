@@ -1,0 +1,89 @@
+"""Sums over the steps of an epoch, on the device: to read one back would wait for every step before it."""
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Metrics = dict[str, float | int]
+
+
+class EpochSums:
+    """Sums of the loss's parts and of correct answers, and the first step whose loss was not finite.
+
+    Args:
+        device: Where they are.
+        sums: Sums so far, by name, where an epoch goes on that was interrupted.
+        samples: Images so far.
+        seconds: Time so far.
+        bad_step: The first step whose loss was not finite, or -1.
+        bad_parts: The parts of that step's loss.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        sums: dict[str, Tensor] | None = None,
+        samples: int = 0,
+        seconds: float = 0.0,
+        bad_step: Tensor | None = None,
+        bad_parts: Tensor | None = None,
+    ) -> None:
+        self.sums = dict(sums or {})
+        self.samples = samples
+        self._before = seconds
+        self._began: float | None = None
+        self._bad_step = torch.tensor(-1, device=device) if bad_step is None else bad_step
+        self._bad_parts = bad_parts
+
+    def begin(self) -> None:
+        """The epoch begins, or goes on."""
+        self._before, self._began = self.seconds, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Time that the epoch has taken, without what was between its parts."""
+        return self._before + (time.perf_counter() - self._began if self._began is not None else 0.0)
+
+    def add(self, step: int, parts: dict[str, Tensor], count: int) -> None:
+        """Count a step.
+
+        Args:
+            step: Its number in the epoch, from 0.
+            parts: Means over its batch: the loss's parts, and `correct` last.
+            count: Images in the batch.
+        """
+        self.samples += count
+        for name, value in parts.items():
+            self.sums[name] = value * count if name not in self.sums else self.sums[name].add_(value, alpha=count)
+        values = torch.stack([value.float() for value in parts.values()])
+        is_first = (self._bad_step < 0) & ~torch.isfinite(values.sum())
+        self._bad_step = torch.where(is_first, step, self._bad_step)
+        known = torch.zeros_like(values) if self._bad_parts is None else self._bad_parts
+        self._bad_parts = torch.where(is_first, values, known)
+
+    def means(self) -> dict[str, float]:
+        """Means over the epoch's images; waits for the device."""
+        names = list(self.sums)
+        values = (torch.stack([self.sums[name].float() for name in names]) / self.samples).tolist()
+        return dict(zip(names, values, strict=True))
+
+    def first_not_finite(self) -> tuple[int, dict[str, float]] | None:
+        """The first step whose loss was not finite, with the loss's parts; waits for the device."""
+        step = int(self._bad_step)
+        if step < 0 or self._bad_parts is None:
+            return None
+        parts = dict(zip(self.sums, self._bad_parts.tolist(), strict=True))
+        parts.pop("correct", None)
+        return step, parts
+
+    def state(self) -> dict[str, Any]:
+        """All of it, for a training state."""
+        return {
+            "sums": {name: value.clone() for name, value in self.sums.items()},
+            "samples": self.samples,
+            "seconds": self.seconds,
+            "bad_step": self._bad_step,
+            "bad_parts": self._bad_parts,
+        }

@@ -1,0 +1,143 @@
+"""A run that was broken off at any step goes on as if it had not been, bit for bit."""
+
+import hashlib
+import io
+
+import pytest
+import torch
+
+from tekapctl.engine import checkpoint
+from tekapctl.engine.execute import execute
+from tekapctl.engine.prepare import prepare
+from tekapctl.engine.trainer import Trainer
+from tekapctl.errors import TekapctlError
+from tekapctl.spec import parse
+from tekapctl.store.home import Home
+
+CPU = torch.device("cpu")
+QUICK = {
+    "epochs": 3,
+    "batch_size": 32,
+    "data": {"name": "digits", "train_fraction": 0.1},
+    "device": "cpu",
+    "precision": "float32",
+}
+STEPS = 5  # an epoch of 130 images
+NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
+CRD = {"name": "crd", "negatives": 64}
+WAYS = {
+    "teacher": {"kind": "teacher", "model": "resnet8"},
+    "kd": {"method": "kd", "tekap": NO_TEKAP},
+    "tekap-logit": {"method": "kd"},
+    "crd": {"method": CRD, "tekap": NO_TEKAP},
+    "crd-relax": {"method": {**CRD, "mode": "relax"}, "tekap": NO_TEKAP},
+    "crd-queue": {"method": {**CRD, "memory": "queue"}},
+    "tekap-feature": {"method": CRD},
+    "tekap-both": {"method": CRD, "alpha": 1.0, "beta": 0.8},
+    "tekap-both-cached": {"method": CRD, "alpha": 1.0, "beta": 0.8, "cache_teacher": True},
+}
+
+
+class Silent:
+    def on_start(self, epochs, steps, first_epoch): ...
+    def on_step(self, epoch, step): ...
+    def on_epoch(self, metrics): ...
+
+
+class BrokenOffError(Exception):
+    """The run is broken off here."""
+
+
+class BreakAfter:
+    """BrokenOffErrors a run off after so many steps, with a checkpoint written there."""
+
+    def __init__(self, trainer: Trainer, folder, steps: int | None):
+        self.trainer, self.folder, self.left = trainer, folder, steps
+
+    def after_step(self):
+        if self.left is not None:
+            self.left -= 1
+            if not self.left:
+                self.save()
+                raise BrokenOffError
+
+    def after_epoch(self, metrics, is_best): ...
+
+    def save(self):
+        progress = self.trainer.progress
+        checkpoint.save(self.folder, progress.epoch, progress.step, self.trainer.state())
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Home:
+    home = Home(tmp_path_factory.mktemp("home"))
+    execute(parse({**QUICK, "kind": "teacher", "model": "resnet14", "epochs": 2}), home, Silent(), lambda _: None)
+    return home
+
+
+def trainer(home: Home, way: str) -> Trainer:
+    values = {**QUICK, **WAYS[way]}
+    if values.get("kind") != "teacher":
+        values |= {"teacher": "resnet14", "student": "resnet8"}
+    return prepare(parse(values), home, lambda _: None).trainer
+
+
+def everything(state) -> dict:
+    """A training state flat, without the times in it."""
+    flat = {}
+
+    def walk(path, value):
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if key not in ("seconds", "train_seconds", "test_seconds", "images_per_second"):
+                    walk((*path, key), inner)
+        elif isinstance(value, list):
+            walk(path, dict(enumerate(value)))
+        else:
+            flat[path] = value
+
+    walk((), state)
+    return flat
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_weights_banks_optimiser_and_metrics_are_those_of_an_undisturbed_run(home, tmp_path, way):
+    whole = trainer(home, way)
+    whole.fit(Silent(), BreakAfter(whole, tmp_path, None))
+    expected = everything(whole.state())
+    for steps in (2, STEPS, STEPS + 1, 3 * STEPS - 1):
+        folder = tmp_path / str(steps)
+        first = trainer(home, way)
+        with pytest.raises(BrokenOffError):
+            first.fit(Silent(), BreakAfter(first, folder, steps))
+        second = trainer(home, way)
+        state, damaged = checkpoint.newest(folder, CPU)
+        assert not damaged
+        second.restore(state)
+        second.fit(Silent(), BreakAfter(second, folder, None))
+        found = everything(second.state())
+        assert found.keys() == expected.keys()
+        for path, value in expected.items():
+            same = torch.equal(found[path], value) if isinstance(value, torch.Tensor) else found[path] == value
+            assert same, f"{path} after a break at step {steps}"
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b[:90] + bytes([b[90] ^ 4]) + b[91:], lambda b: b""])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, damage):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, 0, step, {"step": step})
+    newest = tmp_path / "epoch-000000-step-00000002.state"
+    newest.write_bytes(damage(newest.read_bytes()))
+    state, damaged = checkpoint.newest(tmp_path, CPU)
+    assert state == {"step": 1}
+    assert damaged == [newest]
+
+
+def test_a_checkpoint_whose_checksum_fits_but_holds_no_state_is_an_error(tmp_path):
+    path = checkpoint.save(tmp_path, 0, 1, {})
+    content = io.BytesIO()
+    torch.save([1, 2], content)
+    head, digest = b"tekapctl training state, sha256 ", hashlib.sha256(content.getvalue()).hexdigest()
+    path.write_bytes(head + digest.encode() + b"\n" + content.getvalue())
+    with pytest.raises(TekapctlError, match="is damaged"):
+        checkpoint.read(path, CPU)

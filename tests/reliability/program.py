@@ -1,0 +1,83 @@
+"""The program in processes of its own that start at once, so that many can be killed in little time.
+
+A fork server imports everything once; each run of the program is a child of it, killed and waited for like any process.
+"""
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tekapctl.cli.app", "tekapctl.engine.execute", "tekapctl.store.teachers"])
+
+
+@dataclass
+class Ended:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+class Started:
+    """A running program.
+
+    Args:
+        home: Its home folder.
+        arguments: Its command line.
+        files: Where its output goes.
+        variables: Its environment, besides this process's.
+    """
+
+    def __init__(self, home: Path, arguments: tuple[str, ...], files: Path, variables: dict[str, str]):
+        files.mkdir(parents=True, exist_ok=True)
+        self.out, self.err = files / "out", files / "err"
+        environment = {"TEKAPCTL_HOME": str(home), "OMP_NUM_THREADS": "1", **variables}
+        self.process = CONTEXT.Process(target=_run, args=(arguments, self.out, self.err, environment))
+        self.process.start()
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        if self.process.is_alive():
+            os.kill(self.process.pid, number)
+
+    def wait(self, seconds: float = 120) -> Ended:
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, f"still running: {self.err.read_text()}"
+        return Ended(self.process.exitcode, self.out.read_text(), self.err.read_text())
+
+
+def _run(arguments: tuple[str, ...], out: Path, err: Path, environment: dict[str, str]) -> None:
+    import torch
+
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    # The files stand in for the terminal, down to what the system and the libraries write.
+    os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+    os.dup2(os.open(err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(n, "wb", 0), write_through=True) for n in (1, 2))
+    from tekapctl.cli import console
+    from tekapctl.cli.app import app
+
+    console._stderr.file = sys.stderr
+    with contextlib.suppress(KeyError):
+        del os.environ["PYTEST_CURRENT_TEST"]
+    app(list(arguments))
+
+
+def start(home: Path, *arguments: str, **variables: str) -> Started:
+    """Start the program."""
+    return Started(home, arguments, home.parent / f"{home.name}-output", variables)
+
+
+def run(home: Path, *arguments: str, **variables: str) -> Ended:
+    """Run the program to its end."""
+    return start(home, *arguments, **variables).wait()

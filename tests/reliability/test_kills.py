@@ -1,0 +1,142 @@
+"""SIGKILL at random moments: every run can be resumed, ends with the same bytes, and leaves nothing behind."""
+
+import os
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from reliability.program import run, start
+from server import serving
+from tekapctl.models import build
+
+KILLS = int(os.environ.get("TEKAPCTL_KILLS", "50"))
+"""How many times the training run is killed; `tests/reliability/soak.sh` asks for many more."""
+OPTIONS = ["--method", "crd", "--alpha", "1", "--beta", "0.8", "--set", "method.negatives=64", "--student", "resnet8"]
+OPTIONS += ["--dataset", "digits", "--train-fraction", "0.1", "--batch-size", "16", "--epochs", "12"]
+# A checkpoint after every step: most kills come while one is being written.
+OPTIONS += ["--precision", "float32", "--device", "cpu", "--checkpoint-minutes", "1e-9", "--cache-teacher"]
+
+
+def leftovers(home: Path) -> list[Path]:
+    return [path for path in home.rglob("*") if path.name.endswith(".part") or path.name.startswith(".new-")]
+
+
+def states(home: Path) -> set[Path]:
+    return set(home.glob("runs/*/checkpoints/*.state"))
+
+
+def await_checkpoint(home: Path) -> None:
+    """Wait until a program has written one, or for ten seconds."""
+    before, deadline = states(home), time.monotonic() + 10
+    while states(home) <= before and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+def test_a_run_survives_being_killed_at_any_moment(tmp_path, record_property):
+    home, whole = tmp_path / "home", tmp_path / "whole"
+    for place in (home, whole):
+        made = run(place, "train-teacher", "--model", "resnet14", "--dataset", "digits", "--epochs", "1", "--json")
+        assert made.code == 0, made.err
+    expected = run(whole, "distill", "--teacher", "resnet14", *OPTIONS, "--json")
+    assert expected.code == 0, expected.err
+
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    source = random.Random(seed)
+    found, kills, finished = Counter(), 0, 0
+    current: str | None = None
+    while kills < KILLS:
+        arguments = ["resume", current] if current else ["distill", "--teacher", "resnet14", *OPTIONS]
+        program = start(home, *arguments)
+        if source.random() < 0.8:
+            await_checkpoint(home)
+        time.sleep(source.uniform(0, 0.3))
+        program.kill()
+        ended = program.wait()
+        if ended.code == 0:
+            finished, current = finished + 1, None
+            continue
+        assert ended.code == -9, ended.err
+        kills += 1
+        begun = [path for path in (home / "runs").iterdir() if not path.name.startswith(".")]
+        unfinished = [path for path in begun if not (path / "summary.json").exists()]
+        assert len(unfinished) <= 1, "a killed run was not found again"
+        found["with a half-written file"] += bool(leftovers(home))
+        found["before there was a run"] += not unfinished
+        assert len(leftovers(home)) <= 3, "what kills leave is swept away by the next run"
+        current = unfinished[0].name if unfinished else None
+    if current:
+        listed = {row["run"]: row["status"] for row in run(home, "runs", "list", "--json").json}
+        assert listed[current] == "interrupted"
+    last = run(home, *(["resume", current] if current else ["distill", "--teacher", "resnet14", *OPTIONS]), "--json")
+    assert last.code == 0, last.err
+
+    weights = (whole / "runs" / expected.json["run"] / "weights.safetensors").read_bytes()
+    students = [path for path in (home / "runs").iterdir() if "crd" in path.name]
+    assert len(students) == finished + 1
+    for student in students:
+        assert (student / "weights.safetensors").read_bytes() == weights
+        assert (student / "metrics.jsonl").read_text().count("\n") == 12
+        assert len(list((student / "checkpoints").iterdir())) == 2
+    assert not leftovers(home)
+    found |= {"kills": kills, "runs": finished + 1}
+    print(dict(found))
+    record_property("kills", dict(found))
+
+
+def test_a_fetch_survives_being_killed_at_any_moment(tmp_path):
+    folder = tmp_path / "files" / "vgg8_vanilla"
+    folder.mkdir(parents=True)
+    folder = folder.rename(tmp_path / "files" / "vgg13_vanilla")
+    torch.save({"model": build("vgg13").state_dict()}, folder / "ckpt_epoch_240.pth")
+    source = random.Random(1)
+    home = tmp_path / "home"
+    with serving(tmp_path / "files") as server:
+        mirror = {"TEKAPCTL_MIRROR": f"{server.address}/ok"}
+        for _ in range(12):
+            program = start(home, "fetch", "vgg13", "--force", **mirror)
+            time.sleep(source.uniform(0.02, 0.6))
+            program.kill()
+            assert program.wait().code in (0, -9)
+        assert run(home, "fetch", "vgg13", **mirror).code == 0
+        assert "whole" in run(home, "cache", "verify").out
+    assert not leftovers(home)
+    assert not list((home / "downloads").glob("*.pth"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(15, 143), (2, 130)])
+def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path, number, code):
+    home, whole = tmp_path / "home", tmp_path / "whole"
+    options = ["--model", "resnet8", "--dataset", "digits", "--epochs", "4", "--batch-size", "8", "--device", "cpu"]
+    program = start(home, "train-teacher", *options)
+    deadline = time.monotonic() + 60
+    while not list(home.glob("runs/*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    program.kill(number)
+    ended = program.wait()
+    assert ended.code == code, ended.err
+    (path,) = (home / "runs").iterdir()
+    assert f"tekapctl resume {path.name}" in " ".join(ended.err.split())
+    assert not (path / "summary.json").exists()
+    resumed = run(home, "resume", path.name, "--json")
+    undisturbed = run(whole, "train-teacher", *options, "--json")
+    assert resumed.json["last_top1"] == undisturbed.json["last_top1"]
+    other = whole / "runs" / undisturbed.json["run"]
+    assert (path / "weights.safetensors").read_bytes() == (other / "weights.safetensors").read_bytes()
+
+
+def test_distill_resume_goes_on_with_a_run_and_takes_no_other_options(tmp_path):
+    home = tmp_path / "home"
+    run(home, "train-teacher", "--model", "resnet14", "--dataset", "digits", "--epochs", "1")
+    program = start(home, "distill", "--teacher", "resnet14", *OPTIONS)
+    while not list(home.glob("runs/*crd*/checkpoints/*.state")):
+        time.sleep(0.01)
+    program.kill(15)
+    assert program.wait().code == 143
+    (path,) = home.glob("runs/*crd*")
+    assert run(home, "distill", "--resume", path.name, "--epochs", "3").code == 2
+    assert run(home, "distill", "--resume", path.name, "--json").json["run"] == path.name
