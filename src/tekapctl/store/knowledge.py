@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from tekapctl.store.files import explain, make_folder, room, write_whole
+from tekapctl.store.files import explain, make_folder, room, sweep, write_whole
 
 Words = np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
 Places = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -94,6 +94,7 @@ class KnowledgeStore:
 
     def _open(self) -> None:
         """Map the file; one of another identity or length is made anew."""
+        sweep(self.path)
         records, about = self.path / "records.bin", self.path / "identity.json"
         known = about.is_file() and about.read_text(errors="replace") == self.identity.text
         if not known or not records.is_file() or records.stat().st_size != self.identity.bytes:

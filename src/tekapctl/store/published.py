@@ -4,6 +4,7 @@ import argparse
 import pickle
 import re
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def read_published(path: Path) -> PublishedCheckpoint:
     """
     if path.stat().st_size > MOST_BYTES:
         raise UsageError(f"The checkpoint {path} is larger than 2 GiB.", "Name a checkpoint of a network of the zoo.")
+    _check_records(path)
     content = _unpickle(path)
     if not isinstance(content, dict):
         raise UsageError(f"The checkpoint {path} holds no state dict.", "Name a checkpoint of a network.")
@@ -59,6 +61,18 @@ def read_published(path: Path) -> PublishedCheckpoint:
         epoch=epoch if isinstance(epoch, int) else None,
         accuracy=None if accuracy is None or isinstance(accuracy, dict) else float(accuracy),
     )
+
+
+def _check_records(path: Path) -> None:
+    """See to it that a file of PyTorch's zip format does not unpack to more than it has."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [record for record in archive.infolist() if record.compress_type != zipfile.ZIP_STORED]
+            total = sum(record.file_size for record in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # an older format, or damaged: its reader will say so
+    if packed or total > path.stat().st_size:
+        raise UsageError(f"The checkpoint {path} unpacks to more than it has.", "Use a file that PyTorch has written.")
 
 
 def _unpickle(path: Path) -> Any:

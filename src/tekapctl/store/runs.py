@@ -100,14 +100,16 @@ class Run:
         """All metrics, epoch by epoch; a line that was cut off by a crash is left out."""
         try:
             lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             return []
         found = []
         for line in lines:
             try:
-                found.append(json.loads(line))
-            except ValueError:
+                entry = json.loads(line, parse_constant=_refuse)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(entry, dict) and all(type(value) in (int, float) for value in entry.values()):
+                found.append(entry)
         return found
 
     def write_metrics(self, history: Sequence[Mapping[str, float | int]]) -> None:
@@ -121,10 +123,15 @@ class Run:
     def summary(self) -> dict[str, Any] | None:
         """What came of the run, if it has ended."""
         try:
-            found = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = json.loads((self.path / "summary.json").read_text(encoding="utf-8"), parse_constant=_refuse)
+        except (OSError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
+
+
+def _refuse(constant: str) -> None:
+    """JSON has no numbers that are not finite."""
+    raise ValueError(f"{constant} is no number")
 
 
 class Runs:

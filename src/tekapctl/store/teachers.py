@@ -11,10 +11,10 @@ from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.registry import unknown_name
 from tekapctl.store.archive import extract_member
 from tekapctl.store.download import Report, download, silent
-from tekapctl.store.files import make_folder, sha256, write_whole
+from tekapctl.store.files import make_folder, sha256, sweep, write_whole
 from tekapctl.store.home import Home
 from tekapctl.store.published import read_published
-from tekapctl.store.weights import read_weights, save_weights
+from tekapctl.store.weights import classifier_shape, read_weights, save_weights
 
 ORIGIN = "http://shape2prog.csail.mit.edu/repo"
 MIRROR = "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar"
@@ -112,6 +112,7 @@ def fetch(
         raise unknown_name("pretrained teacher", name, list(CATALOGUE))
     make_folder(home.teachers)
     with FileLock(home.teachers / f".{name}.lock"):
+        sweep(home.teachers, f"{name}.safetensors")
         present = fetched(home, name)
         if present and not force and source is None and not damage(home, present):
             return present
@@ -140,7 +141,7 @@ def _take(home: Home, teacher: PretrainedTeacher, source: str | None, report: Re
     try:
         origin = _obtain(home, teacher, source, raw, digest, report)
         state, stated = _read(raw)
-        network_classes, channels = _shape(state)
+        network_classes, channels = classifier_shape(state, f"the file for {teacher.name}")
         _check_architecture(teacher.name, state, network_classes, channels)
         target = home.teachers / f"{teacher.name}.safetensors"
         found = sha256(raw)
@@ -159,10 +160,8 @@ def _take(home: Home, teacher: PretrainedTeacher, source: str | None, report: Re
                 "published_top1": f"{stated if stated is not None else teacher.accuracy:.2f}",
             },
         )
-        records[target.name] = sha256(target)
-        if source is None:
-            records[published_key] = found
-        write_whole(_records_path(home), (json.dumps(records, indent=2, sort_keys=True) + "\n").encode())
+        new = {target.name: sha256(target)} | ({published_key: found} if source is None else {})
+        _record(home, new)
     finally:
         raw.unlink(missing_ok=True)
 
@@ -214,14 +213,6 @@ def _read(raw: Path) -> tuple[dict[str, Tensor], float | None]:
     return checkpoint.state, checkpoint.accuracy
 
 
-def _shape(state: dict[str, Tensor]) -> tuple[int, int]:
-    matrices = [value for value in state.values() if value.dim() == 2]
-    kernels = [value for value in state.values() if value.dim() == 4]
-    if not matrices or not kernels:
-        raise UsageError("The file holds no image classifier's weights.", "Give another with --from.")
-    return matrices[-1].shape[0], kernels[0].shape[1]
-
-
 def _check_architecture(name: str, state: dict[str, Tensor], classes: int, channels: int) -> None:
     from tekapctl.models import build
     from tekapctl.store.weights import load_into
@@ -231,6 +222,14 @@ def _check_architecture(name: str, state: dict[str, Tensor], classes: int, chann
 
 def _records_path(home: Home) -> Path:
     return home.teachers / "sha256.json"
+
+
+def _record(home: Home, new: dict[str, str]) -> None:
+    """Add to the records; other processes may do the same."""
+    path = _records_path(home)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        sweep(path.parent, path.name)
+        write_whole(path, (json.dumps(_records(home) | new, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _records(home: Home) -> dict[str, str]:

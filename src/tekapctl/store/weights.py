@@ -6,13 +6,15 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from tekapctl.errors import UsageError
 from tekapctl.store.files import write_whole
 
 _SHOWN = 3
+MOST_CLASSES = 1_000_000
+MOST_CHANNELS = 1024
 _METADATA = "tekapctl"
 
 
@@ -22,7 +24,8 @@ def save_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str])
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     # One entry: safetensors writes several in any order, and equal weights are to make equal files.
     packed = {_METADATA: json.dumps(metadata, sort_keys=True)}
-    write_whole(path, lambda part: save_file(plain, part, metadata=packed))
+    # In memory first: the library has its own errors for a full disk.
+    write_whole(path, save(plain, metadata=packed))
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -77,11 +80,38 @@ def load_into(network: nn.Module, state: dict[str, Tensor], *, source: str) -> N
             "Name the network that they are of.",
         )
     for key, value in state.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if own[key].is_floating_point() != value.is_floating_point() or value.is_complex():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise UsageError(f"The weights in {source} are damaged: {key} holds {kind}.", "Use another.")
+        if value.is_floating_point() and not torch.isfinite(value.float()).all():
             raise UsageError(
                 f"The weights in {source} are damaged: {key} has numbers that are not finite.", "Use another."
             )
-    network.load_state_dict(state)
+    network.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
+
+
+def classifier_shape(state: dict[str, Tensor], source: str) -> tuple[int, int]:
+    """Number of classes and of input channels of a classifier, from the shapes of its weights.
+
+    Args:
+        state: The weights by name.
+        source: Where they are from, for the error.
+
+    Raises:
+        UsageError: They are no image classifier's.
+    """
+    matrices = [value for value in state.values() if value.dim() == 2]
+    kernels = [value for value in state.values() if value.dim() == 4]
+    if not matrices or not kernels:
+        raise UsageError(f"The weights in {source} are no image classifier's.", "Name a checkpoint of a network.")
+    classes, channels = matrices[-1].shape[0], kernels[0].shape[1]
+    # A tensor without elements may claim any shape.
+    if not 0 < classes <= MOST_CLASSES or not 0 < channels <= MOST_CHANNELS:
+        raise UsageError(
+            f"The weights in {source} claim {classes:,} classes and {channels:,} channels.",
+            "Name a checkpoint of a network.",
+        )
+    return classes, channels
 
 
 def _unpack(metadata: dict[str, str] | None) -> dict[str, str]:
