@@ -21,3 +21,12 @@ class Knowledge:
     embedding: Float[Tensor, "batch width"]
     stages: tuple[Float[Tensor, "batch _c _h _w"], ...] = ()
     preactivations: tuple[Float[Tensor, "batch _c _h _w"], ...] = ()
+
+    def float(self) -> "Knowledge":
+        """The same in float32, in which losses are computed."""
+        return Knowledge(
+            logits=self.logits.float(),
+            embedding=self.embedding.float(),
+            stages=tuple(stage.float() for stage in self.stages),
+            preactivations=tuple(stage.float() for stage in self.preactivations),
+        )

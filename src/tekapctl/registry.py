@@ -3,7 +3,9 @@
 import difflib
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from tekapctl.errors import UsageError
@@ -26,13 +28,15 @@ class Registry(Generic[T]):
         kind: What the parts are, for error messages ("network").
         package: The package whose modules hold the parts; all are imported at the first look-up, so that a new part
             is one new file.
+        fits: Whether an object of the user's own, named `module:Name`, may be such a part.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, package: str, fits: Callable[[object], bool] = lambda _: False) -> None:
         self.kind = kind
         self._package = package
         self._parts: dict[str, T] = {}
         self._complete = False
+        self._fits = fits
 
     def register(self, name: str) -> Callable[[T], T]:
         """Enter the decorated part under `name`."""
@@ -52,13 +56,15 @@ class Registry(Generic[T]):
             UsageError: There is none; the message names the nearest.
         """
         self._import_all()
+        if ":" in name:
+            return self._foreign(name)
         if name not in self._parts:
             raise unknown_name(self.kind, name, self.names())
         return self._parts[name]
 
     def __contains__(self, name: str) -> bool:
         self._import_all()
-        return name in self._parts
+        return name in self._parts or ":" in name
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
@@ -67,6 +73,26 @@ class Registry(Generic[T]):
         """All names, in the order of registration within each file, files in alphabetical order."""
         self._import_all()
         return list(self._parts)
+
+    def _foreign(self, name: str) -> T:
+        """A part of the user's own, `package.module:Name`; importing it runs its module.
+
+        Raises:
+            UsageError: There is no such module, or nothing of this name in it.
+        """
+        module, _, attribute = name.partition(":")
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        try:
+            found: T = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+            raise UsageError(
+                f"The {self.kind} {name!r} cannot be imported: {error}.",
+                "Write it as package.module:Name, importable from this folder.",
+            ) from None
+        if not self._fits(found):
+            raise UsageError(f"{name!r} is no {self.kind}.", "See docs/methods.md for an example.")
+        return found
 
     def _import_all(self) -> None:
         if not self._complete:

@@ -104,6 +104,21 @@ class RunSpec(Section):
         return values
 
     @property
+    def first_epochs(self) -> int:
+        """Epochs of a method's first stage, before the run's own."""
+        return 0
+
+    @property
+    def first_rate(self) -> float:
+        """The learning rate of the first stage."""
+        return self.optimizer.learning_rate
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of both."""
+        return self.first_epochs + self.epochs
+
+    @property
     def network(self) -> str:
         """Name of the network that learns."""
         return str(getattr(self, self.learner))
@@ -145,6 +160,9 @@ class StudentSpec(RunSpec):
     alpha: float = Field(ge=0, description="Weight of KD's logit loss.")
     beta: float = Field(ge=0, description="Weight of the method's own loss.")
     temperature: float = Field(4.0, gt=0, description="Temperature of KD's logit loss.")
+    standardize_logits: bool = Field(
+        False, description="Logit losses see logits of mean 0 and deviation 1 (Sun et al., CVPR 2024)."
+    )
     tekap: TekapSpec = TekapSpec()
     cache_teacher: bool = Field(
         False, description="Keep what the teacher says of each view of each image on disk, for all runs with it."
@@ -162,6 +180,16 @@ class StudentSpec(RunSpec):
             return {"gamma": 1.0, "alpha": 0.0, "beta": 0.0, **values}
         weights = METHODS[name].weights
         return {"gamma": weights.gamma, "alpha": weights.alpha, "beta": weights.beta, **values}
+
+    @property
+    def first_epochs(self) -> int:
+        """Epochs of the method's first stage."""
+        return int(getattr(self.method, "init_epochs", 0)) if self.beta else 0
+
+    @property
+    def first_rate(self) -> float:
+        """The learning rate of the first stage, as published for the method and the student."""
+        return self.method.first_rate(self.student) or self.optimizer.learning_rate
 
     @model_validator(mode="after")
     def _check_weights(self) -> "StudentSpec":

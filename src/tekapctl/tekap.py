@@ -99,6 +99,7 @@ class AugmentedTeachers:
         logits: Their logits, where the level is the logits, else None.
         embeddings: Their embeddings, where the level is the features and embeddings are used, else None.
         stages: Their feature maps, where the level is the features, else empty.
+        preactivations: Their feature maps before the ReLU, likewise.
         spec: The level's settings, the weight of their losses among them.
     """
 
@@ -107,6 +108,7 @@ class AugmentedTeachers:
     logits: Float[Tensor, "teachers batch classes"] | None = None
     embeddings: Float[Tensor, "teachers batch width"] | None = None
     stages: tuple[Float[Tensor, "teachers batch _c _h _w"], ...] = ()
+    preactivations: tuple[Float[Tensor, "teachers batch _c _h _w"], ...] = ()
 
     def __len__(self) -> int:
         return self.spec.teachers
@@ -117,7 +119,11 @@ class AugmentedTeachers:
                 logits=self.teacher.logits if self.logits is None else self.logits[i],
                 embedding=self.teacher.embedding if self.embeddings is None else self.embeddings[i],
                 stages=tuple(stage[i] for stage in self.stages) if self.stages else self.teacher.stages,
-                preactivations=self.teacher.preactivations,
+                preactivations=(
+                    tuple(maps[i] for maps in self.preactivations)
+                    if self.preactivations
+                    else self.teacher.preactivations
+                ),
             )
 
 
@@ -161,19 +167,22 @@ class Tekap:
         return AugmentedTeachers(spec, teacher, logits=augmented)
 
     def augment_features(self, teacher: Knowledge, step: int) -> AugmentedTeachers:
-        """Augmented teachers at the feature level: their embeddings, and their feature maps if the teacher gave any."""
+        """Augmented teachers at the feature level: their embeddings, and all feature maps that the teacher gave."""
         spec = self.spec.feature
         if not spec.teachers:
             return AugmentedTeachers(spec, teacher)
-        maps = (teacher.embedding, *teacher.stages)
+        maps = (teacher.embedding, *teacher.stages, *teacher.preactivations)
         # One draw for all maps: the noise of a map must not depend on which others were asked for before it.
         widths = [m[0].numel() for m in maps]
         shape = (spec.teachers, maps[0].shape[0], sum(widths))
         noise = self.noise(shape, "feature", step, teacher.embedding.device).split(widths, dim=2)
-        embeddings, *stages = (
+        embeddings, *others = (
             perturb(spec, m, n.reshape(spec.teachers, *m.shape)) for m, n in zip(maps, noise, strict=True)
         )
-        return AugmentedTeachers(spec, teacher, embeddings=embeddings, stages=tuple(stages))
+        count = len(teacher.stages)
+        return AugmentedTeachers(
+            spec, teacher, embeddings=embeddings, stages=tuple(others[:count]), preactivations=tuple(others[count:])
+        )
 
     def _draw(self, like: Tensor, spec: Perturbation, level: Level, step: int) -> Tensor:
         return self.noise((spec.teachers, *like.shape), level, step, like.device)

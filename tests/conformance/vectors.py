@@ -24,7 +24,7 @@ def case(name: str) -> SimpleNamespace:
     """A case's scalars and tensors by name; `x.at("noise", 0)` is the tensor `noise_0`."""
     scalars, tensors = _all()
     own = {key.split("/")[1]: value.clone() for key, value in tensors.items() if key.split("/")[0] == name}
-    found = SimpleNamespace(**scalars["cases"][name], **own)
+    found = SimpleNamespace(**scalars["cases"].get(name, {}), **own)
     found.at = lambda prefix, *numbers: own["_".join([prefix, *map(str, numbers)])]
     return found
 

@@ -214,7 +214,7 @@ class TrainingProgress:
         parts = ", ".join(
             f"{name.removeprefix('train_')} {value:.4f}"
             for name, value in metrics.items()
-            if name in ("train_cross_entropy", "train_kd", "train_method")
+            if name in ("train_cross_entropy", "train_kd", "train_method", "train_first_stage")
         )
         left = (metrics["train_seconds"] + metrics["test_seconds"]) * (self.epochs - metrics["epoch"])
         say(

@@ -20,7 +20,12 @@ def student_spec(
     student: Annotated[
         str | None, typer.Option("--student", "-s", help="The network that learns. (default: resnet8x4)")
     ] = None,
-    method: Annotated[str | None, typer.Option("--method", help="kd or crd. (default: kd)")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="`tekapctl methods` lists them; or module:Class. (default: kd)")
+    ] = None,
+    init_epochs: Annotated[
+        int | None, typer.Option("--init-epochs", help="Epochs of the first stage of ab, ft and fsp. (default: 30)")
+    ] = None,
     tekap: Annotated[
         bool | None,
         typer.Option("--tekap/--no-tekap", help="With augmented teachers, or without any. (default: tekap)"),
@@ -63,6 +68,7 @@ def student_spec(
         "teacher": teacher,
         "student": student,
         "method.name": method,
+        "method.init_epochs": init_epochs,
         "gamma": gamma,
         "alpha": alpha,
         "beta": beta,

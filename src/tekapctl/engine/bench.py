@@ -116,7 +116,7 @@ def measure_steps(spec: StudentSpec, home: Home, steps: int, say: Say) -> Benchm
         images_per_second=min(spec.batch_size, len(splits.train)) / step_seconds,
         peak_memory_bytes=peak,
         peak_memory_of=peak_of,
-        run_seconds=spec.epochs * (len(trainer.train_batches) * step_seconds + test),
+        run_seconds=spec.total_epochs * (len(trainer.train_batches) * step_seconds + test),
         stand_ins=tuple(stand_ins),
     )
 

@@ -70,8 +70,8 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
         teacher_macs=teacher_macs,
         train_images=count,
         steps_per_epoch=steps,
-        steps=steps * spec.epochs,
-        total_macs=float(an_epoch * spec.epochs),
+        steps=steps * spec.total_epochs,
+        total_macs=float(an_epoch * spec.total_epochs),
         memory_bytes=_memory(spec, learner, teacher, image, count),
     )
 

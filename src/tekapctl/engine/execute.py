@@ -66,7 +66,7 @@ def resume(reference: str, home: Home, listener: Listener, say: Say) -> dict[str
         if state is not None:
             setting.trainer.restore(state)
         progress = setting.trainer.progress
-        say(f"run: {run.id}, after epoch {progress.epoch} of {setting.spec.epochs}, step {progress.step} of the next")
+        say(f"run: {run.id}, after epoch {progress.epoch} of {setting.spec.total_epochs}, at step {progress.step}")
         # What was measured after the checkpoint will be measured again.
         run.write_metrics(progress.history)
         (run.path / "summary.json").unlink(missing_ok=True)
@@ -125,7 +125,7 @@ class RunKeeper:
             save_weights(self.run.path / "best.safetensors", weights, metadata)
         self._write_state()
         self.run.append_metrics(metrics)
-        if self.interruption.signal is not None and trainer.progress.epoch < trainer.spec.epochs:
+        if self.interruption.signal is not None and trainer.progress.epoch < trainer.spec.total_epochs:
             raise StoppedError(self.run.id, f"after epoch {trainer.progress.epoch}", self.interruption.signal)
 
     def _write_state(self) -> None:

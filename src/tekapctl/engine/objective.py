@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -11,9 +12,9 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.engine.clock import Clock, no_clock
 from tekapctl.knowledge import Knowledge
-from tekapctl.methods import Method
 from tekapctl.methods.kd import KD
-from tekapctl.tekap import Tekap
+from tekapctl.methods.method import Method, summed
+from tekapctl.tekap import AugmentedTeachers, Level, Tekap
 
 Parts = dict[str, Float[Tensor, ""]]
 """Weighted parts of a loss by name; the loss is their sum."""
@@ -25,7 +26,15 @@ class Objective(nn.Module, ABC):
     """The loss of a learner, with whatever trainable parts and buffers it has of its own."""
 
     needs_stages: bool = False
+    needs_preactivations: bool = False
+    first_stage: bool = False
+    """Whether the method's first stage is under way."""
     clock: Clock = staticmethod(no_clock)
+
+    @property
+    def trains_learner(self) -> bool:
+        """Whether the learner is trained now."""
+        return True
 
     @abstractmethod
     def forward(self, learner: Knowledge, batch: Batch) -> Parts:
@@ -43,6 +52,8 @@ class Classification(Objective):
 class Distillation(Objective):
     """`gamma * cross-entropy + alpha * KD + beta * method`, each under the teacher and its augmented teachers.
 
+    Where the method has a first stage, its loss is all there is while `first_stage` is set.
+
     Args:
         teacher: Gives the teacher's knowledge of a batch.
         tekap: Makes the augmented teachers.
@@ -51,6 +62,7 @@ class Distillation(Objective):
         alpha: Weight of KD.
         beta: Weight of the method's own loss.
         temperature: Temperature of KD.
+        standardize_logits: Whether logit losses see logits of mean 0 and deviation 1.
     """
 
     def __init__(
@@ -63,6 +75,7 @@ class Distillation(Objective):
         alpha: float,
         beta: float,
         temperature: float,
+        standardize_logits: bool = False,
     ) -> None:
         super().__init__()
         self.teacher = teacher
@@ -70,25 +83,68 @@ class Distillation(Objective):
         self.kd = KD(temperature)
         self.method = method
         self.gamma, self.alpha, self.beta = gamma, alpha, beta
+        self.standardize_logits = standardize_logits
         self.needs_stages = method is not None and method.needs_stages
+        self.needs_preactivations = method is not None and method.needs_preactivations
+
+    @property
+    def trains_learner(self) -> bool:
+        """Whether the learner is trained now, and not only what the method has of its own."""
+        return not (self.first_stage and self.method is not None and not self.method.first_stage_trains_student)
 
     def forward(self, learner: Knowledge, batch: Batch) -> Parts:
         """The parts whose weight is above 0."""
         parts: Parts = {}
+        if self.first_stage and self.method is not None:
+            parts["first_stage"] = self._method_loss(self.method, learner.float(), self._ask(batch), batch)
+            return parts
         if self.gamma:
             parts["cross_entropy"] = self.gamma * F.cross_entropy(learner.logits.float(), batch.labels)
         if not (self.alpha or (self.beta and self.method is not None)):
             return parts
-        with self.clock("teacher"), torch.no_grad():
-            teacher = self.teacher(batch)
-        if self.alpha:
-            with self.clock("TeKAP"):
-                augmented = self.tekap.augment_logits(teacher, batch.step)
-            with self.clock("method"):
-                parts["kd"] = self.alpha * self.kd.augmented_loss(learner, teacher, augmented, batch)
-        if self.beta and self.method is not None:
-            with self.clock("TeKAP"):
-                augmented = self.tekap.augment_features(teacher, batch.step)
-            with self.clock("method"):
-                parts["method"] = self.beta * self.method.augmented_loss(learner, teacher, augmented, batch)
+        teacher = self._ask(batch)
+        with torch.autocast(batch.index.device.type, enabled=False):
+            learner = learner.float()
+            if self.alpha:
+                augmented = self._augmented(teacher, batch, "logit")
+                with self.clock("method"):
+                    student, target = self._for_logit_loss(learner), self._for_logit_loss(teacher)
+                    parts["kd"] = self.alpha * self.kd.augmented_loss(student, target, augmented, batch)
+            if self.beta and self.method is not None:
+                parts["method"] = self.beta * self._method_loss(self.method, learner, teacher, batch)
         return parts
+
+    def _ask(self, batch: Batch) -> Knowledge:
+        with self.clock("teacher"), torch.no_grad():
+            return self.teacher(batch)
+
+    def _method_loss(self, method: Method, learner: Knowledge, teacher: Knowledge, batch: Batch) -> Tensor:
+        augmented = self._augmented(teacher, batch, method.level)
+        with self.clock("method"), torch.autocast(batch.index.device.type, enabled=False):
+            teacher = teacher.float()
+            if self.first_stage:
+                return summed(method.first_loss, learner, teacher, augmented, batch)
+            if method.level == "logit":
+                learner, teacher = self._for_logit_loss(learner), self._for_logit_loss(teacher)
+            return method.augmented_loss(learner, teacher, augmented, batch)
+
+    def _augmented(self, teacher: Knowledge, batch: Batch, level: Level) -> AugmentedTeachers:
+        with self.clock("TeKAP"), torch.no_grad():
+            if level == "feature":
+                return self.tekap.augment_features(teacher, batch.step)
+            augmented = self.tekap.augment_logits(teacher, batch.step)
+            if self.standardize_logits and augmented.logits is not None:
+                augmented = replace(augmented, logits=standardized(augmented.logits))
+            return augmented
+
+    def _for_logit_loss(self, knowledge: Knowledge) -> Knowledge:
+        return replace(knowledge, logits=standardized(knowledge.logits)) if self.standardize_logits else knowledge
+
+
+def standardized(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
+    """Logits of mean 0 and deviation 1 over the classes.
+
+    Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024, algorithm 1.
+    """
+    logits = logits.float()
+    return (logits - logits.mean(-1, keepdim=True)) / (logits.std(-1, keepdim=True) + 1e-7)

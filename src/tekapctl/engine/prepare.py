@@ -17,7 +17,7 @@ from tekapctl.engine.teaching import CachedTeacher, LiveTeacher
 from tekapctl.engine.trainer import Trainer
 from tekapctl.errors import UsageError
 from tekapctl.evaluation import predict, top_k
-from tekapctl.methods import Pair
+from tekapctl.methods import Method, Pair
 from tekapctl.models import Network
 from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec
 from tekapctl.store.home import Home
@@ -107,7 +107,7 @@ def assemble(
 
 
 def asked_teacher(
-    spec: StudentSpec, teacher: Trained, train: Batches, knowledge: Path, say: Say, *, stages: bool
+    spec: StudentSpec, teacher: Trained, train: Batches, knowledge: Path, say: Say, method: Method | None
 ) -> Teacher:
     """The teacher as the spec wants it: live, or with its knowledge cached.
 
@@ -117,13 +117,20 @@ def asked_teacher(
         train: The training batches.
         knowledge: Where cached knowledge is kept.
         say: Is told of the cache.
-        stages: Whether feature maps are wanted, which are not cached.
+        method: What it is asked for; feature maps are not cached.
     """
     precision = resolve_precision(spec.precision, train.device, teacher.network, trains=False)
-    live = LiveTeacher(teacher.network, train, precision, stages=stages, compiled=spec.compile)
+    live = LiveTeacher(
+        teacher.network,
+        train,
+        precision,
+        stages=method is not None and method.needs_stages,
+        preactivations=method is not None and method.needs_preactivations,
+        compiled=spec.compile,
+    )
     if not spec.cache_teacher:
         return live
-    if stages:
+    if method is not None and method.needs_maps:
         say(f"the method {spec.method.name} reads feature maps, which are not cached: the teacher stays live")
         return live
     cached = CachedTeacher(live, train, knowledge, teacher, spec.data.name, say)
@@ -160,15 +167,17 @@ def build_distillation(
     learner.eval()  # the probe must not touch the student's running statistics
     with torch.no_grad():
         probe = next(iter(train.in_order())).images[:2]
-        pair = Pair(learner.knowledge(probe), teacher.network.knowledge(probe), train.image_set.labels, spec.seed)
+        ours, theirs = (network.knowledge(probe, preactivations=True) for network in (learner, teacher.network))
+        pair = Pair(ours, theirs, train.image_set.labels, spec.seed, len(train))
     learner.train()
     method = spec.method.build(pair) if spec.beta else None
     return Distillation(
-        asked_teacher(spec, teacher, train, knowledge, say, stages=method is not None and method.needs_stages),
+        asked_teacher(spec, teacher, train, knowledge, say, method),
         Tekap(spec.tekap, SeededNoise(spec.tekap, spec.seed)),
         method,
         gamma=spec.gamma,
         alpha=spec.alpha,
         beta=spec.beta,
         temperature=spec.temperature,
+        standardize_logits=spec.standardize_logits,
     )

@@ -25,15 +25,24 @@ class LiveTeacher:
         batches: Where its images come from.
         precision: Precision of its passes.
         stages: Whether feature maps are wanted.
+        preactivations: Whether the maps before their ReLU are wanted.
         compiled: Compile it for the device.
     """
 
     def __init__(
-        self, network: Network, batches: Batches, precision: torch.dtype, *, stages: bool, compiled: bool = False
+        self,
+        network: Network,
+        batches: Batches,
+        precision: torch.dtype,
+        *,
+        stages: bool,
+        preactivations: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.device = batches.device
         self.precision = precision
         self.stages = stages
+        self.preactivations = preactivations
         self.probe = next(iter(batches.in_order())).images[:2]
         self.network = fold(network, self.probe)
         place(self.network, self.device)
@@ -47,7 +56,7 @@ class LiveTeacher:
     def say(self, images: Tensor) -> Knowledge:
         """What the teacher says of images."""
         with autocast(self.device, self.precision):
-            return self._knowledge(images, stages=self.stages)
+            return self._knowledge(images, stages=self.stages, preactivations=self.preactivations)
 
 
 class CachedTeacher:

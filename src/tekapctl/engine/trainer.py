@@ -128,13 +128,13 @@ class Trainer:
             DivergedError: The loss is no longer finite.
             TekapctlError: The device's memory does not suffice.
         """
-        listener.on_start(self.spec.epochs, len(self.train_batches), self.progress.epoch)
-        while self.progress.epoch < self.spec.epochs:
+        listener.on_start(self.spec.total_epochs, len(self.train_batches), self.progress.epoch)
+        while self.progress.epoch < self.spec.total_epochs:
             metrics = self.train_epoch(self.progress.epoch, listener, keeper.after_step)
             metrics.update(self.test())
             self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
             self._sums = EpochSums(self.device)
-            is_best = metrics["test_top1"] > self.progress.best_top1
+            is_best = not self.objective.first_stage and metrics["test_top1"] > self.progress.best_top1
             if is_best:
                 self.progress.best_epoch, self.progress.best_top1 = self.progress.epoch, metrics["test_top1"]
             self.progress.history.append(metrics)
@@ -150,9 +150,13 @@ class Trainer:
         Raises:
             DivergedError: The loss is no longer finite.
         """
-        self.network.train()
+        first = self.spec.first_epochs
+        self.objective.first_stage = epoch < first
+        self.network.train(self.objective.trains_learner)
         self.objective.train()
-        rate = self.spec.optimizer.rate(epoch, self.spec.epochs)
+        if epoch == first > 0 and not self.progress.step:
+            self.optimizer.state.clear()  # the first stage's momentum is not the run's
+        rate = self.spec.first_rate if epoch < first else self.spec.optimizer.rate(epoch - first, self.spec.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._sums.begin()
@@ -197,8 +201,12 @@ class Trainer:
             torch.compiler.cudagraph_mark_step_begin()  # what the last step's graphs made may be written over
         try:
             with autocast(self.device, self.precision):
-                with self.clock("student forward"):
-                    knowledge = self._knowledge(batch.images, stages=self.objective.needs_stages)
+                with self.clock("student forward"), torch.set_grad_enabled(self.objective.trains_learner):
+                    knowledge = self._knowledge(
+                        batch.images,
+                        stages=self.objective.needs_stages,
+                        preactivations=self.objective.needs_preactivations,
+                    )
                 parts = self.objective(knowledge, batch)
             with self.clock("backward"):
                 loss = torch.stack(list(parts.values())).sum()

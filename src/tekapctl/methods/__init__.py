@@ -1,5 +1,5 @@
 """Distillation methods, one file each."""
 
-from tekapctl.methods.method import METHODS, Method, MethodSpec, Pair, Weights
+from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 
-__all__ = ["METHODS", "Method", "MethodSpec", "Pair", "Weights"]
+__all__ = ["METHODS", "About", "Method", "MethodSpec", "Pair", "Weights"]

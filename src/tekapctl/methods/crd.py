@@ -16,7 +16,7 @@ from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge
 from tekapctl.methods.banks import MemoryBanks
 from tekapctl.methods.memory import Memory, Terms
-from tekapctl.methods.method import METHODS, Method, MethodSpec, Pair, Weights
+from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 from tekapctl.methods.negatives import ClassNegatives
 from tekapctl.methods.queue import MemoryQueue
 from tekapctl.tekap import AugmentedTeachers, FeatureTekap
@@ -27,6 +27,13 @@ class CRDSpec(MethodSpec):
     """The settings of CRD; the defaults are the published ones."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=0.8)
+    about: ClassVar[About] = About(
+        "Contrastive Representation Distillation",
+        2020,
+        "-log p0 / (p0 + c) - sum over K negatives of log c / (p + c), p = exp(embedding . bank entry / T) / Z, "
+        "c = K / samples, for both sides",
+        ("embedding",),
+    )
     name: Literal["crd"] = "crd"
     embedding_width: int = Field(128, ge=1, le=65536, description="Width of the space in which both are compared.")
     negatives: int = Field(16384, ge=1, le=2**24, description="Negatives of each sample in each step.")

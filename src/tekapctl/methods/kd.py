@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge
-from tekapctl.methods.method import METHODS, Method, MethodSpec, Pair, Weights
+from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 from tekapctl.tekap import AugmentedTeachers
 
 
@@ -21,6 +21,12 @@ class KDSpec(MethodSpec):
     """KD alone: alpha weighs its loss, beta is 0, and the spec's `temperature` is its T."""
 
     weights: ClassVar[Weights] = Weights(gamma=0.1, alpha=0.9, beta=0.0)
+    about: ClassVar[About] = About(
+        "Distilling the Knowledge in a Neural Network",
+        2015,
+        "T^2 * KL(softmax(teacher / T) || softmax(student / T)), weighted by alpha",
+        ("logits",),
+    )
     name: Literal["kd"] = "kd"
 
     def build(self, pair: Pair) -> None:

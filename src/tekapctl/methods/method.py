@@ -1,8 +1,9 @@
 """What a distillation method is: its spec, its loss, and where both are found by name."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from jaxtyping import Float, Int
 from pydantic import Field
@@ -12,7 +13,7 @@ from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge
 from tekapctl.registry import Registry
 from tekapctl.section import Section
-from tekapctl.tekap import AugmentedTeachers
+from tekapctl.tekap import AugmentedTeachers, Level
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,47 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class About:
+    """What a method is, for people.
+
+    Attributes:
+        paper: Title of the paper.
+        year: Its year.
+        formula: The loss in words and signs.
+        uses: What it reads of the networks: `logits`, `embedding`, `feature maps`.
+        note: What else one must know.
+    """
+
+    paper: str
+    year: int
+    formula: str
+    uses: tuple[str, ...]
+    note: str = ""
+
+
+InitEpochs = Annotated[
+    int, Field(ge=0, le=1_000_000, description="Epochs of the first stage, before the run's epochs.")
+]
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """A weight that rises from 1 / epochs in the first epoch to 1.
+
+    Attributes:
+        epochs: Epochs until it is 1; 0 starts with 1.
+        steps: Steps an epoch.
+    """
+
+    epochs: int
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        """The weight at a step of the run."""
+        return min(1.0, (step // self.steps + 1) / self.epochs) if self.epochs else 1.0
+
+
+@dataclass(frozen=True)
 class Pair:
     """What a method may know of the student, the teacher and the training set when it is built.
 
@@ -33,12 +75,18 @@ class Pair:
         teacher: The teacher's knowledge of the same batch.
         labels: The training set's labels; sample `i` of the set has label `labels[i]`.
         seed: The run's seed.
+        steps_per_epoch: Steps of an epoch.
     """
 
     student: Knowledge
     teacher: Knowledge
     labels: Int[Tensor, " samples"]
     seed: int
+    steps_per_epoch: int = 1
+
+    def warm_up(self, epochs: int) -> WarmUp:
+        """How a weight rises over the first epochs."""
+        return WarmUp(epochs, self.steps_per_epoch)
 
 
 class Method(nn.Module, ABC):
@@ -46,6 +94,26 @@ class Method(nn.Module, ABC):
 
     needs_stages: ClassVar[bool] = False
     """Whether the loss reads feature maps; nothing is kept of them otherwise."""
+    needs_preactivations: ClassVar[bool] = False
+    """Whether it reads feature maps before their ReLU."""
+    level: ClassVar[Level] = "feature"
+    """Where TeKAP augments the teacher for this method: at its logits, or at all features that the method reads."""
+    init_epochs: int = 0
+    """Epochs of a first stage, in which `first_loss` is all there is."""
+    first_stage_trains_student: ClassVar[bool] = True
+
+    @property
+    def needs_maps(self) -> bool:
+        """Whether it reads any feature maps, so that cached knowledge does not suffice."""
+        return self.needs_stages or self.needs_preactivations
+
+    def first_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The loss of the first stage under one teacher.
+
+        Raises:
+            NotImplementedError: The method has no first stage.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
@@ -55,22 +123,44 @@ class Method(nn.Module, ABC):
         self, student: Knowledge, teacher: Knowledge, augmented: AugmentedTeachers, batch: Batch
     ) -> Float[Tensor, ""]:
         """The loss under the teacher plus the weighted losses under each augmented teacher."""
-        total = self.loss(student, teacher, batch)
-        for perspective in augmented:
-            total = total + augmented.spec.loss_weight * self.loss(student, perspective, batch)
-        return total
+        return summed(self.loss, student, teacher, augmented, batch)
+
+
+def summed(
+    loss: Callable[[Knowledge, Knowledge, Batch], Tensor],
+    student: Knowledge,
+    teacher: Knowledge,
+    augmented: AugmentedTeachers,
+    batch: Batch,
+) -> Float[Tensor, ""]:
+    """A loss under the teacher plus the weighted losses under each augmented teacher."""
+    total = loss(student, teacher, batch)
+    for perspective in augmented:
+        total = total + augmented.spec.loss_weight * loss(student, perspective, batch)
+    return total
 
 
 class MethodSpec(Section, ABC):
     """The settings of a method; each method has a subclass in its own file."""
 
     weights: ClassVar[Weights]
+    about: ClassVar[About]
 
     name: str = Field(description="Name of the method.")
+
+    def first_rate(self, student: str) -> float | None:
+        """The published learning rate of the method's first stage; None for the run's.
+
+        Args:
+            student: Name of the student's network.
+        """
+        return None
 
     @abstractmethod
     def build(self, pair: Pair) -> Method | None:
         """The method's own loss, weighted by beta; None for KD, which is the logit loss that alpha weighs."""
 
 
-METHODS: Registry[type[MethodSpec]] = Registry("method", "tekapctl.methods")
+METHODS: Registry[type[MethodSpec]] = Registry(
+    "method", "tekapctl.methods", lambda found: isinstance(found, type) and issubclass(found, MethodSpec)
+)

@@ -1,0 +1,87 @@
+"""AB: the student's neurons switch on where the teacher's do.
+
+Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons", AAAI 2019,
+equation 7. As published the student's features are first trained by this loss alone, and then by the labels.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from tekapctl.data.batches import Batch
+from tekapctl.knowledge import Knowledge
+from tekapctl.methods.maps import Map, pair_maps
+from tekapctl.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair, Weights
+
+_SCALE = 3 / 1000
+
+
+@METHODS.register("ab")
+class ABSpec(MethodSpec):
+    """AB's settings."""
+
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+    about: ClassVar[About] = About(
+        "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
+        2019,
+        "first stage: sum over stages of 2^-(stages after it) * sum (c(student) +- margin)^2 where the signs differ",
+        ("feature maps before their ReLU",),
+        "in the first stage only",
+    )
+    name: Literal["ab"] = "ab"
+    init_epochs: InitEpochs = 30
+    margin: float = Field(1.0, ge=0, description="How far on the right side a student's neuron is to be.")
+
+    def build(self, pair: Pair) -> "AB":
+        """AB for a pair of networks."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(pair.seed)
+            pairs = pair_maps(pair.student.preactivations, pair.teacher.preactivations, first=1)
+            connectors = [connector(p.student.shape[1], p.teacher.shape[1]) for p in pairs]
+        return AB(self.init_epochs, self.margin, connectors)
+
+
+def connector(student_channels: int, teacher_channels: int) -> nn.Sequential:
+    """From the student's channels to the teacher's."""
+    return nn.Sequential(nn.Conv2d(student_channels, teacher_channels, 1), nn.BatchNorm2d(teacher_channels))
+
+
+class AB(Method):
+    """The first stage's loss, with a connector for each stage; nothing after it.
+
+    Args:
+        init_epochs: Epochs of the first stage.
+        margin: How far on the right side a student's neuron is to be.
+        connectors: One for each stage but the first.
+    """
+
+    needs_preactivations: ClassVar[bool] = True
+
+    def __init__(self, init_epochs: int, margin: float, connectors: list[nn.Sequential]) -> None:
+        super().__init__()
+        self.init_epochs = init_epochs
+        self.margin = margin
+        self.connectors = nn.ModuleList(connectors)
+
+    def first_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The sum over stages, each counting half of the next."""
+        pairs = pair_maps(student.preactivations, teacher.preactivations, first=1)
+        total = student.logits.new_zeros(())
+        for number, (connect, pair) in enumerate(zip(self.connectors, pairs, strict=True)):
+            weight = 2.0 ** (number + 1 - len(pairs)) * _SCALE / len(student.logits)
+            total = total + weight * boundary_loss(connect(pair.student), pair.teacher, self.margin)
+        return total
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """Nothing: what it does is done in the first stage."""
+        return student.logits.new_zeros(())
+
+
+def boundary_loss(student: Map, teacher: Map, margin: float) -> Float[Tensor, ""]:
+    """Squared distances to the right side of the boundary, summed."""
+    should_be_off = (student + margin).square() * ((student > -margin) & (teacher <= 0))
+    should_be_on = (student - margin).square() * ((student <= margin) & (teacher > 0))
+    return (should_be_off + should_be_on).sum()

@@ -1,0 +1,68 @@
+"""DIST: the student's probabilities need only correlate with the teacher's, over classes and over samples.
+
+Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, equations 8 to 10.
+"""
+
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from tekapctl.data.batches import Batch
+from tekapctl.knowledge import Knowledge
+from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.tekap import Level
+
+
+@METHODS.register("dist")
+class DISTSpec(MethodSpec):
+    """DIST's settings."""
+
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+    about: ClassVar[About] = About(
+        "Knowledge Distillation from A Stronger Teacher",
+        2022,
+        "T^2 * [between_weight * mean (1 - r(rows)) + within_weight * mean (1 - r(columns))], r = Pearson's "
+        "correlation of softened probabilities",
+        ("logits",),
+    )
+    name: Literal["dist"] = "dist"
+    between_weight: float = Field(2.0, ge=0, description="Weight of the correlation over classes.")
+    within_weight: float = Field(2.0, ge=0, description="Weight of the correlation over samples.")
+    temperature: float = Field(4.0, gt=0, description="T.")
+
+    def build(self, pair: Pair) -> "DIST":
+        """DIST for any pair."""
+        return DIST(self.between_weight, self.within_weight, self.temperature)
+
+
+class DIST(Method):
+    """Correlations between both networks' softened probabilities.
+
+    Args:
+        between_weight: Weight of the correlation over classes.
+        within_weight: Weight of the correlation over samples.
+        temperature: T.
+    """
+
+    level: ClassVar[Level] = "logit"
+
+    def __init__(self, between_weight: float, within_weight: float, temperature: float) -> None:
+        super().__init__()
+        self.between_weight = between_weight
+        self.within_weight = within_weight
+        self.temperature = temperature
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """Both correlations."""
+        ours, theirs = ((knowledge.logits / self.temperature).softmax(1) for knowledge in (student, teacher))
+        between, within = 1 - correlation(ours, theirs), 1 - correlation(ours.T, theirs.T)
+        return self.temperature**2 * (self.between_weight * between.mean() + self.within_weight * within.mean())
+
+
+def correlation(one: Float[Tensor, "rows columns"], other: Float[Tensor, "rows columns"]) -> Float[Tensor, " rows"]:
+    """Pearson's correlation of each row with the other's."""
+    one, other = (x - x.mean(1, keepdim=True) for x in (one, other))
+    return F.cosine_similarity(one, other, dim=1, eps=1e-8)

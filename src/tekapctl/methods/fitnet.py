@@ -1,0 +1,74 @@
+"""FitNet: a middle feature map of the student, through a convolution, is to be the teacher's.
+
+Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, equation 3; trained together with the student, as
+RepDistiller does, not in a stage of its own.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tekapctl.data.batches import Batch
+from tekapctl.errors import UsageError
+from tekapctl.knowledge import Knowledge
+from tekapctl.methods.maps import Map, pair_maps
+from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+
+
+@METHODS.register("fitnet")
+class FitNetSpec(MethodSpec):
+    """FitNet's settings."""
+
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=100.0)
+    about: ClassVar[About] = About(
+        "FitNets: Hints for Thin Deep Nets",
+        2015,
+        "mean (r(student map) - teacher map)^2, r = 1x1 convolution, batch norm and ReLU",
+        ("feature maps",),
+    )
+    name: Literal["fitnet"] = "fitnet"
+    hint_layer: int = Field(2, ge=0, le=16, description="Number of the stage that is the hint, from 0.")
+
+    def build(self, pair: Pair) -> "FitNet":
+        """FitNet for a pair of networks."""
+        pairs = pair_maps(pair.student.stages, pair.teacher.stages)
+        if self.hint_layer >= len(pairs):
+            raise UsageError(
+                f"There is no stage {self.hint_layer}: the networks share {len(pairs)}.",
+                f"Use --set method.hint_layer={len(pairs) - 1} or less.",
+            )
+        hint = pairs[self.hint_layer]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(pair.seed)
+            return FitNet(self.hint_layer, hint.student.shape[1], hint.teacher.shape[1])
+
+
+class FitNet(Method):
+    """The hint loss with its regressor.
+
+    Args:
+        hint_layer: Number of the stage.
+        student_channels: Channels of the student's map.
+        teacher_channels: Channels of the teacher's.
+    """
+
+    needs_stages: ClassVar[bool] = True
+
+    def __init__(self, hint_layer: int, student_channels: int, teacher_channels: int) -> None:
+        super().__init__()
+        self.hint_layer = hint_layer
+        self.conv = nn.Conv2d(student_channels, teacher_channels, 1)
+        self.bn = nn.BatchNorm2d(teacher_channels)
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """At the hint's stage."""
+        hint = pair_maps(student.stages, teacher.stages)[self.hint_layer]
+        return F.mse_loss(self.regress(hint.student), hint.teacher)
+
+    def regress(self, maps: Map) -> Map:
+        """The student's map as the teacher's channels."""
+        return F.relu(self.bn(self.conv(maps)))

@@ -1,0 +1,86 @@
+"""OFD: the student's maps before their ReLU are the teacher's, where the teacher's say something.
+
+Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019: margin ReLU (equation 3) and partial L2
+distance (equation 6).
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tekapctl.data.batches import Batch
+from tekapctl.knowledge import Knowledge
+from tekapctl.methods.maps import Map, pair_maps
+from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+
+
+@METHODS.register("ofd")
+class OFDSpec(MethodSpec):
+    """OFD has no settings but its weight."""
+
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1e-3)
+    about: ClassVar[About] = About(
+        "A Comprehensive Overhaul of Feature Distillation",
+        2019,
+        "sum over stages of 2^-(stages after it) * sum (c(student) - max(teacher, m))^2 / batch, not where the student "
+        "is below a negative teacher",
+        ("feature maps before their ReLU",),
+    )
+    name: Literal["ofd"] = "ofd"
+
+    def build(self, pair: Pair) -> "OFD":
+        """OFD for a pair of networks."""
+        pairs = pair_maps(pair.student.preactivations, pair.teacher.preactivations, first=1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(pair.seed)
+            return OFD([(p.student.shape[1], p.teacher.shape[1]) for p in pairs])
+
+
+class OFD(Method):
+    """The partial distances, with a connector for each stage.
+
+    A channel's margin is the mean of the teacher's negative values. It is found from the images as they come, not from
+    the parameters of a batch norm, which not every network has there.
+
+    Args:
+        channels: The student's and the teacher's channels of each stage.
+    """
+
+    needs_preactivations: ClassVar[bool] = True
+
+    def __init__(self, channels: list[tuple[int, int]]) -> None:
+        super().__init__()
+        self.connectors = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(ours, theirs, 1, bias=False), nn.BatchNorm2d(theirs)) for ours, theirs in channels
+        )
+        for number, (_, theirs) in enumerate(channels):
+            self.register_buffer(f"negative_sum_{number}", torch.zeros(theirs))
+            self.register_buffer(f"negative_count_{number}", torch.zeros(theirs))
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The sum over stages, each counting half of the next."""
+        pairs = pair_maps(student.preactivations, teacher.preactivations, first=1)
+        total = student.logits.new_zeros(())
+        for number, (connect, pair) in enumerate(zip(self.connectors, pairs, strict=True)):
+            margin = self._margin(number, pair.teacher)
+            distance = partial_distance(connect(pair.student), pair.teacher, margin)
+            total = total + 2.0 ** (number + 1 - len(pairs)) * distance
+        return total
+
+    @torch.no_grad()
+    def _margin(self, number: int, teacher: Map) -> Float[Tensor, " channels"]:
+        """The mean of the negative values of each channel so far."""
+        total, count = getattr(self, f"negative_sum_{number}"), getattr(self, f"negative_count_{number}")
+        if self.training:
+            total += teacher.clamp(max=0).sum((0, 2, 3))
+            count += (teacher < 0).sum((0, 2, 3))
+        return total / count.clamp(min=1)
+
+
+def partial_distance(student: Map, teacher: Map, margin: Float[Tensor, " channels"]) -> Float[Tensor, ""]:
+    """Squared distances to the teacher's margin ReLU, summed over channels and places, averaged over the batch."""
+    target = torch.maximum(teacher, margin.view(1, -1, 1, 1))
+    counts = (student > target) | (target > 0)
+    return ((student - target).square() * counts).sum() / len(student)

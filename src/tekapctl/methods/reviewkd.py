@@ -1,0 +1,121 @@
+"""ReviewKD: the student's stages, fused with all deeper ones, are to be the teacher's.
+
+Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021: attention-based fusion and the hierarchical
+context loss of section 3.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tekapctl.data.batches import Batch
+from tekapctl.knowledge import Knowledge
+from tekapctl.methods.maps import Map, MapPair, pair_maps
+from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, WarmUp, Weights
+
+_LEVELS = (4, 2, 1)
+
+
+@METHODS.register("reviewkd")
+class ReviewKDSpec(MethodSpec):
+    """ReviewKD's settings."""
+
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=5.0)
+    about: ClassVar[About] = About(
+        "Distilling Knowledge via Knowledge Review",
+        2021,
+        "sum over stages of the mean square difference at their size and, counting half each, pooled to 4, 2 and 1",
+        ("feature maps before their ReLU", "embedding"),
+    )
+    name: Literal["reviewkd"] = "reviewkd"
+    most_channels: int = Field(512, ge=1, description="Channels in which stages are fused, at most.")
+    warm_up_epochs: int = Field(20, ge=0, description="Epochs over which the weight rises from 0.")
+
+    def build(self, pair: Pair) -> "ReviewKD":
+        """ReviewKD for a pair of networks."""
+        pairs = reviewed(pair.student, pair.teacher)
+        middle = min(self.most_channels, pairs[-1].student.shape[1])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(pair.seed)
+            fusions = [
+                Fusion(p.student.shape[1], middle, p.teacher.shape[1], fuses=number < len(pairs) - 1)
+                for number, p in enumerate(pairs)
+            ]
+        return ReviewKD(fusions, pair.warm_up(self.warm_up_epochs))
+
+
+def reviewed(student: Knowledge, teacher: Knowledge) -> list[MapPair]:
+    """All stages but the first, before their ReLU, and the embeddings as maps of a single place."""
+    maps = pair_maps(student.preactivations, teacher.preactivations, first=1)
+    return [*maps, MapPair(student.embedding[:, :, None, None], teacher.embedding[:, :, None, None])]
+
+
+class ReviewKD(Method):
+    """The review mechanism.
+
+    Args:
+        fusions: One for each stage, first to last.
+        warm_up: How the weight rises.
+    """
+
+    needs_preactivations: ClassVar[bool] = True
+
+    def __init__(self, fusions: list["Fusion"], warm_up: WarmUp) -> None:
+        super().__init__()
+        self.fusions = nn.ModuleList(fusions)
+        self.warm_up = warm_up
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The sum over stages, from the last to the first."""
+        pairs = reviewed(student, teacher)
+        total, fused = student.logits.new_zeros(()), None
+        for fusion, pair in zip(reversed(self.fusions), reversed(pairs), strict=True):
+            out, fused = fusion(pair.student, fused)
+            total = total + context_loss(out, pair.teacher)
+        return self.warm_up(batch.step) * total
+
+
+class Fusion(nn.Module):
+    """Fuses a stage with all deeper ones, each place attending to both.
+
+    Args:
+        channels: Channels of the student's map.
+        middle: Channels in which both are fused.
+        out: Channels of the teacher's map.
+        fuses: Whether there are deeper ones.
+    """
+
+    def __init__(self, channels: int, middle: int, out: int, *, fuses: bool) -> None:
+        super().__init__()
+        enter = nn.Conv2d(channels, middle, 1, bias=False)
+        leave = nn.Conv2d(middle, out, 3, padding=1, bias=False)
+        for conv in (enter, leave):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+        self.conv1 = nn.Sequential(enter, nn.BatchNorm2d(middle))
+        self.conv2 = nn.Sequential(leave, nn.BatchNorm2d(out))
+        self.attention = nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid()) if fuses else None
+
+    def forward(self, maps: Map, deeper: Map | None) -> tuple[Map, Map]:
+        """The teacher's map as the student sees it, and what the next stage is fused with."""
+        own = self.conv1(maps)
+        if self.attention is not None and deeper is not None:
+            other = F.interpolate(deeper, size=own.shape[2:], mode="nearest")
+            share = self.attention(torch.cat([own, other], dim=1))
+            own = own * share[:, :1] + other * share[:, 1:]
+        return self.conv2(own), own
+
+
+def context_loss(student: Map, teacher: Map) -> Float[Tensor, ""]:
+    """The hierarchical context loss of one stage."""
+    total, weight, weights = F.mse_loss(student, teacher), 1.0, 1.0
+    for size in _LEVELS:
+        if size < student.shape[2]:
+            weight /= 2
+            ours, theirs = (F.adaptive_avg_pool2d(maps, size) for maps in (student, teacher))
+            total = total + weight * F.mse_loss(ours, theirs)
+            weights += weight
+    return total / weights
