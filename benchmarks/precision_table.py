@@ -7,7 +7,7 @@ from tekapctl.spec import load
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
 
-T_95 = {2: 4.303, 3: 3.182, 4: 2.776}
+T_95 = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365}
 """Two-sided 95 % points of Student's t by degrees of freedom."""
 
 

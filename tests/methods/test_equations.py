@@ -1,0 +1,84 @@
+"""Methods without published numbers, against their papers' equations written plainly in double precision."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from conformance.test_losses import batch_of
+from tekapctl.engine.objective import standardized
+from tekapctl.knowledge import Knowledge
+from tekapctl.methods.dist import DIST
+from tekapctl.methods.maps import pair_maps
+from tekapctl.methods.method import WarmUp
+from tekapctl.methods.ofd import OFD, partial_distance
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def pearson(one: list[float], other: list[float]) -> float:
+    """Equation 5 of DIST."""
+    mean, others = sum(one) / len(one), sum(other) / len(other)
+    product = sum((a - mean) * (b - others) for a, b in zip(one, other, strict=True))
+    return product / math.sqrt(sum((a - mean) ** 2 for a in one) * sum((b - others) ** 2 for b in other))
+
+
+def test_dist_is_equations_8_to_10():
+    student, teacher = random(6, 5).requires_grad_(), random(6, 5, seed=1)
+    method = DIST(2.0, 3.0, 4.0)
+    loss = method.loss(*(Knowledge(z, torch.zeros(6, 1)) for z in (student, teacher)), batch_of(torch.arange(6)))
+    ours, theirs = ((z / 4).softmax(1) for z in (student.detach(), teacher))
+    between = sum(1 - pearson(a.tolist(), b.tolist()) for a, b in zip(ours, theirs, strict=True)) / 6
+    within = sum(1 - pearson(a.tolist(), b.tolist()) for a, b in zip(ours.T, theirs.T, strict=True)) / 5
+    assert loss.item() == pytest.approx(16 * (2 * between + 3 * within))
+
+    def of(z):
+        return method.loss(Knowledge(z, z), Knowledge(teacher, teacher), batch_of(torch.arange(6)))
+
+    assert torch.autograd.gradcheck(of, student)
+
+
+def test_ofd_is_margin_relu_and_partial_distance():
+    student, teacher = random(3, 2, 2, 2).requires_grad_(), random(3, 2, 2, 2, seed=1)
+    margin = torch.tensor([-0.4, -0.7], dtype=torch.float64)
+    expected = 0.0
+    for place in torch.cartesian_prod(*map(torch.arange, teacher.shape)).tolist():
+        s, t, m = student[tuple(place)].item(), teacher[tuple(place)].item(), margin[place[1]].item()
+        target = max(t, m)
+        expected += 0.0 if s <= target <= 0 else (s - target) ** 2
+    assert partial_distance(student, teacher, margin).item() == pytest.approx(expected / 3)
+    assert torch.autograd.gradcheck(lambda s: partial_distance(s, teacher, margin), student)
+
+
+def test_ofds_margin_is_the_mean_of_the_negative_values_so_far():
+    method = OFD([(2, 3)])
+    seen = [random(4, 3, 5, 5, seed=seed).float() for seed in range(3)]
+    for maps in seen:
+        margin = method._margin(0, maps)
+    everything = torch.cat(seen).transpose(0, 1).flatten(1)
+    assert_close(margin, torch.stack([channel[channel < 0].mean() for channel in everything]))
+    method.eval()
+    assert torch.equal(method._margin(0, -seen[0]), margin)
+
+
+def test_standardized_logits_have_mean_0_and_deviation_1():
+    logits = standardized(random(4, 3, 10) * 7 + 3)
+    assert_close(logits.mean(-1), torch.zeros(4, 3), atol=1e-5, rtol=0)
+    assert_close(logits.std(-1), torch.ones(4, 3), atol=1e-5, rtol=0)
+
+
+def test_maps_are_paired_from_the_last_and_pooled_to_the_smaller():
+    ours = [torch.zeros(1, 2, size, size) for size in (16, 8, 4)]
+    theirs = [torch.zeros(1, 3, size, size) for size in (16, 16, 8, 2)]
+    assert [tuple(p.student.shape[2:]) for p in pair_maps(ours, theirs)] == [(16, 16), (8, 8), (2, 2)]
+    assert all(p.student.shape[2:] == p.teacher.shape[2:] for p in pair_maps(ours, theirs, first=1))
+    assert len(pair_maps(ours, theirs, first=1)) == 2
+
+
+def test_a_warm_up_rises_by_epochs():
+    weight = WarmUp(epochs=4, steps=10)
+    assert [weight(step) for step in (0, 9, 10, 35, 400)] == [0.25, 0.25, 0.5, 1.0, 1.0]
+    assert WarmUp(0, 10)(0) == 1

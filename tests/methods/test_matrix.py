@@ -1,0 +1,101 @@
+"""Every method with every family of networks, with and without TeKAP: one step, or a refusal that says why."""
+
+import itertools
+
+import pytest
+import torch
+
+from tekapctl import models
+from tekapctl.data.batches import Batches
+from tekapctl.data.image_set import ImageSet
+from tekapctl.engine.objective import Distillation
+from tekapctl.engine.trainer import Trainer
+from tekapctl.errors import UsageError
+from tekapctl.methods import METHODS, Pair
+from tekapctl.spec import parse
+from tekapctl.tekap import SeededNoise, Tekap
+
+CPU = torch.device("cpu")
+STUDENTS = ("resnet8", "resnet8x4", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2")
+TEACHERS = ("resnet14", "resnet8x4", "wrn_16_2", "vgg8", "ResNet50")
+NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
+EQUAL_WIDTHS = {"fsp", "kdsvd"}
+
+
+def knowledge_of(name: str, batches: Batches):
+    """A network with what it says of a small probe; made once for all its pairs."""
+    torch.manual_seed(0)
+    network = models.build(name, 10, 3).eval()
+    with torch.no_grad():
+        return network, network.knowledge(next(iter(batches.in_order())).images[:2], preactivations=True)
+
+
+@pytest.fixture(scope="module")
+def batches() -> Batches:
+    images = torch.randint(256, (24, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image_set = ImageSet(images, torch.arange(24) % 10, tuple("0123456789"), (0.5,) * 3, (0.25,) * 3)
+    return Batches(image_set, 4, device=CPU, padding=0, flip=False, seed=0)
+
+
+@pytest.fixture(scope="module")
+def networks(batches):
+    return {name: knowledge_of(name, batches) for name in {*STUDENTS, *TEACHERS}}
+
+
+def trainer(batches, networks, method: str, student: str, teacher: str, tekap: bool) -> Trainer:
+    values = {"student": student, "method": {"name": method} | ({"negatives": 8} if method == "crd" else {})}
+    if method == "kd":
+        values |= {"alpha": 0.9}
+    spec = parse({**values, "batch_size": 4, "precision": "float32"} | ({} if tekap else {"tekap": NO_TEKAP}))
+    (_, ours), (network, theirs) = networks[student], networks[teacher]
+    built = spec.method.build(Pair(ours, theirs, batches.labels, 0, len(batches))) if spec.beta else None
+    flags = {
+        "stages": built is not None and built.needs_stages,
+        "preactivations": built is not None and built.needs_preactivations,
+    }
+    objective = Distillation(
+        lambda batch: network.knowledge(batch.images, **flags),
+        Tekap(spec.tekap, SeededNoise(spec.tekap, 0)),
+        built,
+        gamma=spec.gamma,
+        alpha=spec.alpha,
+        beta=spec.beta,
+        temperature=4.0,
+    )
+    return Trainer(spec, models.build(student, 10, 3).train(), objective, batches, batches, torch.float32)
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_one_step_of_every_pair(batches, networks, method):
+    batch = next(batches.epoch(0))
+    for student, teacher in itertools.product(STUDENTS, TEACHERS):
+        try:
+            trained = trainer(batches, networks, method, student, teacher, tekap=(len(student) + len(teacher)) % 2 == 0)
+        except UsageError as error:
+            widths = [[s.shape[1] for s in networks[name][1].stages] for name in (student, teacher)]
+            assert method in EQUAL_WIDTHS, f"{method} refuses {teacher} > {student}: {error}"
+            assert widths[0] != widths[1], f"{method} refuses {teacher} > {student}: {error}"
+            continue
+        stages = [True, False] if trained.objective.method is not None and trained.objective.method.init_epochs else []
+        for trained.objective.first_stage in stages or [False]:
+            trained.optimizer.state.clear()  # as between the stages of a run
+            parts = trained.step(batch)
+            assert all(torch.isfinite(value) for value in parts.values()), (method, student, teacher, parts)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS.names() if name not in ("kd", "ab", "fsp")])
+def test_the_methods_loss_reaches_the_student_and_augmentation_changes_it(batches, networks, method):
+    found = []
+    for tekap in (False, True):
+        torch.manual_seed(1)
+        trained = trainer(batches, networks, method, "resnet8", "resnet14", tekap)
+        batch = next(batches.epoch(0))
+        student = trained.network.knowledge(
+            batch.images, stages=trained.objective.needs_stages, preactivations=trained.objective.needs_preactivations
+        )
+        loss = trained.objective(student, batch)["method"]
+        loss.backward()
+        gradient = sum(p.grad.abs().sum() for p in trained.network.parameters() if p.grad is not None)
+        assert gradient > 0
+        found.append(loss.item())
+    assert found[0] != found[1]
