@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ def test_help_is_quick_to_start_and_has_examples(tekapctl):
     "command",
     [
         *("fetch", "train-teacher", "distill", "resume", "evaluate", "demo", "schema", "bench", "cache warm"),
+        *("methods", "methods show", "models", "models show", "presets"),
         *("runs list", "runs show", "runs remove", "cache list", "cache verify", "cache clear"),
     ],
 )
@@ -66,6 +68,74 @@ def test_knowledge_is_warmed_once_and_serves_later_runs(tekapctl, teacher):
     assert "resnet14-digits" in tekapctl("cache", "list").out
     assert tekapctl("cache", "verify").out.count("whole") == 1
     tekapctl("cache", "clear", "knowledge", "--yes")
+
+
+def test_methods_are_listed_and_explained(tekapctl):
+    listed = {row["method"]: row for row in tekapctl("methods", "--json").json}
+    assert {"kd", "crd", "at", "ft", "dkd", "reviewkd", "dist", "ofd"} <= set(listed)
+    assert listed["at"]["weights"]["beta"] == 1000
+    assert listed["ft"]["settings"]["init_epochs"] == 30
+    assert "crd" in tekapctl("methods").out
+    told = tekapctl("methods", "show", "rkd").out
+    assert "Relational Knowledge Distillation" in told
+    assert "method.angle_weight" in told
+    assert "--method rkd" in told
+    assert "'rdk'" in tekapctl.refuses("methods", "show", "rdk")
+
+
+def test_presets_are_the_published_experiments(tekapctl):
+    listed = {row["preset"]: row for row in tekapctl("presets", "--json").json}
+    assert len([name for name in listed if name.startswith("tekap-fl/")]) == 13
+    assert listed["dkd/resnet56-resnet20"]["spec"]["method"]["non_target_weight"] == 2
+    assert listed["crd/resnet32x4-resnet8x4"]["published_top1"] == 75.51
+    name = "tekap-fl/resnet32x4-resnet8x4"
+    options = ["--method", "crd", "--gamma", "1", "--alpha", "1", "--beta", "0.8"]
+    asked, plain = (tekapctl("distill", *o, "--dry-run", "--json").json for o in (["--preset", name], options))
+    assert asked["spec"] == plain["spec"]
+    mobile = tekapctl("distill", "--preset", "at/vgg13-MobileNetV2", "--seed", "3", "--dry-run", "--json").json["spec"]
+    assert (mobile["optimizer"]["learning_rate"], mobile["beta"], mobile["seed"]) == (0.01, 1000, 3)
+    assert mobile["tekap"]["feature"]["teachers"] == 0
+    assert name in tekapctl.refuses("distill", "--preset", "tekap-fl/resnet32x4-resnet8x5")
+
+
+def test_networks_are_listed_with_their_sizes(tekapctl):
+    listed = {row["network"]: row for row in tekapctl("models", "--json").json}
+    assert listed["resnet8x4"]["parameters"] == 1_233_540
+    assert listed["resnet32x4"]["pretrained"]["top1"] == 79.42
+    assert "resnet8x4" in tekapctl("models").out
+    assert tekapctl("models", "show", "vgg8", "--json").json["embedding"] == 512
+
+
+def test_the_documented_method_of_a_users_own_is_trained_resumed_and_refused(tekapctl, teacher, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    (tmp_path / "my_methods.py").write_text(page.split("```python\n")[1].split("```")[0])
+    options = ["--teacher", teacher, "--student", "resnet8", "--dataset", "digits", "--epochs", "2", "--json"]
+    command = [sys.executable, "-m", "tekapctl", "distill", "--method", "my_methods:CosineSpec", *options]
+    command += ["--set", "method.power=2"]
+    environment = os.environ | {"TEKAPCTL_HOME": str(tekapctl.home), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["method"] == "my_methods:CosineSpec"
+    assert summary["last_top1"] > 0.3
+    assert "cannot be imported" in tekapctl.refuses("distill", "--method", "nowhere:Mine")
+    assert "is no method" in tekapctl.refuses("distill", "--method", "json:JSONDecoder")
+
+
+def test_a_method_with_a_first_stage_trains_and_tells_of_it(tekapctl, teacher):
+    options = ["--teacher", teacher, "--student", "resnet8", "--dataset", "digits", "--train-fraction", "0.1"]
+    done = tekapctl("distill", *options, "--method", "ft", "--init-epochs", "2", "--epochs", "3", "--json")
+    lines = (tekapctl.home / "runs" / done.json["run"] / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line) for line in lines]
+    assert [("train_first_stage" in entry, "train_method" in entry) for entry in metrics] == [
+        *[(True, False)] * 2,
+        *[(False, True)] * 3,
+    ]
+    assert metrics[0]["learning_rate"] == 0.01
+    assert metrics[2]["learning_rate"] == 0.05
+    assert done.json["best_epoch"] > 2
+    other = ["--teacher", teacher, "--student", "vgg8", "--dataset", "digits", "--method", "kdsvd"]
+    assert "kdsvd compares feature maps" in tekapctl.refuses("distill", *other)
 
 
 def test_a_reader_that_stops_early_is_no_error(tekapctl):

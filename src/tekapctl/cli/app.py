@@ -8,7 +8,21 @@ import typer
 from typer.core import TyperGroup
 
 from tekapctl import __version__
-from tekapctl.cli import bench, cache, demo, distill, evaluate, fetch, resume, runs, schema, train_teacher
+from tekapctl.cli import (
+    bench,
+    cache,
+    demo,
+    distill,
+    evaluate,
+    fetch,
+    methods,
+    models,
+    presets,
+    resume,
+    runs,
+    schema,
+    train_teacher,
+)
 from tekapctl.cli.console import show_error
 from tekapctl.errors import TekapctlError
 
@@ -63,7 +77,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Distil image classifiers: TeKAP (one teacher, many perspectives) over KD and CRD.\n\n"
+    help="Distil image classifiers: TeKAP (one teacher, many perspectives) over KD, CRD and the field.\n\n"
     "Example: [bold]tekapctl fetch resnet32x4[/bold], then [bold]tekapctl distill --method crd --alpha 1 --beta 0.8"
     "[/bold], then [bold]tekapctl evaluate latest[/bold]. With nothing downloaded: [bold]tekapctl demo[/bold].",
 )
@@ -92,6 +106,9 @@ app.command("resume")(resume.resume)
 app.command("evaluate")(evaluate.evaluate)
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
+app.command("presets")(presets.presets)
 app.command("schema")(schema.schema)
+app.add_typer(methods.app, name="methods")
+app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")
 app.add_typer(cache.app, name="cache")

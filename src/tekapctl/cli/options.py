@@ -79,8 +79,18 @@ def read_assignment(text: str) -> tuple[str, Any]:
         return path, value.strip()
 
 
+def _preset(name: str) -> dict[str, Any]:
+    from tekapctl.presets import preset
+
+    return preset(name).table
+
+
 def build_spec(
-    kind: str, file: Path | None, options: dict[str, Any], assignments: list[str] | None
+    kind: str,
+    file: Path | None,
+    options: dict[str, Any],
+    assignments: list[str] | None,
+    preset: str | None = None,
 ) -> "TeacherSpec | StudentSpec":
     """The spec of a run: the file's fields, over them the options that were given, over them the assignments.
 
@@ -89,13 +99,16 @@ def build_spec(
         file: The spec file to start from, if any.
         options: Values by dotted path; those that are None were not given.
         assignments: Texts like `a.b=c`.
+        preset: A published experiment to start from, in place of a file.
 
     Raises:
         UsageError: The file, an assignment or the spec is not valid, or the file is a spec of the other kind.
     """
     from tekapctl import spec
 
-    table = spec.read_file(file) if file else {}
+    if preset is not None and file is not None:
+        raise UsageError("--preset and --spec both are where to start from.", "Give one of them.")
+    table = spec.read_file(file) if file else _preset(preset) if preset else {}
     if table.setdefault("kind", kind) != kind:
         command = "train-teacher" if kind == "student" else "distill"
         raise UsageError(f"{file} is a spec of kind {table['kind']!r}.", f"Use it with `tekapctl {command}`.")

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 
 def student_spec(
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="A published experiment: `tekapctl presets` lists them.")
+    ] = None,
     teacher: Annotated[
         str | None,
         typer.Option("--teacher", "-t", help="A network's name, a run, or a checkpoint file. (default: resnet32x4)"),
@@ -88,7 +91,7 @@ def student_spec(
     }
     if tekap is False:
         values |= {"tekap.logit.teachers": 0, "tekap.feature.teachers": 0}
-    spec = options.build_spec("student", spec_file, values, assignments)
+    spec = options.build_spec("student", spec_file, values, assignments, preset)
     assert isinstance(spec, StudentSpec)
     return spec
 

@@ -100,7 +100,8 @@ class Distillation(Objective):
             return parts
         if self.gamma:
             parts["cross_entropy"] = self.gamma * F.cross_entropy(learner.logits.float(), batch.labels)
-        if not (self.alpha or (self.beta and self.method is not None)):
+        method = None if self.method is None or self.method.only_first_stage or not self.beta else self.method
+        if not self.alpha and method is None:
             return parts
         teacher = self._ask(batch)
         with torch.autocast(batch.index.device.type, enabled=False):
@@ -110,8 +111,8 @@ class Distillation(Objective):
                 with self.clock("method"):
                     student, target = self._for_logit_loss(learner), self._for_logit_loss(teacher)
                     parts["kd"] = self.alpha * self.kd.augmented_loss(student, target, augmented, batch)
-            if self.beta and self.method is not None:
-                parts["method"] = self.beta * self._method_loss(self.method, learner, teacher, batch)
+            if method is not None:
+                parts["method"] = self.beta * self._method_loss(method, learner, teacher, batch)
         return parts
 
     def _ask(self, batch: Batch) -> Knowledge:

@@ -171,6 +171,11 @@ def build_distillation(
         pair = Pair(ours, theirs, train.image_set.labels, spec.seed, len(train))
     learner.train()
     method = spec.method.build(pair) if spec.beta else None
+    if method is not None and method.only_first_stage and not (spec.gamma or spec.alpha):
+        raise UsageError(
+            f"Nothing is learned after the first stage of {spec.method.name}: gamma and alpha are 0.",
+            "Give --gamma or --alpha a weight.",
+        )
     return Distillation(
         asked_teacher(spec, teacher, train, knowledge, say, method),
         Tekap(spec.tekap, SeededNoise(spec.tekap, spec.seed)),

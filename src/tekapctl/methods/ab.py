@@ -60,6 +60,8 @@ class AB(Method):
 
     needs_preactivations: ClassVar[bool] = True
 
+    only_first_stage: ClassVar[bool] = True
+
     def __init__(self, init_epochs: int, margin: float, connectors: list[nn.Sequential]) -> None:
         super().__init__()
         self.init_epochs = init_epochs

@@ -48,6 +48,8 @@ class FSP(Method):
 
     needs_stages: ClassVar[bool] = True
 
+    only_first_stage: ClassVar[bool] = True
+
     def __init__(self, init_epochs: int) -> None:
         super().__init__()
         self.init_epochs = init_epochs
