@@ -8,6 +8,7 @@ import io
 import json
 import multiprocessing
 import os
+import secrets
 import signal
 import sys
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def _run(arguments: tuple[str, ...], out: Path, err: Path, environment: dict[str
 
 def start(home: Path, *arguments: str, **variables: str) -> Started:
     """Start the program."""
-    return Started(home, arguments, home.parent / f"{home.name}-output", variables)
+    return Started(home, arguments, home.parent / f"{home.name}-output" / secrets.token_hex(4), variables)
 
 
 def run(home: Path, *arguments: str, **variables: str) -> Ended:
