@@ -1,6 +1,7 @@
 """A real HTTP server on loopback that serves a folder, well or badly."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +35,8 @@ class Handler(BaseHTTPRequestHandler):
         start = self._start(len(content)) if mischief in ("ok", "cut") else 0
         if mischief == "cut" and not start:
             return self._send(content[: len(content) // 2], length=len(content))
+        if mischief == "dribble":
+            return self._dribble(content)
         if mischief == "short":
             return self._send(content[:-1], length=len(content))
         if mischief == "other":
@@ -41,6 +44,20 @@ class Handler(BaseHTTPRequestHandler):
         if mischief == "endless":
             return self._send(content * 100, length=None)
         return self._send(content[start:], start=start, total=len(content))
+
+    def _dribble(self, content: bytes) -> None:
+        """A few bytes at a time, for ever but for the listener's patience."""
+        self.send_response(200)
+        self.send_header("Content-Type", "application/octet-stream")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        for start in range(0, len(content), 50):
+            try:
+                self.wfile.write(content[start : start + 50])
+                self.wfile.flush()
+            except OSError:
+                return
+            time.sleep(0.02)
 
     def _start(self, size: int) -> int:
         asked = self.headers.get("Range", "")

@@ -6,7 +6,7 @@ import torch
 from tekapctl.engine.device import resolve_precision
 from tekapctl.engine.execute import execute
 from tekapctl.engine.prepare import prepare
-from tekapctl.engine.teaching import CachedTeacher
+from tekapctl.engine.teaching import CachedTeacher, LiveTeacher
 from tekapctl.engine.warming import open_cache, warm
 from tekapctl.models import build
 from tekapctl.spec import parse
@@ -119,6 +119,13 @@ def test_a_damaged_record_is_asked_for_again(home):
     # One image alone is rounded otherwise than in a batch.
     assert torch.equal(found.logits[1:], expected.logits[1:])
     torch.testing.assert_close(found.logits[0], expected.logits[0], rtol=1e-4, atol=1e-5)
+
+
+def test_methods_that_read_feature_maps_keep_the_teacher_live_and_say_so(home):
+    said: list[str] = []
+    found = prepare(spec_of(method="at", beta=1000.0, alpha=0.0, cache_teacher=True), home, said.append)
+    assert isinstance(found.trainer.objective.teacher, LiveTeacher)
+    assert any("at reads feature maps" in line for line in said)
 
 
 def test_networks_of_grouped_convolutions_train_in_float32_on_the_cpu(monkeypatch):

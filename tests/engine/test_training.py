@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tekapctl.engine.cost import estimate
 from tekapctl.engine.execute import execute
@@ -79,6 +80,18 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_parts(home):
         run(home, kind="teacher", model="resnet8", optimizer={"learning_rate": 1e18})
     last = Runs(home.runs).all()[-1]
     assert last.status == "failed"
+
+
+def test_a_device_without_memory_is_answered_with_the_batch_size_to_try(home):
+    trainer = prepare(parse({**QUICK, "kind": "teacher", "model": "resnet8"}), home, lambda _: None).trainer
+    trainer.network.conv1.register_forward_pre_hook(give_out)
+    with pytest.raises(TekapctlError, match="--batch-size 32"):
+        trainer.step(next(trainer.train_batches.epoch(0)))
+
+
+def give_out(*_: object) -> None:
+    """What PyTorch raises where a device's memory does not suffice."""
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_a_teacher_of_other_classes_is_refused_before_anything_is_written(home, teacher):

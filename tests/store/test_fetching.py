@@ -9,6 +9,7 @@ import torch
 from server import serving
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models import build
+from tekapctl.store import download as download_module
 from tekapctl.store import teachers
 from tekapctl.store.archive import extract_member
 from tekapctl.store.artifacts import clear, list_artifacts, verify
@@ -74,6 +75,15 @@ def test_a_broken_download_goes_on_where_it_broke(served, tmp_path):
 def test_what_a_bad_server_gives_is_never_taken(served, tmp_path, mischief, words):
     with serving(served) as server, pytest.raises(TekapctlError, match=words):
         get(server, mischief, tmp_path / "got", digest=sha256(served / "file"))
+    assert not (tmp_path / "got").exists()
+
+
+def test_a_server_that_dribbles_is_given_up(served, tmp_path, monkeypatch):
+    monkeypatch.setattr(download_module, "PATIENCE", 0.3)
+    monkeypatch.setattr(download_module, "SLOWEST", 10**6)
+    monkeypatch.setattr(download_module, "_CHUNK", 64)
+    with serving(served) as server, pytest.raises(TekapctlError, match="too slow"):
+        get(server, "dribble", tmp_path / "got")
     assert not (tmp_path / "got").exists()
 
 

@@ -25,7 +25,9 @@ TIMEOUT = (10.0, 30.0)
 """Seconds to connect, and between two pieces."""
 ATTEMPTS = 3
 SLOWEST = 1024
-"""Bytes a second, over the whole download after its first minute; slower servers are given up."""
+"""Bytes a second, over the whole download after PATIENCE; slower servers are given up."""
+PATIENCE = 60.0
+"""Seconds in which a server may be slow."""
 _CHUNK = 1 << 18
 
 
@@ -158,7 +160,7 @@ def _store(
             file.write(piece)
             report(have, total)
             elapsed = time.monotonic() - began
-            if elapsed > 60 and have - first < SLOWEST * elapsed:
+            if elapsed > PATIENCE and have - first < SLOWEST * elapsed:
                 raise requests.Timeout("the server is too slow")
         file.flush()
         os.fsync(file.fileno())
@@ -172,7 +174,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, requests.TooManyRedirects):
         return "the server redirects in a circle"
     if isinstance(error, requests.Timeout):
-        return "the server did not answer in time"
+        return str(error) if str(error).startswith("the server") else "the server did not answer in time"
     if isinstance(error, requests.ConnectionError):
         text = str(error)
         return text if text.startswith(("it ", "the ")) else "there was no connection"
