@@ -81,7 +81,6 @@ def test_what_a_bad_server_gives_is_never_taken(served, tmp_path, mischief, word
 def test_a_server_that_dribbles_is_given_up(served, tmp_path, monkeypatch):
     monkeypatch.setattr(download_module, "PATIENCE", 0.3)
     monkeypatch.setattr(download_module, "SLOWEST", 10**6)
-    monkeypatch.setattr(download_module, "_CHUNK", 64)
     with serving(served) as server, pytest.raises(TekapctlError, match="too slow"):
         get(server, "dribble", tmp_path / "got")
     assert not (tmp_path / "got").exists()

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import requests
+import urllib3
 from filelock import FileLock
 
 from tekapctl.errors import TekapctlError
@@ -151,7 +152,7 @@ def _store(
     # A body that ends early is kept as far as it came; its length is checked below.
     response.raw.enforce_content_length = False
     with part.open("ab" if have else "wb") as file:
-        for piece in response.iter_content(_CHUNK):
+        for piece in _pieces(response):
             have += len(piece)
             if have > most_bytes:
                 file.close()
@@ -166,6 +167,17 @@ def _store(
         os.fsync(file.fileno())
     if total is not None and have < total:
         raise requests.ConnectionError(f"it broke off after {have:,} of {total:,} bytes")
+
+
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    """The body as it comes: to wait for full pieces would be to wait for ever where a server dribbles."""
+    try:
+        while piece := response.raw.read1(_CHUNK):
+            yield piece
+    except urllib3.exceptions.TimeoutError as error:
+        raise requests.Timeout(error) from None
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.ConnectionError(error) from None
 
 
 def _reason(error: Exception) -> str:
