@@ -61,10 +61,24 @@ class OptimizerSpec(Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     nesterov: bool = False
+    dot_delta: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="DOT (ICCV 2023): momentum that distillation has more and the task less; published 0.075.",
+    )
     decay_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (0.625, 0.75, 0.875), description="Fractions of the epochs after which the rate decays (150, 180, 210 of 240)."
     )
     decay_factor: float = Field(0.1, gt=0, le=1, description="What each decay multiplies the rate by.")
+
+    @model_validator(mode="after")
+    def _check_dot(self) -> "OptimizerSpec":
+        if self.dot_delta and not (self.dot_delta <= self.momentum < 1 - self.dot_delta):
+            raise ValueError("momentum less and plus dot_delta must both be at least 0 and below 1")
+        if self.dot_delta and self.nesterov:
+            raise ValueError("DOT has no Nesterov momentum: set nesterov to false")
+        return self
 
     def rate(self, epoch: int, epochs: int) -> float:
         """The learning rate of an epoch, counted from 0."""

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from tekapctl.data.batches import Batch, Batches
 from tekapctl.engine.clock import Clock, no_clock
 from tekapctl.engine.device import autocast, compile_for
+from tekapctl.engine.dot import DOT
 from tekapctl.engine.epoch_sums import EpochSums, Metrics
-from tekapctl.engine.objective import Objective
+from tekapctl.engine.objective import Objective, Parts
 from tekapctl.errors import TekapctlError
 from tekapctl.evaluation import predict, top_k
 from tekapctl.models import Network
@@ -108,14 +109,24 @@ class Trainer:
         self._knowledge = compile_for(self.device, network.knowledge) if spec.compile else network.knowledge
         parameters = [p for module in (network, objective) for p in module.parameters() if p.requires_grad]
         settings = spec.optimizer
-        self.optimizer = torch.optim.SGD(
-            parameters,
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.nesterov,
-            fused=self.device.type in ("cpu", "cuda"),
-        )
+        self.optimizer: torch.optim.SGD
+        if settings.dot_delta:
+            self.optimizer = DOT(
+                parameters,
+                lr=settings.learning_rate,
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
+                delta=settings.dot_delta,
+            )
+        else:
+            self.optimizer = torch.optim.SGD(
+                parameters,
+                lr=settings.learning_rate,
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
+                nesterov=settings.nesterov,
+                fused=self.device.type in ("cpu", "cuda"),
+            )
 
     def fit(self, listener: Listener, keeper: Keeper) -> None:
         """Train from where the progress stands to the last epoch.
@@ -208,12 +219,7 @@ class Trainer:
                         preactivations=self.objective.needs_preactivations,
                     )
                 parts = self.objective(knowledge, batch)
-            with self.clock("backward"):
-                loss = torch.stack(list(parts.values())).sum()
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-            with self.clock("optimiser"):
-                self.optimizer.step()
+            self._descend(parts)
         except torch.OutOfMemoryError:
             raise TekapctlError(
                 f"The device has too little memory for batches of {self.spec.batch_size}.",
@@ -222,6 +228,24 @@ class Trainer:
         found = {name: value.detach() for name, value in parts.items()}
         found["correct"] = (knowledge.logits.detach().argmax(1) == batch.labels).float().mean()
         return found
+
+    def _descend(self, parts: Parts) -> None:
+        """Take a step along the gradient of the loss's parts."""
+        if isinstance(self.optimizer, DOT):
+            with self.clock("backward"):
+                task = parts.get("cross_entropy", torch.zeros((), device=self.device))
+                others = [value for name, value in parts.items() if name != "cross_entropy"]
+                distillation = torch.stack(others).sum() if others else torch.zeros((), device=self.device)
+                gradients = self.optimizer.backward(task, distillation)
+            with self.clock("optimiser"):
+                self.optimizer.apply(gradients)
+            return
+        with self.clock("backward"):
+            loss = torch.stack(list(parts.values())).sum()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+        with self.clock("optimiser"):
+            self.optimizer.step()
 
     def test(self) -> Metrics:
         """The network on the test set."""

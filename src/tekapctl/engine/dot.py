@@ -1,0 +1,68 @@
+"""DOT: the distillation loss keeps more momentum than the task's, so that it leads the way.
+
+Zhao, Cui, Song and Liang, "DOT: A Distillation-Oriented Trainer", ICCV 2023, equations 8 to 10.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class DOT(torch.optim.SGD):
+    """SGD with a momentum buffer for each loss: `momentum - delta` for the task's, `momentum + delta` for the other.
+
+    Weight decay belongs to the task. With delta 0 it is SGD of the summed loss.
+
+    Args:
+        parameters: What is trained.
+        lr: The learning rate.
+        momentum: Momentum of both.
+        weight_decay: Weight decay.
+        delta: What the distillation loss has more, and the task's less; at most what keeps both in [0, 1).
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float, delta: float
+    ) -> None:
+        super().__init__(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        self.delta = delta
+
+    def backward(self, task: Tensor, distillation: Tensor) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """The gradients of both losses.
+
+        Args:
+            task: The cross-entropy.
+            distillation: All other parts.
+        """
+        trained = self._trained()
+        # One of them may be a constant: cross-entropy without weight, or a method without a loss.
+        of_task = self._gradients(task, trained, keep=distillation.requires_grad)
+        return of_task, self._gradients(distillation, trained, keep=False)
+
+    @torch.no_grad()
+    def apply(self, gradients: tuple[Sequence[Tensor | None], Sequence[Tensor | None]]) -> None:
+        """Move the parameters along both momenta."""
+        group = self.param_groups[0]
+        rate, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
+        for parameter, of_task, of_distillation in zip(self._trained(), *gradients, strict=True):
+            if of_task is None and of_distillation is None:
+                continue
+            state = self.state[parameter]
+            if not state:
+                state["task"], state["distillation"] = (torch.zeros_like(parameter) for _ in range(2))
+            state["task"].mul_(momentum - self.delta).add_(parameter, alpha=decay)
+            if of_task is not None:
+                state["task"].add_(of_task)
+            state["distillation"].mul_(momentum + self.delta)
+            if of_distillation is not None:
+                state["distillation"].add_(of_distillation)
+            parameter.add_(state["task"], alpha=-rate).add_(state["distillation"], alpha=-rate)
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    def _gradients(self, loss: Tensor, trained: list[nn.Parameter], *, keep: bool) -> list[Tensor | None]:
+        if not loss.requires_grad:
+            return [None] * len(trained)
+        return list(torch.autograd.grad(loss, trained, retain_graph=keep, allow_unused=True))
