@@ -169,6 +169,14 @@ class StudentSpec(RunSpec):
     teacher_digest: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="SHA-256 of the teacher's weights; held to where it is given."
     )
+    ensemble: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(
+        (),
+        max_length=64,
+        description="Further teachers, each of the weight of the first, with augmented ones of its own.",
+    )
+    ensemble_digests: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = Field(
+        (), max_length=64, description="SHA-256 of their weights, in their order; held to where given."
+    )
     method: AnyMethod = KDSpec()
     gamma: float = Field(ge=0, description="Weight of the cross-entropy.")
     alpha: float = Field(ge=0, description="Weight of KD's logit loss.")
@@ -209,6 +217,8 @@ class StudentSpec(RunSpec):
     def _check_weights(self) -> "StudentSpec":
         if self.method.name == "kd" and self.beta:
             raise ValueError("the method kd has no loss for beta to weigh: give alpha its weight, and beta 0")
+        if self.ensemble_digests and len(self.ensemble_digests) != len(self.ensemble):
+            raise ValueError("ensemble_digests has another number of teachers than ensemble")
         if not (self.gamma or self.alpha or self.beta):
             raise ValueError("gamma, alpha and beta are all 0: nothing would be learned")
         return self

@@ -17,8 +17,12 @@ def student_spec(
         str | None, typer.Option("--preset", help="A published experiment: `tekapctl presets` lists them.")
     ] = None,
     teacher: Annotated[
-        str | None,
-        typer.Option("--teacher", "-t", help="A network's name, a run, or a checkpoint file. (default: resnet32x4)"),
+        list[str] | None,
+        typer.Option(
+            "--teacher",
+            "-t",
+            help="A network's name, a run, or a checkpoint file; several make an ensemble. (default: resnet32x4)",
+        ),
     ] = None,
     student: Annotated[
         str | None, typer.Option("--student", "-s", help="The network that learns. (default: resnet8x4)")
@@ -68,7 +72,8 @@ def student_spec(
     from tekapctl.spec import StudentSpec
 
     values = {
-        "teacher": teacher,
+        "teacher": teacher[0] if teacher else None,
+        "ensemble": teacher[1:] if teacher and len(teacher) > 1 else None,
         "student": student,
         "method.name": method,
         "method.init_epochs": init_epochs,

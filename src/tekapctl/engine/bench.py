@@ -83,12 +83,14 @@ def measure_steps(spec: StudentSpec, home: Home, steps: int, say: Say) -> Benchm
     Raises:
         UsageError: Teacher or data do not fit, or the device is not there.
     """
+    if spec.ensemble:
+        raise UsageError("bench measures one teacher at a time.", "Give a single --teacher.")
     device = resolve_device(spec.device)
     stand_ins: list[str] = []
     teacher = _teacher(spec, home, stand_ins, say)
     splits = _splits(spec, home, teacher, stand_ins, say)
     trained.check_classes(teacher, splits.test.classes, spec.data.name)
-    trainer = assemble(spec, splits, teacher, device, home, say)
+    trainer = assemble(spec, splits, [teacher], device, home, say)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     objective = trainer.objective

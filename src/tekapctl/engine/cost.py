@@ -22,7 +22,7 @@ class Cost:
     Attributes:
         parameters: Parameters of the learner.
         macs: Multiply-accumulates of the learner's forward pass for one image.
-        teacher_macs: The teacher's; None without a teacher.
+        teacher_macs: The teacher's, or all teachers'; None without one.
         train_images: Images of the training set.
         steps_per_epoch: Optimiser steps an epoch.
         steps: Optimiser steps in all.
@@ -53,16 +53,16 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
     shape = spec.data.shape
     learner = models.build(spec.network, shape.classes, shape.channels)
     image = (shape.channels, shape.height, shape.width)
-    teacher = None
+    teachers = []
     if isinstance(spec, StudentSpec):
-        name = spec.teacher
-        if name not in models.NETWORKS:
-            name = trained.load(trained.find(home, name, dataset=spec.data.name)).model
-        teacher = models.build(name, shape.classes, shape.channels)
+        for name in (spec.teacher, *spec.ensemble):
+            if name not in models.NETWORKS:
+                name = trained.load(trained.find(home, name, dataset=spec.data.name)).model
+            teachers.append(models.build(name, shape.classes, shape.channels))
     count = max(1, round(shape.train_images * spec.data.train_fraction))
     steps = -(-count // spec.batch_size)
     learner_macs = macs(learner, image)
-    teacher_macs = macs(teacher, image) if teacher else None
+    teacher_macs = sum(macs(teacher, image) for teacher in teachers) if teachers else None
     an_epoch = count * ((1 + _BACKWARD) * learner_macs + (teacher_macs or 0)) + shape.test_images * learner_macs
     return Cost(
         parameters=parameters(learner),
@@ -72,27 +72,27 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
         steps_per_epoch=steps,
         steps=steps * spec.total_epochs,
         total_macs=float(an_epoch * spec.total_epochs),
-        memory_bytes=_memory(spec, learner, teacher, image, count),
+        memory_bytes=_memory(spec, learner, teachers, image, count),
     )
 
 
 def _memory(
-    spec: RunSpec, learner: models.Network, teacher: models.Network | None, image: tuple[int, int, int], count: int
+    spec: RunSpec, learner: models.Network, teachers: list[models.Network], image: tuple[int, int, int], count: int
 ) -> int:
     shape, floats = spec.data.shape, 4
     channels, height, width = image
     padded = channels * (height + 2 * spec.data.padding) * (width + 2 * spec.data.padding)
     total = count * padded + shape.test_images * channels * height * width
-    total += floats * (3 * parameters(learner) + (parameters(teacher) if teacher else 0))
+    total += floats * (3 * parameters(learner) + sum(map(parameters, teachers)))
     total += (
         floats
         * spec.batch_size
-        * (_activations(learner, image) + (_activations(teacher, image) // 8 if teacher else 0))
+        * (_activations(learner, image) + sum(_activations(teacher, image) // 8 for teacher in teachers))
     )
     method = getattr(spec, "method", None)
     if isinstance(method, CRDSpec):
         entries = method.negatives if method.memory == "queue" else count
-        total += floats * 2 * entries * method.embedding_width
+        total += len(teachers) * floats * 2 * entries * method.embedding_width
         total += floats * 2 * spec.batch_size * (2 * entries + 3 * method.negatives)
     return total
 

@@ -169,6 +169,7 @@ def finish(run: Run, setting: Setting) -> dict[str, Any]:
             "reference": setting.teacher.reference.name,
             "top1": setting.teacher_top1,
             "digest": setting.teacher.digest,
+            "ensemble": list(spec.ensemble),
         }
     run.write_summary(summary)
     return summary
@@ -182,7 +183,8 @@ def label(setting: Setting) -> str:
         teachers = spec.tekap.logit.teachers if spec.alpha else 0
         teachers += spec.tekap.feature.teachers if spec.beta else 0
         words += ["tekap"] if teachers else []
-        words += [spec.method.name, setting.teacher.model, spec.student]
+        ensemble = [f"ensemble{1 + len(spec.ensemble)}"] if spec.ensemble else []
+        words += [spec.method.name, *ensemble, setting.teacher.model, spec.student]
     else:
         words += ["teacher", spec.network]
     return "-".join([*words, spec.data.name, f"s{spec.seed}"])

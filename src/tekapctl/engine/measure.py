@@ -103,6 +103,8 @@ def _teacher_of(home: Home, network: Trained, section: data.DataSpec, say: Calla
     if not isinstance(spec, StudentSpec) or spec.data.name != section.name:
         return None
     try:
+        if spec.ensemble:
+            say("compared with the first of its teachers alone")
         teacher = trained.load(trained.find(home, spec.teacher, dataset=section.name))
     except UsageError as error:
         say(f"not compared with its teacher: {error.problem}")

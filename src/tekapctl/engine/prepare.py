@@ -1,6 +1,6 @@
 """Gets everything ready that a run trains with, before anything is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from tekapctl import data, models, trained
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import Splits
 from tekapctl.engine.device import place, resolve_device, resolve_precision
+from tekapctl.engine.ensemble import of_teachers
 from tekapctl.engine.objective import Classification, Distillation, Objective, Teacher
 from tekapctl.engine.teaching import CachedTeacher, LiveTeacher
 from tekapctl.engine.trainer import Trainer
@@ -19,6 +20,7 @@ from tekapctl.errors import UsageError
 from tekapctl.evaluation import predict, top_k
 from tekapctl.methods import Method, Pair
 from tekapctl.models import Network
+from tekapctl.randomness import derive
 from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec
 from tekapctl.store.home import Home
 from tekapctl.tekap import SeededNoise, Tekap
@@ -34,8 +36,8 @@ class Setting:
     Attributes:
         spec: The spec, with the teacher pinned to the weights that were found.
         splits: The image sets, in the channels that the networks take.
-        teacher: The teacher of a student's run, else None.
-        teacher_logits: What the teacher says of the test images.
+        teacher: The teacher of a student's run, the first of an ensemble, else None.
+        teacher_logits: What the teacher says of the test images, or the mean of what an ensemble says.
         teacher_top1: How good it is on them.
         trainer: The trainer, with the learner and its objective.
     """
@@ -55,21 +57,44 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say) -> Setting:
         UsageError: Data, teacher or device are not to be had, or do not fit.
     """
     device = resolve_device(spec.device)
-    teacher: Trained | None = None
+    teachers: list[Trained] = []
     if isinstance(spec, StudentSpec):
-        teacher, spec = find_teacher(spec, home, say)
-    channels = teacher.network.in_channels if teacher else None
+        first, spec = find_teacher(spec, home, say)
+        others, spec = find_ensemble(spec, home, say)
+        teachers = [first, *others]
+    channels = teachers[0].network.in_channels if teachers else None
     splits = data.load(spec.data, home.datasets, seed=spec.seed, in_channels=channels)
-    if teacher is not None:
+    for teacher in teachers:
         trained.check_classes(teacher, splits.test.classes, spec.data.name)
-    trainer = assemble(spec, splits, teacher, device, home, say)
-    logits, top1 = None, None
-    if teacher is not None:
+    trainer = assemble(spec, splits, teachers, device, home, say)
+    if not teachers:
+        return Setting(spec, splits, None, None, None, trainer)
+    said = []
+    for teacher in teachers:
         asked = resolve_precision(spec.precision, device, teacher.network, trains=False)
         logits, labels = predict(teacher.network, trainer.test_batches, asked)
-        top1 = top_k(logits, labels, 1).item()
-        say(f"teacher: top-1 {100 * top1:.2f} on the {len(labels):,} test images of {spec.data.name}")
-    return Setting(spec, splits, teacher, logits, top1, trainer)
+        said.append(logits.log_softmax(1) if len(teachers) > 1 else logits)
+    # An ensemble says the mean of its teachers' probabilities.
+    together = torch.stack(said).logsumexp(0) if len(said) > 1 else said[0]
+    top1 = top_k(together, labels, 1).item()
+    who = "teacher" if len(teachers) == 1 else f"{len(teachers)} teachers together"
+    say(f"{who}: top-1 {100 * top1:.2f} on the {len(labels):,} test images of {spec.data.name}")
+    return Setting(spec, splits, teachers[0], together, top1, trainer)
+
+
+def find_ensemble(spec: StudentSpec, home: Home, say: Say) -> tuple[list[Trained], StudentSpec]:
+    """The further teachers that a spec names, and the spec with them pinned.
+
+    Raises:
+        UsageError: One is not there, has other weights than the spec says, or takes images of other channels.
+    """
+    found = []
+    for number, name in enumerate(spec.ensemble):
+        digest = spec.ensemble_digests[number] if spec.ensemble_digests else None
+        teacher, _ = find_teacher(spec.model_copy(update={"teacher": name, "teacher_digest": digest}), home, say)
+        found.append(teacher)
+    names, digests = [one.reference.name for one in found], [one.digest for one in found]
+    return found, spec.model_copy(update={"ensemble": tuple(names), "ensemble_digests": tuple(digests)})
 
 
 def find_teacher(spec: StudentSpec, home: Home, say: Say) -> tuple[Trained, StudentSpec]:
@@ -89,18 +114,23 @@ def find_teacher(spec: StudentSpec, home: Home, say: Say) -> tuple[Trained, Stud
 
 
 def assemble(
-    spec: RunSpec, splits: Splits, teacher: Trained | None, device: torch.device, home: Home, say: Say
+    spec: RunSpec, splits: Splits, teachers: Sequence[Trained], device: torch.device, home: Home, say: Say
 ) -> Trainer:
-    """The trainer of a run, from its parts; the teacher is placed on the device."""
+    """The trainer of a run, from its parts; the teachers are placed on the device."""
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # equal specs give equal numbers
     learner = build_learner(spec, splits, device)
     train = training_batches(spec, splits, device)
     test = Batches(splits.test, 500, device=device, padding=0, flip=False, seed=spec.seed, channels_last=True)
     objective: Objective = Classification()
-    if isinstance(spec, StudentSpec) and teacher is not None:
-        place(teacher.network, device)
-        objective = build_distillation(spec, teacher, learner, train, home.knowledge, say)
+    if isinstance(spec, StudentSpec):
+        members = []
+        for number, teacher in enumerate(teachers):
+            place(teacher.network, device)
+            # The first teacher's noise is that of a run with this teacher alone.
+            seed = derive(spec.seed, "teacher", number) if number else spec.seed
+            members.append(build_distillation(spec, teacher, learner, train, home.knowledge, say, seed=seed))
+        objective = of_teachers(members)
     place(objective, device)
     precision = resolve_precision(spec.precision, device, learner, trains=True)
     return Trainer(spec, learner, objective, train, test, precision)
@@ -161,14 +191,24 @@ def build_learner(spec: RunSpec, splits: Splits, device: torch.device) -> Networ
 
 
 def build_distillation(
-    spec: StudentSpec, teacher: Trained, learner: Network, train: Batches, knowledge: Path, say: Say
+    spec: StudentSpec, teacher: Trained, learner: Network, train: Batches, knowledge: Path, say: Say, *, seed: int
 ) -> Distillation:
-    """The objective of a student's run."""
+    """The objective of a student's run under one teacher.
+
+    Args:
+        spec: The run's spec.
+        teacher: The teacher, on its device.
+        learner: The student.
+        train: The training batches.
+        knowledge: Where cached knowledge is kept.
+        say: Is told of the cache.
+        seed: Seed of the method's parts and of TeKAP's noise.
+    """
     learner.eval()  # the probe must not touch the student's running statistics
     with torch.no_grad():
         probe = next(iter(train.in_order())).images[:2]
         ours, theirs = (network.knowledge(probe, preactivations=True) for network in (learner, teacher.network))
-        pair = Pair(ours, theirs, train.image_set.labels, spec.seed, len(train))
+        pair = Pair(ours, theirs, train.image_set.labels, seed, len(train))
     learner.train()
     method = spec.method.build(pair) if spec.beta else None
     if method is not None and method.only_first_stage and not (spec.gamma or spec.alpha):
@@ -178,7 +218,7 @@ def build_distillation(
         )
     return Distillation(
         asked_teacher(spec, teacher, train, knowledge, say, method),
-        Tekap(spec.tekap, SeededNoise(spec.tekap, spec.seed)),
+        Tekap(spec.tekap, SeededNoise(spec.tekap, seed)),
         method,
         gamma=spec.gamma,
         alpha=spec.alpha,

@@ -9,6 +9,7 @@ from tekapctl import data, trained
 from tekapctl.engine.device import place, resolve_device, resolve_precision
 from tekapctl.engine.prepare import Say, find_teacher, training_batches
 from tekapctl.engine.teaching import CachedTeacher, LiveTeacher
+from tekapctl.errors import UsageError
 from tekapctl.spec import StudentSpec
 from tekapctl.store.home import Home
 
@@ -25,6 +26,8 @@ def open_cache(spec: StudentSpec, home: Home, say: Say) -> CachedTeacher:
     Raises:
         UsageError: Teacher, data or device are not to be had, or do not fit.
     """
+    if spec.ensemble:
+        raise UsageError("The knowledge of one teacher is cached at a time.", "Give a single --teacher.")
     device = resolve_device(spec.device)
     teacher, spec = find_teacher(spec, home, say)
     splits = data.load(spec.data, home.datasets, seed=spec.seed, in_channels=teacher.network.in_channels)

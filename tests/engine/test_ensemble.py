@@ -1,0 +1,85 @@
+"""Several teachers: the mean of the losses under each."""
+
+import pytest
+import torch
+
+from tekapctl.engine.execute import execute
+from tekapctl.engine.prepare import prepare
+from tekapctl.errors import UsageError
+from tekapctl.spec import loads, parse
+from tekapctl.store.home import Home
+from tekapctl.store.runs import Runs
+
+STUDENT = {
+    "student": "resnet8",
+    "data": {"name": "digits", "train_fraction": 0.1},
+    "method": {"name": "crd", "negatives": 64},
+    "alpha": 1.0,
+    "beta": 0.8,
+    "epochs": 1,
+    "batch_size": 32,
+    "device": "cpu",
+    "precision": "float32",
+}
+
+
+class Silent:
+    def on_start(self, epochs, steps, first_epoch): ...
+    def on_step(self, epoch, step): ...
+    def on_epoch(self, metrics): ...
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Home:
+    home = Home(tmp_path_factory.mktemp("home"))
+    for model in ("resnet14", "resnet8"):
+        spec = {"kind": "teacher", "model": model, "data": "digits", "epochs": 1, "precision": "float32"}
+        execute(parse(spec), home, Silent(), lambda _: None)
+    return home
+
+
+def parts(home: Home, **values) -> dict[str, float]:
+    trainer = prepare(parse({**STUDENT, **values}), home, lambda _: None).trainer
+    batch = next(trainer.train_batches.epoch(0))
+    found = trainer.objective(trainer.network.knowledge(batch.images), batch)
+    return {name: value.item() for name, value in found.items()}
+
+
+def test_the_parts_are_means_over_the_teachers(home):
+    plain = {"tekap": {"logit": {"teachers": 0}, "feature": {"teachers": 0}}, "method": "kd", "beta": 0.0}
+    one, other = (parts(home, teacher=name, **plain) for name in ("resnet14", "resnet8"))
+    both = parts(home, teacher="resnet14", ensemble=["resnet8"], **plain)
+    assert both["kd"] == pytest.approx((one["kd"] + other["kd"]) / 2, rel=1e-5)
+    assert both["cross_entropy"] == pytest.approx(one["cross_entropy"])
+
+
+def test_equal_teachers_have_noise_of_their_own(home):
+    values = {"method": "kd", "beta": 0.0, "tekap": {"logit": {"noise_weight": 5.0}}}
+    one = parts(home, teacher="resnet14", **values)
+    twice = parts(home, teacher="resnet14", ensemble=["resnet14"], **values)
+    assert twice["kd"] != pytest.approx(one["kd"], rel=1e-6)
+
+
+def test_a_run_from_two_teachers_is_pinned_to_both(home):
+    summary = execute(
+        parse({**STUDENT, "teacher": "resnet14", "ensemble": ["resnet8"]}), home, Silent(), lambda _: None
+    )
+    run = Runs(home.runs).find(summary["run"])
+    spec = loads((run.path / "spec.toml").read_text())
+    assert "ensemble2" in run.id
+    assert len(spec.ensemble_digests) == 1
+    assert spec.ensemble_digests[0] != spec.teacher_digest
+    assert summary["teacher"]["ensemble"] == list(spec.ensemble)
+    wrong = spec.model_copy(update={"ensemble_digests": ("0" * 64,)})
+    with pytest.raises(UsageError, match="teacher_digest"):
+        prepare(wrong, home, lambda _: None)
+
+
+def test_each_teacher_has_a_method_with_parts_of_its_own(home):
+    spec = parse({**STUDENT, "teacher": "resnet14", "ensemble": ["resnet8"]})
+    trainer = prepare(spec, home, lambda _: None).trainer
+    first, second = trainer.objective.members
+    weights = [member.method.project_student.linear.weight for member in (first, second)]
+    assert not torch.equal(*weights)
+    trainer.step(next(trainer.train_batches.epoch(0)))
+    assert all(member.method.project_student.linear.weight.grad is not None for member in (first, second))
