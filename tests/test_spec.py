@@ -1,6 +1,7 @@
 """Run specs: complete, frozen, strict, and the same after a trip through a file."""
 
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -146,3 +147,18 @@ def test_the_schema_describes_every_method_and_data_set():
     schema = json.dumps(json_schema())
     for word in ("embedding_width", "train_fraction", "student_term_weight", "test_samples", "decay_at"):
         assert word in schema
+
+
+@pytest.mark.parametrize("field", ["student", "method", "data", "teacher", "optimizer", "tekap", "ensemble"])
+@pytest.mark.parametrize("value", [4.0, True, [], {}, "a:b", [1], {"name": 4.0}, None])
+def test_a_field_of_another_type_is_a_spec_or_a_usage_error(field, value):
+    try:
+        parse({field: value})
+    except UsageError:
+        pass
+
+
+def test_only_methods_may_be_a_users_own_module():
+    with pytest.raises(UsageError, match="no network named 'this:that'"):
+        parse({"student": "this:that"})
+    assert "this" not in sys.modules

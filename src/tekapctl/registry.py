@@ -28,10 +28,10 @@ class Registry(Generic[T]):
         kind: What the parts are, for error messages ("network").
         package: The package whose modules hold the parts; all are imported at the first look-up, so that a new part
             is one new file.
-        fits: Whether an object of the user's own, named `module:Name`, may be such a part.
+        fits: Whether an object of the user's own, named `module:Name`, may be such a part; None takes no such names.
     """
 
-    def __init__(self, kind: str, package: str, fits: Callable[[object], bool] = lambda _: False) -> None:
+    def __init__(self, kind: str, package: str, fits: Callable[[object], bool] | None = None) -> None:
         self.kind = kind
         self._package = package
         self._parts: dict[str, T] = {}
@@ -56,15 +56,15 @@ class Registry(Generic[T]):
             UsageError: There is none; the message names the nearest.
         """
         self._import_all()
-        if ":" in name:
-            return self._foreign(name)
+        if ":" in name and self._fits is not None:
+            return self._foreign(name, self._fits)
         if name not in self._parts:
             raise unknown_name(self.kind, name, self.names())
         return self._parts[name]
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         self._import_all()
-        return name in self._parts or ":" in name
+        return isinstance(name, str) and (name in self._parts or (self._fits is not None and ":" in name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
@@ -74,7 +74,7 @@ class Registry(Generic[T]):
         self._import_all()
         return list(self._parts)
 
-    def _foreign(self, name: str) -> T:
+    def _foreign(self, name: str, fits: Callable[[object], bool]) -> T:
         """A part of the user's own, `package.module:Name`; importing it runs its module.
 
         Raises:
@@ -85,12 +85,12 @@ class Registry(Generic[T]):
             sys.path.insert(0, str(Path.cwd()))
         try:
             found: T = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+        except Exception as error:  # a module that is run may raise anything
             raise UsageError(
                 f"The {self.kind} {name!r} cannot be imported: {error}.",
                 "Write it as package.module:Name, importable from this folder.",
             ) from None
-        if not self._fits(found):
+        if not fits(found):
             raise UsageError(f"{name!r} is no {self.kind}.", "See docs/methods.md for an example.")
         return found
 
