@@ -44,7 +44,9 @@ def test_help_names_the_defaults_that_depend_on_the_spec(tekapctl):
 def test_bench_shows_where_a_steps_time_goes_with_nothing_downloaded(tekapctl):
     options = ["--teacher", "resnet14", "--student", "resnet8", "--method", "crd", "--alpha", "1", "--beta", "0.8"]
     options += ["--dataset", "cifar10", "--batch-size", "8", "--steps", "3", "--epochs", "2"]
-    found = tekapctl("bench", *options, "--json", TEKAPCTL_HOME=str(tekapctl.home / "empty")).json
+    home = tekapctl.home / "empty"
+    found = tekapctl("bench", *options, "--cache-teacher", "--json", TEKAPCTL_HOME=str(home)).json
+    assert not home.exists(), "what stands in for a teacher is not cached"
     assert found["stand_ins"] == ["teacher", "data set"]
     assert set(found["phases"]) == {
         *("batch", "teacher", "TeKAP", "student forward", "method", "backward", "optimiser", "rest")

@@ -4,9 +4,11 @@ import itertools
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,7 +92,17 @@ def measure_steps(spec: StudentSpec, home: Home, steps: int, say: Say) -> Benchm
     teacher = _teacher(spec, home, stand_ins, say)
     splits = _splits(spec, home, teacher, stand_ins, say)
     trained.check_classes(teacher, splits.test.classes, spec.data.name)
-    trainer = assemble(spec, splits, [teacher], device, home, say)
+    with tempfile.TemporaryDirectory() as scratch:
+        # What a network with random weights says is not to stay in the cache.
+        kept = Home(Path(scratch)) if stand_ins else home
+        trainer = assemble(spec, splits, [teacher], device, kept, say)
+        return _measure(spec, trainer, teacher, steps, tuple(stand_ins))
+
+
+def _measure(
+    spec: StudentSpec, trainer: Trainer, teacher: Trained, steps: int, stand_ins: tuple[str, ...]
+) -> Benchmark:
+    device = trainer.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     objective = trainer.objective
@@ -105,7 +117,7 @@ def measure_steps(spec: StudentSpec, home: Home, steps: int, say: Say) -> Benchm
     step_seconds, bare = _step_and_bare_seconds(trainer, live, steps)
     phases = _phase_seconds(trainer, steps)
     peak, peak_of = _peak_memory(device)
-    test = _test_seconds(trainer, len(splits.test))
+    test = _test_seconds(trainer, len(trainer.test_batches.image_set))
     return Benchmark(
         networks=f"{teacher.model} > {spec.student}",
         device=describe(device),
@@ -115,11 +127,11 @@ def measure_steps(spec: StudentSpec, home: Home, steps: int, say: Say) -> Benchm
         step_seconds=step_seconds,
         phases=phases,
         bare_seconds=bare,
-        images_per_second=min(spec.batch_size, len(splits.train)) / step_seconds,
+        images_per_second=min(spec.batch_size, len(trainer.train_batches.image_set)) / step_seconds,
         peak_memory_bytes=peak,
         peak_memory_of=peak_of,
         run_seconds=spec.total_epochs * (len(trainer.train_batches) * step_seconds + test),
-        stand_ins=tuple(stand_ins),
+        stand_ins=stand_ins,
     )
 
 
