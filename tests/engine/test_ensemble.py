@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from silent import Silent
 from tekapctl.engine.execute import execute
 from tekapctl.engine.prepare import prepare
 from tekapctl.errors import UsageError
@@ -21,12 +22,6 @@ STUDENT = {
     "device": "cpu",
     "precision": "float32",
 }
-
-
-class Silent:
-    def on_start(self, epochs, steps, first_epoch): ...
-    def on_step(self, epoch, step): ...
-    def on_epoch(self, metrics): ...
 
 
 @pytest.fixture(scope="module")

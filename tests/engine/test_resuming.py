@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 
+from silent import Silent
 from tekapctl.engine import checkpoint
 from tekapctl.engine.execute import execute
 from tekapctl.engine.prepare import prepare
@@ -40,12 +41,6 @@ WAYS = {
     **{name: {"method": name} for name in METHODS.names() if name not in ("kd", "crd", "ab", "fsp", "ft")},
     **{name: {"method": {"name": name, "init_epochs": 1}} for name in ("ab", "fsp", "ft")},
 }
-
-
-class Silent:
-    def on_start(self, epochs, steps, first_epoch): ...
-    def on_step(self, epoch, step): ...
-    def on_epoch(self, metrics): ...
 
 
 class BrokenOffError(Exception):

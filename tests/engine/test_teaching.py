@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from silent import Silent
 from tekapctl.engine.device import resolve_precision
 from tekapctl.engine.execute import execute
 from tekapctl.engine.prepare import prepare
@@ -23,12 +24,6 @@ STUDENT = {
     "batch_size": 48,
     "device": "cpu",
 }
-
-
-class Silent:
-    def on_start(self, epochs, steps, first_epoch): ...
-    def on_step(self, epoch, step): ...
-    def on_epoch(self, metrics): ...
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from silent import Silent
 from tekapctl.engine.cost import estimate
 from tekapctl.engine.execute import execute
 from tekapctl.engine.prepare import prepare
@@ -24,12 +25,6 @@ METHODS = {
     "tekap-both": {"method": "crd", "alpha": 1.0, "beta": 0.8},
 }
 QUICK = {"epochs": 6, "batch_size": 64, "data": "digits", "device": "cpu", "precision": "float32"}
-
-
-class Silent:
-    def on_start(self, epochs, steps, first_epoch): ...
-    def on_step(self, epoch, step): ...
-    def on_epoch(self, metrics): ...
 
 
 def run(home: Home, **values):

@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from tekapctl.store.files import size as size
+
 _stderr = Console(stderr=True, highlight=False)
 _stdout = Console(highlight=False)
 
@@ -69,15 +71,6 @@ def show_fields(fields: Mapping[str, str]) -> None:
     width = max(map(len, fields))
     for name, value in fields.items():
         show_text(f"{printable(name):<{width}}  {printable(value)}")
-
-
-def size(count: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
 
 
 def duration(seconds: float) -> str:

@@ -57,6 +57,16 @@ def room(path: Path) -> int:
     return min(found.st_size, getattr(found, "st_blocks", found.st_size) * 512)
 
 
+def size(count: int) -> str:
+    """A number of bytes for people."""
+    left = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if left < 1024:
+            return f"{left:.0f} {unit}" if unit == "B" else f"{left:.1f} {unit}"
+        left /= 1024
+    return f"{left:.1f} GiB"
+
+
 def make_folder(path: Path) -> Path:
     """The folder, made if it was not there.
 

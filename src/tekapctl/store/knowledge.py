@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from tekapctl.store.files import explain, make_folder, room, sweep, write_whole
+from tekapctl.store.files import explain, make_folder, room, size, sweep, write_whole
 
 Words = np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
 Places = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -143,12 +143,9 @@ class KnowledgeStore:
     @property
     def described(self) -> str:
         """Where it is and how full, for the user."""
-        gib, free = 2**30, shutil.disk_usage(self.path).free
-        held, most = self.bytes_used / gib, self.identity.bytes / gib
-        words = f"{held:.2f} GiB of at most {most:.2f} GiB in {self.path}"
-        return (
-            words if free - RESERVE > self.identity.bytes - self.bytes_used else f"{words}; {free / gib:.1f} GiB free"
-        )
+        free, missing = shutil.disk_usage(self.path).free, self.identity.bytes - self.bytes_used
+        words = f"{size(self.bytes_used)} of at most {size(self.identity.bytes)} in {self.path}"
+        return words if free - RESERVE > missing else f"{words}, for which {size(free)} of disk are left"
 
     def _sums(self, places: Places, words: Words) -> Words:
         own = (places.astype(np.uint64) * np.uint64(2654435761) + np.uint64(self._key)).astype(np.uint32)
