@@ -145,8 +145,8 @@ def summed(
 class MethodSpec(Section, ABC):
     """The settings of a method; each method has a subclass in its own file."""
 
-    weights: ClassVar[Weights]
-    about: ClassVar[About]
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+    about: ClassVar[About] = About("not told", 0, "not told", ())
 
     name: str = Field(description="Name of the method.")
 
