@@ -78,3 +78,12 @@ def test_each_teacher_has_a_method_with_parts_of_its_own(home):
     assert not torch.equal(*weights)
     trainer.step(next(trainer.train_batches.epoch(0)))
     assert all(member.method.project_student.linear.weight.grad is not None for member in (first, second))
+
+
+def test_a_student_becomes_the_teacher_of_a_smaller_one(home):
+    assistant = execute(
+        parse({**STUDENT, "student": "resnet14", "teacher": "resnet14", "name": "assistant"}), home, Silent(), print
+    )
+    summary = execute(parse({**STUDENT, "teacher": assistant["run"]}), home, Silent(), print)
+    assert summary["teacher"]["reference"] == assistant["run"]
+    assert summary["teacher"]["model"] == "resnet14"

@@ -42,6 +42,8 @@ class Started:
     def __init__(self, home: Path, arguments: tuple[str, ...], files: Path, variables: dict[str, str]):
         files.mkdir(parents=True, exist_ok=True)
         self.out, self.err = files / "out", files / "err"
+        for file in (self.out, self.err):
+            file.touch()  # there may be no time for the program to do it
         environment = {"TEKAPCTL_HOME": str(home), "OMP_NUM_THREADS": "1", **variables}
         self.process = CONTEXT.Process(target=_run, args=(arguments, self.out, self.err, environment))
         self.process.start()
@@ -62,8 +64,8 @@ def _run(arguments: tuple[str, ...], out: Path, err: Path, environment: dict[str
     os.environ.update(environment)
     torch.set_num_threads(1)
     # The files stand in for the terminal, down to what the system and the libraries write.
-    os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-    os.dup2(os.open(err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    os.dup2(os.open(out, os.O_WRONLY | os.O_TRUNC), 1)
+    os.dup2(os.open(err, os.O_WRONLY | os.O_TRUNC), 2)
     sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(n, "wb", 0), write_through=True) for n in (1, 2))
     from tekapctl.cli import console
     from tekapctl.cli.app import app
