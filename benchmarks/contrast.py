@@ -17,8 +17,8 @@ from tekapctl.methods import contrast as module
 def seconds(bank: torch.Tensor, embeddings: torch.Tensor, drawn: torch.Tensor, sparse_from: int) -> float:
     module.SPARSE = sparse_from
     began = time.perf_counter()
-    loss, _ = module.contrast(embeddings, bank, drawn, torch.tensor(1000.0), 0.07)
-    loss.backward()
+    losses, _ = module.contrast(embeddings, bank, drawn, torch.tensor(1000.0), 0.07)
+    losses.sum().backward()
     return time.perf_counter() - began
 
 
@@ -29,11 +29,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
-    embeddings = F.normalize(torch.randn(options.batch, options.width), dim=1).requires_grad_()
+    embeddings = F.normalize(torch.randn(1, options.batch, options.width), dim=2).requires_grad_()
     for ratio in (2, 4, 8, 16, 32, 64, 128):
         samples = ratio * (options.negatives + 1)
         bank = F.normalize(torch.randn(samples, options.width), dim=1)
-        drawn = torch.randint(samples, (options.batch, options.negatives + 1))
+        drawn = torch.randint(samples, (options.batch, options.negatives + 1)).sort(1).values
         pairs = [
             (seconds(bank, embeddings, drawn, 0), seconds(bank, embeddings, drawn, 10**9))
             for _ in range(options.repeats + 1)

@@ -1,6 +1,5 @@
 """The program as a user runs it: a process of its own, a home of its own."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,16 +8,7 @@ from pathlib import Path
 
 import pytest
 
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        return json.loads(self.out)
+from result import Result
 
 
 @dataclass

@@ -5,28 +5,17 @@ A fork server imports everything once; each run of the program is a child of it,
 
 import contextlib
 import io
-import json
 import multiprocessing
 import os
 import secrets
 import signal
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+
+from result import Result
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tekapctl.cli.app", "tekapctl.engine.execute", "tekapctl.store.teachers"])
-
-
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        return json.loads(self.out)
 
 
 class Started:
@@ -52,10 +41,10 @@ class Started:
         if self.process.is_alive():
             os.kill(self.process.pid, number)
 
-    def wait(self, seconds: float = 120) -> Ended:
+    def wait(self, seconds: float = 120) -> Result:
         self.process.join(seconds)
         assert self.process.exitcode is not None, f"still running: {self.err.read_text()}"
-        return Ended(self.process.exitcode, self.out.read_text(), self.err.read_text())
+        return Result(self.process.exitcode, self.out.read_text(), self.err.read_text())
 
 
 def _run(arguments: tuple[str, ...], out: Path, err: Path, environment: dict[str, str]) -> None:
@@ -81,6 +70,6 @@ def start(home: Path, *arguments: str, **variables: str) -> Started:
     return Started(home, arguments, home.parent / f"{home.name}-output" / secrets.token_hex(4), variables)
 
 
-def run(home: Path, *arguments: str, **variables: str) -> Ended:
+def run(home: Path, *arguments: str, **variables: str) -> Result:
     """Run the program to its end."""
     return start(home, *arguments, **variables).wait()
