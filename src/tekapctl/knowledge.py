@@ -1,9 +1,34 @@
 """What a network says of a batch of images."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
+
+from tekapctl.data.batches import Batch
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What is wanted of networks beside logits and embeddings of the batch.
+
+    Attributes:
+        stages: Feature maps.
+        preactivations: Feature maps before their ReLU.
+        strong_view: Knowledge of the batch's strongly augmented images as well.
+    """
+
+    stages: bool = False
+    preactivations: bool = False
+    strong_view: bool = False
+
+    def __or__(self, other: "Needs") -> "Needs":
+        return Needs(
+            self.stages or other.stages,
+            self.preactivations or other.preactivations,
+            self.strong_view or other.strong_view,
+        )
 
 
 @dataclass(frozen=True)
@@ -15,12 +40,14 @@ class Knowledge:
         embedding: The classifier's input, flattened after pooling.
         stages: Feature maps, first to last, as the published codes expose them; empty where none were asked for.
         preactivations: The same maps before their ReLU; empty where none were asked for.
+        strong: Knowledge of the same samples' strongly augmented images; None where it was not asked for.
     """
 
     logits: Float[Tensor, "batch classes"]
     embedding: Float[Tensor, "batch width"]
     stages: tuple[Float[Tensor, "batch _c _h _w"], ...] = ()
     preactivations: tuple[Float[Tensor, "batch _c _h _w"], ...] = ()
+    strong: "Knowledge | None" = None
 
     def float(self) -> "Knowledge":
         """The same in float32, in which losses are computed."""
@@ -29,4 +56,20 @@ class Knowledge:
             embedding=self.embedding.float(),
             stages=tuple(stage.float() for stage in self.stages),
             preactivations=tuple(stage.float() for stage in self.preactivations),
+            strong=None if self.strong is None else self.strong.float(),
         )
+
+
+def of_batch(says: Callable[..., Knowledge], batch: Batch, needs: Needs) -> Knowledge:
+    """What a network says of a batch, with a pass of its own for the strongly augmented images.
+
+    Args:
+        says: The network's `knowledge`.
+        batch: The images.
+        needs: What is wanted.
+    """
+    found = says(batch.images, stages=needs.stages, preactivations=needs.preactivations)
+    if not needs.strong_view:
+        return found
+    assert batch.strong is not None
+    return replace(found, strong=says(batch.strong, stages=needs.stages, preactivations=needs.preactivations))

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tekapctl import models
+from tekapctl.angular import PUBLISHED_VIEWS
 from tekapctl.methods import METHODS
 from tekapctl.registry import unknown_name
 
@@ -25,6 +27,9 @@ PAIRS: dict[tuple[str, str], dict[str, float]] = {
 """The thirteen pairs, with the top-1 in percent that RepDistiller's and mdistiller's tables have for them."""
 
 _NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
+_VIEWS = {"views": PUBLISHED_VIEWS}
+_MLKD_RATES = {0.05: 0.025}
+"""MLKD's published learning rate, where the student's usual one is another."""
 _DKD_WEIGHTS = {
     ("resnet56", "resnet20"): 2.0,
     ("resnet110", "resnet32"): 2.0,
@@ -40,8 +45,11 @@ _WAYS: dict[str, dict[str, Any]] = {
     "tekap-l": {"method": "kd", "gamma": 0.1, "alpha": 0.9, "beta": 0.0},
     "tekap-f": {"method": "crd", "gamma": 1.0, "alpha": 0.0, "beta": 0.8},
     "tekap-fl": {"method": "crd", "gamma": 1.0, "alpha": 1.0, "beta": 0.8},
+    "angular-l": {"method": "kd", "gamma": 0.1, "alpha": 0.9, "beta": 0.0, "angular": _VIEWS},
+    "angular-f": {"method": "crd", "gamma": 1.0, "alpha": 0.0, "beta": 0.8, "angular": _VIEWS},
+    "angular-fl": {"method": "crd", "gamma": 1.0, "alpha": 1.0, "beta": 0.8, "angular": _VIEWS},
 }
-"""TeKAP at the logit level (l), the feature level (f) and both (fl), and what it is built on."""
+"""TeKAP and Angular-KD at the logit level (l), the feature level (f) and both (fl), and what they are built on."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,9 @@ class Preset:
         pair = (self.teacher, self.student)
         if self.way == "dkd":
             values["method"] = {"name": "dkd", "non_target_weight": _DKD_WEIGHTS.get(pair, 8.0)}
+        if self.way == "mlkd":
+            usual = models.learning_rate(self.student)
+            values["optimizer"] = {"learning_rate": _MLKD_RATES.get(usual, usual)}
         return {"kind": "student", "teacher": self.teacher, "student": self.student, "data": "cifar100", **values}
 
 

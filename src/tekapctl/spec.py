@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from tekapctl import models
+from tekapctl.angular import AngularSpec
 from tekapctl.data.cifar import CIFAR100
 from tekapctl.data.source import DATASETS, DataSpec
 from tekapctl.errors import UsageError
@@ -186,9 +187,18 @@ class StudentSpec(RunSpec):
         False, description="Logit losses see logits of mean 0 and deviation 1 (Sun et al., CVPR 2024)."
     )
     tekap: TekapSpec = TekapSpec()
+    angular: AngularSpec = AngularSpec()
     cache_teacher: bool = Field(
         False, description="Keep what the teacher says of each view of each image on disk, for all runs with it."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_tekap(cls, values: Any) -> Any:
+        """TeKAP, unless it is asked for, gives way to learned views."""
+        angular = values.get("angular") if isinstance(values, Mapping) else None
+        asked = angular.get("views", 0) if isinstance(angular, Mapping) else getattr(angular, "views", 0)
+        return {"tekap": TekapSpec().without(), **values} if asked else values
 
     @model_validator(mode="before")
     @classmethod
@@ -215,6 +225,8 @@ class StudentSpec(RunSpec):
 
     @model_validator(mode="after")
     def _check_weights(self) -> "StudentSpec":
+        if self.angular.views and (self.tekap.logit.teachers or self.tekap.feature.teachers):
+            raise ValueError("learned views take the place of TeKAP's noise: give --no-tekap, or angular.views 0")
         if self.method.name == "kd" and self.beta:
             raise ValueError("the method kd has no loss for beta to weigh: give alpha its weight, and beta 0")
         if self.ensemble_digests and len(self.ensemble_digests) != len(self.ensemble):

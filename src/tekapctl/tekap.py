@@ -8,7 +8,7 @@ settings here, so that each can be studied without the other.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -100,6 +100,7 @@ class AugmentedTeachers:
         embeddings: Their embeddings, where the level is the features and embeddings are used, else None.
         stages: Their feature maps, where the level is the features, else empty.
         preactivations: Their feature maps before the ReLU, likewise.
+        strong_logits: Their logits of the strong views, where the level is the logits and there are strong views.
         spec: The level's settings, the weight of their losses among them.
     """
 
@@ -109,11 +110,13 @@ class AugmentedTeachers:
     embeddings: Float[Tensor, "teachers batch width"] | None = None
     stages: tuple[Float[Tensor, "teachers batch _c _h _w"], ...] = ()
     preactivations: tuple[Float[Tensor, "teachers batch _c _h _w"], ...] = ()
+    strong_logits: Float[Tensor, "teachers batch classes"] | None = None
 
     def __len__(self) -> int:
         return self.spec.teachers
 
     def __iter__(self) -> Iterator[Knowledge]:
+        strong = self.teacher.strong
         for i in range(len(self)):
             yield Knowledge(
                 logits=self.teacher.logits if self.logits is None else self.logits[i],
@@ -123,6 +126,11 @@ class AugmentedTeachers:
                     tuple(maps[i] for maps in self.preactivations)
                     if self.preactivations
                     else self.teacher.preactivations
+                ),
+                strong=(
+                    strong
+                    if strong is None or self.strong_logits is None
+                    else replace(strong, logits=self.strong_logits[i])
                 ),
             )
 
@@ -162,9 +170,14 @@ class Tekap:
 
     def augment_logits(self, teacher: Knowledge, step: int) -> AugmentedTeachers:
         """Augmented teachers at the logit level."""
-        spec, logits = self.spec.logit, teacher.logits
-        augmented = perturb(spec, logits, self._draw(logits, spec, "logit", step)) if spec.teachers else None
-        return AugmentedTeachers(spec, teacher, logits=augmented)
+        spec = self.spec.logit
+        if not spec.teachers:
+            return AugmentedTeachers(spec, teacher)
+        views = [view.logits for view in (teacher, teacher.strong) if view is not None]
+        logits = torch.cat(views)
+        noise = self.noise((spec.teachers, *logits.shape), "logit", step, logits.device)
+        weak, *strong = perturb(spec, logits, noise).split(len(teacher.logits), dim=1)
+        return AugmentedTeachers(spec, teacher, logits=weak, strong_logits=strong[0] if strong else None)
 
     def augment_features(self, teacher: Knowledge, step: int) -> AugmentedTeachers:
         """Augmented teachers at the feature level: their embeddings, and all feature maps that the teacher gave."""
@@ -183,6 +196,3 @@ class Tekap:
         return AugmentedTeachers(
             spec, teacher, embeddings=embeddings, stages=tuple(others[:count]), preactivations=tuple(others[count:])
         )
-
-    def _draw(self, like: Tensor, spec: Perturbation, level: Level, step: int) -> Tensor:
-        return self.noise((spec.teachers, *like.shape), level, step, like.device)

@@ -100,6 +100,27 @@ def test_presets_are_the_published_experiments(tekapctl):
     assert name in tekapctl.refuses("distill", "--preset", "tekap-fl/resnet32x4-resnet8x5")
 
 
+def test_learned_views_take_the_place_of_noise(tekapctl, teacher):
+    options = ["--teacher", teacher, "--student", "resnet8", "--dataset", "digits", "--train-fraction", "0.1"]
+    options += ["--method", "mlkd", "--angular", "--epochs", "2"]
+    planned = tekapctl("distill", *options, "--dry-run", "--json").json
+    assert planned["spec"]["angular"]["views"] == 5
+    assert planned["spec"]["tekap"]["logit"]["teachers"] == 0
+    assert (
+        planned["cost"]["total_macs"]
+        > 1.9 * (tekapctl("distill", *options, "--method", "kd", "--dry-run", "--json").json["cost"]["total_macs"])
+    )
+    done = tekapctl("distill", *options, "--cache-teacher", "--json")
+    assert "strongly augmented images, of which no two are alike, which are not cached" in done.err
+    assert "-angular-mlkd-" in done.json["run"]
+    shown = tekapctl("bench", *options, "--steps", "3").out
+    assert "views" in shown
+    with_noise = tekapctl("distill", "--preset", "kd/vgg13-vgg8", "--tekap", "--dry-run", "--json").json["spec"]
+    assert with_noise["tekap"]["logit"]["teachers"] == 3
+    named = tekapctl("distill", "--preset", "mlkd/vgg13-vgg8", "--dry-run", "--json").json["spec"]
+    assert named["optimizer"]["learning_rate"] == 0.025
+
+
 def test_networks_are_listed_with_their_sizes(tekapctl):
     listed = {row["network"]: row for row in tekapctl("models", "--json").json}
     assert listed["resnet8x4"]["parameters"] == 1_233_540

@@ -18,6 +18,7 @@ from tekapctl.models import build
         (["distill", "--train-fraction", "1.5"], ["train_fraction"]),
         (["distill", "--device", "tpu"], ["device"]),
         (["distill", "--set", "tekap.logit.techers=3"], ["tekap.logit.techers", "unknown field", "tekapctl schema"]),
+        (["distill", "--angular", "--tekap"], ["learned views", "--no-tekap"]),
         (["distill", "--set", "nonsense"], ["--set", "optimizer.momentum=0.8"]),
         (["distill", "--spec", "nowhere.toml"], ["nowhere.toml"]),
         (["distill", "--teacher", "resnet32x4"], ["tekapctl fetch resnet32x4"]),

@@ -23,6 +23,9 @@ METHODS = {
     "crd-relax": {"method": {"name": "crd", "mode": "relax", "negatives": 256}, "tekap": NO_TEKAP},
     "tekap-feature": {"method": "crd"},
     "tekap-both": {"method": "crd", "alpha": 1.0, "beta": 0.8},
+    "angular-logit": {"method": "kd", "angular": {"views": 5}},
+    "angular-both": {"method": "crd", "alpha": 1.0, "beta": 0.8, "angular": {"views": 5}},
+    "mlkd": {"method": "mlkd", "tekap": NO_TEKAP},
 }
 QUICK = {"epochs": 6, "batch_size": 64, "data": "digits", "device": "cpu", "precision": "float32"}
 
@@ -51,7 +54,9 @@ def test_each_method_learns_and_its_loss_falls(home, teacher, name):
     summary = run(home, student="resnet8", teacher=teacher["run"], **METHODS[name])
     metrics = Runs(home.runs).find(summary["run"]).metrics()
     assert len(metrics) == 6
-    assert metrics[-1]["train_cross_entropy"] < 0.6 * metrics[0]["train_cross_entropy"]
+    # Half of mlkd's cross-entropy is of digits of eight pixels that were augmented strongly.
+    falls_to = 0.95 if name == "mlkd" else 0.6
+    assert metrics[-1]["train_cross_entropy"] < falls_to * metrics[0]["train_cross_entropy"]
     assert metrics[-1]["train_loss"] < metrics[0]["train_loss"]
     assert summary["last_top1"] > 0.7, "chance is 0.1"
     assert summary["evaluation"]["agreement"] > 0.7

@@ -12,6 +12,7 @@ from tekapctl.knowledge import Knowledge
 from tekapctl.methods.dist import DIST
 from tekapctl.methods.maps import pair_maps
 from tekapctl.methods.method import WarmUp
+from tekapctl.methods.mlkd import MLKD, MLKDSpec, of_classes, of_samples
 from tekapctl.methods.ofd import OFD, partial_distance
 
 
@@ -39,6 +40,40 @@ def test_dist_is_equations_8_to_10():
         return method.loss(Knowledge(z, z), Knowledge(teacher, teacher), batch_of(torch.arange(6)))
 
     assert torch.autograd.gradcheck(of, student)
+
+
+def test_mlkd_is_its_three_levels_at_each_temperature():
+    student, teacher, *strong = (random(6, 4, seed=seed) for seed in range(4))
+    spec = MLKDSpec()
+
+    def of(student, strong_student):
+        views = [Knowledge(z, z, strong=Knowledge(s, s)) for z, s in ((student, strong_student), (teacher, strong[1]))]
+        return MLKD(spec).loss(*views, batch_of(torch.arange(6)))
+
+    def divergence(p, q):
+        return sum(b * math.log(b / a) for a, b in zip(p.flatten().tolist(), q.flatten().tolist(), strict=True)) / 6
+
+    def relations(rows):
+        return [sum(a * b for a, b in zip(one, other, strict=True)) for one in rows for other in rows]
+
+    def distance(ours, theirs):
+        pairs = zip(relations(ours.tolist()), relations(theirs.tolist()), strict=True)
+        return sum((a - b) ** 2 for a, b in pairs)
+
+    expected = 0.0
+    for t in (2, 3, 4, 5, 6):
+        ours, theirs, *strongly = ((z / t).softmax(1) for z in (student, teacher, *strong))
+        levels = distance(ours, theirs) / 6 + distance(ours.T, theirs.T) / 4
+        # The published code masks one half of the weak views, after the mean.
+        expected += 0.5 * (t**2 * divergence(ours, theirs) + levels)
+        expected += t**2 * (divergence(*strongly) if t in (3, 4, 5) else divergence(ours, theirs))
+    assert of(student, strong[0]).item() == pytest.approx(expected, rel=1e-5)  # kl computes in float32
+
+
+def test_mlkds_gradients():
+    student, teacher = random(6, 4).requires_grad_(), random(6, 4, seed=1)
+    assert torch.autograd.gradcheck(lambda z: of_samples(z, teacher, 3.0), student)
+    assert torch.autograd.gradcheck(lambda z: of_classes(z, teacher, 3.0), student)
 
 
 def test_ofd_is_margin_relu_and_partial_distance():

@@ -1,4 +1,4 @@
-"""Every method with every family of networks, with and without TeKAP: one step, or a refusal that says why."""
+"""Every method with every family of networks, plain, with TeKAP and with views: one step, or a reasoned refusal."""
 
 import itertools
 
@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from tekapctl import models
+from tekapctl.angular import AngularViews
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
 from tekapctl.engine.objective import Distillation
 from tekapctl.engine.trainer import Trainer
 from tekapctl.errors import UsageError
+from tekapctl.knowledge import Needs, of_batch
 from tekapctl.methods import METHODS, Pair
 from tekapctl.spec import parse
 from tekapctl.tekap import SeededNoise, Tekap
@@ -18,7 +20,11 @@ from tekapctl.tekap import SeededNoise, Tekap
 CPU = torch.device("cpu")
 STUDENTS = ("resnet8", "resnet8x4", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2")
 TEACHERS = ("resnet14", "resnet8x4", "wrn_16_2", "vgg8", "ResNet50")
-NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
+AUGMENTATIONS = {
+    "none": {"tekap": {"logit": {"teachers": 0}, "feature": {"teachers": 0}}},
+    "tekap": {},
+    "views": {"angular": {"views": 2}},
+}
 EQUAL_WIDTHS = {"fsp", "kdsvd"}
 
 
@@ -42,35 +48,35 @@ def networks(batches):
     return {name: knowledge_of(name, batches) for name in {*STUDENTS, *TEACHERS}}
 
 
-def trainer(batches, networks, method: str, student: str, teacher: str, tekap: bool) -> Trainer:
+def trainer(batches, networks, method: str, student: str, teacher: str, augmentation: str) -> Trainer:
     values = {"student": student, "method": {"name": method} | ({"negatives": 8} if method == "crd" else {})}
     if method == "kd":
         values |= {"alpha": 0.9}
-    spec = parse({**values, "batch_size": 4, "precision": "float32"} | ({} if tekap else {"tekap": NO_TEKAP}))
+    spec = parse({**values, "batch_size": 4, "precision": "float32", **AUGMENTATIONS[augmentation]})
     (_, ours), (network, theirs) = networks[student], networks[teacher]
     built = spec.method.build(Pair(ours, theirs, batches.labels, 0, len(batches))) if spec.beta else None
-    flags = {
-        "stages": built is not None and built.needs_stages,
-        "preactivations": built is not None and built.needs_preactivations,
-    }
+    needs = Needs() if built is None else built.needs
+    sample = of_batch(network.knowledge, next(batches.epoch(0, strong=True)), needs)
     objective = Distillation(
-        lambda batch: network.knowledge(batch.images, **flags),
+        lambda batch: of_batch(network.knowledge, batch, needs),
         Tekap(spec.tekap, SeededNoise(spec.tekap, 0)),
         built,
         gamma=spec.gamma,
         alpha=spec.alpha,
         beta=spec.beta,
         temperature=4.0,
+        views=AngularViews(spec.angular, sample, 4.0, 0) if spec.angular.views else None,
     )
     return Trainer(spec, models.build(student, 10, 3).train(), objective, batches, batches, torch.float32)
 
 
 @pytest.mark.parametrize("method", METHODS.names())
 def test_one_step_of_every_pair(batches, networks, method):
-    batch = next(batches.epoch(0))
-    for student, teacher in itertools.product(STUDENTS, TEACHERS):
+    batch = next(batches.epoch(0, strong=True))
+    augmentations = itertools.cycle(AUGMENTATIONS)
+    for (student, teacher), augmentation in zip(itertools.product(STUDENTS, TEACHERS), augmentations, strict=False):
         try:
-            trained = trainer(batches, networks, method, student, teacher, tekap=(len(student) + len(teacher)) % 2 == 0)
+            trained = trainer(batches, networks, method, student, teacher, augmentation)
         except UsageError as error:
             widths = [[s.shape[1] for s in networks[name][1].stages] for name in (student, teacher)]
             assert method in EQUAL_WIDTHS, f"{method} refuses {teacher} > {student}: {error}"
@@ -86,16 +92,14 @@ def test_one_step_of_every_pair(batches, networks, method):
 @pytest.mark.parametrize("method", [name for name in METHODS.names() if name not in ("kd", "ab", "fsp")])
 def test_the_methods_loss_reaches_the_student_and_augmentation_changes_it(batches, networks, method):
     found = []
-    for tekap in (False, True):
+    for augmentation in AUGMENTATIONS:
         torch.manual_seed(1)
-        trained = trainer(batches, networks, method, "resnet8", "resnet14", tekap)
-        batch = next(batches.epoch(0))
-        student = trained.network.knowledge(
-            batch.images, stages=trained.objective.needs_stages, preactivations=trained.objective.needs_preactivations
-        )
+        trained = trainer(batches, networks, method, "resnet8", "resnet14", augmentation)
+        batch = next(batches.epoch(0, strong=True))
+        student = of_batch(trained.network.knowledge, batch, trained.objective.needs)
         loss = trained.objective(student, batch)["method"]
         loss.backward()
         gradient = sum(p.grad.abs().sum() for p in trained.network.parameters() if p.grad is not None)
         assert gradient > 0
         found.append(loss.item())
-    assert found[0] != found[1]
+    assert len(set(found)) == len(AUGMENTATIONS)

@@ -78,6 +78,7 @@ def show(
     row = _row(name, method)
     augmented = "logits" if row["uses"] == ["logits"] else "what it reads of the teacher"
     row["tekap"] = f"{augmented}: noise anew in each step, one loss more for each augmented teacher"
+    row["angular"] = f"{augmented}: the mean with learned views, one loss in all"
     row["example"] = f"tekapctl distill --teacher resnet56 --student resnet20 --method {name}"
     if as_json:
         console.show_json(row)

@@ -37,6 +37,10 @@ def student_spec(
         bool | None,
         typer.Option("--tekap/--no-tekap", help="With augmented teachers, or without any. (default: tekap)"),
     ] = None,
+    angular: Annotated[
+        bool | None,
+        typer.Option("--angular", help="With learned views of the teacher (Angular-KD) in place of TeKAP."),
+    ] = None,
     gamma: Annotated[
         float | None, typer.Option("--gamma", "-r", help="Weight of the cross-entropy. (default: method's)")
     ] = None,
@@ -69,7 +73,9 @@ def student_spec(
     assignments: options.Set = None,
 ) -> "StudentSpec":
     """The spec that the options describe."""
+    from tekapctl.angular import PUBLISHED_VIEWS
     from tekapctl.spec import StudentSpec
+    from tekapctl.tekap import TekapSpec
 
     values = {
         "teacher": teacher[0] if teacher else None,
@@ -94,10 +100,21 @@ def student_spec(
         "cache_teacher": cache_teacher,
         "name": name,
     }
-    if tekap is False:
+    if angular:
+        values["angular.views"] = PUBLISHED_VIEWS
+    if tekap is False or (angular and tekap is None):
         values |= {"tekap.logit.teachers": 0, "tekap.feature.teachers": 0}
-    spec = options.build_spec("student", spec_file, values, assignments, preset)
-    assert isinstance(spec, StudentSpec)
+
+    def build(more: dict[str, Any]) -> StudentSpec:
+        spec = options.build_spec("student", spec_file, values | more, assignments, preset)
+        assert isinstance(spec, StudentSpec)
+        return spec
+
+    spec = build({})
+    if tekap and spec.tekap == spec.tekap.without():
+        # A file, a preset or learned views left it off.
+        usual = TekapSpec()
+        return build({f"tekap.{level}.teachers": getattr(usual, level).teachers for level in ("logit", "feature")})
     return spec
 
 

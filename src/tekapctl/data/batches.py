@@ -1,7 +1,7 @@
 """Batches, cropped and flipped on the device that holds the whole set."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tekapctl.data.image_set import ImageSet
+from tekapctl.data.strong import strengthen
 from tekapctl.randomness import generator
 
 CPU = torch.device("cpu")
@@ -26,6 +27,7 @@ class Batch:
         view: Which crop and flip of its image each sample is: `(row * (2 * padding + 1) + column) * 2 + flipped`; on
             the CPU.
         step: Number of the optimiser step in the run, from 0.
+        strong: The same samples in another crop and flip, strongly augmented; None where they were not asked for.
     """
 
     images: Float[Tensor, "batch c h w"]
@@ -34,6 +36,7 @@ class Batch:
     number: Int64[Tensor, " batch"]
     view: Int64[Tensor, " batch"]
     step: int
+    strong: Float[Tensor, "batch c h w"] | None = None
 
 
 class Batches:
@@ -94,13 +97,20 @@ class Batches:
         """How many of them training meets; without flips, half as many."""
         return self.views if self.flip else self.views // 2
 
-    def epoch(self, number: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch in random order, from its step `start_step` on."""
+    def epoch(self, number: int, start_step: int = 0, *, strong: bool = False) -> Iterator[Batch]:
+        """The batches of an epoch in random order.
+
+        Args:
+            number: Of the epoch, from 0.
+            start_step: The step to begin with.
+            strong: Whether strongly augmented images are wanted as well.
+        """
         order = torch.randperm(len(self.image_set), generator=generator(CPU, self.seed, "order", number))
         for step in range(start_step, len(self)):
             index = order[step * self.batch_size : (step + 1) * self.batch_size]
             views = self._draw_views(len(index), number, step)
-            yield self._batch(index, views, number * len(self) + step)
+            batch = self._batch(index, views, number * len(self) + step)
+            yield replace(batch, strong=self._strong(index, number, step)) if strong else batch
 
     def in_order(self) -> Iterator[Batch]:
         """All samples once, in order, as they are."""
@@ -114,16 +124,27 @@ class Batches:
 
     def at(self, index: Int64[Tensor, " batch"], view: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
         """The images of given samples in given views."""
+        return self._normalise(self._pixels(index, view))
+
+    def _pixels(self, index: Tensor, view: Tensor) -> Tensor:
         index, view = (t.to(self.device, non_blocking=True) for t in (index, view))
         side = 2 * self.padding + 1
         place, flipped = view // 2, view % 2
         pixels = self._crops[index, :, place // side, place % side]
-        if self.flip:
-            pixels = torch.where(flipped.bool().view(-1, 1, 1, 1), pixels.flip(3), pixels)
+        return torch.where(flipped.bool().view(-1, 1, 1, 1), pixels.flip(3), pixels) if self.flip else pixels
+
+    def _normalise(self, pixels: Tensor) -> Tensor:
         return torch.addcmul(self._shift, pixels, self._scale).contiguous(memory_format=self._format)
 
+    def _strong(self, index: Tensor, epoch: int, step: int) -> Tensor:
+        source = generator(CPU, self.seed, "strong augmentation", epoch, step)
+        return self._normalise(strengthen(self._pixels(index, self._draw(len(index), source)), source))
+
     def _draw_views(self, count: int, epoch: int, step: int) -> Tensor:
-        drawn = torch.randint(self.views, (count,), generator=generator(CPU, self.seed, "augmentation", epoch, step))
+        return self._draw(count, generator(CPU, self.seed, "augmentation", epoch, step))
+
+    def _draw(self, count: int, source: torch.Generator) -> Tensor:
+        drawn = torch.randint(self.views, (count,), generator=source)
         return drawn if self.flip else drawn // 2 * 2
 
     def _batch(self, index: Tensor, view: Tensor, step: int) -> Batch:

@@ -25,6 +25,7 @@ from tekapctl.engine.teaching import CachedTeacher, LiveTeacher
 from tekapctl.engine.trainer import Trainer
 from tekapctl.errors import UsageError
 from tekapctl.evaluation import predict
+from tekapctl.knowledge import Needs, of_batch
 from tekapctl.randomness import generator
 from tekapctl.spec import StudentSpec
 from tekapctl.store.home import Home
@@ -108,7 +109,7 @@ def _measure(
     objective = trainer.objective
     assert isinstance(objective, Distillation)
     if isinstance(objective.teacher, CachedTeacher):
-        for batch in itertools.islice(_batches(trainer.train_batches), _WARM_UP + steps):
+        for batch in itertools.islice(_batches(trainer), _WARM_UP + steps):
             objective.teacher(batch)
     trainer.network.train()
     asked = resolve_precision(spec.precision, device, teacher.network, trains=False)
@@ -178,22 +179,24 @@ def _splits(spec: StudentSpec, home: Home, teacher: Trained, stand_ins: list[str
     return Splits(train.with_channels(channels), part(shape.test_images).with_channels(channels))
 
 
-def _batches(train: Batches) -> Iterator[Batch]:
+def _batches(trainer: Trainer) -> Iterator[Batch]:
     for epoch in itertools.count():
-        yield from train.epoch(epoch)
+        yield from trainer.train_batches.epoch(epoch, strong=trainer.objective.needs.strong_view)
 
 
 def _step_and_bare_seconds(trainer: Trainer, live: LiveTeacher, steps: int) -> tuple[float, float]:
     """Steps and bare passes in turn, so that whatever else the machine does slows both."""
-    batches = _batches(trainer.train_batches)
-    probe = next(_batches(trainer.train_batches))
+    batches = _batches(trainer)
+    probe = next(_batches(trainer))
+    needs = Needs(strong_view=trainer.objective.needs.strong_view)
 
     def passes() -> None:
         live(probe)
         with autocast(trainer.device, trainer.precision):
-            logits = trainer.network.knowledge(probe.images, stages=False).logits
+            said = of_batch(trainer.network.knowledge, probe, needs)
         trainer.network.zero_grad(set_to_none=True)
-        F.cross_entropy(logits.float(), probe.labels).backward()
+        views = [view.logits.float() for view in (said, said.strong) if view is not None]
+        torch.stack([F.cross_entropy(logits, probe.labels) for logits in views]).sum().backward()
 
     def timed(work: Callable[[], object]) -> float:
         began = time.perf_counter()
@@ -217,7 +220,7 @@ def _step_and_bare_seconds(trainer: Trainer, live: LiveTeacher, steps: int) -> t
 def _phase_seconds(trainer: Trainer, steps: int) -> dict[str, float]:
     clock = StepClock(trainer.device)
     trainer.clock = trainer.objective.clock = clock
-    batches = _batches(trainer.train_batches)
+    batches = _batches(trainer)
     began = time.perf_counter()
     for _ in range(steps):
         with clock("batch"):
@@ -225,8 +228,8 @@ def _phase_seconds(trainer: Trainer, steps: int) -> dict[str, float]:
         trainer.step(batch)
     total = time.perf_counter() - began
     trainer.clock = trainer.objective.clock = no_clock
-    order = ("batch", "teacher", "TeKAP", "student forward", "method", "backward", "optimiser")
-    phases = {name: clock.seconds[name] / steps for name in order}
+    order = ("batch", "teacher", "views", "TeKAP", "student forward", "method", "backward", "optimiser")
+    phases = {name: clock.seconds[name] / steps for name in order if name != "views" or clock.seconds[name]}
     phases["rest"] = total / steps - sum(phases.values())
     return phases
 

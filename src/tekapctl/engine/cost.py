@@ -63,7 +63,9 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
     steps = -(-count // spec.batch_size)
     learner_macs = macs(learner, image)
     teacher_macs = sum(macs(teacher, image) for teacher in teachers) if teachers else None
-    an_epoch = count * ((1 + _BACKWARD) * learner_macs + (teacher_macs or 0)) + shape.test_images * learner_macs
+    views = spec.method.views if isinstance(spec, StudentSpec) and spec.beta else 1
+    an_image = views * ((1 + _BACKWARD) * learner_macs + (teacher_macs or 0))
+    an_epoch = count * an_image + shape.test_images * learner_macs
     return Cost(
         parameters=parameters(learner),
         macs=learner_macs,

@@ -23,8 +23,8 @@ class Ensemble(Objective):
     def __init__(self, members: Sequence[Distillation]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.needs_stages = any(member.needs_stages for member in members)
-        self.needs_preactivations = any(member.needs_preactivations for member in members)
+        for member in members:
+            self.needs |= member.needs
 
     @property
     def trains_learner(self) -> bool:

@@ -182,7 +182,7 @@ def label(setting: Setting) -> str:
     if isinstance(spec, StudentSpec) and setting.teacher:
         teachers = spec.tekap.logit.teachers if spec.alpha else 0
         teachers += spec.tekap.feature.teachers if spec.beta else 0
-        words += ["tekap"] if teachers else []
+        words += ["tekap"] if teachers else ["angular"] if spec.angular.views else []
         ensemble = [f"ensemble{1 + len(spec.ensemble)}"] if spec.ensemble else []
         words += [spec.method.name, *ensemble, setting.teacher.model, spec.student]
     else:

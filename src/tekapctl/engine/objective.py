@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tekapctl.angular import AngularViews
 from tekapctl.data.batches import Batch
 from tekapctl.engine.clock import Clock, no_clock
-from tekapctl.knowledge import Knowledge
+from tekapctl.knowledge import Knowledge, Needs
 from tekapctl.methods.kd import KD
 from tekapctl.methods.method import Method, summed
 from tekapctl.tekap import AugmentedTeachers, Level, Tekap
@@ -25,8 +26,7 @@ Teacher = Callable[[Batch], Knowledge]
 class Objective(nn.Module, ABC):
     """The loss of a learner, with whatever trainable parts and buffers it has of its own."""
 
-    needs_stages: bool = False
-    needs_preactivations: bool = False
+    needs: Needs = Needs()
     first_stage: bool = False
     """Whether the method's first stage is under way."""
     clock: Clock = staticmethod(no_clock)
@@ -63,6 +63,7 @@ class Distillation(Objective):
         beta: Weight of the method's own loss.
         temperature: Temperature of KD.
         standardize_logits: Whether logit losses see logits of mean 0 and deviation 1.
+        views: Learned views of the teacher (Angular-KD), whose mean with it takes its place; None for none.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Distillation(Objective):
         beta: float,
         temperature: float,
         standardize_logits: bool = False,
+        views: AngularViews | None = None,
     ) -> None:
         super().__init__()
         self.teacher = teacher
@@ -84,8 +86,8 @@ class Distillation(Objective):
         self.method = method
         self.gamma, self.alpha, self.beta = gamma, alpha, beta
         self.standardize_logits = standardize_logits
-        self.needs_stages = method is not None and method.needs_stages
-        self.needs_preactivations = method is not None and method.needs_preactivations
+        self.views = views
+        self.needs = Needs() if method is None else method.needs
 
     @property
     def trains_learner(self) -> bool:
@@ -96,14 +98,17 @@ class Distillation(Objective):
         """The parts whose weight is above 0."""
         parts: Parts = {}
         if self.first_stage and self.method is not None:
-            parts["first_stage"] = self._method_loss(self.method, learner.float(), self._ask(batch), batch)
+            teacher = self._ask(batch, parts)
+            parts["first_stage"] = self._method_loss(self.method, learner.float(), teacher, batch)
             return parts
         if self.gamma:
-            parts["cross_entropy"] = self.gamma * F.cross_entropy(learner.logits.float(), batch.labels)
+            views = [view.logits.float() for view in (learner, learner.strong) if view is not None]
+            errors = [F.cross_entropy(logits, batch.labels) for logits in views]
+            parts["cross_entropy"] = self.gamma * torch.stack(errors).sum()
         method = None if self.method is None or self.method.only_first_stage or not self.beta else self.method
         if not self.alpha and method is None:
             return parts
-        teacher = self._ask(batch)
+        teacher = self._ask(batch, parts)
         with torch.autocast(batch.index.device.type, enabled=False):
             learner = learner.float()
             if self.alpha:
@@ -115,9 +120,14 @@ class Distillation(Objective):
                 parts["method"] = self.beta * self._method_loss(method, learner, teacher, batch)
         return parts
 
-    def _ask(self, batch: Batch) -> Knowledge:
+    def _ask(self, batch: Batch, parts: Parts) -> Knowledge:
+        """What the teacher says, or its mean with its learned views, whose own loss becomes a part."""
         with self.clock("teacher"), torch.no_grad():
-            return self.teacher(batch)
+            teacher = self.teacher(batch)
+        if self.views is not None:
+            with self.clock("views"), torch.autocast(batch.index.device.type, enabled=False):
+                teacher, parts["views"] = self.views(teacher.float(), batch)
+        return teacher
 
     def _method_loss(self, method: Method, learner: Knowledge, teacher: Knowledge, batch: Batch) -> Tensor:
         augmented = self._augmented(teacher, batch, method.level)
@@ -135,11 +145,19 @@ class Distillation(Objective):
                 return self.tekap.augment_features(teacher, batch.step)
             augmented = self.tekap.augment_logits(teacher, batch.step)
             if self.standardize_logits and augmented.logits is not None:
-                augmented = replace(augmented, logits=standardized(augmented.logits))
+                strong = augmented.strong_logits
+                augmented = replace(
+                    augmented,
+                    logits=standardized(augmented.logits),
+                    strong_logits=None if strong is None else standardized(strong),
+                )
             return augmented
 
     def _for_logit_loss(self, knowledge: Knowledge) -> Knowledge:
-        return replace(knowledge, logits=standardized(knowledge.logits)) if self.standardize_logits else knowledge
+        if not self.standardize_logits:
+            return knowledge
+        strong = None if knowledge.strong is None else self._for_logit_loss(knowledge.strong)
+        return replace(knowledge, logits=standardized(knowledge.logits), strong=strong)
 
 
 def standardized(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:

@@ -1,7 +1,7 @@
 """Gets everything ready that a run trains with, before anything is written."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tekapctl import data, models, trained
+from tekapctl.angular import AngularViews
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import Splits
 from tekapctl.engine.device import place, resolve_device, resolve_precision
@@ -18,6 +19,7 @@ from tekapctl.engine.teaching import CachedTeacher, LiveTeacher
 from tekapctl.engine.trainer import Trainer
 from tekapctl.errors import UsageError
 from tekapctl.evaluation import predict, top_k
+from tekapctl.knowledge import Needs
 from tekapctl.methods import Method, Pair
 from tekapctl.models import Network
 from tekapctl.randomness import derive
@@ -154,14 +156,14 @@ def asked_teacher(
         teacher.network,
         train,
         precision,
-        stages=method is not None and method.needs_stages,
-        preactivations=method is not None and method.needs_preactivations,
+        needs=Needs() if method is None else method.needs,
         compiled=spec.compile,
     )
     if not spec.cache_teacher:
         return live
-    if method is not None and method.needs_maps:
-        say(f"the method {spec.method.name} reads feature maps, which are not cached: the teacher stays live")
+    if live.needs != Needs():
+        what = "strongly augmented images, of which no two are alike" if live.needs.strong_view else "feature maps"
+        say(f"the method {spec.method.name} reads {what}, which are not cached: the teacher stays live")
         return live
     cached = CachedTeacher(live, train, knowledge, teacher, spec.data.name, say)
     say(f"cached knowledge: {cached.store.described}")
@@ -216,6 +218,12 @@ def build_distillation(
             f"Nothing is learned after the first stage of {spec.method.name}: gamma and alpha are 0.",
             "Give --gamma or --alpha a weight.",
         )
+    needs = Needs() if method is None else method.needs
+    seen = replace(
+        theirs,
+        stages=theirs.stages if needs.stages else (),
+        preactivations=theirs.preactivations if needs.preactivations else (),
+    )
     return Distillation(
         asked_teacher(spec, teacher, train, knowledge, say, method),
         Tekap(spec.tekap, SeededNoise(spec.tekap, seed)),
@@ -225,4 +233,5 @@ def build_distillation(
         beta=spec.beta,
         temperature=spec.temperature,
         standardize_logits=spec.standardize_logits,
+        views=AngularViews(spec.angular, seen, spec.temperature, seed) if spec.angular.views else None,
     )

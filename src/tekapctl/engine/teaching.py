@@ -8,12 +8,13 @@ from torch import Tensor
 
 from tekapctl.data.batches import Batch, Batches
 from tekapctl.engine.device import autocast, compile_for, describe_kind, place
-from tekapctl.knowledge import Knowledge
+from tekapctl.knowledge import Knowledge, Needs, of_batch
 from tekapctl.models import Network
 from tekapctl.models.folding import fold
 from tekapctl.store.knowledge import Identity, KnowledgeStore, Places, Say
 from tekapctl.trained import Trained
 
+_NOTHING_MORE = Needs()
 Words = np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
 
 
@@ -24,8 +25,7 @@ class LiveTeacher:
         network: The trained network.
         batches: Where its images come from.
         precision: Precision of its passes.
-        stages: Whether feature maps are wanted.
-        preactivations: Whether the maps before their ReLU are wanted.
+        needs: What is wanted beside logits and embeddings.
         compiled: Compile it for the device.
     """
 
@@ -35,28 +35,28 @@ class LiveTeacher:
         batches: Batches,
         precision: torch.dtype,
         *,
-        stages: bool,
-        preactivations: bool = False,
+        needs: Needs = _NOTHING_MORE,
         compiled: bool = False,
     ) -> None:
         self.device = batches.device
         self.precision = precision
-        self.stages = stages
-        self.preactivations = preactivations
+        self.needs = needs
         self.probe = next(iter(batches.in_order())).images[:2]
         self.network = fold(network, self.probe)
         place(self.network, self.device)
         self._knowledge = compile_for(self.device, self.network.knowledge) if compiled else self.network.knowledge
 
+    @torch.no_grad()
     def __call__(self, batch: Batch) -> Knowledge:
         """What the teacher says of a batch."""
-        return self.say(batch.images)
+        with autocast(self.device, self.precision):
+            return of_batch(self._knowledge, batch, self.needs)
 
     @torch.no_grad()
     def say(self, images: Tensor) -> Knowledge:
-        """What the teacher says of images."""
+        """The teacher's logits and embeddings of images."""
         with autocast(self.device, self.precision):
-            return self._knowledge(images, stages=self.stages, preactivations=self.preactivations)
+            return self._knowledge(images, stages=False)
 
 
 class CachedTeacher:

@@ -16,6 +16,7 @@ from tekapctl.engine.epoch_sums import EpochSums, Metrics
 from tekapctl.engine.objective import Objective, Parts
 from tekapctl.errors import TekapctlError
 from tekapctl.evaluation import predict, top_k
+from tekapctl.knowledge import of_batch
 from tekapctl.models import Network
 from tekapctl.spec import RunSpec
 
@@ -171,7 +172,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._sums.begin()
-        for batch in self.train_batches.epoch(epoch, self.progress.step):
+        for batch in self.train_batches.epoch(epoch, self.progress.step, strong=self.objective.needs.strong_view):
             self._sums.add(self.progress.step, self.step(batch), len(batch.labels))
             self.progress.step += 1
             if listener is not None:
@@ -213,11 +214,7 @@ class Trainer:
         try:
             with autocast(self.device, self.precision):
                 with self.clock("student forward"), torch.set_grad_enabled(self.objective.trains_learner):
-                    knowledge = self._knowledge(
-                        batch.images,
-                        stages=self.objective.needs_stages,
-                        preactivations=self.objective.needs_preactivations,
-                    )
+                    knowledge = of_batch(self._knowledge, batch, self.objective.needs)
                 parts = self.objective(knowledge, batch)
             self._descend(parts)
         except torch.OutOfMemoryError:

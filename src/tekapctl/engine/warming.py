@@ -35,7 +35,7 @@ def open_cache(spec: StudentSpec, home: Home, say: Say) -> CachedTeacher:
     place(teacher.network, device)
     batches = training_batches(spec, splits, device)
     precision = resolve_precision(spec.precision, device, teacher.network, trains=False)
-    live = LiveTeacher(teacher.network, batches, precision, stages=False, compiled=spec.compile)
+    live = LiveTeacher(teacher.network, batches, precision, compiled=spec.compile)
     return CachedTeacher(live, batches, home.knowledge, teacher, spec.data.name, say)
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch
-from tekapctl.knowledge import Knowledge
+from tekapctl.knowledge import Knowledge, Needs
 from tekapctl.methods.maps import Map, pair_maps
 from tekapctl.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair, Weights
 
@@ -58,7 +58,7 @@ class AB(Method):
         connectors: One for each stage but the first.
     """
 
-    needs_preactivations: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(preactivations=True)
 
     only_first_stage: ClassVar[bool] = True
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
 from tekapctl.errors import UsageError
-from tekapctl.knowledge import Knowledge
+from tekapctl.knowledge import Knowledge, Needs
 from tekapctl.methods.maps import Map, pair_maps
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 
@@ -56,7 +56,7 @@ class FitNet(Method):
         teacher_channels: Channels of the teacher's.
     """
 
-    needs_stages: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(stages=True)
 
     def __init__(self, hint_layer: int, student_channels: int, teacher_channels: int) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
-from tekapctl.knowledge import Knowledge
+from tekapctl.knowledge import Knowledge, Needs
 from tekapctl.methods.maps import Map, pair_maps, require_equal_channels
 from tekapctl.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair, Weights
 
@@ -46,7 +46,7 @@ class FSP(Method):
         init_epochs: Epochs of the first stage.
     """
 
-    needs_stages: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(stages=True)
 
     only_first_stage: ClassVar[bool] = True
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
-from tekapctl.knowledge import Knowledge
+from tekapctl.knowledge import Knowledge, Needs
 from tekapctl.methods.maps import Map, pair_maps
 from tekapctl.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair, Weights
 
@@ -56,7 +56,7 @@ class FT(Method):
         rate: Channels of a factor, of the teacher's map's.
     """
 
-    needs_stages: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(stages=True)
     first_stage_trains_student: ClassVar[bool] = False
 
     def __init__(self, init_epochs: int, student_channels: int, teacher_channels: int, rate: float) -> None:

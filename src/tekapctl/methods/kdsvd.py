@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
-from tekapctl.knowledge import Knowledge
+from tekapctl.knowledge import Knowledge, Needs
 from tekapctl.methods.maps import Map, pair_maps, require_equal_channels
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 
@@ -50,7 +50,7 @@ class KDSVD(Method):
         vectors: Singular vectors of each map.
     """
 
-    needs_stages: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(stages=True)
 
     def __init__(self, vectors: int) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch
-from tekapctl.knowledge import Knowledge
+from tekapctl.knowledge import Knowledge, Needs
 from tekapctl.registry import Registry
 from tekapctl.section import Section
 from tekapctl.tekap import AugmentedTeachers, Level
@@ -92,10 +92,8 @@ class Pair:
 class Method(nn.Module, ABC):
     """A distillation loss with its own trainable parts and buffers."""
 
-    needs_stages: ClassVar[bool] = False
-    """Whether the loss reads feature maps; nothing is kept of them otherwise."""
-    needs_preactivations: ClassVar[bool] = False
-    """Whether it reads feature maps before their ReLU."""
+    needs: ClassVar[Needs] = Needs()
+    """What the loss reads beside logits and embeddings; nothing is kept of the rest."""
     level: ClassVar[Level] = "feature"
     """Where TeKAP augments the teacher for this method: at its logits, or at all features that the method reads."""
     init_epochs: int = 0
@@ -103,11 +101,6 @@ class Method(nn.Module, ABC):
     first_stage_trains_student: ClassVar[bool] = True
     only_first_stage: ClassVar[bool] = False
     """Whether nothing of the method is left after its first stage."""
-
-    @property
-    def needs_maps(self) -> bool:
-        """Whether it reads any feature maps, so that cached knowledge does not suffice."""
-        return self.needs_stages or self.needs_preactivations
 
     def first_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The loss of the first stage under one teacher.
@@ -147,6 +140,8 @@ class MethodSpec(Section, ABC):
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
     about: ClassVar[About] = About("not told", 0, "not told", ())
+    views: ClassVar[int] = 1
+    """How many views of each image the networks see."""
 
     name: str = Field(description="Name of the method.")
 

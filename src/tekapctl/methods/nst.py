@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
-from tekapctl.knowledge import Knowledge
+from tekapctl.knowledge import Knowledge, Needs
 from tekapctl.methods.maps import MapPair, pair_maps
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 
@@ -38,7 +38,7 @@ class NSTSpec(MethodSpec):
 class NST(Method):
     """Maximum mean discrepancy between the channels' spatial patterns, over all stages but the first."""
 
-    needs_stages: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(stages=True)
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The sum over stages."""

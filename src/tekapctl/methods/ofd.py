@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch
-from tekapctl.knowledge import Knowledge
+from tekapctl.knowledge import Knowledge, Needs
 from tekapctl.methods.maps import Map, pair_maps
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 
@@ -48,7 +48,7 @@ class OFD(Method):
         channels: The student's and the teacher's channels of each stage.
     """
 
-    needs_preactivations: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(preactivations=True)
 
     def __init__(self, channels: list[tuple[int, int]]) -> None:
         super().__init__()

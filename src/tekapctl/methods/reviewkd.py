@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
-from tekapctl.knowledge import Knowledge
+from tekapctl.knowledge import Knowledge, Needs
 from tekapctl.methods.maps import Map, MapPair, pair_maps
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, WarmUp, Weights
 
@@ -62,7 +62,7 @@ class ReviewKD(Method):
         warm_up: How the weight rises.
     """
 
-    needs_preactivations: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(preactivations=True)
 
     def __init__(self, fusions: list["Fusion"], warm_up: WarmUp) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
-from tekapctl.knowledge import Knowledge
+from tekapctl.knowledge import Knowledge, Needs
 from tekapctl.methods.maps import MapPair, pair_maps
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 
@@ -79,7 +79,7 @@ class VID(Method):
         predictors: One for each stage.
     """
 
-    needs_stages: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(stages=True)
 
     def __init__(self, predictors: list[Predictor]) -> None:
         super().__init__()

@@ -1,0 +1,227 @@
+"""Angular-KD: learned views of the one teacher instead of noise.
+
+Yu et al., "Single-Teacher View Augmentation: Boosting Knowledge Distillation via Angular Diversity", NeurIPS 2025.
+Linear branches on the teacher's features are trained with the student to classify, to point apart from each other
+within a cone around the teacher (inter-angle loss), and to lie evenly around it (intra-angle loss). The student learns
+from the weighted mean of the teacher and its views.
+"""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tekapctl.data.batches import Batch
+from tekapctl.errors import UsageError
+from tekapctl.knowledge import Knowledge
+from tekapctl.randomness import generator
+from tekapctl.section import Section
+
+PUBLISHED_VIEWS = 5
+_SHARPNESS = 0.07
+"""Temperature of the contrast that keeps views near their own sample's teacher."""
+_DROPOUT_STEP, _MOST_DROPOUT = 0.05, 0.4
+
+
+class AngularSpec(Section):
+    """Angular-KD's settings; the defaults are the published code's, but for the number of views: 0 switches it off."""
+
+    views: int = Field(0, ge=0, le=64, description="Number of learned views; 0 switches them off, 5 is published.")
+    view_weight: float = Field(0.8, ge=0, description="Weight of each view among all; the teacher's own is 1.")
+    logit_inter_weight: float = Field(1.0, ge=0, description="Weight of the inter-angle loss of the views' logits.")
+    logit_intra_weight: float = Field(1.0, ge=0, description="Weight of the intra-angle loss of the views' logits.")
+    feature_inter_weight: float = Field(0.1, ge=0, description="Weight of the inter-angle loss of their features.")
+    feature_intra_weight: float = Field(1.0, ge=0, description="Weight of the intra-angle loss of their features.")
+    margin: float = Field(0.2, ge=0, le=2, description="How far, in 1 - cosine, a view may turn from the teacher.")
+    dropout: float = Field(
+        0.15, ge=0, lt=1, description="Dropout before the first view; each further one has 0.05 more, at most 0.4."
+    )
+    trained_by_distillation: bool = Field(
+        True, description="Whether the views learn from the distillation loss as well, as in the published code."
+    )
+
+
+class FeatureViews(nn.Module):
+    """Views of one of the teacher's features: dropout, a linear map of its channels, batch normalisation.
+
+    Rows of one number in the maps of different views are orthogonal to each other at first, and the normalisations
+    start with gains and shifts drawn apart.
+
+    Args:
+        channels: Channels of the feature.
+        spec: The settings.
+
+    Raises:
+        UsageError: There are more views than channels.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, spec: AngularSpec) -> None:
+        super().__init__()
+        if spec.views > channels:
+            raise UsageError(
+                f"{spec.views} orthogonal views do not fit into a teacher's feature of {channels} channels.",
+                f"Set angular.views to {channels} at most.",
+            )
+        self.views = spec.views
+        rows = torch.linalg.qr(torch.randn(channels, channels, spec.views))[0]
+        self.weight = nn.Parameter(rows.permute(2, 0, 1).contiguous())
+        self.bias = nn.Parameter(torch.empty(spec.views, channels).uniform_(-1, 1) / channels**0.5)
+        number = torch.arange(spec.views)
+        mean, deviation = (1 - 0.1 * number).clamp(min=0.5), (0.1 + 0.1 * number).clamp(max=0.6)
+        gain, shift = (torch.normal(mean, deviation).unsqueeze(1).expand(-1, channels).flatten() for _ in range(2))
+        self.gain, self.shift = nn.Parameter(gain.clone()), nn.Parameter(shift.clone())
+        self.register_buffer("running_mean", torch.zeros(spec.views * channels))
+        self.register_buffer("running_var", torch.ones(spec.views * channels))
+        kept = 1 - (spec.dropout + _DROPOUT_STEP * number).clamp(max=max(spec.dropout, _MOST_DROPOUT))
+        self.register_buffer("kept", kept.view(-1, 1, 1), persistent=False)
+        self.kept: Tensor
+
+    def forward(
+        self, feature: Float[Tensor, "batch channels *space"], chance: Float[Tensor, "views batch channels"]
+    ) -> Float[Tensor, "views batch channels *space"]:
+        """All views of a batch.
+
+        Args:
+            feature: The teacher's.
+            chance: Uniform numbers that decide what is dropped; channels are dropped whole.
+        """
+        kept = (chance < self.kept).float() / self.kept
+        # Dropping channels of the input is dropping columns of each sample's map.
+        flat = feature.flatten(2) if feature.dim() > 2 else feature.unsqueeze(2)
+        mapped = torch.einsum("vbc,bcs,voc->bvos", kept, flat, self.weight) + self.bias.unsqueeze(2)
+        together = mapped.flatten(1, 2)
+        alone = together.shape[0] * together.shape[2] == 1  # one value a channel has no deviation
+        normalised = F.batch_norm(
+            together, self.running_mean, self.running_var, self.gain, self.shift, training=not alone
+        )
+        return normalised.view_as(mapped).transpose(0, 1).reshape(self.views, *feature.shape)
+
+
+class AngularViews(nn.Module):
+    """The views of one teacher, as a teacher of their own.
+
+    Args:
+        spec: The settings, with a view at least.
+        teacher: The teacher's knowledge of some batch, of the kind that it will be asked for.
+        temperature: The temperature at which views' and teacher's probabilities are averaged.
+        seed: Seed of the first weights and of the dropout.
+    """
+
+    def __init__(self, spec: AngularSpec, teacher: Knowledge, temperature: float, seed: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.temperature = temperature
+        self.seed = seed
+        channels = [feature.shape[1] for feature in _features(teacher)]
+        width, classes = teacher.embedding.shape[1], teacher.logits.shape[1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.features = nn.ModuleList(FeatureViews(each, spec) for each in channels)
+            classifiers = torch.empty(spec.views, classes, width)
+            for one in classifiers:
+                nn.init.xavier_uniform_(one)
+        self.classifiers = nn.Parameter(classifiers)
+        self.biases = nn.Parameter(torch.zeros(spec.views, 1, classes))
+
+    def forward(self, teacher: Knowledge, batch: Batch) -> tuple[Knowledge, Float[Tensor, ""]]:
+        """The mean of the teacher and its views, and the loss that trains the views.
+
+        Args:
+            teacher: The teacher's knowledge of the batch.
+            batch: Its labels and its step.
+        """
+        said, loss = self._look(teacher, batch, "views")
+        if teacher.strong is not None:
+            strong, of_strong = self._look(teacher.strong, batch, "strong views")
+            said, loss = replace(said, strong=strong), (loss + of_strong) / 2
+        return said, loss
+
+    def _look(self, teacher: Knowledge, batch: Batch, name: str) -> tuple[Knowledge, Tensor]:
+        spec, features = self.spec, _features(teacher)
+        widths = [feature.shape[1] for feature in features]
+        source = generator(teacher.logits.device, self.seed, name, batch.step)
+        shape = (spec.views, len(teacher.logits), sum(widths))
+        chances = torch.rand(shape, generator=source, device=teacher.logits.device).split(widths, dim=2)
+        seen = [views(f, c) for views, f, c in zip(self.features, features, chances, strict=True)]
+        logits = torch.einsum("vbc,voc->vbo", seen[0], self.classifiers) + self.biases
+
+        repeated = batch.labels.repeat(spec.views)
+        loss = spec.view_weight * spec.views * F.cross_entropy(logits.flatten(0, 1), repeated)
+        own, others = ((each / self.temperature).softmax(-1) for each in (teacher.logits, logits))
+        loss = loss + spec.logit_inter_weight * inter_angle(others, own, spec.margin)
+        loss = loss + spec.logit_intra_weight * intra_angle(others, own)
+        for feature, views in zip(features, seen, strict=True):
+            of_teacher, of_views = _pooled(feature, 2), _pooled(views, 3)
+            inter, intra = inter_angle(of_views, of_teacher, spec.margin), intra_angle(of_views, of_teacher)
+            loss = loss + (spec.feature_inter_weight * inter + spec.feature_intra_weight * intra) / len(features)
+        return self._mean(teacher, logits, seen), loss
+
+    def _mean(self, teacher: Knowledge, logits: Tensor, seen: list[Tensor]) -> Knowledge:
+        """The weighted mean of all, at the weights' sum 1; logits whose softmax at T is the mean probability."""
+        if not self.spec.trained_by_distillation:
+            logits, seen = logits.detach(), [views.detach() for views in seen]
+        total = 1 + self.spec.view_weight * self.spec.views
+        log_probabilities = (torch.cat([teacher.logits.unsqueeze(0), logits]) / self.temperature).log_softmax(2)
+        weights = logits.new_full((len(log_probabilities), 1, 1), self.spec.view_weight / total)
+        weights[0] = 1 / total
+        mixed = (log_probabilities + weights.log()).logsumexp(0) * self.temperature
+        embedding, *maps = (
+            (feature + self.spec.view_weight * views.sum(0)) / total
+            for feature, views in zip(_features(teacher), seen, strict=True)
+        )
+        count = len(teacher.stages)
+        return replace(
+            teacher, logits=mixed, embedding=embedding, stages=tuple(maps[:count]), preactivations=tuple(maps[count:])
+        )
+
+
+def inter_angle(
+    views: Float[Tensor, "views batch width"], teacher: Float[Tensor, "batch width"], margin: float
+) -> Float[Tensor, ""]:
+    """The constrained inter-angle loss: views stay near their own sample's teacher and, there, point apart.
+
+    The first part is a contrast of each view with all samples' teachers, in which a view within the margin of its own
+    counts as there; over the number of views once more, as published. The second is the softplus of the views' cosines
+    with each other, for samples all of whose views are within the margin.
+    """
+    count, batch, _ = views.shape
+    views, teacher = F.normalize(views, dim=2), F.normalize(teacher, dim=1)
+    similarity = views @ teacher.T
+    own = similarity.diagonal(dim1=1, dim2=2)
+    is_near = own >= 1 - margin
+    similarity = similarity + torch.diag_embed(torch.where(is_near, 1 - own, 0.0))
+    numbers: Int64[Tensor, " all"] = torch.arange(batch, device=views.device).repeat(count)
+    nearness = F.cross_entropy(similarity.flatten(0, 1) / _SHARPNESS, numbers) / count
+    if count < 2:
+        return nearness
+    cosines = torch.einsum("vbw,ubw->bvu", views, views)
+    apart = F.softplus(cosines).sum((1, 2)) - F.softplus(cosines.diagonal(dim1=1, dim2=2)).sum(1)
+    return nearness + (apart * is_near.all(0)).sum() / (count * (count - 1) * batch)
+
+
+def intra_angle(views: Float[Tensor, "views batch width"], teacher: Float[Tensor, "batch width"]) -> Float[Tensor, ""]:
+    """The intra-angle loss: the directions from views to the teacher point apart.
+
+    The mean over pairs of views of the softplus of the directions' cosine, averaged over the batch.
+    """
+    count, batch, _ = views.shape
+    if count < 2:
+        return views.sum() * 0
+    directions = F.normalize(teacher - views, dim=2)
+    cosines = torch.einsum("vbw,ubw->vu", directions, directions) / batch
+    apart = F.softplus(cosines)
+    return (apart.sum() - apart.diagonal().sum()) / (count * (count - 1))
+
+
+def _features(teacher: Knowledge) -> tuple[Tensor, ...]:
+    return (teacher.embedding, *teacher.stages, *teacher.preactivations)
+
+
+def _pooled(feature: Tensor, space: int) -> Tensor:
+    return feature.flatten(space).mean(space) if feature.dim() > space else feature
