@@ -106,10 +106,8 @@ def test_learned_views_take_the_place_of_noise(tekapctl, teacher):
     planned = tekapctl("distill", *options, "--dry-run", "--json").json
     assert planned["spec"]["angular"]["views"] == 5
     assert planned["spec"]["tekap"]["logit"]["teachers"] == 0
-    assert (
-        planned["cost"]["total_macs"]
-        > 1.9 * (tekapctl("distill", *options, "--method", "kd", "--dry-run", "--json").json["cost"]["total_macs"])
-    )
+    one_view = tekapctl("distill", *options, "--method", "kd", "--dry-run", "--json").json["cost"]["total_macs"]
+    assert planned["cost"]["total_macs"] > 1.5 * one_view, "the test images are seen once"
     done = tekapctl("distill", *options, "--cache-teacher", "--json")
     assert "strongly augmented images, of which no two are alike, which are not cached" in done.err
     assert "-angular-mlkd-" in done.json["run"]
