@@ -6,7 +6,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tekapctl.errors import UsageError
 
@@ -19,6 +19,21 @@ def unknown_name(kind: str, name: str, known: list[str]) -> UsageError:
     near = [folded[hit] for hit in difflib.get_close_matches(name.casefold(), list(folded), n=3, cutoff=0.5)]
     remedy = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known) or 'none'}."
     return UsageError(f"There is no {kind} named {name!r}.", remedy)
+
+
+def imported(kind: str, name: str, remedy: str) -> Any:
+    """An object of the user's own, `package.module:Name`, also from the working folder; importing it runs its module.
+
+    Raises:
+        UsageError: There is no such module, or nothing of this name in it.
+    """
+    module, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a module that is run may raise anything
+        raise UsageError(f"The {kind} {name!r} cannot be imported: {error}.", remedy) from None
 
 
 class Registry(Generic[T]):
@@ -80,16 +95,7 @@ class Registry(Generic[T]):
         Raises:
             UsageError: There is no such module, or nothing of this name in it.
         """
-        module, _, attribute = name.partition(":")
-        if str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
-        try:
-            found: T = getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # a module that is run may raise anything
-            raise UsageError(
-                f"The {self.kind} {name!r} cannot be imported: {error}.",
-                "Write it as package.module:Name, importable from this folder.",
-            ) from None
+        found: T = imported(self.kind, name, "Write it as package.module:Name, importable from this folder.")
         if not fits(found):
             raise UsageError(f"{name!r} is no {self.kind}.", "See docs/methods.md for an example.")
         return found

@@ -24,6 +24,7 @@ from tekapctl.data.source import DATASETS, DataSpec
 from tekapctl.errors import UsageError
 from tekapctl.methods import METHODS, MethodSpec
 from tekapctl.methods.kd import KDSpec
+from tekapctl.models.foreign import Argument
 from tekapctl.registry import Registry
 from tekapctl.section import Section
 from tekapctl.tekap import TekapSpec
@@ -104,6 +105,9 @@ class RunSpec(Section):
     checkpoint_minutes: float = Field(
         10.0, gt=0, description="The training state is kept after every epoch, and within one every so many minutes."
     )
+    model_args: dict[str, Argument] = Field(
+        {}, description="Arguments of the learning network, where it is from elsewhere."
+    )
     name: str | None = Field(None, min_length=1, max_length=80, description="A word of the user's own in the run's id.")
 
     @model_validator(mode="before")
@@ -114,7 +118,12 @@ class RunSpec(Section):
             return values
         network = values.get(cls.learner, cls.model_fields[cls.learner].default)
         optimizer = values.get("optimizer", {})
-        if isinstance(optimizer, Mapping) and "learning_rate" not in optimizer and network in models.NETWORKS:
+        if (
+            isinstance(optimizer, Mapping)
+            and "learning_rate" not in optimizer
+            and isinstance(network, str)
+            and models.is_known(network)
+        ):
             return {**values, "optimizer": {"learning_rate": models.learning_rate(network), **optimizer}}
         return values
 
@@ -141,7 +150,7 @@ class RunSpec(Section):
 
 def _known_network(name: str) -> str:
     try:
-        models.NETWORKS[name]
+        models.check(name)
     except UsageError as error:
         raise ValueError(str(error)) from None
     return name
@@ -155,7 +164,9 @@ class TeacherSpec(RunSpec):
 
     learner: ClassVar[str] = "model"
     kind: Literal["teacher"] = "teacher"
-    model: NetworkName = Field("resnet32x4", description="The network to train.")
+    model: NetworkName = Field(
+        "resnet32x4", description="The network to train: of the zoo, torchvision:NAME, timm:NAME or module:factory."
+    )
 
 
 class StudentSpec(RunSpec):
@@ -163,10 +174,16 @@ class StudentSpec(RunSpec):
 
     learner: ClassVar[str] = "student"
     kind: Literal["student"] = "student"
-    student: NetworkName = Field("resnet8x4", description="The network that learns.")
+    student: NetworkName = Field(
+        "resnet8x4", description="The network that learns: of the zoo, torchvision:NAME, timm:NAME or module:factory."
+    )
     teacher: str = Field(
         "resnet32x4", min_length=1, max_length=4096, description="A run, a checkpoint file, or a network's name."
     )
+    teacher_model: NetworkName | None = Field(
+        None, description="The network of a teacher's checkpoint file, where neither the file nor its weights say."
+    )
+    teacher_args: dict[str, Argument] = Field({}, description="Arguments of a teacher's network from elsewhere.")
     teacher_digest: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="SHA-256 of the teacher's weights; held to where it is given."
     )

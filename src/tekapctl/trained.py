@@ -1,5 +1,6 @@
 """Trained networks by name: a run, a checkpoint file, or a network of the zoo."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 
 from tekapctl import models
 from tekapctl.errors import UsageError
-from tekapctl.models import Network
+from tekapctl.models import Network, foreign
+from tekapctl.models.adapted import Adapted
 from tekapctl.store.files import sha256
 from tekapctl.store.home import Home
 from tekapctl.store.published import read_published
@@ -35,6 +37,8 @@ class Reference:
     path: Path
     described: str
     run: Run | None = None
+    is_library: bool = False
+    """Whether a library brings the weights, and there is no file of ours."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def find(home: Home, name: str, *, dataset: str | None = None) -> Reference:
         if not path.is_file():
             raise UsageError(f"There is no checkpoint file {name!r}.", "Name a .safetensors or .pth file.")
         return Reference(str(path.resolve()), path, f"checkpoint {path}")
-    if name in models.NETWORKS:
+    if models.is_known(name):
         return _find_model(home, name, dataset)
     run = Runs(home.runs).find(name)
     if not run.weights.is_file():
@@ -96,6 +100,8 @@ def _find_model(home: Home, name: str, dataset: str | None) -> Reference:
             fits = dataset in (None, metadata.get("dataset"))
             if fits and metadata.get("model") == name and metadata.get("kind") == "teacher":
                 return Reference(run.id, run.weights, f"newest finished run of {name}, {run.id}", run)
+    if name.partition(":")[0] in foreign.LIBRARIES:
+        return Reference(name, Path(name), f"{name} with its library's weights", is_library=True)
     wanted = dataset or "cifar100"
     commands = [f"`tekapctl train-teacher --model {name} --dataset {wanted}`"]
     if name in CATALOGUE and wanted == CATALOGUE[name].dataset:
@@ -103,28 +109,32 @@ def _find_model(home: Home, name: str, dataset: str | None) -> Reference:
     raise UsageError(f"There is no trained {name} for {wanted} yet.", f"Get one with {' or '.join(commands)}.")
 
 
-def load(reference: Reference, *, model: str | None = None) -> Trained:
+def load(reference: Reference, *, model: str | None = None, arguments: foreign.Arguments | None = None) -> Trained:
     """The trained network of a reference.
 
     Args:
         reference: Where it is.
-        model: Its name in the zoo, where the file does not say; found from the weights' names and shapes if None.
+        model: Its network, where the file does not say; found from the weights' names and shapes if None.
+        arguments: Arguments of a network from elsewhere, where the file does not say.
 
     Raises:
         UsageError: The file is damaged, refused, or of another architecture.
     """
+    if reference.is_library:
+        return _of_library(reference, arguments or {})
     path = reference.path
     metadata: dict[str, str] = {}
     if path.suffix == ".safetensors":
         state, metadata = read_weights(path)
     else:
         state = read_published(path).state
-    model = model or metadata.get("model")
+    if "model" in metadata:
+        model, arguments = metadata["model"], _arguments(metadata.get("model_args"), str(path))
     if model is None:
         model = identify(state, str(path))
     num_classes, in_channels = classifier_shape(state, str(path))
-    network = models.build(model, num_classes, in_channels)
-    load_into(network, state, source=str(path))
+    network = models.build(model, num_classes, in_channels, _without_weights(arguments or {}))
+    load_into(network, _named_as_in(network, state), source=str(path))
     return Trained(
         network=network.eval(),
         model=model,
@@ -135,13 +145,46 @@ def load(reference: Reference, *, model: str | None = None) -> Trained:
     )
 
 
+def _of_library(reference: Reference, arguments: foreign.Arguments) -> Trained:
+    network = foreign.pretrained(reference.name, arguments).eval()
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return Trained(network, reference.name, None, None, digest.hexdigest(), reference)
+
+
+def _without_weights(arguments: foreign.Arguments) -> foreign.Arguments:
+    """Arguments without the wish for pretrained weights, where the trained ones are loaded next."""
+    return {key: value for key, value in arguments.items() if key not in ("weights", "pretrained")}
+
+
+def _named_as_in(network: Network, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as a network from elsewhere has them, whether they were saved by us or by its own library."""
+    own = network.state_dict().keys()
+    if isinstance(network, Adapted) and not own & state.keys():
+        return {f"network.{key}": value for key, value in state.items()}
+    return state
+
+
+def _arguments(text: str | None, source: str) -> foreign.Arguments:
+    found = _read(text, source, "network's arguments") if text else {}
+    if not isinstance(found, dict):
+        raise UsageError(f"The network's arguments in {source} are damaged.", "Train or fetch it anew.")
+    return found
+
+
+def _read(text: str, source: str, what: str) -> object:
+    try:
+        found: object = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UsageError(f"The {what} in {source} are damaged.", "Train or fetch it anew.") from None
+    return found
+
+
 def _class_names(text: str | None, source: str) -> tuple[str, ...] | None:
     if not text:
         return None
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
+    found = _read(text, source, "names of the classes")
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
         raise UsageError(f"The names of the classes in {source} are damaged.", "Train or fetch it anew.")
     return tuple(found)

@@ -12,6 +12,10 @@ def evaluate(
         str,
         typer.Argument(help="A run (id, unique prefix or latest), a checkpoint file, or a fetched teacher's name."),
     ],
+    model: Annotated[
+        str | None, typer.Option("--model", help="The network of a checkpoint file that does not say it.")
+    ] = None,
+    model_args: options.ModelArguments = None,
     best: Annotated[bool, typer.Option("--best", help="The best epoch's weights of a run, not the last's.")] = False,
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="The data set. (default: the one it was trained on)")
@@ -32,6 +36,8 @@ def evaluate(
     result = measure(
         Home.default(),
         reference,
+        model=model,
+        arguments=options.named_values(model_args, "--model-arg"),
         best=best,
         dataset=dataset,
         folder=data_dir,

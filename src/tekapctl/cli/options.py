@@ -39,6 +39,11 @@ LearningRate = Annotated[
     float | None, typer.Option("--lr", help="Learning rate before the first decay. (default: published)")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", "--trial", help="Seed of every random choice. (default: 0)")]
+ELSEWHERE = ": of the zoo, torchvision:NAME, timm:NAME or module:factory."
+ModelArguments = Annotated[
+    list[str] | None,
+    typer.Option("--model-arg", metavar="KEY=VALUE", help="Give this to a network from elsewhere; may be repeated."),
+]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N. (default: auto)")]
 Precision = Annotated[str | None, typer.Option("--precision", help="auto, float32 or bfloat16. (default: auto)")]
 Name = Annotated[str | None, typer.Option("--name", help="A word of your own in the run's id.")]
@@ -63,7 +68,7 @@ def assign(table: dict[str, Any], path: str, value: Any) -> None:
     table[last] = value
 
 
-def read_assignment(text: str) -> tuple[str, Any]:
+def read_assignment(text: str, option: str = "--set") -> tuple[str, Any]:
     """The path and the value of `a.b=c`; the value is read as TOML, and as a plain string where it is none.
 
     Raises:
@@ -72,11 +77,21 @@ def read_assignment(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     path = path.strip()
     if not equals or not path or not all(path.split(".")):
-        raise UsageError(f"--set {text!r} is no assignment.", "Write it as --set optimizer.momentum=0.8.")
+        example = "optimizer.momentum=0.8" if option == "--set" else "width=2"
+        raise UsageError(f"{option} {text!r} is no assignment.", f"Write it as {option} {example}.")
     try:
         return path, tomllib.loads(f"value = {value.strip()}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
         return path, value.strip()
+
+
+def named_values(texts: list[str] | None, option: str) -> dict[str, Any]:
+    """The values of `KEY=VALUE` texts.
+
+    Raises:
+        UsageError: One has no `=`.
+    """
+    return dict(read_assignment(text, option) for text in texts or [])
 
 
 def _preset(name: str) -> dict[str, Any]:

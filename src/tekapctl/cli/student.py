@@ -25,7 +25,20 @@ def student_spec(
         ),
     ] = None,
     student: Annotated[
-        str | None, typer.Option("--student", "-s", help="The network that learns. (default: resnet8x4)")
+        str | None,
+        typer.Option(
+            "--student",
+            "-s",
+            help=f"The network that learns{options.ELSEWHERE} (default: resnet8x4)",
+        ),
+    ] = None,
+    model_args: options.ModelArguments = None,
+    teacher_model: Annotated[
+        str | None, typer.Option("--teacher-model", help="The network of a teacher's file that does not say it.")
+    ] = None,
+    teacher_args: Annotated[
+        list[str] | None,
+        typer.Option("--teacher-arg", metavar="KEY=VALUE", help="Give this to a teacher's network from elsewhere."),
     ] = None,
     method: Annotated[
         str | None, typer.Option("--method", help="`tekapctl methods` lists them; or module:Class. (default: kd)")
@@ -81,6 +94,9 @@ def student_spec(
         "teacher": teacher[0] if teacher else None,
         "ensemble": teacher[1:] if teacher and len(teacher) > 1 else None,
         "student": student,
+        "model_args": options.named_values(model_args, "--model-arg") or None,
+        "teacher_model": teacher_model,
+        "teacher_args": options.named_values(teacher_args, "--teacher-arg") or None,
         "method.name": method,
         "method.init_epochs": init_epochs,
         "gamma": gamma,

@@ -9,8 +9,14 @@ from tekapctl.cli import options, train
 
 def train_teacher(
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The network to train. (default: resnet32x4)")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help=f"The network to train{options.ELSEWHERE} (default: resnet32x4)",
+        ),
     ] = None,
+    model_args: options.ModelArguments = None,
     dataset: options.Dataset = None,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
@@ -37,6 +43,7 @@ def train_teacher(
         spec,
         {
             "model": model,
+            "model_args": options.named_values(model_args, "--model-arg") or None,
             "data.name": dataset,
             "data.folder": data_dir,
             "data.train_fraction": train_fraction,

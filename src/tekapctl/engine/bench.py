@@ -140,12 +140,12 @@ def _teacher(spec: StudentSpec, home: Home, stand_ins: list[str], say: Say) -> T
     try:
         return find_teacher(spec, home, say)[0]
     except UsageError:
-        if spec.teacher not in models.NETWORKS:
+        if not models.is_known(spec.teacher):
             raise
     stand_ins.append("teacher")
     say(f"no trained {spec.teacher} for {spec.data.name} is here: one with random weights stands in for it")
     shape = spec.data.shape
-    network = models.build(spec.teacher, shape.classes, shape.channels).eval()
+    network = models.build(spec.teacher, shape.classes, shape.channels, spec.teacher_args).eval()
     name = f"random {spec.teacher}"
     digest = f"{spec.teacher}".encode().hex().ljust(64, "0")[:64]
     return Trained(network, spec.teacher, None, None, digest, Reference(name, home.root, name))

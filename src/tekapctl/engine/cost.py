@@ -51,14 +51,17 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
         UsageError: The teacher is a run or a file that does not exist.
     """
     shape = spec.data.shape
-    learner = models.build(spec.network, shape.classes, shape.channels)
+    learner = models.build(spec.network, shape.classes, shape.channels, spec.model_args)
     image = (shape.channels, shape.height, shape.width)
     teachers = []
     if isinstance(spec, StudentSpec):
         for name in (spec.teacher, *spec.ensemble):
-            if name not in models.NETWORKS:
-                name = trained.load(trained.find(home, name, dataset=spec.data.name)).model
-            teachers.append(models.build(name, shape.classes, shape.channels))
+            if models.is_known(name):
+                arguments = spec.teacher_args if name == spec.teacher else {}
+                teachers.append(models.build(name, shape.classes, shape.channels, arguments))
+            else:
+                reference = trained.find(home, name, dataset=spec.data.name)
+                teachers.append(trained.load(reference, model=spec.teacher_model, arguments=spec.teacher_args).network)
     count = max(1, round(shape.train_images * spec.data.train_fraction))
     steps = -(-count // spec.batch_size)
     learner_macs = macs(learner, image)

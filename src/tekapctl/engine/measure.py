@@ -9,6 +9,7 @@ from tekapctl.data.batches import Batches
 from tekapctl.engine.device import place, resolve_device, resolve_precision
 from tekapctl.errors import UsageError
 from tekapctl.evaluation import evaluate, predict
+from tekapctl.models.foreign import Arguments
 from tekapctl.spec import StudentSpec, load
 from tekapctl.store.home import Home
 from tekapctl.trained import Reference, Trained
@@ -21,6 +22,8 @@ def measure(
     home: Home,
     name: str,
     *,
+    model: str | None = None,
+    arguments: Arguments | None = None,
     best: bool = False,
     dataset: str | None = None,
     folder: str | None = None,
@@ -34,6 +37,8 @@ def measure(
     Args:
         home: Where runs and fetched teachers are.
         name: A run, a checkpoint file, or a fetched teacher.
+        model: The network of a checkpoint file that does not say it.
+        arguments: Its arguments, where it is from elsewhere.
         best: Take a run's best epoch's weights, not the last's.
         dataset: The data set's name; the one it was trained on if None.
         folder: A folder with the data set's files.
@@ -48,7 +53,7 @@ def measure(
     reference = trained.find(home, name, dataset=dataset)
     if best:
         reference = _best_of(reference)
-    network = trained.load(reference)
+    network = trained.load(reference, model=model, arguments=arguments)
     where = resolve_device(device)
     section = _data_of(network, dataset, folder)
     splits = data.load(section, home.datasets, seed=0, in_channels=network.network.in_channels)
@@ -105,7 +110,11 @@ def _teacher_of(home: Home, network: Trained, section: data.DataSpec, say: Calla
     try:
         if spec.ensemble:
             say("compared with the first of its teachers alone")
-        teacher = trained.load(trained.find(home, spec.teacher, dataset=section.name))
+        teacher = trained.load(
+            trained.find(home, spec.teacher, dataset=section.name),
+            model=spec.teacher_model,
+            arguments=spec.teacher_args,
+        )
     except UsageError as error:
         say(f"not compared with its teacher: {error.problem}")
         return None

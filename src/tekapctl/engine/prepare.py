@@ -21,6 +21,7 @@ from tekapctl.errors import UsageError
 from tekapctl.evaluation import predict, top_k
 from tekapctl.knowledge import Needs
 from tekapctl.methods import Method, Pair
+from tekapctl.methods.maps import no_maps
 from tekapctl.models import Network
 from tekapctl.randomness import derive
 from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec
@@ -105,7 +106,8 @@ def find_teacher(spec: StudentSpec, home: Home, say: Say) -> tuple[Trained, Stud
     Raises:
         UsageError: There is no such teacher, or its weights are not those of the spec's digest.
     """
-    teacher = trained.load(trained.find(home, spec.teacher, dataset=spec.data.name))
+    reference = trained.find(home, spec.teacher, dataset=spec.data.name)
+    teacher = trained.load(reference, model=spec.teacher_model, arguments=spec.teacher_args)
     if spec.teacher_digest not in (None, teacher.digest):
         raise UsageError(
             f"The weights of {teacher.reference.described} are not those that the spec names by teacher_digest.",
@@ -187,9 +189,23 @@ def build_learner(spec: RunSpec, splits: Splits, device: torch.device) -> Networ
     """The network that learns, its first weights drawn from the run's seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        network = models.build(spec.network, len(splits.train.classes), splits.train.image_shape[0])
+        network = models.build(spec.network, len(splits.train.classes), splits.train.image_shape[0], spec.model_args)
     place(network, device)
     return network
+
+
+def _build_method(spec: StudentSpec, pair: Pair, teacher: str) -> Method | None:
+    """The method's own loss, if both networks tell what it reads.
+
+    Raises:
+        UsageError: One does not, or the networks do not fit together.
+    """
+    method = spec.method.build(pair)
+    needs = Needs() if method is None else method.needs
+    for name, knowledge in ((spec.student, pair.student), (teacher, pair.teacher)):
+        if (needs.stages and not knowledge.stages) or (needs.preactivations and not knowledge.preactivations):
+            raise no_maps(f"the network {name}")
+    return method
 
 
 def build_distillation(
@@ -212,7 +228,7 @@ def build_distillation(
         ours, theirs = (network.knowledge(probe, preactivations=True) for network in (learner, teacher.network))
         pair = Pair(ours, theirs, train.image_set.labels, seed, len(train))
     learner.train()
-    method = spec.method.build(pair) if spec.beta else None
+    method = _build_method(spec, pair, teacher.model) if spec.beta else None
     if method is not None and method.only_first_stage and not (spec.gamma or spec.alpha):
         raise UsageError(
             f"Nothing is learned after the first stage of {spec.method.name}: gamma and alpha are 0.",

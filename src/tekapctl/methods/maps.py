@@ -30,11 +30,24 @@ def pair_maps(student: Sequence[Map], teacher: Sequence[Map], *, first: int = 0)
         student: The student's maps, first to last.
         teacher: The teacher's.
         first: How many of the first stages to leave out, in each network.
+
+    Raises:
+        UsageError: One network tells no such maps.
     """
     student, teacher = student[first:], teacher[first:]
     count = min(len(student), len(teacher))
+    if not count:
+        raise no_maps("one of the networks")
     pairs = zip(student[len(student) - count :], teacher[len(teacher) - count :], strict=True)
     return [MapPair(*_of_one_size(ours, theirs)) for ours, theirs in pairs]
+
+
+def no_maps(network: str) -> UsageError:
+    """The error for a network that does not tell the maps that a method reads, as some from elsewhere."""
+    return UsageError(
+        f"The method reads feature maps that {network} does not tell, such as those before a ReLU.",
+        "Choose another method, or write the network as a tekapctl.models.Network.",
+    )
 
 
 def _of_one_size(one: Map, other: Map) -> tuple[Map, Map]:

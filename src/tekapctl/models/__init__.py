@@ -1,6 +1,6 @@
 """The networks, one file a family."""
 
 from tekapctl.models.network import Network
-from tekapctl.models.zoo import NETWORKS, build, learning_rate, names
+from tekapctl.models.zoo import NETWORKS, build, check, is_known, learning_rate, names
 
-__all__ = ["NETWORKS", "Network", "build", "learning_rate", "names"]
+__all__ = ["NETWORKS", "Network", "build", "check", "is_known", "learning_rate", "names"]

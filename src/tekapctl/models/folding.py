@@ -58,6 +58,12 @@ def _pairs(network: Network, images: Tensor) -> list[tuple[str, str]]:
     return pairs
 
 
+def _hooked_as(old: nn.Module, new: nn.Module) -> nn.Module:
+    """The new module with the old one's hooks, by which adapted networks tell what they know."""
+    new._forward_hooks = old._forward_hooks
+    return new
+
+
 def _try(network: Network, pairs: list[tuple[str, str]], images: Tensor, expected: Knowledge) -> bool:
     """Fold pairs; undone if the network then says something else."""
     before = {name: network.get_submodule(name) for pair in pairs for name in pair}
@@ -66,8 +72,8 @@ def _try(network: Network, pairs: list[tuple[str, str]], images: Tensor, expecte
         assert isinstance(before_norm, nn.Conv2d)
         assert isinstance(after, nn.BatchNorm2d)
         fused = fuse_conv_bn_eval(before_norm, after)
-        network.set_submodule(conv, fused.requires_grad_(False))
-        network.set_submodule(norm, nn.Identity())
+        network.set_submodule(conv, _hooked_as(before_norm, fused.requires_grad_(False)))
+        network.set_submodule(norm, _hooked_as(after, nn.Identity()))
     found = network.knowledge(images)
     same = all(
         torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().amax()))

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tekapctl.errors import UsageError
+from tekapctl.models import foreign
 from tekapctl.models.network import Network
 from tekapctl.registry import Registry
 
@@ -23,17 +25,24 @@ class Entry:
 NETWORKS: Registry[Entry] = Registry("network", "tekapctl.models")
 
 
-def build(name: str, num_classes: int = 100, in_channels: int = 3) -> Network:
+def build(
+    name: str, num_classes: int = 100, in_channels: int = 3, arguments: foreign.Arguments | None = None
+) -> Network:
     """A new network.
 
     Args:
-        name: Its name in the zoo.
+        name: Its name in the zoo, `torchvision:NAME`, `timm:NAME`, or a factory, `package.module:factory`.
         num_classes: Number of classes.
         in_channels: Number of channels of its images.
+        arguments: Further arguments of a network from elsewhere.
 
     Raises:
-        UsageError: There is no network of this name; the message has the nearest.
+        UsageError: There is no network of this name (the message has the nearest), or it does not take the arguments.
     """
+    if foreign.is_foreign(name):
+        return foreign.build(name, num_classes, in_channels, arguments or {})
+    if arguments:
+        raise UsageError(f"The network {name} takes no arguments.", "Leave out --model-arg.")
     return NETWORKS[name].factory(num_classes, in_channels)
 
 
@@ -43,5 +52,20 @@ def names() -> list[str]:
 
 
 def learning_rate(name: str) -> float:
-    """The published protocol's first learning rate for a network."""
-    return NETWORKS[name].learning_rate
+    """The published protocol's first learning rate for a network; the usual one for a network from elsewhere."""
+    return Entry.learning_rate if foreign.is_foreign(name) else NETWORKS[name].learning_rate
+
+
+def is_known(name: str) -> bool:
+    """Whether a name is of a network of the zoo, or has the form of one from elsewhere."""
+    return foreign.is_foreign(name) or name in NETWORKS
+
+
+def check(name: str) -> None:
+    """Refuse a name that is no network's.
+
+    Raises:
+        UsageError: There is none in the zoo; those from elsewhere are looked for when they are built.
+    """
+    if not foreign.is_foreign(name):
+        NETWORKS[name]
