@@ -20,7 +20,7 @@ from pydantic import (
 from tekapctl import models
 from tekapctl.angular import AngularSpec
 from tekapctl.data.cifar import CIFAR100
-from tekapctl.data.source import DATASETS, DataSpec
+from tekapctl.data.source import DATASETS, DataSpec, spelled_out
 from tekapctl.errors import UsageError
 from tekapctl.methods import METHODS, MethodSpec
 from tekapctl.methods.kd import KDSpec
@@ -38,6 +38,8 @@ def _chosen_by_name(registry: Registry[Any]) -> BeforeValidator:
             return value
         if isinstance(value, str):
             value = {"name": value}
+        if registry is DATASETS and isinstance(value, Mapping) and isinstance(value.get("name"), str):
+            value = {**value, **spelled_out(value["name"])}
         if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
             raise ValueError(f"a {registry.kind} is a name or a table with a name")
         try:

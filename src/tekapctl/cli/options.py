@@ -19,7 +19,10 @@ Set = Annotated[
 ]
 Dataset = Annotated[
     str | None,
-    typer.Option("--dataset", help="digits, synthetic, fashion-mnist, cifar10 or cifar100. (default: cifar100)"),
+    typer.Option(
+        "--dataset",
+        help="digits, synthetic, fashion-mnist, cifar10, cifar100, folder:PATH, module:Class. (default: cifar100)",
+    ),
 ]
 Compile = Annotated[
     bool | None, typer.Option("--compile/--no-compile", help="Compile the networks first. (default: no-compile)")

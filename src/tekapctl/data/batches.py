@@ -74,10 +74,7 @@ class Batches:
         self.seed = seed
         self.labels = image_set.labels.to(device)
         self._format = torch.channels_last if channels_last else torch.contiguous_format
-        _, height, width = image_set.image_shape
-        padded = F.pad(image_set.images, [padding] * 4).to(device) if padding else image_set.images.to(device)
-        # A view of every crop: index it with sample, row and column.
-        self._crops = padded.unfold(2, height, 1).unfold(3, width, 1)
+        self._images = image_set.images.to(device)
         mean = torch.tensor(image_set.mean, device=device).view(1, -1, 1, 1)
         deviation = torch.tensor(image_set.std, device=device).view(1, -1, 1, 1)
         self._scale = 1 / (255 * deviation)
@@ -130,7 +127,11 @@ class Batches:
         index, view = (t.to(self.device, non_blocking=True) for t in (index, view))
         side = 2 * self.padding + 1
         place, flipped = view // 2, view % 2
-        pixels = self._crops[index, :, place // side, place % side]
+        pixels = self._images[index]
+        if self.padding:
+            height, width = pixels.shape[2:]
+            crops = F.pad(pixels, [self.padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
+            pixels = crops[torch.arange(len(index), device=self.device), :, place // side, place % side]
         return torch.where(flipped.bool().view(-1, 1, 1, 1), pixels.flip(3), pixels) if self.flip else pixels
 
     def _normalise(self, pixels: Tensor) -> Tensor:

@@ -107,7 +107,14 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set's two image sets."""
+    """A data set's two image sets.
+
+    Attributes:
+        train: To learn from.
+        test: To measure on.
+        notes: What the user should know of them.
+    """
 
     train: ImageSet
     test: ImageSet
+    notes: tuple[str, ...] = ()

@@ -59,7 +59,9 @@ class DataSpec(Section, ABC):
         return "comes with the program, nothing to fetch"
 
 
-DATASETS: Registry[type[DataSpec]] = Registry("data set", "tekapctl.data")
+DATASETS: Registry[type[DataSpec]] = Registry(
+    "data set", "tekapctl.data", lambda found: isinstance(found, type) and issubclass(found, DataSpec)
+)
 
 
 def data_spec(values: str | Mapping[str, Any]) -> DataSpec:
@@ -68,8 +70,14 @@ def data_spec(values: str | Mapping[str, Any]) -> DataSpec:
     Raises:
         UsageError: There is no such data set.
     """
-    table = {"name": values} if isinstance(values, str) else dict(values)
+    table = spelled_out(values) if isinstance(values, str) else {**values, **spelled_out(str(values.get("name")))}
     return DATASETS[str(table.get("name"))].model_validate(table)
+
+
+def spelled_out(name: str) -> dict[str, str]:
+    """The fields that a name stands for: `folder:PATH` is the data set folder at PATH."""
+    kind, colon, path = name.partition(":")
+    return {"name": kind, "folder": path} if kind == "folder" and colon else {"name": name}
 
 
 def load(
@@ -82,7 +90,7 @@ def load(
         train, test = train.with_channels(in_channels), test.with_channels(in_channels)
     if min(train.image_shape[1:]) < 8:
         raise UsageError(f"The images of {spec.name} are smaller than 8 pixels.", "Use images of 8 pixels or more.")
-    return Splits(train, test)
+    return Splits(train, test, splits.notes)
 
 
 def find_folder(

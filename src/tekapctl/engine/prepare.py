@@ -67,6 +67,8 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say) -> Setting:
         teachers = [first, *others]
     channels = teachers[0].network.in_channels if teachers else None
     splits = data.load(spec.data, home.datasets, seed=spec.seed, in_channels=channels)
+    for note in splits.notes:
+        say(note)
     for teacher in teachers:
         trained.check_classes(teacher, splits.test.classes, spec.data.name)
     trainer = assemble(spec, splits, teachers, device, home, say)

@@ -1,0 +1,92 @@
+"""Distillation of one's own photographs, from a folder to an evaluated student."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+SHAPES = {"disc": "ellipse", "square": "rectangle", "bare": None}
+
+
+def photograph(shape: str | None, seed: int) -> Image.Image:
+    """A shape of random place, size and colour before a blurred ground, with the noise of a sensor."""
+    random = np.random.default_rng(seed)
+    ground = Image.fromarray(random.integers(0, 256, (4, 6, 3), dtype=np.uint8)).resize((120, 80))
+    if shape is not None:
+        side = int(random.integers(30, 50))
+        x, y = int(random.integers(20, 100 - side)), int(random.integers(0, 80 - side))
+        box = (x, y, x + side, y + side)
+        getattr(ImageDraw.Draw(ground), shape)(box, fill=tuple(random.integers(0, 256, 3).tolist()), outline="black")
+    noise = random.normal(0, 6, (80, 120, 3))
+    return Image.fromarray((np.array(ground.filter(ImageFilter.GaussianBlur(1))) + noise).clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photographs")
+    for number, (name, shape) in enumerate(SHAPES.items()):
+        (folder / name).mkdir()
+        for i in range(40):
+            photograph(shape, 1000 * number + i).save(folder / name / f"{i}.jpg")
+    return folder
+
+
+def test_from_a_folder_to_an_evaluated_student(tekapctl, photographs, monkeypatch):
+    monkeypatch.chdir(photographs.parent)
+    data = ["--dataset", f"folder:{photographs.name}", "--set", "data.size=64", "--batch-size", "16", "--epochs", "4"]
+    planned = tekapctl("train-teacher", "--model", "resnet8", *data, "--dry-run", "--json").json
+    assert planned["cost"]["train_images"] == 96
+    teacher = tekapctl("train-teacher", "--model", "resnet8", *data, "--json").json
+    monkeypatch.chdir("/")
+    again = ["--dataset", f"folder:{photographs}", *data[2:]]
+    student = ["--student", "torchvision:mobilenet_v3_small", "--teacher", teacher["run"], "--method", "sp"]
+    taught = tekapctl("distill", *student, *again, "--json").json
+    found = tekapctl("evaluate", taught["run"], "--json").json["evaluation"]
+    assert found["images"] == 24
+    assert set(found["per_class"]) == set(SHAPES)
+    assert "--dataset folder:PATH" in tekapctl.refuses("train-teacher", "--dataset", "folder")
+
+
+def test_a_damaged_photograph_stops_nothing_that_is_told_to_go_on(tekapctl, photographs):
+    bad = photographs / "disc" / "7.jpg"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:200])
+    data = ["--dataset", f"folder:{photographs}", "--set", "data.size=16", "--epochs", "1", "--model", "resnet8"]
+    try:
+        assert "disc/7.jpg" in tekapctl.refuses("train-teacher", *data)
+        done = tekapctl("train-teacher", *data, "--set", "data.skip_damaged=true", "--json")
+        assert "left out 1 damaged image" in done.err
+    finally:
+        bad.write_bytes(whole)
+
+
+OWN = """
+import torch
+from tekapctl.data import DataSpec, ImageSet, Splits
+from tekapctl.data.source import Shape
+
+
+class Noise(DataSpec):
+    padding: int = 0
+    flip: bool = False
+    level: int = 100
+
+    @property
+    def shape(self):
+        return Shape(40, 20, 2, 1, 8, 8)
+
+    def load(self, downloads, *, offline=False):
+        def part(count):
+            labels = torch.arange(count) % 2
+            images = (labels * self.level).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).to(torch.uint8)
+            return ImageSet(images.contiguous(), labels, ("dark", "light"), (0.2,), (0.2,))
+        return Splits(part(40), part(20))
+"""
+
+
+def test_a_data_set_of_a_class_of_ones_own(tekapctl, tmp_path, monkeypatch):
+    (tmp_path / "my_data.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    options = ["--model", "resnet8", "--dataset", "my_data:Noise", "--set", "data.level=200", "--epochs", "4"]
+    done = tekapctl("train-teacher", *options, "--batch-size", "8", "--json").json
+    assert done["last_top1"] == 1.0
+    assert tekapctl("evaluate", done["run"], "--json").json["evaluation"]["top1"] == 1.0
