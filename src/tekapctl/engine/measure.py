@@ -52,7 +52,7 @@ def measure(
     """
     reference = trained.find(home, name, dataset=dataset)
     if best:
-        reference = _best_of(reference)
+        reference = best_of(reference)
     network = trained.load(reference, model=model, arguments=arguments)
     where = resolve_device(device)
     section = _data_of(network, dataset, folder)
@@ -84,7 +84,12 @@ def measure(
     }
 
 
-def _best_of(reference: Reference) -> Reference:
+def best_of(reference: Reference) -> Reference:
+    """The same run with its best epoch's weights.
+
+    Raises:
+        UsageError: It is no run, or has none.
+    """
     path = reference.run.path / "best.safetensors" if reference.run else None
     if path is None or not path.is_file():
         raise UsageError(f"There is no best epoch of {reference.described}.", "Leave out --best, or name a run.")
