@@ -165,6 +165,21 @@ def test_a_method_with_a_first_stage_trains_and_tells_of_it(tekapctl, teacher):
     assert "kdsvd compares feature maps" in tekapctl.refuses("distill", *other)
 
 
+def test_runs_are_compared_over_seeds(tekapctl, teacher):
+    options = ["--student", "resnet8", "--teacher", teacher, "--dataset", "digits", "--train-fraction", "0.1"]
+    options += ["--epochs", "2", "--name", "compared"]
+    for seed in ("0", "1"):
+        for augmented in ("--tekap", "--no-tekap"):
+            tekapctl("distill", *options, augmented, "--seed", seed)
+    found = tekapctl("compare", "--name", "compared", "--baseline", "kd", "--format", "json").json
+    assert found["baseline"] == "kd"
+    assert [(each["label"], each["seeds"]) for each in found["groups"]] == [("kd + TeKAP", 2), ("kd", 2)]
+    assert found["groups"][0]["difference"]["pairs"] == 2
+    assert "kd + TeKAP" in tekapctl("compare", "--name", "compared").out
+    assert tekapctl("compare", "--name", "compared", "--format", "markdown").out.startswith("| student |")
+    assert "no finished runs" in tekapctl.refuses("compare", "--name", "nobody")
+
+
 def test_a_reader_that_stops_early_is_no_error(tekapctl):
     command = f"{sys.executable} -m tekapctl schema | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)

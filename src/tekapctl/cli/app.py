@@ -11,6 +11,7 @@ from tekapctl import __version__
 from tekapctl.cli import (
     bench,
     cache,
+    compare,
     demo,
     distill,
     evaluate,
@@ -104,6 +105,7 @@ app.command("train-teacher")(train_teacher.train_teacher)
 app.command("distill")(distill.distill)
 app.command("resume")(resume.resume)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 app.command("presets")(presets.presets)

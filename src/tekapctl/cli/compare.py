@@ -1,0 +1,50 @@
+"""`tekapctl compare`."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from tekapctl.cli import console
+
+Format = Literal["terminal", "markdown", "latex", "csv", "json"]
+
+
+def compare(
+    references: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Finished runs: ids, unique prefixes or latest.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="All finished runs that were given this --name.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All finished runs.")] = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option("--baseline", help="A group or a run to compare with. (default: training alone, or the first)"),
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="How to write the table.")] = "terminal",
+) -> None:
+    """Compare runs: mean and deviation over seeds, and paired differences with their intervals.
+
+    Example: tekapctl compare --name mine --baseline kd
+    """
+    from tekapctl.comparison import groups, table
+    from tekapctl.store.home import Home
+
+    found = groups.group(groups.find(Home.default(), references or [], name=name, every=every))
+    against = groups.baseline_of(found, baseline)
+    rows = table.compare(found, against)
+    if form == "json":
+        console.show_json({"baseline": against.label, "groups": [row.to_dict() for row in rows]})
+        return
+    cells = table.cells(rows, against.label)
+    if form != "terminal":
+        write = {"markdown": table.markdown, "latex": table.latex, "csv": table.comma_separated}[form]
+        console.show_text(write(cells).rstrip("\n"))
+        return
+    console.show_table("", [cells[0][0], *(f"{column}>" for column in cells[0][1:])], cells[1:])
+    beyond = [row.label for row in rows if row.corrected is not None and row.corrected < 0.05]
+    few = [row.label for row in rows if row.difference is not None and row.difference.p is None]
+    if beyond:
+        console.say(f"beyond seed noise, all comparisons together: {'; '.join(beyond)}")
+    elif len(few) < len(rows) - 1:
+        console.say(f"no difference from {against.label} is beyond seed noise, all comparisons together")
+    if few:
+        console.say(f"one pair of seeds says nothing of noise: {'; '.join(few)}")

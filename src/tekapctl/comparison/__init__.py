@@ -1,0 +1,1 @@
+"""What finished runs say together: groups over seeds, and differences with intervals."""

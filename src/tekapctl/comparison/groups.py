@@ -1,0 +1,181 @@
+"""Finished runs, grouped by what their specs say beside the seed."""
+
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tekapctl.errors import UsageError
+from tekapctl.spec import StudentSpec, TeacherSpec, load, to_dict
+from tekapctl.store.home import Home
+from tekapctl.store.runs import Run, Runs
+
+_NO_DIFFERENCE = ("seed", "name", "device", "compile", "checkpoint_minutes", "cache_teacher")
+"""What makes no other experiment of a run."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run with what it was told and what came of it.
+
+    Attributes:
+        run: Its folder.
+        spec: Its spec.
+        summary: Its summary.
+    """
+
+    run: Run
+    spec: TeacherSpec | StudentSpec
+    summary: dict[str, Any]
+
+    @property
+    def last(self) -> float:
+        """Top-1 after the last epoch, as a share: the number that is reported."""
+        return float(self.summary["last_top1"])
+
+    @property
+    def best(self) -> float:
+        """Top-1 of the best epoch."""
+        return float(self.summary["best_top1"])
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of test images that get the teacher's class."""
+        found = self.summary["evaluation"].get("agreement")
+        return None if found is None else float(found)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        label: What sets the group apart from the others, in short.
+        runs: By seed; of runs of one seed the newest.
+    """
+
+    label: str
+    runs: dict[int, Finished]
+
+    @property
+    def first(self) -> Finished:
+        """The run of the smallest seed."""
+        return self.runs[min(self.runs)]
+
+    def over_seeds(self, what: str) -> list[float]:
+        """A property of all its runs, by seed."""
+        return [float(getattr(self.runs[seed], what)) for seed in sorted(self.runs)]
+
+    def deviation(self) -> float | None:
+        """Standard deviation of the last epoch's top-1; None of a single run."""
+        return statistics.stdev(self.over_seeds("last")) if len(self.runs) > 1 else None
+
+
+def find(home: Home, references: Sequence[str], *, name: str | None = None, every: bool = False) -> list[Finished]:
+    """Finished runs.
+
+    Args:
+        home: Where they are.
+        references: Ids, unique prefixes, or `latest`.
+        name: The word that their specs have as name.
+        every: Whether all runs are meant.
+
+    Raises:
+        UsageError: There is none, or one that was named is not finished.
+    """
+    runs = Runs(home.runs)
+    found = []
+    for reference in references:
+        run = _finished(runs.find(reference))
+        if run is None:
+            raise UsageError(f"The run {reference} is not finished.", "Leave it out, or `tekapctl resume` it.")
+        found.append(run)
+    if every or name is not None:
+        known = {each.run.id for each in found}
+        others = [one for run in runs.all() if run.id not in known and (one := _finished(run)) is not None]
+        found += [one for one in others if every or one.spec.name == name]
+    if not found:
+        raise UsageError(
+            "There are no finished runs to compare.", "Name runs of `tekapctl runs list`, --name or --all."
+        )
+    return found
+
+
+def group(found: Iterable[Finished]) -> list[Group]:
+    """Runs in groups, in the order of their first runs."""
+    by_spec: dict[str, dict[int, Finished]] = {}
+    tables: dict[str, dict[str, Any]] = {}
+    for one in sorted(found, key=lambda one: one.run.id):
+        table = dict(_flat(to_dict(one.spec)))
+        for field in _NO_DIFFERENCE:
+            table.pop(field, None)
+        key = repr(sorted(table.items()))
+        tables[key] = table
+        by_spec.setdefault(key, {})[one.spec.seed] = one
+    firsts = {key: runs[min(runs)] for key, runs in by_spec.items()}
+    words = {key: _words(first.spec) for key, first in firsts.items()}
+    for settings in ({key: one.spec.network for key, one in firsts.items()}, _datasets(firsts)):
+        if len(set(settings.values())) > 1:
+            words = {key: f"{settings[key]}: {word}" for key, word in words.items()}
+    labels = _told_apart(words, tables)
+    return [Group(labels[key], runs) for key, runs in by_spec.items()]
+
+
+def baseline_of(groups: Sequence[Group], label: str | None = None) -> Group:
+    """The group that others are compared with: the one of a label, or else training alone, or else the first.
+
+    Raises:
+        UsageError: There is no such group.
+    """
+    if label is None:
+        alone = [each for each in groups if isinstance(each.first.spec, TeacherSpec)]
+        learners = [each.first.spec.network for each in groups if isinstance(each.first.spec, StudentSpec)]
+        return next((each for each in alone if each.first.spec.network in learners), groups[0])
+    fitting = [each for each in groups if each.label == label or any(label == r.run.id for r in each.runs.values())]
+    if not fitting:
+        raise UsageError(f"There is no group {label!r}.", f"Known: {', '.join(each.label for each in groups)}.")
+    return fitting[0]
+
+
+def _finished(run: Run) -> Finished | None:
+    summary = run.summary()
+    if run.status != "finished" or summary is None or "evaluation" not in summary:
+        return None
+    return Finished(run, load(run.path / "spec.toml"), summary)
+
+
+def _flat(table: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", str(value) if isinstance(value, list) else value
+
+
+def _words(spec: TeacherSpec | StudentSpec) -> str:
+    if isinstance(spec, TeacherSpec):
+        return "alone"
+    teachers = (spec.tekap.logit.teachers if _meets_logits(spec) else 0) + (
+        spec.tekap.feature.teachers if spec.beta and spec.method.name != "kd" else 0
+    )
+    return spec.method.name + (" + TeKAP" if teachers else " + views" if spec.angular.views else "")
+
+
+def _datasets(firsts: dict[str, Finished]) -> dict[str, str]:
+    return {key: one.spec.data.name for key, one in firsts.items()}
+
+
+def _meets_logits(spec: StudentSpec) -> bool:
+    return bool(spec.alpha) or (bool(spec.beta) and "logits" in spec.method.about.uses)
+
+
+def _told_apart(words: dict[str, str], tables: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Labels, with the fields in which specs of the same words differ."""
+    labels = {}
+    for key, word in words.items():
+        alike = [tables[other] for other, its_word in words.items() if its_word == word]
+        fields = sorted({field for table in alike for field in table})
+        differing = [field for field in fields if len({repr(table.get(field)) for table in alike}) > 1]
+        more = [f"{field} {tables[key].get(field, 'unset')}" for field in differing if field != "teacher_digest"]
+        labels[key] = ", ".join([word, *more])
+    return labels
