@@ -42,6 +42,21 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Preparation:
+    """How images are prepared for a network.
+
+    Attributes:
+        size: Height and width in pixels.
+        mean: Of each channel, of full brightness 1.
+        std: Standard deviation of each channel.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Trained:
     """A network with trained weights.
 
@@ -52,6 +67,7 @@ class Trained:
         classes: Names of its classes in order, if the file says.
         digest: SHA-256 of the file of weights.
         reference: Where it was found.
+        preparation: How its images are prepared, if the file says.
     """
 
     network: Network
@@ -60,6 +76,7 @@ class Trained:
     classes: tuple[str, ...] | None
     digest: str
     reference: Reference
+    preparation: Preparation | None = None
 
 
 def find(home: Home, name: str, *, dataset: str | None = None) -> Reference:
@@ -142,7 +159,21 @@ def load(reference: Reference, *, model: str | None = None, arguments: foreign.A
         classes=_class_names(metadata.get("classes"), str(path)),
         digest=sha256(path),
         reference=reference,
+        preparation=_preparation(metadata, in_channels, str(path)),
     )
+
+
+def _preparation(metadata: dict[str, str], channels: int, source: str) -> Preparation | None:
+    if "mean" not in metadata:
+        return None
+    height, _, width = metadata.get("image_size", "").partition("x")
+    found = [_read(metadata.get(key, ""), source, what) for key, what in (("mean", "mean"), ("std", "deviation"))]
+    numbers = [value for value in found if isinstance(value, list) and len(value) == channels]
+    try:
+        mean, std = (tuple(float(number) for number in value) for value in numbers)
+        return Preparation((int(height), int(width)), mean, std)
+    except (TypeError, ValueError):
+        raise UsageError(f"What {source} says of its images is damaged.", "Train it anew.") from None
 
 
 def _of_library(reference: Reference, arguments: foreign.Arguments) -> Trained:

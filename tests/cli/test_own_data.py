@@ -2,7 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw, ImageFilter
+
+from tekapctl import load_student
+from tekapctl.data import Batches
+from tekapctl.data.folder import list_images
+from tekapctl.spec import load
+
+CPU = torch.device("cpu")
 
 SHAPES = {"disc": "ellipse", "square": "rectangle", "bare": None}
 
@@ -44,6 +52,27 @@ def test_from_a_folder_to_an_evaluated_student(tekapctl, photographs, monkeypatc
     assert found["images"] == 24
     assert set(found["per_class"]) == set(SHAPES)
     assert "--dataset folder:PATH" in tekapctl.refuses("train-teacher", "--dataset", "folder")
+
+
+def test_photographs_are_named_and_damaged_ones_too(tekapctl, photographs, tmp_path):
+    data = ["--dataset", f"folder:{photographs}", "--set", "data.size=32", "--epochs", "2", "--batch-size", "16"]
+    trained = tekapctl("train-teacher", "--model", "resnet8", *data, "--json").json
+    data_set = load(tekapctl.home / "runs" / trained["run"] / "spec.toml").data
+    images, network = data_set.load(photographs).test, load_student(trained["run"], home=tekapctl.home)
+    known = [str(path) for path, _ in list_images(photographs, 0.2, 0).test]
+    said = tekapctl("predict", trained["run"], *known, "--top", "2", "--json").json
+    shares = network(next(Batches(images, 24, device=CPU, padding=0, flip=False, seed=0).in_order()).images).softmax(1)
+    for each, path, own in zip(said, known, shares, strict=True):
+        assert each["image"] == path
+        (one, share), (other, less) = each["classes"]
+        assert (share, less) == pytest.approx(own.topk(2).values.tolist(), abs=1e-4)
+        assert images.classes.index(one) == own.argmax()
+        assert images.classes.index(other) != own.argmax()
+    (tmp_path / "odd.jpg").write_bytes(b"no image")
+    told = tekapctl("predict", trained["run"], "nowhere.png", known[0], str(tmp_path / "odd.jpg"), code=1)
+    assert known[0] in told.out
+    assert "nowhere.png cannot be read" in told.err
+    assert "odd.jpg cannot be read" in told.err
 
 
 def test_a_damaged_photograph_stops_nothing_that_is_told_to_go_on(tekapctl, photographs):

@@ -27,6 +27,7 @@ def test_help_is_quick_to_start_and_has_examples(tekapctl):
     "command",
     [
         *("fetch", "train-teacher", "distill", "resume", "evaluate", "demo", "schema", "bench", "cache warm"),
+        *("compare", "predict", "doctor"),
         *("methods", "methods show", "models", "models show", "presets"),
         *("runs list", "runs show", "runs remove", "cache list", "cache verify", "cache clear"),
     ],
@@ -178,6 +179,17 @@ def test_runs_are_compared_over_seeds(tekapctl, teacher):
     assert "kd + TeKAP" in tekapctl("compare", "--name", "compared").out
     assert tekapctl("compare", "--name", "compared", "--format", "markdown").out.startswith("| student |")
     assert "no finished runs" in tekapctl.refuses("compare", "--name", "nobody")
+
+
+def test_doctor_says_what_the_machine_has_and_what_will_be_slow(tekapctl, teacher):
+    found = tekapctl("doctor", "--json", CXX="no-such-compiler", PATH="/nowhere").json
+    cpu = found["devices"][0]
+    assert (cpu["name"], cpu["threads"]) == ("cpu", 1)
+    assert cpu["cores"] >= 1
+    assert any("no C++ compiler" in remark for remark in found["remarks"]) == (len(found["devices"]) == 1)
+    assert found["data_sets"]["digits"]
+    assert found["home"]["path"] == str(tekapctl.home)
+    assert "--precision auto is" in tekapctl("doctor").out
 
 
 def test_a_reader_that_stops_early_is_no_error(tekapctl):

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from tekapctl.data import data_spec
-from tekapctl.data.folder import decode, list_images
+from tekapctl.data.decoding import decode
+from tekapctl.data.folder import list_images
 from tekapctl.errors import UsageError
 
 CLASSES = ("cat", "dog")
@@ -67,11 +68,11 @@ def test_an_image_is_made_small_and_cut_to_its_middle(tmp_path, width, height):
     half = np.zeros((height, width, 3), dtype=np.uint8)
     half[: height // 2] = 255
     Image.fromarray(half).save(tmp_path / "half.png")
-    pixels = decode(tmp_path / "half.png", 16, "colour")
+    pixels = decode(tmp_path / "half.png", 3, (16, 16))
     assert pixels.shape == (3, 16, 16)
     assert (pixels[:, :7] == 255).all()
     assert (pixels[:, 9:] == 0).all()
-    assert decode(tmp_path / "half.png", 16, "grey").shape == (1, 16, 16)
+    assert decode(tmp_path / "half.png", 1, (16, 24)).shape == (1, 16, 24)
 
 
 def test_a_picture_on_its_side_is_turned_as_its_camera_says(tmp_path):
@@ -80,7 +81,7 @@ def test_a_picture_on_its_side_is_turned_as_its_camera_says(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
     Image.fromarray(left).save(tmp_path / "turned.png", exif=exif)
-    assert (decode(tmp_path / "turned.png", 16, "grey")[0, :7] == 255).all()
+    assert (decode(tmp_path / "turned.png", 1, (16, 16))[0, :7] == 255).all()
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,12 @@ from tekapctl.cli import (
     compare,
     demo,
     distill,
+    doctor,
     evaluate,
     fetch,
     methods,
     models,
+    predict,
     presets,
     resume,
     runs,
@@ -105,10 +107,12 @@ app.command("train-teacher")(train_teacher.train_teacher)
 app.command("distill")(distill.distill)
 app.command("resume")(resume.resume)
 app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 app.command("presets")(presets.presets)
+app.command("doctor")(doctor.doctor)
 app.command("schema")(schema.schema)
 app.add_typer(methods.app, name="methods")
 app.add_typer(models.app, name="models")

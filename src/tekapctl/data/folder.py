@@ -3,15 +3,17 @@
 import os
 from collections.abc import Iterable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from tekapctl.data.decoding import DamagedImageError, decode
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.source import DATASETS, DataSpec, Shape
 from tekapctl.errors import UsageError
@@ -19,8 +21,6 @@ from tekapctl.randomness import generator
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _TEST_FOLDERS = ("test", "val", "validation", "valid")
-_MOST_PIXELS = 2**28
-"""Of one image, before it is made smaller."""
 _SHOWN = 3
 
 Level = Annotated[float, Field(gt=0, lt=1)]
@@ -115,9 +115,8 @@ class FolderImages(DataSpec):
         whole = torch.zeros(len(files), dtype=torch.bool)
 
         def read(number: int) -> None:
-            pixels = decode(files[number][0], self.size, self.channels)
-            if pixels is not None:
-                images[number], whole[number] = pixels, True
+            with suppress(DamagedImageError):
+                images[number], whole[number] = decode(files[number][0], channels, (self.size, self.size)), True
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(read, range(len(files))))
@@ -196,25 +195,6 @@ def _split(classes: tuple[str, ...], by_class: dict[str, list[Path]], test_share
         test += [(files[i], number) for i in sorted(order[:count])]
         train += [(files[i], number) for i in sorted(order[count:])]
     return Listing(classes, tuple(train), tuple(test))
-
-
-def decode(path: Path, size: int, channels: Channels) -> Tensor | None:
-    """An image as `[channels, size, size]` of uint8: shorter side made `size`, cut to the middle; None if damaged."""
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    assert channels in get_args(Channels)
-    try:
-        with Image.open(path) as opened:
-            if opened.width * opened.height > _MOST_PIXELS:
-                return None
-            opened.draft("RGB", (size, size))  # JPEGs are decoded at a fitting scale
-            upright = ImageOps.exif_transpose(opened)
-            plain = upright.convert("L" if channels == "grey" else "RGB")
-            pixels = torch.from_numpy(np.array(ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR)))
-    except Exception:  # a damaged file makes Pillow raise almost anything
-        return None
-    return pixels.unsqueeze(0) if channels == "grey" else pixels.permute(2, 0, 1)
 
 
 def _images(folder: Path) -> list[Path]:

@@ -57,11 +57,11 @@ def _fast_at_bfloat16(device: torch.device, network: nn.Module, *, trains: bool)
         return torch.cuda.get_device_capability(device) >= (8, 0)
     # On CPUs the backward pass of grouped convolutions is slower in bfloat16: docs/speed.md has the figures.
     is_grouped = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in network.modules())
-    return device.type == "cpu" and _cpu_multiplies_bfloat16() and not (trains and is_grouped)
+    return device.type == "cpu" and cpu_multiplies_bfloat16() and not (trains and is_grouped)
 
 
 @cache
-def _cpu_multiplies_bfloat16() -> bool:
+def cpu_multiplies_bfloat16() -> bool:
     """Whether the processor has instructions for it (AMX, or AVX512-BF16); emulation is slower than float32."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())

@@ -1,0 +1,36 @@
+"""`tekapctl doctor`."""
+
+from tekapctl.cli import console, options
+
+
+def doctor(as_json: options.Json = False) -> None:
+    """Say what this machine has, and what will be slow on it and why.
+
+    Example: tekapctl doctor
+    """
+    from tekapctl.engine.machine import examine
+    from tekapctl.store.home import Home
+
+    found = examine(Home.default())
+    if as_json:
+        console.show_json(found)
+        return
+    fields = {name: str(version) for name, version in found["versions"].items()}
+    for device in found["devices"]:
+        words = [device["is"]]
+        if "cores" in device:
+            words.append(f"{device['cores']} cores, {device['threads']} threads")
+        if device["memory_bytes"] is not None:
+            words.append(console.size(device["memory_bytes"]))
+        fields[device["name"]] = f"{', '.join(words)}; --precision auto is {device['precision']}"
+    home = found["home"]
+    fields["C++ compiler"] = found["compiler"] or "none"
+    fields["home"] = f"{home['path']}, {console.size(home['free_bytes'])} free"
+    fields["cached"] = ", ".join(f"{kind} {console.size(count)}" for kind, count in home["cached"].items()) or "nothing"
+    ready = [name for name, is_ready in found["data_sets"].items() if is_ready]
+    missing = [name for name, is_ready in found["data_sets"].items() if not is_ready]
+    fields["data sets"] = ", ".join(ready) + (f"; to be fetched: {', '.join(missing)}" if missing else "")
+    fields["extras"] = ", ".join(f"{name} {version or 'not installed'}" for name, version in found["extras"].items())
+    console.show_fields(fields)
+    for remark in found["remarks"]:
+        console.say(remark)
