@@ -149,7 +149,7 @@ def load(reference: Reference, *, model: str | None = None, arguments: foreign.A
         model, arguments = metadata["model"], _arguments(metadata.get("model_args"), str(path))
     if model is None:
         model = identify(state, str(path))
-    num_classes, in_channels = classifier_shape(state, str(path))
+    num_classes, in_channels = _built_for(metadata, state) or classifier_shape(state, str(path))
     network = models.build(model, num_classes, in_channels, _without_weights(arguments or {}))
     load_into(network, _named_as_in(network, state), source=str(path))
     return Trained(
@@ -161,6 +161,17 @@ def load(reference: Reference, *, model: str | None = None, arguments: foreign.A
         reference=reference,
         preparation=_preparation(metadata, in_channels, str(path)),
     )
+
+
+def _built_for(metadata: dict[str, str], state: dict[str, Tensor]) -> tuple[int, int] | None:
+    """Number of classes and of input channels that a file states, if its weights have such.
+
+    Their shapes alone do not say: safetensors keeps them in an order of its own, so that the first may be of any layer.
+    """
+    rows = {str(value.shape[0]) for value in state.values() if value.dim() == 2 and value.numel()}
+    channels = {str(value.shape[1]) for value in state.values() if value.dim() == 4 and value.numel()}
+    classes, stated = metadata.get("num_classes", ""), metadata.get("in_channels", "")
+    return (int(classes), int(stated)) if classes in rows and stated in channels else None
 
 
 def _preparation(metadata: dict[str, str], channels: int, source: str) -> Preparation | None:
