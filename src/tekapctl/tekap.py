@@ -173,11 +173,14 @@ class Tekap:
         spec = self.spec.logit
         if not spec.teachers:
             return AugmentedTeachers(spec, teacher)
-        views = [view.logits for view in (teacher, teacher.strong) if view is not None]
-        logits = torch.cat(views)
+        strong = teacher.strong
+        logits = teacher.logits if strong is None else torch.cat((teacher.logits, strong.logits))
         noise = self.noise((spec.teachers, *logits.shape), "logit", step, logits.device)
-        weak, *strong = perturb(spec, logits, noise).split(len(teacher.logits), dim=1)
-        return AugmentedTeachers(spec, teacher, logits=weak, strong_logits=strong[0] if strong else None)
+        augmented = perturb(spec, logits, noise)
+        if strong is None:
+            return AugmentedTeachers(spec, teacher, logits=augmented)
+        weak, of_strong = augmented.split(len(teacher.logits), dim=1)
+        return AugmentedTeachers(spec, teacher, logits=weak, strong_logits=of_strong)
 
     def augment_features(self, teacher: Knowledge, step: int) -> AugmentedTeachers:
         """Augmented teachers at the feature level: their embeddings, and all feature maps that the teacher gave."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from models.test_elsewhere import FACTORIES
+from models.test_foreign import FACTORIES
 from tekapctl.store.weights import read_metadata
 
 DIGITS = ["--dataset", "digits", "--train-fraction", "0.2", "--epochs", "3"]

@@ -166,6 +166,20 @@ def test_a_method_with_a_first_stage_trains_and_tells_of_it(tekapctl, teacher):
     assert "kdsvd compares feature maps" in tekapctl.refuses("distill", *other)
 
 
+def test_a_run_that_cannot_be_read_is_left_out_of_a_comparison_and_named(tekapctl, student):
+    folder = tekapctl.home / "runs"
+    broken = shutil.copytree(folder / student, folder / "20200101-000000-broken")
+    try:
+        spec = broken / "spec.toml"
+        spec.write_text(spec.read_text().replace('name = "digits"', 'name = "gone_module:Images"'))
+        compared = tekapctl("compare", "--all", "--format", "json")
+        assert "left out 20200101-000000-broken: The spec is not valid" in compared.err
+        assert compared.json["groups"]
+        assert "gone_module" in tekapctl.refuses("compare", broken.name)
+    finally:
+        shutil.rmtree(broken)
+
+
 def test_runs_are_compared_over_seeds(tekapctl, teacher):
     options = ["--student", "resnet8", "--teacher", teacher, "--dataset", "digits", "--train-fraction", "0.1"]
     options += ["--epochs", "2", "--name", "compared"]

@@ -126,7 +126,7 @@ def test_methods_that_read_feature_maps_keep_the_teacher_live_and_say_so(home):
 def test_networks_of_grouped_convolutions_train_in_float32_on_the_cpu(monkeypatch):
     from tekapctl.engine import device
 
-    monkeypatch.setattr(device, "_cpu_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(device, "cpu_multiplies_bfloat16", lambda: True)
     cpu = torch.device("cpu")
     for name, trains, expected in (
         ("resnet8", True, torch.bfloat16),

@@ -28,7 +28,7 @@ def compare(
     from tekapctl.comparison import groups, table
     from tekapctl.store.home import Home
 
-    found = groups.group(groups.find(Home.default(), references or [], name=name, every=every))
+    found = groups.group(groups.find(Home.default(), references or [], name=name, every=every, say=console.say))
     against = groups.baseline_of(found, baseline)
     rows = table.compare(found, against)
     if form == "json":

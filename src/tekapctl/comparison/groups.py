@@ -1,12 +1,12 @@
 """Finished runs, grouped by what their specs say beside the seed."""
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tekapctl.errors import UsageError
-from tekapctl.spec import StudentSpec, TeacherSpec, load, to_dict
+from tekapctl.spec import StudentSpec, TeacherSpec, load, read_file, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 
@@ -71,29 +71,47 @@ class Group:
         return statistics.stdev(self.over_seeds("last")) if len(self.runs) > 1 else None
 
 
-def find(home: Home, references: Sequence[str], *, name: str | None = None, every: bool = False) -> list[Finished]:
+def find(
+    home: Home,
+    references: Sequence[str],
+    *,
+    name: str | None = None,
+    every: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Finished]:
     """Finished runs.
+
+    A run that was not named itself, and whose spec needs what is not here now, is left out.
 
     Args:
         home: Where they are.
         references: Ids, unique prefixes, or `latest`.
         name: The word that their specs have as name.
         every: Whether all runs are meant.
+        say: Is told of each run that is left out, and why.
 
     Raises:
-        UsageError: There is none, or one that was named is not finished.
+        UsageError: There is none, or one that was named is not finished or has no valid spec.
     """
     runs = Runs(home.runs)
-    found = []
+    found: list[Finished] = []
     for reference in references:
-        run = _finished(runs.find(reference))
-        if run is None:
+        named = _finished(runs.find(reference))
+        if named is None:
             raise UsageError(f"The run {reference} is not finished.", "Leave it out, or `tekapctl resume` it.")
-        found.append(run)
+        found.append(named)
     if every or name is not None:
         known = {each.run.id for each in found}
-        others = [one for run in runs.all() if run.id not in known and (one := _finished(run)) is not None]
-        found += [one for one in others if every or one.spec.name == name]
+        for run in runs.all():
+            if run.id in known or not (every or _name(run) == name):
+                continue
+            try:
+                one = _finished(run)
+            except UsageError as error:
+                say(f"left out {run.id}: {error.problem}")
+                continue
+            if one is not None:
+                found.append(one)
     if not found:
         raise UsageError(
             "There are no finished runs to compare.", "Name runs of `tekapctl runs list`, --name or --all."
@@ -135,6 +153,14 @@ def baseline_of(groups: Sequence[Group], label: str | None = None) -> Group:
     if not fitting:
         raise UsageError(f"There is no group {label!r}.", f"Known: {', '.join(each.label for each in groups)}.")
     return fitting[0]
+
+
+def _name(run: Run) -> str | None:
+    """The name in a run's spec, whether or not the rest of it is valid here."""
+    try:
+        return str(read_file(run.path / "spec.toml").get("name"))
+    except UsageError:
+        return None
 
 
 def _finished(run: Run) -> Finished | None:

@@ -104,7 +104,7 @@ class Distillation(Objective):
         if self.gamma:
             views = [view.logits.float() for view in (learner, learner.strong) if view is not None]
             errors = [F.cross_entropy(logits, batch.labels) for logits in views]
-            parts["cross_entropy"] = self.gamma * torch.stack(errors).sum()
+            parts["cross_entropy"] = self.gamma * sum(errors[1:], start=errors[0])
         method = None if self.method is None or self.method.only_first_stage or not self.beta else self.method
         if not self.alpha and method is None:
             return parts
