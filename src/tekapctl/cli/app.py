@@ -16,6 +16,7 @@ from tekapctl.cli import (
     distill,
     doctor,
     evaluate,
+    export,
     fetch,
     methods,
     models,
@@ -107,6 +108,7 @@ app.command("train-teacher")(train_teacher.train_teacher)
 app.command("distill")(distill.distill)
 app.command("resume")(resume.resume)
 app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
 app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)
 app.command("bench")(bench.bench)

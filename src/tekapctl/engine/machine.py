@@ -17,7 +17,7 @@ from tekapctl.store.artifacts import list_artifacts
 from tekapctl.store.files import size
 from tekapctl.store.home import Home
 
-_EXTRAS = {"timm": "timm"}
+_EXTRAS = {"timm": "timm", "export": "onnxruntime"}
 """Optional packages, by the extra of ours that brings them."""
 _LITTLE_ROOM = 5 * 2**30
 

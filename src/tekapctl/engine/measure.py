@@ -55,7 +55,7 @@ def measure(
         reference = best_of(reference)
     network = trained.load(reference, model=model, arguments=arguments)
     where = resolve_device(device)
-    section = _data_of(network, dataset, folder)
+    section = data_of(network, dataset, folder)
     splits = data.load(section, home.datasets, seed=0, in_channels=network.network.in_channels)
     trained.check_classes(network, splits.test.classes, section.name)
     place(network.network, where)
@@ -96,7 +96,12 @@ def best_of(reference: Reference) -> Reference:
     return replace(reference, path=path, described=f"{reference.described}, best epoch")
 
 
-def _data_of(network: Trained, dataset: str | None, folder: str | None) -> data.DataSpec:
+def data_of(network: Trained, dataset: str | None, folder: str | None) -> data.DataSpec:
+    """The data set that a network is measured on: the named one, else the one that it was trained on.
+
+    Raises:
+        UsageError: There is no data set of this name.
+    """
     run = network.reference.run
     if run is not None:
         section = load(run.path / "spec.toml").data

@@ -18,14 +18,19 @@ MOST_CHANNELS = 1024
 _METADATA = "tekapctl"
 
 
-def save_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a state dict with its metadata; the file appears whole or not at all."""
+def encode_weights(state: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A state dict with its metadata, as the content of a file."""
     # A copy of its own for each: safetensors refuses tensors that share memory.
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     # One entry: safetensors writes several in any order, and equal weights are to make equal files.
     packed = {_METADATA: json.dumps(metadata, sort_keys=True)}
+    return save(plain, metadata=packed)
+
+
+def save_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a state dict with its metadata; the file appears whole or not at all."""
     # In memory first: the library has its own errors for a full disk.
-    write_whole(path, save(plain, metadata=packed))
+    write_whole(path, encode_weights(state, metadata))
 
 
 def read_metadata(path: Path) -> dict[str, str]:
