@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -52,7 +51,7 @@ def predict_files(trained: Trained, images: Sequence[str], *, top: int = 5) -> I
         chosen = images[start : start + _TOGETHER]
         for image in chosen:
             try:
-                pixels = decode(Path(image), trained.network.in_channels, preparation.size)
+                pixels = decode(image, trained.network.in_channels, preparation.size, middle=preparation.middle)
                 read[image] = (pixels / 255 - mean) / std
             except DamagedImageError as error:
                 problems[image] = str(error)

@@ -49,11 +49,13 @@ class Preparation:
         size: Height and width in pixels.
         mean: Of each channel, of full brightness 1.
         std: Standard deviation of each channel.
+        middle: How much of the largest middle part is shown, as a share of its side.
     """
 
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    middle: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,10 @@ def _preparation(metadata: dict[str, str], channels: int, source: str) -> Prepar
     numbers = [value for value in found if isinstance(value, list) and len(value) == channels]
     try:
         mean, std = (tuple(float(number) for number in value) for value in numbers)
-        return Preparation((int(height), int(width)), mean, std)
+        middle = float(metadata.get("middle", 1))
+        if not 0 < middle <= 1:
+            raise ValueError
+        return Preparation((int(height), int(width)), mean, std, middle)
     except (TypeError, ValueError):
         raise UsageError(f"What {source} says of its images is damaged.", "Train it anew.") from None
 

@@ -1,9 +1,15 @@
 """Distillation of one's own photographs, from a folder to an evaluated student."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
+from safetensors.torch import load_file
 
 from tekapctl import load_student
 from tekapctl.data import Batches
@@ -86,6 +92,43 @@ def test_a_damaged_photograph_stops_nothing_that_is_told_to_go_on(tekapctl, phot
         assert "left out 1 damaged image" in done.err
     finally:
         bad.write_bytes(whole)
+
+
+def test_streamed_photographs_train_as_those_in_memory_do(tekapctl, photographs):
+    data = ["--dataset", f"folder:{photographs}", "--set", "data.size=32", "--epochs", "2", "--batch-size", "16"]
+    options = ["train-teacher", "--model", "resnet8", *data, "--precision", "float32", "--json"]
+    stored = tekapctl(*options).json
+    streamed = tekapctl(*options, "--set", "data.stream=true", "--set", "data.workers=2").json
+    weights = [load_file(tekapctl.home / "runs" / run["run"] / "weights.safetensors") for run in (stored, streamed)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, tensor in weights[0].items():
+        # Mean and deviation are summed in another order.
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_stream_that_is_stopped_by_ctrl_c_goes_on_where_it_was(tekapctl, photographs):
+    data = ["--dataset", f"folder:{photographs}", "--set", "data.size=32", "--batch-size", "8", "--json"]
+    recipe = [*data, "--set", "data.augmentation=resized-crop", "--set", "data.workers=2", "--precision", "float32"]
+    options = ["train-teacher", "--model", "resnet8", *recipe, "--epochs", "40"]
+    whole = tekapctl(*options).json
+    environment = os.environ | {"TEKAPCTL_HOME": str(tekapctl.home), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tekapctl", *options, "--name", "stopped"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        while "epoch 3/40" not in (line := running.stderr.readline()):
+            assert line, "it ended too early"
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does: all processes get it
+        told = running.stderr.read()
+    assert running.returncode == 130, told
+    assert "all of it is kept" in told
+    stopped = next((tekapctl.home / "runs").glob("*-stopped-*")).name
+    resumed = tekapctl("resume", stopped, "--json").json
+    assert resumed["last_top1"] == whole["last_top1"]
+    weights = [load_file(tekapctl.home / "runs" / run / "weights.safetensors") for run in (whole["run"], stopped)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    picture = str(next((photographs / "disc").glob("*.jpg")))
+    assert tekapctl("predict", stopped, picture, "--json").json[0]["problem"] is None
 
 
 OWN = """

@@ -1,6 +1,6 @@
-"""Batches, cropped and flipped on the device that holds the whole set."""
+"""Batches, cropped and flipped on the device, which holds the whole set or gets it from its files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,9 +8,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
+from tekapctl.data.image_files import ImageFiles, Request
 from tekapctl.data.image_set import ImageSet
+from tekapctl.data.loading import Loader
 from tekapctl.data.strong import strengthen
-from tekapctl.randomness import generator
+from tekapctl.randomness import derive, generator
 
 CPU = torch.device("cpu")
 
@@ -51,6 +53,8 @@ class Batches:
         device: Holds the set, and gets the batches.
         padding: Rows and columns of black pixels added at each side before cropping.
         flip: Whether images are flipped.
+        recrop: Whether each epoch takes another random part of the files' images, brought to their size; there is no
+            padding then.
         seed: Seed of order and augmentation.
         channels_last: Give the images in channels-last order.
     """
@@ -65,7 +69,10 @@ class Batches:
         flip: bool,
         seed: int,
         channels_last: bool = False,
+        recrop: bool = False,
     ) -> None:
+        if recrop and (padding or not isinstance(image_set.images, ImageFiles)):
+            raise ValueError("random parts are taken of files, without padding")
         self.image_set = image_set
         self.batch_size = batch_size
         self.device = device
@@ -74,7 +81,10 @@ class Batches:
         self.seed = seed
         self.labels = image_set.labels.to(device)
         self._format = torch.channels_last if channels_last else torch.contiguous_format
-        self._images = image_set.images.to(device)
+        self.recrop = recrop
+        self._files = image_set.images if isinstance(image_set.images, ImageFiles) else None
+        self._loader = Loader(self._files, pinned=device.type == "cuda") if self._files else None
+        self._stored = image_set.images.to(device) if isinstance(image_set.images, Tensor) else torch.empty(0)
         mean = torch.tensor(image_set.mean, device=device).view(1, -1, 1, 1)
         deviation = torch.tensor(image_set.std, device=device).view(1, -1, 1, 1)
         self._scale = 1 / (255 * deviation)
@@ -103,16 +113,33 @@ class Batches:
             strong: Whether strongly augmented images are wanted as well.
         """
         order = torch.randperm(len(self.image_set), generator=generator(CPU, self.seed, "order", number))
-        for step in range(start_step, len(self)):
-            index = order[step * self.batch_size : (step + 1) * self.batch_size]
+        indices = list(order.split(self.batch_size))[start_step:]
+        crops: list[tuple[str, ...]] = [("crop",), ("strong crop",)] if strong and self.recrop else [("crop",)]
+        asked = [
+            (index, derive(self.seed, *purpose, number, step) if self.recrop else None)
+            for step, index in enumerate(indices, start_step)
+            for purpose in crops
+        ]
+        read = self._read(asked)
+        for step, index in enumerate(indices, start_step):
+            stored = next(read)
             views = self._draw_views(len(index), number, step)
-            batch = self._batch(index, views, number * len(self) + step)
-            yield replace(batch, strong=self._strong(index, number, step)) if strong else batch
+            batch = self._batch(stored, index, views, number * len(self) + step)
+            if strong:
+                stored = next(read) if self.recrop else stored
+                batch = replace(batch, strong=self._strong(stored, number, step))
+            yield batch
 
     def in_order(self) -> Iterator[Batch]:
         """All samples once, in order, as they are."""
-        for step, index in enumerate(torch.arange(len(self.image_set)).split(self.batch_size)):
-            yield self._batch(index, torch.full_like(index, self.centre), step)
+        indices = torch.arange(len(self.image_set)).split(self.batch_size)
+        for step, stored in enumerate(self._read([(index, None) for index in indices])):
+            yield self._batch(stored, indices[step], torch.full_like(indices[step], self.centre), step)
+
+    def probe(self, count: int) -> Float[Tensor, "count c h w"]:
+        """The first images as they are."""
+        index = torch.arange(min(count, len(self.image_set)))
+        return self.at(index, torch.full_like(index, self.centre))
 
     @property
     def centre(self) -> int:
@@ -121,25 +148,39 @@ class Batches:
 
     def at(self, index: Int64[Tensor, " batch"], view: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
         """The images of given samples in given views."""
-        return self._normalise(self._pixels(index, view))
+        if self._files is not None:
+            stored = self._files.now(Request(tuple(index.tolist()))).to(self.device)
+        else:
+            stored = self._stored[index.to(self.device, non_blocking=True)]
+        return self._normalise(self._seen(stored, view))
 
-    def _pixels(self, index: Tensor, view: Tensor) -> Tensor:
-        index, view = (t.to(self.device, non_blocking=True) for t in (index, view))
+    def _read(self, asked: Sequence[tuple[Tensor, int | None]]) -> Iterator[Tensor]:
+        """The stored pixels of samples, request by request, on the device."""
+        if self._loader is None:
+            for index, _ in asked:
+                yield self._stored[index.to(self.device, non_blocking=True)]
+            return
+        requests = [Request(tuple(index.tolist()), crop) for index, crop in asked]
+        for pixels in self._loader.read(requests):
+            yield pixels.to(self.device, non_blocking=True)
+
+    def _seen(self, pixels: Tensor, view: Tensor) -> Tensor:
+        """Stored pixels in given views."""
+        view = view.to(self.device, non_blocking=True)
         side = 2 * self.padding + 1
         place, flipped = view // 2, view % 2
-        pixels = self._images[index]
         if self.padding:
             height, width = pixels.shape[2:]
             crops = F.pad(pixels, [self.padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
-            pixels = crops[torch.arange(len(index), device=self.device), :, place // side, place % side]
+            pixels = crops[torch.arange(len(pixels), device=self.device), :, place // side, place % side]
         return torch.where(flipped.bool().view(-1, 1, 1, 1), pixels.flip(3), pixels) if self.flip else pixels
 
     def _normalise(self, pixels: Tensor) -> Tensor:
         return torch.addcmul(self._shift, pixels, self._scale).contiguous(memory_format=self._format)
 
-    def _strong(self, index: Tensor, epoch: int, step: int) -> Tensor:
+    def _strong(self, stored: Tensor, epoch: int, step: int) -> Tensor:
         source = generator(CPU, self.seed, "strong augmentation", epoch, step)
-        return self._normalise(strengthen(self._pixels(index, self._draw(len(index), source)), source))
+        return self._normalise(strengthen(self._seen(stored, self._draw(len(stored), source)), source))
 
     def _draw_views(self, count: int, epoch: int, step: int) -> Tensor:
         return self._draw(count, generator(CPU, self.seed, "augmentation", epoch, step))
@@ -148,8 +189,9 @@ class Batches:
         drawn = torch.randint(self.views, (count,), generator=source)
         return drawn if self.flip else drawn // 2 * 2
 
-    def _batch(self, index: Tensor, view: Tensor, step: int) -> Batch:
+    def _batch(self, stored: Tensor, index: Tensor, view: Tensor, step: int) -> Batch:
         numbers = self.image_set.numbers
         number = index if numbers is None else numbers[index]
         index = index.to(self.device, non_blocking=True)
-        return Batch(self.at(index, view), self.labels[index], index, number, view, step)
+        images = self._normalise(self._seen(stored, view))
+        return Batch(images, self.labels[index], index, number, view, step)

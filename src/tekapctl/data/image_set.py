@@ -1,4 +1,4 @@
-"""Images with their labels, whole in memory."""
+"""Images with their labels, whole in memory or still in their files."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from tekapctl.data.image_files import ImageFiles
 from tekapctl.errors import UsageError
 from tekapctl.randomness import generator
 
@@ -16,7 +17,7 @@ class ImageSet:
     """Images of a classification task.
 
     Attributes:
-        images: Pixels from 0 to 255.
+        images: Pixels from 0 to 255, or the files that have them.
         labels: Class numbers from 0.
         classes: Names of the classes, by number.
         mean: Mean of each channel over the training images, in units of full brightness.
@@ -28,13 +29,13 @@ class ImageSet:
         UsageError: Images and labels do not belong together.
     """
 
-    images: UInt8[Tensor, "n c h w"]
+    images: UInt8[Tensor, "n c h w"] | ImageFiles
     labels: Int64[Tensor, " n"]
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     numbers: Int64[Tensor, " n"] | None = None
-    whole: UInt8[Tensor, "all _c h w"] | None = None
+    whole: UInt8[Tensor, "all _c h w"] | ImageFiles | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels) or not len(self.labels):
@@ -54,6 +55,11 @@ class ImageSet:
         """Channels, height and width in pixels."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
+
+    @property
+    def middle(self) -> float:
+        """How much of the largest middle part of a file's image is shown, as a share of its side."""
+        return self.images.middle if isinstance(self.images, ImageFiles) else 1.0
 
     def subset(self, fraction: float, seed: int) -> "ImageSet":
         """A share of each class's images, at least one, drawn by seed; samples keep their order and are numbered anew.
@@ -79,8 +85,11 @@ class ImageSet:
         """SHA-256 of the whole set's images and of how they are normalised; shares of one set have the same."""
         whole = self.images if self.whole is None else self.whole
         digest = hashlib.sha256(repr((tuple(whole.shape), self.image_shape, self.mean, self.std)).encode())
-        for part in whole.split(4096):
-            digest.update(part.numpy().tobytes())
+        if isinstance(whole, ImageFiles):
+            digest.update(whole.identify())
+        else:
+            for part in whole.split(4096):
+                digest.update(part.numpy().tobytes())
         return digest.hexdigest()
 
     def with_channels(self, channels: int) -> "ImageSet":

@@ -38,6 +38,11 @@ class DataSpec(Section, ABC):
     flip: bool = Field(description="Whether training images are flipped at random.")
 
     @property
+    def recrop(self) -> bool:
+        """Whether training takes another random part of each image in each epoch."""
+        return False
+
+    @property
     @abstractmethod
     def shape(self) -> Shape:
         """Its size, for estimates."""
@@ -64,6 +69,9 @@ DATASETS: Registry[type[DataSpec]] = Registry(
 )
 
 
+_OF_A_FOLDER = ("folder", "imagenet", "tiny-imagenet")
+
+
 def data_spec(values: str | Mapping[str, Any]) -> DataSpec:
     """The settings of a data set, from its name or from a table with a `name`.
 
@@ -75,9 +83,9 @@ def data_spec(values: str | Mapping[str, Any]) -> DataSpec:
 
 
 def spelled_out(name: str) -> dict[str, str]:
-    """The fields that a name stands for: `folder:PATH` is the data set folder at PATH."""
+    """The fields that a name stands for: `folder:PATH` is the data set folder at PATH, and alike `imagenet:PATH`."""
     kind, colon, path = name.partition(":")
-    return {"name": kind, "folder": path} if kind == "folder" and colon else {"name": name}
+    return {"name": kind, "folder": path} if kind in _OF_A_FOLDER and colon else {"name": name}
 
 
 def load(

@@ -206,6 +206,7 @@ def _metadata(setting: Setting, metrics: Metrics) -> dict[str, str]:
         "classes": json.dumps(train.classes),
         "mean": json.dumps(train.mean),
         "std": json.dumps(train.std),
+        "middle": str(train.middle),
         "epoch": str(metrics["epoch"]),
         "top1": f"{metrics['test_top1']:.6f}",
     }

@@ -13,6 +13,7 @@ from tekapctl import __version__
 from tekapctl.data import DATASETS, data_spec
 from tekapctl.engine.device import cpu_multiplies_bfloat16, describe_kind
 from tekapctl.errors import TekapctlError
+from tekapctl.processors import processors
 from tekapctl.store.artifacts import list_artifacts
 from tekapctl.store.files import size
 from tekapctl.store.home import Home
@@ -51,7 +52,7 @@ def examine(home: Home) -> dict[str, Any]:
 
 
 def _devices() -> list[dict[str, Any]]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = processors()
     cpu = {
         "name": "cpu",
         "is": describe_kind(torch.device("cpu")),

@@ -165,6 +165,9 @@ def asked_teacher(
     )
     if not spec.cache_teacher:
         return live
+    if train.recrop:
+        say("no two random parts of an image are alike, and none is cached: the teacher stays live")
+        return live
     if live.needs != Needs():
         what = "strongly augmented images, of which no two are alike" if live.needs.strong_view else "feature maps"
         say(f"the method {spec.method.name} reads {what}, which are not cached: the teacher stays live")
@@ -184,6 +187,7 @@ def training_batches(spec: RunSpec, splits: Splits, device: torch.device) -> Bat
         flip=spec.data.flip,
         seed=spec.seed,
         channels_last=True,
+        recrop=spec.data.recrop,
     )
 
 
@@ -226,7 +230,7 @@ def build_distillation(
     """
     learner.eval()  # the probe must not touch the student's running statistics
     with torch.no_grad():
-        probe = next(iter(train.in_order())).images[:2]
+        probe = train.probe(2)
         ours, theirs = (network.knowledge(probe, preactivations=True) for network in (learner, teacher.network))
         pair = Pair(ours, theirs, train.image_set.labels, seed, len(train))
     learner.train()

@@ -41,7 +41,7 @@ class LiveTeacher:
         self.device = batches.device
         self.precision = precision
         self.needs = needs
-        self.probe = next(iter(batches.in_order())).images[:2]
+        self.probe = batches.probe(2)
         self.network = fold(network, self.probe)
         place(self.network, self.device)
         self._knowledge = compile_for(self.device, self.network.knowledge) if compiled else self.network.knowledge

@@ -1,6 +1,7 @@
 """The model card beside an exported network: what it is, how good it is, where it comes from, how to run it."""
 
 import json
+import math
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -173,13 +174,15 @@ def picture_snippet(made: Preparation) -> str:
     if channels not in (1, 3):
         shape = (1, channels, height, width)
         return f"import numpy as np\n\nimages = np.zeros({shape}, dtype=np.float32)  # yours, normalised\n"
+    side = math.ceil(max(height, width) / made.middle)
+    bleed = f", {(1 - made.middle) / 2:g}" if made.middle < 1 else ""
     return (
         "import numpy as np\n"
         "from PIL import Image, ImageOps\n\n"
         'picture = Image.open("image.png")\n'
-        f"picture.draft('RGB', ({max(height, width)}, {max(height, width)}))  # for JPEGs far larger than that\n"
+        f"picture.draft('RGB', ({side}, {side}))  # for JPEGs far larger than that\n"
         f"picture = ImageOps.exif_transpose(picture).convert({'L' if channels == 1 else 'RGB'!r})\n"
-        f"picture = ImageOps.fit(picture, ({width}, {height}), Image.Resampling.BILINEAR)\n"
+        f"picture = ImageOps.fit(picture, ({width}, {height}), Image.Resampling.BILINEAR{bleed})\n"
         f"pixels = np.asarray(picture, dtype=np.float32).reshape({height}, {width}, {channels}) / 255\n"
         f"pixels = (pixels - np.float32({list(made.mean)})) / np.float32({list(made.std)})\n"
         "images = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])\n"

@@ -103,7 +103,7 @@ def load_subject(
     splits = data.load(section, home.datasets, seed=_seed(reference), in_channels=found.network.in_channels)
     trained.check_classes(found, splits.test.classes, section.name)
     channels, height, width = splits.test.image_shape
-    preparation = Preparation((height, width), splits.test.mean, splits.test.std)
+    preparation = Preparation((height, width), splits.test.mean, splits.test.std, splits.test.middle)
     stated = read_metadata(reference.path) if reference.path.suffix == ".safetensors" else {}
     metadata = {
         "model_args": json.dumps(dict(arguments or {})),
@@ -117,6 +117,7 @@ def load_subject(
         "image_size": f"{height}x{width}",
         "mean": json.dumps(preparation.mean),
         "std": json.dumps(preparation.std),
+        "middle": str(preparation.middle),
         "source_sha256": found.digest,
     }
     return Subject(found, section, splits, preparation, metadata)

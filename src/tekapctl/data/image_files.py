@@ -1,0 +1,140 @@
+"""Images that stay in their files until a batch asks for them."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from tekapctl.data.decoding import DamagedImageError, decode
+from tekapctl.errors import TekapctlError
+from tekapctl.processors import processors
+
+
+@dataclass(frozen=True)
+class Request:
+    """Images that are asked for together.
+
+    Attributes:
+        numbers: Which images, by their places among the files.
+        crop: Seed of their random parts; their middle is taken if None.
+    """
+
+    numbers: tuple[int, ...]
+    crop: int | None = None
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Files that are images of a set; takes the place of a tensor of pixels.
+
+    Attributes:
+        paths: The files.
+        channels: 1 for grey, 3 for colour, to which they are converted.
+        size: Height and width in pixels, to which they are brought.
+        middle: How much of the largest middle part is taken, as a share of its side.
+        repeated: How often the channels are repeated.
+        workers: How many processes decode; 0 for none but the one that trains.
+    """
+
+    paths: tuple[str, ...]
+    channels: int
+    size: tuple[int, int]
+    middle: float = 1.0
+    repeated: int = 1
+    workers: int = 0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def shape(self) -> torch.Size:
+        """As a tensor's: images, channels, height, width."""
+        return torch.Size((len(self.paths), self.channels * self.repeated, *self.size))
+
+    def __getitem__(self, chosen: Tensor | slice) -> "ImageFiles":
+        """Some of the files, still files."""
+        if isinstance(chosen, slice):
+            return replace(self, paths=self.paths[chosen])
+        return replace(self, paths=tuple(self.paths[number] for number in chosen.tolist()))
+
+    def expand(self, *sizes: int) -> "ImageFiles":
+        """The same images in more channels; what else a tensor can expand is one already."""
+        return replace(self, repeated=sizes[1] // self.channels)
+
+    def identify(self) -> bytes:
+        """What changes with any file; no pixel is read."""
+        digest = hashlib.sha256(repr((self.channels, self.size, self.middle, self.repeated)).encode())
+        for path in self.paths:
+            found = Path(path).stat()
+            digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+        return digest.digest()
+
+    def decode(self, number: int, crop: int | None = None) -> UInt8[Tensor, "c h w"]:
+        """One image.
+
+        Args:
+            number: Its place among the files.
+            crop: Seed of a random part; the middle is taken if None.
+
+        Raises:
+            DamagedImageError: The file cannot be read.
+        """
+        pixels = decode(self.paths[number], self.channels, self.size, middle=self.middle, crop=crop)
+        return pixels.repeat(self.repeated, 1, 1) if self.repeated > 1 else pixels
+
+    def fetch(self, request: Request) -> tuple[UInt8[Tensor, "batch c h w"], tuple[tuple[str, str], ...]]:
+        """Images as asked for, black where a file cannot be read, and which files these are and why."""
+        pixels = torch.zeros(len(request.numbers), *self.shape[1:], dtype=torch.uint8)
+        damaged = []
+        for place, number in enumerate(request.numbers):
+            try:
+                pixels[place] = self.decode(number, None if request.crop is None else request.crop + place)
+            except DamagedImageError as error:
+                damaged.append((self.paths[number], str(error)))
+        return pixels, tuple(damaged)
+
+    def now(self, request: Request) -> UInt8[Tensor, "batch c h w"]:
+        """Images as asked for, decoded here by all processors.
+
+        Raises:
+            TekapctlError: A file cannot be read.
+        """
+        count = processors()
+        if request.crop is not None or len(request.numbers) < 2 * count:
+            return whole(*self.fetch(request))
+        pieces = [Request(request.numbers[first::count]) for first in range(count)]
+        pixels = torch.empty(len(request.numbers), *self.shape[1:], dtype=torch.uint8)
+        with ThreadPoolExecutor(count) as pool:
+            for first, (found, damaged) in enumerate(pool.map(self.fetch, pieces)):
+                pixels[first::count] = whole(found, damaged)
+        return pixels
+
+    def every(self, together: int = 64) -> Iterator[tuple[UInt8[Tensor, "batch c h w"], tuple[tuple[str, str], ...]]]:
+        """All images in order, so many at a time, with what cannot be read."""
+        requests = [
+            Request(tuple(range(first, min(first + together, len(self))))) for first in range(0, len(self), together)
+        ]
+        count = processors()
+        with ThreadPoolExecutor(count) as pool:
+            for first in range(0, len(requests), count):  # no more in memory than is being worked on
+                yield from pool.map(self.fetch, requests[first : first + count])
+
+
+def whole(pixels: Tensor, damaged: Sequence[tuple[str, str]]) -> Tensor:
+    """The pixels, of which none may be missing.
+
+    Raises:
+        TekapctlError: Some are.
+    """
+    if damaged:
+        path, why = damaged[0]
+        raise TekapctlError(
+            f"The image {path} cannot be read: {why}.",
+            "Replace it and `tekapctl resume` the run, or begin anew with --set data.skip_damaged=true.",
+        )
+    return pixels

@@ -1,0 +1,110 @@
+"""STL-10: 13,000 labelled colour images of 96x96 pixels in ten classes (Coates, Lee and Ng, AISTATS 2011)."""
+
+import tarfile
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tekapctl.data.files import count_levels, normalisation
+from tekapctl.data.image_set import ImageSet, Splits
+from tekapctl.data.source import DATASETS, DataSpec, Shape, check_md5, find_folder
+from tekapctl.errors import UsageError
+from tekapctl.store.download import Report, download, silent
+
+CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+INNER = "stl10_binary"
+_IMAGE = 3 * 96 * 96
+_MOST_ARCHIVE = 3 * 2**30
+
+
+@DATASETS.register("stl10")
+class STL10(DataSpec):
+    """The labelled images alone; the 100,000 without labels are not read."""
+
+    name: Literal["stl10"] = "stl10"
+    padding: int = 12
+    flip: bool = True
+
+    @property
+    def shape(self) -> Shape:
+        """5,000 training images and 8,000 test images."""
+        return Shape(5_000, 8_000, 10, 3, 96, 96)
+
+    def load(self, downloads: Path, *, offline: bool = False) -> Splits:
+        """Both sets."""
+        names = [f"{part}_{what}.bin" for part in ("train", "test") for what in ("X", "y")]
+        folder = find_folder(self, downloads, names, INNER)
+        train_images, train_labels, test_images, test_labels = (_bytes(folder / name) for name in names)
+        train, test = _images(folder, train_images, train_labels), _images(folder, test_images, test_labels)
+        mean, std = normalisation(count_levels(train))
+        return Splits(
+            ImageSet(train, train_labels.long() - 1, CLASSES, mean, std),
+            ImageSet(test, test_labels.long() - 1, CLASSES, mean, std),
+        )
+
+    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
+        """Download the archive and keep the labelled files; one from a source of the user's own has no checksum."""
+        from torchvision import datasets
+
+        published = datasets.STL10
+
+        folder = downloads / self.name / INNER
+        archive = downloads / self.name / published.filename
+        if force or source or not (folder / "test_y.bin").is_file():
+            if force or source:
+                archive.unlink(missing_ok=True)
+            address = source or published.url
+            if not address.endswith(".tar.gz"):
+                address = f"{address.rstrip('/')}/{archive.name}"
+            download([address], archive, most_bytes=_MOST_ARCHIVE, report=report)
+            if source is None:
+                check_md5(archive, published.tgz_md5)
+            _keep_labelled(archive, folder)
+            archive.unlink()
+        splits = self.load(downloads, offline=True)
+        return f"{len(splits.train) + len(splits.test):,} images at {folder}"
+
+
+def _images(folder: Path, pixels: Tensor, labels: Tensor) -> Tensor:
+    if len(pixels) != len(labels) * _IMAGE or not len(labels) or int(labels.min()) < 1 or int(labels.max()) > 10:
+        raise UsageError(f"The files in {folder} are damaged: no images with labels.", "Fetch them anew.")
+    # Columns come before rows in these files, and classes begin at 1.
+    return pixels.view(-1, 3, 96, 96).transpose(2, 3).contiguous()
+
+
+def _keep_labelled(archive: Path, folder: Path) -> None:
+    from tekapctl.store.files import make_folder, write_whole
+
+    wanted = {
+        f"{part}_{what}.bin": size * images
+        for part, images in (("train", 5_000), ("test", 8_000))
+        for what, size in (("X", _IMAGE), ("y", 1))
+    }
+    make_folder(folder)
+    try:
+        with tarfile.open(archive) as opened:
+            for entry in opened:
+                name = Path(entry.name).name
+                if name not in wanted or not entry.isreg():
+                    continue
+                if entry.size > wanted[name]:
+                    raise UsageError(f"{entry.name} in {archive} is larger than it should be.", "Fetch it anew.")
+                file = opened.extractfile(entry)
+                assert file is not None
+                write_whole(folder / name, file.read())
+                del wanted[name]
+                if not wanted:
+                    return  # the images without labels come last, and are most of it
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UsageError(f"The archive {archive} is damaged: {error}.", "Fetch it anew with --force.") from None
+    raise UsageError(f"The archive {archive} has no {', '.join(wanted)}.", "Fetch it anew with --force.")
+
+
+def _bytes(path: Path) -> Tensor:
+    if not path.is_file():
+        raise UsageError(f"The file {path.name} is missing in {path.parent}.", "Add it, or fetch the data set.")
+    if path.stat().st_size > 8_000 * _IMAGE:
+        raise UsageError(f"{path} is far larger than it should be.", "Fetch it anew.")
+    return torch.frombuffer(bytearray(path.read_bytes()) or bytearray(1), dtype=torch.uint8)
