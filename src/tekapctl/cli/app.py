@@ -22,6 +22,7 @@ from tekapctl.cli import (
     models,
     predict,
     presets,
+    report,
     resume,
     runs,
     schema,
@@ -111,6 +112,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)
+app.command("report")(report.report)
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 app.command("presets")(presets.presets)

@@ -1,0 +1,46 @@
+"""`tekapctl report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tekapctl.cli import console
+
+
+def report(
+    references: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Finished runs: ids, unique prefixes or latest.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
+    name: Annotated[str | None, typer.Option("--name", help="All finished runs that were given this --name.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All finished runs.")] = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option("--baseline", help="A group or a run to compare with. (default: training alone, or the first)"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Write one HTML page about runs: accuracies, curves, confusions, correlations of classes, embeddings, specs.
+
+    Example: tekapctl report --name mine --baseline kd --output mine.html
+    """
+    from tekapctl.comparison import groups, table
+    from tekapctl.errors import UsageError
+    from tekapctl.report.look import Looker
+    from tekapctl.report.page import page
+    from tekapctl.store.aside import aside
+    from tekapctl.store.home import Home
+
+    output = output.expanduser()
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder.", "Name a file with --output.")
+    if output.exists() and not force:
+        raise UsageError(f"{output} is there already.", "Name another --output, or replace it with --force.")
+    home = Home.default()
+    found = groups.group(groups.find(home, references or [], name=name, every=every, say=console.say))
+    against = groups.baseline_of(found, baseline)
+    text = page(found, against, table.compare(found, against), Looker(home), console.say)
+    with aside(output) as part:
+        part.write_text(text, encoding="utf-8")
+    console.show_text(f"{output}, {console.size(output.stat().st_size)}")

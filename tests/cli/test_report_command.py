@@ -1,0 +1,36 @@
+"""The report as a user makes it."""
+
+import shutil
+
+from test_report import parsed
+
+
+def test_a_report_of_runs_is_one_page(tekapctl, teacher, student, tmp_path):
+    data = ["--dataset", "digits", "--train-fraction", "0.2", "--epochs", "2", "--name", "reported"]
+    for seed in ("0", "1"):
+        tekapctl("distill", "--teacher", teacher, "--student", "resnet8", *data, "--seed", seed)
+    page = tmp_path / "pages" / "report.html"
+    told = tekapctl("report", student, "--name", "reported", "--baseline", "kd + TeKAP", "--output", str(page))
+    assert str(page) in told.out
+    text = page.read_text()
+    words = " ".join(parsed(text).text)
+    for expected in ("Accuracy", "Differences", "Training", "Gains by class", "Confusion", "Correlation of classes"):
+        assert expected in words
+    assert "Compared with: kd + TeKAP" in words
+    assert f'teacher = "{teacher}"' in words
+    assert "http" not in text.split("</style>")[1]
+    assert "is there already" in tekapctl.refuses("report", student, "--output", str(page))
+    tekapctl("report", student, "--output", str(page), "--force")
+
+
+def test_a_run_that_cannot_be_looked_at_costs_its_pictures_only(tekapctl, student, tmp_path):
+    folder = tekapctl.home / "runs"
+    lost = shutil.copytree(folder / student, folder / "20200101-000000-lost")
+    try:
+        (lost / "weights.safetensors").unlink()
+        tekapctl("report", lost.name, "--output", str(tmp_path / "report.html"))
+        words = " ".join(parsed((tmp_path / "report.html").read_text()).text)
+        assert "is not in the pictures below" in words
+        assert "Training" in words
+    finally:
+        shutil.rmtree(lost)
