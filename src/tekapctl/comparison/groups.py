@@ -10,7 +10,7 @@ from tekapctl.spec import StudentSpec, TeacherSpec, load, read_file, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 
-_NO_DIFFERENCE = ("seed", "name", "device", "compile", "checkpoint_minutes", "cache_teacher")
+_NO_DIFFERENCE = ("seed", "name", "device", "compile", "checkpoint_minutes", "cache_teacher", "track")
 """What makes no other experiment of a run."""
 
 
