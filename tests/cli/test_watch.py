@@ -9,6 +9,9 @@ import time
 
 import pytest
 
+from events import in_metrics, in_tensorboard
+from tekapctl.store.runs import Run
+
 RUN = ["train-teacher", "--model", "resnet8", "--dataset", "digits", "--device", "cpu"]
 
 
@@ -131,6 +134,19 @@ def test_a_run_whose_folder_goes_away_ends_the_watching(program, tmp_path):
     assert f"The run {folder.name} was removed." in err
     run.communicate(timeout=60)
     assert run.returncode == 1
+
+
+def test_a_run_that_is_stopped_and_resumed_is_in_tensorboard_once(program):
+    run = start(program.home, *RUN, "--epochs", "20", "--track", "tensorboard")
+    await_epochs(program.home, 1)
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=60)
+    assert run.returncode == 130
+    resumed = program("resume", "latest", "--json")
+    assert "tracker" not in resumed.err
+    found = Run(program.home / "runs" / resumed.json["run"])
+    assert len(list((found.path / "tensorboard").iterdir())) == 2
+    assert in_tensorboard(found.path) == in_metrics(found)
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_training(program, tmp_path):

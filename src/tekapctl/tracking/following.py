@@ -7,10 +7,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from tekapctl.tracking.tracker import TRACKERS, Metrics, Tracker
+from tekapctl.tracking.tracker import PATIENCE, TRACKERS, Metrics, Tracker
 
-PATIENCE = 30.0
-"""Seconds that a run, once it has ended, waits for its trackers."""
+_SOON = 2.0
+"""Seconds of waiting that need no word."""
 
 Call = Callable[[Tracker], None]
 
@@ -28,6 +28,7 @@ class Follower:
         self.name = name
         self._tracker = tracker
         self._say = say
+        self._left = False
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
         # A daemon: what a tracker still waits for must not keep the program from ending.
         self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
@@ -42,11 +43,17 @@ class Follower:
         self._thread.join(max(0.0, seconds))
         return not self._thread.is_alive()
 
+    def leave(self) -> None:
+        """What goes wrong from now on is nobody's concern."""
+        self._left = True
+
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             try:
                 call(self._tracker)
             except BaseException as error:  # whatever a tracker trips over, even an exit, the run goes on
+                if self._left:
+                    return
                 what = " ".join(str(error).split()) or type(error).__name__
                 self._say(f"the tracker {self.name} failed and is switched off; the run goes on: {what}")
                 return
@@ -94,15 +101,26 @@ class Trackers:
         """The run ended; waits for the trackers, but not for ever."""
         self._ask(lambda tracker: tracker.finish(summary))
         self._ask(None)
-        deadline = time.monotonic() + PATIENCE
         try:
-            late = [each.name for each in self._followers if not each.ended(deadline - time.monotonic())]
+            late = self._not_ended(min(_SOON, PATIENCE))
+            if late:
+                self._say(f"waiting for {_names(late)}, {PATIENCE:.0f} seconds at most")
+                late = self._not_ended(PATIENCE - _SOON)
         except KeyboardInterrupt:
-            self._say("the trackers were not waited for")
-            return
-        for name in late:
-            self._say(f"the tracker {name} was not done {PATIENCE:.0f} seconds after the run and was left behind")
+            late = self._not_ended(0)
+        for follower in late:
+            follower.leave()
+        if late:
+            self._say(f"{_names(late)} had not taken all of the run and was left behind; metrics.jsonl has it")
+
+    def _not_ended(self, seconds: float) -> list[Follower]:
+        deadline = time.monotonic() + seconds
+        return [each for each in self._followers if not each.ended(deadline - time.monotonic())]
 
     def _ask(self, call: Call | None) -> None:
         for follower in self._followers:
             follower.ask(call)
+
+
+def _names(followers: Iterable[Follower]) -> str:
+    return "the tracker " + ", ".join(each.name for each in followers)

@@ -9,6 +9,9 @@ from tekapctl.registry import Registry
 
 Metrics = Mapping[str, float | int]
 
+PATIENCE = 30.0
+"""Seconds that a run, once it has ended, waits for its trackers."""
+
 
 class Tracker(ABC):
     """Follows one run. Its calls come in turn, in a thread of its own, and may raise whatever goes wrong."""

@@ -6,7 +6,10 @@ from typing import Any
 
 from tekapctl.errors import UsageError
 from tekapctl.extras import require
-from tekapctl.tracking.tracker import TRACKERS, Metrics, Tracker, in_groups
+from tekapctl.tracking.tracker import PATIENCE, TRACKERS, Metrics, Tracker, in_groups
+
+_SECONDS = 0.8 * PATIENCE
+"""What W&B may take to begin, and to end; a run waits a little longer, and so hears what was wrong."""
 
 
 @TRACKERS.register("wandb")
@@ -17,7 +20,8 @@ class WandB(Tracker):
     def check(cls) -> None:
         """W&B must be installed, and know who the user is unless it is offline."""
         wandb = require("wandb", "wandb")
-        if wandb.setup().settings.mode in ("online", "shared") and not wandb.login(prompt=False, verify=False):
+        settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
+        if settings.mode in ("online", "shared") and not wandb.login(prompt=False, verify=False):
             raise UsageError(
                 "Weights & Biases does not know who you are.", "Log in with `wandb login`, or set WANDB_MODE=offline."
             )
@@ -33,8 +37,15 @@ class WandB(Tracker):
             config=spec,
             dir=str(folder),
             resume="allow",
-            # What the run prints is none of W&B's business, and stdout is the program's.
-            settings=wandb.Settings(silent=True, console="off"),
+            # What the run prints is none of W&B's business, and stdout is the program's. W&B would hold up the end of
+            # the program for as long as its server does not answer.
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=_SECONDS,
+                finish_timeout=_SECONDS,
+                finish_timeout_raises=True,
+            ),
         )
         # Offline there is no server to say what it has; each part's files hold the whole run then.
         return min(max(0, self._run.step - 1), epochs) if self._run.resumed else 0
