@@ -1,5 +1,6 @@
 """A run as it stands, seen from outside: read from its files, and never in its way."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,13 +57,17 @@ def look(run: Run) -> State:
     status = run.status
     if not run.path.is_dir():
         raise TekapctlError(f"The run {run.id} was removed.", "`tekapctl runs list` lists the runs.")
-    metrics = [entry for entry in run.metrics() if all(name in entry for name in _NEEDED)]
+    metrics: list[dict[str, Any]] = [
+        {name: int(value) if name == "epoch" else float(value) for name, value in entry.items()}
+        for entry in run.metrics()
+        if all(name in entry for name in _NEEDED)
+    ]
     noted = run.progress()
-    epoch = int(metrics[-1]["epoch"]) if metrics else 0
+    epoch = metrics[-1]["epoch"] if metrics else 0
     epochs = int(noted.get("epochs", 0)) or None
     steps = int(noted.get("steps", 0)) or None
     # A note of another epoch is one from before the last line of metrics.
-    step = int(noted.get("step", 0)) if status != "finished" and noted.get("epoch") == epoch else 0
+    step = int(noted.get("step", 0)) if steps and status != "finished" and noted.get("epoch") == epoch else 0
     # A first stage has no best epoch: the student is not yet what it will be.
     counted = [entry for entry in metrics if "train_first_stage" not in entry]
     best = max(counted, key=lambda entry: entry["test_top1"], default=None)
@@ -75,8 +80,8 @@ def look(run: Run) -> State:
         step=step,
         steps=steps,
         best_top1=best["test_top1"] if best else None,
-        best_epoch=int(best["epoch"]) if best else None,
-        seconds_left=_left(metrics, epochs, step, steps, noted.get("steps_per_second", 0))
+        best_epoch=best["epoch"] if best else None,
+        seconds_left=_left(metrics, epochs, step, steps, float(noted.get("steps_per_second", 0)))
         if status == "running"
         else None,
         error=None if error is None else str(error),
@@ -95,5 +100,6 @@ def _left(metrics: list[dict[str, Any]], epochs: int | None, step: int, steps: i
         an_epoch = steps / rate
     else:
         return None
-    done = (int(metrics[-1]["epoch"]) if metrics else 0) + (step / steps if steps else 0)
-    return max(0.0, an_epoch * (epochs - done))
+    done = (metrics[-1]["epoch"] if metrics else 0) + (step / steps if steps else 0)
+    left = max(0.0, an_epoch * (epochs - done))
+    return left if math.isfinite(left) else None

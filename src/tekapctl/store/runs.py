@@ -158,7 +158,7 @@ class Run:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float)
+    return type(value) in (int, float) and abs(value) < 1e300  # type: ignore[arg-type]
 
 
 def _refuse(constant: str) -> None:
