@@ -34,9 +34,12 @@ def commands() -> Iterator[str]:
 def one_command(name: str, command: Any) -> Iterator[str]:
     yield f"\n### tekapctl {name}\n"
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
-        text = re.sub(r"\s+", " ", paragraph)
-        example = re.match(r"Examples?: (.*)", text)
-        yield "\n".join(f"    {line.strip()}" for line in example[1].split(";")) + "\n" if example else f"{text}\n"
+        examples = re.match(r"Examples?:\s(.*)", paragraph, re.DOTALL)
+        if examples or paragraph.startswith("tekapctl "):
+            lines = (examples[1] if examples else paragraph).split("; " if examples else "\n")
+            yield "\n".join(f"    {line.strip()}" for line in lines) + "\n"
+        else:
+            yield re.sub(r"\s+", " ", paragraph) + "\n"
     rows = []
     for parameter in command.params:
         if parameter.name == "help":

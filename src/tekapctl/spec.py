@@ -14,6 +14,7 @@ from pydantic import (
     SerializeAsAny,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -25,9 +26,10 @@ from tekapctl.errors import UsageError
 from tekapctl.methods import METHODS, MethodSpec
 from tekapctl.methods.kd import KDSpec
 from tekapctl.models.foreign import Argument
-from tekapctl.registry import Registry
+from tekapctl.registry import Registry, unknown_name
 from tekapctl.section import Section
 from tekapctl.tekap import TekapSpec
+from tekapctl.tracking.tracker import TRACKERS
 
 
 def _chosen_by_name(registry: Registry[Any]) -> BeforeValidator:
@@ -56,6 +58,15 @@ AnyData = Annotated[
 AnyMethod = Annotated[
     SerializeAsAny[MethodSpec], _chosen_by_name(METHODS), Field(description="The method, by name, and its settings.")
 ]
+
+
+def _known_tracker(name: str) -> str:
+    if name not in TRACKERS:
+        raise ValueError(str(unknown_name(TRACKERS.kind, name, TRACKERS.names())))
+    return name
+
+
+TrackerName = Annotated[str, AfterValidator(_known_tracker)]
 
 
 class OptimizerSpec(Section):
@@ -110,6 +121,7 @@ class RunSpec(Section):
     model_args: dict[str, Argument] = Field(
         {}, description="Arguments of the learning network, where it is from elsewhere."
     )
+    track: tuple[TrackerName, ...] = Field((), description="Trackers that follow the run beside its metrics.jsonl.")
     name: str | None = Field(None, min_length=1, max_length=80, description="A word of the user's own in the run's id.")
 
     @model_validator(mode="before")
@@ -128,6 +140,11 @@ class RunSpec(Section):
         ):
             return {**values, "optimizer": {"learning_rate": models.learning_rate(network), **optimizer}}
         return values
+
+    @field_validator("track")
+    @classmethod
+    def _track_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(names))
 
     @property
     def first_epochs(self) -> int:

@@ -27,7 +27,7 @@ def test_help_is_quick_to_start_and_has_examples(tekapctl):
     "command",
     [
         *("fetch", "train-teacher", "distill", "resume", "evaluate", "demo", "schema", "bench", "cache warm"),
-        *("compare", "predict", "doctor"),
+        *("compare", "predict", "doctor", "watch"),
         *("methods", "methods show", "models", "models show", "presets"),
         *("runs list", "runs show", "runs remove", "cache list", "cache verify", "cache clear"),
     ],

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -104,6 +106,52 @@ def test_the_lock_tells_running_from_interrupted(runs):
     assert run.status == "finished"
     runs.remove(run)
     assert runs.all() == []
+
+
+def test_whoever_looks_at_a_run_never_keeps_another_from_taking_it(runs):
+    run = make(runs, "x")
+    over = threading.Event()
+
+    def look() -> set[str]:
+        found = set()
+        while not over.is_set():
+            found.add(run.status)
+        return found
+
+    with ThreadPoolExecutor() as pool:
+        looking = [pool.submit(look) for _ in range(4)]
+        try:
+            for _ in range(300):
+                with run.lock():
+                    assert run.status == "running"
+        finally:
+            over.set()
+    assert set().union(*(each.result() for each in looking)) <= {"running", "interrupted"}
+
+
+def test_looking_at_a_run_writes_nothing(runs):
+    run = make(runs, "x")
+    (run.path / ".lock").unlink()
+    assert run.status == "interrupted"
+    assert [path.name for path in run.path.iterdir()] == ["spec.toml"]
+
+
+def test_a_failed_run_that_is_resumed_is_running(runs):
+    run = make(runs, "x")
+    run.write_summary({"status": "failed"})
+    assert run.status == "failed"
+    with run.lock():
+        assert run.status == "running"
+
+
+def test_notes_of_progress_are_read_back_and_hostile_ones_passed_over(runs):
+    run = make(runs, "x")
+    assert run.progress() == {}
+    run.write_progress({"epoch": 1, "steps_per_second": 2.5})
+    assert run.progress() == {"epoch": 1, "steps_per_second": 2.5}
+    for text in ("[]", "{", '{"epoch": NaN}', "\x00", '{"epoch": "1"}'):
+        (run.path / "progress.json").write_text(text)
+        assert run.progress() == {}
 
 
 def test_a_line_cut_off_by_a_crash_is_left_out(runs):

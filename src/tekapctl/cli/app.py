@@ -27,6 +27,7 @@ from tekapctl.cli import (
     runs,
     schema,
     train_teacher,
+    watch,
 )
 from tekapctl.cli.console import show_error
 from tekapctl.errors import TekapctlError
@@ -108,6 +109,7 @@ app.command("fetch")(fetch.fetch)
 app.command("train-teacher")(train_teacher.train_teacher)
 app.command("distill")(distill.distill)
 app.command("resume")(resume.resume)
+app.command("watch")(watch.watch)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("predict")(predict.predict)

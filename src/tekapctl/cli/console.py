@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -18,7 +19,9 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from tekapctl.store.files import size as size
 
@@ -204,14 +207,99 @@ class TrainingProgress:
             self._live.update(self._task, completed=int(metrics["epoch"]) * self.steps, rate=rate)
         if self.quiet:
             return
-        parts = ", ".join(
-            f"{name.removeprefix('train_')} {value:.4f}"
-            for name, value in metrics.items()
-            if name in ("train_cross_entropy", "train_kd", "train_method", "train_first_stage")
-        )
         left = (metrics["train_seconds"] + metrics["test_seconds"]) * (self.epochs - metrics["epoch"])
-        say(
-            f"epoch {metrics['epoch']}/{self.epochs}: loss {metrics['train_loss']:.4f} ({parts}), "
-            f"train {percent(metrics['train_top1'])}, test {percent(metrics['test_top1'])}, "
-            f"{metrics['images_per_second']:,.0f} images/s, {duration(left)} left"
-        )
+        say(f"{epoch_line(metrics, self.epochs)}, {duration(left)} left")
+
+
+class WatchDisplay:
+    """Shows on stdout a run that another process carries out: live on a terminal, a line an epoch elsewhere."""
+
+    def __init__(self) -> None:
+        # Drawn when there is something new, and not in between.
+        self._live = Live(console=_stdout, auto_refresh=False) if sys.stdout.isatty() else None
+        self._shown: int | None = None
+
+    def __enter__(self) -> Callable[[Mapping[str, Any]], None]:
+        if self._live is not None:
+            self._live.start()
+        return self._show
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def _show(self, state: Mapping[str, Any]) -> None:
+        if self._live is not None:
+            self._live.update(_watched(state), refresh=True)
+            return
+        if self._shown is None:
+            self._shown = state["epoch"]
+            show_text(_position(state))
+        for metrics in state["metrics"]:
+            if metrics["epoch"] > self._shown:
+                is_last = metrics["epoch"] == state["epoch"] and state["seconds_left"] is not None
+                left = f", about {duration(state['seconds_left'])} left" if is_last else ""
+                show_text(epoch_line(metrics, state["epochs"]) + left)
+        self._shown = state["epoch"]
+        sys.stdout.flush()
+
+
+def show_watched(state: Mapping[str, Any]) -> None:
+    """A run's state, on stdout."""
+    (_stdout if sys.stdout.isatty() else Console(highlight=False, width=160)).print(_watched(state))
+
+
+def _watched(state: Mapping[str, Any]) -> Group:
+    fields = Table.grid(padding=(0, 2))
+    rows = {"run": state["run"], "status": _position(state)}
+    if state["seconds_left"] is not None:
+        rows["left"] = f"about {duration(state['seconds_left'])}"
+    if state["best_epoch"] is not None:
+        rows["best"] = f"top-1 {percent(state['best_top1'])} % in epoch {state['best_epoch']}"
+    for name, value in rows.items():
+        fields.add_row(name, escape(printable(value)))
+    if state["epochs"]:
+        done = state["epoch"] + (state["step"] / state["steps"] if state["steps"] else 0)
+        fields.add_row("", ProgressBar(total=state["epochs"], completed=done, width=50))
+    shown: list[RenderableType] = [fields]
+    if state["metrics"]:
+        table = Table(header_style="bold")
+        for column in ("epoch", "loss", "train %", "test %", "images/s", "time"):
+            table.add_column(column, justify="right")
+        for metrics in state["metrics"][-8:]:
+            table.add_row(*_cells(metrics))
+        shown += [table, Text(epoch_line(state["metrics"][-1], state["epochs"]))]
+    return Group(*shown)
+
+
+def _cells(metrics: Mapping[str, float | int]) -> list[str]:
+    seconds = metrics["train_seconds"] + metrics["test_seconds"]
+    return [
+        str(metrics["epoch"]),
+        f"{metrics['train_loss']:.4f}",
+        percent(metrics["train_top1"]),
+        percent(metrics["test_top1"]),
+        f"{metrics['images_per_second']:,.0f}",
+        duration(seconds),
+    ]
+
+
+def _position(state: Mapping[str, Any]) -> str:
+    """How far a run is, as `running, 3 of 20 epochs done, step 17 of 41 of the next`."""
+    of = f" of {state['epochs']}" if state["epochs"] else ""
+    steps = f", step {state['step']:,} of {state['steps']:,} of the next" if state["step"] else ""
+    return f"{state['status']}, {state['epoch']}{of} epochs done{steps}"
+
+
+def epoch_line(metrics: Mapping[str, float | int], epochs: int | None) -> str:
+    """What an epoch brought, in a line."""
+    parts = ", ".join(
+        f"{name.removeprefix('train_')} {value:.4f}"
+        for name, value in metrics.items()
+        if name in ("train_cross_entropy", "train_kd", "train_method", "train_first_stage")
+    )
+    return (
+        f"epoch {metrics['epoch']}{f'/{epochs}' if epochs else ''}: loss {metrics['train_loss']:.4f} ({parts}), "
+        f"train {percent(metrics['train_top1'])}, test {percent(metrics['test_top1'])}, "
+        f"{metrics['images_per_second']:,.0f} images/s"
+    )

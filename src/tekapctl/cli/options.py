@@ -49,6 +49,12 @@ ModelArguments = Annotated[
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N. (default: auto)")]
 Precision = Annotated[str | None, typer.Option("--precision", help="auto, float32 or bfloat16. (default: auto)")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track", help="Let tensorboard, wandb or mlflow follow the run too; may be repeated. (default: none)"
+    ),
+]
 Name = Annotated[str | None, typer.Option("--name", help="A word of your own in the run's id.")]
 
 

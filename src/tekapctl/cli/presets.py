@@ -15,7 +15,7 @@ def presets(
 ) -> None:
     """List the published experiments that `distill --preset` knows, with their published accuracy where it is known.
 
-    Example: tekapctl presets tekap-fl, then tekapctl distill --preset tekap-fl/resnet32x4-resnet8x4
+    Examples: tekapctl presets tekap-fl; tekapctl distill --preset tekap-fl/resnet32x4-resnet8x4
     """
     from tekapctl.presets import presets as all_presets
     from tekapctl.registry import unknown_name

@@ -1,5 +1,6 @@
 """`tekapctl resume`."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -9,22 +10,23 @@ from tekapctl.cli import console, options, train
 
 def resume(
     reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, or latest.")],
+    track: options.Track = None,
     as_json: options.Json = False,
 ) -> None:
     """Go on with a run that was interrupted or failed, from its newest checkpoint.
 
     Example: tekapctl resume latest
     """
-    go_on(reference, as_json=as_json)
+    go_on(reference, as_json=as_json, track=track or ())
 
 
-def go_on(reference: str, *, as_json: bool) -> None:
-    """Resume a run and show what came of it."""
+def go_on(reference: str, *, as_json: bool, track: Sequence[str] = ()) -> None:
+    """Resume a run, with further trackers, and show what came of it."""
     from tekapctl.engine.execute import resume as resume_run
     from tekapctl.store.home import Home
 
     with console.TrainingProgress("resumed") as progress:
-        summary = resume_run(reference, Home.default(), progress, console.say)
+        summary = resume_run(reference, Home.default(), progress, console.say, track)
     if as_json:
         console.show_json(summary)
     else:

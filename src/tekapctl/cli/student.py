@@ -81,6 +81,7 @@ def student_spec(
         ),
     ] = None,
     data_dir: options.DataDir = None,
+    track: options.Track = None,
     name: options.Name = None,
     spec_file: options.SpecFile = None,
     assignments: options.Set = None,
@@ -114,6 +115,7 @@ def student_spec(
         "compile": compile_networks,
         "checkpoint_minutes": checkpoint_minutes,
         "cache_teacher": cache_teacher,
+        "track": track or None,
         "name": name,
     }
     if angular:

@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from tekapctl.engine.device import describe
 from tekapctl.engine.epoch_sums import Metrics
 from tekapctl.engine.interruption import Interruption, StoppedError
 from tekapctl.engine.prepare import Say, Setting, prepare
+from tekapctl.engine.telling import Notes
 from tekapctl.engine.trainer import DivergedError, Listener
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.evaluation import evaluate
-from tekapctl.spec import StudentSpec, TeacherSpec, dumps, load
+from tekapctl.spec import StudentSpec, TeacherSpec, dumps, load, parse, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 from tekapctl.store.weights import save_weights
+from tekapctl.tracking import Trackers
 
 
 def execute(spec: TeacherSpec | StudentSpec, home: Home, listener: Listener, say: Say) -> dict[str, Any]:
@@ -32,6 +35,7 @@ def execute(spec: TeacherSpec | StudentSpec, home: Home, listener: Listener, say
         UsageError: The spec asks for what is not to be had; nothing was written then.
         TekapctlError: The run failed; its folder holds what it reached.
     """
+    Trackers.check(spec.track)
     setting = prepare(spec, home, say)
     files = {
         "spec.toml": dumps(setting.spec),
@@ -42,7 +46,7 @@ def execute(spec: TeacherSpec | StudentSpec, home: Home, listener: Listener, say
         return _train(run, setting, listener, say)
 
 
-def resume(reference: str, home: Home, listener: Listener, say: Say) -> dict[str, Any]:
+def resume(reference: str, home: Home, listener: Listener, say: Say, track: Sequence[str] = ()) -> dict[str, Any]:
     """Go on with a run that was stopped, from its newest whole checkpoint, and return its summary.
 
     Args:
@@ -50,16 +54,22 @@ def resume(reference: str, home: Home, listener: Listener, say: Say) -> dict[str
         home: Where it is.
         listener: Is told how it goes on.
         say: Is told what is going on.
+        track: Trackers that follow it from now on, besides those of its spec.
 
     Raises:
-        UsageError: There is no such run, it is finished, or its data or teacher are gone.
+        UsageError: There is no such run, it is finished, a tracker is not to be had, or its data or teacher are gone.
         TekapctlError: It is running, or it failed.
     """
     run = Runs(home.runs).find(reference)
     if run.status == "finished":
         raise UsageError(f"The run {run.id} is finished.", f"See it with `tekapctl runs show {run.id}`.")
     with run.lock():
-        setting = prepare(load(run.path / "spec.toml"), home, say)
+        spec = load(run.path / "spec.toml")
+        tracked = parse({**to_dict(spec), "track": [*spec.track, *track]})
+        Trackers.check(tracked.track)
+        setting = prepare(tracked, home, say)
+        if tracked.track != spec.track:
+            run.write_text("spec.toml", dumps(setting.spec))
         state, damaged = checkpoint.newest(run.checkpoints, setting.trainer.device)
         for path in damaged:
             say(f"the checkpoint {path.name} is damaged and was passed over")
@@ -74,18 +84,24 @@ def resume(reference: str, home: Home, listener: Listener, say: Say) -> dict[str
 
 
 def _train(run: Run, setting: Setting, listener: Listener, say: Say) -> dict[str, Any]:
-    interruption = Interruption()
+    interruption, trackers = Interruption(), Trackers(setting.spec.track, say)
+    trackers.start(run.id, run.path, to_dict(setting.spec), setting.trainer.progress.history)
     try:
         with interruption.listening(say):
-            setting.trainer.fit(listener, RunKeeper(run, setting, interruption))
-        return finish(run, setting)
+            setting.trainer.fit(Notes(run, listener), RunKeeper(run, setting, interruption, trackers))
+        summary = finish(run, setting)
+        trackers.finish(summary)
+        return summary
     except StoppedError:
+        trackers.finish({"run": run.id, "status": "interrupted"})
         raise
     except TekapctlError as error:
         if isinstance(error, DivergedError):
             error = TekapctlError(f"{error.problem[:-1]}; {checkpoint.described(run.checkpoints)}.", error.remedy)
+        failed = {"run": run.id, "status": "failed", "error": str(error)}
         with suppress(TekapctlError):  # what went wrong first is what counts
-            run.write_summary({"run": run.id, "status": "failed", "error": str(error)})
+            run.write_summary(failed)
+        trackers.finish(failed)
         raise error from None
 
 
@@ -96,10 +112,12 @@ class RunKeeper:
         run: The run.
         setting: What it trains with.
         interruption: Whether it is to stop.
+        trackers: Are told each epoch's metrics.
     """
 
-    def __init__(self, run: Run, setting: Setting, interruption: Interruption) -> None:
+    def __init__(self, run: Run, setting: Setting, interruption: Interruption, trackers: Trackers) -> None:
         self.run = run
+        self.trackers = trackers
         self.setting = setting
         self.interruption = interruption
         self._kept = time.monotonic()
@@ -125,6 +143,7 @@ class RunKeeper:
             save_weights(self.run.path / "best.safetensors", weights, metadata)
         self._write_state()
         self.run.append_metrics(metrics)
+        self.trackers.log(metrics)
         if self.interruption.signal is not None and trainer.progress.epoch < trainer.spec.total_epochs:
             raise StoppedError(self.run.id, f"after epoch {trainer.progress.epoch}", self.interruption.signal)
 

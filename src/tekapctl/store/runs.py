@@ -15,11 +15,15 @@ from filelock import FileLock, Timeout
 
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.store.files import explain, flush_folder, make_folder, sweep, write_whole
+from tekapctl.store.held import is_held
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _STAMP = re.compile(r"\d{8}-\d{6}")
 _NEW = ".new-"
+_MOMENT = 0.5
+"""Seconds for which a lock is tried: whoever looks at the run's status may hold it for an instant."""
+_PROGRESS = "progress.json"
 _NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9._]+")
 
 
@@ -50,15 +54,20 @@ class Run:
 
     @property
     def status(self) -> Status:
-        """Running as long as a process holds the run's lock."""
-        summary = self.summary()
-        if summary is not None:
-            return "failed" if summary.get("status") == "failed" else "finished"
-        try:
-            with FileLock(self.path / ".lock", timeout=0):
-                return "interrupted"
-        except (Timeout, OSError):
+        """Running as long as a process holds the run's lock and the run has not finished; asking disturbs nobody."""
+        # A failed run that is resumed keeps its summary until training begins; hence the lock comes before it.
+        if self._ended() == "finished":
+            return "finished"
+        if is_held(self.path / ".lock"):
             return "running"
+        # Between the first look and the second the run may have ended.
+        return self._ended() or "interrupted"
+
+    def _ended(self) -> Literal["finished", "failed"] | None:
+        summary = self.summary()
+        if summary is None:
+            return None
+        return "failed" if summary.get("status") == "failed" else "finished"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -68,7 +77,7 @@ class Run:
             TekapctlError: Another process holds it.
         """
         try:
-            with FileLock(self.path / ".lock", timeout=0):
+            with FileLock(self.path / ".lock", timeout=_MOMENT, poll_interval=0.01):
                 sweep(self.path)
                 sweep(self.checkpoints)
                 yield
@@ -108,13 +117,32 @@ class Run:
                 entry = json.loads(line, parse_constant=_refuse)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(entry, dict) and all(type(value) in (int, float) for value in entry.values()):
+            if isinstance(entry, dict) and all(map(_is_number, entry.values())):
                 found.append(entry)
         return found
 
     def write_metrics(self, history: Sequence[Mapping[str, float | int]]) -> None:
         """Write all metrics anew; the training state has them too, so none are lost."""
         self.write_text("metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
+
+    def write_progress(self, progress: Mapping[str, float | int]) -> None:
+        """Note how far the run is within its epoch: for those who watch, nothing that the run needs.
+
+        Raises:
+            OSError: It could not be written.
+        """
+        # Not flushed to the disk, unlike all else: it is written often, and nothing is lost with it.
+        part = self.path / f".{_PROGRESS}.0.part"
+        part.write_text(json.dumps(progress), encoding="utf-8")
+        part.replace(self.path / _PROGRESS)
+
+    def progress(self) -> dict[str, float | int]:
+        """What was noted last; empty if nothing was."""
+        try:
+            found = json.loads((self.path / _PROGRESS).read_text(encoding="utf-8"), parse_constant=_refuse)
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return {name: value for name, value in found.items() if _is_number(value)} if isinstance(found, dict) else {}
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write what came of the run, which ends it."""
@@ -127,6 +155,10 @@ class Run:
         except (OSError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300  # type: ignore[arg-type]
 
 
 def _refuse(constant: str) -> None:

@@ -1,0 +1,69 @@
+"""`tekapctl watch`."""
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tekapctl.cli import console, options
+from tekapctl.errors import TekapctlError, UsageError
+
+if TYPE_CHECKING:
+    from tekapctl.watching import State
+
+
+def watch(
+    reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it.")] = "latest",
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.1, max=3600, help="Seconds between two looks at the run.")
+    ] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Show how the run stands now, and end.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Show a run that another terminal carries out, until it ends; exits 0 if it finished, else 1.
+
+    Example: tekapctl watch
+    """
+    from tekapctl.store.home import Home
+    from tekapctl.store.runs import Runs
+    from tekapctl.watching import look
+
+    if as_json and not once:
+        raise UsageError("--json prints one result, and watching goes on.", "Give --once too.")
+    run = Runs(Home.default().runs).find(reference)
+    if once:
+        state = look(run)
+        if as_json:
+            console.show_json(state.to_dict())
+        else:
+            console.show_watched(state.to_dict())
+        return
+    try:
+        with console.WatchDisplay() as show:
+            while True:
+                state = look(run)
+                show(state.to_dict())
+                if state.status != "running":
+                    break
+                time.sleep(interval)
+    except KeyboardInterrupt:
+        console.say("Watching ended; the run goes on.")
+        raise typer.Exit(130) from None
+    _conclude(state)
+
+
+def _conclude(state: "State") -> None:
+    """Say how the run ended.
+
+    Raises:
+        TekapctlError: It did not finish.
+    """
+    if state.status == "finished":
+        top1 = console.percent(state.metrics[-1]["test_top1"]) if state.metrics else "unknown"
+        console.say(f"finished: top-1 {top1} % after the last epoch; `tekapctl evaluate {state.run}` tells more")
+        return
+    if state.status == "failed":
+        problem = f"The run {state.run} failed: {(state.error or 'for a reason unknown').rstrip('.')}."
+        raise TekapctlError(problem, f"When that is mended, go on with `tekapctl resume {state.run}`.")
+    where = f"after epoch {state.epoch}" + (f" of {state.epochs}" if state.epochs else "")
+    raise TekapctlError(f"The run {state.run} was interrupted {where}.", f"Go on with `tekapctl resume {state.run}`.")
