@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from tekapctl.data.image_files import ImageFiles
@@ -79,6 +79,12 @@ class FileImages(DataSpec):
                     raise ValueError("resized-crop crops without padding; leave data.padding out")
                 return {**values, "padding": 0}
         return values
+
+    @field_validator("folder")
+    @classmethod
+    def _make_absolute(cls, folder: str | None) -> str | None:
+        """A run is resumed and evaluated from other places too."""
+        return None if folder is None else str(Path(folder).expanduser().resolve())
 
     @property
     def recrop(self) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from tekapctl.data.files import SUFFIXES, FileImages, Listing, count, images_under
 from tekapctl.data.source import DATASETS
@@ -24,12 +24,6 @@ class FolderImages(FileImages):
         0.2, gt=0, lt=1, description="Share of each class that is the test set, where there is no folder of one."
     )
     split_seed: int = Field(0, ge=0, description="Seed of that split; it does not depend on the run's seed.")
-
-    @field_validator("folder")
-    @classmethod
-    def _make_absolute(cls, folder: str | None) -> str | None:
-        """A run is resumed and evaluated from other places too."""
-        return None if folder is None else str(Path(folder).expanduser().resolve())
 
     def listing(self, downloads: Path) -> Listing:
         """The files of the folder."""
