@@ -4,6 +4,7 @@ import csv
 import io
 import statistics
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -49,6 +50,16 @@ def test_a_paired_difference_has_its_interval_and_probability():
     assert paired([1.0, 2.0], [1.0, 2.0]).p == 1.0
     with pytest.raises(ValueError, match="no pairs"):
         paired([], [])
+
+
+def test_groups_of_one_name_are_told_apart_by_their_teachers_weights():
+    shared = {"student": "resnet8", "method": "kd", "tekap": NO_TEKAP, "teacher": "teacher.pth"}
+    table = {"evaluation": {}, "last_top1": 0.5, "best_top1": 0.5}
+    runs = [
+        Finished(Run(Path(f"run{number}")), parse({**shared, "teacher_digest": digit * 64}), table)
+        for number, digit in enumerate("ab")
+    ]
+    assert [each.label for each in group(runs)] == ["kd, teacher aaaaaaaa", "kd, teacher bbbbbbbb"]
 
 
 @given(st.dictionaries(st.text(max_size=3), st.floats(0, 1), min_size=1))

@@ -46,6 +46,13 @@ def test_what_a_dead_process_had_begun_is_swept_away(runs):
         assert not list(run.path.rglob("*.part"))
 
 
+def test_runs_that_begin_at_once_do_not_sweep_each_other_away(runs):
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda number: make(runs, f"run{number}"), range(64)))
+    assert len({run.id for run in made}) == 64
+    assert all((run.path / "spec.toml").is_file() for run in made)
+
+
 def test_ids_sort_by_age_though_the_clock_goes_backwards(runs):
     (runs.folder / "29990101-000000-from-a-wrong-clock-aaaa").mkdir(parents=True)
     made = make(runs, "zz")

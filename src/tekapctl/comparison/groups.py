@@ -207,4 +207,9 @@ def _told_apart(words: dict[str, str], tables: dict[str, dict[str, Any]]) -> dic
         differing = [field for field in fields if len({repr(table.get(field)) for table in alike}) > 1]
         more = [f"{field} {tables[key].get(field, 'unset')}" for field in differing if field != "teacher_digest"]
         labels[key] = ", ".join([word, *more])
-    return labels
+    named = list(labels.values())
+    # Of one name, but of other weights: rare, and then all there is to tell them apart.
+    return {
+        key: label if named.count(label) == 1 else f"{label}, teacher {str(tables[key].get('teacher_digest'))[:8]}"
+        for key, label in labels.items()
+    }

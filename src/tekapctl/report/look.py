@@ -73,7 +73,7 @@ class Looker:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self._known: dict[tuple[str, str], Said] = {}
+        self._known: dict[tuple[object, ...], tuple[str, Said]] = {}
 
     def student(self, group: Group) -> Said:
         """What the network of a group's first run says.
@@ -106,23 +106,26 @@ class Looker:
         digest: str | None = None,
     ) -> Said:
         section = group.first.spec.data
-        key = (name, repr(section))
+        key = (name, repr(section), model, repr(arguments))
         if key not in self._known:
             network = trained.load(
                 trained.find(self.home, name, dataset=section.name), model=model, arguments=arguments
             )
-            if digest not in (None, network.digest):
-                raise TekapctlError(f"{name} has other weights than when it taught.", "Train the student anew.")
             splits = data.load(section, self.home.datasets, seed=0, in_channels=network.network.in_channels)
-            self._known[key] = _said(network, splits.test)
-        return self._known[key]
+            self._known[key] = network.digest, _said(network, splits.test)
+        found, said = self._known[key]
+        if digest not in (None, found):
+            raise TekapctlError(f"{name} has other weights than when it taught.", "Train the student anew.")
+        return said
 
 
 @torch.inference_mode()
-def _said(network: trained.Trained, images: data.ImageSet) -> Said:
-    trained.check_classes(network, images.classes, "the test images")
+def _said(trained_network: trained.Trained, images: data.ImageSet) -> Said:
+    trained.check_classes(trained_network, images.classes, "the test images")
     batches = Batches(images, _TOGETHER, device=CPU, padding=0, flip=False, seed=0)
-    found = [network.network.knowledge(batch.images, stages=False) for batch in batches.in_order()]
+    found = [trained_network.network.knowledge(batch.images, stages=False) for batch in batches.in_order()]
     logits = torch.cat([each.logits for each in found]).float()
     embeddings = torch.cat([each.embedding for each in found]).float()
+    if not (logits.isfinite().all() and embeddings.isfinite().all()):
+        raise TekapctlError(f"What {trained_network.model} says is not finite.", "Train it anew with a smaller rate.")
     return Said(logits, embeddings, images.labels, images.classes)

@@ -144,7 +144,10 @@ def _curves(groups: Sequence[Group]) -> str:
             drawn.append(_figure(drawing.lines(title, unit, series), f"{title}: {unit}"))
     if not drawn:
         return ""
-    how = _how("Lines are means over seeds, bands reach from the lowest seed to the highest.")
+    how = _how(
+        "Lines are means over seeds, bands reach from the lowest seed to the highest. Losses of different methods have "
+        "other parts and weights: compare their course, not their height."
+    )
     return how + drawing.legend([group.label for group in groups]) + f'<div class="panels">{"".join(drawn)}</div>'
 
 
@@ -195,10 +198,10 @@ def _networks(groups: Sequence[Group], baseline: Group, looker: Looker, say: Say
 
 
 def _gains(groups: Sequence[Group], baseline: Group) -> str:
-    base = _per_class(baseline)
     drawn = []
     for group in groups:
-        own = _per_class(group)
+        shared = [seed for seed in group.runs if seed in baseline.runs]
+        own, base = _per_class(group, shared), _per_class(baseline, shared)
         if group is baseline or not own or own.keys() != base.keys():
             continue
         gains = {name: 100 * (own[name] - base[name]) for name in base}
@@ -208,14 +211,17 @@ def _gains(groups: Sequence[Group], baseline: Group) -> str:
         drawn.append(_figure(drawing.bars(f"Gains of {group.label}", names, [gains[n] for n in names]), group.label))
     if not drawn:
         return ""
-    cut = f" Of many classes, the {_MOST_BARS} that changed most are shown." if len(base) > _MOST_BARS else ""
-    how = _how(f"Accuracy on each class's test images, less that of {baseline.label}, both as means over seeds.{cut}")
+    how = _how(
+        f"Accuracy on each class's test images, less that of {baseline.label}, as means over the seeds that both have. "
+        f"Of more than {_MOST_BARS} classes, those that changed most."
+    )
     return how + _panels(drawn)
 
 
-def _per_class(group: Group) -> dict[str, float]:
-    tables = [one.summary["evaluation"].get("per_class", {}) for one in group.runs.values()]
-    return {name: statistics.mean(table[name] for table in tables) for name in tables[0]} if all(tables) else {}
+def _per_class(group: Group, seeds: Sequence[int]) -> dict[str, float]:
+    tables = [group.runs[seed].summary["evaluation"].get("per_class", {}) for seed in seeds]
+    alike = bool(tables) and all(table and table.keys() == tables[0].keys() for table in tables)
+    return {name: statistics.mean(table[name] for table in tables) for name in tables[0]} if alike else {}
 
 
 def _confusions(said: dict[str, Said]) -> str:
@@ -264,7 +270,8 @@ def _correlations(said: dict[str, Said], taught: dict[str, Said]) -> str:
     how = _how(
         "Over the test images, how the logits of two classes go together in the teacher, less how they do in the "
         "student (the picture of the CRD and TeKAP papers). Paler is nearer to the teacher; all are on one "
-        f"scale, whose strongest shade is {most:.2f}. Blue: more correlated in the teacher; orange: less."
+        f"scale, whose strongest shade is {most:.2f}. Blue: more correlated in the teacher; orange: less. Networks "
+        "that had no teacher are not here."
     )
     return how + _panels(drawn)
 

@@ -23,6 +23,8 @@ _STAMP = re.compile(r"\d{8}-\d{6}")
 _NEW = ".new-"
 _MOMENT = 0.5
 """Seconds for which a lock is tried: whoever looks at the run's status may hold it for an instant."""
+_PATIENCE = 30.0
+"""Seconds to wait for other runs that begin at the same time."""
 _PROGRESS = "progress.json"
 _NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9._]+")
 
@@ -191,17 +193,21 @@ class Runs:
             TekapctlError: The folder cannot be written.
         """
         make_folder(self.folder)
-        self._sweep()
         words = _NOT_IN_AN_ID.sub("-", label).strip("-.")[:120]
         new = self.folder / f"{_NEW}{secrets.token_hex(8)}"
         lock = FileLock(new / ".lock", timeout=0)
         try:
-            new.mkdir()
-            lock.acquire()
+            # Whoever sweeps must not meet a folder between its making and its lock.
+            with FileLock(self.folder.with_name(f".{self.folder.name}.lock"), timeout=_PATIENCE):
+                self._sweep()
+                new.mkdir()
+                lock.acquire()
             for name, text in files.items():
                 write_whole(new / name, text.encode())
             run = Run(new.rename(self.folder / f"{self._stamp()}-{words}-{secrets.token_hex(2)}"))
             flush_folder(self.folder)
+        except Timeout:
+            raise TekapctlError(f"{self.folder} is locked by another program.", "Try again.") from None
         except OSError as error:
             raise explain(error, self.folder) from None
         try:
