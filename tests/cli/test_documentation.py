@@ -71,6 +71,7 @@ def test_links_between_pages_lead_somewhere():
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@pytest.mark.timeout(600)
 def test_the_tutorial_does_what_it_says(tekapctl, tmp_path):
     text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -88,7 +89,7 @@ def test_the_tutorial_does_what_it_says(tekapctl, tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=540,
     )
     assert done.returncode == 0, done.stderr
     assert "kd + TeKAP" in done.stdout
