@@ -9,7 +9,7 @@ demo: $(VENV)/.demo
 	$(BIN)/tekapctl demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -102,10 +102,10 @@ def page() -> str:
         parts += [f"\n### {title}\n", HEAD, *fields(model)]
     shared = frozenset({"name", "folder", "train_fraction"})
     parts += ["\n### Data sets (`data`)\n", "All have `folder` and `train_fraction` too.\n", HEAD]
-    for name in DATASETS:
+    for name in sorted(DATASETS):
         parts += [row.replace("| `", f"| {name}: `", 1) for row in fields(DATASETS[name], seen=shared)]
     parts += ["\n### Methods (`method`)\n", HEAD]
-    for name in METHODS:
+    for name in sorted(METHODS):
         parts += [row.replace("| `", f"| {name}: `", 1) for row in fields(METHODS[name], seen=frozenset({"name"}))]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).strip() + "\n"
 

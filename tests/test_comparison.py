@@ -48,6 +48,8 @@ def test_a_paired_difference_has_its_interval_and_probability():
     assert found.p == pytest.approx(0.0742, abs=1e-4)
     assert paired([1.0], [0.5]).p is None
     assert paired([1.0, 2.0], [1.0, 2.0]).p == 1.0
+    alike = paired([2.0, 3.0], [1.0, 2.0])
+    assert (alike.mean, alike.low, alike.p) == (1.0, None, None)
     with pytest.raises(ValueError, match="no pairs"):
         paired([], [])
 

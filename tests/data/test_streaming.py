@@ -119,7 +119,7 @@ def test_tests_of_the_imagenet_recipe_show_the_middle_seven_eighths(tmp_path):
 
 def test_what_is_known_of_a_stream_is_looked_for_once(folder, tmp_path):
     load(folder, tmp_path, stream=True)
-    (kept,) = (tmp_path / "folder").glob("scan-*.json")
+    (kept,) = (tmp_path / ".scans").glob("*.json")
     before = kept.stat().st_mtime_ns
     again = load(folder, tmp_path, stream=True)
     assert kept.stat().st_mtime_ns == before

@@ -4,21 +4,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from tekapctl.cli import console
+from tekapctl.cli import console, options
 
 Format = Literal["terminal", "markdown", "latex", "csv", "json"]
 
 
 def compare(
-    references: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="Finished runs: ids, unique prefixes or latest.")
-    ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="All finished runs that were given this --name.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All finished runs.")] = False,
-    baseline: Annotated[
-        str | None,
-        typer.Option("--baseline", help="A group or a run to compare with. (default: training alone, or the first)"),
-    ] = None,
+    references: options.FinishedRuns = None,
+    name: options.RunsNamed = None,
+    every: options.EveryRun = False,
+    baseline: options.Baseline = None,
     form: Annotated[Format, typer.Option("--format", help="How to write the table.")] = "terminal",
 ) -> None:
     """Compare runs: mean and deviation over seeds, and paired differences with their intervals.
@@ -47,4 +42,4 @@ def compare(
     elif len(few) < len(rows) - 1:
         console.say(f"no difference from {against.label} is beyond seed noise, all comparisons together")
     if few:
-        console.say(f"one pair of seeds says nothing of noise: {'; '.join(few)}")
+        console.say(f"too few pairs of seeds to say anything of noise: {'; '.join(few)}")

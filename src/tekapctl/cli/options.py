@@ -55,6 +55,15 @@ Track = Annotated[
         "--track", help="Let tensorboard, wandb or mlflow follow the run too; may be repeated. (default: none)"
     ),
 ]
+FinishedRuns = Annotated[
+    list[str] | None, typer.Argument(metavar="[RUN]...", help="Finished runs: ids, unique prefixes or latest.")
+]
+RunsNamed = Annotated[str | None, typer.Option("--name", help="All finished runs that were given this --name.")]
+EveryRun = Annotated[bool, typer.Option("--all", help="All finished runs.")]
+Baseline = Annotated[
+    str | None,
+    typer.Option("--baseline", help="A group or a run to compare with. (default: training alone, or the first)"),
+]
 Name = Annotated[str | None, typer.Option("--name", help="A word of your own in the run's id.")]
 
 

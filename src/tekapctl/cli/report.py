@@ -5,20 +5,15 @@ from typing import Annotated
 
 import typer
 
-from tekapctl.cli import console
+from tekapctl.cli import console, options
 
 
 def report(
-    references: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="Finished runs: ids, unique prefixes or latest.")
-    ] = None,
+    references: options.FinishedRuns = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
-    name: Annotated[str | None, typer.Option("--name", help="All finished runs that were given this --name.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All finished runs.")] = False,
-    baseline: Annotated[
-        str | None,
-        typer.Option("--baseline", help="A group or a run to compare with. (default: training alone, or the first)"),
-    ] = None,
+    name: options.RunsNamed = None,
+    every: options.EveryRun = False,
+    baseline: options.Baseline = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Write one HTML page about runs: accuracies, curves, confusions, correlations of classes, embeddings, specs.

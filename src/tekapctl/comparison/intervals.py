@@ -15,9 +15,9 @@ class Difference:
     Attributes:
         pairs: How many pairs.
         mean: Of the differences.
-        low: Lower end of the interval; None with fewer than two pairs.
+        low: Lower end of the interval; None with fewer than two pairs, or if all differences are equal.
         high: Upper end.
-        p: Two-sided probability of such a mean if there were no difference; None with fewer than two pairs.
+        p: Two-sided probability of such a mean if there were no difference; None with fewer than two pairs, or if all differences are equal.
     """
 
     pairs: int
@@ -47,7 +47,10 @@ def paired(one: Sequence[float], other: Sequence[float], *, confidence: float = 
     error = statistics.stdev(differences) / math.sqrt(len(differences))
     freedom = len(differences) - 1
     half = t_quantile(0.5 + confidence / 2, freedom) * error
-    p = 1.0 if mean == 0 else 0.0 if error == 0 else two_sided(mean / error, freedom)
+    if error == 0 and mean != 0:
+        # Equal differences of few pairs are a coincidence of round numbers, and no measure of the seeds' noise.
+        return Difference(len(differences), mean, None, None, None)
+    p = 1.0 if error == 0 else two_sided(mean / error, freedom)
     return Difference(len(differences), mean, mean - half, mean + half, p)
 
 

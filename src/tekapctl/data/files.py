@@ -176,7 +176,7 @@ class FileImages(DataSpec):
         """Mean, deviation and damaged files of what is streamed; kept, so that it is looked for once."""
         train, test = self._files(found.train), self._files(found.test)
         key = sha256(train.identify() + test.identify()).hexdigest()[:32]
-        kept = downloads / self.name / f"scan-{key}.json"
+        kept = downloads / ".scans" / f"{key}.json"
         try:
             table = json.loads(kept.read_text(encoding="utf-8"))
             mean, std = (tuple(float(value) for value in table[name]) for name in ("mean", "std"))
