@@ -15,9 +15,9 @@ class Difference:
     Attributes:
         pairs: How many pairs.
         mean: Of the differences.
-        low: Lower end of the interval; None with fewer than two pairs, or if all differences are equal.
+        low: Lower end of the interval; None with fewer than two pairs, or where all differ by the same.
         high: Upper end.
-        p: Two-sided probability of such a mean if there were no difference; None with fewer than two pairs, or if all differences are equal.
+        p: Two-sided probability of such a mean if there were no difference; None where the interval is.
     """
 
     pairs: int
