@@ -84,9 +84,9 @@ def test_the_defaults_are_the_published_protocol():
 
 def test_the_rate_decays_after_epochs_150_180_and_210_of_240():
     optimizer = OptimizerSpec()
-    rates = [optimizer.rate(epoch, 240) for epoch in (0, 149, 150, 179, 180, 209, 210, 239)]
+    rates = [optimizer.rate(epoch, 240, 64) for epoch in (0, 149, 150, 179, 180, 209, 210, 239)]
     assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005, 5e-4, 5e-4, 5e-5, 5e-5])
-    assert [optimizer.rate(epoch, 24) for epoch in (14, 15)] == pytest.approx([0.05, 0.005])
+    assert [optimizer.rate(epoch, 24, 64) for epoch in (14, 15)] == pytest.approx([0.05, 0.005])
 
 
 @pytest.mark.parametrize(("network", "rate"), [("resnet8x4", 0.05), ("MobileNetV2", 0.01), ("ShuffleV1", 0.01)])

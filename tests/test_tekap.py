@@ -75,7 +75,7 @@ def test_the_embeddings_noise_does_not_depend_on_whether_stages_were_asked_for()
 @pytest.mark.parametrize("distribution", ["gaussian", "uniform"])
 def test_noise_has_mean_zero_and_variance_one(distribution):
     spec = TekapSpec(logit=LogitTekap(distribution=distribution))
-    noise = SeededNoise(spec, 0)((200_000,), "logit", 0, CPU)
+    noise = SeededNoise(spec, 0)((1, 1, 200_000), "logit", 0, CPU)
     assert abs(noise.mean()) < 0.01
     assert abs(noise.var() - 1) < 0.02
     if distribution == "uniform":

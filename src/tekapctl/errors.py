@@ -10,6 +10,8 @@ class TekapctlError(Exception):
     """
 
     exit_code = 1
+    is_told = False
+    """Whether another process of the same run has said it already."""
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         super().__init__(f"{problem} {remedy}".strip())

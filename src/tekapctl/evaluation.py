@@ -57,15 +57,20 @@ class Evaluation:
 def predict(
     network: Network, images: Batches, precision: torch.dtype = torch.float32
 ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
-    """Logits and labels of a whole set in order; the network is left in the mode it was in."""
+    """Logits and labels of a whole set in order; the network is left in the mode it was in.
+
+    Several processes share the work, each batch whole, so that the result is that of one process.
+    """
     was_training = network.training
     network.eval()
     try:
         with autocast(images.device, precision):
-            pairs = [(network(batch.images).float(), batch.labels) for batch in images.in_order()]
+            found = [network(batch.images).float() for batch in images.in_order()]
+            if not found:  # another process has all there is
+                found = [network(images.probe(1))[:0].float()]
     finally:
         network.train(was_training)
-    return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
+    return images.of_all(torch.cat(found)), images.labels
 
 
 def top_k(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], k: int) -> Float[Tensor, ""]:

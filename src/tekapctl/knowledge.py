@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tekapctl.data.batches import Batch
+from tekapctl.parallel.share import Share
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,18 @@ class Knowledge:
     stages: tuple[Float[Tensor, "batch _c _h _w"], ...] = ()
     preactivations: tuple[Float[Tensor, "batch _c _h _w"], ...] = ()
     strong: "Knowledge | None" = None
+
+    def whole(self, share: Share) -> "Knowledge":
+        """That of all samples of a batch, from all processes' shares of it."""
+        if share.is_whole:
+            return self
+        return Knowledge(
+            logits=share.whole(self.logits),
+            embedding=share.whole(self.embedding),
+            stages=tuple(share.whole(stage) for stage in self.stages),
+            preactivations=tuple(share.whole(stage) for stage in self.preactivations),
+            strong=None if self.strong is None else self.strong.whole(share),
+        )
 
     def float(self) -> "Knowledge":
         """The same in float32, in which losses are computed."""

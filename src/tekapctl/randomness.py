@@ -4,8 +4,13 @@ A run can so start again at any step of any epoch without having kept the state 
 """
 
 import hashlib
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
+
+ROWS = 64
+"""Rows of a batch whose random numbers are drawn together."""
 
 
 def derive(seed: int, *path: str | int) -> int:
@@ -17,3 +22,31 @@ def derive(seed: int, *path: str | int) -> int:
 def generator(device: torch.device, seed: int, *path: str | int) -> torch.Generator:
     """A generator on the device, seeded for a place in a run."""
     return torch.Generator(device).manual_seed(derive(seed, *path))
+
+
+def by_rows(
+    draw: Callable[[int, torch.Generator], Tensor],
+    device: torch.device,
+    first: int,
+    count: int,
+    seed: int,
+    *path: str | int,
+    dim: int = 0,
+) -> Tensor:
+    """Random numbers for some rows of a batch, the same whichever other rows they are drawn with.
+
+    Args:
+        draw: Draws for so many rows.
+        device: Where.
+        first: The first row's place in the batch.
+        count: How many rows.
+        seed: The run's seed.
+        path: The place in the run.
+        dim: The dimension of the rows.
+    """
+    parts = []
+    for part in range(first // ROWS, (first + max(count, 1) - 1) // ROWS + 1):
+        drawn = draw(ROWS, generator(device, seed, *path, part))
+        start = max(first - part * ROWS, 0)
+        parts.append(drawn.narrow(dim, start, min(first + count - part * ROWS, ROWS) - start))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)

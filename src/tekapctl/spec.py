@@ -87,6 +87,14 @@ class OptimizerSpec(Section):
     )
     decay_factor: float = Field(0.1, gt=0, le=1, description="What each decay multiplies the rate by.")
 
+    rate_for_batch: int | None = Field(
+        None,
+        ge=1,
+        description="The batch size that learning_rate is meant for: it is scaled linearly to the run's "
+        "(Goyal et al., 2017); off unless given.",
+    )
+    warm_up_epochs: int = Field(0, ge=0, description="Epochs over which the rate rises linearly to its first value.")
+
     @model_validator(mode="after")
     def _check_dot(self) -> "OptimizerSpec":
         if self.dot_delta and not (self.dot_delta <= self.momentum < 1 - self.dot_delta):
@@ -95,10 +103,21 @@ class OptimizerSpec(Section):
             raise ValueError("DOT has no Nesterov momentum: set nesterov to false")
         return self
 
-    def rate(self, epoch: int, epochs: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
+    def scale(self, batch_size: int) -> float:
+        """What rates are multiplied by for batches of a size."""
+        return 1.0 if self.rate_for_batch is None else batch_size / self.rate_for_batch
+
+    def rate(self, epoch: int, epochs: int, batch_size: int) -> float:
+        """The learning rate of an epoch.
+
+        Args:
+            epoch: Counted from 0.
+            epochs: Of the run.
+            batch_size: Images in a batch, of all processes.
+        """
         decays = sum(epoch >= round(fraction * epochs) for fraction in self.decay_at)
-        return self.learning_rate * self.decay_factor**decays
+        risen = min(1.0, (epoch + 1) / self.warm_up_epochs) if self.warm_up_epochs else 1.0
+        return self.learning_rate * self.decay_factor**decays * risen * self.scale(batch_size)
 
 
 class RunSpec(Section):
@@ -114,6 +133,9 @@ class RunSpec(Section):
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of every random choice of the run.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", description="auto, cpu, cuda or cuda:N.")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Precision of the networks.")
+    sync_batch_norm: bool = Field(
+        False, description="Of several processes: batch norms use the statistics of the whole batch, not of each share."
+    )
     compile: bool = Field(False, description="Compile the networks with torch.compile before training.")
     checkpoint_minutes: float = Field(
         10.0, gt=0, description="The training state is kept after every epoch, and within one every so many minutes."
@@ -154,7 +176,11 @@ class RunSpec(Section):
     @property
     def first_rate(self) -> float:
         """The learning rate of the first stage."""
-        return self.optimizer.learning_rate
+        return self.optimizer.learning_rate * self.optimizer.scale(self.batch_size)
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch after the first stage, counted from 0."""
+        return self.optimizer.rate(epoch, self.epochs, self.batch_size)
 
     @property
     def total_epochs(self) -> int:
@@ -257,7 +283,8 @@ class StudentSpec(RunSpec):
     @property
     def first_rate(self) -> float:
         """The learning rate of the first stage, as published for the method and the student."""
-        return self.method.first_rate(self.student) or self.optimizer.learning_rate
+        rate = self.method.first_rate(self.student) or self.optimizer.learning_rate
+        return rate * self.optimizer.scale(self.batch_size)
 
     @model_validator(mode="after")
     def _check_weights(self) -> "StudentSpec":

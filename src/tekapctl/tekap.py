@@ -17,12 +17,13 @@ from pydantic import Field
 from torch import Tensor
 
 from tekapctl.knowledge import Knowledge
-from tekapctl.randomness import generator
+from tekapctl.randomness import by_rows
 from tekapctl.section import Section
 
 Level = Literal["logit", "feature"]
-NoiseSource = Callable[[Sequence[int], Level, int, torch.device], Tensor]
-"""Draws unit-variance noise of a shape for a level at a step, on a device."""
+NoiseSource = Callable[[Sequence[int], Level, int, torch.device, int], Tensor]
+"""Draws unit-variance noise of a shape (teachers, batch, ...) for a level at a step, on a device, for a batch's rows
+from a given one on."""
 
 
 class Perturbation(Section):
@@ -136,7 +137,7 @@ class AugmentedTeachers:
 
 
 class SeededNoise:
-    """Unit-variance noise that depends on nothing but the run's seed, the level and the step.
+    """Unit-variance noise that depends on nothing but the run's seed, the level, the step and the place in the batch.
 
     Args:
         spec: TeKAP's settings; each level has its distribution.
@@ -147,13 +148,18 @@ class SeededNoise:
         self.distribution: dict[Level, str] = {"logit": spec.logit.distribution, "feature": spec.feature.distribution}
         self.seed = seed
 
-    def __call__(self, shape: Sequence[int], level: Level, step: int, device: torch.device) -> Tensor:
-        """Draw noise of `shape` on `device`."""
-        source = generator(device, self.seed, "tekap", level, step)
-        if self.distribution[level] == "gaussian":
-            return torch.randn(tuple(shape), generator=source, device=device)
-        # Half-width sqrt(3) has variance one.
-        return torch.empty(tuple(shape), device=device).uniform_(-math.sqrt(3), math.sqrt(3), generator=source)
+    def __call__(self, shape: Sequence[int], level: Level, step: int, device: torch.device, first: int = 0) -> Tensor:
+        """Draw noise of `shape` (teachers, batch, ...) on `device`, for a batch's rows from `first` on."""
+        teachers, count, *rest = shape
+
+        def draw(rows: int, source: torch.Generator) -> Tensor:
+            whole = (teachers, rows, *rest)
+            if self.distribution[level] == "gaussian":
+                return torch.randn(whole, generator=source, device=device)
+            # Half-width sqrt(3) has variance one.
+            return torch.empty(whole, device=device).uniform_(-math.sqrt(3), math.sqrt(3), generator=source)
+
+        return by_rows(draw, device, first, count, self.seed, "tekap", level, step, dim=1)
 
 
 class Tekap:
@@ -168,22 +174,34 @@ class Tekap:
         self.spec = spec
         self.noise = noise
 
-    def augment_logits(self, teacher: Knowledge, step: int) -> AugmentedTeachers:
-        """Augmented teachers at the logit level."""
+    def augment_logits(self, teacher: Knowledge, step: int, first: int = 0) -> AugmentedTeachers:
+        """Augmented teachers at the logit level.
+
+        Args:
+            teacher: The teacher's knowledge of a batch, or of some of its rows.
+            step: Number of the step in the run.
+            first: The first row's place in the batch.
+        """
         spec = self.spec.logit
         if not spec.teachers:
             return AugmentedTeachers(spec, teacher)
         strong = teacher.strong
-        logits = teacher.logits if strong is None else torch.cat((teacher.logits, strong.logits))
-        noise = self.noise((spec.teachers, *logits.shape), "logit", step, logits.device)
+        logits = teacher.logits if strong is None else torch.cat((teacher.logits, strong.logits), dim=1)
+        noise = self.noise((spec.teachers, *logits.shape), "logit", step, logits.device, first)
         augmented = perturb(spec, logits, noise)
         if strong is None:
             return AugmentedTeachers(spec, teacher, logits=augmented)
-        weak, of_strong = augmented.split(len(teacher.logits), dim=1)
+        weak, of_strong = augmented.split(teacher.logits.shape[1], dim=2)
         return AugmentedTeachers(spec, teacher, logits=weak, strong_logits=of_strong)
 
-    def augment_features(self, teacher: Knowledge, step: int) -> AugmentedTeachers:
-        """Augmented teachers at the feature level: their embeddings, and all feature maps that the teacher gave."""
+    def augment_features(self, teacher: Knowledge, step: int, first: int = 0) -> AugmentedTeachers:
+        """Augmented teachers at the feature level: their embeddings, and all feature maps that the teacher gave.
+
+        Args:
+            teacher: The teacher's knowledge of a batch, or of some of its rows.
+            step: Number of the step in the run.
+            first: The first row's place in the batch.
+        """
         spec = self.spec.feature
         if not spec.teachers:
             return AugmentedTeachers(spec, teacher)
@@ -191,7 +209,7 @@ class Tekap:
         # One draw for all maps: the noise of a map must not depend on which others were asked for before it.
         widths = [m[0].numel() for m in maps]
         shape = (spec.teachers, maps[0].shape[0], sum(widths))
-        noise = self.noise(shape, "feature", step, teacher.embedding.device).split(widths, dim=2)
+        noise = self.noise(shape, "feature", step, teacher.embedding.device, first).split(widths, dim=2)
         embeddings, *others = (
             perturb(spec, m, n.reshape(spec.teachers, *m.shape)) for m, n in zip(maps, noise, strict=True)
         )

@@ -82,7 +82,7 @@ def test_crd_and_tekap_at_the_feature_level(name: str) -> None:
         memory=MemoryBanks(
             x.samples,
             x.embed_dim,
-            sampler=lambda _, step: x.at("contrast_index", step),
+            sampler=lambda _, step, first: x.at("contrast_index", step),
             temperature=x.temperature,
             momentum=x.momentum,
             seed=0,
@@ -120,7 +120,7 @@ def test_three_steps_of_training(name: str) -> None:
     tekap = "tekap" in name
     spec = TekapSpec() if tekap else TekapSpec().without()
 
-    def noise(shape, level, step, device):
+    def noise(shape, level, step, device, first):
         draws = range(3) if level == "logit" else [3]
         return torch.stack([x.at("noise", step, i) for i in draws])
 
@@ -133,7 +133,7 @@ def test_three_steps_of_training(name: str) -> None:
             memory=MemoryBanks(
                 64,
                 16,
-                sampler=lambda _, step: x.at("contrast_index", step),
+                sampler=lambda _, step, first: x.at("contrast_index", step),
                 temperature=0.07,
                 momentum=0.5,
                 seed=0,

@@ -52,7 +52,8 @@ class ErrorBoundary(TyperGroup):
         except TekapctlError as error:
             if debug:
                 raise
-            show_error(error.problem, error.remedy)
+            if not error.is_told:
+                show_error(error.problem, error.remedy)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             if debug:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tekapctl.cli import options, resume, train
+from tekapctl.cli import options, parallel, resume, train
 from tekapctl.cli.student import with_student_options
 from tekapctl.errors import UsageError
 
@@ -15,6 +15,7 @@ def distill(
     resumed: Annotated[
         str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run; its spec holds, no options.")
     ] = None,
+    processes: parallel.Processes = 1,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
@@ -32,6 +33,6 @@ def distill(
     if resumed is not None:
         if spec != type(spec).model_validate({"kind": "student"}) or dry_run:
             raise UsageError("--resume goes on with a run as it is.", "Leave out the other options.")
-        resume.go_on(resumed, as_json=as_json)
+        resume.go_on(resumed, as_json=as_json, processes=processes)
         return
-    train.run(spec, as_json=as_json, dry_run=dry_run)
+    train.run(spec, as_json=as_json, dry_run=dry_run, processes=processes)

@@ -5,28 +5,32 @@ from typing import Annotated
 
 import typer
 
-from tekapctl.cli import console, options, train
+from tekapctl.cli import console, options, parallel, train
 
 
 def resume(
     reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, or latest.")],
     track: options.Track = None,
+    processes: parallel.Processes = 1,
     as_json: options.Json = False,
 ) -> None:
     """Go on with a run that was interrupted or failed, from its newest checkpoint.
 
     Example: tekapctl resume latest
     """
-    go_on(reference, as_json=as_json, track=track or ())
+    go_on(reference, as_json=as_json, processes=processes, track=track or ())
 
 
-def go_on(reference: str, *, as_json: bool, track: Sequence[str] = ()) -> None:
+def go_on(reference: str, *, as_json: bool, processes: int, track: Sequence[str] = ()) -> None:
     """Resume a run, with further trackers, and show what came of it."""
     from tekapctl.engine.execute import resume as resume_run
     from tekapctl.store.home import Home
 
-    with console.TrainingProgress("resumed") as progress:
+    parallel.divide(processes)
+    with parallel.progress("resumed") as progress:
         summary = resume_run(reference, Home.default(), progress, console.say, track)
+    if not parallel.leads():
+        return
     if as_json:
         console.show_json(summary)
     else:

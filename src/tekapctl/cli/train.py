@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from tekapctl.cli import console
+from tekapctl.cli import console, parallel
 
 if TYPE_CHECKING:
     from tekapctl.spec import StudentSpec, TeacherSpec
 
 
-def run(spec: "TeacherSpec | StudentSpec", *, as_json: bool, dry_run: bool) -> None:
-    """Carry out a spec, or estimate it."""
+def run(spec: "TeacherSpec | StudentSpec", *, as_json: bool, dry_run: bool, processes: int) -> None:
+    """Carry out a spec with so many processes, or estimate it."""
     from tekapctl.engine.execute import execute
     from tekapctl.store.home import Home
 
@@ -17,8 +17,11 @@ def run(spec: "TeacherSpec | StudentSpec", *, as_json: bool, dry_run: bool) -> N
     if dry_run:
         _estimate(spec, home, as_json=as_json)
         return
-    with console.TrainingProgress(spec.network) as progress:
+    parallel.divide(processes)
+    with parallel.progress(spec.network) as progress:
         summary = execute(spec, home, progress, console.say)
+    if not parallel.leads():
+        return
     if as_json:
         console.show_json(summary)
     else:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tekapctl.cli import options, train
+from tekapctl.cli import options, parallel, train
 
 
 def train_teacher(
@@ -32,6 +32,7 @@ def train_teacher(
     name: options.Name = None,
     spec: options.SpecFile = None,
     assignments: options.Set = None,
+    processes: parallel.Processes = 1,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
@@ -61,4 +62,4 @@ def train_teacher(
         },
         assignments,
     )
-    train.run(built, as_json=as_json, dry_run=dry_run)
+    train.run(built, as_json=as_json, dry_run=dry_run, processes=processes)

@@ -12,6 +12,8 @@ from tekapctl.data.image_files import ImageFiles, Request
 from tekapctl.data.image_set import ImageSet
 from tekapctl.data.loading import Loader
 from tekapctl.data.strong import strengthen
+from tekapctl.parallel.share import ALL, Share
+from tekapctl.parallel.team import ALONE, Team
 from tekapctl.randomness import derive, generator
 
 CPU = torch.device("cpu")
@@ -30,6 +32,7 @@ class Batch:
             the CPU.
         step: Number of the optimiser step in the run, from 0.
         strong: The same samples in another crop and flip, strongly augmented; None where they were not asked for.
+        share: Which part of a batch of all processes this is.
     """
 
     images: Float[Tensor, "batch c h w"]
@@ -39,6 +42,24 @@ class Batch:
     view: Int64[Tensor, " batch"]
     step: int
     strong: Float[Tensor, "batch c h w"] | None = None
+    share: Share = ALL
+
+    def whole(self) -> "Batch":
+        """The batch of all processes, for losses that compare its samples; nobody has all of its images."""
+        share = self.share
+        if share.is_whole or share.of is None:
+            return self
+        shape = self.images.shape[1:]
+        return replace(
+            self,
+            images=torch.empty(share.of, *shape, device="meta"),
+            labels=share.whole(self.labels),
+            index=share.whole(self.index),
+            number=share.whole(self.number),
+            view=share.whole(self.view),
+            strong=None if self.strong is None else torch.empty(share.of, *shape, device="meta"),
+            share=ALL,
+        )
 
 
 class Batches:
@@ -57,6 +78,7 @@ class Batches:
             padding then.
         seed: Seed of order and augmentation.
         channels_last: Give the images in channels-last order.
+        team: The processes that share each batch.
     """
 
     def __init__(
@@ -70,6 +92,7 @@ class Batches:
         seed: int,
         channels_last: bool = False,
         recrop: bool = False,
+        team: Team = ALONE,
     ) -> None:
         if recrop and (padding or not isinstance(image_set.images, ImageFiles)):
             raise ValueError("random parts are taken of files, without padding")
@@ -79,6 +102,7 @@ class Batches:
         self.padding = padding
         self.flip = flip
         self.seed = seed
+        self.team = team
         self.labels = image_set.labels.to(device)
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self.recrop = recrop
@@ -105,7 +129,7 @@ class Batches:
         return self.views if self.flip else self.views // 2
 
     def epoch(self, number: int, start_step: int = 0, *, strong: bool = False) -> Iterator[Batch]:
-        """The batches of an epoch in random order.
+        """The batches of an epoch in random order, or this process's shares of them.
 
         Args:
             number: Of the epoch, from 0.
@@ -115,26 +139,42 @@ class Batches:
         order = torch.randperm(len(self.image_set), generator=generator(CPU, self.seed, "order", number))
         indices = list(order.split(self.batch_size))[start_step:]
         crops: list[tuple[str, ...]] = [("crop",), ("strong crop",)] if strong and self.recrop else [("crop",)]
+        shares = [Share.of_batch(len(index), self.team) for index in indices]
         asked = [
-            (index, derive(self.seed, *purpose, number, step) if self.recrop else None)
-            for step, index in enumerate(indices, start_step)
+            # Each image of a batch has a seed of its own, by its place.
+            (index[share.rows], derive(self.seed, *purpose, number, step) + share.first if self.recrop else None)
+            for step, (index, share) in enumerate(zip(indices, shares, strict=True), start_step)
             for purpose in crops
         ]
         read = self._read(asked)
-        for step, index in enumerate(indices, start_step):
+        for step, (index, share) in enumerate(zip(indices, shares, strict=True), start_step):
             stored = next(read)
-            views = self._draw_views(len(index), number, step)
-            batch = self._batch(stored, index, views, number * len(self) + step)
+            views = self._draw_views(len(index), number, step)[share.rows]
+            batch = self._batch(stored, index[share.rows], views, number * len(self) + step, share)
             if strong:
                 stored = next(read) if self.recrop else stored
-                batch = replace(batch, strong=self._strong(stored, number, step))
+                batch = replace(batch, strong=self._strong(stored, len(index), share, number, step))
             yield batch
 
     def in_order(self) -> Iterator[Batch]:
-        """All samples once, in order, as they are."""
-        indices = torch.arange(len(self.image_set)).split(self.batch_size)
+        """All samples once, in order, as they are; of several processes each has every so many-th batch."""
+        indices = torch.arange(len(self.image_set)).split(self.batch_size)[self.team.rank :: self.team.size]
         for step, stored in enumerate(self._read([(index, None) for index in indices])):
             yield self._batch(stored, indices[step], torch.full_like(indices[step], self.centre), step)
+
+    def of_all(self, rows: Float[Tensor, "own width"]) -> Float[Tensor, "all width"]:
+        """What all processes found of their batches `in_order`, in the set's order.
+
+        Args:
+            rows: What this one found, sample by sample.
+        """
+        size = self.team.size
+        if size == 1:
+            return rows
+        samples = torch.arange(len(self.image_set)).split(self.batch_size)
+        own = [torch.cat([torch.empty(0, dtype=torch.int64), *samples[rank::size]]) for rank in range(size)]
+        found = torch.cat(self.team.gather(rows, [len(numbers) for numbers in own]))
+        return found[torch.cat(own).argsort().to(found.device)]
 
     def probe(self, count: int) -> Float[Tensor, "count c h w"]:
         """The first images as they are."""
@@ -178,9 +218,10 @@ class Batches:
     def _normalise(self, pixels: Tensor) -> Tensor:
         return torch.addcmul(self._shift, pixels, self._scale).contiguous(memory_format=self._format)
 
-    def _strong(self, stored: Tensor, epoch: int, step: int) -> Tensor:
+    def _strong(self, stored: Tensor, count: int, share: Share, epoch: int, step: int) -> Tensor:
         source = generator(CPU, self.seed, "strong augmentation", epoch, step)
-        return self._normalise(strengthen(self._seen(stored, self._draw(len(stored), source)), source))
+        seen = self._seen(stored, self._draw(count, source)[share.rows])
+        return self._normalise(strengthen(seen, source, first=share.first, of=count))
 
     def _draw_views(self, count: int, epoch: int, step: int) -> Tensor:
         return self._draw(count, generator(CPU, self.seed, "augmentation", epoch, step))
@@ -189,9 +230,9 @@ class Batches:
         drawn = torch.randint(self.views, (count,), generator=source)
         return drawn if self.flip else drawn // 2 * 2
 
-    def _batch(self, stored: Tensor, index: Tensor, view: Tensor, step: int) -> Batch:
+    def _batch(self, stored: Tensor, index: Tensor, view: Tensor, step: int, share: Share = ALL) -> Batch:
         numbers = self.image_set.numbers
         number = index if numbers is None else numbers[index]
         index = index.to(self.device, non_blocking=True)
         images = self._normalise(self._seen(stored, view))
-        return Batch(images, self.labels[index], index, number, view, step)
+        return Batch(images, self.labels[index], index, number, view, step, share=share)

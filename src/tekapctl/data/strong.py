@@ -50,12 +50,16 @@ CHANGES: tuple[tuple[Callable[[Tensor, float], Tensor], float, float], ...] = (
 """What may be done to images, with the range of its magnitude."""
 
 
-def strengthen(images: UInt8[Tensor, "batch c h w"], source: torch.Generator) -> UInt8[Tensor, "batch c h w"]:
+def strengthen(
+    images: UInt8[Tensor, "batch c h w"], source: torch.Generator, *, first: int = 0, of: int | None = None
+) -> UInt8[Tensor, "batch c h w"]:
     """Images changed strongly.
 
     Args:
         images: Grey or coloured.
         source: A generator of the CPU, wherever the images are.
+        first: The first image's place in a batch of which these are a part.
+        of: Images of that batch; None if these are all.
 
     Raises:
         UsageError: The images have neither one channel nor three.
@@ -65,8 +69,9 @@ def strengthen(images: UInt8[Tensor, "batch c h w"], source: torch.Generator) ->
             f"Strong augmentation is for images of one channel or three, and these have {images.shape[1]}.",
             "Choose a method that needs no strongly augmented view.",
         )
+    count, rows = of or len(images), slice(first, first + len(images))
     for _ in range(_COUNT):
-        drawn = torch.randint(len(CHANGES), (len(images),), generator=source)
+        drawn = torch.randint(len(CHANGES), (count,), generator=source)[rows]
         magnitudes = torch.rand(len(CHANGES), generator=source).tolist()
         changed = images.clone()
         for number, (apply, low, high) in enumerate(CHANGES):
@@ -74,12 +79,13 @@ def strengthen(images: UInt8[Tensor, "batch c h w"], source: torch.Generator) ->
             if len(chosen):
                 changed[chosen] = apply(images[chosen], low + (high - low) * magnitudes[number])
         images = changed
-    return _cut(images, source)
+    chances = torch.rand(3, count, 1, generator=source)[:, rows]
+    return _cut(images, chances.to(images.device, non_blocking=True))
 
 
-def _cut(images: Tensor, source: torch.Generator) -> Tensor:
-    count, channels, height, width = images.shape
-    side, column, row = torch.rand(3, count, 1, generator=source).to(images.device, non_blocking=True)
+def _cut(images: Tensor, chances: Tensor) -> Tensor:
+    _, channels, height, width = images.shape
+    side, column, row = chances
     side = side * _LARGEST_CUT * width
     columns, rows = (torch.arange(n, device=images.device) for n in (width, height))
     left, top = (column * width - side / 2).clamp(min=0).floor(), (row * height - side / 2).clamp(min=0).floor()

@@ -219,7 +219,7 @@ def _step_and_bare_seconds(trainer: Trainer, live: LiveTeacher, steps: int) -> t
 
 def _phase_seconds(trainer: Trainer, steps: int) -> dict[str, float]:
     clock = StepClock(trainer.device)
-    trainer.clock = trainer.objective.clock = clock
+    trainer.clock = trainer.learning.clock = trainer.objective.clock = clock
     batches = _batches(trainer)
     began = time.perf_counter()
     for _ in range(steps):
@@ -227,7 +227,7 @@ def _phase_seconds(trainer: Trainer, steps: int) -> dict[str, float]:
             batch = next(batches)
         trainer.step(batch)
     total = time.perf_counter() - began
-    trainer.clock = trainer.objective.clock = no_clock
+    trainer.clock = trainer.learning.clock = trainer.objective.clock = no_clock
     order = ("batch", "teacher", "views", "TeKAP", "student forward", "method", "backward", "optimiser")
     phases = {name: clock.seconds[name] / steps for name in order if name != "views" or clock.seconds[name]}
     phases["rest"] = total / steps - sum(phases.values())

@@ -30,11 +30,16 @@ def save(folder: Path, epoch: int, step: int, state: dict[str, Any]) -> Path:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
-    path = folder / f"epoch-{epoch:06d}-step-{step:08d}.state"
+    path = place(folder, epoch, step)
     write_whole(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
     for _, old in _numbered(folder)[KEPT:]:
         old.unlink(missing_ok=True)
     return path
+
+
+def place(folder: Path, epoch: int, step: int) -> Path:
+    """Where the training state after so many epochs, and steps of the next, is kept."""
+    return folder / f"epoch-{epoch:06d}-step-{step:08d}.state"
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:

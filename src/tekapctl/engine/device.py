@@ -12,19 +12,30 @@ import torch
 from torch import nn
 
 from tekapctl.errors import UsageError
+from tekapctl.parallel.team import ALONE, Team, local_rank
 
 F = TypeVar("F", bound=Callable[..., object])
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, team: Team = ALONE) -> torch.device:
     """The device that `auto`, `cpu`, `cuda` or `cuda:N` means on this machine.
 
+    Args:
+        name: What it is called.
+        team: The processes of the run; where there are several, each has the GPU of its number on its machine.
+
     Raises:
-        UsageError: The machine has no such device.
+        UsageError: The machine has no such device, or it is one for several processes.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
+    if team.size > 1 and device.type != "cpu":
+        if device.type != "cuda" or device.index is not None:
+            raise UsageError(
+                f"{name} is a single device, and {team.size} processes need one each.", "Use --device cuda."
+            )
+        device = torch.device("cuda", local_rank())
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("This machine has no CUDA device that PyTorch can use.", "Use --device cpu, or auto.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -33,6 +44,8 @@ def resolve_device(name: str) -> torch.device:
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("This machine has no MPS device that PyTorch can use.", "Use --device cpu, or auto.")
+    if device.type == "cuda" and team.size > 1:
+        torch.cuda.set_device(device)
     return device
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tekapctl.parallel.team import ALONE, Team
+
 Metrics = dict[str, float | int]
 
 
@@ -19,17 +21,20 @@ class EpochSums:
         seconds: Time so far.
         bad_step: The first step whose loss was not finite, or -1.
         bad_parts: The parts of that step's loss.
+        team: The processes, each of which sums over its own samples.
     """
 
     def __init__(
         self,
         device: torch.device,
         sums: dict[str, Tensor] | None = None,
-        samples: int = 0,
+        samples: float | int = 0,
         seconds: float = 0.0,
         bad_step: Tensor | None = None,
         bad_parts: Tensor | None = None,
+        team: Team = ALONE,
     ) -> None:
+        self.team = team
         self.sums = dict(sums or {})
         self.samples = samples
         self._before = seconds
@@ -46,13 +51,13 @@ class EpochSums:
         """Time that the epoch has taken, without what was between its parts."""
         return self._before + (time.perf_counter() - self._began if self._began is not None else 0.0)
 
-    def add(self, step: int, parts: dict[str, Tensor], count: int) -> None:
+    def add(self, step: int, parts: dict[str, Tensor], count: float | int) -> None:
         """Count a step.
 
         Args:
             step: Its number in the epoch, from 0.
             parts: Means over its batch: the loss's parts, and `correct` last.
-            count: Images in the batch.
+            count: Images in the batch, or those that a process's share stands for.
         """
         self.samples += count
         for name, value in parts.items():
@@ -64,25 +69,46 @@ class EpochSums:
         self._bad_parts = torch.where(is_first, values, known)
 
     def means(self) -> dict[str, float]:
-        """Means over the epoch's images; waits for the device."""
-        names = list(self.sums)
-        values = (torch.stack([self.sums[name].float() for name in names]) / self.samples).tolist()
-        return dict(zip(names, values, strict=True))
+        """Means over the epoch's images, of all processes; waits for the device."""
+        values = (torch.stack(list(self._total().values())) / self.all_samples).tolist()
+        return dict(zip(self.sums, values, strict=True))
+
+    @property
+    def all_samples(self) -> float | int:
+        """Images so far, of all processes."""
+        return self.samples * self.team.size
 
     def first_not_finite(self) -> tuple[int, dict[str, float]] | None:
-        """The first step whose loss was not finite, with the loss's parts; waits for the device."""
+        """The first step whose loss was not finite on any process, with the loss's parts; waits for the device."""
         step = int(self._bad_step)
-        if step < 0 or self._bad_parts is None:
+        mine = None
+        if step >= 0 and self._bad_parts is not None:
+            mine = step, dict(zip(self.sums, self._bad_parts.tolist(), strict=True))
+        found = [each for each in self.team.exchange(mine) if each is not None]
+        if not found:
             return None
-        parts = dict(zip(self.sums, self._bad_parts.tolist(), strict=True))
+        step, parts = min(found, key=lambda each: each[0])
         parts.pop("correct", None)
         return step, parts
 
+    def _total(self) -> dict[str, Tensor]:
+        """The sums over all processes."""
+        if not self.sums:
+            return {}
+        values = self.team.total(torch.stack([value.float() for value in self.sums.values()]))
+        return dict(zip(self.sums, values, strict=True))
+
+    def split(self) -> "EpochSums":
+        """The same with each process's part of it."""
+        self.sums = {name: value / self.team.size for name, value in self.sums.items()}
+        self.samples /= self.team.size
+        return self
+
     def state(self) -> dict[str, Any]:
-        """All of it, for a training state."""
+        """All of it, of all processes, for a training state."""
         return {
-            "sums": {name: value.clone() for name, value in self.sums.items()},
-            "samples": self.samples,
+            "sums": {name: value.clone() for name, value in self._total().items()},
+            "samples": self.all_samples,
             "seconds": self.seconds,
             "bad_step": self._bad_step,
             "bad_parts": self._bad_parts,

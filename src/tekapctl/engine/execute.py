@@ -5,7 +5,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +17,53 @@ from tekapctl.engine.device import describe
 from tekapctl.engine.epoch_sums import Metrics
 from tekapctl.engine.interruption import Interruption, StoppedError
 from tekapctl.engine.prepare import Say, Setting, prepare
-from tekapctl.engine.telling import Notes
+from tekapctl.engine.telling import Notes, Unheard
 from tekapctl.engine.trainer import DivergedError, Listener
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.evaluation import evaluate
+from tekapctl.parallel.team import ALONE, LostError, Team, joined
 from tekapctl.spec import StudentSpec, TeacherSpec, dumps, load, parse, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 from tekapctl.store.weights import save_weights
 from tekapctl.tracking import Trackers
 
+_PAUSE = 0.5
+"""Seconds between two looks of several processes at whether one of them was told to stop."""
+_MOST_STEPS = 1000
+
 
 def execute(spec: TeacherSpec | StudentSpec, home: Home, listener: Listener, say: Say) -> dict[str, Any]:
     """Carry out a run and return its summary, which is also in the run's folder.
+
+    Where a launcher has started several processes, they carry it out together, and the first of them writes.
 
     Raises:
         UsageError: The spec asks for what is not to be had; nothing was written then.
         TekapctlError: The run failed; its folder holds what it reached.
     """
-    Trackers.check(spec.track)
-    setting = prepare(spec, home, say)
-    files = {
-        "spec.toml": dumps(setting.spec),
-        "environment.json": json.dumps(environment(setting.trainer.device), indent=2) + "\n",
-    }
-    with Runs(home.runs).start(label(setting), files) as run:
+    with joined() as team, ExitStack() as held:
+        say = say if team.leads else _silent
+        with team.united():
+            Trackers.check(spec.track)
+        setting = prepare(spec, home, say, team)
+        files = {
+            "spec.toml": dumps(setting.spec),
+            "environment.json": json.dumps(environment(setting.trainer.device, team), indent=2) + "\n",
+        }
+        name = ""
+        with team.united():
+            if team.leads:
+                name = held.enter_context(Runs(home.runs).start(label(setting), files)).id
+        run = Run(home.runs / team.exchange(name)[0])
         say(f"run: {run.id}")
         return _train(run, setting, listener, say)
 
 
 def resume(reference: str, home: Home, listener: Listener, say: Say, track: Sequence[str] = ()) -> dict[str, Any]:
     """Go on with a run that was stopped, from its newest whole checkpoint, and return its summary.
+
+    It may go on with another number of processes than it began with.
 
     Args:
         reference: The run's id, a unique prefix of it, or `latest`.
@@ -60,31 +76,61 @@ def resume(reference: str, home: Home, listener: Listener, say: Say, track: Sequ
         UsageError: There is no such run, it is finished, a tracker is not to be had, or its data or teacher are gone.
         TekapctlError: It is running, or it failed.
     """
-    run = Runs(home.runs).find(reference)
-    if run.status == "finished":
-        raise UsageError(f"The run {run.id} is finished.", f"See it with `tekapctl runs show {run.id}`.")
-    with run.lock():
-        spec = load(run.path / "spec.toml")
-        tracked = parse({**to_dict(spec), "track": [*spec.track, *track]})
-        Trackers.check(tracked.track)
-        setting = prepare(tracked, home, say)
-        if tracked.track != spec.track:
-            run.write_text("spec.toml", dumps(setting.spec))
-        state, damaged = checkpoint.newest(run.checkpoints, setting.trainer.device)
-        for path in damaged:
-            say(f"the checkpoint {path.name} is damaged and was passed over")
-        if state is not None:
-            setting.trainer.restore(state)
+    with joined() as team, ExitStack() as held:
+        say = say if team.leads else _silent
+        with team.united():
+            run = Runs(home.runs).find(reference)
+            if team.leads:
+                if run.status == "finished":
+                    raise UsageError(f"The run {run.id} is finished.", f"See it with `tekapctl runs show {run.id}`.")
+                held.enter_context(run.lock())
+            spec = load(run.path / "spec.toml")
+            tracked = parse({**to_dict(spec), "track": [*spec.track, *track]})
+            Trackers.check(tracked.track)
+        setting = prepare(tracked, home, say, team)
+        with team.united():
+            if team.leads and tracked.track != spec.track:
+                run.write_text("spec.toml", dumps(setting.spec))
+        _restore(run, setting, say)
         progress = setting.trainer.progress
         say(f"run: {run.id}, after epoch {progress.epoch} of {setting.spec.total_epochs}, at step {progress.step}")
-        # What was measured after the checkpoint will be measured again.
-        run.write_metrics(progress.history)
-        (run.path / "summary.json").unlink(missing_ok=True)
+        with team.united():
+            if team.leads:
+                # What was measured after the checkpoint will be measured again.
+                run.write_metrics(progress.history)
+                (run.path / "summary.json").unlink(missing_ok=True)
         return _train(run, setting, listener, say)
 
 
+def _restore(run: Run, setting: Setting, say: Say) -> None:
+    """Go back to the newest whole checkpoint, if there is one; the leader says which it is."""
+    trainer = setting.trainer
+    place: tuple[int, int] | None = None
+    with trainer.team.united():
+        if trainer.team.leads:
+            state, damaged = checkpoint.newest(run.checkpoints, trainer.device)
+            for path in damaged:
+                say(f"the checkpoint {path.name} is damaged and was passed over")
+            if state is not None:
+                trainer.restore(state)
+                place = state["progress"]["epoch"], state["progress"]["step"]
+    place = trainer.team.exchange(place)[0]
+    with trainer.team.united():
+        if place is not None and not trainer.team.leads:
+            trainer.restore(checkpoint.read(checkpoint.place(run.checkpoints, *place), trainer.device))
+
+
+def _silent(_: str) -> None:
+    """What the processes that do not lead say."""
+
+
 def _train(run: Run, setting: Setting, listener: Listener, say: Say) -> dict[str, Any]:
-    interruption, trackers = Interruption(), Trackers(setting.spec.track, say)
+    team, interruption = setting.trainer.team, Interruption()
+    if not team.leads:
+        with interruption.listening(say):
+            setting.trainer.fit(Unheard(), RunKeeper(run, setting, interruption, None))
+        return {"run": run.id, "status": "finished"}
+    trackers = Trackers(setting.spec.track, say)
     trackers.start(run.id, run.path, to_dict(setting.spec), setting.trainer.progress.history)
     try:
         with interruption.listening(say):
@@ -96,8 +142,9 @@ def _train(run: Run, setting: Setting, listener: Listener, say: Say) -> dict[str
         trackers.finish({"run": run.id, "status": "interrupted"})
         raise
     except TekapctlError as error:
-        if isinstance(error, DivergedError):
-            error = TekapctlError(f"{error.problem[:-1]}; {checkpoint.described(run.checkpoints)}.", error.remedy)
+        if isinstance(error, DivergedError | LostError):
+            where = checkpoint.described(run.checkpoints)
+            error = TekapctlError(f"{error.problem[:-1]}; {where}.", error.remedy.replace("RUN", run.id))
         failed = {"run": run.id, "status": "failed", "error": str(error)}
         with suppress(TekapctlError):  # what went wrong first is what counts
             run.write_summary(failed)
@@ -108,49 +155,79 @@ def _train(run: Run, setting: Setting, listener: Listener, say: Say) -> dict[str
 class RunKeeper:
     """Writes a run's training state, metrics and best weights; stops it where a signal asks for that.
 
+    Of several processes only the leader writes. All ask each other now and then whether one was told to stop, so that
+    they stop after the same step.
+
     Args:
         run: The run.
         setting: What it trains with.
         interruption: Whether it is to stop.
-        trackers: Are told each epoch's metrics.
+        trackers: Are told each epoch's metrics; None where this process does not lead.
     """
 
-    def __init__(self, run: Run, setting: Setting, interruption: Interruption, trackers: Trackers) -> None:
+    def __init__(self, run: Run, setting: Setting, interruption: Interruption, trackers: Trackers | None) -> None:
         self.run = run
         self.trackers = trackers
         self.setting = setting
+        self.team = setting.trainer.team
         self.interruption = interruption
-        self._kept = time.monotonic()
+        self._kept = self._asked = time.monotonic()
+        self._pause = self._steps = 1
 
     def after_step(self) -> None:
         """Write the training state every so many minutes, and before the run is stopped."""
-        wanted = self.interruption.signal
-        if wanted is None and time.monotonic() - self._kept < 60 * self.setting.spec.checkpoint_minutes:
+        self._steps -= 1
+        if self._steps:
+            return
+        is_due = time.monotonic() - self._kept >= 60 * self.setting.spec.checkpoint_minutes
+        signal, due, self._steps = self.team.greatest(
+            (self.interruption.signal or 0, int(self.team.leads and is_due), self._next_pause())
+        )
+        if not signal and not due:
             return
         trainer = self.setting.trainer
         trainer.check_finite()
         self._write_state()
-        if wanted is not None:
-            where = f"after step {trainer.progress.step} of epoch {trainer.progress.epoch + 1}"
-            raise StoppedError(self.run.id, where, wanted)
+        if signal:
+            raise self._stopped(f"after step {trainer.progress.step} of epoch {trainer.progress.epoch + 1}", signal)
 
     def after_epoch(self, metrics: Metrics, is_best: bool) -> None:
         """Write all that the epoch brought."""
         trainer = self.setting.trainer
-        if is_best:
-            weights, metadata = trainer.network.state_dict(), _metadata(self.setting, metrics)
-            self.run.check_there()
-            save_weights(self.run.path / "best.safetensors", weights, metadata)
+        with self.team.united():
+            if is_best and self.team.leads:
+                weights, metadata = trainer.network.state_dict(), _metadata(self.setting, metrics)
+                self.run.check_there()
+                save_weights(self.run.path / "best.safetensors", weights, metadata)
         self._write_state()
-        self.run.append_metrics(metrics)
-        self.trackers.log(metrics)
-        if self.interruption.signal is not None and trainer.progress.epoch < trainer.spec.total_epochs:
-            raise StoppedError(self.run.id, f"after epoch {trainer.progress.epoch}", self.interruption.signal)
+        with self.team.united():
+            if self.trackers is not None:
+                self.run.append_metrics(metrics)
+                self.trackers.log(metrics)
+        (signal,) = self.team.greatest((self.interruption.signal or 0,))
+        if signal and trainer.progress.epoch < trainer.spec.total_epochs:
+            raise self._stopped(f"after epoch {trainer.progress.epoch}", signal)
+
+    def _next_pause(self) -> int:
+        """Steps until the processes ask each other again; the leader's clock decides."""
+        if self.team.size == 1:
+            return 1
+        now = time.monotonic()
+        a_step = (now - self._asked) / self._pause
+        self._asked, self._pause = now, min(max(1, round(_PAUSE / max(a_step, 1e-6))), _MOST_STEPS)
+        return self._pause if self.team.leads else 0
+
+    def _stopped(self, where: str, signal: int) -> StoppedError:
+        error = StoppedError(self.run.id, where, signal)
+        error.is_told = not self.team.leads
+        return error
 
     def _write_state(self) -> None:
-        progress = self.setting.trainer.progress
-        self.run.check_there()
-        checkpoint.save(self.run.checkpoints, progress.epoch, progress.step, self.setting.trainer.state())
+        progress, state = self.setting.trainer.progress, self.setting.trainer.state()
+        with self.team.united():
+            if self.team.leads:
+                self.run.check_there()
+                checkpoint.save(self.run.checkpoints, progress.epoch, progress.step, state)
         self._kept = time.monotonic()
 
 
@@ -231,14 +308,15 @@ def _metadata(setting: Setting, metrics: Metrics) -> dict[str, str]:
     }
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a run ran on: versions, device, and the commit of the folder it was started in."""
+def environment(device: torch.device, team: Team = ALONE) -> dict[str, Any]:
+    """What a run ran on: versions, device, processes, and the commit of the folder it was started in."""
     return {
         "tekapctl": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
         "device": describe(device),
+        "processes": team.size,
         "commit": _commit(),
     }
 

@@ -38,7 +38,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, learner: Knowledge, batch: Batch) -> Parts:
-        """The weighted parts of the loss for a batch."""
+        """The weighted parts of the loss for a batch; several processes average them."""
 
 
 class Classification(Objective):
@@ -46,7 +46,7 @@ class Classification(Objective):
 
     def forward(self, learner: Knowledge, batch: Batch) -> Parts:
         """The cross-entropy alone."""
-        return {"cross_entropy": F.cross_entropy(learner.logits.float(), batch.labels)}
+        return {"cross_entropy": batch.share.weigh(F.cross_entropy(learner.logits.float(), batch.labels))}
 
 
 class Distillation(Objective):
@@ -94,11 +94,26 @@ class Distillation(Objective):
         """Whether the learner is trained now, and not only what the method has of its own."""
         return not (self.first_stage and self.method is not None and not self.method.first_stage_trains_student)
 
+    @property
+    def couples_samples(self) -> bool:
+        """Whether the loss compares samples of a batch with each other, so that it must see all of it."""
+        return self.views is not None or (self.method is not None and self.method.couples_samples)
+
     def forward(self, learner: Knowledge, batch: Batch) -> Parts:
-        """The parts whose weight is above 0."""
+        """The parts whose weight is above 0; their mean over all processes is the batch's."""
+        if not self.couples_samples:
+            parts = self._parts(learner, batch, self.teacher, batch)
+            return {name: batch.share.weigh(value) for name, value in parts.items()}
+        return self._parts(learner.whole(batch.share), batch.whole(), self._teacher_of_all, batch)
+
+    def _teacher_of_all(self, own: Batch) -> Knowledge:
+        return self.teacher(own).whole(own.share)
+
+    def _parts(self, learner: Knowledge, batch: Batch, teacher_of: Teacher, own: Batch) -> Parts:
+        """The parts for a batch, whose teacher is asked with the samples that this process has of it."""
         parts: Parts = {}
         if self.first_stage and self.method is not None:
-            teacher = self._ask(batch, parts)
+            teacher = self._ask(teacher_of, own, batch, parts)
             parts["first_stage"] = self._method_loss(self.method, learner.float(), teacher, batch)
             return parts
         if self.gamma:
@@ -108,7 +123,7 @@ class Distillation(Objective):
         method = None if self.method is None or self.method.only_first_stage or not self.beta else self.method
         if not self.alpha and method is None:
             return parts
-        teacher = self._ask(batch, parts)
+        teacher = self._ask(teacher_of, own, batch, parts)
         with torch.autocast(batch.index.device.type, enabled=False):
             learner = learner.float()
             if self.alpha:
@@ -120,10 +135,10 @@ class Distillation(Objective):
                 parts["method"] = self.beta * self._method_loss(method, learner, teacher, batch)
         return parts
 
-    def _ask(self, batch: Batch, parts: Parts) -> Knowledge:
+    def _ask(self, teacher_of: Teacher, own: Batch, batch: Batch, parts: Parts) -> Knowledge:
         """What the teacher says, or its mean with its learned views, whose own loss becomes a part."""
         with self.clock("teacher"), torch.no_grad():
-            teacher = self.teacher(batch)
+            teacher = teacher_of(own)
         if self.views is not None:
             with self.clock("views"), torch.autocast(batch.index.device.type, enabled=False):
                 teacher, parts["views"] = self.views(teacher.float(), batch)
@@ -142,8 +157,8 @@ class Distillation(Objective):
     def _augmented(self, teacher: Knowledge, batch: Batch, level: Level) -> AugmentedTeachers:
         with self.clock("TeKAP"), torch.no_grad():
             if level == "feature":
-                return self.tekap.augment_features(teacher, batch.step)
-            augmented = self.tekap.augment_logits(teacher, batch.step)
+                return self.tekap.augment_features(teacher, batch.step, batch.share.first)
+            augmented = self.tekap.augment_logits(teacher, batch.step, batch.share.first)
             if self.standardize_logits and augmented.logits is not None:
                 strong = augmented.strong_logits
                 augmented = replace(

@@ -23,6 +23,8 @@ from tekapctl.knowledge import Needs
 from tekapctl.methods import Method, Pair
 from tekapctl.methods.maps import no_maps
 from tekapctl.models import Network
+from tekapctl.parallel.statistics import synchronise
+from tekapctl.parallel.team import ALONE, Team
 from tekapctl.randomness import derive
 from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec
 from tekapctl.store.home import Home
@@ -53,25 +55,33 @@ class Setting:
     trainer: Trainer
 
 
-def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say) -> Setting:
+def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, team: Team = ALONE) -> Setting:
     """Load the data and the teacher, check that all fits together, and build the learner.
+
+    Args:
+        spec: The run's spec.
+        home: Where data sets, teachers and runs are.
+        say: Is told what is found.
+        team: The processes of the run.
 
     Raises:
         UsageError: Data, teacher or device are not to be had, or do not fit.
     """
-    device = resolve_device(spec.device)
-    teachers: list[Trained] = []
-    if isinstance(spec, StudentSpec):
-        first, spec = find_teacher(spec, home, say)
-        others, spec = find_ensemble(spec, home, say)
-        teachers = [first, *others]
+    with team.united():
+        device = resolve_device(spec.device, team)
+        teachers: list[Trained] = []
+        if isinstance(spec, StudentSpec):
+            first, spec = find_teacher(spec, home, say)
+            others, spec = find_ensemble(spec, home, say)
+            teachers = [first, *others]
     channels = teachers[0].network.in_channels if teachers else None
-    splits = data.load(spec.data, home.datasets, seed=spec.seed, in_channels=channels)
+    splits = team.leader_first(lambda: data.load(spec.data, home.datasets, seed=spec.seed, in_channels=channels))
     for note in splits.notes:
         say(note)
-    for teacher in teachers:
-        trained.check_classes(teacher, splits.test.classes, spec.data.name)
-    trainer = assemble(spec, splits, teachers, device, home, say)
+    with team.united():
+        for teacher in teachers:
+            trained.check_classes(teacher, splits.test.classes, spec.data.name)
+        trainer = assemble(spec, splits, teachers, device, home, say, team)
     if not teachers:
         return Setting(spec, splits, None, None, None, trainer)
     said = []
@@ -120,14 +130,22 @@ def find_teacher(spec: StudentSpec, home: Home, say: Say) -> tuple[Trained, Stud
 
 
 def assemble(
-    spec: RunSpec, splits: Splits, teachers: Sequence[Trained], device: torch.device, home: Home, say: Say
+    spec: RunSpec,
+    splits: Splits,
+    teachers: Sequence[Trained],
+    device: torch.device,
+    home: Home,
+    say: Say,
+    team: Team = ALONE,
 ) -> Trainer:
     """The trainer of a run, from its parts; the teachers are placed on the device."""
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # equal specs give equal numbers
     learner = build_learner(spec, splits, device)
-    train = training_batches(spec, splits, device)
-    test = Batches(splits.test, 500, device=device, padding=0, flip=False, seed=spec.seed, channels_last=True)
+    train = training_batches(spec, splits, device, team)
+    test = Batches(
+        splits.test, 500, device=device, padding=0, flip=False, seed=spec.seed, channels_last=True, team=team
+    )
     objective: Objective = Classification()
     if isinstance(spec, StudentSpec):
         members = []
@@ -138,6 +156,9 @@ def assemble(
             members.append(build_distillation(spec, teacher, learner, train, home.knowledge, say, seed=seed))
         objective = of_teachers(members)
     place(objective, device)
+    if team.size > 1 and spec.sync_batch_norm:
+        for module in (learner, objective):
+            synchronise(module, team, device)
     precision = resolve_precision(spec.precision, device, learner, trains=True)
     return Trainer(spec, learner, objective, train, test, precision)
 
@@ -177,7 +198,7 @@ def asked_teacher(
     return cached
 
 
-def training_batches(spec: RunSpec, splits: Splits, device: torch.device) -> Batches:
+def training_batches(spec: RunSpec, splits: Splits, device: torch.device, team: Team = ALONE) -> Batches:
     """The training set in the batches of a run."""
     return Batches(
         splits.train,
@@ -188,6 +209,7 @@ def training_batches(spec: RunSpec, splits: Splits, device: torch.device) -> Bat
         seed=spec.seed,
         channels_last=True,
         recrop=spec.data.recrop,
+        team=team,
     )
 
 

@@ -11,6 +11,19 @@ SECONDS = 2.0
 """How often at most a run notes how far it is within its epoch."""
 
 
+class Unheard:
+    """Tells nobody: the listener of the processes that do not lead."""
+
+    def on_start(self, epochs: int, steps: int, first_epoch: int) -> None:
+        """Training begins."""
+
+    def on_step(self, epoch: int, step: int) -> None:
+        """A step was queued."""
+
+    def on_epoch(self, metrics: Metrics) -> None:
+        """An epoch ended."""
+
+
 class Notes:
     """Notes in the run's folder how far it is, for those who watch it from outside, and passes on what it is told.
 

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch, Batches
 from tekapctl.engine.clock import Clock, no_clock
-from tekapctl.engine.device import autocast, compile_for
 from tekapctl.engine.dot import DOT
 from tekapctl.engine.epoch_sums import EpochSums, Metrics
+from tekapctl.engine.learning import Learning
 from tekapctl.engine.objective import Objective, Parts
 from tekapctl.errors import TekapctlError
 from tekapctl.evaluation import predict, top_k
-from tekapctl.knowledge import of_batch
 from tekapctl.models import Network
+from tekapctl.parallel.gradients import Averaged
+from tekapctl.parallel.statistics import average_running
 from tekapctl.spec import RunSpec
 
 
@@ -103,11 +104,13 @@ class Trainer:
         self.train_batches = train
         self.test_batches = test
         self.device = train.device
+        self.team = train.team
         self.precision = precision
         self.progress = Progress()
-        self._sums = EpochSums(self.device)
+        self._sums = EpochSums(self.device, team=self.team)
         self.clock: Clock = no_clock
-        self._knowledge = compile_for(self.device, network.knowledge) if spec.compile else network.knowledge
+        self.learning = Learning(network, objective, self.device, precision, compiled=spec.compile)
+        self._averaged = Averaged(self.learning, self.team)
         parameters = [p for module in (network, objective) for p in module.parameters() if p.requires_grad]
         settings = spec.optimizer
         self.optimizer: torch.optim.SGD
@@ -145,7 +148,7 @@ class Trainer:
             metrics = self.train_epoch(self.progress.epoch, listener, keeper.after_step)
             metrics.update(self.test())
             self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
-            self._sums = EpochSums(self.device)
+            self._sums = EpochSums(self.device, team=self.team)
             is_best = not self.objective.first_stage and metrics["test_top1"] > self.progress.best_top1
             if is_best:
                 self.progress.best_epoch, self.progress.best_top1 = self.progress.epoch, metrics["test_top1"]
@@ -163,17 +166,19 @@ class Trainer:
             DivergedError: The loss is no longer finite.
         """
         first = self.spec.first_epochs
+        if self.objective.first_stage != (epoch < first):
+            self._averaged.forget()
         self.objective.first_stage = epoch < first
         self.network.train(self.objective.trains_learner)
         self.objective.train()
         if epoch == first > 0 and not self.progress.step:
             self.optimizer.state.clear()  # the first stage's momentum is not the run's
-        rate = self.spec.first_rate if epoch < first else self.spec.optimizer.rate(epoch - first, self.spec.epochs)
+        rate = self.spec.first_rate if epoch < first else self.spec.rate(epoch - first)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._sums.begin()
         for batch in self.train_batches.epoch(epoch, self.progress.step, strong=self.objective.needs.strong_view):
-            self._sums.add(self.progress.step, self.step(batch), len(batch.labels))
+            self._sums.add(self.progress.step, self.step(batch), batch.share.samples(len(batch.labels)))
             self.progress.step += 1
             if listener is not None:
                 listener.on_step(epoch, self.progress.step - 1)
@@ -189,7 +194,7 @@ class Trainer:
             **{f"train_{name}": value for name, value in means.items()},
             "train_top1": correct,
             "train_seconds": seconds,
-            "images_per_second": self._sums.samples / seconds,
+            "images_per_second": self._sums.all_samples / seconds,
         }
 
     def check_finite(self) -> None:
@@ -212,10 +217,7 @@ class Trainer:
         if self.spec.compile:
             torch.compiler.cudagraph_mark_step_begin()  # what the last step's graphs made may be written over
         try:
-            with autocast(self.device, self.precision):
-                with self.clock("student forward"), torch.set_grad_enabled(self.objective.trains_learner):
-                    knowledge = of_batch(self._knowledge, batch, self.objective.needs)
-                parts = self.objective(knowledge, batch)
+            parts, logits = self._averaged(batch)
             self._descend(parts)
         except torch.OutOfMemoryError:
             raise TekapctlError(
@@ -223,7 +225,7 @@ class Trainer:
                 f"Try --batch-size {max(1, self.spec.batch_size // 2)}.",
             ) from None
         found = {name: value.detach() for name, value in parts.items()}
-        found["correct"] = (knowledge.logits.detach().argmax(1) == batch.labels).float().mean()
+        found["correct"] = batch.share.weigh((logits.detach().argmax(1) == batch.labels).float().mean())
         return found
 
     def _descend(self, parts: Parts) -> None:
@@ -234,19 +236,22 @@ class Trainer:
                 others = [value for name, value in parts.items() if name != "cross_entropy"]
                 distillation = torch.stack(others).sum() if others else torch.zeros((), device=self.device)
                 gradients = self.optimizer.backward(task, distillation)
+                for each in gradients:
+                    self._averaged.average(each)
             with self.clock("optimiser"):
                 self.optimizer.apply(gradients)
             return
         with self.clock("backward"):
             loss = torch.stack(list(parts.values())).sum()
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            self._averaged.backward(loss)
         with self.clock("optimiser"):
             self.optimizer.step()
 
     def test(self) -> Metrics:
         """The network on the test set."""
         began = time.perf_counter()
+        average_running(self.team, self.network)
         logits, labels = predict(self.network, self.test_batches, self.precision)
         figures = torch.stack(
             [top_k(logits, labels, 1), top_k(logits, labels, 5), nn.functional.cross_entropy(logits, labels)]
@@ -255,7 +260,8 @@ class Trainer:
         return {**dict(zip(names, figures, strict=True)), "test_seconds": time.perf_counter() - began}
 
     def state(self) -> dict[str, Any]:
-        """The whole training state, for `restore`."""
+        """The whole training state, for `restore`, on as many processes as one likes; all must ask for it at once."""
+        average_running(self.team, self.network, self.objective)
         return {
             "network": self.network.state_dict(),
             "objective": self.objective.state_dict(),
@@ -270,4 +276,4 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
-        self._sums = EpochSums(self.device, **state["sums"])
+        self._sums = EpochSums(self.device, **state["sums"], team=self.team).split()

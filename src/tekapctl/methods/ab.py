@@ -58,6 +58,7 @@ class AB(Method):
         connectors: One for each stage but the first.
     """
 
+    couples_samples: ClassVar[bool] = False
     needs: ClassVar[Needs] = Needs(preactivations=True)
 
     only_first_stage: ClassVar[bool] = True

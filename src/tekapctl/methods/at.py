@@ -36,6 +36,7 @@ class ATSpec(MethodSpec):
 class AT(Method):
     """Squared differences of the attention maps of all stages but the first."""
 
+    couples_samples: ClassVar[bool] = False
     needs: ClassVar[Needs] = Needs(stages=True)
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:

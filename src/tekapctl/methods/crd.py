@@ -104,6 +104,8 @@ class CRD(Method):
         seed: Seed of the projections.
     """
 
+    couples_samples: ClassVar[bool] = False
+
     def __init__(self, spec: CRDSpec, *, student_width: int, teacher_width: int, memory: Memory, seed: int = 0) -> None:
         super().__init__()
         self.spec = spec
@@ -147,4 +149,5 @@ class CRD(Method):
                 batch.labels,
                 batch.step,
                 updates=updates,
+                share=batch.share,
             )

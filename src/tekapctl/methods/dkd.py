@@ -53,6 +53,7 @@ class DKD(Method):
         warm_up: How the weight rises.
     """
 
+    couples_samples: ClassVar[bool] = False
     level: ClassVar[Level] = "logit"
 
     def __init__(self, target_weight: float, non_target_weight: float, temperature: float, warm_up: WarmUp) -> None:

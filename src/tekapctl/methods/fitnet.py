@@ -56,6 +56,7 @@ class FitNet(Method):
         teacher_channels: Channels of the teacher's.
     """
 
+    couples_samples: ClassVar[bool] = False
     needs: ClassVar[Needs] = Needs(stages=True)
 
     def __init__(self, hint_layer: int, student_channels: int, teacher_channels: int) -> None:

@@ -46,6 +46,7 @@ class FSP(Method):
         init_epochs: Epochs of the first stage.
     """
 
+    couples_samples: ClassVar[bool] = False
     needs: ClassVar[Needs] = Needs(stages=True)
 
     only_first_stage: ClassVar[bool] = True

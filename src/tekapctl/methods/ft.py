@@ -56,6 +56,7 @@ class FT(Method):
         rate: Channels of a factor, of the teacher's map's.
     """
 
+    couples_samples: ClassVar[bool] = False
     needs: ClassVar[Needs] = Needs(stages=True)
     first_stage_trains_student: ClassVar[bool] = False
 

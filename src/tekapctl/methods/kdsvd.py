@@ -50,6 +50,7 @@ class KDSVD(Method):
         vectors: Singular vectors of each map.
     """
 
+    couples_samples: ClassVar[bool] = False
     needs: ClassVar[Needs] = Needs(stages=True)
 
     def __init__(self, vectors: int) -> None:

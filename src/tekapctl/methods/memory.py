@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tekapctl.parallel.share import ALL, Share
 from tekapctl.randomness import generator
 
 
@@ -37,8 +38,11 @@ class Memory(nn.Module, ABC):
         step: int,
         *,
         updates: int,
+        share: Share = ALL,
     ) -> Terms:
         """The terms of a batch against the entries as they are; then the entries take in the batch.
+
+        Of several processes each finds the terms of its share, and all take in the same whole batch.
 
         Args:
             of_student: The student's embeddings, of unit length.
@@ -47,6 +51,7 @@ class Memory(nn.Module, ABC):
             labels: Their classes.
             step: Number of the step in the run.
             updates: How many of the teachers update the memory, from the first on.
+            share: Which part of a batch these samples are.
         """
 
 

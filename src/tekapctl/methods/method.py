@@ -99,6 +99,8 @@ class Method(nn.Module, ABC):
     init_epochs: int = 0
     """Epochs of a first stage, in which `first_loss` is all there is."""
     first_stage_trains_student: ClassVar[bool] = True
+    couples_samples: ClassVar[bool] = True
+    """Whether the losses are more than means over samples, so that several processes must bring theirs together."""
     only_first_stage: ClassVar[bool] = False
     """Whether nothing of the method is left after its first stage."""
 

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tekapctl.errors import UsageError
-from tekapctl.randomness import derive, generator
+from tekapctl.randomness import by_rows, derive
 
 Numbers = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 SCARCE = 64
@@ -19,8 +19,14 @@ SCARCE = 64
 class ContrastSampler(Protocol):
     """Draws the samples that a batch is contrasted with."""
 
-    def __call__(self, index: Int[Tensor, " batch"], step: int) -> Int[Tensor, "batch draws"]:
-        """For each sample its positive in column 0 and its negatives behind it."""
+    def __call__(self, index: Int[Tensor, " batch"], step: int, first: int = 0) -> Int[Tensor, "batch draws"]:
+        """For each sample its positive in column 0 and its negatives behind it.
+
+        Args:
+            index: The samples.
+            step: Number of the step in the run.
+            first: The first sample's place in the batch; what is drawn for a place is the same in any share of it.
+        """
         ...
 
 
@@ -56,17 +62,18 @@ class ClassNegatives:
             )
         self._device_labels = labels
 
-    def __call__(self, index: Int[Tensor, " batch"], step: int) -> Int[Tensor, "batch draws"]:
+    def __call__(self, index: Int[Tensor, " batch"], step: int, first: int = 0) -> Int[Tensor, "batch draws"]:
         """For each sample its positive in column 0 and its negatives behind it."""
         if index.device.type == "cpu":
-            return self._draw_on_cpu(index.numpy(), step)
-        return self._draw_on_device(index, step)
+            return self._draw_on_cpu(index.numpy(), step, first)
+        return self._draw_on_device(index, step, first)
 
-    def _draw_on_cpu(self, index: Numbers, step: int) -> Tensor:
-        source = np.random.Generator(np.random.SFC64(derive(self.seed, "negatives", step)))
+    def _draw_on_cpu(self, index: Numbers, step: int, first: int) -> Tensor:
+        seed = derive(self.seed, "negatives", step)
         drawn = np.empty((len(index), self.negatives + 1), dtype=np.int64)
         drawn[:, 0] = index
-        for row, label in zip(drawn, self.labels[index].tolist(), strict=True):
+        for place, (row, label) in enumerate(zip(drawn, self.labels[index].tolist(), strict=True), first):
+            source = np.random.Generator(np.random.SFC64(seed + place))
             own = self.by_class[self.starts[label] : self.starts[label + 1]]
             row[1:] = self._draw_from_others(label, own, source)
             if self.mode == "relax":
@@ -83,13 +90,24 @@ class ClassNegatives:
         place += (place >= self.starts[label]) * len(own)
         return self.by_class[place]
 
-    def _draw_on_device(self, index: Tensor, step: int) -> Tensor:
+    def _draw_on_device(self, index: Tensor, step: int, first: int) -> Tensor:
         self._device_labels = labels = self._device_labels.to(index.device)
-        source = generator(index.device, self.seed, "negatives", step)
-        keys = torch.rand(len(index), len(labels), generator=source, device=index.device)
         same = labels[index].unsqueeze(1) == labels.unsqueeze(0)
+
+        def chances(columns: int, *purpose: str) -> Tensor:
+            def draw(rows: int, source: torch.Generator) -> Tensor:
+                return torch.rand(rows, columns, generator=source, device=index.device)
+
+            return by_rows(draw, index.device, first, len(index), self.seed, "negatives", *purpose, step)
+
+        keys = chances(len(labels))
+        others = len(labels) - torch.from_numpy(self.counts).to(index.device)[labels[index]].unsqueeze(1)
         if self.negatives > len(labels) - int(self.counts.max()):
-            drawn = torch.multinomial((~same).float(), self.negatives, replacement=True, generator=source)
+            place = torch.minimum((chances(self.negatives, "again") * others).long(), others - 1)
+            # As on the CPU: places in the order of the classes, over the sample's own class.
+            starts = torch.from_numpy(self.starts).to(index.device)[labels[index]].unsqueeze(1)
+            place += (place >= starts) * (len(labels) - others)
+            drawn = torch.from_numpy(self.by_class).to(index.device)[place]
         else:
             drawn = keys.masked_fill(same, -1.0).topk(self.negatives, dim=1, sorted=False).indices
         positive = keys.masked_fill(~same, -1.0).argmax(1) if self.mode == "relax" else index

@@ -38,6 +38,7 @@ class NSTSpec(MethodSpec):
 class NST(Method):
     """Maximum mean discrepancy between the channels' spatial patterns, over all stages but the first."""
 
+    couples_samples: ClassVar[bool] = False
     needs: ClassVar[Needs] = Needs(stages=True)
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:

@@ -14,6 +14,7 @@ from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge, Needs
 from tekapctl.methods.maps import Map, pair_maps
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.parallel.share import ALL, Share
 
 
 @METHODS.register("ofd")
@@ -48,6 +49,7 @@ class OFD(Method):
         channels: The student's and the teacher's channels of each stage.
     """
 
+    couples_samples: ClassVar[bool] = False
     needs: ClassVar[Needs] = Needs(preactivations=True)
 
     def __init__(self, channels: list[tuple[int, int]]) -> None:
@@ -64,18 +66,18 @@ class OFD(Method):
         pairs = pair_maps(student.preactivations, teacher.preactivations, first=1)
         total = student.logits.new_zeros(())
         for number, (connect, pair) in enumerate(zip(self.connectors, pairs, strict=True)):
-            margin = self._margin(number, pair.teacher)
+            margin = self._margin(number, pair.teacher, batch.share)
             distance = partial_distance(connect(pair.student), pair.teacher, margin)
             total = total + 2.0 ** (number + 1 - len(pairs)) * distance
         return total
 
     @torch.no_grad()
-    def _margin(self, number: int, teacher: Map) -> Float[Tensor, " channels"]:
+    def _margin(self, number: int, teacher: Map, share: Share = ALL) -> Float[Tensor, " channels"]:
         """The mean of the negative values of each channel so far."""
         total, count = getattr(self, f"negative_sum_{number}"), getattr(self, f"negative_count_{number}")
         if self.training:
-            total += teacher.clamp(max=0).sum((0, 2, 3))
-            count += (teacher < 0).sum((0, 2, 3))
+            total += share.total(teacher.clamp(max=0).sum((0, 2, 3)))
+            count += share.total((teacher < 0).sum((0, 2, 3)))
         return total / count.clamp(min=1)
 
 

@@ -62,6 +62,7 @@ class ReviewKD(Method):
         warm_up: How the weight rises.
     """
 
+    couples_samples: ClassVar[bool] = False
     needs: ClassVar[Needs] = Needs(preactivations=True)
 
     def __init__(self, fusions: list["Fusion"], warm_up: WarmUp) -> None:

@@ -79,6 +79,7 @@ class VID(Method):
         predictors: One for each stage.
     """
 
+    couples_samples: ClassVar[bool] = False
     needs: ClassVar[Needs] = Needs(stages=True)
 
     def __init__(self, predictors: list[Predictor]) -> None:

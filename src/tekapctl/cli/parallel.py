@@ -1,0 +1,42 @@
+"""`--nproc`: a command as several processes."""
+
+import os
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated, Any
+
+import typer
+
+from tekapctl.cli import console
+
+Processes = Annotated[
+    int,
+    typer.Option("--nproc", min=1, max=1024, help="Train with so many processes on this machine, a GPU each if any."),
+]
+
+
+def leads() -> bool:
+    """Whether this process is the one that shows what comes of a command."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def divide(processes: int) -> None:
+    """Carry out this very command as several processes, and end; go on if there is to be one, or this is one of them.
+
+    Args:
+        processes: How many.
+    """
+    if processes == 1 or "RANK" in os.environ:
+        return
+    from tekapctl.parallel.launch import launch
+
+    raise typer.Exit(launch(sys.argv[1:], processes))
+
+
+def progress(label: str) -> AbstractContextManager[Any]:
+    """Who is told how a run goes on."""
+    if leads():
+        return console.TrainingProgress(label)
+    from tekapctl.engine.telling import Unheard
+
+    return nullcontext(Unheard())

@@ -1,0 +1,195 @@
+"""The processes of a run: which of them this is, and what they tell each other."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from tekapctl.errors import TekapctlError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(minutes=30)
+"""How long a process waits for the others, which may be reading a data set for the first time."""
+
+
+class ElsewhereError(TekapctlError):
+    """Another process has failed, and has said why."""
+
+    is_told = True
+
+
+class LostError(TekapctlError):
+    """Another process is gone."""
+
+
+class Team:
+    """The processes of a run; the first leads: it alone writes and speaks.
+
+    Args:
+        rank: This process's number, from 0.
+        size: How many there are.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank = rank
+        self.size = size
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def gather(self, rows: Tensor, counts: Sequence[int]) -> list[Tensor]:
+        """Every process's rows.
+
+        Args:
+            rows: This process's.
+            counts: How many each has.
+        """
+        if self.size == 1:
+            return [rows]
+        most = max(counts)
+        padded = rows.new_zeros(most, *rows.shape[1:])
+        padded[: len(rows)] = rows.detach()
+        found = [torch.empty_like(padded) for _ in counts]
+        with self.watching():
+            dist.all_gather(found, padded)
+        return [each[:count] for each, count in zip(found, counts, strict=True)]
+
+    def total(self, found: Tensor) -> Tensor:
+        """The sum over the processes, in a tensor of its own."""
+        if self.size == 1:
+            return found
+        found = found.detach().clone(memory_format=torch.contiguous_format)
+        with self.watching():
+            dist.all_reduce(found)
+        return found
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors of one type by their means over the processes."""
+        if self.size == 1 or not tensors:
+            return
+        flat = self.total(torch.cat([tensor.detach().flatten() for tensor in tensors])).div_(self.size)
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        with torch.no_grad():
+            for tensor, part in zip(tensors, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def greatest(self, values: Sequence[int]) -> list[int]:
+        """The greatest of each value over the processes; exchanged on the CPU, so that no device is waited for."""
+        if self.size == 1:
+            return list(values)
+        found = torch.tensor(values)
+        with self.watching():
+            dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return [int(value) for value in found.tolist()]
+
+    def exchange(self, value: T) -> list[T]:
+        """What each process says."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        with self.watching():
+            dist.all_gather_object(found, value)
+        return found
+
+    @contextmanager
+    def united(self) -> Iterator[None]:
+        """All processes fail here if one does; only the first that does has something to say.
+
+        Raises:
+            ElsewhereError: Another one has failed.
+        """
+        mine: TekapctlError | None = None
+        try:
+            yield
+        except TekapctlError as error:
+            if self.size == 1:
+                raise
+            mine = error
+        if self.size == 1:
+            return
+        failures = self.exchange(None if mine is None else (mine.problem, mine.remedy, mine.exit_code))
+        failed = [rank for rank, failure in enumerate(failures) if failure is not None]
+        if mine is not None and failed[0] == self.rank:
+            raise mine
+        for rank in failed:
+            problem, remedy, code = failures[rank] or ("", "", 1)
+            elsewhere = ElsewhereError(problem, remedy)
+            elsewhere.exit_code = code
+            raise elsewhere
+
+    def leader_first(self, work: Callable[[], T]) -> T:
+        """Do some work, the leader before the others, so that what it leaves on the disk need not be made twice."""
+        found: list[T] = []
+        with self.united():
+            if self.leads:
+                found.append(work())
+        with self.united():
+            if not self.leads:
+                found.append(work())
+        return found[0]
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Turn the loss of another process into words.
+
+        Raises:
+            LostError: One is gone.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not _is_of_the_network(error):
+                raise
+            raise LostError(
+                f"Process {self.rank} of {self.size} has lost another one, which has died or cannot be reached.",
+                "Go on with `tekapctl resume RUN`, with as many processes as you like.",
+            ) from None
+
+
+ALONE = Team()
+
+
+def _is_of_the_network(error: RuntimeError) -> bool:
+    if isinstance(error, dist.DistError):
+        return True
+    said = str(error).lower()
+    return any(word in said for word in ("gloo", "nccl", "connection", "socket", "timed out", "broken pipe"))
+
+
+def was_launched() -> bool:
+    """Whether a launcher such as torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def local_rank() -> int:
+    """This process's number among those of the run on this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if was_launched() else 0
+
+
+def local_processes() -> int:
+    """How many processes of the run this machine has."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if was_launched() else 1
+
+
+@contextmanager
+def joined() -> Iterator[Team]:
+    """The team that a launcher has made of several processes, or this process alone."""
+    if not was_launched():
+        yield ALONE
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    team = Team(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    with team.watching():
+        dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield team
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,51 @@
+"""Several processes that train together, as a launcher would start them."""
+
+import multiprocessing
+import os
+import pickle
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["conftest", "tekapctl.engine.execute"])
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def together(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `work` returns in each of so many processes; it must be a function of a module, and `joined` by itself."""
+    port, pipes, processes = free_port(), [], []
+    for rank in range(count):
+        ours, theirs = _CONTEXT.Pipe()
+        process = _CONTEXT.Process(target=_enter, args=(theirs, rank, count, port, work, arguments))
+        process.start()
+        theirs.close()
+        pipes.append(ours)
+        processes.append(process)
+    found = [pickle.loads(pipe.recv_bytes()) for pipe in pipes]
+    for process in processes:
+        process.join()
+    for error, _ in found:
+        assert error is None, error
+    return [result for _, result in found]
+
+
+def _enter(pipe, rank: int, count: int, port: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    try:
+        pipe.send_bytes(pickle.dumps((None, work(*arguments))))
+    except BaseException:
+        pipe.send_bytes(pickle.dumps((traceback.format_exc(), None)))

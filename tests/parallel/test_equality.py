@@ -1,0 +1,102 @@
+"""Several processes compute what one does with the same batches: losses, gradients, memory banks, test results."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from parallel.processes import together
+from tekapctl import data, models
+from tekapctl.engine.prepare import assemble
+from tekapctl.methods import METHODS
+from tekapctl.parallel.share import spans
+from tekapctl.parallel.team import Team, joined
+from tekapctl.spec import parse
+from tekapctl.store.home import Home
+from tekapctl.trained import Reference, Trained
+
+CPU = torch.device("cpu")
+BASE = {
+    "data": {"name": "digits", "train_fraction": 0.0285},  # 37 images: the last batch has 7
+    "teacher": "resnet20",
+    "student": "resnet8",
+    "precision": "float32",
+    "sync_batch_norm": True,
+    "batch_size": 15,
+    "seed": 1,
+    "alpha": 0.5,
+    "optimizer": {"learning_rate": 1e-3},  # at higher rates steps make much of the last digit
+}
+CRD = {"name": "crd", "negatives": 20}
+VARIANTS = {
+    "crd, queue": {"method": {**CRD, "memory": "queue"}},
+    "crd, more negatives than samples": {"method": {**CRD, "negatives": 100, "mode": "relax"}},
+    "views": {"angular": {"views": 2}},
+    "views of maps": {"angular": {"views": 2}, "method": "at"},
+    "ensemble": {"ensemble": ["resnet14"], "method": "sp"},
+    "dot": {"method": "dkd", "optimizer": {"dot_delta": 0.075, "learning_rate": 1e-3}},
+    "plain": {"method": "kd", "alpha": 0.9, "gamma": 0.1, "tekap": {"logit": {"teachers": 0}}},
+}
+CASES = {
+    **{name: {"method": {"name": name} if name != "crd" else CRD} for name in METHODS.names()},
+    **{f"{name}, first stage": {"method": name} for name in ("ab", "ft", "fsp")},
+    **VARIANTS,
+}
+
+
+def a_teacher(name: str) -> Trained:
+    torch.manual_seed(len(name))
+    network = models.build(name, 10, 1).eval()
+    return Trained(network, name, None, None, "0" * 64, Reference(name, Path("nowhere"), name))
+
+
+def train(case: str, team: Team) -> dict[str, torch.Tensor]:
+    """A few steps: the loss's parts, what was learned, and all memory."""
+    spec = parse(BASE | CASES[case])
+    splits = data.load(spec.data, Path("nowhere"), seed=0, in_channels=1)
+    teachers = [a_teacher(name) for name in (spec.teacher, *spec.ensemble)]
+    trainer = assemble(spec, splits, teachers, CPU, Home(Path("nowhere")), lambda _: None, team)
+    trainer.objective.first_stage = case.endswith("first stage")
+    found = {}
+    for step, batch in enumerate(trainer.train_batches.epoch(0, strong=trainer.objective.needs.strong_view)):
+        parts = trainer.step(batch)
+        found |= {f"{step}: {name}": team.total(value) / team.size for name, value in parts.items()}
+        held = trainer.optimizer.state_dict()["state"].values()
+        for name in dict.fromkeys(name for each in held for name in each):
+            found[f"{step}: {name}"] = torch.cat([each[name].flatten() for each in held])
+    found["test"] = torch.tensor(trainer.test()["test_loss"])
+    state = trainer.state()
+    for kind in ("network", "objective"):
+        found |= {f"{kind}: {name}": value for name, value in state[kind].items()}
+    return found
+
+
+def every_case() -> dict[str, dict[str, torch.Tensor]]:
+    torch.set_num_threads(1)
+    with joined() as team:
+        return {case: train(case, team) for case in CASES}
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, dict[str, torch.Tensor]]:
+    return every_case()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_all_methods_learn_on_several_processes_what_they_learn_on_one(alone, count):
+    for found in together(count, every_case):
+        for case, expected in alone.items():
+            assert list(found[case]) == list(expected)
+            for name, value in expected.items():
+                error = (found[case][name] - value).abs().max()
+                assert error <= 1e-3 * value.abs().max() + 1e-5, f"{case}, {name}: off by {error}"
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+def test_shares_are_all_of_a_batch_once_and_of_nearly_one_size(size):
+    for count in range(2 * size, 50):
+        found = spans(count, size)
+        assert [row for first, end in found for row in range(first, end)] == list(range(count))
+        assert {end - first for first, end in found} <= {count // size, count // size + 1}
+    for count in range(2 * size):
+        assert set(spans(count, size)) == {(0, count)}
