@@ -131,6 +131,13 @@ class RunSpec(Section):
     batch_size: int = Field(64, ge=1, le=1_000_000)
     optimizer: OptimizerSpec = OptimizerSpec()
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of every random choice of the run.")
+    data_seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="Seed of the choice, order and augmentation of training images: `seed`, unless given. Runs that "
+        "share it see the same batches.",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", description="auto, cpu, cuda or cuda:N.")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Precision of the networks.")
     sync_batch_norm: bool = Field(
@@ -167,6 +174,11 @@ class RunSpec(Section):
     @classmethod
     def _track_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(names))
+
+    @property
+    def batch_seed(self) -> int:
+        """The seed of everything about training images."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     @property
     def first_epochs(self) -> int:

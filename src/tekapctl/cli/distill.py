@@ -16,6 +16,15 @@ def distill(
         str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run; its spec holds, no options.")
     ] = None,
     processes: parallel.Processes = 1,
+    trials: Annotated[
+        int,
+        typer.Option(
+            "--trials",
+            min=1,
+            max=1000,
+            help="So many seeds, from the spec's on, trained together: one teacher for all.",
+        ),
+    ] = 1,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
@@ -34,5 +43,10 @@ def distill(
         if spec != type(spec).model_validate({"kind": "student"}) or dry_run:
             raise UsageError("--resume goes on with a run as it is.", "Leave out the other options.")
         resume.go_on(resumed, as_json=as_json, processes=processes)
+        return
+    if trials > 1 and not dry_run:
+        if processes > 1:
+            raise UsageError("Trials share one process.", "Leave out --nproc, or --trials.")
+        train.run_trials(spec, trials, as_json=as_json)
         return
     train.run(spec, as_json=as_json, dry_run=dry_run, processes=processes)

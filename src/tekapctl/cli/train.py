@@ -1,6 +1,9 @@
 """What `train-teacher` and `distill` share: carry out a spec and show what came of it."""
 
+import statistics
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from tekapctl.cli import console, parallel
 
@@ -26,6 +29,32 @@ def run(spec: "TeacherSpec | StudentSpec", *, as_json: bool, dry_run: bool, proc
         console.show_json(summary)
     else:
         show_summary(summary)
+
+
+def run_trials(spec: "StudentSpec", count: int, *, as_json: bool) -> None:
+    """Carry out a spec with so many seeds, and show what came of all."""
+    from tekapctl.engine.trials import execute_trials
+    from tekapctl.store.home import Home
+
+    with console.TrainingProgress(f"{count} x {spec.network}") as progress:
+        summaries = execute_trials(spec, count, Home.default(), progress, console.say)
+    if as_json:
+        console.show_json(summaries)
+        return
+    finished = [summary for summary in summaries if summary["status"] == "finished"]
+    rows = [
+        (each["run"], str(each["seed"]), console.percent(each["last_top1"]), console.percent(each["best_top1"]))
+        for each in finished
+    ]
+    console.show_table("top-1 of each seed", ["run", "seed>", "last epoch %>", "best epoch %>"], rows)
+    if len(finished) > 1:
+        found = [100 * summary["last_top1"] for summary in finished]
+        fields = {
+            "mean": f"{statistics.mean(found):.2f} % after the last epoch, deviation {statistics.stdev(found):.2f}"
+        }
+        console.show_fields({**fields, "time": console.duration(max(each["seconds"] for each in finished))})
+    if len(finished) < count:
+        raise typer.Exit(1)
 
 
 def _estimate(spec: "TeacherSpec | StudentSpec", home: Any, *, as_json: bool) -> None:

@@ -154,7 +154,7 @@ def _teacher(spec: StudentSpec, home: Home, stand_ins: list[str], say: Say) -> T
 def _splits(spec: StudentSpec, home: Home, teacher: Trained, stand_ins: list[str], say: Say) -> Splits:
     channels = teacher.network.in_channels
     try:
-        return data.load(spec.data, home.datasets, seed=spec.seed, in_channels=channels)
+        return data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=channels)
     except UsageError:
         if spec.data.folder is not None:
             raise

@@ -29,12 +29,12 @@ class Ensemble(Objective):
     @property
     def trains_learner(self) -> bool:
         """Whether the learner is trained now."""
-        return any(member.trains_learner for member in self._distillations())
+        return any(member.trains_learner for member in self.distillations)
 
     def forward(self, learner: Knowledge, batch: Batch) -> Parts:
         """The cross-entropy, and the mean of each other part."""
         found = []
-        for member in self._distillations():
+        for member in self.distillations:
             member.first_stage = self.first_stage
             member.clock = self.clock
             found.append(member(learner, batch))
@@ -44,7 +44,9 @@ class Ensemble(Objective):
             parts[name] = values[0] if name == "cross_entropy" else torch.stack(values).mean()
         return parts
 
-    def _distillations(self) -> list[Distillation]:
+    @property
+    def distillations(self) -> list[Distillation]:
+        """The members."""
         return [member for member in self.members if isinstance(member, Distillation)]
 
 

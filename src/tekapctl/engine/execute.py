@@ -5,7 +5,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +47,22 @@ def execute(spec: TeacherSpec | StudentSpec, home: Home, listener: Listener, say
         with team.united():
             Trackers.check(spec.track)
         setting = prepare(spec, home, say, team)
-        files = {
-            "spec.toml": dumps(setting.spec),
-            "environment.json": json.dumps(environment(setting.trainer.device, team), indent=2) + "\n",
-        }
         name = ""
         with team.united():
             if team.leads:
-                name = held.enter_context(Runs(home.runs).start(label(setting), files)).id
+                name = held.enter_context(start(setting, home)).id
         run = Run(home.runs / team.exchange(name)[0])
         say(f"run: {run.id}")
         return _train(run, setting, listener, say)
+
+
+def start(setting: Setting, home: Home) -> AbstractContextManager[Run]:
+    """Make the folder of a run, held until the context ends."""
+    files = {
+        "spec.toml": dumps(setting.spec),
+        "environment.json": json.dumps(environment(setting.trainer.device, setting.trainer.team), indent=2) + "\n",
+    }
+    return Runs(home.runs).start(label(setting), files)
 
 
 def resume(reference: str, home: Home, listener: Listener, say: Say, track: Sequence[str] = ()) -> dict[str, Any]:
@@ -145,11 +150,17 @@ def _train(run: Run, setting: Setting, listener: Listener, say: Say) -> dict[str
         if isinstance(error, DivergedError | LostError):
             where = checkpoint.described(run.checkpoints)
             error = TekapctlError(f"{error.problem[:-1]}; {where}.", error.remedy.replace("RUN", run.id))
-        failed = {"run": run.id, "status": "failed", "error": str(error)}
-        with suppress(TekapctlError):  # what went wrong first is what counts
-            run.write_summary(failed)
-        trackers.finish(failed)
+        fail(run, error, trackers)
         raise error from None
+
+
+def fail(run: Run, error: TekapctlError, trackers: Trackers) -> dict[str, Any]:
+    """Write that a run has failed, and why; returns its summary."""
+    failed = {"run": run.id, "status": "failed", "error": str(error)}
+    with suppress(TekapctlError):  # what went wrong first is what counts
+        run.write_summary(failed)
+    trackers.finish(failed)
+    return failed
 
 
 class RunKeeper:

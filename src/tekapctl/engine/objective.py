@@ -36,6 +36,11 @@ class Objective(nn.Module, ABC):
         """Whether the learner is trained now."""
         return True
 
+    @property
+    def distillations(self) -> "list[Distillation]":
+        """The distillation from each teacher."""
+        return []
+
     @abstractmethod
     def forward(self, learner: Knowledge, batch: Batch) -> Parts:
         """The weighted parts of the loss for a batch; several processes average them."""
@@ -93,6 +98,11 @@ class Distillation(Objective):
     def trains_learner(self) -> bool:
         """Whether the learner is trained now, and not only what the method has of its own."""
         return not (self.first_stage and self.method is not None and not self.method.first_stage_trains_student)
+
+    @property
+    def distillations(self) -> "list[Distillation]":
+        """This one."""
+        return [self]
 
     @property
     def couples_samples(self) -> bool:

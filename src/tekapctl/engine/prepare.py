@@ -15,7 +15,7 @@ from tekapctl.data.image_set import Splits
 from tekapctl.engine.device import place, resolve_device, resolve_precision
 from tekapctl.engine.ensemble import of_teachers
 from tekapctl.engine.objective import Classification, Distillation, Objective, Teacher
-from tekapctl.engine.teaching import CachedTeacher, LiveTeacher
+from tekapctl.engine.teaching import AskedOnce, CachedTeacher, LiveTeacher
 from tekapctl.engine.trainer import Trainer
 from tekapctl.errors import UsageError
 from tekapctl.evaluation import predict, top_k
@@ -41,7 +41,7 @@ class Setting:
     Attributes:
         spec: The spec, with the teacher pinned to the weights that were found.
         splits: The image sets, in the channels that the networks take.
-        teacher: The teacher of a student's run, the first of an ensemble, else None.
+        teachers: The teachers of a student's run.
         teacher_logits: What the teacher says of the test images, or the mean of what an ensemble says.
         teacher_top1: How good it is on them.
         trainer: The trainer, with the learner and its objective.
@@ -49,10 +49,15 @@ class Setting:
 
     spec: RunSpec
     splits: Splits
-    teacher: Trained | None
+    teachers: tuple[Trained, ...]
     teacher_logits: Float[Tensor, "n classes"] | None
     teacher_top1: float | None
     trainer: Trainer
+
+    @property
+    def teacher(self) -> Trained | None:
+        """The teacher, the first of an ensemble; None where there is none."""
+        return self.teachers[0] if self.teachers else None
 
 
 def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, team: Team = ALONE) -> Setting:
@@ -75,7 +80,7 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, team: Team = 
             others, spec = find_ensemble(spec, home, say)
             teachers = [first, *others]
     channels = teachers[0].network.in_channels if teachers else None
-    splits = team.leader_first(lambda: data.load(spec.data, home.datasets, seed=spec.seed, in_channels=channels))
+    splits = team.leader_first(lambda: data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=channels))
     for note in splits.notes:
         say(note)
     with team.united():
@@ -83,7 +88,7 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, team: Team = 
             trained.check_classes(teacher, splits.test.classes, spec.data.name)
         trainer = assemble(spec, splits, teachers, device, home, say, team)
     if not teachers:
-        return Setting(spec, splits, None, None, None, trainer)
+        return Setting(spec, splits, (), None, None, trainer)
     said = []
     for teacher in teachers:
         asked = resolve_precision(spec.precision, device, teacher.network, trains=False)
@@ -94,7 +99,7 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, team: Team = 
     top1 = top_k(together, labels, 1).item()
     who = "teacher" if len(teachers) == 1 else f"{len(teachers)} teachers together"
     say(f"{who}: top-1 {100 * top1:.2f} on the {len(labels):,} test images of {spec.data.name}")
-    return Setting(spec, splits, teachers[0], together, top1, trainer)
+    return Setting(spec, splits, tuple(teachers), together, top1, trainer)
 
 
 def find_ensemble(spec: StudentSpec, home: Home, say: Say) -> tuple[list[Trained], StudentSpec]:
@@ -141,19 +146,52 @@ def assemble(
     """The trainer of a run, from its parts; the teachers are placed on the device."""
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # equal specs give equal numbers
-    learner = build_learner(spec, splits, device)
     train = training_batches(spec, splits, device, team)
-    test = Batches(
-        splits.test, 500, device=device, padding=0, flip=False, seed=spec.seed, channels_last=True, team=team
-    )
+    test = Batches(splits.test, 500, device=device, padding=0, flip=False, seed=0, channels_last=True, team=team)
+    for teacher in teachers:
+        place(teacher.network, device)
+
+    def ask(teacher: Trained, method: Method | None) -> Teacher:
+        assert isinstance(spec, StudentSpec)
+        return asked_teacher(spec, teacher, train, home.knowledge, say, method)
+
+    return _assemble(spec, splits, teachers, ask, train, test)
+
+
+def beside(setting: Setting, spec: StudentSpec) -> Setting:
+    """What another run trains with that differs in its seed only: the same batches, and teachers that are asked once.
+
+    Args:
+        setting: The first run's.
+        spec: The other's spec.
+    """
+    trainer = setting.trainer
+    for distillation in trainer.objective.distillations:
+        if not isinstance(distillation.teacher, AskedOnce):
+            distillation.teacher = AskedOnce(distillation.teacher)
+    asked = iter([distillation.teacher for distillation in trainer.objective.distillations])
+    batches = trainer.train_batches, trainer.test_batches
+    other = _assemble(spec, setting.splits, setting.teachers, lambda *_: next(asked), *batches)
+    return replace(setting, spec=spec, trainer=other)
+
+
+def _assemble(
+    spec: RunSpec,
+    splits: Splits,
+    teachers: Sequence[Trained],
+    ask: Callable[[Trained, Method | None], Teacher],
+    train: Batches,
+    test: Batches,
+) -> Trainer:
+    device, team = train.device, train.team
+    learner = build_learner(spec, splits, device)
     objective: Objective = Classification()
     if isinstance(spec, StudentSpec):
         members = []
         for number, teacher in enumerate(teachers):
-            place(teacher.network, device)
             # The first teacher's noise is that of a run with this teacher alone.
             seed = derive(spec.seed, "teacher", number) if number else spec.seed
-            members.append(build_distillation(spec, teacher, learner, train, home.knowledge, say, seed=seed))
+            members.append(build_distillation(spec, teacher, ask, learner, train, seed=seed))
         objective = of_teachers(members)
     place(objective, device)
     if team.size > 1 and spec.sync_batch_norm:
@@ -206,7 +244,7 @@ def training_batches(spec: RunSpec, splits: Splits, device: torch.device, team: 
         device=device,
         padding=spec.data.padding,
         flip=spec.data.flip,
-        seed=spec.seed,
+        seed=spec.batch_seed,
         channels_last=True,
         recrop=spec.data.recrop,
         team=team,
@@ -237,17 +275,22 @@ def _build_method(spec: StudentSpec, pair: Pair, teacher: str) -> Method | None:
 
 
 def build_distillation(
-    spec: StudentSpec, teacher: Trained, learner: Network, train: Batches, knowledge: Path, say: Say, *, seed: int
+    spec: StudentSpec,
+    teacher: Trained,
+    ask: Callable[[Trained, Method | None], Teacher],
+    learner: Network,
+    train: Batches,
+    *,
+    seed: int,
 ) -> Distillation:
     """The objective of a student's run under one teacher.
 
     Args:
         spec: The run's spec.
         teacher: The teacher, on its device.
+        ask: How the teacher is asked for what a method reads.
         learner: The student.
         train: The training batches.
-        knowledge: Where cached knowledge is kept.
-        say: Is told of the cache.
         seed: Seed of the method's parts and of TeKAP's noise.
     """
     learner.eval()  # the probe must not touch the student's running statistics
@@ -269,7 +312,7 @@ def build_distillation(
         preactivations=theirs.preactivations if needs.preactivations else (),
     )
     return Distillation(
-        asked_teacher(spec, teacher, train, knowledge, say, method),
+        ask(teacher, method),
         Tekap(spec.tekap, SeededNoise(spec.tekap, seed)),
         method,
         gamma=spec.gamma,

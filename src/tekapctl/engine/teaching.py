@@ -1,5 +1,6 @@
 """The frozen teacher as a run asks it: live, or from what it said before."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tekapctl.store.knowledge import Identity, KnowledgeStore, Places, Say
 from tekapctl.trained import Trained
 
 _NOTHING_MORE = Needs()
+Asked = Callable[[Batch], Knowledge]
 Words = np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
 
 
@@ -57,6 +59,25 @@ class LiveTeacher:
         """The teacher's logits and embeddings of images."""
         with autocast(self.device, self.precision):
             return self._knowledge(images, stages=False)
+
+
+class AskedOnce:
+    """A teacher whom several students ask of the same batch, and who answers it once.
+
+    Args:
+        teacher: The teacher.
+    """
+
+    def __init__(self, teacher: Asked) -> None:
+        self.teacher = teacher
+        self._batch: Batch | None = None
+        self._said: Knowledge | None = None
+
+    def __call__(self, batch: Batch) -> Knowledge:
+        """What the teacher says of a batch."""
+        if self._said is None or batch is not self._batch:
+            self._batch, self._said = batch, self.teacher(batch)
+        return self._said
 
 
 class CachedTeacher:

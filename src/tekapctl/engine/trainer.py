@@ -1,7 +1,7 @@
 """One training loop for teachers and students."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -144,28 +144,24 @@ class Trainer:
             TekapctlError: The device's memory does not suffice.
         """
         listener.on_start(self.spec.total_epochs, len(self.train_batches), self.progress.epoch)
-        while self.progress.epoch < self.spec.total_epochs:
-            metrics = self.train_epoch(self.progress.epoch, listener, keeper.after_step)
-            metrics.update(self.test())
-            self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
-            self._sums = EpochSums(self.device, team=self.team)
-            is_best = not self.objective.first_stage and metrics["test_top1"] > self.progress.best_top1
-            if is_best:
-                self.progress.best_epoch, self.progress.best_top1 = self.progress.epoch, metrics["test_top1"]
-            self.progress.history.append(metrics)
-            self.progress.seconds += metrics["train_seconds"] + metrics["test_seconds"]
+        while not self.is_done:
+            self.begin_epoch()
+            for batch in self.batches():
+                self.take(batch)
+                listener.on_step(self.progress.epoch, self.progress.step - 1)
+                keeper.after_step()
+            metrics, is_best = self.end_epoch()
             keeper.after_epoch(metrics, is_best)
             listener.on_epoch(metrics)
 
-    def train_epoch(
-        self, epoch: int, listener: Listener | None = None, after_step: Callable[[], None] = lambda: None
-    ) -> Metrics:
-        """The rest of a pass over the training set; returns its loss, the loss's parts and the accuracy seen.
+    @property
+    def is_done(self) -> bool:
+        """Whether all epochs are done."""
+        return self.progress.epoch >= self.spec.total_epochs
 
-        Raises:
-            DivergedError: The loss is no longer finite.
-        """
-        first = self.spec.first_epochs
+    def begin_epoch(self) -> None:
+        """Get ready for the epoch under way, from its beginning or from where it was left."""
+        epoch, first = self.progress.epoch, self.spec.first_epochs
         if self.objective.first_stage != (epoch < first):
             self._averaged.forget()
         self.objective.first_stage = epoch < first
@@ -173,29 +169,53 @@ class Trainer:
         self.objective.train()
         if epoch == first > 0 and not self.progress.step:
             self.optimizer.state.clear()  # the first stage's momentum is not the run's
-        rate = self.spec.first_rate if epoch < first else self.spec.rate(epoch - first)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self._rate
         self._sums.begin()
-        for batch in self.train_batches.epoch(epoch, self.progress.step, strong=self.objective.needs.strong_view):
-            self._sums.add(self.progress.step, self.step(batch), batch.share.samples(len(batch.labels)))
-            self.progress.step += 1
-            if listener is not None:
-                listener.on_step(epoch, self.progress.step - 1)
-            after_step()
+
+    @property
+    def _rate(self) -> float:
+        epoch, first = self.progress.epoch, self.spec.first_epochs
+        return self.spec.first_rate if epoch < first else self.spec.rate(epoch - first)
+
+    def batches(self) -> Iterator[Batch]:
+        """What is left of the epoch under way."""
+        strong = self.objective.needs.strong_view
+        return self.train_batches.epoch(self.progress.epoch, self.progress.step, strong=strong)
+
+    def take(self, batch: Batch) -> None:
+        """Take the next step."""
+        self._sums.add(self.progress.step, self.step(batch), batch.share.samples(len(batch.labels)))
+        self.progress.step += 1
+
+    def end_epoch(self) -> tuple[Metrics, bool]:
+        """Test after the last step of an epoch; returns its metrics, and whether it is the best so far.
+
+        Raises:
+            DivergedError: The loss is no longer finite.
+        """
         self.check_finite()
         means = self._sums.means()
         seconds = self._sums.seconds
         correct = means.pop("correct")
-        return {
-            "epoch": epoch + 1,
-            "learning_rate": rate,
+        metrics: Metrics = {
+            "epoch": self.progress.epoch + 1,
+            "learning_rate": self._rate,
             "train_loss": sum(means.values()),
             **{f"train_{name}": value for name, value in means.items()},
             "train_top1": correct,
             "train_seconds": seconds,
             "images_per_second": self._sums.all_samples / seconds,
         }
+        metrics.update(self.test())
+        self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
+        self._sums = EpochSums(self.device, team=self.team)
+        is_best = not self.objective.first_stage and metrics["test_top1"] > self.progress.best_top1
+        if is_best:
+            self.progress.best_epoch, self.progress.best_top1 = self.progress.epoch, metrics["test_top1"]
+        self.progress.history.append(metrics)
+        self.progress.seconds += metrics["train_seconds"] + metrics["test_seconds"]
+        return metrics, is_best
 
     def check_finite(self) -> None:
         """Look whether all losses of the epoch under way were finite; waits for the device.

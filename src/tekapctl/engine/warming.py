@@ -30,7 +30,7 @@ def open_cache(spec: StudentSpec, home: Home, say: Say) -> CachedTeacher:
         raise UsageError("The knowledge of one teacher is cached at a time.", "Give a single --teacher.")
     device = resolve_device(spec.device)
     teacher, spec = find_teacher(spec, home, say)
-    splits = data.load(spec.data, home.datasets, seed=spec.seed, in_channels=teacher.network.in_channels)
+    splits = data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=teacher.network.in_channels)
     trained.check_classes(teacher, splits.test.classes, spec.data.name)
     place(teacher.network, device)
     batches = training_batches(spec, splits, device)

@@ -1,0 +1,66 @@
+"""Seeds that are trained together are the runs they would be alone, and the teacher is asked once for all."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from reliability.program import run, start
+
+STUDENT = [
+    "distill",
+    "--method",
+    "crd",
+    "--alpha",
+    "1",
+    "--set",
+    "method.negatives=64",
+    "-t",
+    "resnet8",
+    "-s",
+    "resnet8",
+]
+STUDENT += ["--dataset", "digits", "--train-fraction", "0.1", "--batch-size", "16", "--json"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    found = tmp_path_factory.mktemp("trials") / "home"
+    assert run(found, "train-teacher", "--model", "resnet8", "--dataset", "digits", "--epochs", "1").code == 0
+    return found
+
+
+def test_a_trial_is_the_run_of_its_seed_over_the_first_ones_batches(home):
+    options = [*STUDENT, "--epochs", "2", "--seed", "5"]
+    trials = run(home, *options, "--trials", "3").json
+    assert [trial["seed"] for trial in trials] == [5, 6, 7]
+    # Both hold the seeds' weights and no seed, so that equal weights are equal files.
+    weights = [(home / "runs" / trial["run"] / "weights.safetensors").read_bytes() for trial in trials]
+    assert len(set(weights)) == 3
+    alone = run(home, *options, "--seed", "7", "--set", "data_seed=5").json
+    assert (home / "runs" / alone["run"] / "weights.safetensors").read_bytes() == weights[2]
+
+
+def test_a_signal_stops_all_trials_and_each_goes_on_alone(home):
+    program = start(home, *STUDENT, "--epochs", "100", "--trials", "2")
+    while "epoch 1/" not in program.err.read_text():
+        time.sleep(0.01)
+    program.kill(signal.SIGTERM)
+    result = program.wait()
+    assert result.code == 128 + signal.SIGTERM
+    names = result.err.rpartition("tekapctl resume`: ")[2].strip().rstrip(".").split(", ")
+    assert len(names) == 2
+    for name in names:
+        folder = home / "runs" / name
+        spec = (folder / "spec.toml").read_text()
+        (folder / "spec.toml").write_text(spec.replace("epochs = 100", "epochs = 1", 1))
+        assert run(home, "resume", name, "--json").json["status"] == "finished"
+        assert len((folder / "metrics.jsonl").read_text().splitlines()) >= 1
+
+
+def test_a_trial_that_diverges_ends_alone(home):
+    options = [*STUDENT, "--epochs", "1", "--trials", "2", "--lr", "1e30"]
+    result = run(home, *options)
+    assert [trial["status"] for trial in json.loads(result.out)] == ["failed", "failed"]
+    assert "not finite" in result.err
