@@ -60,9 +60,8 @@ def main() -> None:
     pairs = [(rate([alone]), rate(together)) for _ in range(5)]  # in turn, so that both meet the machine's moods
     one, all_of_them = (statistics.median(rates) for rates in zip(*pairs, strict=True))
     print(f"{given.teacher} > {given.student}, {given.method}, {given.trials} trials on {device}")
-    print(
-        f"one after the other: {one:,.0f} images/s; together: {all_of_them:,.0f} images/s; {all_of_them / one:.2f} times"
-    )
+    print(f"one after the other: {one:,.0f} images/s; together: {all_of_them:,.0f} images/s")
+    print(f"{all_of_them / one:.2f} times as fast")
 
 
 if __name__ == "__main__":
