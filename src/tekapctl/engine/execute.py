@@ -4,9 +4,10 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,8 +29,21 @@ from tekapctl.store.weights import save_weights
 from tekapctl.tracking import Trackers
 
 
-def execute(spec: TeacherSpec | StudentSpec, home: Home, listener: Listener, say: Say) -> dict[str, Any]:
+def execute(
+    spec: TeacherSpec | StudentSpec,
+    home: Home,
+    listener: Listener,
+    say: Say,
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Carry out a run and return its summary, which is also in the run's folder.
+
+    Args:
+        spec: What to carry out.
+        home: Where runs, teachers and data sets are.
+        listener: Is told how it goes on.
+        say: Is told what is going on.
+        files: Texts by name that the run's folder has from its beginning, besides its own.
 
     Raises:
         UsageError: The spec asks for what is not to be had; nothing was written then.
@@ -38,6 +52,7 @@ def execute(spec: TeacherSpec | StudentSpec, home: Home, listener: Listener, say
     Trackers.check(spec.track)
     setting = prepare(spec, home, say)
     files = {
+        **files,
         "spec.toml": dumps(setting.spec),
         "environment.json": json.dumps(environment(setting.trainer.device), indent=2) + "\n",
     }
