@@ -59,17 +59,16 @@ def merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         first, _, rest = path.partition(".")
         if rest:
             value = {rest: value}
+        below = result.get(first, {})
+        if first in _CHOICES:
+            value, below = ({"name": one} if isinstance(one, str) else one for one in (value, below))
         if not isinstance(value, Mapping):
             result[first] = value
             continue
-        below = result.get(first, {})
-        if first in _CHOICES and isinstance(below, str):
-            below = {"name": below}
-        if first in _CHOICES and "name" in value and value["name"] != below.get("name"):
-            below = {}
         if not isinstance(below, Mapping):
             raise UsageError(f"{path} is no field: {first} is {below!r}.", "`tekapctl schema` lists fields.")
-        result[first] = merged(below, value)
+        is_another = first in _CHOICES and "name" in value and value["name"] != below.get("name")
+        result[first] = merged({} if is_another else below, value)
     return result
 
 
