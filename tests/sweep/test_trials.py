@@ -2,13 +2,15 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 
 from silent import Silent
-from tekapctl.errors import TekapctlError
+from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
+from tekapctl.sweep.cluster import submit
 from tekapctl.sweep.folder import SweepFolder, lock, read_trial
 from tekapctl.sweep.plan import Plan, plan
 from tekapctl.sweep.state import Ledger
@@ -77,7 +79,7 @@ def test_a_run_whose_teacher_has_changed_since_does_not_count(folder):
 
 def test_a_run_of_a_version_whose_specs_had_fewer_fields_counts(folder):
     made = plan(SWEEP)
-    teacher, first, _ = made.trials
+    _, first, _ = made.trials
     path = folder.home.runs / do(folder, made, first) / "trial.json"
     kept = json.loads(path.read_text())
     del kept["spec"]["standardize_logits"], kept["needs"][0]["spec"]["optimizer"]["nesterov"]
@@ -115,7 +117,7 @@ def test_a_run_that_failed_is_tried_again_on_request_and_its_students_wait(folde
     assert "not finite in step" in standings[teacher].error
     with pytest.raises(TekapctlError, match="failed before: The loss"):
         do(folder, made, teacher)
-    with pytest.raises(TekapctlError, match="^The loss is not finite"):
+    with pytest.raises(TekapctlError, match=r"^The loss is not finite"):
         do(folder, made, teacher, retry=True)
     assert len(runs(folder)) == 1, "it is the same run that goes on"
 
@@ -129,3 +131,11 @@ def test_a_trial_that_another_process_holds_is_left_to_it(folder):
             do(folder, made, teacher)
     assert states(folder, made) == ["waiting"] * 3
     assert runs(folder) == []
+
+
+def test_a_cluster_needs_an_extra_and_says_so(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)  # Python's own way of saying that it is not there
+    made = plan(SWEEP)
+    with pytest.raises(UsageError, match=r"pip install \"tekapctl\[slurm\]\""):
+        submit(made, folder, Ledger(folder.home).look(made), "slurm", {}, retry=False, at_once=None)
+    assert not folder.home.root.exists()

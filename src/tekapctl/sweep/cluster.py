@@ -2,7 +2,9 @@
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -192,12 +194,32 @@ def _executor(
 def _hand_over(executor: Any, plan: Plan, folder: SweepFolder, part: Sequence[str], *, retry: bool) -> dict[str, str]:
     """Submit some trials, all alike; returns their jobs' ids."""
     try:
-        with executor.batch():
+        with _apart(executor.cluster == "local"), executor.batch():
             jobs = [executor.submit(Job(folder.home.root, plan.name, digest, retry=retry)) for digest in part]
     except Exception as error:  # whatever the cluster's programs say
         words = str(error).strip().splitlines() or [type(error).__name__]
         raise TekapctlError(f"The cluster took no job: {words[-1]}", "See what `sbatch` says.") from None
     return {digest: str(job.job_id) for digest, job in zip(part, jobs, strict=True)}
+
+
+@contextmanager
+def _apart(processes: bool) -> Iterator[None]:
+    """Have processes that are started now hold none of this one's input and output: they are there for longer."""
+    if not processes:
+        yield
+        return
+    sys.stdout.flush()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    kept = [os.dup(number) for number in range(3)]
+    try:
+        for number in range(3):
+            os.dup2(nothing, number)
+        yield
+    finally:
+        for number, own in enumerate(kept):
+            os.dup2(own, number)
+            os.close(own)
+        os.close(nothing)
 
 
 def _jobs(folder: SweepFolder) -> dict[str, Any]:
