@@ -91,7 +91,7 @@ def states(result) -> dict[str, str]:
 
 
 def test_a_sweep_that_is_killed_and_repeated_loses_and_repeats_nothing(home, file):
-    text = SWEEP.replace("EPOCHS", "20").replace("epochs = 2", "epochs = 15").replace("[0, 1]", "[0]")
+    text = SWEEP.replace("epochs = 2", "epochs = 15").replace("EPOCHS", "20").replace("[0, 1]", "[0]")
     file.write_text(text.replace('{ label = "KD", method = "kd" }, ', ""))
     killed = start(home, "sweep", str(file), "--workers", "2")
     until(lambda: epochs(home, "resnet8") > 2 and epochs(home, "resnet14") > 2)

@@ -92,6 +92,8 @@ def run(
         standings = _look(plan, folder)
         handed = submit(plan, folder, standings, on, told, retry=retry, at_once=workers)
         console.say(f"{len(handed)} jobs were handed over; `tekapctl sweep status {file}` shows how they stand")
+        if _caches(plan):
+            console.say("teachers are not asked beforehand: jobs fill the cache as they go")
         _show(plan, _look(plan, folder), as_json=as_json)
         return
     from tekapctl.sweep.local import LocalSweep
@@ -299,6 +301,11 @@ def _conclude(standings: Any, file: Path) -> None:
         )
 
 
+def _caches(plan: "Plan") -> bool:
+    """Whether runs of a sweep share what their teachers say."""
+    return any(getattr(trial.spec, "cache_teacher", False) for trial in plan.trials.values())
+
+
 def _estimate(plan: "Plan", folder: Any, workers: int, *, measured: bool, as_json: bool) -> None:
     from tekapctl.sweep.cost import costs, hours
 
@@ -339,6 +346,8 @@ def _estimate(plan: "Plan", folder: Any, workers: int, *, measured: bool, as_jso
             for each in found
         ],
     )
+    if measured and _caches(plan):
+        console.say("times are those with all that teachers say in the cache; filling it comes before them, once")
     took = (
         "" if total is None else f", about {console.duration(3600 * total)} with {workers} worker{'s' * (workers > 1)}"
     )

@@ -184,7 +184,7 @@ def _marked(run: Run) -> str | None:
     """The trial that a run says it is, if it is one of a sweep's."""
     try:
         return str(json.loads((run.path / MARK).read_text(encoding="utf-8"))["trial"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -193,5 +193,5 @@ def _renewed(run: Run) -> str | None:
     try:
         kept = json.loads((run.path / MARK).read_text(encoding="utf-8"))
         return identity.digest(identity.renewed(kept))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError):
         return None
