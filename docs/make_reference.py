@@ -26,7 +26,8 @@ def commands() -> Iterator[str]:
         command = group.get_command(context, name)
         if command.hidden:
             continue
-        inner = {f"{name} {own}": command.get_command(context, own) for own in getattr(command, "commands", {})}
+        named = getattr(command, "commands", {})
+        inner = {f"{name} {own}": each for own, each in named.items() if not each.hidden}
         for full, each in (inner or {name: command}).items():
             yield from one_command(full, each)
 

@@ -36,9 +36,7 @@ def parse(words: list[str]) -> None:
     command = typer.main.get_command(app)
     context = typer.Context(command, info_name="tekapctl")
     while getattr(command, "commands", None):
-        name, *words = words
-        command = command.get_command(context, name)
-        assert command is not None, f"there is no command {name}"
+        name, command, words = command.resolve_command(context, words)
         context = typer.Context(command, info_name=name, parent=context)
     command.parse_args(context, words)
 

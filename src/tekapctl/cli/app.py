@@ -26,6 +26,7 @@ from tekapctl.cli import (
     resume,
     runs,
     schema,
+    sweep,
     train_teacher,
     watch,
 )
@@ -125,3 +126,4 @@ app.add_typer(methods.app, name="methods")
 app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")
 app.add_typer(cache.app, name="cache")
+app.add_typer(sweep.app, name="sweep")

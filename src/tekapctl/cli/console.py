@@ -59,14 +59,19 @@ def show_text(text: str) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table on stdout; columns whose name ends with a blank-free `>` are right-aligned."""
+    table = _table(title, columns, rows)
+    # A table in a file or a pipe is as wide as it needs to be.
+    console = _stdout if sys.stdout.isatty() else Console(highlight=False, width=160)
+    console.print(table)
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for column in columns:
         table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(printable(cell)) for cell in row))
-    # A table in a file or a pipe is as wide as it needs to be.
-    console = _stdout if sys.stdout.isatty() else Console(highlight=False, width=160)
-    console.print(table)
+    return table
 
 
 def show_fields(fields: Mapping[str, str]) -> None:
@@ -242,6 +247,56 @@ class WatchDisplay:
                 show_text(epoch_line(metrics, state["epochs"]) + left)
         self._shown = state["epoch"]
         sys.stdout.flush()
+
+
+SWEEP_COLUMNS = ("", "done>", "running>", "failed>", "waiting>", "top-1 %>", "deviation>", "published %>")
+
+
+class SweepDisplay:
+    """Shows on stderr how a sweep goes on: a live table on a terminal, a line for each run that ends elsewhere."""
+
+    def __init__(self) -> None:
+        self._live = Live(console=_stderr, auto_refresh=False, transient=True) if _stderr.is_terminal else None
+        self._shown: Sequence[Sequence[str]] | None = None
+        self._lines: dict[str, str] = {}
+
+    def __enter__(self) -> "SweepDisplay":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line above the table."""
+        say(text)
+
+    def show(self, rows: Sequence[Sequence[str]], lines: Mapping[str, str]) -> None:
+        """How it stands now.
+
+        Args:
+            rows: The table's.
+            lines: A line for each run.
+        """
+        if self._live is not None:
+            if rows != self._shown:
+                # What is finished needs no room where there is little.
+                most = max(5, _stderr.height - 6)
+                moving = [row for row in rows if row[2] or row[3]] or list(rows)
+                self._live.update(_table("", SWEEP_COLUMNS, rows if len(rows) <= most else moving[:most]), refresh=True)
+            self._shown = rows
+            return
+        if self._lines:
+            done = sum(line.startswith("finished") for line in lines.values())
+            for name, line in lines.items():
+                if line != self._lines[name] and not line.startswith("waiting"):
+                    say(f"{done} of {len(lines)} done; {line}")
+        else:
+            done = sum(line.startswith("finished") for line in lines.values())
+            say(f"{done} of {len(lines)} done")
+        self._lines = dict(lines)
 
 
 def show_watched(state: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from tekapctl.spec import StudentSpec, TeacherSpec, load, read_file, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 
-_NO_DIFFERENCE = (
+NO_DIFFERENCE = (
     *("seed", "name", "device", "compile", "checkpoint_minutes", "cache_teacher", "track"),
     *("data.folder", "data.stream", "data.workers"),
 )
@@ -128,7 +128,7 @@ def group(found: Iterable[Finished]) -> list[Group]:
     tables: dict[str, dict[str, Any]] = {}
     for one in sorted(found, key=lambda one: one.run.id):
         table = dict(_flat(to_dict(one.spec)))
-        for field in _NO_DIFFERENCE:
+        for field in NO_DIFFERENCE:
             table.pop(field, None)
         key = repr(sorted(table.items()))
         tables[key] = table

@@ -27,7 +27,7 @@ from tekapctl.errors import UsageError
 from tekapctl.evaluation import predict
 from tekapctl.knowledge import Needs, of_batch
 from tekapctl.randomness import generator
-from tekapctl.spec import StudentSpec
+from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec
 from tekapctl.store.home import Home
 from tekapctl.trained import Reference, Trained
 
@@ -91,13 +91,41 @@ def measure_steps(spec: StudentSpec, home: Home, steps: int, say: Say) -> Benchm
     device = resolve_device(spec.device)
     stand_ins: list[str] = []
     teacher = _teacher(spec, home, stand_ins, say)
-    splits = _splits(spec, home, teacher, stand_ins, say)
+    splits = _splits(spec, home, teacher.network.in_channels, stand_ins, say)
     trained.check_classes(teacher, splits.test.classes, spec.data.name)
     with tempfile.TemporaryDirectory() as scratch:
         # What a network with random weights says is not to stay in the cache.
         kept = Home(Path(scratch)) if stand_ins else home
         trainer = assemble(spec, splits, [teacher], device, kept, say)
         return _measure(spec, trainer, teacher, steps, tuple(stand_ins))
+
+
+def measure_alone(spec: TeacherSpec, home: Home, steps: int, say: Say) -> float:
+    """Seconds that a run without a teacher takes, estimated from some of its steps; nothing is kept.
+
+    Args:
+        spec: The run's spec.
+        home: Where data sets are.
+        steps: Steps to measure.
+        say: Is told what stands in for what.
+
+    Raises:
+        UsageError: The data do not fit, or the device is not there.
+    """
+    device = resolve_device(spec.device)
+    trainer = assemble(spec, _splits(spec, home, None, [], say), [], device, home, say)
+    trainer.network.train()
+    batches = _batches(trainer)
+    for batch in itertools.islice(batches, _WARM_UP):
+        trainer.step(batch)
+    began = time.perf_counter()
+    for batch in itertools.islice(batches, steps):
+        trainer.step(batch)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    step = (time.perf_counter() - began) / steps
+    test = _test_seconds(trainer, len(trainer.test_batches.image_set))
+    return spec.total_epochs * (len(trainer.train_batches) * step + test)
 
 
 def _measure(
@@ -151,8 +179,7 @@ def _teacher(spec: StudentSpec, home: Home, stand_ins: list[str], say: Say) -> T
     return Trained(network, spec.teacher, None, None, digest, Reference(name, home.root, name))
 
 
-def _splits(spec: StudentSpec, home: Home, teacher: Trained, stand_ins: list[str], say: Say) -> Splits:
-    channels = teacher.network.in_channels
+def _splits(spec: RunSpec, home: Home, channels: int | None, stand_ins: list[str], say: Say) -> Splits:
     try:
         return data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=channels)
     except UsageError:
@@ -176,7 +203,10 @@ def _splits(spec: StudentSpec, home: Home, teacher: Trained, stand_ins: list[str
         )
 
     train = part(max(shape.classes, round(shape.train_images * spec.data.train_fraction)))
-    return Splits(train.with_channels(channels), part(shape.test_images).with_channels(channels))
+    test = part(shape.test_images)
+    return (
+        Splits(train, test) if channels is None else Splits(train.with_channels(channels), test.with_channels(channels))
+    )
 
 
 def _batches(trainer: Trainer) -> Iterator[Batch]:

@@ -4,9 +4,10 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -33,10 +34,23 @@ _PAUSE = 0.5
 _MOST_STEPS = 1000
 
 
-def execute(spec: TeacherSpec | StudentSpec, home: Home, listener: Listener, say: Say) -> dict[str, Any]:
+def execute(
+    spec: TeacherSpec | StudentSpec,
+    home: Home,
+    listener: Listener,
+    say: Say,
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Carry out a run and return its summary, which is also in the run's folder.
 
     Where a launcher has started several processes, they carry it out together, and the first of them writes.
+
+    Args:
+        spec: What to carry out.
+        home: Where runs, teachers and data sets are.
+        listener: Is told how it goes on.
+        say: Is told what is going on.
+        files: Texts by name that the run's folder has from its beginning, besides its own.
 
     Raises:
         UsageError: The spec asks for what is not to be had; nothing was written then.
@@ -50,15 +64,16 @@ def execute(spec: TeacherSpec | StudentSpec, home: Home, listener: Listener, say
         name = ""
         with team.united():
             if team.leads:
-                name = held.enter_context(start(setting, home)).id
+                name = held.enter_context(start(setting, home, files)).id
         run = Run(home.runs / team.exchange(name)[0])
         say(f"run: {run.id}")
         return _train(run, setting, listener, say)
 
 
-def start(setting: Setting, home: Home) -> AbstractContextManager[Run]:
-    """Make the folder of a run, held until the context ends."""
+def start(setting: Setting, home: Home, files: Mapping[str, str] = MappingProxyType({})) -> AbstractContextManager[Run]:
+    """Make the folder of a run, with further files from its beginning; it is held until the context ends."""
     files = {
+        **files,
         "spec.toml": dumps(setting.spec),
         "environment.json": json.dumps(environment(setting.trainer.device, setting.trainer.team), indent=2) + "\n",
     }

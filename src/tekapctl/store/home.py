@@ -49,3 +49,8 @@ class Home:
     def runs(self) -> Path:
         """Runs, each in a folder of its id."""
         return self.root / "runs"
+
+    @property
+    def sweeps(self) -> Path:
+        """What sweeps keep beside their runs, each in a folder of its name."""
+        return self.root / "sweeps"

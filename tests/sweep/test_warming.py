@@ -1,0 +1,65 @@
+"""Teachers that are asked beforehand, once for all runs that share what they say."""
+
+import pytest
+
+from silent import Silent
+from tekapctl.store.home import Home
+from tekapctl.sweep.devices import environment
+from tekapctl.sweep.folder import SweepFolder
+from tekapctl.sweep.plan import Plan, plan
+from tekapctl.sweep.trial import carry_out
+from tekapctl.sweep.warming import warm_up, warmings
+
+DATA = {"name": "digits", "train_fraction": 0.05}
+TEACHER = {"model": "resnet14", "data": {"name": "digits"}, "epochs": 1, "device": "cpu"}
+SPEC = {"student": "resnet8", "teacher": "resnet14", "epochs": 2, "device": "cpu", "cache_teacher": True}
+VIEWS = 9
+"""Digits are cropped with a pixel of padding, and never flipped."""
+
+
+def sweep(data: dict, **axes) -> Plan:
+    return plan({"name": "x", "spec": {**SPEC, "data": data}, "grid": axes, "before": (TEACHER,)})
+
+
+def test_runs_share_a_store_where_they_ask_the_same_teacher_of_the_same_images():
+    methods = ["kd", "crd", "at", "mlkd"]
+    made = sweep({"name": "digits"}, method=methods, seed=[0, 1])
+    stores, store_of = warmings(made, made.trials)
+    (store,) = stores.values()
+    assert store.epochs == 4 * SPEC["epochs"]
+    # Feature maps and strong views are not cached, and a teacher has no teacher.
+    assert [made.trials[digest].spec.method.name for digest in store_of] == ["kd", "kd", "crd", "crd"]
+    # A share of the images is drawn by the seed.
+    made = sweep(DATA, method=methods, seed=[0, 1])
+    assert len(warmings(made, made.trials)[0]) == 2
+    live = sweep(DATA, cache_teacher=[False])
+    assert warmings(live, live.trials) == ({}, {})
+
+
+def test_a_teacher_is_asked_beforehand_where_its_students_would_ask_for_all(tmp_path):
+    made = sweep(DATA, method=["kd"])
+    teacher, student = made.trials.values()
+    folder = SweepFolder(Home(tmp_path), "x")
+    carry_out(teacher, folder, Silent(), lambda _: None)
+    said = []
+
+    def warm(epochs: int, always: bool = False):
+        return warm_up(student, folder, epochs, always=always, say=said.append, report=lambda *_: None)
+
+    assert warm(epochs=3 * VIEWS - 1) is None
+    assert f"{3 * VIEWS - 1} epochs do not ask for all {VIEWS} views" in said[-1]
+    found = warm(epochs=3 * VIEWS)
+    images = found["views"] // VIEWS
+    assert found["asked"] == found["views"] == images * VIEWS
+    assert images == pytest.approx(0.05 * 1297, abs=10)
+    assert warm(epochs=1, always=True)["asked"] == 0, "once for all"
+
+
+def test_a_worker_sees_its_device_alone(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert environment("cuda:1", 1) == {"CUDA_VISIBLE_DEVICES": "1"}
+    assert int(environment(None, 10_000)["OMP_NUM_THREADS"]) == 1
+    assert environment("cpu", 1) == {"CUDA_VISIBLE_DEVICES": ""}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert environment("cuda:1", 1) == {"CUDA_VISIBLE_DEVICES": "7"}
