@@ -273,20 +273,22 @@ class SweepDisplay:
         """A line above the table."""
         say(text)
 
-    def show(self, rows: Sequence[Sequence[str]], lines: Mapping[str, str]) -> None:
+    def show(self, rows: Sequence[Sequence[str]], lines: Mapping[str, str], moving: Sequence[str]) -> None:
         """How it stands now.
 
         Args:
             rows: The table's.
             lines: A line for each run.
+            moving: How far those are that are under way.
         """
         if self._live is not None:
-            if rows != self._shown:
+            if (shown := [*rows, moving]) != self._shown:
                 # What is finished needs no room where there is little.
-                most = max(5, _stderr.height - 6)
-                moving = [row for row in rows if row[2] or row[3]] or list(rows)
-                self._live.update(_table("", SWEEP_COLUMNS, rows if len(rows) <= most else moving[:most]), refresh=True)
-            self._shown = rows
+                most = max(5, _stderr.height - 6 - len(moving))
+                active = [row for row in rows if row[2] or row[3]] or list(rows)
+                table = _table("", SWEEP_COLUMNS, rows if len(rows) <= most else active[:most])
+                self._live.update(Group(table, *(Text(printable(line)) for line in moving)), refresh=True)
+                self._shown = shown
             return
         if self._lines:
             done = sum(line.startswith("finished") for line in lines.values())

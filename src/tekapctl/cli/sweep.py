@@ -106,7 +106,9 @@ def run(
             on=[name.strip() for name in devices.split(",")] if devices else [],
             retry=retry,
             file=str(file),
-            show=lambda standings: display.show(_rows(plan, standings), _lines(plan, standings)),
+            show=lambda standings: display.show(
+                _rows(plan, standings), _lines(plan, standings), _moving(plan, standings)
+            ),
             say=display.say,
         ).run()
     _show(plan, standings, as_json=as_json)
@@ -259,6 +261,14 @@ def _rows(plan: "Plan", standings: Any) -> list[tuple[str, ...]]:
 def _lines(plan: "Plan", standings: Any) -> dict[str, str]:
     """How each run stands, in words."""
     return {digest: _line(plan.trials[digest].label, standing) for digest, standing in standings.items()}
+
+
+def _moving(plan: "Plan", standings: Any) -> list[str]:
+    """How far the runs are that are under way."""
+    under_way = [
+        (plan.trials[digest], standing) for digest, standing in standings.items() if standing.state == "running"
+    ]
+    return [f"{trial.label}: {standing.epoch} of {trial.spec.total_epochs} epochs" for trial, standing in under_way]
 
 
 def _line(label: str, standing: "Standing") -> str:
