@@ -1,4 +1,4 @@
-"""The published experiments on CIFAR-100 by name: a way of distilling and a pair of networks."""
+"""The published experiments on CIFAR-100 and ImageNet by name: a way of distilling and a pair of networks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,6 +68,17 @@ _WAYS: dict[str, dict[str, Any]] = {
 """TeKAP and Angular-KD at the logit level (l), the feature level (f) and both (fl), and what they are built on."""
 
 
+_IMAGENET_PAIR = ("resnet34", "resnet18")
+"""The pair of torchvision's networks that the field compares itself with on ImageNet."""
+_IMAGENET: dict[str, Any] = {
+    "data": {"name": "imagenet"},
+    "epochs": 100,
+    "batch_size": 256,
+    "optimizer": {"learning_rate": 0.1, "weight_decay": 1e-4, "decay_at": (0.3, 0.6, 0.9)},
+}
+"""The usual recipe there: the rate falls after 30, 60 and 90 of 100 epochs. Methods keep their own weights."""
+
+
 @dataclass(frozen=True)
 class Preset:
     """A published experiment.
@@ -77,17 +88,19 @@ class Preset:
         teacher: The teacher.
         student: The student.
         published: Top-1 in percent, where a table has it.
+        on_imagenet: Whether it is one on ImageNet, with torchvision's networks.
     """
 
     way: str
     teacher: str
     student: str
     published: float | None
+    on_imagenet: bool = False
 
     @property
     def name(self) -> str:
         """What `--preset` takes."""
-        return f"{self.way}/{self.teacher}-{self.student}"
+        return f"{'imagenet/' if self.on_imagenet else ''}{self.way}/{self.teacher}-{self.student}"
 
     @property
     def table(self) -> dict[str, Any]:
@@ -96,9 +109,12 @@ class Preset:
         pair = (self.teacher, self.student)
         if self.way == "dkd":
             values["method"] = {"name": "dkd", "non_target_weight": _DKD_WEIGHTS.get(pair, 8.0)}
-        if self.way == "mlkd":
+        if self.way == "mlkd" and not self.on_imagenet:
             usual = models.learning_rate(self.student)
             values["optimizer"] = {"learning_rate": _MLKD_RATES.get(usual, usual)}
+        if self.on_imagenet:
+            networks = {"teacher": f"torchvision:{self.teacher}", "student": f"torchvision:{self.student}"}
+            return {"kind": "student", **networks, **_IMAGENET, **values}
         return {"kind": "student", "teacher": self.teacher, "student": self.student, "data": "cifar100", **values}
 
 
@@ -107,6 +123,7 @@ def presets() -> Iterator[Preset]:
     for way in [*_WAYS, *sorted(set(METHODS.names()) - set(_WAYS))]:
         for (teacher, student), published in PAIRS.items():
             yield Preset(way, teacher, student, published.get(way))
+        yield Preset(way, *_IMAGENET_PAIR, None, on_imagenet=True)
 
 
 def preset(name: str) -> Preset:

@@ -30,7 +30,7 @@ def presets(
         console.show_json([{"preset": one.name, "published_top1": one.published, "spec": one.table} for one in found])
         return
     console.show_table(
-        "on CIFAR-100",
+        "on CIFAR-100, or on ImageNet where the name says so",
         ["preset", "published top-1 %>"],
         [(one.name, "" if one.published is None else f"{one.published:.2f}") for one in found],
     )

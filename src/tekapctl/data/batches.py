@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from tekapctl.data.image_files import ImageFiles, Request
 from tekapctl.data.image_set import ImageSet
 from tekapctl.data.loading import Loader
-from tekapctl.data.strong import strengthen
 from tekapctl.parallel.share import ALL, Share
 from tekapctl.parallel.team import ALONE, Team
 from tekapctl.randomness import derive, generator
@@ -219,6 +218,8 @@ class Batches:
         return torch.addcmul(self._shift, pixels, self._scale).contiguous(memory_format=self._format)
 
     def _strong(self, stored: Tensor, count: int, share: Share, epoch: int, step: int) -> Tensor:
+        from tekapctl.data.strong import strengthen  # torchvision takes longer to import than all else
+
         source = generator(CPU, self.seed, "strong augmentation", epoch, step)
         seen = self._seen(stored, self._draw(count, source)[share.rows])
         return self._normalise(strengthen(seen, source, first=share.first, of=count))

@@ -112,6 +112,15 @@ class FileImages(DataSpec):
             UsageError: There are none.
         """
 
+    @property
+    def streams(self) -> bool:
+        """Whether images stay in their files until they are asked for."""
+        shape = self.shape
+        return self._is_streamed((shape.train_images + shape.test_images) * self._channels * self.size**2)
+
+    def _is_streamed(self, bytes_in_all: int) -> bool:
+        return self.recrop or (bytes_in_all > MOST_IN_MEMORY if self.stream is None else self.stream)
+
     def load(self, downloads: Path, *, offline: bool = False) -> Splits:
         """Both sets, decoded now or to be streamed.
 
@@ -128,7 +137,7 @@ class FileImages(DataSpec):
         bytes_in_all = (len(found.train) + len(found.test)) * self._channels * self.size**2
         if self.stream is False and self.recrop:
             raise UsageError("Random parts of images are taken of their files.", "Leave out data.stream=false.")
-        if self.recrop or (bytes_in_all > MOST_IN_MEMORY if self.stream is None else self.stream):
+        if self._is_streamed(bytes_in_all):
             return self._stream(found, downloads)
         return self._decode(found)
 

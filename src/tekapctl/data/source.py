@@ -43,6 +43,11 @@ class DataSpec(Section, ABC):
         return False
 
     @property
+    def streams(self) -> bool:
+        """Whether images stay in their files until they are asked for."""
+        return False
+
+    @property
     @abstractmethod
     def shape(self) -> Shape:
         """Its size, for estimates."""

@@ -87,7 +87,7 @@ def _memory(
     shape, floats = spec.data.shape, 4
     channels, height, width = image
     padded = channels * (height + 2 * spec.data.padding) * (width + 2 * spec.data.padding)
-    total = count * padded + shape.test_images * channels * height * width
+    total = 0 if spec.data.streams else count * padded + shape.test_images * channels * height * width
     total += floats * (3 * parameters(learner) + sum(map(parameters, teachers)))
     total += (
         floats
