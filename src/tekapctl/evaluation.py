@@ -34,6 +34,8 @@ class Evaluation:
         images_per_second: Speed of this evaluation.
         agreement: Share of images to which the teacher gives the same class; None without a teacher.
         kl_from_teacher: Mean KL(teacher || network) at temperature 1; None without a teacher.
+        correlation_distance: Mean absolute difference of the entries of both class-correlation matrices; None without a
+            teacher.
     """
 
     top1: float
@@ -47,6 +49,7 @@ class Evaluation:
     images_per_second: float
     agreement: float | None = None
     kl_from_teacher: float | None = None
+    correlation_distance: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -89,6 +92,12 @@ def calibration_error(
     return torch.zeros(bins, device=logits.device).index_add_(0, slot, gap).abs().sum() / len(labels)
 
 
+def class_correlation(logits: Float[Tensor, "n classes"]) -> Float[Tensor, "classes classes"]:
+    """Correlation of the logits of each two classes over the images (Tian et al., CRD, ICLR 2020, figure 2)."""
+    # A class whose logit is always the same has none.
+    return torch.corrcoef(logits.double().T).nan_to_num()
+
+
 def evaluate(
     network: Network,
     image_set: ImageSet,
@@ -123,12 +132,13 @@ def evaluate(
     classes = len(image_set.classes)
     counts = torch.bincount(labels, minlength=classes).clamp(min=1)
     per_class = torch.zeros(classes, device=device).index_add_(0, labels, hits) / counts
-    agreement = divergence = None
+    agreement = divergence = distance = None
     if teacher_logits is not None:
         agreement = (teacher_logits.argmax(1) == logits.argmax(1)).float().mean().item()
         divergence = F.kl_div(
             logits.log_softmax(1), teacher_logits.log_softmax(1), reduction="batchmean", log_target=True
         ).item()
+        distance = (class_correlation(logits) - class_correlation(teacher_logits)).abs().mean().item()
     return Evaluation(
         top1=hits.mean().item(),
         top5=top_k(logits, labels, 5).item(),
@@ -141,4 +151,5 @@ def evaluate(
         images_per_second=speed,
         agreement=agreement,
         kl_from_teacher=divergence,
+        correlation_distance=distance,
     )

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from server import serving
 from tekapctl.data import DATASETS, data_spec, load
+from tekapctl.data.image_set import ImageSet
 from tekapctl.errors import TekapctlError, UsageError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -196,3 +199,13 @@ def test_shapes_for_estimates_name_sensible_numbers(name):
     shape = data_spec(name).shape
     assert min(shape.train_images, shape.test_images, shape.channels) > 0
     assert shape.classes >= 2
+
+
+@given(st.integers(2, 12), st.floats(1, 100), st.floats(0.2, 1))
+def test_a_long_tail_keeps_what_its_formula_says(classes, imbalance, fraction):
+    labels = torch.arange(classes).repeat(60)
+    images = torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8)
+    whole = ImageSet(images, labels, tuple(map(str, range(classes))), (0.5,), (0.5,))
+    counts = torch.bincount(whole.subset(fraction, 3, imbalance).labels, minlength=classes).tolist()
+    expected = [max(1, round(60 * fraction * imbalance ** (-i / (classes - 1)))) for i in range(classes)]
+    assert counts == expected

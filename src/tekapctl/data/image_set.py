@@ -61,21 +61,23 @@ class ImageSet:
         """How much of the largest middle part of a file's image is shown, as a share of its side."""
         return self.images.middle if isinstance(self.images, ImageFiles) else 1.0
 
-    def subset(self, fraction: float, seed: int) -> "ImageSet":
+    def subset(self, fraction: float | int, seed: int, imbalance: float | int = 1) -> "ImageSet":
         """A share of each class's images, at least one, drawn by seed; samples keep their order and are numbered anew.
 
         Args:
             fraction: Share of each class's images, above 0 and at most 1.
             seed: Equal seeds give equal subsets.
+            imbalance: How many times the first class's share the last one's is; between them shares fall exponentially.
         """
-        if fraction >= 1:
+        if fraction >= 1 and imbalance == 1:
             return self
+        shares = [fraction * share for share in long_tail(len(self.classes), imbalance)]
         source = generator(torch.device("cpu"), seed, "subset")
         kept = []
         for label in range(len(self.classes)):
             members = (self.labels == label).nonzero().flatten()
             if len(members):
-                count = max(1, round(fraction * len(members)))
+                count = max(1, round(shares[label] * len(members)))
                 kept.append(members[torch.randperm(len(members), generator=source)[:count]])
         chosen = torch.cat(kept).sort().values
         return replace(self, images=self.images[chosen], labels=self.labels[chosen], numbers=chosen, whole=self.images)
@@ -91,6 +93,17 @@ class ImageSet:
             for part in whole.split(4096):
                 digest.update(part.numpy().tobytes())
         return digest.hexdigest()
+
+    def spread(self, count: int) -> "ImageSet":
+        """So many of the samples, evenly spread over the set; all where there are no more.
+
+        Args:
+            count: How many.
+        """
+        if count >= len(self):
+            return self
+        chosen = torch.arange(count) * len(self) // count
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
 
     def with_channels(self, channels: int) -> "ImageSet":
         """The set in as many channels as a network takes: grey is repeated.
@@ -112,6 +125,18 @@ class ImageSet:
             mean=self.mean * channels,
             std=self.std * channels,
         )
+
+
+def long_tail(classes: int, imbalance: float | int) -> list[float]:
+    """The share of each class's images that is kept: `imbalance ** (-i / (classes - 1))`.
+
+    Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019.
+
+    Args:
+        classes: How many there are.
+        imbalance: Ratio of the first class's to the last one's.
+    """
+    return [float(imbalance) ** (-number / max(1, classes - 1)) for number in range(classes)]
 
 
 @dataclass(frozen=True)

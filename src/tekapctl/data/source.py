@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from tekapctl.data.image_set import Splits
+from tekapctl.data.image_set import Splits, long_tail
 from tekapctl.errors import UsageError
 from tekapctl.registry import Registry
 from tekapctl.section import Section
@@ -34,6 +34,13 @@ class DataSpec(Section, ABC):
     name: str = Field(description="Name of the data set.")
     folder: str | None = Field(None, min_length=1, max_length=4096, description="A folder that holds its files.")
     train_fraction: float = Field(1.0, gt=0, le=1, description="Share of each class's training images, drawn by seed.")
+    imbalance: float = Field(
+        1.0,
+        ge=1,
+        le=1e6,
+        description="How many times as many training images the first class keeps as the last one; numbers fall "
+        "exponentially between them.",
+    )
     padding: int = Field(ge=0, le=64, description="Black pixels at each side before random cropping; 0 does not crop.")
     flip: bool = Field(description="Whether training images are flipped at random.")
 
@@ -41,6 +48,12 @@ class DataSpec(Section, ABC):
     def recrop(self) -> bool:
         """Whether training takes another random part of each image in each epoch."""
         return False
+
+    @property
+    def kept(self) -> float:
+        """About the share of the training images that is trained on."""
+        shares = long_tail(self.shape.classes, self.imbalance)
+        return self.train_fraction * sum(shares) / len(shares)
 
     @property
     def streams(self) -> bool:
@@ -98,7 +111,7 @@ def load(
 ) -> Splits:
     """A data set as a run sees it: the training set's share drawn by seed, in the channels the networks take."""
     splits = spec.load(downloads, offline=offline)
-    train, test = splits.train.subset(spec.train_fraction, seed), splits.test
+    train, test = splits.train.subset(spec.train_fraction, seed, spec.imbalance), splits.test
     if in_channels is not None:
         train, test = train.with_channels(in_channels), test.with_channels(in_channels)
     if min(train.image_shape[1:]) < 8:

@@ -202,7 +202,7 @@ def _splits(spec: RunSpec, home: Home, channels: int | None, stand_ins: list[str
             (0.25,) * shape.channels,
         )
 
-    train = part(max(shape.classes, round(shape.train_images * spec.data.train_fraction)))
+    train = part(max(shape.classes, round(shape.train_images * spec.data.kept)))
     test = part(shape.test_images)
     return (
         Splits(train, test) if channels is None else Splits(train.with_channels(channels), test.with_channels(channels))

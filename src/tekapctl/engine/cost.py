@@ -62,7 +62,7 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
             else:
                 reference = trained.find(home, name, dataset=spec.data.name)
                 teachers.append(trained.load(reference, model=spec.teacher_model, arguments=spec.teacher_args).network)
-    count = max(1, round(shape.train_images * spec.data.train_fraction))
+    count = max(1, round(shape.train_images * spec.data.kept))
     steps = -(-count // spec.batch_size)
     learner_macs = macs(learner, image)
     teacher_macs = sum(macs(teacher, image) for teacher in teachers) if teachers else None

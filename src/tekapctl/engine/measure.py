@@ -4,12 +4,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from tekapctl import data, trained
 from tekapctl.data.batches import Batches
+from tekapctl.data.image_set import ImageSet
 from tekapctl.engine.device import place, resolve_device, resolve_precision
 from tekapctl.errors import UsageError
 from tekapctl.evaluation import evaluate, predict
 from tekapctl.models.foreign import Arguments
+from tekapctl.robustness.measuring import measure_shifts
+from tekapctl.robustness.request import Request
+from tekapctl.robustness.transfer import Transfer, linear_probe
 from tekapctl.spec import StudentSpec, load
 from tekapctl.store.home import Home
 from tekapctl.trained import Reference, Trained
@@ -30,6 +36,8 @@ def measure(
     device: str = "auto",
     precision: str = "float32",
     batch_size: int = 500,
+    robustness: Request | None = None,
+    limit: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Measure a trained network on a data set's test images.
@@ -45,11 +53,15 @@ def measure(
         device: Where to compute.
         precision: Precision of the forward passes.
         batch_size: Images at a time.
+        robustness: What is measured beside, on shifted images and on other data sets.
+        limit: Use so many test images, evenly spread, for that; all if None.
         say: Is told what is going on.
 
     Raises:
         UsageError: Network, data or device are not to be had, or do not fit.
     """
+    request = robustness or Request()
+    shifts = request.shifts()
     reference = trained.find(home, name, dataset=dataset)
     if best:
         reference = best_of(reference)
@@ -74,6 +86,16 @@ def measure(
         teacher_logits=of_teacher,
         batch_size=batch_size,
     )
+    found = measure_shifts(
+        network.network,
+        splits.test if limit is None else splits.test.spread(limit),
+        shifts,
+        device=where,
+        teacher=None if teacher is None else teacher.network,
+        batch_size=batch_size,
+        report=say,
+    )
+    probed = [_probe(home, probe, network, teacher, splits.test, where, say) for probe in request.probes]
     return {
         "reference": reference.name,
         "source": reference.described,
@@ -81,7 +103,30 @@ def measure(
         "dataset": section.name,
         "teacher": f"{teacher.model} from {teacher.reference.described}" if teacher else None,
         "evaluation": evaluation.to_dict(),
+        "robustness": [each.to_dict() for each in found],
+        "transfer": [each.to_dict() for each in probed],
     }
+
+
+def _probe(
+    home: Home,
+    name: str,
+    network: Trained,
+    teacher: Trained | None,
+    seen: ImageSet,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> Transfer:
+    """A linear probe on another data set, whose images are brought to the size of those that the network knows."""
+    say(f"linear probe on {name}")
+    section, size = data.data_spec({"name": name}), seen.image_shape[1:]
+
+    def probe(one: Trained) -> tuple[float, float]:
+        splits = data.load(section, home.datasets, seed=0, in_channels=one.network.in_channels)
+        return linear_probe(one.network, splits, device=device, size=size)
+
+    top1, decay = probe(network)
+    return Transfer(section.name, top1, decay, None if teacher is None else probe(teacher)[0])
 
 
 def best_of(reference: Reference) -> Reference:

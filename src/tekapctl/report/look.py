@@ -10,6 +10,7 @@ from tekapctl import data, trained
 from tekapctl.comparison.groups import Group
 from tekapctl.data.batches import CPU, Batches
 from tekapctl.errors import TekapctlError
+from tekapctl.evaluation import class_correlation
 from tekapctl.models.foreign import Arguments
 from tekapctl.spec import StudentSpec
 from tekapctl.store.home import Home
@@ -43,8 +44,8 @@ class Said:
 
     @property
     def correlation(self) -> Float[Tensor, "classes classes"]:
-        """Correlation of the logits of each two classes over the images (Tian et al., CRD, ICLR 2020, figure 2)."""
-        return torch.corrcoef(self.logits.double().T).nan_to_num()
+        """Correlation of the logits of each two classes over the images."""
+        return class_correlation(self.logits)
 
     def plane(self, most: int) -> tuple[Float[Tensor, "some 2"], Int64[Tensor, " some"], float]:
         """The embeddings of some images, evenly spread over the set, in the plane of their two principal components.

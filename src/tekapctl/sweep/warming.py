@@ -109,6 +109,6 @@ def _store(trial: Trial) -> str:
     need = trial.needs.get(trial.spec.teacher)
     teacher = need.digest if need is not None else [table[field] for field in ("teacher", "teacher_args")]
     # A share of the images is drawn by the seed.
-    seed = trial.spec.batch_seed if trial.spec.data.train_fraction < 1 else None
+    seed = trial.spec.batch_seed if trial.spec.data.kept < 1 else None
     what = {"teacher": teacher, "seed": seed, **{field: table[field] for field in ("data", "precision", "device")}}
     return identity.digest(what)

@@ -1,0 +1,1 @@
+"""How a trained network bears images that are not as those it learned from."""

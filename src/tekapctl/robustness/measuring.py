@@ -1,0 +1,98 @@
+"""A network on shifted test images."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tekapctl.data.batches import Batches
+from tekapctl.data.image_set import ImageSet
+from tekapctl.models import Network
+from tekapctl.robustness.shift import Normalisation, Seen, Shift
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What a network reaches on shifted images; shares of 1.
+
+    Attributes:
+        shift: What was done to the images.
+        top1: Share of images whose label is the likeliest class.
+        kept: Share of images whose class is the one that it gave the unchanged image.
+        teacher_top1: What its teacher reaches on the same images; None without a teacher.
+        agreement: Share of these images that both give the same class; None without a teacher.
+    """
+
+    shift: str
+    top1: float
+    kept: float
+    teacher_top1: float | None = None
+    agreement: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return asdict(self)
+
+
+def measure_shifts(
+    network: Network,
+    image_set: ImageSet,
+    shifts: Sequence[Shift],
+    *,
+    device: torch.device,
+    teacher: Network | None = None,
+    batch_size: int = 500,
+    report: Callable[[str], None] = lambda _: None,
+) -> list[Robustness]:
+    """Measure a network under each shift, in float32; an attack is made for this network, also where its teacher looks.
+
+    Args:
+        network: The network, on the device.
+        image_set: The test images.
+        shifts: What is done to them, one after the other.
+        device: Where to compute.
+        teacher: Its teacher, on the device.
+        batch_size: Images at a time.
+        report: Is told which shift is being measured.
+    """
+    seen = Seen(network.eval(), Normalisation.of(image_set, device))
+    of_teacher = None if teacher is None else Seen(teacher.eval(), seen.normalisation)
+    batches = Batches(image_set, batch_size, device=device, padding=0, flip=False, seed=0)
+    with torch.no_grad():
+        unchanged = torch.cat([seen.logits(pixels).argmax(1) for pixels, *_ in _walk(batches, seen)])
+    found = []
+    for shift in shifts:
+        report(shift.name)
+        ours, theirs, labels = [], [], []
+        for pixels, given, first in _walk(batches, seen):
+            changed = shift(pixels, given, first, seen)
+            with torch.no_grad():
+                ours.append(seen.logits(changed).argmax(1))
+                labels.append(given)
+                if of_teacher is not None:
+                    theirs.append(of_teacher.logits(changed).argmax(1))
+        said, right = torch.cat(ours), torch.cat(labels)
+        taught = torch.cat(theirs) if theirs else None
+        found.append(
+            Robustness(
+                shift.name,
+                _share(said == right),
+                _share(said == unchanged),
+                None if taught is None else _share(taught == right),
+                None if taught is None else _share(taught == said),
+            )
+        )
+    return found
+
+
+@torch.no_grad()
+def _walk(batches: Batches, seen: Seen) -> Iterator[tuple[Float[Tensor, "batch c h w"], Tensor, int]]:
+    for batch in batches.in_order():
+        yield seen.normalisation.pixels(batch.images), batch.labels, int(batch.index[0])
+
+
+def _share(found: Tensor) -> float:
+    return found.float().mean().item()
