@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["conftest", "tekapctl.engine.execute"])
+_CONTEXT.set_forkserver_preload(["conftest", "tekapctl.engine.execute", "torch._dynamo"])
 
 
 def free_port() -> int:

@@ -15,7 +15,9 @@ from pathlib import Path
 from result import Result
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tekapctl.cli.app", "tekapctl.engine.execute", "tekapctl.store.teachers"])
+CONTEXT.set_forkserver_preload(
+    ["tekapctl.cli.app", "tekapctl.engine.execute", "tekapctl.store.teachers", "torch._dynamo"]
+)
 
 
 class Started:
