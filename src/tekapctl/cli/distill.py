@@ -46,7 +46,7 @@ def distill(
         return
     if trials > 1 and not dry_run:
         if processes > 1:
-            raise UsageError("Trials share one process.", "Leave out --nproc, or --trials.")
+            raise UsageError("Trials share one process, and --nproc asks for several.", "Leave out one of them.")
         train.run_trials(spec, trials, as_json=as_json)
         return
     train.run(spec, as_json=as_json, dry_run=dry_run, processes=processes)

@@ -40,7 +40,10 @@ def resolve_device(name: str, team: Team = ALONE) -> torch.device:
         raise UsageError("This machine has no CUDA device that PyTorch can use.", "Use --device cpu, or auto.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            f"There is no device {name}; this machine has {torch.cuda.device_count()}.", "Use --device cuda:0, or auto."
+            f"There is no device {device}; this machine has {torch.cuda.device_count()}.",
+            "Use --device cuda:0, or auto."
+            if team.size == 1
+            else "Each process needs one: start fewer, or on the CPU.",
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("This machine has no MPS device that PyTorch can use.", "Use --device cpu, or auto.")

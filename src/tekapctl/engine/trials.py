@@ -9,7 +9,8 @@ from tekapctl.engine.interruption import Interruption, StoppedError
 from tekapctl.engine.prepare import Say, Setting, beside, prepare
 from tekapctl.engine.telling import Notes, Unheard
 from tekapctl.engine.trainer import Listener
-from tekapctl.errors import TekapctlError
+from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.parallel.team import was_launched
 from tekapctl.spec import StudentSpec, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
@@ -42,6 +43,8 @@ def execute_trials(spec: StudentSpec, count: int, home: Home, listener: Listener
         UsageError: The spec asks for what is not to be had; nothing was written then.
         StoppedError: A signal stopped them; each goes on alone with `tekapctl resume`.
     """
+    if was_launched():
+        raise UsageError("Trials share one process, and several were started.", "Leave out --trials, or torchrun.")
     Trackers.check(spec.track)
     first = prepare(spec.model_copy(update={"data_seed": spec.batch_seed}), home, say)
     assert isinstance(first.spec, StudentSpec)

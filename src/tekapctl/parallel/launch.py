@@ -7,12 +7,11 @@ import sys
 import uuid
 from collections.abc import Sequence
 
-import torch
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.errors import TekapctlError
 from tekapctl.processors import processors
 
 
@@ -24,14 +23,8 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         processes: How many.
 
     Raises:
-        UsageError: There are fewer GPUs.
         TekapctlError: A process died without a word.
     """
-    if torch.cuda.is_available() and torch.cuda.device_count() < processes and "cpu" not in arguments:
-        raise UsageError(
-            f"{processes} processes need a GPU each, and this machine has {torch.cuda.device_count()}.",
-            "Use a smaller --nproc, or --device cpu.",
-        )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, processors() // processes)))
     logging.disable(logging.CRITICAL)  # what the launcher has to say, we say
     config = LaunchConfig(
