@@ -64,3 +64,10 @@ def test_a_trial_that_diverges_ends_alone(home):
     result = run(home, *options)
     assert [trial["status"] for trial in json.loads(result.out)] == ["failed", "failed"]
     assert "not finite" in result.err
+
+
+def test_trials_and_several_processes_are_one_too_many(home):
+    options = [*STUDENT, "--epochs", "1", "--trials", "2"]
+    for result in (run(home, *options, "--nproc", "2"), run(home, *options, WORLD_SIZE="2", RANK="0")):
+        assert result.code == 2
+        assert "Trials share one process" in result.err
