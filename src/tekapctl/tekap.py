@@ -35,6 +35,7 @@ class Perturbation(Section):
     noise_deviation: float = Field(ge=0, description="Standard deviation of the noise before it is weighted.")
     distribution: Literal["gaussian", "uniform"] = Field("gaussian", description="Distribution of the noise.")
     loss_weight: float = Field(ge=0, description="Weight of each augmented teacher's loss; the teacher's own is 1.")
+    own_weight: float = Field(1.0, ge=0, description="Weight of the teacher's own loss beside them.")
 
 
 class LogitTekap(Perturbation):

@@ -349,3 +349,12 @@ def test_the_demo_compares_and_says_what_the_differences_mean(tekapctl):
     assert all(len(arm["top1"]) == 2 for arm in result["arms"])
     assert all("over 2 seeds" in sentence for sentence in result["verdicts"])
     shutil.rmtree(tekapctl.home / "demo")
+
+
+def test_a_control_keeps_what_it_names_in_the_spec(tekapctl):
+    options = ["distill", "--method", "crd", "--alpha", "1", "--dry-run", "--json"]
+    settings = tekapctl(*options, "--control", "noise", "--control", "weight").json["spec"]["tekap"]
+    assert (settings["logit"]["teacher_share"], settings["logit"]["noise_weight"]) == (1.0, 0.1)
+    assert (settings["logit"]["own_weight"], settings["logit"]["loss_weight"]) == (1.0, 0.8)
+    assert (settings["feature"]["student_term_weight"], settings["feature"]["bank_updates"]) == (0.0, False)
+    assert "Did you mean noise" in tekapctl.refuses(*options, "--control", "nois")

@@ -15,6 +15,14 @@ def distill(
     resumed: Annotated[
         str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run; its spec holds, no options.")
     ] = None,
+    effects: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--control",
+            help="Of TeKAP keep only this effect: weight, shrink, noise; with crd also student-term, bank-updates. "
+            "May be given several times.",
+        ),
+    ] = None,
     processes: parallel.Processes = 1,
     trials: Annotated[
         int,
@@ -38,12 +46,18 @@ def distill(
     tekapctl distill --method crd --alpha 1 --beta 0.8       both
 
     tekapctl distill --method crd --no-tekap                 plain CRD
+
+    tekapctl distill --method kd --control weight            KD that weighs as much as TeKAP, without noise
     """
     if resumed is not None:
         if spec != type(spec).model_validate({"kind": "student"}) or dry_run:
             raise UsageError("--resume goes on with a run as it is.", "Leave out the other options.")
         resume.go_on(resumed, as_json=as_json, processes=processes)
         return
+    if effects:
+        from tekapctl.controls import keep
+
+        spec = keep(spec, effects)
     if trials > 1 and not dry_run:
         if processes > 1:
             raise UsageError("Trials share one process, and --nproc asks for several.", "Leave out one of them.")

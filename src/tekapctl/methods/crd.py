@@ -129,14 +129,16 @@ class CRD(Method):
         (`student_term_weight`) and each updates the banks again (`bank_updates`).
         """
         spec = augmented.spec
-        if augmented.embeddings is None:
-            return self.loss(student, teacher, batch)
         assert isinstance(spec, FeatureTekap)
+        if augmented.embeddings is None:
+            terms = self._terms(student, teacher.embedding.unsqueeze(0), batch, updates=1)
+            return terms.student + spec.own_weight * terms.teachers[0]
         embeddings = torch.cat([teacher.embedding.float().unsqueeze(0), augmented.embeddings])
         updates = len(embeddings) if spec.bank_updates else 1
         terms = self._terms(student, embeddings, batch, updates=updates)
         of_augmented = spec.loss_weight * terms.teachers[1:].sum()
-        return terms.student * (1 + spec.student_term_weight * len(augmented)) + terms.teachers[0] + of_augmented
+        of_teacher = spec.own_weight * terms.teachers[0]
+        return terms.student * (1 + spec.student_term_weight * len(augmented)) + of_teacher + of_augmented
 
     def _terms(
         self, student: Knowledge, teachers: Float[Tensor, "teachers batch width"], batch: Batch, *, updates: int

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge
-from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights, weighed
 from tekapctl.tekap import AugmentedTeachers
 
 
@@ -51,11 +51,17 @@ class KD(Method):
     def augmented_loss(
         self, student: Knowledge, teacher: Knowledge, augmented: AugmentedTeachers, batch: Batch
     ) -> Float[Tensor, ""]:
-        """TeKAP at the logit level: `KL(teacher) + loss_weight * sum of KL(augmented teacher)`."""
+        """TeKAP at the logit level: `own_weight * KL(teacher) + loss_weight * sum of KL(augmented teacher)`."""
+        spec = augmented.spec
         if augmented.logits is None:
-            return self.loss(student, teacher, batch)
+            return weighed(self.loss(student, teacher, batch), spec.own_weight)
         return kl_of_many(
-            student.logits, teacher.logits, augmented.logits, augmented.spec.loss_weight, self.temperature
+            student.logits,
+            teacher.logits,
+            augmented.logits,
+            spec.loss_weight,
+            self.temperature,
+            own_weight=spec.own_weight,
         )
 
 
@@ -75,8 +81,10 @@ def kl_of_many(
     augmented: Float[Tensor, "teachers batch classes"],
     weight: float,
     temperature: float,
+    *,
+    own_weight: float = 1.0,
 ) -> Float[Tensor, ""]:
-    """`T^2 * [KL(teacher || student) + weight * sum of KL(augmented || student)]`.
+    """`T^2 * [own_weight * KL(teacher || student) + weight * sum of KL(augmented || student)]`.
 
     KL is linear in its target but for the target's entropy, which has no gradient: all targets are pooled before they
     meet the student, so that the student's side costs the same for any number of teachers.
@@ -86,7 +94,7 @@ def kl_of_many(
         log_targets = F.log_softmax(targets, dim=2)
         probabilities = log_targets.exp()
         weights = torch.full((targets.shape[0], 1, 1), weight, device=targets.device)
-        weights[0] = 1.0
+        weights[0] = own_weight
         weighted = weights * probabilities
         pooled = weighted.sum(0)
         negative_entropy = (weighted * log_targets).sum()

@@ -119,8 +119,13 @@ class Method(nn.Module, ABC):
     def augmented_loss(
         self, student: Knowledge, teacher: Knowledge, augmented: AugmentedTeachers, batch: Batch
     ) -> Float[Tensor, ""]:
-        """The loss under the teacher plus the weighted losses under each augmented teacher."""
+        """The weighted losses under the teacher and under each augmented teacher."""
         return summed(self.loss, student, teacher, augmented, batch)
+
+
+def weighed(loss: Float[Tensor, ""], weight: float) -> Float[Tensor, ""]:
+    """A loss times its weight, and the very loss where that is 1."""
+    return loss if weight == 1 else weight * loss
 
 
 def summed(
@@ -130,8 +135,8 @@ def summed(
     augmented: AugmentedTeachers,
     batch: Batch,
 ) -> Float[Tensor, ""]:
-    """A loss under the teacher plus the weighted losses under each augmented teacher."""
-    total = loss(student, teacher, batch)
+    """The weighted losses under the teacher and under each augmented teacher."""
+    total = weighed(loss(student, teacher, batch), augmented.spec.own_weight)
     for perspective in augmented:
         total = total + augmented.spec.loss_weight * loss(student, perspective, batch)
     return total
