@@ -15,7 +15,8 @@ from tekapctl.tekap import Perturbation
 
 Effect = Literal["weight", "shrink", "noise", "student-term", "bank-updates"]
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
-_OF_CRD = {"student-term", "bank-updates"}
+OF_CRD = {"student-term", "bank-updates"}
+"""Those that only CRD has."""
 
 
 def keep(spec: StudentSpec, effects: Collection[str]) -> StudentSpec:
@@ -41,12 +42,12 @@ def keep(spec: StudentSpec, effects: Collection[str]) -> StudentSpec:
             raise unknown_name("effect of TeKAP", effect, list(EFFECTS))
     if not (spec.tekap.logit.teachers or spec.tekap.feature.teachers):
         raise UsageError("There are no augmented teachers whose effects could be taken apart.", "Leave out --no-tekap.")
-    wrong = sorted(_OF_CRD & set(effects))
+    wrong = sorted(OF_CRD & set(effects))
     if wrong and spec.method.name != "crd":
         raise UsageError(f"{wrong[0]} is an effect on CRD, and the method is {spec.method.name}.", "Leave it out.")
     tekap = to_dict(spec)["tekap"]
     tekap["logit"] |= _changes(spec.tekap.logit, effects, needs_teachers=False)
-    tekap["feature"] |= _changes(spec.tekap.feature, effects, needs_teachers=bool(_OF_CRD & set(effects)))
+    tekap["feature"] |= _changes(spec.tekap.feature, effects, needs_teachers=bool(OF_CRD & set(effects)))
     if "student-term" not in effects:
         tekap["feature"]["student_term_weight"] = 0.0
     if "bank-updates" not in effects:

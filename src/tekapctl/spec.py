@@ -298,6 +298,16 @@ class StudentSpec(RunSpec):
         rate = self.method.first_rate(self.student) or self.optimizer.learning_rate
         return rate * self.optimizer.scale(self.batch_size)
 
+    @property
+    def meets_logits(self) -> bool:
+        """Whether a loss compares logits, so that TeKAP's logit level has something to augment."""
+        return bool(self.alpha) or (bool(self.beta) and "logits" in self.method.about.uses)
+
+    @property
+    def meets_features(self) -> bool:
+        """Whether a loss compares features, likewise."""
+        return bool(self.beta) and "logits" not in self.method.about.uses
+
     @model_validator(mode="after")
     def _check_weights(self) -> "StudentSpec":
         if self.angular.views and (self.tekap.logit.teachers or self.tekap.feature.teachers):

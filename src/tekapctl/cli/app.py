@@ -26,6 +26,7 @@ from tekapctl.cli import (
     resume,
     runs,
     schema,
+    study,
     sweep,
     train_teacher,
     watch,
@@ -117,6 +118,7 @@ app.command("export")(export.export)
 app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
+app.command("study")(study.study)
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 app.command("presets")(presets.presets)

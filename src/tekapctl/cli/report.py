@@ -46,8 +46,16 @@ def writable(output: Path, *, force: bool) -> Path:
     return output
 
 
-def write(found: "list[Group]", baseline: str | None, output: Path, *, quiet: bool = False) -> None:
-    """Write the page about groups of runs, and say so unless stdout is for something else."""
+def write(found: "list[Group]", baseline: str | None, output: Path, *, quiet: bool = False, opening: str = "") -> None:
+    """Write the page about groups of runs, and say so unless stdout is for something else.
+
+    Args:
+        found: The groups.
+        baseline: The one that others are compared with.
+        output: The file.
+        quiet: Say so on stderr.
+        opening: What the page has before all else, as HTML.
+    """
     from tekapctl.comparison import groups, table
     from tekapctl.report.look import Looker
     from tekapctl.report.page import page
@@ -55,7 +63,7 @@ def write(found: "list[Group]", baseline: str | None, output: Path, *, quiet: bo
     from tekapctl.store.home import Home
 
     against = groups.baseline_of(found, baseline)
-    text = page(found, against, table.compare(found, against), Looker(Home.default()), console.say)
+    text = page(found, against, table.compare(found, against), Looker(Home.default()), console.say, opening)
     with aside(output) as part:
         part.write_text(text, encoding="utf-8")
     (console.say if quiet else console.show_text)(f"{output}, {console.size(output.stat().st_size)}")

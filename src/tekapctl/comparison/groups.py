@@ -184,18 +184,14 @@ def _flat(table: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 def _words(spec: TeacherSpec | StudentSpec) -> str:
     if isinstance(spec, TeacherSpec):
         return "alone"
-    teachers = (spec.tekap.logit.teachers if _meets_logits(spec) else 0) + (
-        spec.tekap.feature.teachers if spec.beta and spec.method.name != "kd" else 0
+    teachers = (spec.tekap.logit.teachers if spec.meets_logits else 0) + (
+        spec.tekap.feature.teachers if spec.meets_features else 0
     )
     return spec.method.name + (" + TeKAP" if teachers else " + views" if spec.angular.views else "")
 
 
 def _datasets(firsts: dict[str, Finished]) -> dict[str, str]:
     return {key: one.spec.data.name for key, one in firsts.items()}
-
-
-def _meets_logits(spec: StudentSpec) -> bool:
-    return bool(spec.alpha) or (bool(spec.beta) and "logits" in spec.method.about.uses)
 
 
 def _told_apart(words: dict[str, str], tables: dict[str, dict[str, Any]]) -> dict[str, str]:

@@ -94,11 +94,11 @@ def lines(title: str, unit: str, series: Sequence[Line]) -> str:
     def y(value: float) -> float:
         return top + (height - top - bottom) * (1 - (value - low) / (high - low))
 
-    parts = [_grid(y(t), left, width - 12, _number(t)) for t in ticks(low, high)]
+    parts = [grid(y(t), left, width - 12, _number(t)) for t in ticks(low, high)]
     for tick in ticks(float(first), float(last), 6):
         if tick == int(tick):
-            parts.append(_text(x(tick), height - 16, f"{tick:.0f}"))
-    parts.append(_text((left + width) / 2, height - 2, "epoch"))
+            parts.append(text(x(tick), height - 16, f"{tick:.0f}"))
+    parts.append(text((left + width) / 2, height - 2, "epoch"))
     for number, line in enumerate(series):
         if any(a != b for a, b in zip(line.low, line.high, strict=True)):
             there = [f"{x(e):.1f},{y(v):.1f}" for e, v in zip(line.epochs, line.high, strict=True)]
@@ -110,7 +110,7 @@ def lines(title: str, unit: str, series: Sequence[Line]) -> str:
             f'<polyline points="{points}" fill="none" stroke="{colour(number)}" stroke-width="1.8"{dash(number)}>'
             f"<title>{escape(line.label)}</title></polyline>"
         )
-    return _svg(width, height, f"{title}, {unit}, by epoch", parts)
+    return svg(width, height, f"{title}, {unit}, by epoch", parts)
 
 
 def intervals(title: str, rows: Sequence[Interval]) -> str:
@@ -129,17 +129,17 @@ def intervals(title: str, rows: Sequence[Interval]) -> str:
     for tick in ticks(low, high, 7):
         kind = "zero" if abs(tick) < 1e-12 else "grid"
         parts.append(f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{height - 28}" class="{kind}"/>')
-        parts.append(_text(x(tick), height - 12, _signed(tick)))
+        parts.append(text(x(tick), height - 12, _signed(tick)))
     for number, each in enumerate(rows):
         y = 4 + row * (number + 0.5)
-        parts.append(_text(left - 10, y + 4, _short(each.label, 30), "label", "end"))
+        parts.append(text(left - 10, y + 4, _short(each.label, 30), "label", "end"))
         told = f"{each.label}: {each.mean:+.2f}"
         if each.low is not None and each.high is not None:
             told += f", {each.low:+.2f} to {each.high:+.2f}"
             parts.append(f'<line x1="{x(each.low):.1f}" x2="{x(each.high):.1f}" y1="{y}" y2="{y}" class="whisker"/>')
         tip = f"<title>{escape(told)}</title>"
         parts.append(f'<circle cx="{x(each.mean):.1f}" cy="{y}" r="4.5" class="dot">{tip}</circle>')
-    return _svg(width, height, title, parts)
+    return svg(width, height, title, parts)
 
 
 def bars(title: str, names: Sequence[str], values: Sequence[float]) -> str:
@@ -157,12 +157,12 @@ def bars(title: str, names: Sequence[str], values: Sequence[float]) -> str:
         y = 4 + row * number
         kind = "gain" if value >= 0 else "loss"
         start, end = sorted((middle, x(value)))
-        parts.append(_text(left - 8, y + 11, _short(name, 18), "label", "end"))
+        parts.append(text(left - 8, y + 11, _short(name, 18), "label", "end"))
         parts.append(f'<rect x="{start:.1f}" y="{y}" width="{end - start:.1f}" height="{row - 5}" class="{kind}"/>')
         place, anchor = (end + 4, "start") if value >= 0 else (start - 4, "end")
-        parts.append(_text(place, y + 11, f"{value:+.1f}", "tick", anchor))
-    parts.append(_text(middle, height - 6, "points of top-1"))
-    return _svg(width, height, title, parts)
+        parts.append(text(place, y + 11, f"{value:+.1f}", "tick", anchor))
+    parts.append(text(middle, height - 6, "points of top-1"))
+    return svg(width, height, title, parts)
 
 
 def heat(
@@ -194,21 +194,21 @@ def heat(
             )
             if count <= _MOST_CELLS_WRITTEN and percent and abs(float(values[i, j])) >= 0.005:
                 kind = "cell strong" if abs(shade) > 0.55 else "cell"
-                parts.append(_text(left + (j + 0.5) * cell, top + (i + 0.5) * cell + 4, number, kind))
+                parts.append(text(left + (j + 0.5) * cell, top + (i + 0.5) * cell + 4, number, kind))
         for i, name in enumerate(names):
             y = top + (i + 0.5) * cell + 4
-            parts.append(_text(left - 6, y, _short(name, 15), "label", "end"))
+            parts.append(text(left - 6, y, _short(name, 15), "label", "end"))
             x = left + (i + 0.5) * cell
             parts.append(
                 f'<text transform="translate({x + 3:.1f} {top + side + 8:.1f}) rotate(-50)" class="label" '
                 f'text-anchor="end">{_short(name, 13)}</text>'
             )
-        return _svg(int(left + side + 8), int(top + side + 84), title, parts)
+        return svg(int(left + side + 8), int(top + side + 84), title, parts)
     parts.append(f'<image x="{left}" y="{top}" width="{side}" height="{side}" class="matrix" href="{_png(shades)}"/>')
     parts.append(f'<rect x="{left}" y="{top}" width="{side}" height="{side}" class="frame"/>')
-    parts.append(_text(left - 6, top + 10, _short(names[0], 15), "tick", "end"))
-    parts.append(_text(left - 6, top + side, _short(names[-1], 15), "tick", "end"))
-    return _svg(int(left + side + 8), int(top + side + 16), title, parts)
+    parts.append(text(left - 6, top + 10, _short(names[0], 15), "tick", "end"))
+    parts.append(text(left - 6, top + side, _short(names[-1], 15), "tick", "end"))
+    return svg(int(left + side + 8), int(top + side + 16), title, parts)
 
 
 def scatter(
@@ -244,7 +244,7 @@ def scatter(
             f'<g fill="{colour(number)}" stroke="{colour(number)}" stroke-width="{1.2 if form else 0}" opacity=".75">'
             f"<title>{escape(names[label])}</title>{''.join(dots)}</g>"
         )
-    return _svg(width, height, title, parts)
+    return svg(width, height, title, parts)
 
 
 def legend(names: Sequence[str], *, points: bool = False) -> str:
@@ -267,15 +267,17 @@ def _places(count: int) -> Iterator[tuple[int, int]]:
     return ((i, j) for i in range(count) for j in range(count))
 
 
-def _grid(y: float | int, left: float | int, right: float | int, text: str) -> str:
+def grid(y: float | int, left: float | int, right: float | int, told: str) -> str:
+    """A horizontal line of the grid, with its value."""
     return (
         f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
-        f"{_text(left - 6, y + 4, text, anchor='end')}"
+        f"{text(left - 6, y + 4, told, anchor='end')}"
     )
 
 
-def _text(x: float | int, y: float | int, text: str, kind: str = "tick", anchor: str = "middle") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{text}</text>'
+def text(x: float | int, y: float | int, told: str, kind: str = "tick", anchor: str = "middle") -> str:
+    """A word at a place; it is escaped already."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{told}</text>'
 
 
 def _number(value: float) -> str:
@@ -290,7 +292,8 @@ def _short(text: str, most: int) -> str:
     return escape(text if len(text) <= most else text[: most - 1] + "…")
 
 
-def _svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
+def svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
+    """A picture of its parts."""
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
         f'aria-label="{escape(title, quote=True)}">{"".join(parts)}</svg>'

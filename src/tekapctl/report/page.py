@@ -23,7 +23,9 @@ _SHOWN_PAIRS = 12
 Say = Callable[[str], None]
 
 
-def page(groups: Sequence[Group], baseline: Group, rows: Sequence[Row], looker: Looker, say: Say) -> str:
+def page(
+    groups: Sequence[Group], baseline: Group, rows: Sequence[Row], looker: Looker, say: Say, opening: str = ""
+) -> str:
     """The whole page, HTML that needs nothing from anywhere.
 
     Args:
@@ -32,12 +34,14 @@ def page(groups: Sequence[Group], baseline: Group, rows: Sequence[Row], looker: 
         rows: The table of their comparison.
         looker: Asks networks about the test images.
         say: Is told what is going on.
+        opening: What comes before all else, as HTML.
     """
     style = resources.files("tekapctl.report").joinpath("style.css").read_text(encoding="utf-8")
     title = _title(groups)
     parts = [
         f"<h1>{escape(title)}</h1>",
         _lead(groups, baseline),
+        opening,
         _section("Accuracy", _table(rows, baseline) + _differences(rows, baseline)),
         _section("Training", _curves(groups)),
         *_networks(groups, baseline, looker, say),

@@ -36,12 +36,12 @@ class SweepStoppedError(TekapctlError):
 
     Args:
         number: The signal.
-        file: The sweep's file.
+        again: The command that goes on with it.
     """
 
-    def __init__(self, number: int, file: str) -> None:
+    def __init__(self, number: int, again: str) -> None:
         name = signal.Signals(number).name
-        super().__init__(f"Stopped by {name}; all runs are kept.", f"Go on with `tekapctl sweep {file}`.")
+        super().__init__(f"Stopped by {name}; all runs are kept.", f"Go on with `{again}`.")
         self.exit_code = 128 + number
 
 
@@ -69,7 +69,7 @@ class LocalSweep:
         workers: How many processes at a time.
         on: Devices that are dealt out to them in turn; none leaves each its spec's.
         retry: Try failed trials again.
-        file: The sweep's file, for the user.
+        again: The command that goes on with it, for the user.
         show: Is told how it goes on.
         say: Is told what else there is to say.
     """
@@ -82,12 +82,12 @@ class LocalSweep:
         workers: int,
         on: Sequence[str],
         retry: bool,
-        file: str,
+        again: str,
         show: Show,
         say: Say,
     ) -> None:
         devices.check(on, plan)
-        self.plan, self.folder, self.file = plan, folder, file
+        self.plan, self.folder, self.again = plan, folder, again
         self.retry, self.show, self.say = retry, show, say
         self._variables = [devices.environment(on[slot % len(on)] if on else None, workers) for slot in range(workers)]
         self._ledger = Ledger(folder.home)
@@ -130,7 +130,7 @@ class LocalSweep:
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self._signal is not None:
-            raise SweepStoppedError(self._signal, self.file)
+            raise SweepStoppedError(self._signal, self.again)
         return standings
 
     def _hear(self, number: int, _: FrameType | None) -> None:

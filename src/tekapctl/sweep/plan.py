@@ -114,7 +114,7 @@ def plan(table: Mapping[str, Any]) -> Plan:
     try:
         file = SweepFile.model_validate(table)
     except ValidationError as error:
-        wrong = "; ".join(_complaint(entry) for entry in error.errors(include_url=False))
+        wrong = "; ".join(complaint(entry) for entry in error.errors(include_url=False))
         raise UsageError(f"The sweep is not valid: {wrong}.", "docs/sweeps.md says what it may hold.") from None
     if not file.grid and not file.before:
         raise UsageError("The sweep has no runs.", "Give it a [grid].")
@@ -131,7 +131,8 @@ def plan(table: Mapping[str, Any]) -> Plan:
     return Plan(file.name, file.sweep, _apart(trials))
 
 
-def _complaint(entry: Any) -> str:
+def complaint(entry: Any) -> str:
+    """What pydantic finds wrong, in words."""
     what = "unknown field" if entry["type"] == "extra_forbidden" else entry["msg"]
     return f"{'.'.join(map(str, entry['loc']))}: {what}"
 

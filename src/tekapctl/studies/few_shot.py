@@ -1,0 +1,30 @@
+"""What TeKAP is worth with few images."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from tekapctl.spec import StudentSpec
+from tekapctl.studies.along import design_along
+from tekapctl.studies.study import STUDIES, Design, Setting, Study
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+@STUDIES.register("few-shot")
+class FewShot(Study):
+    """Shares of each class's training images for the student, whose teacher has seen all of them."""
+
+    question: ClassVar[str] = "Does TeKAP help more where the student has fewer images?"
+    fractions: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.05, 0.1, 0.25, 0.5, 1.0)
+
+    def design(self, setting: Setting) -> Design:
+        """The usual ways on each share of the images that the setting has."""
+        whole = setting.spec.data.train_fraction
+
+        def with_share(share: float) -> StudentSpec:
+            data = setting.spec.data.model_copy(update={"train_fraction": share * whole})
+            return setting.spec.model_copy(update={"data": data})
+
+        shares = sorted(set(self.fractions))
+        return design_along({share * whole: with_share(share) for share in shares}, "fraction", "share of the images")

@@ -1,0 +1,31 @@
+"""What TeKAP is worth where classes are of unequal size."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from tekapctl.spec import StudentSpec
+from tekapctl.studies.along import design_along
+from tekapctl.studies.study import STUDIES, Design, Setting, Study
+
+Factor = Annotated[float, Field(ge=1)]
+
+
+@STUDIES.register("imbalance")
+class Imbalance(Study):
+    """Training sets with an exponential tail (Cao et al., NeurIPS 2019); the teacher has seen all images."""
+
+    question: ClassVar[str] = "Does TeKAP help more where some classes have few images?"
+    factors: Annotated[tuple[Factor, ...], Field(min_length=1)] = (10.0, 20.0, 50.0, 100.0)
+
+    def design(self, setting: Setting) -> Design:
+        """The usual ways with each factor between the largest and the smallest class."""
+
+        def with_factor(factor: float) -> StudentSpec:
+            data = setting.spec.data.model_copy(update={"imbalance": factor})
+            return setting.spec.model_copy(update={"data": data})
+
+        factors = sorted(set(self.factors))
+        return design_along(
+            {factor: with_factor(factor) for factor in factors}, "imbalance", "largest class, times the smallest"
+        )

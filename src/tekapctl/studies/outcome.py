@@ -1,0 +1,98 @@
+"""What is measured of a study's runs."""
+
+import statistics
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tekapctl.comparison.groups import Finished
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A finished run with what was measured of its network afterwards.
+
+    Attributes:
+        finished: The run.
+        evaluation: What `engine.measure.measure` gave; None where the study asks for nothing.
+        before: Seconds that the training of its teachers took, and of theirs, as far as the study trained them.
+    """
+
+    finished: Finished
+    evaluation: Mapping[str, Any] | None = None
+    before: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A number of each run.
+
+    Attributes:
+        name: What it is.
+        unit: Its unit.
+        read: Finds it; None where a run has it not.
+        higher_is_better: None where neither is.
+        digits: Decimal places that are shown.
+        is_tested: Whether the study's contrasts are looked at in it, and not only the arms.
+    """
+
+    name: str
+    unit: str
+    read: Callable[[Measured], float | None]
+    higher_is_better: bool | None = True
+    digits: int = 2
+    is_tested: bool = True
+
+
+def of_summary(
+    name: str, unit: str, field: str, scale: float, *, higher_is_better: bool | None, digits: int
+) -> Outcome:
+    """A number of the evaluation that every run's summary has."""
+
+    def read(measured: Measured) -> float | None:
+        found = measured.finished.summary["evaluation"].get(field)
+        return None if found is None else scale * float(found)
+
+    return Outcome(name, unit, read, higher_is_better, digits)
+
+
+def under(name: str, shifts: Collection[str]) -> Outcome:
+    """Mean top-1 under shifts of the test images, in percent."""
+
+    def read(measured: Measured) -> float | None:
+        assert measured.evaluation is not None
+        found = [each["top1"] for each in measured.evaluation["robustness"] if each["shift"] in shifts]
+        return 100 * statistics.fmean(found) if found else None
+
+    return Outcome(name, "points", read)
+
+
+def probed(dataset: str) -> Outcome:
+    """Top-1 of a linear probe on another data set, in percent."""
+
+    def read(measured: Measured) -> float | None:
+        assert measured.evaluation is not None
+        found = [each["top1"] for each in measured.evaluation["transfer"] if each["dataset"] == dataset]
+        return 100 * statistics.fmean(found) if found else None
+
+    return Outcome(f"linear probe on {dataset}", "points", read)
+
+
+TOP1 = Outcome("top-1", "points", lambda measured: 100 * measured.finished.last)
+AGREEMENT = of_summary("agreement with the teacher", "points", "agreement", 100.0, higher_is_better=True, digits=2)
+DIVERGENCE = of_summary("KL from the teacher", "nats", "kl_from_teacher", 1.0, higher_is_better=False, digits=4)
+CORRELATION = of_summary(
+    "distance of class correlations", "of 2", "correlation_distance", 1.0, higher_is_better=False, digits=4
+)
+CALIBRATION = of_summary("calibration error", "points", "calibration_error", 100.0, higher_is_better=False, digits=2)
+SECONDS = Outcome(
+    "training time", "s", lambda measured: float(measured.finished.summary["seconds"]), False, 1, is_tested=False
+)
+SECONDS_WITH_TEACHERS = Outcome(
+    "training time with that of teachers",
+    "s",
+    lambda measured: float(measured.finished.summary["seconds"]) + measured.before,
+    False,
+    1,
+    is_tested=False,
+)

@@ -1,0 +1,177 @@
+"""A study as the sweep that carries it out."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from tekapctl import models, trained
+from tekapctl.errors import UsageError
+from tekapctl.spec import StudentSpec, parse, to_dict
+from tekapctl.store.home import Home
+from tekapctl.studies.contrast import Contrast, in_block
+from tekapctl.studies.study import STUDIES, Arm, Before, Design, Setting, Study, teacher_of
+from tekapctl.sweep import identity
+from tekapctl.sweep import plan as sweeps
+from tekapctl.sweep.grid import merged
+from tekapctl.sweep.plan import Plan, complaint
+
+
+@dataclass(frozen=True)
+class Block:
+    """The study on one of several settings.
+
+    Attributes:
+        label: What sets it apart from the others; empty where it is the only one.
+        design: The runs and the differences.
+    """
+
+    label: str
+    design: Design
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A study, ready to be carried out.
+
+    Attributes:
+        name: The study's name.
+        study: The study with its settings.
+        blocks: It on each setting.
+        plan: The sweep.
+        groups: What the runs of each arm are called in the sweep; arms that are the same experiment share them.
+    """
+
+    name: str
+    study: Study
+    blocks: Sequence[Block]
+    plan: Plan
+    groups: Mapping[str, str]
+
+    @property
+    def design(self) -> Design:
+        """What all blocks have in common: contrasts, outcomes and what is measured for them."""
+        return self.blocks[0].design
+
+    @staticmethod
+    def label(block: Block, arm: Arm) -> str:
+        """What an arm of a block is called among those of all blocks."""
+        return in_block(block.label, arm.label)
+
+    @property
+    def contrasts(self) -> list[list[Contrast]]:
+        """Each contrast within each block."""
+        return [
+            [block.design.contrasts[number].within(block.label) for block in self.blocks]
+            for number in range(len(self.design.contrasts))
+        ]
+
+
+def study(name: str, settings: Mapping[str, Any]) -> Study:
+    """A study by name, with its settings.
+
+    Raises:
+        UsageError: There is no such study, or it has no such settings.
+    """
+    kind = STUDIES[name]
+    try:
+        return kind.model_validate(dict(settings))
+    except ValidationError as error:
+        wrong = "; ".join(complaint(entry) for entry in error.errors(include_url=False))
+        known = ", ".join(f"{field} {value}" for field, value in kind.defaults().items()) or "none"
+        raise UsageError(f"The study {name} does not take that: {wrong}.", f"Its settings: {known}.") from None
+
+
+def plan(
+    name: str,
+    spec: StudentSpec,
+    home: Home,
+    *,
+    settings: Mapping[str, Any] = {},
+    seeds: int = 5,
+    teacher_epochs: int | None = None,
+    over: Mapping[str, Sequence[Any]] = {},
+    is_dry: bool = False,
+) -> Planned:
+    """What a study will do.
+
+    Args:
+        name: Of the study.
+        spec: A student's run with TeKAP; its seed is the first.
+        home: Where runs and fetched teachers are.
+        settings: The study's own settings.
+        seeds: How many seeds each arm has.
+        teacher_epochs: Epochs for which the teacher, a network's name, is trained first; None where it is there.
+        over: Fields of the spec with values, for each combination of which the study is carried out; its contrasts are
+            means over all.
+        is_dry: The teacher need not be there.
+
+    Raises:
+        UsageError: The study does not fit the spec, or the teacher is not to be had.
+    """
+    chosen = study(name, settings)
+    before: dict[str, Before] = {}
+    blocks = []
+    for values in itertools.product(*over.values()):
+        fields = dict(zip(over, values, strict=True))
+        setting = _setting(_over(spec, fields), home, teacher_epochs, before, is_dry=is_dry)
+        design = chosen.design(setting)
+        for each in design.before:
+            before.setdefault(each.label, each)
+        blocks.append(Block(", ".join(f"{field.split('.')[-1]} {value}" for field, value in fields.items()), design))
+    what = {"study": name, "settings": chosen.model_dump(mode="json"), "over": {k: list(v) for k, v in over.items()}}
+    mark = {**what, "spec": to_dict(spec), "seeds": seeds, "teacher_epochs": teacher_epochs}
+    digest = hashlib.sha256(json.dumps(mark, sort_keys=True, default=str).encode()).hexdigest()
+    arms, groups = _apart(blocks)
+    table = {
+        "name": f"{name}-{digest[:8]}",
+        "before": [{"label": each.label, **to_dict(each.spec)} for each in before.values()],
+        "grid": {"arm": arms, "seed": list(range(spec.seed, spec.seed + seeds))},
+    }
+    return Planned(name, chosen, blocks, sweeps.plan(table), groups)
+
+
+def _over(spec: StudentSpec, fields: Mapping[str, Any]) -> StudentSpec:
+    table = to_dict(spec)
+    if "student" in fields and table["optimizer"]["learning_rate"] == models.learning_rate(spec.student):
+        del table["optimizer"]["learning_rate"]  # it was the published one of the other student
+    found = parse(merged(table, fields))
+    assert isinstance(found, StudentSpec)
+    return found
+
+
+def _setting(
+    spec: StudentSpec, home: Home, teacher_epochs: int | None, before: dict[str, Before], *, is_dry: bool
+) -> Setting:
+    """The setting with its teacher: one that is trained first, or one that is there."""
+    if teacher_epochs is not None:
+        recipe = teacher_of(spec, spec.teacher, teacher_epochs)
+        label = f"teacher {spec.teacher}{f', {len(before) + 1}' if before else ''}"
+        known = next((each for each in before.values() if each.spec == recipe), Before(label, recipe))
+        before.setdefault(known.label, known)
+        return Setting(spec.model_copy(update={"teacher": known.label}), recipe)
+    try:
+        names = [trained.find(home, one, dataset=spec.data.name).name for one in (spec.teacher, *spec.ensemble)]
+    except UsageError as error:
+        if is_dry:
+            return Setting(spec)
+        raise UsageError(error.problem, f"{error.remedy} Or train it first with --teacher-epochs.") from None
+    # A run that is finished later must not take the place of the teacher that the study has begun with.
+    return Setting(spec.model_copy(update={"teacher": names[0], "ensemble": tuple(names[1:])}))
+
+
+def _apart(blocks: Sequence[Block]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Each experiment once, as a sweep's file has it, and what the runs of each arm are called."""
+    tables: dict[str, dict[str, Any]] = {}
+    groups: dict[str, str] = {}
+    for block in blocks:
+        for arm in block.design.arms:
+            label = in_block(block.label, arm.label)
+            table = {field: value for field, value in to_dict(arm.spec).items() if field != "seed"}
+            known = tables.setdefault(identity.group(identity.identity(arm.spec, {})), {"label": label, **table})
+            groups[label] = known["label"]
+    return list(tables.values()), groups

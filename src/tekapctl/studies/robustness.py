@@ -1,0 +1,56 @@
+"""What TeKAP is worth on images that are not as those it learned from."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from tekapctl.robustness.corruptions import CORRUPTIONS
+from tekapctl.robustness.request import Request
+from tekapctl.studies.contrast import less
+from tekapctl.studies.outcome import TOP1, under
+from tekapctl.studies.study import STUDIES, Design, Setting, Study
+from tekapctl.studies.ways import the_usual
+
+Epsilon = Annotated[float, Field(gt=0, le=1)]
+Severity = Annotated[int, Field(ge=1, le=5)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+@STUDIES.register("robustness")
+class Robustness(Study):
+    """Adversarial noise made for each network, common corruptions, and occlusion of the test images."""
+
+    question: ClassVar[str] = "Are students of TeKAP more robust to adversarial noise, corruptions and occlusion?"
+    epsilons: tuple[Epsilon, ...] = (2 / 255, 8 / 255)
+    severities: tuple[Severity, ...] = (1, 3, 5)
+    occlusions: tuple[Share, ...] = (0.1, 0.25)
+    limit: int = Field(2000, ge=1, description="Test images that are shifted, evenly spread.")
+
+    def design(self, setting: Setting) -> Design:
+        """The usual ways, each network under each kind of shift."""
+        arms, (name, tekap, without, alone) = the_usual(setting.spec)
+        kinds = {
+            "under FGSM": Request(attacks=["fgsm"], epsilons=self.epsilons),
+            "under PGD": Request(attacks=["pgd"], epsilons=self.epsilons),
+            "under corruptions": Request(corruptions=list(CORRUPTIONS), severities=self.severities),
+            "under occlusion": Request(occlusions=self.occlusions),
+        }
+        whole = Request(
+            attacks=["fgsm", "pgd"] if self.epsilons else [],
+            epsilons=self.epsilons,
+            corruptions=list(CORRUPTIONS) if self.severities else [],
+            severities=self.severities,
+            occlusions=self.occlusions,
+        )
+        shifted = {kind: [shift.name for shift in request.shifts()] for kind, request in kinds.items()}
+        return Design(
+            arms,
+            [
+                less(f"{tekap} less {name}", tekap, name),
+                less(f"{tekap} less without noise", tekap, without),
+                less(f"{name} less alone", name, alone),
+            ],
+            outcomes=[TOP1, *(under(kind, shifts) for kind, shifts in shifted.items() if shifts)],
+            request=whole,
+            limit=self.limit,
+        )

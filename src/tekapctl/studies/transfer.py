@@ -1,0 +1,40 @@
+"""What TeKAP's embeddings are worth on other data sets."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from tekapctl.robustness.request import Request
+from tekapctl.studies.contrast import less
+from tekapctl.studies.outcome import TOP1, probed
+from tekapctl.studies.study import STUDIES, Design, Setting, Study
+from tekapctl.studies.ways import the_usual
+
+_NEAR = {"digits": ("fashion-mnist",), "fashion-mnist": ("digits",)}
+_PUBLISHED = ("stl10", "tiny-imagenet")
+
+
+@STUDIES.register("transfer")
+class Transfer(Study):
+    """Linear probes on the frozen embeddings of other data sets' images."""
+
+    question: ClassVar[str] = "Do the embeddings of TeKAP's students tell more of other data sets?"
+    datasets: Annotated[
+        tuple[str, ...],
+        Field(description="Data sets; none means stl10 and tiny-imagenet, as published, or one that is at hand."),
+    ] = ()
+
+    def design(self, setting: Setting) -> Design:
+        """The usual ways, each network probed on each data set."""
+        arms, (name, tekap, without, alone) = the_usual(setting.spec)
+        datasets = self.datasets or _NEAR.get(setting.spec.data.name, _PUBLISHED)
+        return Design(
+            arms,
+            [
+                less(f"{tekap} less {name}", tekap, name),
+                less(f"{tekap} less without noise", tekap, without),
+                less(f"{name} less alone", name, alone),
+            ],
+            outcomes=[TOP1, *(probed(dataset) for dataset in datasets)],
+            request=Request(probes=datasets),
+        )
