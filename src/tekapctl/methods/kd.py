@@ -94,7 +94,7 @@ def kl_of_many(
         log_targets = F.log_softmax(targets, dim=2)
         probabilities = log_targets.exp()
         weights = torch.full((targets.shape[0], 1, 1), weight, device=targets.device)
-        weights[0] = own_weight
+        weights[0].fill_(own_weight)  # an assignment would send a number to the device
         weighted = weights * probabilities
         pooled = weighted.sum(0)
         negative_entropy = (weighted * log_targets).sum()
