@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 _TINY = 1e-300
 
@@ -73,6 +74,7 @@ def two_sided(t: float, freedom: int) -> float:
     return incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t))
 
 
+@cache
 def t_quantile(share: float, freedom: int) -> float:
     """The value below which a share, at least a half, of Student's t lies; found by bisection to double precision."""
     low, high = 0.0, 1.0

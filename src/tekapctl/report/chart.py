@@ -18,7 +18,7 @@ class Point:
         half: Half of its interval; None where it has none.
     """
 
-    at: float
+    at: float | int
     mean: float
     half: float | None
 
@@ -43,12 +43,12 @@ def along(title: str, axis: str, unit: str, series: Sequence[tuple[str, Sequence
     pad = (high - low) * 0.06 or 1.0
     low, high = low - pad, high + pad
 
-    def scaled(at: float) -> float:
+    def scaled(at: float | int) -> float:
         return math.log2(at) if doubling else at
 
     first, last = scaled(places[0]), scaled(places[-1])
 
-    def x(at: float, number: int) -> float:
+    def x(at: float | int, number: int) -> float:
         share = (scaled(at) - first) / (last - first) if last > first else 0.5
         # Series side by side: whiskers at one place would hide each other.
         return left + 20 + (width - left - 52) * share + 4 * (number - (len(series) - 1) / 2)

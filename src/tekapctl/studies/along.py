@@ -8,7 +8,7 @@ from tekapctl.studies.study import Arm, Design, Place
 from tekapctl.studies.ways import the_usual
 
 
-def design_along(specs: Mapping[float, StudentSpec], what: str, axis: str, *, doubling: bool = True) -> Design:
+def design_along(specs: Mapping[float | int, StudentSpec], what: str, axis: str, *, doubling: bool = True) -> Design:
     """The student alone, the method, TeKAP, and TeKAP without noise, on each of several training sets.
 
     Args:

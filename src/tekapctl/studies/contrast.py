@@ -32,8 +32,7 @@ class Contrast:
         arms = [values.get(label, {}) for label in self.weights]
         seeds = sorted(set(arms[0]).intersection(*arms[1:]))
         return {
-            seed: sum(weight * values[label][seed] for label, weight in self.weights.items() if weight)
-            for seed in seeds
+            seed: math.fsum(weight * values[label][seed] for label, weight in self.weights.items()) for seed in seeds
         }
 
     def within(self, block: str) -> "Contrast":
@@ -57,7 +56,7 @@ def mean_of(label: str, pairs: Sequence[tuple[str, str]]) -> Contrast:
     return Contrast(label, weights)
 
 
-def trend(label: str, arms: Sequence[str], at: Sequence[float], per: str, less: Sequence[str] = ()) -> Contrast:
+def trend(label: str, arms: Sequence[str], at: Sequence[float | int], per: str, less: Sequence[str] = ()) -> Contrast:
     """The slope of the straight line through the arms' outcomes, by least squares.
 
     Args:
@@ -75,7 +74,7 @@ def trend(label: str, arms: Sequence[str], at: Sequence[float], per: str, less: 
     return Contrast(label, weights, per)
 
 
-def doublings(values: Sequence[float]) -> list[float]:
+def doublings(values: Sequence[float | int]) -> list[float]:
     """Places on an axis on which each doubling is one step."""
     return [math.log2(value) for value in values]
 
@@ -121,7 +120,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Observed:
     """An outcome in which contrasts are looked at.
 
     Attributes:
@@ -137,14 +136,14 @@ class Tested:
     values: Values
 
 
-def estimate(outcomes: Sequence[Tested], contrasts: Sequence[Sequence[Contrast]]) -> list[Estimate]:
+def estimate(outcomes: Sequence[Observed], contrasts: Sequence[Sequence[Contrast]]) -> list[Estimate]:
     """What came of contrasts, with all probabilities corrected together.
 
     Args:
         outcomes: In which they are looked at.
         contrasts: Each as the contrasts of all blocks, whose values are pooled.
     """
-    found: list[tuple[Tested, Contrast, Difference | None]] = []
+    found: list[tuple[Observed, Contrast, Difference | None]] = []
     for outcome in outcomes:
         for blocks in contrasts:
             pooled = [value for each in blocks for value in each.of(outcome.values).values()]

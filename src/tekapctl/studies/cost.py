@@ -3,6 +3,7 @@
 import math
 from typing import Annotated, ClassVar
 
+import torch
 from pydantic import Field
 
 from tekapctl import models
@@ -69,12 +70,12 @@ def _between(teacher: str, student: str) -> str:
     Raises:
         UsageError: There is none between them.
     """
-    sizes = {name: parameters(models.build(name)) for name in models.names()}
-    sizes |= {name: parameters(models.build(name)) for name in (teacher, student)}
+    with torch.device("meta"):  # as sizes go, weights need not be there
+        networks = {name: models.build(name) for name in [*models.names(), teacher, student]}
+    sizes = {name: parameters(network) for name, network in networks.items()}
     low, high = sorted((sizes[student], sizes[teacher]))
     between = [name for name, count in sizes.items() if low < count < high]
-    family = type(models.build(teacher)).__module__
-    kin = [name for name in between if type(models.build(name)).__module__ == family]
+    kin = [name for name in between if type(networks[name]).__module__ == type(networks[teacher]).__module__]
     middle = math.log(low * high) / 2
     found = min(kin or between, key=lambda name: abs(math.log(sizes[name]) - middle), default=None)
     if found is None:

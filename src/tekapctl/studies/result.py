@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tekapctl.comparison.intervals import Difference, paired, t_quantile
-from tekapctl.studies.contrast import Estimate, Tested, estimate
+from tekapctl.studies.contrast import Estimate, Observed, estimate
 from tekapctl.studies.outcome import Measured, Outcome
 from tekapctl.studies.planning import Planned
 
@@ -37,7 +37,7 @@ class Row:
     arm: str
     block: str
     series: str | None
-    at: float | None
+    at: float | int | None
     cells: Sequence[Cell | None]
 
 
@@ -136,7 +136,7 @@ def result(planned: Planned, measured: Mapping[str, Mapping[int, Measured]], fin
     of_arm = {label: measured.get(group, {}) for label, group in planned.groups.items()}
     values = [{label: _read(outcome, runs) for label, runs in of_arm.items()} for outcome in design.outcomes]
     tested = [
-        Tested(outcome.name, outcome.unit, outcome.higher_is_better, found)
+        Observed(outcome.name, outcome.unit, outcome.higher_is_better, found)
         for outcome, found in zip(design.outcomes, values, strict=True)
         if outcome.is_tested
     ]

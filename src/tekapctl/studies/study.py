@@ -25,7 +25,7 @@ class Place:
     """
 
     series: str
-    at: float
+    at: float | int
 
 
 @dataclass(frozen=True)
