@@ -66,4 +66,4 @@ class Dropout(LogitPerturbation):
     ) -> Float[Tensor, "teachers batch classes"]:
         """What the classifier says of the embedding's change."""
         change = torch.where(noise < self.threshold, self.dropped, self.kept)
-        return (change * view.embedding.float()) @ self.rows
+        return change.mul_(view.embedding.float()) @ self.rows
