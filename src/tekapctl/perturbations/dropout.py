@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -34,8 +33,7 @@ class Dropout(LogitPerturbation):
 
     def __init__(self, rows: Float[Tensor, "width classes"], probability: float) -> None:
         self.rows = rows
-        self.dropped = -1.0
-        self.kept = 1 / (1 - probability) - 1
+        self.gain = 1 / (1 - probability)
         self.threshold = HALF_WIDTH * (2 * probability - 1)
 
     @classmethod
@@ -65,5 +63,5 @@ class Dropout(LogitPerturbation):
         self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch width"]
     ) -> Float[Tensor, "teachers batch classes"]:
         """What the classifier says of the embedding's change."""
-        change = torch.where(noise < self.threshold, self.dropped, self.kept)
-        return change.mul_(view.embedding.float()) @ self.rows
+        kept = (noise >= self.threshold).float()
+        return kept.mul_(self.gain).sub_(1).mul_(view.embedding.float()) @ self.rows
