@@ -6,21 +6,25 @@ for features), with noise drawn anew in every step. The share of the teacher and
 settings here, so that each can be studied without the other.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float
-from pydantic import Field
+from jaxtyping import Float, Int64
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from tekapctl.knowledge import Knowledge
+from tekapctl.perturbations import PERTURBATIONS, LogitPerturbation
+from tekapctl.perturbations.isotropic import Isotropic
+from tekapctl.perturbations.perturbation import HALF_WIDTH
 from tekapctl.randomness import by_rows
+from tekapctl.registry import unknown_name
 from tekapctl.section import Section
 
 Level = Literal["logit", "feature"]
+Distribution = Literal["gaussian", "uniform"]
 NoiseSource = Callable[[Sequence[int], Level, int, torch.device, int], Tensor]
 """Draws unit-variance noise of a shape (teachers, batch, ...) for a level at a step, on a device, for a batch's rows
 from a given one on."""
@@ -33,9 +37,20 @@ class Perturbation(Section):
     teacher_share: float = Field(0.9, ge=0, description="Share of the teacher's own output in an augmented teacher's.")
     noise_weight: float = Field(0.1, ge=0, description="Weight of the noise in an augmented teacher's output.")
     noise_deviation: float = Field(ge=0, description="Standard deviation of the noise before it is weighted.")
-    distribution: Literal["gaussian", "uniform"] = Field("gaussian", description="Distribution of the noise.")
+    distribution: Distribution = Field("gaussian", description="Distribution of the noise.")
     loss_weight: float = Field(ge=0, description="Weight of each augmented teacher's loss; the teacher's own is 1.")
     own_weight: float = Field(1.0, ge=0, description="Weight of the teacher's own loss beside them.")
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether there are augmented teachers who say something else than a share of what the teacher says."""
+        return bool(self.teachers and self.noise_weight and self.noise_deviation)
+
+
+def _known_perturbation(name: str) -> str:
+    if name not in PERTURBATIONS:
+        raise ValueError(str(unknown_name(PERTURBATIONS.kind, name, PERTURBATIONS.names())))
+    return name
 
 
 class LogitTekap(Perturbation):
@@ -46,6 +61,27 @@ class LogitTekap(Perturbation):
     loss_weight: float = Field(
         0.8, ge=0, description="Weight of each augmented teacher's loss; the teacher's own is 1."
     )
+    perturbation: Annotated[str, AfterValidator(_known_perturbation)] = Field(
+        "isotropic",
+        description="What is weighted as noise: isotropic, covariance, class-covariance, temperature, dropout or "
+        "mixing, each of the same size (docs/tekap.md).",
+    )
+    dropout: float = Field(
+        0.1, gt=0, lt=1, description="Share of the teacher's embedding that the perturbation dropout drops."
+    )
+
+    @model_validator(mode="after")
+    def _check_distribution(self) -> "LogitTekap":
+        if self.distribution != "gaussian" and not PERTURBATIONS[self.perturbation].takes_distribution:
+            raise ValueError(
+                f"the perturbation {self.perturbation} decides by chance and has no distribution: leave it out"
+            )
+        return self
+
+    @property
+    def numbers(self) -> Distribution:
+        """Distribution of the random numbers that the perturbation is made of."""
+        return self.distribution if PERTURBATIONS[self.perturbation].takes_distribution else "uniform"
 
 
 class FeatureTekap(Perturbation):
@@ -87,7 +123,8 @@ def perturb(
     Args:
         spec: The level's settings.
         knowledge: The teacher's logits, embedding or feature map.
-        noise: Unit-variance noise, one of the knowledge's shape for each augmented teacher.
+        noise: Unit-variance noise, or what a perturbation made of it, one of the knowledge's shape for each augmented
+            teacher.
     """
     scaled = knowledge.float() * spec.teacher_share
     return torch.add(scaled.unsqueeze(0), noise, alpha=spec.noise_weight * spec.noise_deviation)
@@ -141,12 +178,15 @@ class SeededNoise:
     """Unit-variance noise that depends on nothing but the run's seed, the level, the step and the place in the batch.
 
     Args:
-        spec: TeKAP's settings; each level has its distribution.
+        spec: TeKAP's settings; each level has its distribution, and the logits' perturbation may ask for one.
         seed: The run's seed.
     """
 
     def __init__(self, spec: TekapSpec, seed: int) -> None:
-        self.distribution: dict[Level, str] = {"logit": spec.logit.distribution, "feature": spec.feature.distribution}
+        self.distribution: dict[Level, Distribution] = {
+            "logit": spec.logit.numbers,
+            "feature": spec.feature.distribution,
+        }
         self.seed = seed
 
     def __call__(self, shape: Sequence[int], level: Level, step: int, device: torch.device, first: int = 0) -> Tensor:
@@ -157,10 +197,12 @@ class SeededNoise:
             whole = (teachers, rows, *rest)
             if self.distribution[level] == "gaussian":
                 return torch.randn(whole, generator=source, device=device)
-            # Half-width sqrt(3) has variance one.
-            return torch.empty(whole, device=device).uniform_(-math.sqrt(3), math.sqrt(3), generator=source)
+            return torch.empty(whole, device=device).uniform_(-HALF_WIDTH, HALF_WIDTH, generator=source)
 
         return by_rows(draw, device, first, count, self.seed, "tekap", level, step, dim=1)
+
+
+_ISOTROPIC = Isotropic()
 
 
 class Tekap:
@@ -169,27 +211,34 @@ class Tekap:
     Args:
         spec: The settings of both levels.
         noise: Where the noise comes from; `SeededNoise` in a run.
+        perturbation: What the noise makes of this teacher's logits; isotropic noise is itself.
     """
 
-    def __init__(self, spec: TekapSpec, noise: NoiseSource) -> None:
+    def __init__(self, spec: TekapSpec, noise: NoiseSource, perturbation: LogitPerturbation = _ISOTROPIC) -> None:
         self.spec = spec
         self.noise = noise
+        self.perturbation = perturbation
 
-    def augment_logits(self, teacher: Knowledge, step: int, first: int = 0) -> AugmentedTeachers:
+    def augment_logits(
+        self, teacher: Knowledge, step: int, first: int = 0, labels: Int64[Tensor, " batch"] | None = None
+    ) -> AugmentedTeachers:
         """Augmented teachers at the logit level.
 
         Args:
             teacher: The teacher's knowledge of a batch, or of some of its rows.
             step: Number of the step in the run.
             first: The first row's place in the batch.
+            labels: The rows' class numbers, for perturbations that read them.
         """
         spec = self.spec.logit
         if not spec.teachers:
             return AugmentedTeachers(spec, teacher)
         strong = teacher.strong
+        views = (teacher,) if strong is None else (teacher, strong)
         logits = teacher.logits if strong is None else torch.cat((teacher.logits, strong.logits), dim=1)
-        noise = self.noise((spec.teachers, *logits.shape), "logit", step, logits.device, first)
-        augmented = perturb(spec, logits, noise)
+        shape = (spec.teachers, len(logits), sum(self.perturbation.numbers(view) for view in views))
+        noise = self.noise(shape, "logit", step, logits.device, first)
+        augmented = perturb(spec, logits, self.perturbation.of_views(views, labels, noise))
         if strong is None:
             return AugmentedTeachers(spec, teacher, logits=augmented)
         weak, of_strong = augmented.split(teacher.logits.shape[1], dim=2)

@@ -11,10 +11,12 @@ from tekapctl import models
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
 from tekapctl.engine.objective import Distillation
+from tekapctl.engine.survey import survey
 from tekapctl.engine.trainer import Trainer
 from tekapctl.methods import Pair
 from tekapctl.methods.banks import MemoryBanks
 from tekapctl.methods.negatives import ClassNegatives
+from tekapctl.perturbations import PERTURBATIONS, Basis
 from tekapctl.spec import StudentSpec, parse
 from tekapctl.tekap import SeededNoise, Tekap
 
@@ -52,9 +54,12 @@ def trainer(**values) -> Trainer:
     with torch.no_grad():
         probe = torch.randn(2, 3, 16, 16)
         pair = Pair(student.knowledge(probe), teacher.knowledge(probe), image_set.labels, 0)
+    asked = survey(teacher, image_set, CPU, torch.float32)
+    basis = Basis(teacher.classifier_layer, CPU, spec.tekap.logit.dropout, lambda: asked)
+    perturbation = PERTURBATIONS[spec.tekap.logit.perturbation].of(basis)
     objective = Distillation(
         lambda batch: teacher.knowledge(batch.images, stages=False),
-        Tekap(spec.tekap, SeededNoise(spec.tekap, 0)),
+        Tekap(spec.tekap, SeededNoise(spec.tekap, 0), perturbation),
         spec.method.build(pair) if spec.beta else None,
         gamma=spec.gamma,
         alpha=spec.alpha,
@@ -77,6 +82,9 @@ LEVELS = {
     "logit": {"method": "kd"},
     "feature": {"method": {"name": "crd", "negatives": 64}},
     "both": {"method": {"name": "crd", "negatives": 64}, "alpha": 1.0, "beta": 0.8},
+    **{
+        f"logit, {name}": {"method": "kd", "tekap": {"logit": {"perturbation": name}}} for name in PERTURBATIONS.names()
+    },
     "queue": {"method": {"name": "crd", "negatives": 64, "memory": "queue"}, "alpha": 1.0, "beta": 0.8},
 }
 

@@ -31,6 +31,13 @@ WAYS = {
     "teacher": {"kind": "teacher", "model": "resnet8"},
     "kd": {"method": "kd", "tekap": NO_TEKAP},
     "tekap-logit": {"method": "kd"},
+    "tekap-mixing": {"method": "kd", "tekap": {"logit": {"perturbation": "mixing"}}},
+    "tekap-covariance-cached": {
+        "method": "kd",
+        "tekap": {"logit": {"perturbation": "covariance"}},
+        "cache_teacher": True,
+    },
+    "tekap-dropout-strong-view": {"method": "mlkd", "tekap": {"logit": {"perturbation": "dropout"}}},
     "crd": {"method": CRD, "tekap": NO_TEKAP},
     "crd-relax": {"method": {**CRD, "mode": "relax"}, "tekap": NO_TEKAP},
     "crd-queue": {"method": {**CRD, "memory": "queue"}},

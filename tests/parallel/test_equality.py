@@ -34,6 +34,8 @@ VARIANTS = {
     "views": {"angular": {"views": 2}},
     "views of maps": {"angular": {"views": 2}, "method": "at"},
     "ensemble": {"ensemble": ["resnet14"], "method": "sp"},
+    "mixing": {"method": "kd", "tekap": {"logit": {"perturbation": "mixing"}}},
+    "class covariance": {"method": "mlkd", "tekap": {"logit": {"perturbation": "class-covariance"}}},
     "dot": {"method": "dkd", "optimizer": {"dot_delta": 0.075, "learning_rate": 1e-3}},
     "plain": {"method": "kd", "alpha": 0.9, "gamma": 0.1, "tekap": {"logit": {"teachers": 0}}},
 }

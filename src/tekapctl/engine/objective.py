@@ -168,7 +168,7 @@ class Distillation(Objective):
         with self.clock("TeKAP"), torch.no_grad():
             if level == "feature":
                 return self.tekap.augment_features(teacher, batch.step, batch.share.first)
-            augmented = self.tekap.augment_logits(teacher, batch.step, batch.share.first)
+            augmented = self.tekap.augment_logits(teacher, batch.step, batch.share.first, batch.labels)
             if self.standardize_logits and augmented.logits is not None:
                 strong = augmented.strong_logits
                 augmented = replace(

@@ -15,6 +15,7 @@ from tekapctl.data.image_set import Splits
 from tekapctl.engine.device import place, resolve_device, resolve_precision
 from tekapctl.engine.ensemble import of_teachers
 from tekapctl.engine.objective import Classification, Distillation, Objective, Teacher
+from tekapctl.engine.survey import perturbation_of
 from tekapctl.engine.teaching import AskedOnce, CachedTeacher, LiveTeacher
 from tekapctl.engine.trainer import Trainer
 from tekapctl.errors import UsageError
@@ -25,6 +26,7 @@ from tekapctl.methods.maps import no_maps
 from tekapctl.models import Network
 from tekapctl.parallel.statistics import synchronise
 from tekapctl.parallel.team import ALONE, Team
+from tekapctl.perturbations import LogitPerturbation
 from tekapctl.randomness import derive
 from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec
 from tekapctl.store.home import Home
@@ -32,6 +34,8 @@ from tekapctl.tekap import SeededNoise, Tekap
 from tekapctl.trained import Trained
 
 Say = Callable[[str], None]
+Asks = Callable[[Trained, Method | None], tuple[Teacher, LogitPerturbation]]
+"""Gives a trained teacher as it is asked for what a method reads, and what its augmented logits deviate by."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +155,10 @@ def assemble(
     for teacher in teachers:
         place(teacher.network, device)
 
-    def ask(teacher: Trained, method: Method | None) -> Teacher:
+    def ask(teacher: Trained, method: Method | None) -> tuple[Teacher, LogitPerturbation]:
         assert isinstance(spec, StudentSpec)
-        return asked_teacher(spec, teacher, train, home.knowledge, say, method)
+        perturbation = perturbation_of(spec, teacher, train, say, method)
+        return asked_teacher(spec, teacher, train, home.knowledge, say, method), perturbation
 
     return _assemble(spec, splits, teachers, ask, train, test)
 
@@ -169,7 +174,7 @@ def beside(setting: Setting, spec: StudentSpec) -> Setting:
     for distillation in trainer.objective.distillations:
         if not isinstance(distillation.teacher, AskedOnce):
             distillation.teacher = AskedOnce(distillation.teacher)
-    asked = iter([distillation.teacher for distillation in trainer.objective.distillations])
+    asked = iter([(each.teacher, each.tekap.perturbation) for each in trainer.objective.distillations])
     batches = trainer.train_batches, trainer.test_batches
     other = _assemble(spec, setting.splits, setting.teachers, lambda *_: next(asked), *batches)
     return replace(setting, spec=spec, trainer=other)
@@ -179,7 +184,7 @@ def _assemble(
     spec: RunSpec,
     splits: Splits,
     teachers: Sequence[Trained],
-    ask: Callable[[Trained, Method | None], Teacher],
+    ask: Asks,
     train: Batches,
     test: Batches,
 ) -> Trainer:
@@ -277,7 +282,7 @@ def _build_method(spec: StudentSpec, pair: Pair, teacher: str) -> Method | None:
 def build_distillation(
     spec: StudentSpec,
     teacher: Trained,
-    ask: Callable[[Trained, Method | None], Teacher],
+    ask: Asks,
     learner: Network,
     train: Batches,
     *,
@@ -288,7 +293,7 @@ def build_distillation(
     Args:
         spec: The run's spec.
         teacher: The teacher, on its device.
-        ask: How the teacher is asked for what a method reads.
+        ask: How the teacher is asked, and perturbed.
         learner: The student.
         train: The training batches.
         seed: Seed of the method's parts and of TeKAP's noise.
@@ -311,9 +316,10 @@ def build_distillation(
         stages=theirs.stages if needs.stages else (),
         preactivations=theirs.preactivations if needs.preactivations else (),
     )
+    asked, perturbation = ask(teacher, method)
     return Distillation(
-        ask(teacher, method),
-        Tekap(spec.tekap, SeededNoise(spec.tekap, seed)),
+        asked,
+        Tekap(spec.tekap, SeededNoise(spec.tekap, seed), perturbation),
         method,
         gamma=spec.gamma,
         alpha=spec.alpha,

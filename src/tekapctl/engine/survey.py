@@ -1,0 +1,71 @@
+"""Asks a teacher once of its training images, for perturbations that are made after what it says."""
+
+import torch
+from torch import Tensor
+
+from tekapctl.data.batches import Batches
+from tekapctl.data.image_set import ImageSet
+from tekapctl.engine.device import autocast, resolve_precision
+from tekapctl.methods import Method
+from tekapctl.models import Network
+from tekapctl.perturbations import PERTURBATIONS, Basis, LogitPerturbation, Survey
+from tekapctl.spec import StudentSpec
+from tekapctl.store.knowledge import Say
+from tekapctl.trained import Trained
+
+MOST_IMAGES = 20_000
+_TOGETHER = 100
+
+
+def perturbation_of(
+    spec: StudentSpec, teacher: Trained, train: Batches, say: Say, method: Method | None
+) -> LogitPerturbation:
+    """What the logits of a teacher's augmented teachers deviate by.
+
+    The teacher is asked only if the run has augmented logits, and noise in them. Of several processes each asks for
+    itself, so that all know the same.
+
+    Args:
+        spec: The run's spec.
+        teacher: The teacher, on its device.
+        train: The training batches.
+        say: Is told that it will be asked.
+        method: The method's own loss, or None where KD is all.
+
+    Raises:
+        UsageError: The perturbation cannot be made of this teacher.
+    """
+    settings = spec.tekap.logit
+    is_read = bool(spec.alpha) or (method is not None and method.level == "logit")
+    name = settings.perturbation if settings.has_noise and is_read else "isotropic"
+
+    def ask() -> Survey:
+        images = train.image_set.spread(MOST_IMAGES)
+        say(f"perturbation {name}: the teacher is asked of {len(images):,} training images")
+        precision = resolve_precision(spec.precision, train.device, teacher.network, trains=False)
+        return survey(teacher.network, images, train.device, precision)
+
+    return PERTURBATIONS[name].of(Basis(teacher.network.classifier_layer, train.device, settings.dropout, ask))
+
+
+@torch.no_grad()
+def survey(network: Network, images: ImageSet, device: torch.device, precision: torch.dtype) -> Survey:
+    """What a network in evaluation mode says of images as they are.
+
+    Args:
+        network: The network, on the device.
+        images: The images.
+        device: Where to compute.
+        precision: Precision of its passes.
+    """
+    batches = Batches(images, _TOGETHER, device=device, padding=0, flip=False, seed=0, channels_last=True)
+    logits: list[Tensor] = []
+    squares: list[Tensor] = []
+    for batch in batches.in_order():
+        with autocast(device, precision):
+            said = network.knowledge(batch.images, stages=False)
+        logits.append(said.logits.float())
+        squares.append(said.embedding.float().square().sum(0))
+    # Not every device has float64.
+    mean_squares = torch.stack(squares).cpu().double().sum(0) / len(images)
+    return Survey(torch.cat(logits).cpu().double(), images.labels, mean_squares)

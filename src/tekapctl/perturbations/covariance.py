@@ -1,0 +1,47 @@
+"""Noise in the directions in which the teacher's logits vary."""
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from tekapctl.knowledge import Knowledge
+from tekapctl.perturbations.perturbation import PERTURBATIONS, Basis, LogitPerturbation, Survey, root_mean_square
+
+
+@PERTURBATIONS.register("covariance")
+class Covariance(LogitPerturbation):
+    """`d = S^(1/2) n`, with `S` the covariance of the teacher's logits, scaled to a mean variance of 1.
+
+    Args:
+        root: The symmetric root of `S`; unlike other roots it does not depend on the signs of eigenvectors.
+    """
+
+    unvaried = "The teacher's logits do not vary over the training images."
+
+    def __init__(self, root: Float[Tensor, "classes classes"]) -> None:
+        self.root = root
+
+    @classmethod
+    def of(cls, basis: Basis) -> "Covariance":
+        """From the covariance over the training images.
+
+        Raises:
+            UsageError: The logits do not vary.
+        """
+        deviations = cls.deviations(basis.survey())
+        scaled = deviations / root_mean_square(deviations.square(), cls.unvaried)
+        variances, directions = torch.linalg.eigh(scaled.T @ scaled / len(scaled))
+        # Variances that are 0 may come out below.
+        root = (directions * variances.clamp(min=0).sqrt()) @ directions.T
+        return cls(root.float().to(basis.device))
+
+    @staticmethod
+    def deviations(survey: Survey) -> Float64[Tensor, "images classes"]:
+        """What the covariance is that of."""
+        return survey.deviations()
+
+    def deviate(
+        self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch classes"]
+    ) -> Float[Tensor, "teachers batch classes"]:
+        """The noise, turned and stretched."""
+        return noise @ self.root
