@@ -1,0 +1,138 @@
+"""Studies as a user carries them out, looks at them and repeats them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cli.conftest import Program
+
+SETTING = [
+    *("--dataset", "digits", "--train-fraction", "0.1", "--teacher", "resnet14", "--teacher-epochs", "2"),
+    *("--student", "resnet8", "--epochs", "1", "--batch-size", "16", "--seeds", "2", "--device", "cpu"),
+]
+SMALL = ["--with", "limit=40", "--with", "severities=[1]", "--with", "epsilons=[0.03]", "--with", "occlusions=[0.2]"]
+
+
+@pytest.fixture(scope="module")
+def tekapctl(tmp_path_factory) -> Program:
+    return Program(tmp_path_factory.mktemp("studies"))
+
+
+@pytest.fixture(scope="module")
+def agreement(tekapctl):
+    return tekapctl("study", "agreement", *SETTING, "--json")
+
+
+def runs(tekapctl) -> set[str]:
+    return {path.name for path in tekapctl.home.glob("runs/*")}
+
+
+def test_a_study_answers_its_question(agreement):
+    found = agreement.json
+    assert (found["finished"], found["runs"]) == (7, 7)
+    assert [arm["arm"] for arm in found["arms"]] == ["KD", "KD + TeKAP", "KD + TeKAP without noise"]
+    outcomes = list(found["arms"][0]["outcomes"])
+    assert len(found["contrasts"]) == 2 * len(outcomes)
+    kd, tekap = (arm["outcomes"]["agreement with the teacher"] for arm in found["arms"][:2])
+    (contrast,) = (
+        each
+        for each in found["contrasts"]
+        if each["contrast"] == "KD + TeKAP less KD" and each["outcome"] == "agreement with the teacher"
+    )
+    assert contrast["difference"]["mean"] == pytest.approx(tekap["mean"] - kd["mean"])
+    assert found["verdict"][-1].startswith(f"Of {2 * len(outcomes)} differences")
+
+
+def test_what_is_finished_is_not_run_again(tekapctl, agreement):
+    before = runs(tekapctl)
+    again = tekapctl("study", "agreement", *SETTING, "--json")
+    assert again.json == agreement.json
+    assert "running" not in again.err
+    assert tekapctl("study", "agreement", *SETTING, "--so-far", "--json").json == agreement.json
+    assert runs(tekapctl) == before
+
+
+def test_studies_share_runs_and_measure_each_network_once(tekapctl, agreement, tmp_path):
+    before, page = runs(tekapctl), tmp_path / "page.html"
+    found = tekapctl("study", "robustness", *SETTING, *SMALL, "--output", str(page), "--json")
+    assert len(runs(tekapctl) - before) == 2, "only the students that train alone are new"
+    assert found.err.count("measuring ") >= 8
+    arms = {arm["arm"]: arm["outcomes"] for arm in found.json["arms"]}
+    assert arms["KD"]["top-1"] == agreement.json["arms"][0]["outcomes"]["top-1"]
+    assert set(arms["alone"]) == {"top-1", "under FGSM", "under PGD", "under corruptions", "under occlusion"}
+    text = page.read_text()
+    assert "Are students of TeKAP more robust" in text
+    assert "Of 15 differences" in text
+    again = tekapctl("study", "robustness", *SETTING, *SMALL, "--format", "markdown")
+    assert "measuring KD" not in again.err
+    assert again.out.count("| KD + TeKAP less KD |") == 5
+
+
+def test_a_study_over_several_settings_judges_them_together(tekapctl, agreement):
+    before = runs(tekapctl)
+    over = ["--over", "data.train_fraction=[0.05, 0.1]"]
+    found = tekapctl("study", "agreement", *SETTING, *over, "--seeds", "1", "--json").json
+    assert len(runs(tekapctl) - before) == 3, "those of the one share are there, and so is the teacher"
+    assert [arm["block"] for arm in found["arms"]] == 3 * ["train_fraction 0.05"] + 3 * ["train_fraction 0.1"]
+    assert {each["difference"]["pairs"] for each in found["contrasts"]} == {2}
+
+
+def test_a_study_that_is_broken_off_says_how_it_goes_on(tekapctl):
+    words = ["study", "agreement", *SETTING, "--set", "temperature=3.0", "--epochs", "300"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "tekapctl", *words],
+        env=os.environ | {"TEKAPCTL_HOME": str(tekapctl.home), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 100
+    known = runs(tekapctl)
+    while not any((tekapctl.home / "runs" / run / "metrics.jsonl").is_file() for run in runs(tekapctl) - known):
+        assert time.monotonic() < deadline
+        assert started.poll() is None
+        time.sleep(0.1)
+    started.send_signal(signal.SIGTERM)
+    _, told = started.communicate(timeout=60)
+    assert started.returncode == 128 + signal.SIGTERM
+    assert f"tekapctl {' '.join(words)}" in " ".join(told.split())
+    assert tekapctl(*words, "--so-far", "--json").json["finished"] == 1, "the teacher was there"
+
+
+def test_a_dry_run_says_what_the_published_study_costs(tekapctl):
+    found = tekapctl("study", "controls", "--dry-run", "--no-measure", "--json").json
+    assert found["trials"] == 8 * 5
+    assert found["macs"] > 1e17
+
+
+def test_studies_are_listed_with_their_questions(tekapctl):
+    listed = {each["study"]: each for each in tekapctl("study", "--json").json}
+    assert listed.keys() >= {"controls", "teachers", "noise", "few-shot", "imbalance", "robustness", "transfer"}
+    assert all(each["question"].endswith("?") for each in listed.values())
+    assert listed["few-shot"]["settings"]["fractions"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["contrls"], "Did you mean controls"),
+        (["few-shot", "--with", "share=[1]"], "share: unknown field"),
+        (["few-shot", "--with", "fractions=[2.0]"], "fractions.0"),
+        (["controls", "--no-tekap"], "no augmented teachers"),
+        (["controls", "--over", "data.train_fraction=0.1"], "no list of values"),
+        (["controls", "--over", "data.colour=[1, 2]"], "colour: unknown field"),
+        (["perturbations", "--method", "sp"], "at the logit level"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tekapctl, words, told):
+    assert told in tekapctl.refuses("study", *words, *SETTING)
+
+
+def test_a_teacher_that_is_not_there_is_missed_before_anything_runs(tekapctl):
+    told = tekapctl.refuses("study", "controls", "--dataset", "digits", "--teacher", "resnet56", "--student", "resnet8")
+    assert "no trained resnet56" in told
+    assert "--teacher-epochs" in told
