@@ -9,7 +9,7 @@ settings here, so that each can be studied without the other.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,7 @@ from tekapctl.randomness import by_rows
 from tekapctl.section import Section
 
 Level = Literal["logit", "feature"]
+LEVELS: tuple[Level, ...] = get_args(Level)
 NoiseSource = Callable[[Sequence[int], Level, int, torch.device, int], Tensor]
 """Draws unit-variance noise of a shape (teachers, batch, ...) for a level at a step, on a device, for a batch's rows
 from a given one on."""
@@ -71,6 +72,14 @@ class TekapSpec(Section):
 
     logit: LogitTekap = LogitTekap()
     feature: FeatureTekap = FeatureTekap()
+
+    def quiet(self, level: Level) -> "TekapSpec":
+        """The same spec with no noise at a level.
+
+        Args:
+            level: Of the two.
+        """
+        return self.model_copy(update={level: getattr(self, level).model_copy(update={"noise_weight": 0.0})})
 
     def without(self) -> "TekapSpec":
         """The same spec with no augmented teachers."""
