@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tekapctl.data.batches import Batches
 from tekapctl.engine.device import autocast
-from tekapctl.engine.diversity import Figures, Tested, of_augmented, of_teacher, of_views
+from tekapctl.engine.diversity import Examined, Figures, of_augmented, of_teacher, of_views
 from tekapctl.engine.epoch_sums import Metrics
 from tekapctl.engine.noise_share import StudentGradients
 from tekapctl.engine.objective import Distillation, Objective
@@ -67,7 +67,7 @@ class Diagnosis:
         self.train_batches = train
         self.test_batches = test
         self._gradients = StudentGradients(network, objective, train.device, precision, train.team)
-        self._known: list[Tested] = []
+        self._known: list[Examined] = []
 
     @property
     def has_something(self) -> bool:
@@ -112,13 +112,13 @@ class Diagnosis:
         for number, member in enumerate(members):
             own: Figures = {}
             for level in member.levels:
-                figures = of_augmented(self._tested(number), member.tekap, level, step, self.train_batches.batch_size)
+                figures = of_augmented(self._examined(number), member.tekap, level, step, self.train_batches.batch_size)
                 own |= _named(level, figures)
             if member.views is not None and member.asks_teacher:
                 views = copy.deepcopy(member.views)  # whose statistics are touched
-                own |= _named("views", of_views(self._tested(number), views, step))
+                own |= _named("views", of_views(self._examined(number), views, step))
             if own:
-                found.append(own | _named("teacher", of_teacher(self._tested(number))))
+                found.append(own | _named("teacher", of_teacher(self._examined(number))))
         return _means(found)
 
     def _gradients_of(self, members: Sequence[Distillation], epoch: int) -> Figures:
@@ -129,13 +129,13 @@ class Diagnosis:
         batches = self.train_batches.epoch(epoch, 0, BATCHES, strong=strong)
         return _means([self._gradients.figures(batch, members[0].levels) for batch in batches])
 
-    def _tested(self, number: int) -> Tested:
+    def _examined(self, number: int) -> Examined:
         """What a teacher says of the test images; asked once."""
         for teacher in self.teachers[len(self._known) : number + 1]:
             self._known.append(self._ask(teacher))
         return self._known[number]
 
-    def _ask(self, teacher: Asked) -> Tested:
+    def _ask(self, teacher: Asked) -> Examined:
         test = self.test_batches
         count = min(IMAGES, len(test.image_set))
         chosen = torch.arange(count) * len(test.image_set) // count
@@ -146,7 +146,7 @@ class Diagnosis:
                 logits.append(said.logits.float())
                 embeddings.append(said.embedding.float())
         labels = test.labels[chosen.to(test.device)]
-        return Tested(Knowledge(torch.cat(logits), torch.cat(embeddings)), labels, teacher.network.classifier_layer)
+        return Examined(Knowledge(torch.cat(logits), torch.cat(embeddings)), labels, teacher.network.classifier_layer)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ Classifier = Callable[[Float[Tensor, "*batch width"]], Float[Tensor, "*batch cla
 
 
 @dataclass(frozen=True)
-class Tested:
+class Examined:
     """What a teacher says of test images.
 
     Attributes:
@@ -97,14 +97,14 @@ class Predictions:
         }
 
 
-def of_augmented(tested: Tested, tekap: Tekap, level: Level, step: int, together: int) -> Figures:
+def of_augmented(examined: Examined, tekap: Tekap, level: Level, step: int, together: int) -> Figures:
     """How augmented teachers of a level differ.
 
     At the logit level they say their logits, at the feature level what the teacher's classifier makes of their
     embeddings. All are draws from one distribution, so that the variance over a single one is that over two draws.
 
     Args:
-        tested: What the teacher says.
+        examined: What the teacher says.
         tekap: Makes the augmented teachers.
         level: Of the two.
         step: What the noise depends on, beside the seed and the image's place.
@@ -114,33 +114,33 @@ def of_augmented(tested: Tested, tekap: Tekap, level: Level, step: int, together
     drawn = spec.model_copy(update={"teachers": max(2, spec.teachers)})
     drawing = Tekap(tekap.spec.model_copy(update={level: drawn}), tekap.noise)
     parts = []
-    for first, teacher in tested.in_parts(together):
+    for first, teacher in examined.in_parts(together):
         if level == "logit":
             others, own = drawing.augment_logits(teacher, step, first).logits, teacher.logits
         else:
             embeddings = drawing.augment_features(teacher, step, first).embeddings
             assert embeddings is not None
-            others, own = tested.classify(embeddings), tested.classify(teacher.embedding)
+            others, own = examined.classify(embeddings), examined.classify(teacher.embedding)
         assert others is not None
         weights = {"own_weight": spec.own_weight, "weight": spec.loss_weight}
         parts.append(Predictions.of(own, others, **weights, count=spec.teachers))
-    return Predictions.joined(parts).figures(tested.labels)
+    return Predictions.joined(parts).figures(examined.labels)
 
 
-def of_views(tested: Tested, views: AngularViews, step: int) -> Figures:
+def of_views(examined: Examined, views: AngularViews, step: int) -> Figures:
     """How learned views differ, as they are in training: with dropout, and normalised over all these images.
 
     Args:
-        tested: What the teacher says.
+        examined: What the teacher says.
         views: The views; their running statistics move.
         step: What the dropout depends on, beside the seed.
     """
-    others = views.say(tested.knowledge.embedding, step)
-    found = Predictions.of(tested.knowledge.logits, others, own_weight=1.0, weight=views.spec.view_weight)
-    return found.figures(tested.labels)
+    others = views.say(examined.knowledge.embedding, step)
+    found = Predictions.of(examined.knowledge.logits, others, own_weight=1.0, weight=views.spec.view_weight)
+    return found.figures(examined.labels)
 
 
-def of_teacher(tested: Tested) -> Figures:
+def of_teacher(examined: Examined) -> Figures:
     """How good the teacher itself is, and how well its confidence fits."""
-    logits, labels = tested.knowledge.logits, tested.labels
+    logits, labels = examined.knowledge.logits, examined.labels
     return {"top1": top_k(logits, labels, 1), "calibration_error": calibration_error(logits, labels)}
