@@ -16,10 +16,10 @@ _TRAINING = (
     ("train_top1", "Training accuracy", "top-1 in percent, on augmented images", 100.0),
     ("train_loss", "Training loss", "weighted sum of its parts", 1.0),
 )
-_WHOSE = {"logit": "logit level", "feature": "feature level", "views": "learned views"}
+_WHOSE = {"logit": "Logit level", "feature": "Feature level", "views": "Learned views"}
 _DIVERSITY = (
-    ("variance", "Variance", "of a class's probability over the augmented teachers", 1.0),
-    ("disagreement", "Disagreement", "augmented teachers of another class than the teacher's, in percent", 100.0),
+    ("variance", "Variance", "of a class's probability", 1.0),
+    ("disagreement", "Disagreement", "with the teacher's class, in percent", 100.0),
     ("ensemble_top1", "Ensemble's accuracy", "top-1 in percent", 100.0),
     ("ensemble_calibration_error", "Ensemble's calibration error", "in percent", 100.0),
     ("noise_share", "Noise in the student's gradient", "share in percent", 100.0),
@@ -56,14 +56,18 @@ def diversity(groups: Sequence[Group]) -> str:
     Args:
         groups: All groups, so that each keeps its colour.
     """
-    told, drawn = _told(groups), []
+    told, parts = _told(groups), []
     for whose, where in _WHOSE.items():
+        drawn = []
         for field, title, unit, scale in _DIVERSITY:
             of_teacher = f"diagnosis_teacher_{field.removeprefix('ensemble_')}"
             alone = _range(told, of_teacher, scale) if field.startswith("ensemble_") else ""
-            drawn.append(_panel(told, f"diagnosis_{whose}_{field}", f"{title}, {where}", unit, scale, alone))
-    drawn = [found for found in [*drawn, _panel(told, *_LABELS)] if found]
-    if not drawn:
+            drawn.append(_panel(told, f"diagnosis_{whose}_{field}", title, unit, scale, alone))
+        if any(drawn):
+            parts.append(f"<h3>{where}</h3>{_panels(drawn)}")
+    if labels := _panel(told, *_LABELS):
+        parts.append(f"<h3>Whole loss</h3>{_panels([labels])}")
+    if not parts:
         return ""
     how = how_made(
         "Of runs with --diagnose, after each epoch: what augmented teachers predict of test images (2,000 at most), "
@@ -73,7 +77,7 @@ def diversity(groups: Sequence[Group]) -> str:
     shown = {
         label for label, entries in told.items() if any(field.startswith("diagnosis_") for e in entries for field in e)
     }
-    return how + drawing.legend(list(told), only=shown) + _panels(drawn)
+    return how + drawing.legend(list(told), only=shown) + "".join(parts)
 
 
 def _panels(drawn: Sequence[str]) -> str:
@@ -111,4 +115,4 @@ def _range(told: Told, field: str, scale: float) -> str:
     if not found:
         return ""
     low, high = f"{min(found):.2f}", f"{max(found):.2f}"
-    return f" (the teacher alone: {low})" if low == high else f" (teachers alone: {low} to {high})"
+    return f" (teacher: {low})" if low == high else f" (teachers: {low} to {high})"
