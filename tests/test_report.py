@@ -123,3 +123,14 @@ def test_many_classes_become_a_picture_and_many_groups_differ_in_more_than_colou
     marks = [mark.split("</svg>")[0] for mark in legend(names).split("<svg")[1:]]
     assert len(set(marks)) == len(names)
     assert math.isfinite(len(legend(names, points=True)))
+
+
+def test_a_curve_without_points_leaves_the_others_their_colours_and_the_legend_can_leave_it_out():
+    none, some = Line("none", [], [], [], []), Line("some", [1, 2], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0])
+    drawn = lines("share", "percent", [none, some])
+    assert "var(--c1)" in drawn
+    assert "var(--c0)" not in drawn
+    assert lines("share", "percent", [none]) == ""
+    words = legend(["none", "some"], only={"some"})
+    assert "var(--c1)" in words
+    assert "none</li>" not in words

@@ -142,6 +142,21 @@ class AngularViews(nn.Module):
             said, loss = replace(said, strong=strong), (loss + of_strong) / 2
         return said, loss
 
+    @torch.no_grad()
+    def say(self, embedding: Float[Tensor, "batch width"], step: int) -> Float[Tensor, "views batch classes"]:
+        """The views' logits of images as they are in training: with dropout, normalised over these images.
+
+        Args:
+            embedding: The teacher's.
+            step: What the dropout depends on, beside the seed.
+        """
+        source = generator(embedding.device, self.seed, "views", step)
+        chance = torch.rand((self.spec.views, *embedding.shape), generator=source, device=embedding.device)
+        return self._classified(self.features[0](embedding, chance))
+
+    def _classified(self, embeddings: Float[Tensor, "views batch width"]) -> Float[Tensor, "views batch classes"]:
+        return torch.einsum("vbc,voc->vbo", embeddings, self.classifiers) + self.biases
+
     def _look(self, teacher: Knowledge, batch: Batch, name: str) -> tuple[Knowledge, Tensor]:
         spec, features = self.spec, _features(teacher)
         widths = [feature.shape[1] for feature in features]
@@ -149,7 +164,7 @@ class AngularViews(nn.Module):
         shape = (spec.views, len(teacher.logits), sum(widths))
         chances = torch.rand(shape, generator=source, device=teacher.logits.device).split(widths, dim=2)
         seen = [views(f, c) for views, f, c in zip(self.features, features, chances, strict=True)]
-        logits = torch.einsum("vbc,voc->vbo", seen[0], self.classifiers) + self.biases
+        logits = self._classified(seen[0])
 
         repeated = batch.labels.repeat(spec.views)
         loss = spec.view_weight * spec.views * F.cross_entropy(logits.flatten(0, 1), repeated)

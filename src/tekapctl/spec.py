@@ -265,6 +265,10 @@ class StudentSpec(RunSpec):
     cache_teacher: bool = Field(
         False, description="Keep what the teacher says of each view of each image on disk, for all runs with it."
     )
+    diagnose: bool = Field(
+        False,
+        description="After each epoch, log how augmented teachers differ and what their noise does to the student.",
+    )
 
     @model_validator(mode="before")
     @classmethod

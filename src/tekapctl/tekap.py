@@ -8,7 +8,7 @@ settings here, so that each can be studied without the other.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int64
@@ -25,6 +25,7 @@ from tekapctl.section import Section
 
 Level = Literal["logit", "feature"]
 Distribution = Literal["gaussian", "uniform"]
+LEVELS: tuple[Level, ...] = get_args(Level)
 NoiseSource = Callable[[Sequence[int], Level, int, torch.device, int], Tensor]
 """Draws unit-variance noise of a shape (teachers, batch, ...) for a level at a step, on a device, for a batch's rows
 from a given one on."""
@@ -107,6 +108,14 @@ class TekapSpec(Section):
 
     logit: LogitTekap = LogitTekap()
     feature: FeatureTekap = FeatureTekap()
+
+    def quiet(self, level: Level) -> "TekapSpec":
+        """The same spec with no noise at a level.
+
+        Args:
+            level: Of the two.
+        """
+        return self.model_copy(update={level: getattr(self, level).model_copy(update={"noise_weight": 0.0})})
 
     def without(self) -> "TekapSpec":
         """The same spec with no augmented teachers."""
@@ -218,6 +227,10 @@ class Tekap:
         self.spec = spec
         self.noise = noise
         self.perturbation = perturbation
+
+    def with_spec(self, spec: TekapSpec) -> "Tekap":
+        """Other settings with the same noise and perturbation."""
+        return Tekap(spec, self.noise, self.perturbation)
 
     def augment_logits(
         self, teacher: Knowledge, step: int, first: int = 0, labels: Int64[Tensor, " batch"] | None = None

@@ -80,6 +80,13 @@ def student_spec(
             help="Keep what the teacher says on disk, for all runs with it. (default: live-teacher)",
         ),
     ] = None,
+    diagnose: Annotated[
+        bool | None,
+        typer.Option(
+            "--diagnose",
+            help="After each epoch, log how augmented teachers differ and what their noise does to the student.",
+        ),
+    ] = None,
     data_dir: options.DataDir = None,
     track: options.Track = None,
     name: options.Name = None,
@@ -115,6 +122,7 @@ def student_spec(
         "compile": compile_networks,
         "checkpoint_minutes": checkpoint_minutes,
         "cache_teacher": cache_teacher,
+        "diagnose": diagnose,
         "track": track or None,
         "name": name,
     }

@@ -11,7 +11,7 @@ from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 
 NO_DIFFERENCE = (
-    *("seed", "name", "device", "compile", "checkpoint_minutes", "cache_teacher", "track"),
+    *("seed", "name", "device", "compile", "checkpoint_minutes", "cache_teacher", "diagnose", "track"),
     *("data.folder", "data.stream", "data.workers"),
 )
 """What makes no other experiment of a run."""

@@ -127,16 +127,19 @@ class Batches:
         """How many of them training meets; without flips, half as many."""
         return self.views if self.flip else self.views // 2
 
-    def epoch(self, number: int, start_step: int = 0, *, strong: bool = False) -> Iterator[Batch]:
+    def epoch(
+        self, number: int, start_step: int = 0, end_step: int | None = None, *, strong: bool = False
+    ) -> Iterator[Batch]:
         """The batches of an epoch in random order, or this process's shares of them.
 
         Args:
             number: Of the epoch, from 0.
             start_step: The step to begin with.
+            end_step: The step to end before; None for all.
             strong: Whether strongly augmented images are wanted as well.
         """
         order = torch.randperm(len(self.image_set), generator=generator(CPU, self.seed, "order", number))
-        indices = list(order.split(self.batch_size))[start_step:]
+        indices = list(order.split(self.batch_size))[start_step:end_step]
         crops: list[tuple[str, ...]] = [("crop",), ("strong crop",)] if strong and self.recrop else [("crop",)]
         shares = [Share.of_batch(len(index), self.team) for index in indices]
         asked = [

@@ -15,7 +15,7 @@ from tekapctl.engine.clock import Clock, no_clock
 from tekapctl.knowledge import Knowledge, Needs
 from tekapctl.methods.kd import KD
 from tekapctl.methods.method import Method, summed
-from tekapctl.tekap import AugmentedTeachers, Level, Tekap
+from tekapctl.tekap import LEVELS, AugmentedTeachers, Level, Tekap
 
 Parts = dict[str, Float[Tensor, ""]]
 """Weighted parts of a loss by name; the loss is their sum."""
@@ -109,6 +109,28 @@ class Distillation(Objective):
         """Whether the loss compares samples of a batch with each other, so that it must see all of it."""
         return self.views is not None or (self.method is not None and self.method.couples_samples)
 
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels of augmented teachers that the loss asks now."""
+        asked = set()
+        if self.alpha and not self.first_stage:
+            asked.add("logit")
+        if self._method is not None:
+            asked.add(self._method.level)
+        return tuple(level for level in LEVELS if level in asked and getattr(self.tekap.spec, level).teachers)
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether anything is distilled now."""
+        return self._method is not None or bool(self.alpha and not self.first_stage)
+
+    @property
+    def _method(self) -> Method | None:
+        """The method, where its loss counts now."""
+        if self.method is None or self.first_stage:
+            return self.method
+        return None if self.method.only_first_stage or not self.beta else self.method
+
     def forward(self, learner: Knowledge, batch: Batch) -> Parts:
         """The parts whose weight is above 0; their mean over all processes is the batch's."""
         if not self.couples_samples:
@@ -130,8 +152,8 @@ class Distillation(Objective):
             views = [view.logits.float() for view in (learner, learner.strong) if view is not None]
             errors = [F.cross_entropy(logits, batch.labels) for logits in views]
             parts["cross_entropy"] = self.gamma * sum(errors[1:], start=errors[0])
-        method = None if self.method is None or self.method.only_first_stage or not self.beta else self.method
-        if not self.alpha and method is None:
+        method = self._method
+        if not self.asks_teacher:
             return parts
         teacher = self._ask(teacher_of, own, batch, parts)
         with torch.autocast(batch.index.device.type, enabled=False):

@@ -13,6 +13,7 @@ from tekapctl.angular import AngularViews
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import Splits
 from tekapctl.engine.device import place, resolve_device, resolve_precision
+from tekapctl.engine.diagnosis import Asked, Diagnosis
 from tekapctl.engine.ensemble import of_teachers
 from tekapctl.engine.objective import Classification, Distillation, Objective, Teacher
 from tekapctl.engine.survey import perturbation_of
@@ -91,6 +92,8 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, team: Team = 
         for teacher in teachers:
             trained.check_classes(teacher, splits.test.classes, spec.data.name)
         trainer = assemble(spec, splits, teachers, device, home, say, team)
+    if trainer.diagnosis is not None and not trainer.diagnosis.has_something:
+        say("there are no augmented teachers and no learned views: --diagnose has nothing to log")
     if not teachers:
         return Setting(spec, splits, (), None, None, trainer)
     said = []
@@ -203,7 +206,14 @@ def _assemble(
         for module in (learner, objective):
             synchronise(module, team, device)
     precision = resolve_precision(spec.precision, device, learner, trains=True)
-    return Trainer(spec, learner, objective, train, test, precision)
+    trainer = Trainer(spec, learner, objective, train, test, precision)
+    if isinstance(spec, StudentSpec) and spec.diagnose:
+        asked = [
+            Asked(teacher.network, resolve_precision(spec.precision, device, teacher.network, trains=False))
+            for teacher in teachers
+        ]
+        trainer.diagnosis = Diagnosis(learner, objective, asked, train, test, precision)
+    return trainer
 
 
 def asked_teacher(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch, Batches
 from tekapctl.engine.clock import Clock, no_clock
+from tekapctl.engine.diagnosis import Diagnosis
 from tekapctl.engine.dot import DOT
 from tekapctl.engine.epoch_sums import EpochSums, Metrics
 from tekapctl.engine.learning import Learning
@@ -109,6 +110,7 @@ class Trainer:
         self.progress = Progress()
         self._sums = EpochSums(self.device, team=self.team)
         self.clock: Clock = no_clock
+        self.diagnosis: Diagnosis | None = None
         self.learning = Learning(network, objective, self.device, precision, compiled=spec.compile)
         self._averaged = Averaged(self.learning, self.team)
         parameters = [p for module in (network, objective) for p in module.parameters() if p.requires_grad]
@@ -208,6 +210,8 @@ class Trainer:
             "images_per_second": self._sums.all_samples / seconds,
         }
         metrics.update(self.test())
+        if self.diagnosis is not None:
+            metrics.update(self.diagnosis(self.progress.epoch))
         self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
         self._sums = EpochSums(self.device, team=self.team)
         is_best = not self.objective.first_stage and metrics["test_top1"] > self.progress.best_top1

@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -77,7 +77,10 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def lines(title: str, unit: str, series: Sequence[Line]) -> str:
-    """Curves over epochs, each with the band of its seeds."""
+    """Curves over epochs, each with the band of its seeds; nothing where none has a point.
+
+    A curve has the colour of its place, so that one without points leaves the others theirs.
+    """
     width, height, left, top, bottom = 520, 260, 52, 10, 34
     series = [line.finite() for line in series]
     values = [value for line in series for part in (line.low, line.high) for value in part]
@@ -100,6 +103,8 @@ def lines(title: str, unit: str, series: Sequence[Line]) -> str:
             parts.append(text(x(tick), height - 16, f"{tick:.0f}"))
     parts.append(text((left + width) / 2, height - 2, "epoch"))
     for number, line in enumerate(series):
+        if not line.epochs:
+            continue
         if any(a != b for a, b in zip(line.low, line.high, strict=True)):
             there = [f"{x(e):.1f},{y(v):.1f}" for e, v in zip(line.epochs, line.high, strict=True)]
             back = [f"{x(e):.1f},{y(v):.1f}" for e, v in zip(line.epochs, line.low, strict=True)]
@@ -247,10 +252,18 @@ def scatter(
     return svg(width, height, title, parts)
 
 
-def legend(names: Sequence[str], *, points: bool = False) -> str:
-    """What the colours mean."""
+def legend(names: Sequence[str], *, points: bool = False, only: Collection[str] | None = None) -> str:
+    """What the colours mean.
+
+    Args:
+        names: In the colours' order.
+        points: Whether they are of points, not of lines.
+        only: Those that are shown; None for all.
+    """
     entries = []
     for number, name in enumerate(names):
+        if only is not None and name not in only:
+            continue
         if points:
             mark = (
                 f'<circle cx="12" cy="6" r="4" fill="{colour(number)}"/>'

@@ -10,7 +10,8 @@ from tekapctl import __version__
 from tekapctl.comparison.groups import Group
 from tekapctl.comparison.table import Row, cells
 from tekapctl.errors import TekapctlError
-from tekapctl.report import drawing
+from tekapctl.report import curves, drawing
+from tekapctl.report.curves import figure, how_made
 from tekapctl.report.look import Looker, Said
 from tekapctl.spec import StudentSpec, dumps
 
@@ -43,7 +44,8 @@ def page(
         _lead(groups, baseline),
         opening,
         _section("Accuracy", _table(rows, baseline) + _differences(rows, baseline)),
-        _section("Training", _curves(groups)),
+        _section("Training", curves.training(groups)),
+        _section("Diversity of the teachers", curves.diversity(groups)),
         *_networks(groups, baseline, looker, say),
         _section("Specs", _specs(groups)),
         f"<footer>Made by tekapctl {__version__} on {datetime.now().astimezone():%Y-%m-%d}. Accuracies are top-1 on "
@@ -60,16 +62,8 @@ def _section(title: str, content: str) -> str:
     return f"\n<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
 
 
-def _how(text: str) -> str:
-    return f'<p class="how">{escape(text)}</p>'
-
-
 def _panels(drawn: Sequence[str]) -> str:
     return f'<div class="panels three">{"".join(drawn)}</div>'
-
-
-def _figure(drawn: str, caption: str) -> str:
-    return f"<figure><figcaption>{escape(caption)}</figcaption>{drawn}</figure>"
 
 
 def _title(groups: Sequence[Group]) -> str:
@@ -106,7 +100,7 @@ def _table(rows: Sequence[Row], baseline: Group) -> str:
     for row, line in zip(rows, body, strict=True):
         kind = ' class="base"' if row.label == baseline.label else ""
         lines.append(f"<tr{kind}>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>")
-    how = _how(
+    how = how_made(
         "Mean and standard deviation over seeds of the last epoch; differences are paired by seed, with 95 % intervals "
         "of Student's t; p is corrected after Holm for all comparisons of the table. The last epoch is what counts: "
         "the best one was chosen with the test images."
@@ -133,44 +127,7 @@ def _differences(rows: Sequence[Row], baseline: Group) -> str:
         f"Points of top-1 from {baseline.label}. A line that crosses zero may be chance; where several do not, the "
         "table's corrected p says which to believe."
     )
-    return "<h3>Differences</h3>" + _figure(drawn, caption)
-
-
-def _curves(groups: Sequence[Group]) -> str:
-    drawn = []
-    for field, title, unit, scale in (
-        ("test_top1", "Test accuracy", "top-1 in percent", 100.0),
-        ("train_top1", "Training accuracy", "top-1 in percent, on augmented images", 100.0),
-        ("train_loss", "Training loss", "weighted sum of its parts", 1.0),
-    ):
-        series = [line for group in groups if (line := _line(group, field, scale))]
-        if series:
-            drawn.append(_figure(drawing.lines(title, unit, series), f"{title}: {unit}"))
-    if not drawn:
-        return ""
-    how = _how(
-        "Lines are means over seeds, bands reach from the lowest seed to the highest. Losses of different methods have "
-        "other parts and weights: compare their course, not their height."
-    )
-    return how + drawing.legend([group.label for group in groups]) + f'<div class="panels">{"".join(drawn)}</div>'
-
-
-def _line(group: Group, field: str, scale: float) -> drawing.Line | None:
-    by_epoch: dict[int, list[float]] = {}
-    for one in group.runs.values():
-        for entry in one.run.metrics():
-            if "epoch" in entry and field in entry:
-                by_epoch.setdefault(int(entry["epoch"]), []).append(scale * float(entry[field]))
-    if not by_epoch:
-        return None
-    epochs = sorted(by_epoch)
-    return drawing.Line(
-        group.label,
-        epochs,
-        [statistics.mean(by_epoch[epoch]) for epoch in epochs],
-        [min(by_epoch[epoch]) for epoch in epochs],
-        [max(by_epoch[epoch]) for epoch in epochs],
-    )
+    return "<h3>Differences</h3>" + figure(drawn, caption)
 
 
 def _networks(groups: Sequence[Group], baseline: Group, looker: Looker, say: Say) -> list[str]:
@@ -212,10 +169,10 @@ def _gains(groups: Sequence[Group], baseline: Group) -> str:
         names = sorted(gains, key=lambda name: -gains[name])
         if len(names) > _MOST_BARS:
             names = names[: _MOST_BARS // 2] + names[-_MOST_BARS // 2 :]
-        drawn.append(_figure(drawing.bars(f"Gains of {group.label}", names, [gains[n] for n in names]), group.label))
+        drawn.append(figure(drawing.bars(f"Gains of {group.label}", names, [gains[n] for n in names]), group.label))
     if not drawn:
         return ""
-    how = _how(
+    how = how_made(
         f"Accuracy on each class's test images, less that of {baseline.label}, as means over the seeds that both have. "
         f"Of more than {_MOST_BARS} classes, those that changed most."
     )
@@ -233,7 +190,7 @@ def _confusions(said: dict[str, Said]) -> str:
     for label, found in said.items():
         if len(found.classes) <= _MOST_CONFUSIONS:
             picture = drawing.heat(f"Confusion of {label}", found.confusion, found.classes, most=1.0, percent=True)
-            drawn.append(_figure(picture, label))
+            drawn.append(figure(picture, label))
         else:
             drawn.append(_confused(label, found))
     if not drawn:
@@ -244,7 +201,7 @@ def _confusions(said: dict[str, Said]) -> str:
         if many
         else "Of each class's test images (row), the percentage that gets each class (column); each group's first run."
     )
-    return _how(how) + _panels(drawn)
+    return how_made(how) + _panels(drawn)
 
 
 def _confused(label: str, found: Said) -> str:
@@ -257,7 +214,7 @@ def _confused(label: str, found: Said) -> str:
         for share, place in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     )
     head = '<thead><tr><th scope="col">taken for another</th><th scope="col">% of its images</th></tr></thead>'
-    return _figure(f"<table>{head}<tbody>{lines}</tbody></table>", label)
+    return figure(f"<table>{head}<tbody>{lines}</tbody></table>", label)
 
 
 def _correlations(said: dict[str, Said], taught: dict[str, Said]) -> str:
@@ -270,8 +227,8 @@ def _correlations(said: dict[str, Said], taught: dict[str, Said]) -> str:
         count = len(found)
         away = float((found.abs().sum() - found.diagonal().abs().sum()) / max(1, count * (count - 1)))
         picture = drawing.heat(f"Correlation, teacher less {label}", found, said[label].classes, most=most)
-        drawn.append(_figure(picture, f"{label}: mean absolute difference {away:.4f}"))
-    how = _how(
+        drawn.append(figure(picture, f"{label}: mean absolute difference {away:.4f}"))
+    how = how_made(
         "Over the test images, how the logits of two classes go together in the teacher, less how they do in the "
         "student (the picture of the CRD and TeKAP papers). Paler is nearer to the teacher; all are on one "
         f"scale, whose strongest shade is {most:.2f}. Blue: more correlated in the teacher; orange: less. Networks "
@@ -298,9 +255,9 @@ def _embeddings(said: dict[str, Said], taught: dict[str, Said]) -> str:
         points, labels, share = found.plane(_POINTS * max(1, len(names) // count))
         keep = (labels.unsqueeze(1) == labels.new_tensor(chosen)).any(1)
         picture = drawing.scatter(f"Embeddings of {label}", points[keep], labels[keep], chosen, names)
-        drawn.append(_figure(picture, f"{label}: {100 * share:.0f} % of the variance"))
+        drawn.append(figure(picture, f"{label}: {100 * share:.0f} % of the variance"))
     some = f" {count} of {len(names)} classes, evenly chosen." if count < len(names) else ""
-    how = _how(
+    how = how_made(
         "Test images in the plane of their embeddings' two principal components; each network has its own plane, so "
         f"compare how classes part, not where they are.{some}"
     )
