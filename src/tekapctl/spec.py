@@ -28,7 +28,7 @@ from tekapctl.methods.kd import KDSpec
 from tekapctl.models.foreign import Argument
 from tekapctl.registry import Registry, unknown_name
 from tekapctl.section import Section
-from tekapctl.tekap import TekapSpec
+from tekapctl.tekap import FeatureTekap, LogitTekap, TekapSpec
 from tekapctl.tracking.tracker import TRACKERS
 
 
@@ -311,6 +311,17 @@ class StudentSpec(RunSpec):
     def meets_features(self) -> bool:
         """Whether a loss compares features, likewise."""
         return bool(self.beta) and "logits" not in self.method.about.uses
+
+    @property
+    def in_effect(self) -> "StudentSpec":
+        """The same experiment with TeKAP's settings at their defaults where nothing reads them."""
+        logit = self.tekap.logit if self.meets_logits else LogitTekap(teachers=0)
+        feature = self.tekap.feature if self.meets_features else FeatureTekap(teachers=0)
+        tekap = TekapSpec(
+            logit=logit if logit.teachers else LogitTekap(teachers=0, own_weight=logit.own_weight),
+            feature=feature if feature.teachers else FeatureTekap(teachers=0, own_weight=feature.own_weight),
+        )
+        return self.model_copy(update={"tekap": tekap})
 
     @model_validator(mode="after")
     def _check_weights(self) -> "StudentSpec":

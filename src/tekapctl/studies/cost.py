@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tekapctl import models
 from tekapctl.errors import UsageError
+from tekapctl.models.foreign import is_foreign
 from tekapctl.models.size import parameters
 from tekapctl.studies.contrast import less
 from tekapctl.studies.outcome import CALIBRATION, SECONDS, SECONDS_WITH_TEACHERS, TOP1
@@ -68,8 +69,11 @@ def _between(teacher: str, student: str) -> str:
     """The network whose number of parameters is nearest to the middle of both, of the teacher's family if it has one.
 
     Raises:
-        UsageError: There is none between them.
+        UsageError: There is none between them, or the networks are not the zoo's.
     """
+    remedy = "Name one: --with assistant=NETWORK."
+    if is_foreign(teacher) or is_foreign(student):
+        raise UsageError("An assistant between networks from elsewhere is for the user to choose.", remedy)
     with torch.device("meta"):  # as sizes go, weights need not be there
         networks = {name: models.build(name) for name in [*models.names(), teacher, student]}
     sizes = {name: parameters(network) for name, network in networks.items()}
@@ -79,7 +83,5 @@ def _between(teacher: str, student: str) -> str:
     middle = math.log(low * high) / 2
     found = min(kin or between, key=lambda name: abs(math.log(sizes[name]) - middle), default=None)
     if found is None:
-        raise UsageError(
-            f"No network of the zoo is between {teacher} and {student}.", "Name one: --with assistant=NETWORK."
-        )
+        raise UsageError(f"No network of the zoo is between {teacher} and {student}.", remedy)
     return found

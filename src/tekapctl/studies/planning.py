@@ -132,7 +132,7 @@ def plan(
         "before": [{"label": each.label, **to_dict(each.spec)} for each in before.values()],
         "grid": {"arm": arms, "seed": list(range(spec.seed, spec.seed + seeds))},
     }
-    return Planned(name, chosen, blocks, sweeps.plan(table), groups)
+    return Planned(name, chosen, blocks, sweeps.plan(table, by_network=False), groups)
 
 
 def _over(spec: StudentSpec, fields: Mapping[str, Any]) -> StudentSpec:
@@ -172,6 +172,6 @@ def _apart(blocks: Sequence[Block]) -> tuple[list[dict[str, Any]], dict[str, str
         for arm in block.design.arms:
             label = in_block(block.label, arm.label)
             table = {field: value for field, value in to_dict(arm.spec).items() if field != "seed"}
-            known = tables.setdefault(identity.group(identity.identity(arm.spec, {})), {"label": label, **table})
+            known = tables.setdefault(identity.experiment(arm.spec), {"label": label, **table})
             groups[label] = known["label"]
     return list(tables.values()), groups

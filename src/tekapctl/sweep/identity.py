@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tekapctl.comparison.groups import NO_DIFFERENCE
-from tekapctl.spec import RunSpec, parse, to_dict
+from tekapctl.spec import RunSpec, StudentSpec, parse, to_dict
 
 Identity = dict[str, Any]
 """Plain values: `spec`, and as `needs` the identities of the trials whose networks teach it."""
@@ -33,6 +33,11 @@ def identity(spec: RunSpec, needs: Mapping[str, Identity]) -> Identity:
         table["teacher"] = places.get(table["teacher"], table["teacher"])
         table["ensemble"] = [places.get(name, name) for name in table["ensemble"]]
     return {"spec": table, "needs": list(needs.values())}
+
+
+def experiment(spec: RunSpec) -> str:
+    """The same for all specs that differ in their seed alone, or in what nothing reads."""
+    return group(identity(spec.in_effect if isinstance(spec, StudentSpec) else spec, {}))
 
 
 def digest(of: Identity) -> str:

@@ -105,8 +105,12 @@ def read(path: Path) -> Plan:
     return plan(read_file(path))
 
 
-def plan(table: Mapping[str, Any]) -> Plan:
+def plan(table: Mapping[str, Any], *, by_network: bool = True) -> Plan:
     """The sweep that a file's table describes.
+
+    Args:
+        table: The file's.
+        by_network: Whether a student may name a run that comes first by its network, and not by its label alone.
 
     Raises:
         UsageError: A field is unknown, a spec is not valid, or two trials are the same.
@@ -122,12 +126,13 @@ def plan(table: Mapping[str, Any]) -> Plan:
     for number, fields in enumerate(file.before):
         label = fields.get("label", f"before {number + 1}")
         values = merged({"kind": "teacher"}, {name: value for name, value in fields.items() if name != "label"})
-        trial = _before(str(label), values, file.name, list(first.values()))
+        trial = _before(str(label), values, file.name, list(first.values()), by_network)
         trial = trial if "label" in fields else _named(trial)
         if trial.label in first:
             raise UsageError(f"Two runs that come first are called {trial.label!r}.", "Give each a label of its own.")
         first[trial.label] = trial
-    trials = [*first.values(), *_of_grid(file, list(first.values()))] if file.grid else list(first.values())
+    of_grid = _of_grid(file, list(first.values()), by_network) if file.grid else ()
+    trials = [*first.values(), *of_grid]
     return Plan(file.name, file.sweep, _apart(trials))
 
 
@@ -137,10 +142,10 @@ def complaint(entry: Any) -> str:
     return f"{'.'.join(map(str, entry['loc']))}: {what}"
 
 
-def _before(label: str, values: dict[str, Any], name: str, earlier: Sequence[Trial]) -> Trial:
+def _before(label: str, values: dict[str, Any], name: str, earlier: Sequence[Trial], by_network: bool) -> Trial:
     try:
         spec = _spec(values, name)
-        return Trial(label, label, spec, _needs(spec, earlier))
+        return Trial(label, label, spec, _needs(spec, earlier, by_network))
     except UsageError as error:
         raise UsageError(f"{label}: {error.problem}", error.remedy) from None
 
@@ -151,13 +156,13 @@ def _named(trial: Trial) -> Trial:
     return Trial(words, words, trial.spec, trial.needs)
 
 
-def _of_grid(file: SweepFile, first: Sequence[Trial]) -> Iterator[Trial]:
+def _of_grid(file: SweepFile, first: Sequence[Trial], by_network: bool) -> Iterator[Trial]:
     found, refused, remedy = [], [], ""
     for points in combinations(file.grid):
         label = ", ".join(filter(None, (point.label for point in points))) or file.name
         try:
             spec = _spec(_table(file.spec, points), file.name)
-            needs = _needs(spec, first)
+            needs = _needs(spec, first, by_network)
         except UsageError as error:
             refused.append(f"{_with_seed(label, points)}: {error.problem.rstrip('.')}")
             remedy = error.remedy
@@ -195,14 +200,18 @@ def _spec(values: dict[str, Any], name: str) -> TeacherSpec | StudentSpec:
     return parse(values)
 
 
-def _needs(spec: TeacherSpec | StudentSpec, first: Sequence[Trial]) -> dict[str, Trial]:
+def _needs(spec: TeacherSpec | StudentSpec, first: Sequence[Trial], by_network: bool) -> dict[str, Trial]:
     """Trials that come first and are this one's teachers: by label, or by network and data set."""
     if not isinstance(spec, StudentSpec):
         return {}
     found = {}
     for name in (spec.teacher, *spec.ensemble):
         named = [trial for trial in first if trial.label == name]
-        alike = [trial for trial in first if trial.spec.network == name and trial.spec.data.name == spec.data.name]
+        alike = [
+            trial
+            for trial in first
+            if by_network and trial.spec.network == name and trial.spec.data.name == spec.data.name
+        ]
         if not named and len(alike) > 1:
             raise UsageError(
                 f"{len(alike)} runs that come first train {name} on {spec.data.name}.",

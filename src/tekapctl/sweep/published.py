@@ -4,12 +4,12 @@ from functools import cache
 
 from tekapctl.presets import presets
 from tekapctl.spec import RunSpec, parse
-from tekapctl.sweep.identity import group, identity
+from tekapctl.sweep.identity import experiment
 
 
 def published(spec: RunSpec) -> float | None:
     """The published top-1 in percent of exactly this experiment, whatever its seed; None where no table has it."""
-    return _known().get(group(identity(spec, {})))
+    return _known().get(experiment(spec))
 
 
 @cache
@@ -17,5 +17,5 @@ def _known() -> dict[str, float]:
     found = {}
     for preset in presets():
         if preset.published is not None:
-            found[group(identity(parse(preset.table), {}))] = preset.published
+            found[experiment(parse(preset.table))] = preset.published
     return found
