@@ -82,7 +82,7 @@ def finished(tmp_path, number: int, top1: float, **values) -> Finished:
         "last_top1": top1,
         "best_top1": top1,
         "seconds": 10.0,
-        "evaluation": {"parameters": 7, "agreement": None},
+        "evaluation": {"parameters": 77_754, "agreement": None},
     }
     return Finished(Run(tmp_path / f"{number:03}"), parse({"data": "digits", **values}), summary)
 
@@ -138,7 +138,11 @@ def test_the_table_has_means_deviations_and_differences_in_points(runs):
 def test_the_table_is_written_for_people_and_programs(runs):
     groups = group(runs)
     table = cells(compare(groups, groups[0]), groups[0].label)
-    assert list(csv.reader(io.StringIO(comma_separated(table)))) == table
+    for_programs = list(csv.DictReader(io.StringIO(comma_separated(table))))
+    assert [int(row["parameters"]) for row in for_programs] == [
+        each.first.summary["evaluation"]["parameters"] for each in groups
+    ]
+    assert [list(row.values())[:6] for row in for_programs] == [row[:6] for row in table[1:]]
     assert markdown(table).count("\n") == len(groups) + 2
     assert "kd + TeKAP" in markdown(table)
     written = latex(table)

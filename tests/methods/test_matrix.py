@@ -1,6 +1,7 @@
 """Every method with every family of networks, plain, with TeKAP and with views: one step, or a reasoned refusal."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,3 +104,16 @@ def test_the_methods_loss_reaches_the_student_and_augmentation_changes_it(batche
         assert gradient > 0
         found.append(loss.item())
     assert len(set(found)) == len(AUGMENTATIONS)
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_a_network_of_one_feature_map_works_or_is_refused_before_training(batches, networks, method):
+    ours, theirs = networks["resnet8"][1], networks["resnet14"][1]
+    few = replace(ours, stages=ours.stages[-1:], preactivations=ours.preactivations[-1:])
+    try:
+        built = parse({"method": method}).method.build(Pair(few, theirs, batches.labels, 0))
+    except UsageError as error:
+        assert "in all" in error.problem or "hint_layer" in error.remedy, error
+        return
+    if built is not None and built.needs.stages:
+        assert built.loss(few, theirs, next(batches.in_order())).isfinite()

@@ -139,3 +139,44 @@ def test_a_cluster_needs_an_extra_and_says_so(folder, monkeypatch):
     with pytest.raises(UsageError, match=r"pip install \"tekapctl\[slurm\]\""):
         submit(made, folder, Ledger(folder.home).look(made), "slurm", {}, retry=False, at_once=None)
     assert not folder.home.root.exists()
+
+
+METHOD = """
+import os
+from typing import ClassVar
+
+from tekapctl.methods import About, Method, MethodSpec, Weights
+
+
+class BrokenSpec(MethodSpec):
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+    about: ClassVar[About] = About("Mine", 2026, "0", ("logits",))
+
+    def build(self, pair):
+        return Broken()
+
+
+class Broken(Method):
+    level = "logit"
+
+    def loss(self, student, teacher, batch):
+        if "METHOD_IS_MENDED" not in os.environ:
+            raise ZeroDivisionError("of the method")
+        return (student.logits - teacher.logits).square().mean()
+"""
+
+
+def test_a_run_that_a_method_of_the_users_own_broke_has_failed_with_its_words(folder, tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text(METHOD)
+    monkeypatch.syspath_prepend(tmp_path)
+    made = plan({**SWEEP, "spec": {**SWEEP["spec"], "method": "broken:BrokenSpec"}, "grid": {"seed": [0]}})
+    _, student = made.trials
+    with pytest.raises(ZeroDivisionError):
+        do(folder, made, student)
+    standing = Ledger(folder.home).look(made)[student]
+    assert (standing.state, standing.error) == ("failed", "ZeroDivisionError: of the method")
+    with pytest.raises(TekapctlError, match="failed before: ZeroDivisionError: of the method"):
+        do(folder, made, student)
+    monkeypatch.setenv("METHOD_IS_MENDED", "1")
+    assert do(folder, made, student, retry=True) == standing.run
+    assert states(folder, made) == ["finished"] * 2

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -102,9 +103,10 @@ def latex(table: Sequence[Sequence[str]]) -> str:
 
 
 def comma_separated(table: Sequence[Sequence[str]]) -> str:
-    """A table as CSV."""
+    """A table as CSV, for programs: whole numbers without separators of thousands."""
     written = io.StringIO()
-    csv.writer(written, lineterminator="\n").writerows(table)
+    plain = [[cell.replace(",", "") if _THOUSANDS.fullmatch(cell) else cell for cell in row] for row in table]
+    csv.writer(written, lineterminator="\n").writerows(plain)
     return written.getvalue()
 
 
@@ -133,6 +135,7 @@ def _text(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
     sign: f"\\{sign}" for sign in "&%$#_{}"
 }

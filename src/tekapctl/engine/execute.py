@@ -167,6 +167,10 @@ def _train(run: Run, setting: Setting, listener: Listener, say: Say) -> dict[str
             error = TekapctlError(f"{error.problem[:-1]}; {where}.", error.remedy.replace("RUN", run.id))
         fail(run, error, trackers)
         raise error from None
+    except Exception as error:
+        # A method, a network or data of the user's own, or a bug: to go on by itself would end in the same way.
+        fail(run, TekapctlError(f"{type(error).__name__}: {error}"), trackers)
+        raise
 
 
 def fail(run: Run, error: TekapctlError, trackers: Trackers) -> dict[str, Any]:

@@ -29,7 +29,8 @@ class ATSpec(MethodSpec):
     name: Literal["at"] = "at"
 
     def build(self, pair: Pair) -> "AT":
-        """AT for any pair."""
+        """AT for networks of two feature maps or more."""
+        pair_maps(pair.student.stages, pair.teacher.stages, first=1)
         return AT()
 
 

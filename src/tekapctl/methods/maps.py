@@ -32,12 +32,17 @@ def pair_maps(student: Sequence[Map], teacher: Sequence[Map], *, first: int = 0)
         first: How many of the first stages to leave out, in each network.
 
     Raises:
-        UsageError: One network tells no such maps.
+        UsageError: One network tells no such maps, or not enough of them.
     """
-    student, teacher = student[first:], teacher[first:]
-    count = min(len(student), len(teacher))
-    if not count:
+    fewest = min(len(student), len(teacher))
+    if not fewest:
         raise no_maps("one of the networks")
+    count = fewest - first
+    if count <= 0:
+        raise UsageError(
+            f"The method reads feature maps behind the first {first}, and one of the networks has {fewest} in all.",
+            "Choose another method, or write the network as a tekapctl.models.Network that tells more of them.",
+        )
     pairs = zip(student[len(student) - count :], teacher[len(teacher) - count :], strict=True)
     return [MapPair(*_of_one_size(ours, theirs)) for ours, theirs in pairs]
 

@@ -31,7 +31,8 @@ class NSTSpec(MethodSpec):
     name: Literal["nst"] = "nst"
 
     def build(self, pair: Pair) -> "NST":
-        """NST for any pair."""
+        """NST for networks of two feature maps or more."""
+        pair_maps(pair.student.stages, pair.teacher.stages, first=1)
         return NST()
 
 

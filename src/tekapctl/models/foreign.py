@@ -85,7 +85,10 @@ def _make(
     except Exception as error:  # a factory may raise anything
         raise UsageError(
             f"The network {name} cannot be made: {type(error).__name__}: {error}.",
-            "Give it other arguments with --model-arg KEY=VALUE.",
+            "Connect this machine for weights that a library fetches, or give other arguments with "
+            "--model-arg KEY=VALUE."
+            if isinstance(error, OSError)
+            else "Give it other arguments with --model-arg KEY=VALUE.",
         ) from None
     if not isinstance(made, nn.Module):
         raise UsageError(f"{name} made {type(made).__name__} and no network.", "Let it return a torch.nn.Module.")

@@ -31,6 +31,7 @@ class Averaged:
         self.module = module
         self.team = team
         self._parallel: DistributedDataParallel | None = None
+        team.at_end(self.forget)
 
     def forget(self) -> None:
         """From now on other parameters may take part."""

@@ -1,5 +1,6 @@
 """The processes of a run: which of them this is, and what they tell each other."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ class Team:
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank = rank
         self.size = size
+        self._releases: list[Callable[[], None]] = []
 
     @property
     def leads(self) -> bool:
@@ -98,6 +100,21 @@ class Team:
         with self.watching():
             dist.all_gather_object(found, value)
         return found
+
+    def at_end(self, release: Callable[[], None]) -> None:
+        """Have this called when the team parts: it must let go of what holds the connections."""
+        if self.size > 1:
+            self._releases.append(release)
+
+    def part(self) -> None:
+        """Let go of the connections, and wait for the threads that serve them.
+
+        One of these that frees its last message while the interpreter ends would abort the process.
+        """
+        while self._releases:
+            self._releases.pop()()
+        gc.collect()
+        dist.destroy_process_group()
 
     @contextmanager
     def united(self) -> Iterator[None]:
@@ -192,4 +209,4 @@ def joined() -> Iterator[Team]:
     try:
         yield team
     finally:
-        dist.destroy_process_group()
+        team.part()
