@@ -1,6 +1,10 @@
 """`--nproc`: one command, several processes, as torchrun starts them."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 
 
 def test_a_command_with_nproc_trains_on_several_processes_and_speaks_once(tekapctl, teacher):
@@ -14,3 +18,30 @@ def test_a_command_with_nproc_trains_on_several_processes_and_speaks_once(tekapc
 
 def test_nproc_is_a_number_of_processes(tekapctl):
     assert "--nproc" in tekapctl.refuses("distill", "--nproc", "0")
+
+
+def test_processes_end_with_their_launcher_and_keep_the_run(tekapctl, teacher):
+    options = ["distill", "--teacher", teacher, "--student", "resnet8", "--dataset", "digits", "--epochs", "2000"]
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "tekapctl", *options, "--nproc", "2", "--name", "orphans"],
+        env=os.environ | {"TEKAPCTL_HOME": str(tekapctl.home), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def state() -> dict:
+        found = [run for run in tekapctl("runs", "list", "--json").json if "orphans" in run["run"]]
+        return found[0] if found else {"status": "not begun"}
+
+    until(lambda: list(tekapctl.home.glob("runs/*orphans*/metrics.jsonl")))
+    launcher.kill()
+    launcher.wait()
+    until(lambda: state()["status"] != "running")
+    assert state()["status"] == "interrupted"
+
+
+def until(what, seconds: float = 100) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

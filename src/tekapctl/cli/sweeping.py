@@ -199,7 +199,7 @@ def estimate(plan: "Plan", folder: Any, workers: int, *, measured: bool, as_json
     from tekapctl.sweep.cost import costs, hours
 
     standings = look(plan, folder)
-    with console.CountProgress("kinds of runs", "measuring") as progress:
+    with console.CountProgress("kinds of runs", "measuring" if measured else "estimating") as progress:
         found = costs(plan, standings, folder, measured=measured, say=console.say, report=progress)
     total = hours(found, workers) if measured else None
     macs = sum(each.left * each.macs for each in found)

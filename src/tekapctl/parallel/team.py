@@ -12,6 +12,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from tekapctl.errors import TekapctlError
+from tekapctl.parallel.tether import end_with_launcher
 
 T = TypeVar("T")
 
@@ -202,6 +203,7 @@ def joined() -> Iterator[Team]:
     if not was_launched():
         yield ALONE
         return
+    end_with_launcher()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     team = Team(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     with team.watching():
