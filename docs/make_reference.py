@@ -15,6 +15,7 @@ from tekapctl.cli.app import app
 from tekapctl.data import DATASETS
 from tekapctl.methods import METHODS
 from tekapctl.spec import StudentSpec, TeacherSpec
+from tekapctl.studies import STUDIES
 
 PAGE = Path(__file__).parent / "reference.md"
 
@@ -108,6 +109,9 @@ def page() -> str:
     parts += ["\n### Methods (`method`)\n", HEAD]
     for name in sorted(METHODS):
         parts += [row.replace("| `", f"| {name}: `", 1) for row in fields(METHODS[name], seen=frozenset({"name"}))]
+    parts += ["\n### Studies (`tekapctl study NAME --with SETTING=VALUE`)\n", HEAD]
+    for name in sorted(STUDIES):
+        parts += [row.replace("| `", f"| {name}: `", 1) for row in fields(STUDIES[name])]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).strip() + "\n"
 
 

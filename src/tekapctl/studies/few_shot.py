@@ -16,7 +16,10 @@ class FewShot(Study):
     """Shares of each class's training images for the student, whose teacher has seen all of them."""
 
     question: ClassVar[str] = "Does TeKAP help more where the student has fewer images?"
-    fractions: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.05, 0.1, 0.25, 0.5, 1.0)
+    fractions: Annotated[
+        tuple[Fraction, ...],
+        Field(min_length=1, description="Shares of each class's images, of those that the spec has."),
+    ] = (0.05, 0.1, 0.25, 0.5, 1.0)
 
     def design(self, setting: Setting) -> Design:
         """The usual ways on each share of the images that the setting has."""

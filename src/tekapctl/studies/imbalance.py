@@ -16,7 +16,10 @@ class Imbalance(Study):
     """Training sets with an exponential tail (Cao et al., NeurIPS 2019); the teacher has seen all images."""
 
     question: ClassVar[str] = "Does TeKAP help more where some classes have few images?"
-    factors: Annotated[tuple[Factor, ...], Field(min_length=1)] = (10.0, 20.0, 50.0, 100.0)
+    factors: Annotated[
+        tuple[Factor, ...],
+        Field(min_length=1, description="How many times as many images the largest class has as the smallest."),
+    ] = (10.0, 20.0, 50.0, 100.0)
 
     def design(self, setting: Setting) -> Design:
         """The usual ways with each factor between the largest and the smallest class."""

@@ -1,6 +1,6 @@
 """How strong the noise should be, and of which distribution."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -8,8 +8,7 @@ from tekapctl.spec import StudentSpec, to_dict
 from tekapctl.studies.contrast import Contrast, less, mean_of
 from tekapctl.studies.study import STUDIES, Arm, Design, Place, Setting, Study
 from tekapctl.studies.ways import changed, name_of, noiseless, relevant
-
-Distribution = Literal["gaussian", "uniform"]
+from tekapctl.tekap import Distribution
 
 
 @STUDIES.register("noise")
@@ -17,15 +16,13 @@ class Noise(Study):
     """Noise of several times the published deviation against none, with weight and shrink as they are."""
 
     question: ClassVar[str] = "How strong should the noise be, and does its distribution matter?"
-    factors: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
-        0.5,
-        1.0,
-        2.0,
-        5.0,
-        10.0,
-        20.0,
-    )
-    distributions: Annotated[tuple[Distribution, ...], Field(min_length=1)] = ("gaussian", "uniform")
+    factors: Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...],
+        Field(min_length=1, description="Strengths of the noise, times the spec's deviation."),
+    ] = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+    distributions: Annotated[
+        tuple[Distribution, ...], Field(min_length=1, description="Distributions of the noise.")
+    ] = ("gaussian", "uniform")
 
     def design(self, setting: Setting) -> Design:
         """TeKAP without noise, and with noise of each strength and distribution."""

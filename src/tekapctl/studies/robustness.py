@@ -21,9 +21,11 @@ class Robustness(Study):
     """Adversarial noise made for each network, common corruptions, and occlusion of the test images."""
 
     question: ClassVar[str] = "Are students of TeKAP more robust to adversarial noise, corruptions and occlusion?"
-    epsilons: tuple[Epsilon, ...] = (2 / 255, 8 / 255)
-    severities: tuple[Severity, ...] = (1, 3, 5)
-    occlusions: tuple[Share, ...] = (0.1, 0.25)
+    epsilons: tuple[Epsilon, ...] = Field(
+        (2 / 255, 8 / 255), description="Most that attacks change a pixel by, black to white being 1."
+    )
+    severities: tuple[Severity, ...] = Field((1, 3, 5), description="Severities of the corruptions, 1 to 5.")
+    occlusions: tuple[Share, ...] = Field((0.1, 0.25), description="Shares of the images' area that are grey.")
     limit: int = Field(2000, ge=1, description="Test images that are shifted, evenly spread.")
 
     def design(self, setting: Setting) -> Design:

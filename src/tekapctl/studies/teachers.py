@@ -16,7 +16,10 @@ class Teachers(Study):
     """Several numbers of augmented teachers, with a weight that grows as published, and with the usual one's."""
 
     question: ClassVar[str] = "How many augmented teachers should there be, and is it their number or their weight?"
-    counts: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=2)] = (1, 3, 8, 16)
+    counts: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=4096)], ...],
+        Field(min_length=2, description="Numbers of augmented teachers, beside none."),
+    ] = (1, 3, 8, 16)
 
     def design(self, setting: Setting) -> Design:
         """For each number: as published, at one total weight, and the published weight without augmented teachers."""
