@@ -154,7 +154,7 @@ def estimate(outcomes: Sequence[Observed], contrasts: Sequence[Sequence[Contrast
         Estimate(
             contrast.label,
             outcome.name,
-            f"{outcome.unit} a {contrast.per}" if contrast.per else outcome.unit,
+            f"{outcome.unit} a {contrast.per}".lstrip() if contrast.per else outcome.unit,
             difference,
             corrected.get(str(number)),
             outcome.higher_is_better,

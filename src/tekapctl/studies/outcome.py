@@ -29,7 +29,7 @@ class Outcome:
 
     Attributes:
         name: What it is.
-        unit: Its unit.
+        unit: Its unit; empty where it has none.
         read: Finds it; None where a run has it not.
         higher_is_better: None where neither is.
         digits: Decimal places that are shown.
@@ -42,6 +42,12 @@ class Outcome:
     higher_is_better: bool | None = True
     digits: int = 2
     is_tested: bool = True
+
+    @property
+    def title(self) -> str:
+        """The name with the unit of the number itself: what differs by points is in percent."""
+        unit = "%" if self.unit == "points" else self.unit
+        return f"{self.name}, {unit}" if unit else self.name
 
 
 def of_summary(
@@ -82,7 +88,7 @@ TOP1 = Outcome("top-1", "points", lambda measured: 100 * measured.finished.last)
 AGREEMENT = of_summary("agreement with the teacher", "points", "agreement", 100.0, higher_is_better=True, digits=2)
 DIVERGENCE = of_summary("KL from the teacher", "nats", "kl_from_teacher", 1.0, higher_is_better=False, digits=4)
 CORRELATION = of_summary(
-    "distance of class correlations", "of 2", "correlation_distance", 1.0, higher_is_better=False, digits=4
+    "distance of class correlations", "", "correlation_distance", 1.0, higher_is_better=False, digits=4
 )
 CALIBRATION = of_summary("calibration error", "points", "calibration_error", 100.0, higher_is_better=False, digits=2)
 SECONDS = Outcome(

@@ -60,7 +60,7 @@ def _differences(result: Result) -> str:
             if each.outcome == outcome.name and each.difference is not None
         ]
         if shown:
-            title = f"{outcome.name}, {outcome.unit}"
+            title = f"{outcome.name}, {outcome.unit}" if outcome.unit else outcome.name
             drawn.append(f"<figure><figcaption>{escape(title)}</figcaption>{drawing.intervals(title, shown)}</figure>")
     return "".join(drawn)
 

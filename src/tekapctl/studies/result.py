@@ -89,7 +89,8 @@ class Result:
         interval = f" ({found.low:+.{digits}f} to {found.high:+.{digits}f})" if known else ""
         p = "" if each.corrected is None else f", p {each.corrected:.3f}"
         outcome = f", {each.outcome}" if len(self.outcomes) > 1 else ""
-        return f"{each.contrast}{outcome}: {found.mean:+.{digits}f} {each.unit}{interval}{p}: {each.verdict}."
+        unit = f" {each.unit}" if each.unit else ""
+        return f"{each.contrast}{outcome}: {found.mean:+.{digits}f}{unit}{interval}{p}: {each.verdict}."
 
     def digits(self, outcome: str) -> int:
         """Decimal places of an outcome."""

@@ -6,9 +6,8 @@ from tekapctl.studies.result import Result
 def arm_cells(result: Result, number: int) -> list[list[str]]:
     """The arms with one of the outcomes, the head first."""
     outcome = result.outcomes[number]
-    shown = "%" if outcome.unit == "points" else outcome.unit
     named = len({row.block for row in result.rows}) > 1
-    head = ["arm", "seeds", f"{outcome.name}, {shown}", "deviation", "less first", "95 % interval"]
+    head = ["arm", "seeds", outcome.title, "deviation", f"less {result.rows[0].arm}", "95 % interval"]
     table = [["block", *head] if named else head]
     for row in result.rows:
         cell = row.cells[number]
@@ -36,7 +35,7 @@ def contrast_cells(result: Result) -> list[list[str]]:
         found, places = each.difference, result.digits(each.outcome)
         texts = [
             each.contrast,
-            "" if found is None else f"{found.mean:+.{places}f} {each.unit}",
+            "" if found is None else f"{found.mean:+.{places}f} {each.unit}".rstrip(),
             "" if found is None else _interval(found.low, found.high, places),
             "" if each.corrected is None else f"{each.corrected:.3f}",
             each.verdict,
