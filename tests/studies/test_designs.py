@@ -7,7 +7,7 @@ import pytest
 from tekapctl.errors import UsageError
 from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
 from tekapctl.studies import STUDIES
-from tekapctl.studies.study import Design, Setting
+from tekapctl.studies.study import Base, Design
 
 WAYS = {
     "logit": {"method": "kd"},
@@ -23,7 +23,7 @@ NOT_FOR = {("perturbations", "feature"), ("perturbations", "other")}
 def design(name: str, settings=None, **values) -> Design:
     spec = parse({"student": "resnet8", "teacher": "resnet20", "data": "digits", "epochs": 2, **values})
     assert isinstance(spec, StudentSpec)
-    return STUDIES[name](**(settings or {})).design(Setting(spec))
+    return STUDIES[name](**(settings or {})).design(Base(spec))
 
 
 def specs(made: Design) -> dict[str, dict]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tekapctl import train_teacher
 from tekapctl.errors import UsageError
 from tekapctl.presets import preset
 from tekapctl.spec import StudentSpec, parse
@@ -85,3 +86,22 @@ def test_what_is_exactly_a_published_experiment_has_its_number(home):
     planned = planning.plan("controls", found, home, seeds=1, is_dry=True)
     numbers = {trial.group: trial.published for trial in planned.plan.trials.values() if trial.published is not None}
     assert numbers == {"KD": 73.33, "KD + TeKAP": published.published}
+
+
+def test_further_teachers_are_trained_as_the_one_that_is_there(home):
+    data = {"name": "digits", "train_fraction": 0.1}
+    made = train_teacher(model="resnet8", data=data, epochs=1, batch_size=16, device="cpu", home=home.root)
+    planned = planning.plan("cost", spec(teacher="resnet8"), home, settings={"ensemble": 2, "assistant": "resnet14"})
+    first = next(iter(planned.plan.trials.values()))
+    assert (first.spec.seed, first.spec.epochs, first.spec.batch_size) == (1, 1, 16)
+    assert first.spec.data.train_fraction == 0.1
+    plain = next(trial for trial in planned.plan.trials.values() if trial.group == "KD")
+    assert plain.spec.teacher == made["run"], "a run that is finished later does not take its place"
+
+
+def test_a_teacher_that_is_trained_first_is_none_of_the_students(home):
+    twins = spec(teacher="resnet8", data={"name": "digits"})
+    with pytest.raises(UsageError, match=r"would be the run 'alone', seed 0"):
+        planning.plan("robustness", twins, home, teacher_epochs=2)
+    planned = planning.plan("robustness", twins.model_copy(update={"seed": 1}), home, teacher_epochs=2)
+    assert {trial.spec.seed for trial in planned.plan.trials.values()} == {0, 1, 2, 3, 4, 5}

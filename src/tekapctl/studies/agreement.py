@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from tekapctl.studies.contrast import less
 from tekapctl.studies.outcome import AGREEMENT, CALIBRATION, CORRELATION, DIVERGENCE, TOP1
-from tekapctl.studies.study import STUDIES, Design, Setting, Study
+from tekapctl.studies.study import STUDIES, Base, Design, Study
 from tekapctl.studies.ways import the_usual
 
 
@@ -16,9 +16,9 @@ class Agreement(Study):
         "Are students of TeKAP nearer to their teacher, in classes, probabilities and correlations?"
     )
 
-    def design(self, setting: Setting) -> Design:
+    def design(self, base: Base) -> Design:
         """The usual ways but for training alone, which has no teacher to be near to."""
-        arms, (name, tekap, without, _) = the_usual(setting.spec)
+        arms, (name, tekap, without, _) = the_usual(base.spec)
         return Design(
             arms[:-1],
             [

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from tekapctl.controls import keep
 from tekapctl.studies.contrast import Contrast, less, mean_of
-from tekapctl.studies.study import STUDIES, Arm, Design, Setting, Study
+from tekapctl.studies.study import STUDIES, Arm, Base, Design, Study
 from tekapctl.studies.ways import effects_of, name_of, plain, relevant
 
 
@@ -17,9 +17,9 @@ class Controls(Study):
 
     question: ClassVar[str] = "What is TeKAP worth, and what of that is due to its noise, its shrink and its weight?"
 
-    def design(self, setting: Setting) -> Design:
+    def design(self, base: Base) -> Design:
         """All the arms, TeKAP's worth and that of each effect."""
-        spec = relevant(setting.spec)
+        spec = relevant(base.spec)
         name, effects = name_of(spec), effects_of(spec)
         everything = frozenset(effects)
         kept = dict.fromkeys(

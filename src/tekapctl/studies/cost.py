@@ -12,7 +12,7 @@ from tekapctl.models.foreign import is_foreign
 from tekapctl.models.size import parameters
 from tekapctl.studies.contrast import less
 from tekapctl.studies.outcome import CALIBRATION, SECONDS, SECONDS_WITH_TEACHERS, TOP1
-from tekapctl.studies.study import STUDIES, Arm, Before, Design, Setting, Study
+from tekapctl.studies.study import STUDIES, Arm, Base, Before, Design, Study
 from tekapctl.studies.ways import changed, name_of, noiseless, plain, relevant
 
 
@@ -31,15 +31,15 @@ class Cost(Study):
         Field(description="The assistant's network; none means the one of the teacher's family nearest to the middle."),
     ] = None
 
-    def design(self, setting: Setting) -> Design:
+    def design(self, base: Base) -> Design:
         """KD or another method, its TeKAP form with and without noise, the ensemble and the assistant."""
-        spec = relevant(setting.spec)
+        spec = relevant(base.spec)
         name, simple = name_of(spec), plain(spec)
-        network = setting.recipe.model
+        network = base.recipe.model
         assistant = self.assistant or _between(network, spec.student)
         further = [
-            Before(f"{network}, seed {seed}", setting.recipe.model_copy(update={"seed": seed}))
-            for seed in range(setting.recipe.seed + 1, setting.recipe.seed + self.ensemble)
+            Before(f"{network}, seed {seed}", base.recipe.model_copy(update={"seed": seed}))
+            for seed in range(base.recipe.seed + 1, base.recipe.seed + self.ensemble)
         ]
         helped = Before(f"assistant {assistant}", changed(simple, student=assistant))
         of_many = f"{name}, {self.ensemble} teachers"

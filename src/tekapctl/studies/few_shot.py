@@ -6,7 +6,7 @@ from pydantic import Field
 
 from tekapctl.spec import StudentSpec
 from tekapctl.studies.along import design_along
-from tekapctl.studies.study import STUDIES, Design, Setting, Study
+from tekapctl.studies.study import STUDIES, Base, Design, Study
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -21,13 +21,13 @@ class FewShot(Study):
         Field(min_length=1, description="Shares of each class's images, of those that the spec has."),
     ] = (0.05, 0.1, 0.25, 0.5, 1.0)
 
-    def design(self, setting: Setting) -> Design:
+    def design(self, base: Base) -> Design:
         """The usual ways on each share of the images that the setting has."""
-        whole = setting.spec.data.train_fraction
+        whole = base.spec.data.train_fraction
 
         def with_share(share: float) -> StudentSpec:
-            data = setting.spec.data.model_copy(update={"train_fraction": share * whole})
-            return setting.spec.model_copy(update={"data": data})
+            data = base.spec.data.model_copy(update={"train_fraction": share * whole})
+            return base.spec.model_copy(update={"data": data})
 
         shares = sorted(set(self.fractions))
         return design_along({share * whole: with_share(share) for share in shares}, "fraction", "share of the images")

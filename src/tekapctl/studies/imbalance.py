@@ -6,7 +6,7 @@ from pydantic import Field
 
 from tekapctl.spec import StudentSpec
 from tekapctl.studies.along import design_along
-from tekapctl.studies.study import STUDIES, Design, Setting, Study
+from tekapctl.studies.study import STUDIES, Base, Design, Study
 
 Factor = Annotated[float, Field(ge=1)]
 
@@ -21,12 +21,12 @@ class Imbalance(Study):
         Field(min_length=1, description="How many times as many images the largest class has as the smallest."),
     ] = (10.0, 20.0, 50.0, 100.0)
 
-    def design(self, setting: Setting) -> Design:
+    def design(self, base: Base) -> Design:
         """The usual ways with each factor between the largest and the smallest class."""
 
         def with_factor(factor: float) -> StudentSpec:
-            data = setting.spec.data.model_copy(update={"imbalance": factor})
-            return setting.spec.model_copy(update={"data": data})
+            data = base.spec.data.model_copy(update={"imbalance": factor})
+            return base.spec.model_copy(update={"data": data})
 
         factors = sorted(set(self.factors))
         return design_along(

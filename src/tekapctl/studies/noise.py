@@ -6,7 +6,7 @@ from pydantic import Field
 
 from tekapctl.spec import StudentSpec, to_dict
 from tekapctl.studies.contrast import Contrast, less, mean_of
-from tekapctl.studies.study import STUDIES, Arm, Design, Place, Setting, Study
+from tekapctl.studies.study import STUDIES, Arm, Base, Design, Place, Study
 from tekapctl.studies.ways import changed, name_of, noiseless, relevant
 from tekapctl.tekap import Distribution
 
@@ -24,9 +24,9 @@ class Noise(Study):
         tuple[Distribution, ...], Field(min_length=1, description="Distributions of the noise.")
     ] = ("gaussian", "uniform")
 
-    def design(self, setting: Setting) -> Design:
+    def design(self, base: Base) -> Design:
         """TeKAP without noise, and with noise of each strength and distribution."""
-        spec = relevant(setting.spec)
+        spec = relevant(base.spec)
         name = name_of(spec)
         nothing = f"{name} + TeKAP without noise"
         arms = [Arm(nothing, noiseless(spec))]

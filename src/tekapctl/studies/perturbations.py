@@ -9,7 +9,7 @@ from tekapctl.errors import UsageError
 from tekapctl.perturbations import PERTURBATIONS
 from tekapctl.spec import StudentSpec, to_dict
 from tekapctl.studies.contrast import less
-from tekapctl.studies.study import STUDIES, Arm, Design, Place, Setting, Study
+from tekapctl.studies.study import STUDIES, Arm, Base, Design, Place, Study
 from tekapctl.studies.ways import changed, name_of, noiseless, relevant
 
 
@@ -24,13 +24,13 @@ class Perturbations(Study):
     ] = (10.0,)
     views: bool = Field(True, description="Whether learned views are among them.")
 
-    def design(self, setting: Setting) -> Design:
+    def design(self, base: Base) -> Design:
         """TeKAP without noise, and with each perturbation of each size in its place.
 
         Raises:
             UsageError: There are no augmented teachers at the logit level.
         """
-        spec = relevant(setting.spec)
+        spec = relevant(base.spec)
         if not spec.tekap.logit.teachers:
             raise UsageError(
                 "The study's runs would have no augmented teachers at the logit level.", "Use --method kd, or --alpha."

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from tekapctl import models, trained
 from tekapctl.errors import UsageError
-from tekapctl.spec import StudentSpec, parse, to_dict
+from tekapctl.spec import StudentSpec, TeacherSpec, load, parse, to_dict
 from tekapctl.store.home import Home
 from tekapctl.studies.contrast import Contrast, in_block
-from tekapctl.studies.study import STUDIES, Arm, Before, Design, Setting, Study, teacher_of
+from tekapctl.studies.study import STUDIES, Arm, Base, Before, Design, Study, teacher_of
 from tekapctl.sweep import identity
 from tekapctl.sweep import plan as sweeps
 from tekapctl.sweep.grid import merged
@@ -118,19 +118,21 @@ def plan(
     blocks = []
     for values in itertools.product(*over.values()):
         fields = dict(zip(over, values, strict=True))
-        setting = _setting(_over(spec, fields), home, teacher_epochs, before, is_dry=is_dry)
-        design = chosen.design(setting)
+        base = _base(_over(spec, fields), home, teacher_epochs, before, is_dry=is_dry)
+        design = chosen.design(base)
         for each in design.before:
             before.setdefault(each.label, each)
         blocks.append(Block(", ".join(f"{field.split('.')[-1]} {value}" for field, value in fields.items()), design))
     what = {"study": name, "settings": chosen.model_dump(mode="json"), "over": {k: list(v) for k, v in over.items()}}
     mark = {**what, "spec": to_dict(spec), "seeds": seeds, "teacher_epochs": teacher_epochs}
     digest = hashlib.sha256(json.dumps(mark, sort_keys=True, default=str).encode()).hexdigest()
+    numbers = range(spec.seed, spec.seed + seeds)
+    _check_before(before.values(), blocks, numbers)
     arms, groups = _apart(blocks)
     table = {
         "name": f"{name}-{digest[:8]}",
         "before": [{"label": each.label, **to_dict(each.spec)} for each in before.values()],
-        "grid": {"arm": arms, "seed": list(range(spec.seed, spec.seed + seeds))},
+        "grid": {"arm": arms, "seed": list(numbers)},
     }
     return Planned(name, chosen, blocks, sweeps.plan(table, by_network=False), groups)
 
@@ -144,24 +146,44 @@ def _over(spec: StudentSpec, fields: Mapping[str, Any]) -> StudentSpec:
     return found
 
 
-def _setting(
+def _base(
     spec: StudentSpec, home: Home, teacher_epochs: int | None, before: dict[str, Before], *, is_dry: bool
-) -> Setting:
+) -> Base:
     """The setting with its teacher: one that is trained first, or one that is there."""
     if teacher_epochs is not None:
         recipe = teacher_of(spec, spec.teacher, teacher_epochs)
         label = f"teacher {spec.teacher}{f', {len(before) + 1}' if before else ''}"
         known = next((each for each in before.values() if each.spec == recipe), Before(label, recipe))
         before.setdefault(known.label, known)
-        return Setting(spec.model_copy(update={"teacher": known.label}), recipe)
+        return Base(spec.model_copy(update={"teacher": known.label}), recipe)
     try:
-        names = [trained.find(home, one, dataset=spec.data.name).name for one in (spec.teacher, *spec.ensemble)]
+        found = [trained.find(home, one, dataset=spec.data.name) for one in (spec.teacher, *spec.ensemble)]
     except UsageError as error:
         if is_dry:
-            return Setting(spec)
+            return Base(spec)
         raise UsageError(error.problem, f"{error.remedy} Or train it first with --teacher-epochs.") from None
+    run = found[0].run
+    trained_as = load(run.path / "spec.toml") if run is not None else None
     # A run that is finished later must not take the place of the teacher that the study has begun with.
-    return Setting(spec.model_copy(update={"teacher": names[0], "ensemble": tuple(names[1:])}))
+    names = [reference.name for reference in found]
+    pinned = spec.model_copy(update={"teacher": names[0], "ensemble": tuple(names[1:])})
+    return Base(pinned, trained_as if isinstance(trained_as, TeacherSpec) else None)
+
+
+def _check_before(before: Iterable[Before], blocks: Sequence[Block], seeds: range) -> None:
+    """Refuse a network that would have to come before itself.
+
+    Raises:
+        UsageError: One that is trained first is one of the study's own runs.
+    """
+    own = {identity.experiment(arm.spec): arm.label for block in blocks for arm in block.design.arms}
+    for each in before:
+        label = own.get(identity.experiment(each.spec))
+        if label is not None and each.spec.seed in seeds:
+            raise UsageError(
+                f"The {each.label} would be the run {label!r}, seed {each.spec.seed}, of the study itself.",
+                "Give it another network or other epochs, or the study another --seed.",
+            )
 
 
 def _apart(blocks: Sequence[Block]) -> tuple[list[dict[str, Any]], dict[str, str]]:

@@ -8,7 +8,7 @@ from tekapctl.robustness.corruptions import CORRUPTIONS
 from tekapctl.robustness.request import Request
 from tekapctl.studies.contrast import less
 from tekapctl.studies.outcome import TOP1, under
-from tekapctl.studies.study import STUDIES, Design, Setting, Study
+from tekapctl.studies.study import STUDIES, Base, Design, Study
 from tekapctl.studies.ways import the_usual
 
 Epsilon = Annotated[float, Field(gt=0, le=1)]
@@ -28,9 +28,9 @@ class Robustness(Study):
     occlusions: tuple[Share, ...] = Field((0.1, 0.25), description="Shares of the images' area that are grey.")
     limit: int = Field(2000, ge=1, description="Test images that are shifted, evenly spread.")
 
-    def design(self, setting: Setting) -> Design:
+    def design(self, base: Base) -> Design:
         """The usual ways, each network under each kind of shift."""
-        arms, (name, tekap, without, alone) = the_usual(setting.spec)
+        arms, (name, tekap, without, alone) = the_usual(base.spec)
         kinds = {
             "under FGSM": Request(attacks=["fgsm"], epsilons=self.epsilons),
             "under PGD": Request(attacks=["pgd"], epsilons=self.epsilons),

@@ -82,26 +82,26 @@ class Design:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Base:
     """What a study is carried out on.
 
     Attributes:
         spec: A student's run with TeKAP, from which the arms are made.
-        trained: How its teacher is trained beforehand; None where it is there already.
+        teacher: How its teacher was trained or will be; None where nothing says.
     """
 
     spec: StudentSpec
-    trained: TeacherSpec | None = None
+    teacher: TeacherSpec | None = None
 
     @property
     def recipe(self) -> TeacherSpec:
-        """How further teachers like the study's are trained.
+        """How further teachers like the study's are trained: as it was, or else as long as the student.
 
         Raises:
-            UsageError: Its teacher is named as a run or a file, and not by its network.
+            UsageError: Nothing says what network it is.
         """
-        if self.trained is not None:
-            return self.trained
+        if self.teacher is not None:
+            return self.teacher
         network = self.spec.teacher_model or self.spec.teacher
         if not is_known(network):
             raise UsageError(
@@ -137,7 +137,7 @@ class Study(Section, ABC):
     """What it asks, in a sentence."""
 
     @abstractmethod
-    def design(self, setting: Setting) -> Design:
+    def design(self, base: Base) -> Design:
         """The runs and the differences.
 
         Raises:

@@ -7,7 +7,7 @@ from pydantic import Field
 from tekapctl.controls import keep
 from tekapctl.spec import StudentSpec, to_dict
 from tekapctl.studies.contrast import doublings, less, mean_of, trend
-from tekapctl.studies.study import STUDIES, Arm, Design, Place, Setting, Study
+from tekapctl.studies.study import STUDIES, Arm, Base, Design, Place, Study
 from tekapctl.studies.ways import changed, name_of, plain, relevant
 
 
@@ -21,9 +21,9 @@ class Teachers(Study):
         Field(min_length=2, description="Numbers of augmented teachers, beside none."),
     ] = (1, 3, 8, 16)
 
-    def design(self, setting: Setting) -> Design:
+    def design(self, base: Base) -> Design:
         """For each number: as published, at one total weight, and the published weight without augmented teachers."""
-        spec = relevant(setting.spec)
+        spec = relevant(base.spec)
         name, counts = name_of(spec), sorted(set(self.counts))
         growing = {count: f"{name} + TeKAP of {count}" for count in counts}
         fixed = {count: f"{name} + TeKAP of {count}, weight as of {_usual(spec)}" for count in counts}

@@ -7,7 +7,7 @@ from pydantic import Field
 from tekapctl.robustness.request import Request
 from tekapctl.studies.contrast import less
 from tekapctl.studies.outcome import TOP1, probed
-from tekapctl.studies.study import STUDIES, Design, Setting, Study
+from tekapctl.studies.study import STUDIES, Base, Design, Study
 from tekapctl.studies.ways import the_usual
 
 _NEAR = {"digits": ("fashion-mnist",), "fashion-mnist": ("digits",)}
@@ -24,10 +24,10 @@ class Transfer(Study):
         Field(description="Data sets; none means stl10 and tiny-imagenet, as published, or one that is at hand."),
     ] = ()
 
-    def design(self, setting: Setting) -> Design:
+    def design(self, base: Base) -> Design:
         """The usual ways, each network probed on each data set."""
-        arms, (name, tekap, without, alone) = the_usual(setting.spec)
-        datasets = self.datasets or _NEAR.get(setting.spec.data.name, _PUBLISHED)
+        arms, (name, tekap, without, alone) = the_usual(base.spec)
+        datasets = self.datasets or _NEAR.get(base.spec.data.name, _PUBLISHED)
         return Design(
             arms,
             [
