@@ -38,6 +38,7 @@ def measure(
     batch_size: int = 500,
     robustness: Request | None = None,
     limit: int | None = None,
+    beside_teacher: bool = True,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Measure a trained network on a data set's test images.
@@ -55,6 +56,7 @@ def measure(
         batch_size: Images at a time.
         robustness: What is measured beside, on shifted images and on other data sets.
         limit: Use so many test images, evenly spread, for that; all if None.
+        beside_teacher: Measure a student's teacher beside it.
         say: Is told what is going on.
 
     Raises:
@@ -71,7 +73,7 @@ def measure(
     splits = data.load(section, home.datasets, seed=0, in_channels=network.network.in_channels)
     trained.check_classes(network, splits.test.classes, section.name)
     place(network.network, where)
-    teacher = _teacher_of(home, network, section, say)
+    teacher = _teacher_of(home, network, section, say) if beside_teacher else None
     of_teacher = None
     if teacher is not None:
         place(teacher.network, where)

@@ -52,7 +52,7 @@ def measured_runs(
             evaluation = cache.read(run.id)
             if evaluation is None:
                 say(f"measuring {trial.label}")
-                evaluation = measure(home, run.id, robustness=design.request, limit=design.limit)
+                evaluation = measure(home, run.id, robustness=design.request, limit=design.limit, beside_teacher=False)
                 cache.write(run.id, evaluation)
             report(number + 1, len(wanted))
         before = _seconds_before(trial, standings, home)
