@@ -54,6 +54,10 @@ def _known_perturbation(name: str) -> str:
     return name
 
 
+KnownPerturbation = Annotated[str, AfterValidator(_known_perturbation)]
+"""The name of a perturbation of the logits."""
+
+
 class LogitTekap(Perturbation):
     """TeKAP at the logit level; the defaults are the published code's."""
 
@@ -62,7 +66,7 @@ class LogitTekap(Perturbation):
     loss_weight: float = Field(
         0.8, ge=0, description="Weight of each augmented teacher's loss; the teacher's own is 1."
     )
-    perturbation: Annotated[str, AfterValidator(_known_perturbation)] = Field(
+    perturbation: KnownPerturbation = Field(
         "isotropic",
         description="What is weighted as noise: isotropic, covariance, class-covariance, temperature, dropout or "
         "mixing, each of the same size (docs/tekap.md).",

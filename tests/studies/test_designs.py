@@ -199,3 +199,10 @@ def test_perturbations_are_of_one_size_and_weight():
             assert spec.tekap.logit.teacher_share == 0.9
     assert arms["5 learned views"].angular.views == 5
     assert all(set(each.weights) & {"KD + TeKAP without noise"} for each in made.contrasts)
+
+
+def test_some_perturbations_may_be_chosen():
+    made = design("perturbations", {"only": ("dropout",), "views": False})
+    assert [arm.label for arm in made.arms] == ["KD + TeKAP without noise", "dropout x 10"]
+    with pytest.raises(ValueError, match="no perturbation named 'dropuot'"):
+        design("perturbations", {"only": ("dropuot",)})

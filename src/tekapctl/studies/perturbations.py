@@ -11,6 +11,7 @@ from tekapctl.spec import StudentSpec, to_dict
 from tekapctl.studies.contrast import less
 from tekapctl.studies.study import STUDIES, Arm, Base, Design, Place, Study
 from tekapctl.studies.ways import changed, name_of, noiseless, relevant
+from tekapctl.tekap import KnownPerturbation
 
 
 @STUDIES.register("perturbations")
@@ -22,6 +23,9 @@ class Perturbations(Study):
         tuple[Annotated[float, Field(gt=0)], ...],
         Field(min_length=1, description="Sizes, times the published deviation."),
     ] = (10.0,)
+    only: Annotated[
+        tuple[KnownPerturbation, ...], Field(description="The perturbations that are compared; none means all.")
+    ] = ()
     views: bool = Field(True, description="Whether learned views are among them.")
 
     def design(self, base: Base) -> Design:
@@ -38,7 +42,7 @@ class Perturbations(Study):
         name = name_of(spec)
         nothing = f"{name} + TeKAP without noise"
         arms = [Arm(nothing, noiseless(spec))]
-        for perturbation in PERTURBATIONS:
+        for perturbation in self.only or PERTURBATIONS:
             for factor in self.factors:
                 made = _perturbed(spec, perturbation, factor)
                 arms.append(Arm(f"{perturbation} x {factor:g}", made, Place(perturbation, factor)))
