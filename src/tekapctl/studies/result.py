@@ -9,6 +9,7 @@ from tekapctl.comparison.intervals import Difference, paired, t_quantile
 from tekapctl.studies.contrast import Estimate, Observed, estimate
 from tekapctl.studies.outcome import Measured, Outcome
 from tekapctl.studies.planning import Planned
+from tekapctl.studies.study import Arm
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Cell:
         mean: Over them.
         deviation: Their standard deviation; None of a single run.
         half_interval: Half of the mean's 95 % interval, by Student's t; None of a single run.
-        less_first: The difference from the first arm of the block; None of that itself, and where no seed has both.
+        less_first: The difference from the arm that it is compared with; None of that itself, and where no seed has
+            both.
     """
 
     seeds: int
@@ -32,10 +34,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """An arm: what it is called, where it is in the chart, and each outcome, None where no run has it."""
+    """An arm: what it is called, what it is compared with, its place in the chart, and each outcome that it has."""
 
     arm: str
     block: str
+    against: str
     series: str | None
     at: float | int | None
     cells: Sequence[Cell | None]
@@ -107,6 +110,7 @@ class Result:
             "arms": [
                 {
                     "arm": row.arm,
+                    "against": row.against,
                     "block": row.block,
                     "series": row.series,
                     "at": row.at,
@@ -143,14 +147,15 @@ def result(planned: Planned, measured: Mapping[str, Mapping[int, Measured]], fin
     ]
     rows = []
     for block in planned.blocks:
-        first = planned.label(block, block.design.arms[0])
         for arm in block.design.arms:
-            label = planned.label(block, arm)
-            place = arm.place
+            label, place = planned.label(block, arm), arm.place
+            against = _reference(block.design.arms, arm)
+            first = planned.label(block, against)
             rows.append(
                 Row(
                     arm.label,
                     block.label,
+                    against.label,
                     None if place is None else place.series,
                     None if place is None else place.at,
                     [_cell(found[label], {} if label == first else found[first]) for found in values],
@@ -168,6 +173,15 @@ def result(planned: Planned, measured: Mapping[str, Mapping[int, Measured]], fin
         design.axis,
         design.doubling,
     )
+
+
+def _reference(arms: Sequence[Arm], arm: Arm) -> Arm:
+    """The arm that another is compared with: the first, or where that has a place, the first at the same place."""
+    first = arms[0]
+    if first.place is None or arm.place is None:
+        return first
+    at = arm.place.at
+    return next(each for each in arms if each.place is not None and each.place.at == at)
 
 
 def _read(outcome: Outcome, runs: Mapping[int, Measured]) -> dict[int, float]:

@@ -7,7 +7,9 @@ def arm_cells(result: Result, number: int) -> list[list[str]]:
     """The arms with one of the outcomes, the head first."""
     outcome = result.outcomes[number]
     named = len({row.block for row in result.rows}) > 1
-    head = ["arm", "seeds", outcome.title, "deviation", f"less {result.rows[0].arm}", "95 % interval"]
+    against = {row.against for row in result.rows}
+    less = f"less {against.pop()}" if len(against) == 1 else "less the first there"
+    head = ["arm", "seeds", outcome.title, "deviation", less, "95 % interval"]
     table = [["block", *head] if named else head]
     for row in result.rows:
         cell = row.cells[number]
