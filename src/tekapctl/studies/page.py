@@ -14,7 +14,7 @@ def opening(result: Result) -> str:
     if result.finished < result.runs:
         parts.append(f'<p class="missing">{result.finished} of {result.runs} runs are finished.</p>')
     parts += [f"<ul>{told}</ul>", _charts(result), _differences(result)]
-    parts.append(_table(contrast_cells(result)))
+    parts.append(_table([row[:-1] for row in contrast_cells(result)]))  # the verdicts are told above
     for number, outcome in enumerate(result.outcomes):
         parts.append(f"<h3>{escape(outcome.name)}</h3>{_table(arm_cells(result, number))}")
     how = (
