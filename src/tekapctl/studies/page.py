@@ -42,9 +42,7 @@ def _charts(result: Result) -> str:
             list(series.items()),
             doubling=result.doubling,
         )
-        caption = (
-            f"{block or 'Top-1'}: means with the 95 % intervals of each, which are wider than those of differences"
-        )
+        caption = f"{block or 'Top-1'}: means with the 95 % interval of each"
         drawn.append(
             f"{drawing.legend(list(series))}<figure><figcaption>{escape(caption)}</figcaption>{picture}</figure>"
         )
