@@ -8,6 +8,8 @@ from tekapctl.presets import preset
 from tekapctl.spec import StudentSpec, parse
 from tekapctl.store.home import Home
 from tekapctl.studies import planning
+from tekapctl.studies.measuring import cost_of
+from tekapctl.sweep.cost import estimated
 
 
 @pytest.fixture
@@ -105,3 +107,17 @@ def test_a_teacher_that_is_trained_first_is_none_of_the_students(home):
         planning.plan("robustness", twins, home, teacher_epochs=2)
     planned = planning.plan("robustness", twins.model_copy(update={"seed": 1}), home, teacher_epochs=2)
     assert {trial.spec.seed for trial in planned.plan.trials.values()} == {0, 1, 2, 3, 4, 5}
+
+
+def test_the_cost_of_a_run_is_counted_with_all_that_must_be_trained_before_it(home):
+    """Also where nothing has been trained yet: the assistant needs the teacher, and the teacher counts once."""
+    planned = planning.plan("cost", spec(), home, settings={"ensemble": 3}, teacher_epochs=4)
+    trials = {trial.group: trial for trial in planned.plan.trials.values()}
+    macs = {group: estimated(trial, home).total_macs for group, trial in trials.items()}
+    teacher, second, third = (macs[name] for name in ("teacher resnet20", "resnet20, seed 1", "resnet20, seed 2"))
+    assert teacher == second == third
+    assert cost_of(trials["KD"], home) == (macs["KD"], teacher)
+    assert cost_of(trials["KD, 3 teachers"], home) == (macs["KD, 3 teachers"], 3 * teacher)
+    by_way = cost_of(trials["KD, by way of resnet14"], home)
+    assert by_way == (macs["KD, by way of resnet14"], teacher + macs["assistant resnet14"])
+    assert macs["KD"] < macs["KD, 3 teachers"]

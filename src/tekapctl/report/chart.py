@@ -23,15 +23,14 @@ class Point:
     half: float | None
 
 
-def along(title: str, axis: str, unit: str, series: Sequence[tuple[str, Sequence[Point]]], *, doubling: bool) -> str:
-    """A line for each series, with whiskers.
+def along(title: str, axis: str, unit: str, series: Sequence[tuple[str, Sequence[Point]]]) -> str:
+    """A line for each series, with whiskers, on an axis on which each doubling is one step.
 
     Args:
         title: What it is, for those who do not see it.
         axis: What the horizontal axis shows.
         unit: What the vertical one does.
         series: Names and points.
-        doubling: Whether the horizontal axis is logarithmic.
     """
     width, height, left, top, bottom = 720, 320, 56, 12, 46
     points = [point for _, each in series for point in each]
@@ -43,13 +42,10 @@ def along(title: str, axis: str, unit: str, series: Sequence[tuple[str, Sequence
     pad = (high - low) * 0.06 or 1.0
     low, high = low - pad, high + pad
 
-    def scaled(at: float | int) -> float:
-        return math.log2(at) if doubling else at
-
-    first, last = scaled(places[0]), scaled(places[-1])
+    first, last = math.log2(places[0]), math.log2(places[-1])
 
     def x(at: float | int, number: int) -> float:
-        share = (scaled(at) - first) / (last - first) if last > first else 0.5
+        share = (math.log2(at) - first) / (last - first) if last > first else 0.5
         # Series side by side: whiskers at one place would hide each other.
         return left + 20 + (width - left - 52) * share + 4 * (number - (len(series) - 1) / 2)
 

@@ -8,14 +8,13 @@ from tekapctl.studies.study import Arm, Design, Place
 from tekapctl.studies.ways import the_usual
 
 
-def design_along(specs: Mapping[float | int, StudentSpec], what: str, axis: str, *, doubling: bool = True) -> Design:
+def design_along(specs: Mapping[float | int, StudentSpec], what: str, axis: str) -> Design:
     """The student alone, the method, TeKAP, and TeKAP without noise, on each of several training sets.
 
     Args:
         specs: The student's run with TeKAP on each, by the setting, which is above 0.
         what: The setting in words, before its value.
         axis: What the chart's axis is called.
-        doubling: Whether the axis is logarithmic.
     """
     arms = []
     labels: dict[str, list[str]] = {}
@@ -33,4 +32,4 @@ def design_along(specs: Mapping[float | int, StudentSpec], what: str, axis: str,
     ]
     if len(specs) > 1:
         contrasts.append(trend(f"{tekap} less {first}, its trend", labels[tekap], places, "doubling", labels[first]))
-    return Design(arms, contrasts, axis=axis, doubling=doubling)
+    return Design(arms, contrasts, axis=axis)

@@ -89,7 +89,7 @@ class Estimate:
         unit: Of the difference.
         difference: Its mean over pairs with its interval; None where no seed has all arms.
         corrected: Its probability by chance, corrected after Holm for all contrasts of the study; None without one.
-        higher_is_better: Whether a higher outcome is better; None where neither is.
+        higher_is_better: Whether a higher outcome is better.
     """
 
     contrast: str
@@ -97,7 +97,7 @@ class Estimate:
     unit: str
     difference: Difference | None
     corrected: float | None
-    higher_is_better: bool | None = True
+    higher_is_better: bool
 
     @property
     def is_beyond_noise(self) -> bool:
@@ -113,7 +113,7 @@ class Estimate:
         if found.low is None or found.high is None or self.corrected is None:
             return "too few seeds to say anything of noise"
         if self.is_beyond_noise:
-            return f"{_direction(found.mean, self.higher_is_better)}, beyond seed noise"
+            return f"{'better' if (found.mean > 0) == self.higher_is_better else 'worse'}, beyond seed noise"
         if found.low > 0 or found.high < 0:
             return "its own interval leaves out zero, but among so many differences that may be chance"
         return "not told from zero"
@@ -126,13 +126,13 @@ class Observed:
     Attributes:
         name: What it is.
         unit: Its unit.
-        higher_is_better: None where neither is.
+        higher_is_better: Whether it is good where it is high.
         values: Of all arms.
     """
 
     name: str
     unit: str
-    higher_is_better: bool | None
+    higher_is_better: bool
     values: Values
 
 
@@ -166,9 +166,3 @@ def estimate(outcomes: Sequence[Observed], contrasts: Sequence[Sequence[Contrast
 def in_block(block: str, label: str) -> str:
     """What an arm of a block is called."""
     return f"{block}: {label}" if block else label
-
-
-def _direction(mean: float, higher_is_better: bool | None) -> str:
-    if higher_is_better is None:
-        return "higher" if mean > 0 else "lower"
-    return "better" if (mean > 0) == higher_is_better else "worse"

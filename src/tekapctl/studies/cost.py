@@ -11,7 +11,7 @@ from tekapctl.errors import UsageError
 from tekapctl.models.foreign import is_foreign
 from tekapctl.models.size import parameters
 from tekapctl.studies.contrast import less
-from tekapctl.studies.outcome import CALIBRATION, SECONDS, SECONDS_WITH_TEACHERS, TOP1
+from tekapctl.studies.outcome import CALIBRATION, MACS, MACS_WITH_TEACHERS, TOP1
 from tekapctl.studies.study import STUDIES, Arm, Base, Before, Design, Study
 from tekapctl.studies.ways import changed, name_of, noiseless, plain, relevant
 
@@ -60,8 +60,9 @@ class Cost(Study):
                 less(f"{tekap} less {self.ensemble} teachers", tekap, of_many),
                 less(f"{tekap} less by way of {assistant}", tekap, by_way),
             ],
-            outcomes=[TOP1, CALIBRATION, SECONDS, SECONDS_WITH_TEACHERS],
+            outcomes=[TOP1, CALIBRATION, MACS, MACS_WITH_TEACHERS],
             before=[*further, helped],
+            counts_macs=True,
         )
 
 

@@ -4,19 +4,20 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from tekapctl import __version__
 from tekapctl.comparison.groups import Finished
 from tekapctl.engine.measure import measure
 from tekapctl.engine.prepare import Say
+from tekapctl.robustness.request import Request
 from tekapctl.spec import load
 from tekapctl.store.files import write_whole
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
 from tekapctl.studies.outcome import Measured
 from tekapctl.studies.planning import Planned
-from tekapctl.sweep.folder import SweepFolder
+from tekapctl.sweep.cost import estimated
 from tekapctl.sweep.plan import Trial
 from tekapctl.sweep.state import Standing
 
@@ -29,7 +30,7 @@ def measured_runs(
 ) -> dict[str, dict[int, Measured]]:
     """The finished runs of a study, by what they are called in its sweep and by seed, with what is measured of them.
 
-    What was measured once is kept in the sweep's folder.
+    What was measured once is kept in the run's folder, for all studies.
 
     Args:
         planned: The study.
@@ -42,56 +43,45 @@ def measured_runs(
     finished = {digest: standing.run for digest, standing in standings.items() if standing.state == "finished"}
     groups = {group: plan.groups[group] for group in dict.fromkeys(planned.groups.values())}
     wanted = [digest for digests in groups.values() for digest in digests if finished.get(digest)]
-    cache = _Cache(SweepFolder(home, plan.name).path / "evaluations", planned)
+    costs: dict[str, tuple[float, float]] = {}
     found: dict[str, dict[int, Measured]] = {group: {} for group in groups}
     for number, digest in enumerate(wanted):
         trial, run = plan.trials[digest], Run(home.runs / str(finished[digest]))
-        one = Finished(run, load(run.path / "spec.toml"), run.summary() or {})
         evaluation = None
         if design.request is not None:
-            evaluation = cache.read(run.id)
-            if evaluation is None:
-                say(f"measuring {trial.label}")
-                evaluation = measure(home, run.id, robustness=design.request, limit=design.limit, beside_teacher=False)
-                cache.write(run.id, evaluation)
+            evaluation = _evaluation(run, trial.label, design.request, design.limit, home, say)
             report(number + 1, len(wanted))
-        before = _seconds_before(trial, standings, home)
-        found[trial.group][trial.spec.seed] = Measured(one, evaluation, before)
+        if design.counts_macs and trial.group not in costs:
+            costs[trial.group] = cost_of(trial, home)
+        one = Finished(run, load(run.path / "spec.toml"), run.summary() or {})
+        found[trial.group][trial.spec.seed] = Measured(one, evaluation, *costs.get(trial.group, (None, None)))
     return found
 
 
-class _Cache:
-    """What was measured of runs, in a file each."""
-
-    def __init__(self, folder: Path, planned: Planned) -> None:
-        design = planned.design
-        asked = None if design.request is None else {**asdict(design.request), "limit": design.limit}
-        self.key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
-        self.folder = folder
-
-    def read(self, run: str) -> dict[str, Any] | None:
-        try:
-            found = json.loads(self._path(run).read_text(encoding="utf-8"))
-            return found if isinstance(found, dict) else None
-        except (OSError, ValueError):
-            return None
-
-    def write(self, run: str, evaluation: Mapping[str, Any]) -> None:
-        write_whole(self._path(run), (json.dumps(evaluation, indent=2) + "\n").encode())
-
-    def _path(self, run: str) -> Path:
-        return self.folder / f"{run}-{self.key}.json"
+def _evaluation(run: Run, label: str, request: Request, limit: int | None, home: Home, say: Say) -> dict[str, Any]:
+    """What is measured of a run's network, now or before: kept in its folder, for this version of the program."""
+    asked = {**asdict(request), "limit": limit, "version": __version__}
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    path = run.path / "evaluations" / f"{key}.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+    except (OSError, ValueError):
+        pass  # not measured yet
+    say(f"measuring {label}")
+    found = measure(home, run.id, robustness=request, limit=limit, beside_teacher=False)
+    write_whole(path, (json.dumps(found, indent=2) + "\n").encode())
+    return found
 
 
-def _seconds_before(trial: Trial, standings: Mapping[str, Standing], home: Home) -> float:
-    """Time that the study spent on the training of a trial's teachers, each counted once."""
-    needs: dict[str, Trial] = {}
+def cost_of(trial: Trial, home: Home) -> tuple[float, float]:
+    """Multiply-accumulates of a trial's training, and of that of its teachers and theirs, each counted once."""
+    before: dict[str, Trial] = {}
     rest = list(trial.needs.values())
     while rest:
         need = rest.pop()
-        if need.digest not in needs:
-            needs[need.digest] = need
+        if need.digest not in before:
+            before[need.digest] = need
             rest.extend(need.needs.values())
-    runs = [standings[digest].run for digest in needs if digest in standings]
-    summaries = [Run(home.runs / run).summary() or {} for run in runs if run is not None]
-    return sum(float(summary.get("seconds", 0.0)) for summary in summaries)
+    return estimated(trial, home).total_macs, sum(estimated(need, home).total_macs for need in before.values())

@@ -41,7 +41,7 @@ class Noise(Study):
         for other in others:
             pairs = [(labels[other, factor], labels[first, factor]) for factor in self.factors]
             contrasts.append(mean_of(f"{other} less {first} noise", pairs))
-        return Design(arms, contrasts, axis="noise, times the published deviation", doubling=True)
+        return Design(arms, contrasts, axis="noise, times the published deviation")
 
 
 def _noisy(spec: StudentSpec, factor: float, distribution: Distribution) -> StudentSpec:

@@ -15,12 +15,14 @@ class Measured:
     Attributes:
         finished: The run.
         evaluation: What `engine.measure.measure` gave; None where the study asks for nothing.
-        before: Seconds that the training of its teachers took, and of theirs, as far as the study trained them.
+        macs: Multiply-accumulates of its training; None where the study does not count them.
+        macs_before: Those of the training of its teachers, and of theirs, as far as the study trains them.
     """
 
     finished: Finished
     evaluation: Mapping[str, Any] | None = None
-    before: float = 0.0
+    macs: float | None = None
+    macs_before: float | None = None
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Outcome:
         name: What it is.
         unit: Its unit; empty where it has none.
         read: Finds it; None where a run has it not.
-        higher_is_better: None where neither is.
+        higher_is_better: Whether it is good where it is high.
         digits: Decimal places that are shown.
         is_tested: Whether the study's contrasts are looked at in it, and not only the arms.
     """
@@ -39,7 +41,7 @@ class Outcome:
     name: str
     unit: str
     read: Callable[[Measured], float | None]
-    higher_is_better: bool | None = True
+    higher_is_better: bool = True
     digits: int = 2
     is_tested: bool = True
 
@@ -50,9 +52,7 @@ class Outcome:
         return f"{self.name}, {unit}" if unit else self.name
 
 
-def of_summary(
-    name: str, unit: str, field: str, scale: float, *, higher_is_better: bool | None, digits: int
-) -> Outcome:
+def of_summary(name: str, unit: str, field: str, scale: float, *, higher_is_better: bool, digits: int) -> Outcome:
     """A number of the evaluation that every run's summary has."""
 
     def read(measured: Measured) -> float | None:
@@ -91,14 +91,16 @@ CORRELATION = of_summary(
     "distance of class correlations", "", "correlation_distance", 1.0, higher_is_better=False, digits=4
 )
 CALIBRATION = of_summary("calibration error", "points", "calibration_error", 100.0, higher_is_better=False, digits=2)
-SECONDS = Outcome(
-    "training time", "s", lambda measured: float(measured.finished.summary["seconds"]), False, 1, is_tested=False
-)
-SECONDS_WITH_TEACHERS = Outcome(
-    "training time with that of teachers",
-    "s",
-    lambda measured: float(measured.finished.summary["seconds"]) + measured.before,
+MACS = Outcome("training", "TMACs", lambda measured: _tera(measured.macs), False, is_tested=False)
+MACS_WITH_TEACHERS = Outcome(
+    "training with that of teachers",
+    "TMACs",
+    lambda measured: _tera(measured.macs, measured.macs_before),
     False,
-    1,
     is_tested=False,
 )
+
+
+def _tera(*macs: float | None) -> float | None:
+    known = [each for each in macs if each is not None]
+    return sum(known) / 1e12 if len(known) == len(macs) else None

@@ -40,7 +40,6 @@ def _charts(result: Result) -> str:
             result.axis,
             "top-1 in percent",
             list(series.items()),
-            doubling=result.doubling,
         )
         caption = f"{block or 'Top-1'}: means with the 95 % interval of each"
         drawn.append(

@@ -49,8 +49,8 @@ class Perturbations(Study):
         if self.views:
             arms.append(Arm(f"{PUBLISHED_VIEWS} learned views", _with_views(spec)))
         contrasts = [less(f"{arm.label} less no noise", arm.label, nothing) for arm in arms[1:]]
-        several = len(self.factors) > 1
-        return Design(arms, contrasts, axis="size, times the published" if several else None, doubling=several)
+        axis = "size, times the published deviation" if len(self.factors) > 1 else None
+        return Design(arms, contrasts, axis=axis)
 
 
 def _perturbed(spec: StudentSpec, perturbation: str, factor: float) -> StudentSpec:

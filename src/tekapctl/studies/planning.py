@@ -14,7 +14,7 @@ from tekapctl.errors import UsageError
 from tekapctl.spec import StudentSpec, TeacherSpec, load, parse, to_dict
 from tekapctl.store.home import Home
 from tekapctl.studies.contrast import Contrast, in_block
-from tekapctl.studies.study import STUDIES, Arm, Base, Before, Design, Study, teacher_of
+from tekapctl.studies.study import STUDIES, Base, Before, Design, Study, teacher_of
 from tekapctl.sweep import identity
 from tekapctl.sweep import plan as sweeps
 from tekapctl.sweep.grid import merged
@@ -56,11 +56,6 @@ class Planned:
     def design(self) -> Design:
         """What all blocks have in common: contrasts, outcomes and what is measured for them."""
         return self.blocks[0].design
-
-    @staticmethod
-    def label(block: Block, arm: Arm) -> str:
-        """What an arm of a block is called among those of all blocks."""
-        return in_block(block.label, arm.label)
 
     @property
     def contrasts(self) -> list[list[Contrast]]:

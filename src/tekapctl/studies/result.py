@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tekapctl.comparison.intervals import Difference, paired, t_quantile
-from tekapctl.studies.contrast import Estimate, Observed, estimate
+from tekapctl.studies.contrast import Estimate, Observed, estimate, in_block
 from tekapctl.studies.outcome import Measured, Outcome
 from tekapctl.studies.planning import Planned
 from tekapctl.studies.study import Arm
@@ -58,7 +58,6 @@ class Result:
         rows: The arms.
         estimates: The contrasts, of each outcome that is tested.
         axis: What the chart's axis shows.
-        doubling: Whether it is logarithmic.
     """
 
     study: str
@@ -70,11 +69,10 @@ class Result:
     rows: Sequence[Row]
     estimates: Sequence[Estimate]
     axis: str | None
-    doubling: bool
 
     @property
     def verdict(self) -> list[str]:
-        """What may be said, in sentences, the most certain first."""
+        """What may be said, in sentences: of each contrast, and of all together."""
         told = [self._sentence(each) for each in self.estimates if each.difference is not None]
         count = sum(each.corrected is not None for each in self.estimates)
         found = sum(each.is_beyond_noise for each in self.estimates)
@@ -148,9 +146,9 @@ def result(planned: Planned, measured: Mapping[str, Mapping[int, Measured]], fin
     rows = []
     for block in planned.blocks:
         for arm in block.design.arms:
-            label, place = planned.label(block, arm), arm.place
+            label, place = in_block(block.label, arm.label), arm.place
             against = _reference(block.design.arms, arm)
-            first = planned.label(block, against)
+            first = in_block(block.label, against.label)
             rows.append(
                 Row(
                     arm.label,
@@ -171,7 +169,6 @@ def result(planned: Planned, measured: Mapping[str, Mapping[int, Measured]], fin
         rows,
         estimate(tested, planned.contrasts),
         design.axis,
-        design.doubling,
     )
 
 

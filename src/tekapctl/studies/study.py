@@ -67,8 +67,8 @@ class Design:
         request: What must be measured of the trained networks for that, beside what every run's summary has.
         limit: Test images that are shifted for that; all if None.
         before: Networks that are trained first, beside the teacher.
-        axis: What the chart's horizontal axis shows; None without a chart.
-        doubling: Whether that axis is logarithmic.
+        axis: What the chart's horizontal axis shows, doubling by doubling; None without a chart.
+        counts_macs: Whether the cost of each run is among the outcomes.
     """
 
     arms: Sequence[Arm]
@@ -78,7 +78,7 @@ class Design:
     limit: int | None = None
     before: Sequence[Before] = ()
     axis: str | None = None
-    doubling: bool = False
+    counts_macs: bool = False
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,10 @@ def arm_cells(result: Result, number: int) -> list[list[str]]:
                 "" if found is None else _interval(found.low, found.high, outcome.digits),
             ]
         table.append([row.block, *texts] if named else texts)
-    return table
+    if outcome.is_tested:
+        return table
+    # What is counted and not measured does not vary with the seed.
+    return [[*line[:-3], line[-2]] for line in table]
 
 
 def contrast_cells(result: Result) -> list[list[str]]:

@@ -49,7 +49,6 @@ class Teachers(Study):
                 less(f"{counts[-1]} less {counts[0]}, at one weight", fixed[counts[-1]], fixed[counts[0]]),
             ],
             axis="augmented teachers",
-            doubling=True,
         )
 
 

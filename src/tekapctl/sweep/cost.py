@@ -71,7 +71,7 @@ def costs(
     groups = plan.groups
     for number, (label, digests) in enumerate(groups.items()):
         trial = plan.trials[digests[0]]
-        cost = _estimate(trial, folder.home)
+        cost = estimated(trial, folder.home)
         seconds = _seconds(trial, folder, say) if measured else None
         left = sum(standings[digest].state != "finished" for digest in digests)
         found.append(GroupCost(label, len(digests), left, cost.total_macs, cost.memory_bytes, seconds))
@@ -86,7 +86,12 @@ def hours(found: list[GroupCost], workers: int) -> float | None:
     return sum(each.left * (each.seconds or 0.0) for each in found) / workers / 3600
 
 
-def _estimate(trial: Trial, home: Home) -> Cost:
+def estimated(trial: Trial, home: Home) -> Cost:
+    """What a trial costs; those that come before it need not be there.
+
+    Raises:
+        UsageError: A teacher is a run or a file that does not exist.
+    """
     return estimate(_by_network(trial), home)
 
 

@@ -1,0 +1,86 @@
+"""What is shown of a study: means over seeds, differences from the right arm, and the verdict."""
+
+import pytest
+
+from tekapctl.comparison.groups import Finished
+from tekapctl.spec import parse
+from tekapctl.store.home import Home
+from tekapctl.store.runs import Run
+from tekapctl.studies import planning
+from tekapctl.studies.outcome import Measured
+from tekapctl.studies.page import opening
+from tekapctl.studies.result import Result, result
+from tekapctl.studies.table import arm_cells, contrast_cells
+
+
+def outcome_of(home: Home, name: str, top1, seeds: int = 3, macs: float | None = None, **settings) -> Result:
+    """The result of a study whose runs have reached what `top1(arm, seed)` says."""
+    spec = parse({"student": "resnet8", "teacher": "resnet20", "data": "digits", "epochs": 2})
+    planned = planning.plan(name, spec, home, seeds=seeds, settings=settings, is_dry=True)
+
+    def measured(group: str, seed: int) -> Measured:
+        evaluation = {"calibration_error": 0.05, "agreement": 0.9}
+        summary = {"last_top1": top1(group, seed), "best_top1": 1.0, "evaluation": evaluation}
+        return Measured(Finished(Run(home.runs / group), spec, summary), macs=macs, macs_before=macs)
+
+    runs = {group: {seed: measured(group, seed) for seed in range(seeds)} for group in planned.groups.values()}
+    return result(planned, runs, len(runs) * seeds)
+
+
+@pytest.fixture
+def home(tmp_path) -> Home:
+    return Home(tmp_path / "home")
+
+
+def noisy(arm: str, seed: int) -> float:
+    return (90 if "TeKAP" in arm else 80 if arm.startswith("KD") else 70) / 100 + (seed + len(arm)) % 3 / 1000
+
+
+def test_arms_along_an_axis_are_compared_with_the_first_at_the_same_place(home):
+    found = outcome_of(home, "few-shot", noisy, fractions=[0.1, 1.0])
+    head, *rows = arm_cells(found, 0)
+    assert head[4] == "less the first there"
+    differences = {row[0]: row[4] for row in rows}
+    for at in ("0.1", "1"):
+        assert differences[f"KD, fraction {at}"] == ""
+        assert float(differences[f"KD + TeKAP, fraction {at}"]) == pytest.approx(10, abs=0.3)
+        assert float(differences[f"alone, fraction {at}"]) == pytest.approx(-10, abs=0.3)
+
+
+def test_what_is_counted_has_no_interval_and_no_verdict(home):
+    found = outcome_of(home, "cost", noisy, macs=2e12)
+    names = [outcome.name for outcome in found.outcomes]
+    alone, with_teachers = (
+        arm_cells(found, names.index(name)) for name in ("training", "training with that of teachers")
+    )
+    assert alone[0] == ["arm", "seeds", "training, TMACs", "less KD"]
+    assert {row[2] for row in alone[1:]} == {"2.00"}
+    assert {row[2] for row in with_teachers[1:]} == {"4.00"}
+    assert {row[0] for row in contrast_cells(found)[1:]} == {"top-1", "calibration error"}
+
+
+def test_the_verdict_ends_with_how_many_differences_are_beyond_noise(home):
+    found = outcome_of(home, "controls", noisy, seeds=5)
+    beyond = sum(each.is_beyond_noise for each in found.estimates)
+    assert beyond
+    assert len(found.verdict) == len(found.estimates) + 1
+    assert found.verdict[0].startswith("TeKAP less KD: +10.")
+    assert found.verdict[-1].startswith(f"Of {len(found.estimates)} differences {beyond} ")
+
+
+def test_one_seed_and_no_run_at_all_are_shown_without_a_word_of_noise(home):
+    found = outcome_of(home, "controls", noisy, seeds=1)
+    assert found.verdict[-1] == "With so few seeds nothing can be said of noise."
+    assert "±" not in opening(found)
+    planned = planning.plan("few-shot", parse({"data": "digits", "epochs": 1}), home, is_dry=True)
+    nothing = result(planned, {}, 0)
+    assert nothing.verdict == ["With so few seeds nothing can be said of noise."]
+    assert all(row[1:] == [""] * 5 for row in arm_cells(nothing, 0)[1:])
+    assert "0 of" in opening(nothing)
+
+
+def test_the_page_names_everything_once_and_escapes_it(home):
+    text = opening(outcome_of(home, "teachers", noisy, counts=[1, 3]))
+    assert text.count("How many augmented teachers should there be") == 2, "the heading, and the chart's own name"
+    assert "<polyline" in text
+    assert text.count("<li>") == 5 + 1 + 3, "contrasts, their summary, and the chart's three lines"
