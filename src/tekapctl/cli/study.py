@@ -23,7 +23,7 @@ Format = Literal["terminal", "markdown", "latex", "csv"]
 def study(
     spec: Any,
     study_name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="The study; without it all are listed.")
+        str | None, typer.Argument(metavar="NAME", help="The study; without it all are listed.")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -59,8 +59,7 @@ def study(
 ) -> None:
     """Carry out a study: what a way of distilling is worth, and what of it that is due to.
 
-    All its runs are a sweep: it may be broken off and repeated at any time. Studies share the runs that they have in
-    common.
+    All its runs are a sweep: it may be broken off and repeated at any time. Studies share their common runs.
 
     Examples:
     tekapctl study                                             list the studies
