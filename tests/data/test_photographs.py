@@ -2,6 +2,7 @@
 
 import tarfile
 import zipfile
+from hashlib import md5
 from pathlib import Path
 
 import numpy as np
@@ -113,9 +114,11 @@ def test_imagenet_is_streamed_with_its_published_normalisation(tmp_path):
     assert data_spec("imagenet").shape.train_images == 1_281_167
 
 
-def test_those_that_may_be_fetched_come_from_a_server(tmp_path):
+@pytest.fixture
+def archives(tmp_path) -> Path:
+    """A folder with STL-10 and Tiny ImageNet as they are published, but small."""
     served = tmp_path / "served"
-    write_svhn(served)
+    served.mkdir()
     inner = write_stl10(tmp_path / "one")
     with tarfile.open(served / "stl10_binary.tar.gz", "w:gz") as archive:
         for name in ("test_X.bin", "test_y.bin", "train_X.bin", "train_y.bin", "unlabeled_X.bin"):
@@ -124,15 +127,52 @@ def test_those_that_may_be_fetched_come_from_a_server(tmp_path):
     with zipfile.ZipFile(served / "tiny-imagenet-200.zip", "w") as archive:
         for path in sorted(inner.rglob("*")):
             archive.write(path, Path("tiny-imagenet-200") / path.relative_to(inner))
-    with serving(served) as server:
-        for name, count in (("stl10", 30), ("svhn", 30), ("tiny-imagenet", 18)):
+    return served
+
+
+def names_under(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*")]
+
+
+def test_stl10_and_tiny_imagenet_come_from_a_server(tmp_path, archives):
+    with serving(archives) as server:
+        for name, count in (("stl10", 30), ("tiny-imagenet", 18)):
             told = data_spec(name).fetch(tmp_path / "home", source=f"{server.address}/ok")
             assert f"{count} images" in told
             splits = data_spec(name).load(tmp_path / "home", offline=True)
             assert len(splits.train) + len(splits.test) == count
-    kept = [path.name for path in (tmp_path / "home").rglob("*") if path.is_file()]
+    kept = names_under(tmp_path / "home")
     assert "unlabeled_X.bin" not in kept
     assert not any(name.endswith((".zip", ".tar.gz")) for name in kept)
+
+
+def test_svhn_comes_from_a_server(tmp_path):
+    with serving(write_svhn(tmp_path / "served")) as server:
+        told = data_spec("svhn").fetch(tmp_path / "home", source=f"{server.address}/ok")
+    assert "30 images" in told
+    splits = data_spec("svhn").load(tmp_path / "home", offline=True)
+    assert len(splits.train) + len(splits.test) == 30
+
+
+def test_a_fetch_goes_on_where_one_was_killed_while_unpacking(tmp_path, archives, monkeypatch):
+    home = tmp_path / "home"
+    half = home / "stl10" / "stl10_binary"
+    half.mkdir(parents=True)
+    (half / "test_y.bin").write_bytes(b"\x01" * 10)
+    (half / ".train_X.bin.0123abcd.part").write_bytes(b"half")
+    archive = (archives / "stl10_binary.tar.gz").rename(home / "stl10" / "stl10_binary.tar.gz")
+    monkeypatch.setattr("torchvision.datasets.STL10.tgz_md5", md5(archive.read_bytes()).hexdigest())
+    assert "30 images" in data_spec("stl10").fetch(home)
+
+    half = home / "tiny-imagenet" / ".tiny-imagenet-200.part" / "tiny-imagenet-200"
+    half.mkdir(parents=True)
+    (half / "left.JPEG").write_bytes(b"half")
+    (archives / "tiny-imagenet-200.zip").rename(home / "tiny-imagenet" / "tiny-imagenet-200.zip")
+    assert "18 images" in data_spec("tiny-imagenet").fetch(home)
+
+    kept = names_under(home)
+    assert "left.JPEG" not in kept
+    assert not any(name.endswith((".part", ".zip", ".tar.gz")) for name in kept)
 
 
 def test_an_archive_that_wants_to_write_elsewhere_is_refused(tmp_path):

@@ -170,3 +170,21 @@ def test_the_cache_is_listed_verified_and_cleared(home, published):
     assert list_artifacts(home) == []
     with pytest.raises(UsageError, match="teachers"):
         clear(home, ["teecher"])
+
+
+def test_what_a_killed_fetch_left_is_swept_away_by_the_next_one(home, published):
+    teachers.fetch(home, "resnet56", source=str(published))
+    left = [home.teachers / f".{name}.0123abcd.part" for name in ("sha256.json", "resnet56.safetensors")]
+    left += [home.downloads / name for name in ("resnet56.published", ".resnet56.published.77.part")]
+    for path in left:
+        path.write_bytes(b"half")
+    teachers.fetch(home, "resnet56", offline=True)
+    assert not any(path.exists() for path in left)
+
+
+def test_clearing_takes_hidden_folders_with_it(home):
+    for name in (".scans", ".tiny-imagenet-200.part"):
+        (home.datasets / name / "within").mkdir(parents=True)
+    (home.datasets / ".lock").touch()
+    clear(home, ["datasets"])
+    assert list(home.datasets.iterdir()) == []

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from tekapctl.data.files import count_levels, normalisation
@@ -12,10 +13,16 @@ from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.source import DATASETS, DataSpec, Shape, check_md5, find_folder
 from tekapctl.errors import UsageError
 from tekapctl.store.download import Report, download, silent
+from tekapctl.store.files import make_folder, sweep, write_whole
 
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 INNER = "stl10_binary"
 _IMAGE = 3 * 96 * 96
+_FILES = {
+    f"{part}_{what}.bin": size * images
+    for part, images in (("train", 5_000), ("test", 8_000))
+    for what, size in (("X", _IMAGE), ("y", 1))
+}
 _MOST_ARCHIVE = 3 * 2**30
 
 
@@ -34,9 +41,8 @@ class STL10(DataSpec):
 
     def load(self, downloads: Path, *, offline: bool = False) -> Splits:
         """Both sets."""
-        names = [f"{part}_{what}.bin" for part in ("train", "test") for what in ("X", "y")]
-        folder = find_folder(self, downloads, names, INNER)
-        train_images, train_labels, test_images, test_labels = (_bytes(folder / name) for name in names)
+        folder = find_folder(self, downloads, list(_FILES), INNER)
+        train_images, train_labels, test_images, test_labels = (_bytes(folder / name) for name in _FILES)
         train, test = _images(folder, train_images, train_labels), _images(folder, test_images, test_labels)
         mean, std = normalisation(count_levels(train))
         return Splits(
@@ -52,7 +58,7 @@ class STL10(DataSpec):
 
         folder = downloads / self.name / INNER
         archive = downloads / self.name / published.filename
-        if force or source or not (folder / "test_y.bin").is_file():
+        if force or source or not all((folder / name).is_file() for name in _FILES):
             if force or source:
                 archive.unlink(missing_ok=True)
             address = source or published.url
@@ -61,8 +67,10 @@ class STL10(DataSpec):
             download([address], archive, most_bytes=_MOST_ARCHIVE, report=report)
             if source is None:
                 check_md5(archive, published.tgz_md5)
-            _keep_labelled(archive, folder)
-            archive.unlink()
+            with FileLock(make_folder(folder) / ".lock"):
+                sweep(folder)
+                _keep_labelled(archive, folder)
+        archive.unlink(missing_ok=True)
         splits = self.load(downloads, offline=True)
         return f"{len(splits.train) + len(splits.test):,} images at {folder}"
 
@@ -75,14 +83,7 @@ def _images(folder: Path, pixels: Tensor, labels: Tensor) -> Tensor:
 
 
 def _keep_labelled(archive: Path, folder: Path) -> None:
-    from tekapctl.store.files import make_folder, write_whole
-
-    wanted = {
-        f"{part}_{what}.bin": size * images
-        for part, images in (("train", 5_000), ("test", 8_000))
-        for what, size in (("X", _IMAGE), ("y", 1))
-    }
-    make_folder(folder)
+    wanted = dict(_FILES)
     try:
         with tarfile.open(archive) as opened:
             for entry in opened:

@@ -64,7 +64,7 @@ class TinyImageNet(FileImages):
                 unpack_zip(archive, folder / INNER, inside=INNER)
             except zipfile.BadZipFile as error:
                 raise UsageError(f"The archive {archive} is damaged: {error}.", "Fetch it with --force.") from None
-            archive.unlink()
+        archive.unlink(missing_ok=True)
         found = self.listing(downloads)
         return f"{len(found.train) + len(found.test):,} images at {folder / INNER}"
 

@@ -63,15 +63,19 @@ def clear(home: Home, kinds: Sequence[str] | None = None) -> int:
     freed = 0
     for artifact in list_artifacts(home, kinds):
         freed += artifact.bytes
-        if artifact.path.is_dir():
-            shutil.rmtree(artifact.path)
-        else:
-            artifact.path.unlink(missing_ok=True)
+        _delete(artifact.path)
     for kind in kinds or KINDS:
-        # Parts and locks of broken downloads.
+        # Parts and locks of broken downloads, half unpacked archives, what was found out about folders of images.
         for rest in (home.root / kind).glob(".*"):
-            rest.unlink(missing_ok=True)
+            _delete(rest)
     return freed
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _problem(home: Home, artifact: Artifact) -> str | None:

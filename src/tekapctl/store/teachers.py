@@ -1,6 +1,8 @@
 """The published pretrained teachers, fetched once and kept as safetensors."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,8 +115,13 @@ def fetch(
     make_folder(home.teachers)
     with FileLock(home.teachers / f".{name}.lock"):
         sweep(home.teachers, f"{name}.safetensors")
+        with _recording(home) as records:
+            sweep(records.parent, records.name)
         present = fetched(home, name)
         if present and not force and source is None and not damage(home, present):
+            raw = _raw(home, name)
+            sweep(raw.parent, raw.name)
+            raw.unlink(missing_ok=True)
             return present
         if offline and (source is None or "://" in source):
             raise UsageError(f"{name} is not in the cache, and --offline forbids fetching it.", "Leave out --offline.")
@@ -134,7 +141,8 @@ def damage(home: Home, teacher: FetchedTeacher) -> str | None:
 def _take(home: Home, teacher: PretrainedTeacher, source: str | None, report: Report) -> None:
     records = _records(home)
     published_key = f"{teacher.name} as published"
-    raw = make_folder(home.downloads) / f"{teacher.name}.published"
+    raw = _raw(home, teacher.name)
+    make_folder(raw.parent)
     raw.unlink(missing_ok=True)
     # What the user names with --from may be another training of the same network: the catalogue does not bind it.
     digest = None if source else teacher.digest or records.get(published_key)
@@ -220,16 +228,27 @@ def _check_architecture(name: str, state: dict[str, Tensor], classes: int, chann
     load_into(build(name, classes, channels), state, source=f"the file for {name}")
 
 
+def _raw(home: Home, name: str) -> Path:
+    """Where the published file is until it is read."""
+    return home.downloads / f"{name}.published"
+
+
 def _records_path(home: Home) -> Path:
     return home.teachers / "sha256.json"
 
 
 def _record(home: Home, new: dict[str, str]) -> None:
     """Add to the records; other processes may do the same."""
+    with _recording(home) as path:
+        write_whole(path, (json.dumps(_records(home) | new, indent=2, sort_keys=True) + "\n").encode())
+
+
+@contextmanager
+def _recording(home: Home) -> Iterator[Path]:
+    """The records' file, which no other process writes meanwhile."""
     path = _records_path(home)
     with FileLock(path.with_name(f".{path.name}.lock")):
-        sweep(path.parent, path.name)
-        write_whole(path, (json.dumps(_records(home) | new, indent=2, sort_keys=True) + "\n").encode())
+        yield path
 
 
 def _records(home: Home) -> dict[str, str]:

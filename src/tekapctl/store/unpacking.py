@@ -1,9 +1,10 @@
 """Archives, unpacked without leaving their folder."""
 
-import secrets
 import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
 
 from tekapctl.errors import UsageError
 from tekapctl.store.files import explain, make_folder
@@ -24,9 +25,15 @@ def unpack_zip(archive: Path, folder: Path, *, inside: str) -> None:
         TekapctlError: The disk is full or cannot be written.
         zipfile.BadZipFile: It is damaged.
     """
-    new = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    make_folder(folder.parent)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        _unpack(archive, folder, inside)
+
+
+def _unpack(archive: Path, folder: Path, inside: str) -> None:
+    new = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(new, ignore_errors=True)  # of an unpacking that was killed
     try:
-        make_folder(folder.parent)
         with zipfile.ZipFile(archive) as opened:
             entries = [entry for entry in opened.infolist() if entry.filename.startswith(f"{inside}/")]
             if any(".." in PurePosixPath(entry.filename).parts for entry in entries):
