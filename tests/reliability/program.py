@@ -10,6 +10,7 @@ import os
 import secrets
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from result import Result
@@ -28,15 +29,23 @@ class Started:
         arguments: Its command line.
         files: Where its output goes.
         variables: Its environment, besides this process's.
+        before: Is called in the new process before the program.
     """
 
-    def __init__(self, home: Path, arguments: tuple[str, ...], files: Path, variables: dict[str, str]):
+    def __init__(
+        self,
+        home: Path,
+        arguments: tuple[str, ...],
+        files: Path,
+        variables: dict[str, str],
+        before: Callable[[], None] | None = None,
+    ):
         files.mkdir(parents=True, exist_ok=True)
         self.out, self.err = files / "out", files / "err"
         for file in (self.out, self.err):
             file.touch()  # there may be no time for the program to do it
         environment = {"TEKAPCTL_HOME": str(home), "OMP_NUM_THREADS": "1", **variables}
-        self.process = CONTEXT.Process(target=_run, args=(arguments, self.out, self.err, environment))
+        self.process = CONTEXT.Process(target=_run, args=(arguments, self.out, self.err, environment, before))
         self.process.start()
 
     def kill(self, number: int = signal.SIGKILL) -> None:
@@ -49,7 +58,13 @@ class Started:
         return Result(self.process.exitcode, self.out.read_text(), self.err.read_text())
 
 
-def _run(arguments: tuple[str, ...], out: Path, err: Path, environment: dict[str, str]) -> None:
+def _run(
+    arguments: tuple[str, ...],
+    out: Path,
+    err: Path,
+    environment: dict[str, str],
+    before: Callable[[], None] | None,
+) -> None:
     import torch
 
     os.environ.update(environment)
@@ -64,6 +79,9 @@ def _run(arguments: tuple[str, ...], out: Path, err: Path, environment: dict[str
     console._stderr.file = sys.stderr
     with contextlib.suppress(KeyError):
         del os.environ["PYTEST_CURRENT_TEST"]
+    sys.argv = ["tekapctl", *arguments]
+    if before:
+        before()
     app(list(arguments))
 
 

@@ -87,7 +87,7 @@ def download(
 def _with_mirror(urls: Sequence[str]) -> Iterator[str]:
     mirror = os.environ.get("TEKAPCTL_MIRROR")
     if mirror and urls:
-        yield mirror.rstrip("/") + "/" + "/".join(urlsplit(urls[0]).path.rsplit("/", 2)[-2:])
+        yield mirror.rstrip("/") + "/" + "/".join(urlsplit(urls[0]).path.strip("/").split("/")[-2:])
     yield from urls
 
 

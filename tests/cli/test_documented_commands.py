@@ -1,0 +1,231 @@
+"""Every command of the documentation is carried out, on small files in the published formats.
+
+What costs hours is made short by options that are put behind the command, and by nothing else.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from hashlib import md5, sha256
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import resnet18, resnet34
+
+from cli.documentation import PAGES, ROOT, commands
+from cli.test_own_data import SHAPES, photograph
+from data.test_folder import picture
+from data.test_photographs import write_stl10, write_svhn, write_tiny_imagenet
+from data.test_sources import pack, write_cifar, write_fashion
+from reliability.program import Started
+from server import serving
+from tekapctl.models import build
+
+TUTORIAL = "tutorial.md"  # is carried out as it stands, in test_documentation.py
+
+WORDS = {
+    "RUN": "latest",
+    "WORD": "mine",
+    "FILE": "student.safetensors",
+    "NAME": "tensorboard",
+    "imagenet:PATH": "imagenet:imagenet",
+    "sweep FILE.toml": "sweep sweeps/digits.toml",
+    "FILE.toml": "sweeps/digits.toml",
+    "cancel FILE": "cancel sweeps/digits.toml",
+    "status FILE": "status sweeps/digits.toml",
+    "study NAME": "study noise",
+    "SETTING=VALUE": "factors=[0.5]",
+    "cuda:0,cuda:1": "cpu",
+    "--nproc 8": "--nproc 2",
+    "--nproc 4": "--nproc 2",
+}
+"""What the reader puts in place of the documentation's words, on a machine with two cores."""
+
+SHORT = ["--epochs", "1", "--device", "cpu"]
+PLAN = ["--dry-run", "--no-measure"]
+
+
+def shortened(words: list[str]) -> list[str]:
+    """A command with what makes it short."""
+    match words:
+        case ["train-teacher" | "distill", *_] if "imagenet:imagenet" in words:
+            return [*words, *SHORT, "--set", "data.size=32", "--set", "data.workers=0"]
+        case ["train-teacher" | "distill", *_]:
+            return [*words, *SHORT]
+        case ["cache", "warm", *_]:
+            return [*words, *SHORT, "--set", "data.padding=0"]
+        case ["bench", *_]:
+            return [*words, "--steps", "3"]
+        case ["demo", *_]:
+            return [*words, "--epochs", "1", "--seeds", "1", "--train-fraction", "0.05"]
+        # Dozens of networks each; tests/cli/test_study.py carries studies out.
+        case ["study", _, *_]:
+            return [*words, *PLAN]
+        case ["sweep", plan, *_] if plan.endswith("tekap-cifar100.toml"):
+            return [*words, *PLAN]
+        case ["evaluate", *_]:
+            return [*words, "--limit", "5"]
+    return words
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Path:
+    """The files of the internet, where the program looks for them, but few images and untrained teachers."""
+    folder, made = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("made")
+    (folder / "~kriz").mkdir()
+    pack(folder / "~kriz", write_cifar(made, "cifar100"), "cifar-100-python.tar.gz")
+    (folder / "stl10").mkdir()
+    pack(folder / "stl10", write_stl10(made), "stl10_binary.tar.gz")
+    write_svhn(folder / "housenumbers")
+    write_fashion(folder, 100)
+    write_tiny_imagenet(made / "tiny")
+    shutil.make_archive(str(folder / "tiny-imagenet-200"), "zip", made / "tiny", "tiny-imagenet-200")
+    teacher = folder / "resnet32x4_vanilla" / "ckpt_epoch_240.pth"
+    teacher.parent.mkdir()
+    torch.save({"model": build("resnet32x4").state_dict()}, teacher)
+    return folder
+
+
+@dataclass
+class Reader:
+    """Somebody at a desk of their own, who carries out what the documentation says.
+
+    Attributes:
+        place: Where their desk and their home are.
+        served: The files of the internet.
+        mirror: Where these are served.
+    """
+
+    place: Path
+    served: Path
+    mirror: str
+
+    @property
+    def home(self) -> Path:
+        return self.place / "home"
+
+    @property
+    def desk(self) -> Path:
+        return self.place / "desk"
+
+    def __call__(self, *words: str) -> str:
+        """Carry out a command; returns what it printed."""
+        variables = {"TEKAPCTL_MIRROR": self.mirror, "TORCH_HOME": str(self.place / "torch"), "COLUMNS": "200"}
+        done = Started(self.home, words, self.place / "output", variables, self.sit_down).wait(240)
+        assert done.code == 0, f"tekapctl {shlex.join(words)}\n{done.out}\n{done.err}"
+        return done.out
+
+    def sit_down(self) -> None:
+        """Prepare the program's process: its folder, and these files' checksums in place of the published ones."""
+        import torchvision
+
+        from tekapctl.store import teachers
+
+        os.chdir(self.desk)
+        sys.path.insert(0, str(self.desk))
+        sets = torchvision.datasets
+        sets.CIFAR100.tgz_md5 = self._sum("~kriz", "cifar-100-python.tar.gz")
+        sets.STL10.tgz_md5 = self._sum("stl10", "stl10_binary.tar.gz")
+        sets.FashionMNIST.resources = [(name, self._sum(name)) for name, _ in sets.FashionMNIST.resources]
+        for part in ("train", "test"):
+            sets.SVHN.split_list[part][2] = self._sum("housenumbers", f"{part}_32x32.mat")
+        digest = sha256((self.served / "resnet32x4_vanilla" / "ckpt_epoch_240.pth").read_bytes()).hexdigest()
+        teachers.CATALOGUE["resnet32x4"] = replace(teachers.CATALOGUE["resnet32x4"], digest=digest)
+
+    def _sum(self, *parts: str) -> str:
+        return md5(self.served.joinpath(*parts).read_bytes()).hexdigest()
+
+
+def lay_out(desk: Path) -> None:
+    """Put the reader's own files on the desk: photographs, networks, methods, sweeps, checkpoints."""
+    for part, count in (("train", 6), ("val", 3)):
+        for number, (name, shape) in enumerate(SHAPES.items()):
+            (desk / "photographs" / part / name).mkdir(parents=True)
+            for i in range(count):
+                photograph(shape, 100 * number + i).save(desk / "photographs" / part / name / f"{i}.jpg")
+    photo = picture(desk / "photograph.jpg", 3)
+    picture(desk / "holiday" / "beach.jpg", 4)
+    for number in range(1000):
+        for part in ("train", "val"):
+            folder = desk / "imagenet" / part / f"n{number:08d}"
+            folder.mkdir(parents=True)
+            (folder / "0.JPEG").hardlink_to(photo)
+    torch.save(build("vgg13").state_dict(), desk / "vgg13.pth")
+    torch.save(resnet18(num_classes=100).state_dict(), desk / "theirs.pth")
+    for page, name in (("networks.md", "my_nets.py"), ("methods.md", "my_methods.py")):
+        code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
+        (desk / name).write_text(code[1])
+    shutil.copytree(ROOT / "sweeps", desk / "sweeps")
+    sweep = desk / "sweeps" / "digits.toml"
+    sweep.write_text(re.sub("epochs = .*", "epochs = 1", sweep.read_text()))
+
+
+@pytest.fixture(scope="module")
+def prepared(served, tmp_path_factory) -> Iterator[Reader]:
+    """Somebody who has read so far, and has a teacher and students."""
+    place = tmp_path_factory.mktemp("reader")
+    lay_out(place / "desk")
+    weights = place / "torch" / "hub" / "checkpoints"
+    weights.mkdir(parents=True)
+    torch.save(resnet34().state_dict(), weights / "resnet34-b627a593.pth")
+    with serving(served) as server:
+        reader = Reader(place, served, f"{server.address}/ok")
+        reader("fetch", "cifar100", "resnet32x4", "fashion-mnist")
+        reader("train-teacher", "--model", "resnet20", "--dataset", "digits", *SHORT)
+        student = ["--teacher", "resnet20", "--student", "resnet8", "--dataset", "digits", "--name", "mine", *SHORT]
+        reader("distill", "--method", "kd", "--no-tekap", *student)
+        reader("distill", "--method", "crd", *student)
+        (place / "desk" / "run.toml").write_text(reader("distill", "--method", "kd", "--dry-run"))
+        yield reader
+
+
+def as_typed(command: str, reader: Reader) -> list[str]:
+    """A command with the reader's own words, runs and machine in it."""
+    for word, own in sorted(WORDS.items(), key=lambda pair: -len(pair[0])):
+        command = re.sub(rf"(?<![\w-]){re.escape(word)}(?![\w.=-])", own, command)
+    runs = [path.name for path in sorted((reader.home / "runs").glob("2*"))]
+    teacher = next(name for name in runs if "-teacher-" in name)
+    command = re.sub(r"\d{8}-\d{6}-teacher-[\w-]+", teacher, command)
+    command = re.sub(r"\d{8}-\d{6}(?!.*-teacher-)[\w-]*", runs[-1], command)
+    if find_spec("mlflow") is None:
+        command = command.replace(" --track mlflow", "")
+    words = shlex.split(command)[1:]
+    return [found for word in words for found in (sorted(map(str, reader.desk.glob(word))) if "*" in word else [word])]
+
+
+def interrupt(reader: Reader, reference: str) -> None:
+    """Make a finished run one that ended before it could say so."""
+    runs = sorted((reader.home / "runs").glob("2*"))
+    (run,) = runs[-1:] if reference == "latest" else [path for path in runs if path.name == reference]
+    (run / "summary.json").unlink()
+
+
+def pages() -> list[object]:
+    """Each page with those of its commands that no page before it has."""
+    seen, found = set(), []
+    for page in PAGES:
+        own = [command for command in commands(page) if command not in seen]
+        seen |= set(own)
+        if own and page.name != TUTORIAL:
+            found.append(pytest.param(own, id=page.name))
+    return found
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("documented", pages())
+def test_every_command_of_a_page_works(documented, prepared, tmp_path):
+    reader = replace(prepared, place=tmp_path)
+    for folder in ("home", "desk"):
+        shutil.copytree(prepared.place / folder, tmp_path / folder)
+    (tmp_path / "torch").symlink_to(prepared.place / "torch")
+    for command in documented:
+        words = as_typed(command, reader)
+        if words[0] == "resume":
+            interrupt(reader, words[1])
+        reader(*shortened(words))
