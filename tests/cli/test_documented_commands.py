@@ -21,6 +21,7 @@ from torchvision.models import resnet18, resnet34
 from cli.documentation import PAGES, ROOT, commands
 from cli.test_own_data import SHAPES, photograph
 from data.test_folder import picture
+from data.test_hub import encoded, publish
 from data.test_photographs import write_stl10, write_svhn, write_tiny_imagenet
 from data.test_sources import pack, write_cifar, write_fashion
 from reliability.program import Started
@@ -69,6 +70,8 @@ def shortened(words: list[str]) -> list[str]:
             return [*words, *PLAN]
         case ["sweep", plan, *_] if plan.endswith("tekap-cifar100.toml"):
             return [*words, *PLAN]
+        case ["fetch", name] if name.startswith("hf:"):
+            return [*words, "--from", "hub"]
         case ["evaluate", *_]:
             return [*words, "--limit", "5"]
     return words
@@ -116,7 +119,12 @@ class Reader:
 
     def __call__(self, *words: str) -> str:
         """Carry out a command; returns what it printed."""
-        variables = {"TEKAPCTL_MIRROR": self.mirror, "TORCH_HOME": str(self.place / "torch"), "COLUMNS": "200"}
+        variables = {
+            "TEKAPCTL_MIRROR": self.mirror,
+            "TORCH_HOME": str(self.place / "torch"),
+            "HF_HOME": str(self.place / "hf"),
+            "COLUMNS": "200",
+        }
         done = Started(self.home, words, self.place / "output", variables, self.sit_down).wait(240)
         assert done.code == 0, f"tekapctl {shlex.join(words)}\n{done.out}\n{done.err}"
         return done.out
@@ -156,6 +164,8 @@ def lay_out(desk: Path) -> None:
             folder = desk / "imagenet" / part / f"n{number:08d}"
             folder.mkdir(parents=True)
             (folder / "0.JPEG").hardlink_to(photo)
+    images = {"img": [encoded(level) for level in range(40, 60)], "fine_label": [0, 1] * 10}
+    publish(desk / "hub", train=dict(images), test=dict(images))
     torch.save(build("vgg13").state_dict(), desk / "vgg13.pth")
     torch.save(resnet18(num_classes=100).state_dict(), desk / "theirs.pth")
     for page, name in (("networks.md", "my_nets.py"), ("methods.md", "my_methods.py")):

@@ -11,7 +11,10 @@ from tekapctl.registry import unknown_name
 
 def fetch(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Pretrained teachers and data sets.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...", help="Pretrained teachers and data sets; hf:NAME is one of Hugging Face's."
+        ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All pretrained teachers.")] = False,
     listing: Annotated[bool, typer.Option("--list", help="List what can be fetched, and what was.")] = False,
@@ -27,6 +30,8 @@ def fetch(
     Examples: tekapctl fetch resnet32x4 cifar100; tekapctl fetch --list; tekapctl fetch vgg13 --from vgg13.pth
     """
     from tekapctl.data import DATASETS
+    from tekapctl.data.hub import HubSet
+    from tekapctl.data.source import FROM_THE_HUB
     from tekapctl.store.home import Home
     from tekapctl.store.teachers import CATALOGUE
 
@@ -41,7 +46,9 @@ def fetch(
         )
     known = [*CATALOGUE, *DATASETS]
     for name in wanted:
-        if name not in known:
+        if name.startswith(FROM_THE_HUB):
+            HubSet.parse(name)
+        elif name not in known:
             raise unknown_name("pretrained teacher or data set", name, known)
     if source is not None and len(wanted) > 1:
         raise UsageError("--from is the source of one thing, and several were named.", "Fetch them one at a time.")
@@ -66,19 +73,26 @@ def fetch(
 
 def _fetch_one(home: Any, name: str, *, force: bool, source: str | None, offline: bool) -> dict[str, Any]:
     from tekapctl import data
+    from tekapctl.data.hub import HubSet
+    from tekapctl.data.source import FROM_THE_HUB
     from tekapctl.store import teachers
 
     if name in teachers.CATALOGUE:
         with console.DownloadProgress(name) as report:
-            found = teachers.fetch(home, name, force=force, source=source, offline=offline, report=report)
+            teacher = teachers.fetch(home, name, force=force, source=source, offline=offline, report=report)
         entry = teachers.CATALOGUE[name]
         return {
             "name": name,
-            "path": str(found.path),
-            "what": f"pretrained on {entry.dataset}, published top-1 {entry.accuracy:.2f} %, at {found.path}",
+            "path": str(teacher.path),
+            "what": f"pretrained on {entry.dataset}, published top-1 {entry.accuracy:.2f} %, at {teacher.path}",
         }
     if offline and source is None:
         raise UsageError(f"{name} cannot be fetched offline.", "Leave out --offline, or use --data-dir FOLDER.")
+    if name.startswith(FROM_THE_HUB):
+        console.say(f"fetching {name}")
+        found = HubSet.parse(name)
+        what = found.fetch(home.datasets, force=force, source=source)
+        return {"name": name, "path": str(found.folder(home.datasets)), "what": what}
     with console.DownloadProgress(name) as report:
         what = data.data_spec({"name": name}).fetch(home.datasets, force=force, source=source, report=report)
     return {"name": name, "path": str(home.datasets / name), "what": what}

@@ -21,7 +21,7 @@ Dataset = Annotated[
     str | None,
     typer.Option(
         "--dataset",
-        help="digits, synthetic, fashion-mnist, cifar10, cifar100, folder:PATH, module:Class. (default: cifar100)",
+        help="A data set that `tekapctl fetch --list` lists, folder:PATH, hf:NAME or module:Class. (default: cifar100)",
     ),
 ]
 Compile = Annotated[

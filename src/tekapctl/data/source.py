@@ -87,6 +87,7 @@ DATASETS: Registry[type[DataSpec]] = Registry(
 )
 
 
+FROM_THE_HUB = "hf:"
 _OF_A_FOLDER = ("folder", "imagenet", "tiny-imagenet")
 
 
@@ -101,7 +102,18 @@ def data_spec(values: str | Mapping[str, Any]) -> DataSpec:
 
 
 def spelled_out(name: str) -> dict[str, str]:
-    """The fields that a name stands for: `folder:PATH` is the data set folder at PATH, and alike `imagenet:PATH`."""
+    """The fields that a name stands for: `folder:PATH` is the data set folder at PATH, and alike `imagenet:PATH`.
+
+    `hf:NAME` is the folder into which that set of the Hugging Face hub was fetched.
+
+    Raises:
+        UsageError: It was not.
+    """
+    if name.startswith(FROM_THE_HUB):
+        from tekapctl.data.hub import HubSet
+        from tekapctl.store.home import Home
+
+        return {"name": "folder", "folder": str(HubSet.parse(name).fetched(Home.default().datasets))}
     kind, colon, path = name.partition(":")
     return {"name": kind, "folder": path} if kind in _OF_A_FOLDER and colon else {"name": name}
 

@@ -18,7 +18,16 @@ from tekapctl.store.artifacts import list_artifacts
 from tekapctl.store.files import size
 from tekapctl.store.home import Home
 
-_EXTRAS = {"timm": "timm", "export": "onnxruntime"}
+_EXTRAS = {
+    "timm": "timm",
+    "export": "onnxruntime",
+    "hf": "datasets",
+    "svhn": "scipy",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow-skinny",
+    "slurm": "submitit",
+}
 """Optional packages, by the extra of ours that brings them."""
 _LITTLE_ROOM = 5 * 2**30
 

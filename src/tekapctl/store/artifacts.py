@@ -85,7 +85,8 @@ def _problem(home: Home, artifact: Artifact) -> str | None:
         from tekapctl.data import data_spec
 
         try:
-            data_spec(artifact.name).load(home.datasets, offline=True)
+            of_the_hub = artifact.name.startswith("hf--")
+            data_spec(f"folder:{artifact.path}" if of_the_hub else artifact.name).load(home.datasets, offline=True)
         except UsageError as error:
             return error.problem
     if artifact.kind == "knowledge":

@@ -1,13 +1,10 @@
 """Archives, unpacked without leaving their folder."""
 
-import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
-
 from tekapctl.errors import UsageError
-from tekapctl.store.files import explain, make_folder
+from tekapctl.store.whole_folder import whole_folder
 
 MOST_UNPACKED = 4 * 2**30
 
@@ -25,26 +22,10 @@ def unpack_zip(archive: Path, folder: Path, *, inside: str) -> None:
         TekapctlError: The disk is full or cannot be written.
         zipfile.BadZipFile: It is damaged.
     """
-    make_folder(folder.parent)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        _unpack(archive, folder, inside)
-
-
-def _unpack(archive: Path, folder: Path, inside: str) -> None:
-    new = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(new, ignore_errors=True)  # of an unpacking that was killed
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            entries = [entry for entry in opened.infolist() if entry.filename.startswith(f"{inside}/")]
-            if any(".." in PurePosixPath(entry.filename).parts for entry in entries):
-                raise UsageError(f"The archive {archive} wants to write elsewhere.", "Get it from somewhere else.")
-            if sum(entry.file_size for entry in entries) > MOST_UNPACKED:
-                raise UsageError(f"The archive {archive} is far larger than it should be.", "Fetch it anew.")
-            opened.extractall(new, entries)
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        (new / inside).rename(folder)
-    except OSError as error:
-        raise explain(error, folder) from None
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    with whole_folder(folder, inside) as new, zipfile.ZipFile(archive) as opened:
+        entries = [entry for entry in opened.infolist() if entry.filename.startswith(f"{inside}/")]
+        if any(".." in PurePosixPath(entry.filename).parts for entry in entries):
+            raise UsageError(f"The archive {archive} wants to write elsewhere.", "Get it from somewhere else.")
+        if sum(entry.file_size for entry in entries) > MOST_UNPACKED:
+            raise UsageError(f"The archive {archive} is far larger than it should be.", "Fetch it anew.")
+        opened.extractall(new, entries)
