@@ -101,6 +101,17 @@ def test_presets_are_the_published_experiments(tekapctl):
     assert name in tekapctl.refuses("distill", "--preset", "tekap-fl/resnet32x4-resnet8x5")
 
 
+def test_the_plan_counts_what_a_perturbation_asks_of_the_teacher(tekapctl, teacher):
+    options = ["distill", "--teacher", teacher, "--student", "resnet8", "--dataset", "digits", "--method", "kd"]
+    plain = tekapctl(*options, "--dry-run", "--json").json["cost"]
+    asks = ["--set", "tekap.logit.perturbation=mixing"]
+    asking = tekapctl(*options, *asks, "--dry-run", "--json").json["cost"]
+    assert asking["total_macs"] - plain["total_macs"] == 1297 * plain["teacher_macs"]
+    unread = ["--method", "crd", "--alpha", "0", "--beta", "0.8", "--dry-run", "--json"]
+    crd = [tekapctl(*options, *more, *unread).json["cost"]["total_macs"] for more in ([], asks)]
+    assert crd[0] == crd[1]
+
+
 def test_learned_views_take_the_place_of_noise(tekapctl, teacher):
     options = ["--teacher", teacher, "--student", "resnet8", "--dataset", "digits", "--train-fraction", "0.1"]
     options += ["--method", "mlkd", "--angular", "--epochs", "2"]

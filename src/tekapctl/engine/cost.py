@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from tekapctl import models, trained
+from tekapctl.engine.survey import images_asked
 from tekapctl.methods.crd import CRDSpec
 from tekapctl.models.size import macs, parameters
 from tekapctl.spec import RunSpec, StudentSpec
@@ -26,7 +27,8 @@ class Cost:
         train_images: Images of the training set.
         steps_per_epoch: Optimiser steps an epoch.
         steps: Optimiser steps in all.
-        total_macs: Multiply-accumulates of the whole run's networks, backward passes included.
+        total_macs: Multiply-accumulates of the whole run's networks, backward passes included; what losses and learned
+            views multiply is not counted.
         memory_bytes: Weights, gradients, momentum, data set and memory banks, and the activations of a batch, at most.
     """
 
@@ -69,6 +71,7 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
     views = spec.method.views if isinstance(spec, StudentSpec) and spec.beta else 1
     an_image = views * ((1 + _BACKWARD) * learner_macs + (teacher_macs or 0))
     an_epoch = count * an_image + shape.test_images * learner_macs
+    asked = images_asked(spec, count) * (teacher_macs or 0) if isinstance(spec, StudentSpec) else 0
     return Cost(
         parameters=parameters(learner),
         macs=learner_macs,
@@ -76,7 +79,7 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
         train_images=count,
         steps_per_epoch=steps,
         steps=steps * spec.total_epochs,
-        total_macs=float(an_epoch * spec.total_epochs),
+        total_macs=float(an_epoch * spec.total_epochs + asked),
         memory_bytes=_memory(spec, learner, teachers, image, count),
     )
 

@@ -160,7 +160,7 @@ def assemble(
 
     def ask(teacher: Trained, method: Method | None) -> tuple[Teacher, LogitPerturbation]:
         assert isinstance(spec, StudentSpec)
-        perturbation = perturbation_of(spec, teacher, train, say, method)
+        perturbation = perturbation_of(spec, teacher, train, say)
         return asked_teacher(spec, teacher, train, home.knowledge, say, method), perturbation
 
     return _assemble(spec, splits, teachers, ask, train, test)

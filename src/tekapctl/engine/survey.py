@@ -6,7 +6,6 @@ from torch import Tensor
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
 from tekapctl.engine.device import autocast, resolve_precision
-from tekapctl.methods import Method
 from tekapctl.models import Network
 from tekapctl.perturbations import PERTURBATIONS, Basis, LogitPerturbation, Survey
 from tekapctl.spec import StudentSpec
@@ -17,9 +16,18 @@ MOST_IMAGES = 20_000
 _TOGETHER = 100
 
 
-def perturbation_of(
-    spec: StudentSpec, teacher: Trained, train: Batches, say: Say, method: Method | None
-) -> LogitPerturbation:
+def chosen(spec: StudentSpec) -> type[LogitPerturbation]:
+    """The perturbation that a run makes: the plain noise where its setting has no effect."""
+    settings = spec.tekap.logit
+    return PERTURBATIONS[settings.perturbation if settings.has_noise and spec.meets_logits else "isotropic"]
+
+
+def images_asked(spec: StudentSpec, train_images: int) -> int:
+    """How many training images the teacher is asked of before a run."""
+    return min(MOST_IMAGES, train_images) if chosen(spec).asks else 0
+
+
+def perturbation_of(spec: StudentSpec, teacher: Trained, train: Batches, say: Say) -> LogitPerturbation:
     """What the logits of a teacher's augmented teachers deviate by.
 
     The teacher is asked only if the run has augmented logits, and noise in them. Of several processes each asks for
@@ -30,22 +38,19 @@ def perturbation_of(
         teacher: The teacher, on its device.
         train: The training batches.
         say: Is told that it will be asked.
-        method: The method's own loss, or None where KD is all.
 
     Raises:
         UsageError: The perturbation cannot be made of this teacher.
     """
-    settings = spec.tekap.logit
-    is_read = bool(spec.alpha) or (method is not None and method.level == "logit")
-    name = settings.perturbation if settings.has_noise and is_read else "isotropic"
 
     def ask() -> Survey:
         images = train.image_set.spread(MOST_IMAGES)
-        say(f"perturbation {name}: the teacher is asked of {len(images):,} training images")
+        say(f"perturbation {spec.tekap.logit.perturbation}: the teacher is asked of {len(images):,} training images")
         precision = resolve_precision(spec.precision, train.device, teacher.network, trains=False)
         return survey(teacher.network, images, train.device, precision)
 
-    return PERTURBATIONS[name].of(Basis(teacher.network.classifier_layer, train.device, settings.dropout, ask))
+    basis = Basis(teacher.network.classifier_layer, train.device, spec.tekap.logit.dropout, ask)
+    return chosen(spec).of(basis)
 
 
 @torch.no_grad()

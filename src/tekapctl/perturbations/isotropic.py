@@ -1,5 +1,7 @@
 """TeKAP's own noise: independent for each logit, the same for every teacher."""
 
+from typing import ClassVar
+
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from tekapctl.perturbations.perturbation import PERTURBATIONS, Basis, LogitPertu
 @PERTURBATIONS.register("isotropic")
 class Isotropic(LogitPerturbation):
     """`d = n`, with `n` the noise itself: Hossain et al., ICLR 2025."""
+
+    asks: ClassVar[bool] = False
 
     @classmethod
     def of(cls, basis: Basis) -> "Isotropic":

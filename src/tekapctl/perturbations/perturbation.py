@@ -68,6 +68,8 @@ class LogitPerturbation(ABC):
     direction and not in their size. It is made of independent random numbers of variance one.
     """
 
+    asks: ClassVar[bool] = True
+    """Whether it has the teacher asked of the training images."""
     takes_distribution: ClassVar[bool] = True
     """Whether the random numbers may have any distribution; else they are uniform, and decide by chance."""
 
