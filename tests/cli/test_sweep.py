@@ -211,17 +211,30 @@ for number in [word for word in sys.argv if word.isdigit()]:
         print(f"{{number}}_{{task}}|PENDING|")
     print(f"{{number}}|PENDING|")
 """
+SQUEUE = """#!{python}
+import pathlib, re
+folder = pathlib.Path(__file__).parent
+cancelled = (folder / "cancelled").read_text().split() if (folder / "cancelled").exists() else []
+for script in folder.glob("*.sbatch"):
+    last = int(re.search(r"--array=0-([0-9]+)", script.read_text())[1])
+    for job in [f"{{script.stem}}_{{task}}" for task in range(last + 1)]:
+        if job not in cancelled: print(job)
+"""
 SCANCEL = """#!{python}
 import pathlib, sys
 with (pathlib.Path(__file__).parent / "cancelled").open("a") as file: print(sys.argv[1], file=file)
 """
 
 
-def test_a_slurm_cluster_is_told_what_waits_for_what(home, file, tmp_path):
+@pytest.mark.parametrize("accounts", ["sacct", "squeue"])
+def test_a_slurm_cluster_is_told_what_waits_for_what(home, file, tmp_path, accounts):
     pytest.importorskip("submitit", reason="the extra slurm is not installed")
     slurm = tmp_path / "slurm"
     slurm.mkdir()
-    for name, text in {"sbatch": SBATCH, "sacct": SACCT, "scancel": SCANCEL, "srun": "#!{python}\n"}.items():
+    # Where a cluster keeps no accounts sacct fails.
+    answers = {"sacct": SACCT, "squeue": SQUEUE}
+    answering = {name: text if name == accounts else "#!/bin/false\n" for name, text in answers.items()}
+    for name, text in {"sbatch": SBATCH, "scancel": SCANCEL, "srun": "#!{python}\n", **answering}.items():
         (slurm / name).write_text(text.format(python=sys.executable))
         (slurm / name).chmod(stat.S_IRWXU)
     path = {"PATH": f"{slurm}{os.pathsep}{os.environ['PATH']}"}
@@ -242,6 +255,8 @@ def test_a_slurm_cluster_is_told_what_waits_for_what(home, file, tmp_path):
     assert "0 jobs were handed over" in again.err
     assert sweep(home, "cancel", file, "--json", **path).json["jobs"] == 5
     assert len(set((slurm / "cancelled").read_text().split())) == 5
+    if accounts == "squeue":
+        assert "5 jobs were handed over" in sweep(home, file, "--on", "slurm", **path).err
     assert "partitoin" in refuses(home, file, "--on", "slurm", "--slurm", "partitoin=x", **path)
 
 

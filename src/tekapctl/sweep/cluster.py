@@ -1,7 +1,9 @@
 """Carries out a sweep as jobs of a Slurm cluster, through submitit."""
 
+import getpass
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,6 +64,8 @@ class Job:
             return carry_out(read_trial(folder.trial_file(self.digest)), folder, _Log(), _print, retry=self.retry)
         except (StoppedError, SystemExit):
             if warned and callable(back_into_queue):
+                # Slurm ends a job that goes back: it is on its way out by itself.
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 back_into_queue(warned[0], None)
             raise
 
@@ -139,7 +143,15 @@ def queued(folder: SweepFolder) -> set[str]:
         UsageError: There are jobs, and submitit is not installed.
     """
     jobs = _jobs(folder)
-    return {digest for number, (digest, job) in enumerate(jobs.items()) if not _has_ended(job, first=not number)}
+    processes = {digest: job for digest, job in jobs.items() if _is_process(job)}
+    found = {digest for digest, job in processes.items() if not _process_has_ended(job)}
+    of_slurm = {digest: job for digest, job in jobs.items() if digest not in processes}
+    known = _in_the_queue() if of_slurm else None
+    if known is not None:
+        return found | {digest for digest, job in of_slurm.items() if str(job.job_id) in known}
+    # The first question asks the accounts of all jobs at once.
+    asked = enumerate(of_slurm.items())
+    return found | {digest for number, (digest, job) in asked if not job.done(force_check=not number)}
 
 
 def cancel(folder: SweepFolder) -> int:
@@ -198,7 +210,10 @@ def _hand_over(executor: Any, plan: Plan, folder: SweepFolder, part: Sequence[st
             jobs = [executor.submit(Job(folder.home.root, plan.name, digest, retry=retry)) for digest in part]
     except Exception as error:  # whatever the cluster's programs say
         words = str(error).strip().splitlines() or [type(error).__name__]
-        raise TekapctlError(f"The cluster took no job: {words[-1]}", "See what `sbatch` says.") from None
+        raise TekapctlError(
+            f"The cluster took no job: {words[-1]}",
+            "Options of its own are given as --slurm NAME=VALUE; nodes without GPUs need --slurm gpus_per_node=0.",
+        ) from None
     return {digest: str(job.job_id) for digest, job in zip(part, jobs, strict=True)}
 
 
@@ -231,14 +246,23 @@ def _jobs(folder: SweepFolder) -> dict[str, Any]:
     return {digest: kinds[job["cluster"]](folder.path / "submitit", job["id"]) for digest, job in known.items()}
 
 
+def _in_the_queue() -> set[str] | None:
+    """The user's jobs that a Slurm cluster still has, or None if it cannot be asked.
+
+    submitit asks `sacct`, which knows nothing where a cluster keeps no accounts; `squeue` is everywhere.
+    """
+    command = ["squeue", "--noheader", "--array", "--format=%i", "--user", getpass.getuser()]
+    try:
+        return set(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split())
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 def _is_process(job: Any) -> bool:
     return type(job).__name__ == "LocalJob"
 
 
-def _has_ended(job: Any, *, first: bool) -> bool:
-    if not _is_process(job):
-        # The first question asks the cluster of all jobs at once.
-        return bool(job.done(force_check=first))
+def _process_has_ended(job: Any) -> bool:
     return job.paths.result_pickle.exists() or not _lives(int(job.job_id))
 
 
