@@ -1,13 +1,11 @@
 """The program as a user runs it: a process of its own, a home of its own."""
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from program import start
 from result import Result
 
 
@@ -16,20 +14,9 @@ class Program:
     home: Path
 
     def __call__(self, *arguments: str, code: int = 0, **variables: str) -> Result:
-        environment = (
-            os.environ | {"TEKAPCTL_HOME": str(self.home), "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | variables
-        )
-        done = subprocess.run(
-            [sys.executable, "-m", "tekapctl", *arguments],
-            capture_output=True,
-            text=True,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            check=False,
-            timeout=240,
-        )
-        assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return Result(done.returncode, done.stdout, done.stderr)
+        done = start(self.home, *arguments, **{"COLUMNS": "200", **variables}).wait(240)
+        assert done.code == code, f"exit {done.code}\n{done.out}\n{done.err}"
+        return done
 
     def refuses(self, *arguments: str, **variables: str) -> str:
         """The words with which wrong usage is refused: no traceback, and nothing on stdout."""

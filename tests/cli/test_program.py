@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from server import serving
+from tekapctl import __version__
 from tekapctl.models import build
 from tekapctl.spec import loads
 
@@ -21,6 +22,14 @@ def test_help_is_quick_to_start_and_has_examples(tekapctl):
     assert "Example" in tekapctl("--help").out
     probe = "import sys, tekapctl.cli.app; sys.exit('torch' in sys.modules or 'pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "command", [[sys.executable, "-m", "tekapctl"], [str(Path(sys.executable).with_name("tekapctl"))]]
+)
+def test_it_is_a_command_and_a_module(command):
+    told = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert told == f"tekapctl {__version__}\n"
 
 
 @pytest.mark.parametrize(

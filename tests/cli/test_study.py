@@ -9,8 +9,6 @@ import time
 import pytest
 
 from cli.conftest import Program
-from reliability.program import run
-from result import Result
 
 SETTING = [
     *("--dataset", "digits", "--train-fraction", "0.1", "--teacher", "resnet14", "--teacher-epochs", "2"),
@@ -19,18 +17,9 @@ SETTING = [
 SMALL = ["--with", "limit=40", "--with", "severities=[1]", "--with", "epsilons=[0.03]", "--with", "occlusions=[0.2]"]
 
 
-class Forked(Program):
-    """The program in processes that start at once; those of the study's runs are its own affair."""
-
-    def __call__(self, *arguments: str, code: int = 0, **variables: str) -> Result:
-        done = run(self.home, *arguments, COLUMNS="200", **variables)
-        assert done.code == code, f"exit {done.code}\n{done.out}\n{done.err}"
-        return done
-
-
 @pytest.fixture(scope="module")
 def tekapctl(tmp_path_factory) -> Program:
-    return Forked(tmp_path_factory.mktemp("studies") / "home")
+    return Program(tmp_path_factory.mktemp("studies") / "home")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reliability.program import run, start
+from program import run, start
 from result import Result
 from tekapctl import train_teacher
 from tekapctl.data.digits import Digits

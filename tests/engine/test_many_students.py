@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from reliability.program import run, start
+from program import run, start
 
 STUDENT = [
     "distill",

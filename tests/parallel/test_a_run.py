@@ -7,7 +7,7 @@ import time
 import pytest
 
 from parallel.processes import free_port
-from reliability.program import Started, run, start
+from program import Started, run, start
 
 TEACHER = ["train-teacher", "--model", "resnet8", "--dataset", "digits", "--epochs", "1"]
 STUDENT = [

@@ -5,7 +5,7 @@ import tomllib
 import pytest
 import torch
 
-from reliability.program import run
+from program import run
 from tekapctl import models
 from tekapctl.perturbations import PERTURBATIONS
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reliability.program import Started, run, start
+from program import Started, run, start
 from server import serving
 from tekapctl.models import build
 
@@ -108,7 +108,7 @@ def test_a_run_whose_folder_is_deleted_says_so_and_writes_nothing_more(tmp_path)
     home = tmp_path / "home"
     program = start(home, *TEACHER, "--epochs", "50")
     path = await_path(home, "runs/2*/metrics.jsonl").parent
-    shutil.rmtree(path)
+    shutil.rmtree(path.rename(tmp_path / "deleted"))  # at once, while the program writes
     ended = program.wait()
     assert ended.code == 1
     assert "was deleted while it ran" in words(ended.err)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reliability.program import run, start
+from program import run, start
 from server import serving
 from tekapctl.models import build
 

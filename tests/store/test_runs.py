@@ -74,6 +74,14 @@ def test_ids_are_unique_sorted_by_time_and_say_what_the_run_is(runs):
     assert sorted(run.id for run in made) == [run.id for run in runs.all()]
 
 
+def test_ids_sort_by_age_within_a_second_too(runs):
+    made = []
+    for label in ("c", "a", "b"):
+        with runs.start(label, {"spec.toml": ""}) as run:
+            made.append(run.id)
+    assert [run.id for run in runs.all()] == made
+
+
 def test_a_run_is_found_by_id_unique_prefix_and_latest(runs):
     (runs.folder / "20250101-000000-old-aaaa").mkdir(parents=True)
     (runs.folder / "20250101-000000-old-bbbb").mkdir()

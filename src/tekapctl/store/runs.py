@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from tekapctl.store.held import is_held
 Status = Literal["running", "finished", "failed", "interrupted"]
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _STAMP = re.compile(r"\d{8}-\d{6}")
+_TIME = "%Y%m%d-%H%M%S"
 _NEW = ".new-"
 _MOMENT = 0.5
 """Seconds for which a lock is tried: whoever looks at the run's status may hold it for an instant."""
@@ -182,8 +183,8 @@ class Runs:
     def start(self, label: str, files: Mapping[str, str]) -> Iterator[Run]:
         """A new run with its first files, held by this process; it appears whole.
 
-        Its id is made of the time, what it is, and a few random letters. Where the clock has gone backwards, the newest
-        run's time is taken, so that ids sort by age.
+        Its id is made of the time, what it is, and a few random letters. Ids sort by age: where the newest run's time
+        is not before now, since the clock has gone back or that run began a moment ago, the second after it is taken.
 
         Args:
             label: What it is.
@@ -196,15 +197,17 @@ class Runs:
         words = _NOT_IN_AN_ID.sub("-", label).strip("-.")[:120]
         new = self.folder / f"{_NEW}{secrets.token_hex(8)}"
         lock = FileLock(new / ".lock", timeout=0)
+        all_runs = FileLock(self.folder.with_name(f".{self.folder.name}.lock"), timeout=_PATIENCE)
         try:
             # Whoever sweeps must not meet a folder between its making and its lock.
-            with FileLock(self.folder.with_name(f".{self.folder.name}.lock"), timeout=_PATIENCE):
+            with all_runs:
                 self._sweep()
                 new.mkdir()
                 lock.acquire()
             for name, text in files.items():
                 write_whole(new / name, text.encode())
-            run = Run(new.rename(self.folder / f"{self._stamp()}-{words}-{secrets.token_hex(2)}"))
+            with all_runs:  # no two take one second
+                run = Run(new.rename(self.folder / f"{self._stamp()}-{words}-{secrets.token_hex(2)}"))
             flush_folder(self.folder)
         except Timeout:
             raise TekapctlError(f"{self.folder} is locked by another program.", "Try again.") from None
@@ -216,9 +219,14 @@ class Runs:
             lock.release()
 
     def _stamp(self) -> str:
-        now = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+        now = datetime.now().astimezone().strftime(_TIME)
         newest = max((found[0] for run in self.all() if (found := _STAMP.match(run.id))), default="")
-        return max(now, newest)
+        if newest < now:
+            return now
+        try:
+            return (datetime.strptime(newest, _TIME) + timedelta(seconds=1)).strftime(_TIME)
+        except (ValueError, OverflowError):  # a folder that was named by hand
+            return max(now, newest)
 
     def _sweep(self) -> None:
         """Away with what dead processes had begun."""

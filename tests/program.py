@@ -4,6 +4,7 @@ A fork server imports everything once; each run of the program is a child of it,
 """
 
 import contextlib
+import importlib
 import io
 import multiprocessing
 import os
@@ -44,8 +45,10 @@ class Started:
         self.out, self.err = files / "out", files / "err"
         for file in (self.out, self.err):
             file.touch()  # there may be no time for the program to do it
-        environment = {"TEKAPCTL_HOME": str(home), "OMP_NUM_THREADS": "1", **variables}
-        self.process = CONTEXT.Process(target=_run, args=(arguments, self.out, self.err, environment, before))
+        environment = {**os.environ, "TEKAPCTL_HOME": str(home), "OMP_NUM_THREADS": "1", **variables}
+        self.process = CONTEXT.Process(
+            target=_run, args=(arguments, self.out, self.err, environment, Path.cwd(), before)
+        )
         self.process.start()
 
     def kill(self, number: int = signal.SIGKILL) -> None:
@@ -63,11 +66,15 @@ def _run(
     out: Path,
     err: Path,
     environment: dict[str, str],
+    folder: Path,
     before: Callable[[], None] | None,
 ) -> None:
     import torch
 
+    os.environ.clear()
     os.environ.update(environment)
+    os.chdir(folder)
+    sys.path[1:1] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     torch.set_num_threads(1)
     # The files stand in for the terminal, down to what the system and the libraries write.
     os.dup2(os.open(out, os.O_WRONLY | os.O_TRUNC), 1)
@@ -76,7 +83,7 @@ def _run(
     from tekapctl.cli import console
     from tekapctl.cli.app import app
 
-    console._stderr.file = sys.stderr
+    importlib.reload(console)  # it has looked at the output and the environment
     with contextlib.suppress(KeyError):
         del os.environ["PYTEST_CURRENT_TEST"]
     sys.argv = ["tekapctl", *arguments]
