@@ -1,0 +1,81 @@
+"""Hostile commands: each ends with its exit code and its words, without a traceback, and without taking the memory
+that a file claims."""
+
+import hashlib
+import resource
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from program import Started, run
+from reliability.case import Case, filled, read_cases
+from reliability.inputs import MAKERS, load_all
+
+load_all()
+CASES = list(read_cases())
+MEMORY = 1 << 30
+"""Bytes that a command may take beyond what the program itself has."""
+SECONDS = 60
+"""Of CPU time, for a command."""
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """A home with a finished teacher and a finished student of it."""
+    home = tmp_path_factory.mktemp("trained") / "home"
+    common = ["--dataset", "digits", "--epochs", "1", "--train-fraction", "0.2", "--batch-size", "64"]
+    for arguments in (
+        ["train-teacher", "--model", "resnet14", "--name", "teach", *common],
+        ["distill", "--teacher", "resnet14", "--student", "resnet8", "--name", "study", *common],
+    ):
+        done = run(home, *arguments)
+        assert done.code == 0, done.err
+    return home
+
+
+def limit() -> None:
+    """Whoever believes a lying size gets a MemoryError here instead of the machine's memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    ceiling = pages * resource.getpagesize() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (ceiling, ceiling))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+
+
+def digests(paths: list[Path]) -> list[str]:
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+def test_no_two_cases_have_one_name():
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_hostile_command_is_answered_in_words(case: Case, trained: Path, tmp_path: Path, monkeypatch):
+    home, here = tmp_path / "home", tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    teacher, student = sorted(path.name for path in (trained / "runs").iterdir() if not path.name.startswith("."))
+    if case.home == "trained":
+        shutil.copytree(trained, home)
+    known = {"here": str(here), "home": str(home), "teacher": teacher, "student": student}
+    case = Case(**{each.name: filled(getattr(case, each.name), known) for each in fields(Case)})
+    for name in case.make:
+        MAKERS[name](here)
+    for name, text in case.write.items():
+        path = here / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    kept = [here / name for name in case.keeps]
+    before = digests(kept)
+    environment = {"COLUMNS": "200", **case.env}
+    ended = Started(home, case.run, tmp_path / "output", environment, limit).wait()
+    told = f"{ended.out}\n{ended.err}"
+    assert "Traceback" not in told, told
+    assert ended.code == case.code, f"exit {ended.code}\n{told}"
+    flat = " ".join(told.split())
+    assert not [word for word in case.says if word not in flat], told
+    assert not [word for word in case.never if word in flat], told
+    assert digests(kept) == before
+    assert not [name for name in case.lacks if (here / name).exists()]
