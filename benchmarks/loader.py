@@ -98,7 +98,6 @@ def main() -> None:
                 padding=section.padding,
                 flip=True,
                 seed=0,
-                channels_last=True,
                 recrop=section.recrop,
             )
             runs[way] = trainer(batches, spec, given.student, given.teacher)

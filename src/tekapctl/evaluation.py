@@ -68,9 +68,9 @@ def predict(
     network.eval()
     try:
         with autocast(images.device, precision):
-            found = [network(batch.images).float() for batch in images.in_order()]
+            found = [network(network.normalize(batch.images)).float() for batch in images.in_order()]
             if not found:  # another process has all there is
-                found = [network(images.probe(1))[:0].float()]
+                found = [network(network.normalize(images.probe(1)))[:0].float()]
     finally:
         network.train(was_training)
     return images.of_all(torch.cat(found)), images.labels

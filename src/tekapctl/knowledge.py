@@ -73,16 +73,20 @@ class Knowledge:
         )
 
 
-def of_batch(says: Callable[..., Knowledge], batch: Batch, needs: Needs) -> Knowledge:
-    """What a network says of a batch, with a pass of its own for the strongly augmented images.
+def of_batch(
+    forward: Callable[..., Knowledge], normalize: Callable[[Tensor], Tensor], batch: Batch, needs: Needs
+) -> Knowledge:
+    """A network's knowledge of a batch, with a second forward pass for the strongly augmented images.
 
     Args:
-        says: The network's `knowledge`.
+        forward: The network's `knowledge`, compiled or not.
+        normalize: The network's `normalize`.
         batch: The images.
         needs: What is wanted.
     """
-    found = says(batch.images, stages=needs.stages, preactivations=needs.preactivations)
+    found = forward(normalize(batch.images), stages=needs.stages, preactivations=needs.preactivations)
     if not needs.strong_view:
         return found
     assert batch.strong is not None
-    return replace(found, strong=says(batch.strong, stages=needs.stages, preactivations=needs.preactivations))
+    strong = forward(normalize(batch.strong), stages=needs.stages, preactivations=needs.preactivations)
+    return replace(found, strong=strong)

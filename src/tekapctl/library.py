@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tekapctl import trained
+from tekapctl import trained, trust
 from tekapctl.engine.epoch_sums import Metrics
 from tekapctl.engine.execute import execute, resume
 from tekapctl.engine.measure import best_of, measure
@@ -104,6 +104,7 @@ def evaluate(reference: str, *, home: Path | str | None = None, **options: Any) 
     Raises:
         UsageError: There is no such network, or its data are not to be had.
     """
+    trust.allow_named_in(options)
     return measure(_home(home), reference, **options)
 
 
@@ -125,11 +126,13 @@ def load_student(
         model_args: Its arguments, where it is from elsewhere.
 
     Returns:
-        Called with normalised images `[batch, c, h, w]` it gives logits `[batch, classes]`; its `knowledge` tells more.
+        Called with `network.normalize(pixels)`, pixels `[batch, c, h, w]` from 0 to 255, it returns logits `[batch,
+        classes]`; its `knowledge` returns embeddings and feature maps too.
 
     Raises:
         UsageError: There is no such network, or its file is damaged.
     """
+    trust.allow_named_in(model)
     found = trained.find(_home(home), reference)
     return trained.load(best_of(found) if best else found, model=model, arguments=model_args).network
 
@@ -139,6 +142,7 @@ def _spec(spec: S | None, kind: type[S], name: str, fields: dict[str, Any]) -> S
         if fields:
             raise UsageError("A spec and fields were given.", "Give one of them.")
         return spec
+    trust.allow_named_in(fields)
     found = parse({"kind": name, **fields})
     assert isinstance(found, kind)
     return found

@@ -10,6 +10,8 @@ from tekapctl.errors import UsageError
 from tekapctl.trained import Trained
 
 _TOGETHER = 64
+_PIXELS = 2**22
+"""Of the images that are classified at once, at most."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +46,21 @@ def predict_files(trained: Trained, images: Sequence[str], *, top: int = 5) -> I
             f"{trained.reference.described} does not say how its images are prepared and what its classes are.",
             "Name a run of `tekapctl runs list`.",
         )
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preparation.mean, preparation.std))
-    for start in range(0, len(images), _TOGETHER):
+    height, width = preparation.size
+    together = max(1, min(_TOGETHER, _PIXELS // (height * width)))
+    for start in range(0, len(images), together):
         read: dict[str, torch.Tensor] = {}
         problems: dict[str, str] = {}
-        chosen = images[start : start + _TOGETHER]
+        chosen = images[start : start + together]
         for image in chosen:
             try:
-                pixels = decode(image, trained.network.in_channels, preparation.size, middle=preparation.middle)
-                read[image] = (pixels / 255 - mean) / std
+                read[image] = decode(image, trained.network.in_channels, preparation.size, middle=preparation.middle)
             except DamagedImageError as error:
                 problems[image] = str(error)
         said = {}
         if read:
             with torch.inference_mode():
-                shares = trained.network(torch.stack(list(read.values()))).softmax(1)
+                shares = trained.network(trained.network.normalize(torch.stack(list(read.values())))).softmax(1)
             best = shares.topk(min(top, len(names)), dim=1)
             for image, values, numbers in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
                 said[image] = tuple((names[number], value) for number, value in zip(numbers, values, strict=True))

@@ -3,12 +3,11 @@
 import difflib
 import importlib
 import pkgutil
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from tekapctl.errors import UsageError
+from tekapctl.trust import load_code
 
 T = TypeVar("T")
 
@@ -19,21 +18,6 @@ def unknown_name(kind: str, name: str, known: list[str]) -> UsageError:
     near = [folded[hit] for hit in difflib.get_close_matches(name.casefold(), list(folded), n=3, cutoff=0.5)]
     remedy = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known) or 'none'}."
     return UsageError(f"There is no {kind} named {name!r}.", remedy)
-
-
-def imported(kind: str, name: str, remedy: str) -> Any:
-    """An object of the user's own, `package.module:Name`, also from the working folder; importing it runs its module.
-
-    Raises:
-        UsageError: There is no such module, or nothing of this name in it.
-    """
-    module, _, attribute = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a module that is run may raise anything
-        raise UsageError(f"The {kind} {name!r} cannot be imported: {error}.", remedy) from None
 
 
 class Registry(Generic[T]):
@@ -93,12 +77,13 @@ class Registry(Generic[T]):
         """A part of the user's own, `package.module:Name`; importing it runs its module.
 
         Raises:
-            UsageError: There is no such module, or nothing of this name in it.
+            UsageError: The name is not trusted, or names no such part.
         """
-        found: T = imported(self.kind, name, "Write it as package.module:Name, importable from this folder.")
+        found: Any = load_code(self.kind, name, "Write it as package.module:Name, importable from this folder.")
         if not fits(found):
-            raise UsageError(f"{name!r} is no {self.kind}.", "See docs/methods.md for an example.")
-        return found
+            raise UsageError(f"{name!r} is not a {self.kind}.", "See docs/methods.md for an example.")
+        part: T = found
+        return part
 
     def _import_all(self) -> None:
         if not self._complete:

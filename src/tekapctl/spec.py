@@ -226,6 +226,13 @@ class TeacherSpec(RunSpec):
     )
 
 
+def _method_name(values: Mapping[str, Any]) -> str:
+    """The method's name in a spec's values, which may be a name, a table or a ready section; "" of anything else."""
+    method = values.get("method", "kd")
+    name = method.get("name") if isinstance(method, Mapping) else getattr(method, "name", method)
+    return name if isinstance(name, str) else ""
+
+
 class StudentSpec(RunSpec):
     """A student distilled from a teacher: `gamma * cross-entropy + alpha * KD + beta * method`."""
 
@@ -273,10 +280,14 @@ class StudentSpec(RunSpec):
     @model_validator(mode="before")
     @classmethod
     def _fill_tekap(cls, values: Any) -> Any:
-        """TeKAP, unless it is asked for, gives way to learned views."""
-        angular = values.get("angular") if isinstance(values, Mapping) else None
-        asked = angular.get("views", 0) if isinstance(angular, Mapping) else getattr(angular, "views", 0)
-        return {"tekap": TekapSpec().without(), **values} if asked else values
+        """TeKAP is on by default for the methods it was published with, and gives way to learned views."""
+        if not isinstance(values, Mapping):
+            return values
+        angular = values.get("angular")
+        views = angular.get("views", 0) if isinstance(angular, Mapping) else getattr(angular, "views", 0)
+        name = _method_name(values)
+        published = name in METHODS and METHODS[name].tekap
+        return values if published and not views else {"tekap": TekapSpec().without(), **values}
 
     @model_validator(mode="before")
     @classmethod
@@ -284,9 +295,8 @@ class StudentSpec(RunSpec):
         """Weights that are not given are the method's published ones."""
         if not isinstance(values, Mapping):
             return values
-        method = values.get("method", "kd")
-        name = method.get("name") if isinstance(method, Mapping) else getattr(method, "name", method)
-        if not isinstance(name, str) or name not in METHODS:
+        name = _method_name(values)
+        if name not in METHODS:
             return {"gamma": 1.0, "alpha": 0.0, "beta": 0.0, **values}
         weights = METHODS[name].weights
         return {"gamma": weights.gamma, "alpha": weights.alpha, "beta": weights.beta, **values}
@@ -305,12 +315,18 @@ class StudentSpec(RunSpec):
     @property
     def meets_logits(self) -> bool:
         """Whether a loss compares logits, so that TeKAP's logit level has something to augment."""
-        return bool(self.alpha) or (bool(self.beta) and "logits" in self.method.about.uses)
+        return bool(self.alpha) or (bool(self.beta) and self.method.level == "logit")
 
     @property
     def meets_features(self) -> bool:
         """Whether a loss compares features, likewise."""
-        return bool(self.beta) and "logits" not in self.method.about.uses
+        return bool(self.beta) and self.method.level == "feature"
+
+    @property
+    def augmented(self) -> bool:
+        """Whether a loss sees augmented teachers."""
+        tekap = self.in_effect.tekap
+        return bool(tekap.logit.teachers or tekap.feature.teachers)
 
     @property
     def in_effect(self) -> "StudentSpec":

@@ -9,16 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from tekapctl import models
+from tekapctl.data.image_set import ImageSet
+from tekapctl.data.source import DataSpec
 from tekapctl.errors import UsageError
 from tekapctl.models import Network, foreign
 from tekapctl.models.adapted import Adapted
-from tekapctl.store.files import sha256
+from tekapctl.models.network import SMALLEST_IMAGE
+from tekapctl.models.normalization import Normalization, check_normalization
+from tekapctl.spec import load as load_spec
+from tekapctl.store.files import expand_user, sha256
 from tekapctl.store.home import Home
 from tekapctl.store.published import read_published
 from tekapctl.store.runs import Run, Runs
 from tekapctl.store.teachers import CATALOGUE, fetched
-from tekapctl.store.weights import classifier_shape, load_into, read_metadata, read_weights
+from tekapctl.store.weights import MemoryBudget, classifier_shape, load_into, read_metadata, read_weights
 
+LARGEST_IMAGE = 1024
+"""Pixels a side of the images that a network of ours takes, at most."""
+_SPARE_BYTES = 64 * 2**20
 _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin")
 
 
@@ -70,6 +78,7 @@ class Trained:
         digest: SHA-256 of the file of weights.
         reference: Where it was found.
         preparation: How its images are prepared, if the file says.
+        fingerprint: Of the images that it was trained on, if the file says.
     """
 
     network: Network
@@ -79,9 +88,10 @@ class Trained:
     digest: str
     reference: Reference
     preparation: Preparation | None = None
+    fingerprint: str | None = None
 
 
-def find(home: Home, name: str, *, dataset: str | None = None) -> Reference:
+def find(home: Home, name: str, *, dataset: str | None = None, data: DataSpec | None = None) -> Reference:
     """The trained network that a user means.
 
     Args:
@@ -89,17 +99,18 @@ def find(home: Home, name: str, *, dataset: str | None = None) -> Reference:
         name: A checkpoint file, a network's name, or a run's id, unique prefix, or `latest`. A network's name means the
             fetched pretrained one, else the newest finished teacher run of it on the data set.
         dataset: The data set that a network's name is meant for; None takes any.
+        data: The settings of that data set, where the network has to be trained on the very same images.
 
     Raises:
         UsageError: There is none; the message says which command makes one.
     """
-    path = Path(name).expanduser()
+    path = expand_user(name)
     if name.endswith(_WEIGHTS_SUFFIXES) or ("/" in name and path.is_file()):
         if not path.is_file():
             raise UsageError(f"There is no checkpoint file {name!r}.", "Name a .safetensors or .pth file.")
         return Reference(str(path.resolve()), path, f"checkpoint {path}")
     if models.is_known(name):
-        return _find_model(home, name, dataset)
+        return _find_model(home, name, dataset if data is None else data.name, data)
     run = Runs(home.runs).find(name)
     if not run.weights.is_file():
         raise UsageError(
@@ -108,24 +119,56 @@ def find(home: Home, name: str, *, dataset: str | None = None) -> Reference:
     return Reference(run.id, run.weights, f"run {run.id}", run)
 
 
-def _find_model(home: Home, name: str, dataset: str | None) -> Reference:
+def _find_model(home: Home, name: str, dataset: str | None, data: DataSpec | None) -> Reference:
     if name in CATALOGUE and dataset in (None, CATALOGUE[name].dataset):
         teacher = fetched(home, name)
         if teacher is not None:
             return Reference(name, teacher.path, f"pretrained {name} (fetched)")
+    others = []
     for run in reversed(Runs(home.runs).all()):
-        if run.status == "finished" and run.weights.is_file():
+        if run.status != "finished" or not run.weights.is_file():
+            continue
+        try:
             metadata = read_metadata(run.weights)
-            fits = dataset in (None, metadata.get("dataset"))
-            if fits and metadata.get("model") == name and metadata.get("kind") == "teacher":
+        except UsageError:
+            continue  # a damaged run hides no other
+        fits = dataset in (None, metadata.get("dataset"))
+        if fits and metadata.get("model") == name and metadata.get("kind") == "teacher":
+            if data is None or _is_on(run, data, home):
                 return Reference(run.id, run.weights, f"newest finished run of {name}, {run.id}", run)
+            others.append(run.id)
     if name.partition(":")[0] in foreign.LIBRARIES:
         return Reference(name, Path(name), f"{name} with its library's weights", is_library=True)
     wanted = dataset or "cifar100"
+    if others:
+        raise UsageError(
+            f"No {name} was trained on these images of {wanted}; on other images, or with another split or size of "
+            f"them: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}.",
+            "Name one of them as the teacher, or train one on these.",
+        )
     commands = [f"`tekapctl train-teacher --model {name} --dataset {wanted}`"]
     if name in CATALOGUE and wanted == CATALOGUE[name].dataset:
         commands.insert(0, f"`tekapctl fetch {name}`")
     raise UsageError(f"There is no trained {name} for {wanted} yet.", f"Get one with {' or '.join(commands)}.")
+
+
+def data_of_run(run: Run) -> DataSpec:
+    """The data set that a run was trained on, with its settings.
+
+    Raises:
+        UsageError: Its spec is damaged, or names code that is not trusted.
+    """
+    return load_spec(run.path / "spec.toml").data
+
+
+def _is_on(run: Run, data: DataSpec, home: Home) -> bool:
+    """Whether a run was trained on the images that a data set's settings mean now."""
+    try:
+        theirs = data_of_run(run)
+        ours = data.like(theirs).pinned(home.datasets)
+    except UsageError:
+        return False
+    return ours.is_same_as(theirs)
 
 
 def load(reference: Reference, *, model: str | None = None, arguments: foreign.Arguments | None = None) -> Trained:
@@ -152,17 +195,28 @@ def load(reference: Reference, *, model: str | None = None, arguments: foreign.A
     if model is None:
         model = identify(state, str(path))
     num_classes, in_channels = _built_for(metadata, state) or classifier_shape(state, str(path))
-    network = models.build(model, num_classes, in_channels, _without_weights(arguments or {}))
+    preparation = _preparation(metadata, in_channels, str(path))
+    classes = _class_names(metadata.get("classes"), num_classes, str(path))
+    with MemoryBudget(_budget(state), str(path)):
+        network = models.build(model, num_classes, in_channels, _without_weights(arguments or {}))
     load_into(network, _named_as_in(network, state), source=str(path))
+    if preparation is not None:
+        network.normalization = Normalization(preparation.mean, preparation.std, preparation.size)
     return Trained(
         network=network.eval(),
         model=model,
         dataset=metadata.get("dataset"),
-        classes=_class_names(metadata.get("classes"), str(path)),
+        classes=classes,
         digest=sha256(path),
         reference=reference,
-        preparation=_preparation(metadata, in_channels, str(path)),
+        preparation=preparation,
+        fingerprint=metadata.get("data_fingerprint"),
     )
+
+
+def _budget(state: dict[str, Tensor]) -> int:
+    """Bytes that building a network may take before its weights are compared with those of a file."""
+    return _SPARE_BYTES + 4 * sum(value.numel() * value.itemsize for value in state.values())
 
 
 def _built_for(metadata: dict[str, str], state: dict[str, Tensor]) -> tuple[int, int] | None:
@@ -184,12 +238,15 @@ def _preparation(metadata: dict[str, str], channels: int, source: str) -> Prepar
     numbers = [value for value in found if isinstance(value, list) and len(value) == channels]
     try:
         mean, std = (tuple(float(number) for number in value) for value in numbers)
+        check_normalization(mean, std)
         middle = float(metadata.get("middle", 1))
-        if not 0 < middle <= 1:
+        size = int(height), int(width)
+        if not 0 < middle <= 1 or not all(SMALLEST_IMAGE <= side <= LARGEST_IMAGE for side in size):
             raise ValueError
-        return Preparation((int(height), int(width)), mean, std, middle)
-    except (TypeError, ValueError):
-        raise UsageError(f"What {source} says of its images is damaged.", "Train it anew.") from None
+        return Preparation(size, mean, std, middle)
+    except (TypeError, ValueError, OverflowError, UsageError) as error:
+        why = f": {error.problem}" if isinstance(error, UsageError) else "."
+        raise UsageError(f"What {source} says of its images is damaged{why}", "Train or export it again.") from None
 
 
 def _of_library(reference: Reference, arguments: foreign.Arguments) -> Trained:
@@ -222,18 +279,26 @@ def _arguments(text: str | None, source: str) -> foreign.Arguments:
 
 def _read(text: str, source: str, what: str) -> object:
     try:
-        found: object = json.loads(text)
+        found: object = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         raise UsageError(f"The {what} in {source} are damaged.", "Train or fetch it anew.") from None
     return found
 
 
-def _class_names(text: str | None, source: str) -> tuple[str, ...] | None:
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a finite number")
+
+
+def _class_names(text: str | None, count: int, source: str) -> tuple[str, ...] | None:
     if not text:
         return None
     found = _read(text, source, "names of the classes")
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
         raise UsageError(f"The names of the classes in {source} are damaged.", "Train or fetch it anew.")
+    if len(found) != count:
+        raise UsageError(
+            f"{source} has names for {len(found)} classes, and its network has {count}.", "Train or export it again."
+        )
     return tuple(found)
 
 
@@ -264,12 +329,17 @@ def identify(state: dict[str, Tensor], source: str) -> str:
     return nearest
 
 
-def check_classes(trained: Trained, classes: tuple[str, ...], dataset: str) -> None:
-    """Refuse a network whose classes are not the data set's.
+def fit_to(trained: Trained, images: ImageSet, dataset: str) -> None:
+    """Refuse a network whose classes are not the data set's; one without a normalization gets the data set's.
+
+    Published checkpoints do not state theirs: they were trained with that of their data set.
 
     Raises:
-        UsageError: Their number, their names or their order differ.
+        UsageError: The classes' number, names or order differ.
     """
+    classes = images.classes
+    if trained.network.normalization is None:
+        trained.network.normalization = Normalization(images.mean, images.std)
     if trained.network.num_classes != len(classes):
         raise UsageError(
             f"The {trained.model} of {trained.reference.described} has {trained.network.num_classes} classes, "

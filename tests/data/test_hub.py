@@ -152,6 +152,6 @@ def test_references_are_written_as_they_are_read(reference):
     assert HubSet.parse(reference).reference == reference
 
 
-def test_one_that_was_not_fetched_is_answered_with_how_to():
+def test_one_that_was_not_fetched_is_answered_with_how_to(tmp_path):
     with pytest.raises(UsageError, match="tekapctl fetch hf:org/pets"):
-        data_spec("hf:org/pets")
+        data_spec("hf:org/pets").load(tmp_path)

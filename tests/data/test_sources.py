@@ -83,7 +83,7 @@ def test_synthetic_images_have_the_asked_shape_and_are_the_same_each_time(tmp_pa
     one, other = spec.load(tmp_path), spec.load(tmp_path)
     assert one.train.images.shape == (30, 2, 12, 12)
     assert torch.equal(one.train.images, other.train.images)
-    assert spec.shape.classes == len(one.test.classes) == 5
+    assert spec.shape(tmp_path).classes == len(one.test.classes) == 5
 
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
@@ -196,7 +196,7 @@ def test_a_run_sees_its_fraction_in_the_channels_it_needs(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if name != "folder"])
 def test_shapes_for_estimates_name_sensible_numbers(name):
-    shape = data_spec(name).shape
+    shape = data_spec(name).shape(Path())
     assert min(shape.train_images, shape.test_images, shape.channels) > 0
     assert shape.classes >= 2
 

@@ -36,7 +36,7 @@ def home(tmp_path_factory) -> Home:
 def parts(home: Home, **values) -> dict[str, float]:
     trainer = prepare(parse({**STUDENT, **values}), home, lambda _: None).trainer
     batch = next(trainer.train_batches.epoch(0))
-    found = trainer.objective(trainer.network.knowledge(batch.images), batch)
+    found = trainer.objective(trainer.network.knowledge(trainer.network.normalize(batch.images)), batch)
     return {name: value.item() for name, value in found.items()}
 
 

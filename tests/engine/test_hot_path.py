@@ -16,6 +16,7 @@ from tekapctl.engine.trainer import Trainer
 from tekapctl.methods import Pair
 from tekapctl.methods.banks import MemoryBanks
 from tekapctl.methods.negatives import ClassNegatives
+from tekapctl.models.normalization import Normalization
 from tekapctl.perturbations import PERTURBATIONS, Basis
 from tekapctl.spec import StudentSpec, parse
 from tekapctl.tekap import SeededNoise, Tekap
@@ -49,8 +50,10 @@ def trainer(**values) -> Trainer:
     assert isinstance(spec, StudentSpec)
     images = torch.randint(256, (160, 3, 16, 16), dtype=torch.uint8)
     image_set = ImageSet(images, torch.arange(160) % 10, tuple("0123456789"), (0.5,) * 3, (0.25,) * 3)
-    batches = Batches(image_set, 16, device=CPU, padding=2, flip=True, seed=0, channels_last=True)
+    batches = Batches(image_set, 16, device=CPU, padding=2, flip=True, seed=0)
     teacher, student = models.build("resnet14", 10, 3).eval(), models.build("resnet8", 10, 3)
+    for network in (teacher, student):
+        network.normalization = Normalization(image_set.mean, image_set.std)
     with torch.no_grad():
         probe = torch.randn(2, 3, 16, 16)
         pair = Pair(student.knowledge(probe), teacher.knowledge(probe), image_set.labels, 0)
@@ -58,7 +61,7 @@ def trainer(**values) -> Trainer:
     basis = Basis(teacher.classifier_layer, CPU, spec.tekap.logit.dropout, lambda: asked)
     perturbation = PERTURBATIONS[spec.tekap.logit.perturbation].of(basis)
     objective = Distillation(
-        lambda batch: teacher.knowledge(batch.images, stages=False),
+        lambda batch: teacher.knowledge(teacher.normalize(batch.images), stages=False),
         Tekap(spec.tekap, SeededNoise(spec.tekap, 0), perturbation),
         spec.method.build(pair) if spec.beta else None,
         gamma=spec.gamma,

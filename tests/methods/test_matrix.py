@@ -15,6 +15,7 @@ from tekapctl.engine.trainer import Trainer
 from tekapctl.errors import UsageError
 from tekapctl.knowledge import Needs, of_batch
 from tekapctl.methods import METHODS, Pair
+from tekapctl.models.normalization import Normalization
 from tekapctl.spec import parse
 from tekapctl.tekap import SeededNoise, Tekap
 
@@ -23,7 +24,7 @@ STUDENTS = ("resnet8", "resnet8x4", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV
 TEACHERS = ("resnet14", "resnet8x4", "wrn_16_2", "vgg8", "ResNet50")
 AUGMENTATIONS = {
     "none": {"tekap": {"logit": {"teachers": 0}, "feature": {"teachers": 0}}},
-    "tekap": {},
+    "tekap": {"tekap": {}},
     "views": {"angular": {"views": 2}},
 }
 EQUAL_WIDTHS = {"fsp", "kdsvd"}
@@ -32,9 +33,16 @@ EQUAL_WIDTHS = {"fsp", "kdsvd"}
 def knowledge_of(name: str, batches: Batches):
     """A network with what it says of a small probe; made once for all its pairs."""
     torch.manual_seed(0)
-    network = models.build(name, 10, 3).eval()
+    network = built(name).eval()
     with torch.no_grad():
-        return network, network.knowledge(next(iter(batches.in_order())).images[:2], preactivations=True)
+        images = network.normalize(next(iter(batches.in_order())).images[:2])
+        return network, network.knowledge(images, preactivations=True)
+
+
+def built(name: str) -> models.Network:
+    network = models.build(name, 10, 3)
+    network.normalization = Normalization((0.5,) * 3, (0.25,) * 3)
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +63,20 @@ def trainer(batches, networks, method: str, student: str, teacher: str, augmenta
         values |= {"alpha": 0.9}
     spec = parse({**values, "batch_size": 4, "precision": "float32", **AUGMENTATIONS[augmentation]})
     (_, ours), (network, theirs) = networks[student], networks[teacher]
-    built = spec.method.build(Pair(ours, theirs, batches.labels, 0, len(batches))) if spec.beta else None
-    needs = Needs() if built is None else built.needs
-    sample = of_batch(network.knowledge, next(batches.epoch(0, strong=True)), needs)
+    method_loss = spec.method.build(Pair(ours, theirs, batches.labels, 0, len(batches))) if spec.beta else None
+    needs = Needs() if method_loss is None else method_loss.needs
+    sample = of_batch(network.knowledge, network.normalize, next(batches.epoch(0, strong=True)), needs)
     objective = Distillation(
-        lambda batch: of_batch(network.knowledge, batch, needs),
+        lambda batch: of_batch(network.knowledge, network.normalize, batch, needs),
         Tekap(spec.tekap, SeededNoise(spec.tekap, 0)),
-        built,
+        method_loss,
         gamma=spec.gamma,
         alpha=spec.alpha,
         beta=spec.beta,
         temperature=4.0,
         views=AngularViews(spec.angular, sample, 4.0, 0) if spec.angular.views else None,
     )
-    return Trainer(spec, models.build(student, 10, 3).train(), objective, batches, batches, torch.float32)
+    return Trainer(spec, built(student).train(), objective, batches, batches, torch.float32)
 
 
 @pytest.mark.parametrize("method", METHODS.names())
@@ -97,7 +105,7 @@ def test_the_methods_loss_reaches_the_student_and_augmentation_changes_it(batche
         torch.manual_seed(1)
         trained = trainer(batches, networks, method, "resnet8", "resnet14", augmentation)
         batch = next(batches.epoch(0, strong=True))
-        student = of_batch(trained.network.knowledge, batch, trained.objective.needs)
+        student = of_batch(trained.network.knowledge, trained.network.normalize, batch, trained.objective.needs)
         loss = trained.objective(student, batch)["method"]
         loss.backward()
         gradient = sum(p.grad.abs().sum() for p in trained.network.parameters() if p.grad is not None)
@@ -111,9 +119,9 @@ def test_a_network_of_one_feature_map_works_or_is_refused_before_training(batche
     ours, theirs = networks["resnet8"][1], networks["resnet14"][1]
     few = replace(ours, stages=ours.stages[-1:], preactivations=ours.preactivations[-1:])
     try:
-        built = parse({"method": method}).method.build(Pair(few, theirs, batches.labels, 0))
+        loss = parse({"method": method}).method.build(Pair(few, theirs, batches.labels, 0))
     except UsageError as error:
         assert "in all" in error.problem or "hint_layer" in error.remedy, error
         return
-    if built is not None and built.needs.stages:
-        assert built.loss(few, theirs, next(batches.in_order())).isfinite()
+    if loss is not None and loss.needs.stages:
+        assert loss.loss(few, theirs, next(batches.in_order())).isfinite()

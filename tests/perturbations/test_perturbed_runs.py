@@ -77,6 +77,7 @@ def test_dropout_in_a_head_that_is_not_linear_is_refused_before_anything_is_writ
     (tmp_path / "my_deep_nets.py").write_text(FACTORY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TEKAPCTL_TRUSTED", "*")
     name, path = "my_deep_nets:deep", str(tmp_path / "deep.pt")
     network = models.build(name, 10, 1)
     torch.save(network.state_dict(), path)

@@ -14,10 +14,11 @@ from tekapctl.controls import keep
 from tekapctl.data import data_spec
 from tekapctl.engine.prepare import Setting, assemble, beside
 from tekapctl.engine.survey import MOST_IMAGES, survey
+from tekapctl.models.normalization import Normalization
 from tekapctl.perturbations.isotropic import Isotropic
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
-from tekapctl.trained import Reference, Trained
+from tekapctl.trained import Reference, Trained, fit_to
 
 CPU = torch.device("cpu")
 NOWHERE = Path("nowhere")
@@ -47,7 +48,9 @@ def prepared(spec) -> tuple[Setting, list[str]]:
 
 def test_it_is_what_the_teacher_says_of_the_images_as_they_are():
     splits = data.load(parse(SPEC).data, NOWHERE, seed=0, in_channels=1)
-    network = a_teacher().network
+    teacher = a_teacher()
+    fit_to(teacher, splits.train, "digits")
+    network = teacher.network
     found = survey(network, splits.train, CPU, torch.float32)
     pixels = splits.train.images.float() / 255
     with torch.no_grad():
@@ -68,13 +71,21 @@ def test_images_that_stay_in_their_files_are_asked_of_too(tmp_path):
     decoded = replace(train, images=torch.stack([train.images.decode(number) for number in range(len(train))]))
     torch.manual_seed(0)
     network = models.build("resnet8", 2, 3).eval()
+    network.normalization = Normalization(train.mean, train.std)
     streamed, held = (survey(network, images, CPU, torch.float32) for images in (train, decoded))
     assert torch.equal(streamed.logits, held.logits)
     assert torch.equal(streamed.labels, held.labels)
 
 
 def test_of_a_large_set_some_images_are_asked_of_evenly_spread():
-    large = {"name": "synthetic", "samples": MOST_IMAGES + 5000, "test_samples": 10, "size": 8, "channels": 1}
+    large = {
+        "name": "synthetic",
+        "classes": 10,
+        "samples": MOST_IMAGES + 5000,
+        "test_samples": 10,
+        "size": 8,
+        "channels": 1,
+    }
     setting, asked = prepared(parse({**SPEC, "data": large, "tekap": COVARIANCE, "teacher": "resnet8"}))
     assert f"{MOST_IMAGES:,} training images" in asked[0]
     assert len(setting.splits.train) == MOST_IMAGES + 5000

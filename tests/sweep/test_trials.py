@@ -3,6 +3,8 @@
 import json
 import shutil
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +14,12 @@ from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
 from tekapctl.sweep.cluster import submit
 from tekapctl.sweep.folder import SweepFolder, lock, read_trial
-from tekapctl.sweep.plan import Plan, plan
+from tekapctl.sweep.plan import Plan
+from tekapctl.sweep.plan import plan as plan_in
 from tekapctl.sweep.state import Ledger
 from tekapctl.sweep.trial import carry_out
+
+plan = partial(plan_in, datasets=Path("no-data-sets"))
 
 TINY = {"data": {"name": "digits", "train_fraction": 0.05}, "epochs": 1, "batch_size": 16, "device": "cpu"}
 SWEEP = {

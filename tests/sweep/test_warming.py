@@ -1,14 +1,20 @@
 """Teachers that are asked beforehand, once for all runs that share what they say."""
 
+from functools import partial
+from pathlib import Path
+
 import pytest
 
 from silent import Silent
 from tekapctl.store.home import Home
 from tekapctl.sweep.devices import environment
 from tekapctl.sweep.folder import SweepFolder
-from tekapctl.sweep.plan import Plan, plan
+from tekapctl.sweep.plan import Plan
+from tekapctl.sweep.plan import plan as plan_in
 from tekapctl.sweep.trial import carry_out
 from tekapctl.sweep.warming import warm_up, warmings
+
+plan = partial(plan_in, datasets=Path("no-data-sets"))
 
 DATA = {"name": "digits", "train_fraction": 0.05}
 TEACHER = {"model": "resnet14", "data": {"name": "digits"}, "epochs": 1, "device": "cpu"}

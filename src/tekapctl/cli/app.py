@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tekapctl import __version__
+from tekapctl import __version__, trust
 from tekapctl.cli import (
     bench,
     cache,
@@ -41,10 +41,10 @@ class ErrorBoundary(TyperGroup):
     """Turns the program's own errors into a sentence, a next step and an exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Accept `--debug` behind a command too."""
-        if "--debug" in args:
-            args = ["--debug", *(arg for arg in args if arg != "--debug")]
-        return super().parse_args(ctx, args)
+        """Accept the program's own options behind a command too, and trust the code that the arguments name."""
+        trust.allow_named_in(args)
+        own = [arg for arg in args if arg in ("--debug", "--trust-code")]
+        return super().parse_args(ctx, [*own, *(arg for arg in args if arg not in own)])
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -98,9 +98,22 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _trust_code(wanted: bool) -> None:
+    if wanted:
+        trust.allow_everything()
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where an error ends the program.")] = False,
+    trust_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-code",
+            callback=_trust_code,
+            help="Import the networks, methods and data sets that a file names as module:Name. Their code runs.",
+        ),
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,

@@ -57,7 +57,7 @@ def run(
     from tekapctl.sweep.folder import SweepFolder
     from tekapctl.sweep.plan import read
 
-    plan = read(file)
+    plan = read(file, sweeping.home().datasets)
     folder = SweepFolder(sweeping.home(), plan.name)
     how = sweeping.How(workers, devices, on, slurm, retry, f"tekapctl sweep {file}", f"tekapctl sweep status {file}")
     how.check()
@@ -78,7 +78,7 @@ def status(file: File, as_json: options.Json = False) -> None:
     from tekapctl.sweep.folder import SweepFolder
     from tekapctl.sweep.plan import read
 
-    plan = read(file)
+    plan = read(file, sweeping.home().datasets)
     sweeping.show(plan, sweeping.look(plan, SweepFolder(sweeping.home(), plan.name)), as_json=as_json)
 
 
@@ -92,7 +92,7 @@ def cancel(file: File, as_json: options.Json = False) -> None:
     from tekapctl.sweep.folder import SweepFolder
     from tekapctl.sweep.plan import read
 
-    folder = SweepFolder(sweeping.home(), read(file).name)
+    folder = SweepFolder(sweeping.home(), read(file, sweeping.home().datasets).name)
     processes = presence.stop_all(folder, console.say)
     jobs = cluster.cancel(folder) if folder.jobs() else 0
     if as_json:
@@ -118,7 +118,7 @@ def report_sweep(
     from tekapctl.sweep.plan import read
     from tekapctl.sweep.table import finished_groups
 
-    plan = read(file)
+    plan = read(file, sweeping.home().datasets)
     if output is not None:
         output = report.writable(output, force=force)
     home = sweeping.home()

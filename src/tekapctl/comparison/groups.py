@@ -3,10 +3,12 @@
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from tekapctl.data.files import FileImages
 from tekapctl.errors import UsageError
-from tekapctl.spec import StudentSpec, TeacherSpec, load, read_file, to_dict
+from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec, load, read_file, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 
@@ -14,7 +16,24 @@ NO_DIFFERENCE = (
     *("seed", "name", "device", "compile", "checkpoint_minutes", "cache_teacher", "diagnose", "track"),
     *("data.folder", "data.stream", "data.workers"),
 )
-"""What makes no other experiment of a run."""
+"""Fields in which two runs of one experiment may differ."""
+
+
+def identifying(spec: RunSpec) -> dict[str, Any]:
+    """The fields of a spec that make it the experiment it is, as a nested table; the seed is not one of them.
+
+    Images of the user's own are told by their fingerprint, wherever they are; without one, by their folder.
+    """
+    table = to_dict(spec)
+    for path in NO_DIFFERENCE:
+        if path == "data.folder" and isinstance(spec.data, FileImages) and spec.data.fingerprint is None:
+            continue
+        *parents, last = path.split(".")
+        inner: Any = table
+        for part in parents:
+            inner = inner.get(part, {})
+        inner.pop(last, None)
+    return table
 
 
 @dataclass(frozen=True)
@@ -127,9 +146,7 @@ def group(found: Iterable[Finished]) -> list[Group]:
     by_spec: dict[str, dict[int, Finished]] = {}
     tables: dict[str, dict[str, Any]] = {}
     for one in sorted(found, key=lambda one: one.run.id):
-        table = dict(_flat(to_dict(one.spec)))
-        for field in NO_DIFFERENCE:
-            table.pop(field, None)
+        table = dict(_flat(identifying(one.spec)))
         key = repr(sorted(table.items()))
         tables[key] = table
         by_spec.setdefault(key, {})[one.spec.seed] = one
@@ -184,14 +201,22 @@ def _flat(table: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 def _words(spec: TeacherSpec | StudentSpec) -> str:
     if isinstance(spec, TeacherSpec):
         return "alone"
-    teachers = (spec.tekap.logit.teachers if spec.meets_logits else 0) + (
-        spec.tekap.feature.teachers if spec.meets_features else 0
-    )
-    return spec.method.name + (" + TeKAP" if teachers else " + views" if spec.angular.views else "")
+    return spec.method.name + (" + TeKAP" if spec.augmented else " + views" if spec.angular.views else "")
 
 
 def _datasets(firsts: dict[str, Finished]) -> dict[str, str]:
-    return {key: one.spec.data.name for key, one in firsts.items()}
+    """Names of the data sets; images of the user's own that are called alike are told apart by their fingerprints."""
+    sections = {key: one.spec.data for key, one in firsts.items()}
+    fingerprints = {key: section.fingerprint for key, section in sections.items()}
+    names = {
+        key: Path(section.folder).name if section.folder and section.fingerprint else section.name
+        for key, section in sections.items()
+    }
+    for name in set(names.values()):
+        alike = [key for key in names if names[key] == name]
+        if len({fingerprints[key] for key in alike}) > 1:
+            names |= {key: f"{name} {(fingerprints[key] or 'of unknown images')[:8]}" for key in alike}
+    return names
 
 
 def _told_apart(words: dict[str, str], tables: dict[str, dict[str, Any]]) -> dict[str, str]:
@@ -200,7 +225,11 @@ def _told_apart(words: dict[str, str], tables: dict[str, dict[str, Any]]) -> dic
     for key, word in words.items():
         alike = [tables[other] for other, its_word in words.items() if its_word == word]
         fields = sorted({field for table in alike for field in table})
-        differing = [field for field in fields if len({repr(table.get(field)) for table in alike}) > 1]
+        differing = [
+            field
+            for field in fields
+            if len({repr(table.get(field)) for table in alike}) > 1 and field != "data.fingerprint"
+        ]
         more = [f"{field} {tables[key].get(field, 'unset')}" for field in differing if field != "teacher_digest"]
         labels[key] = ", ".join([word, *more])
     named = list(labels.values())

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +23,7 @@ class Batch:
     """Some samples of an image set.
 
     Attributes:
-        images: Augmented and normalised.
+        images: Augmented pixels, from 0 to 255; each network normalises them itself.
         labels: Class numbers.
         index: The samples' numbers in the set.
         number: The samples' numbers in the whole set, of which the image set may be a share; on the CPU.
@@ -34,13 +34,13 @@ class Batch:
         share: Which part of a batch of all processes this is.
     """
 
-    images: Float[Tensor, "batch c h w"]
+    images: Shaped[Tensor, "batch c h w"]
     labels: Int64[Tensor, " batch"]
     index: Int64[Tensor, " batch"]
     number: Int64[Tensor, " batch"]
     view: Int64[Tensor, " batch"]
     step: int
-    strong: Float[Tensor, "batch c h w"] | None = None
+    strong: Shaped[Tensor, "batch c h w"] | None = None
     share: Share = ALL
 
     def whole(self) -> "Batch":
@@ -76,7 +76,6 @@ class Batches:
         recrop: Whether each epoch takes another random part of the files' images, brought to their size; there is no
             padding then.
         seed: Seed of order and augmentation.
-        channels_last: Give the images in channels-last order.
         team: The processes that share each batch.
     """
 
@@ -89,7 +88,6 @@ class Batches:
         padding: int,
         flip: bool,
         seed: int,
-        channels_last: bool = False,
         recrop: bool = False,
         team: Team = ALONE,
     ) -> None:
@@ -103,15 +101,10 @@ class Batches:
         self.seed = seed
         self.team = team
         self.labels = image_set.labels.to(device)
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
         self.recrop = recrop
         self._files = image_set.images if isinstance(image_set.images, ImageFiles) else None
         self._loader = Loader(self._files, pinned=device.type == "cuda") if self._files else None
         self._stored = image_set.images.to(device) if isinstance(image_set.images, Tensor) else torch.empty(0)
-        mean = torch.tensor(image_set.mean, device=device).view(1, -1, 1, 1)
-        deviation = torch.tensor(image_set.std, device=device).view(1, -1, 1, 1)
-        self._scale = 1 / (255 * deviation)
-        self._shift = -mean / deviation
 
     def __len__(self) -> int:
         """Steps an epoch."""
@@ -178,7 +171,7 @@ class Batches:
         found = torch.cat(self.team.gather(rows, [len(numbers) for numbers in own]))
         return found[torch.cat(own).argsort().to(found.device)]
 
-    def probe(self, count: int) -> Float[Tensor, "count c h w"]:
+    def probe(self, count: int) -> Shaped[Tensor, "_count c h w"]:
         """The first images as they are."""
         index = torch.arange(min(count, len(self.image_set)))
         return self.at(index, torch.full_like(index, self.centre))
@@ -188,13 +181,13 @@ class Batches:
         """The view that is the image as it is."""
         return (self.padding * (2 * self.padding + 1) + self.padding) * 2
 
-    def at(self, index: Int64[Tensor, " batch"], view: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
-        """The images of given samples in given views."""
+    def at(self, index: Int64[Tensor, " batch"], view: Int64[Tensor, " batch"]) -> Shaped[Tensor, "batch c h w"]:
+        """The pixels of given samples in given views."""
         if self._files is not None:
             stored = self._files.now(Request(tuple(index.tolist()))).to(self.device)
         else:
             stored = self._stored[index.to(self.device, non_blocking=True)]
-        return self._normalise(self._seen(stored, view))
+        return self._seen(stored, view)
 
     def _read(self, asked: Sequence[tuple[Tensor, int | None]]) -> Iterator[Tensor]:
         """The stored pixels of samples, request by request, on the device."""
@@ -217,15 +210,12 @@ class Batches:
             pixels = crops[torch.arange(len(pixels), device=self.device), :, place // side, place % side]
         return torch.where(flipped.bool().view(-1, 1, 1, 1), pixels.flip(3), pixels) if self.flip else pixels
 
-    def _normalise(self, pixels: Tensor) -> Tensor:
-        return torch.addcmul(self._shift, pixels, self._scale).contiguous(memory_format=self._format)
-
     def _strong(self, stored: Tensor, count: int, share: Share, epoch: int, step: int) -> Tensor:
         from tekapctl.data.strong import strengthen  # torchvision takes longer to import than all else
 
         source = generator(CPU, self.seed, "strong augmentation", epoch, step)
         seen = self._seen(stored, self._draw(count, source)[share.rows])
-        return self._normalise(strengthen(seen, source, first=share.first, of=count))
+        return strengthen(seen, source, first=share.first, of=count)
 
     def _draw_views(self, count: int, epoch: int, step: int) -> Tensor:
         return self._draw(count, generator(CPU, self.seed, "augmentation", epoch, step))
@@ -238,5 +228,4 @@ class Batches:
         numbers = self.image_set.numbers
         number = index if numbers is None else numbers[index]
         index = index.to(self.device, non_blocking=True)
-        images = self._normalise(self._seen(stored, view))
-        return Batch(images, self.labels[index], index, number, view, step, share=share)
+        return Batch(self._seen(stored, view), self.labels[index], index, number, view, step, share=share)

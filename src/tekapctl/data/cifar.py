@@ -95,8 +95,7 @@ class CIFAR10(CIFAR):
             source = f"{source.rstrip('/')}/cifar-10-python.tar.gz"
         return super().fetch(downloads, force=force, source=source, report=report)
 
-    @property
-    def shape(self) -> Shape:
+    def shape(self, downloads: Path) -> Shape:
         """50,000 training images and 10,000 test images."""
         return Shape(50_000, 10_000, 10, 3, 32, 32)
 
@@ -115,8 +114,7 @@ class CIFAR100(CIFAR):
     mean: ClassVar[tuple[float, ...]] = (0.5071, 0.4867, 0.4408)
     std: ClassVar[tuple[float, ...]] = (0.2675, 0.2565, 0.2761)
 
-    @property
-    def shape(self) -> Shape:
+    def shape(self, downloads: Path) -> Shape:
         """50,000 training images and 10,000 test images."""
         return Shape(50_000, 10_000, 100, 3, 32, 32)
 

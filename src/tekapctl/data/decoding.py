@@ -1,16 +1,34 @@
 """Image files as pixels."""
 
 import math
+import os
 import random
+import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-_MOST_PIXELS = 2**28
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = {
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "PPM": (".ppm",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+"""Formats that are opened, whatever a file is called, with their suffixes; none of them is a program, as EPS is."""
+SUFFIXES = tuple(sorted(suffix for suffixes in FORMATS.values() for suffix in suffixes))
+_MOST_PIXELS = 2**27
 """Of one image, before it is made smaller."""
+_MOST_LEVELS = 2**16
 _AREA = (0.08, 1.0)
 _RATIO = (3 / 4, 4 / 3)
 _TRIES = 10
@@ -33,7 +51,7 @@ def decode(
     """An image, turned as its camera says, of which the middle or a random part is brought to a size.
 
     Args:
-        path: The file, of any format that Pillow reads.
+        path: The file, of one of `FORMATS`.
         channels: 1 for grey, 3 for colour.
         size: Height and width in pixels.
         middle: How much of the largest middle part of the size's form is taken, as a share of its side.
@@ -48,7 +66,9 @@ def decode(
 
     height, width = size
     try:
-        with Image.open(path) as opened:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - many paths are texts
+            raise DamagedImageError("it is not a regular file")
+        with Image.open(path, formats=tuple(FORMATS)) as opened:
             across, down = opened.size
             if across * down > _MOST_PIXELS:
                 raise DamagedImageError(f"{across}x{down} pixels are too many")
@@ -59,7 +79,7 @@ def decode(
             needed = max(width / (right - left), height / (lower - top))
             wide, high = (max(1, math.floor(side * needed + 1e-6)) for side in opened.size)
             opened.draft("RGB", (wide, high))
-            plain = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
+            plain = _in_bytes(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB")
             x, y = plain.width / across, plain.height / down
             # Scaled edges may round to beyond the image.
             box = (left * x, top * y, min(right * x, plain.width), min(lower * y, plain.height))
@@ -69,6 +89,31 @@ def decode(
     except Exception as error:  # a damaged file makes Pillow raise almost anything
         raise DamagedImageError(str(error)) from None
     return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1)
+
+
+def _in_bytes(image: "Image.Image") -> "Image.Image":
+    """An image of more than 8 bits per channel in 8, by its range; Pillow would clip it.
+
+    16-bit images, which Pillow may also read as 32-bit integers, have levels from 0 to 65535. Other integers, and
+    floating-point numbers that are not between 0 and 1, are brought from their own range to that from black to white.
+
+    Raises:
+        DamagedImageError: A number is not finite.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image).astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise DamagedImageError("it has pixels that are not finite")
+    usual = 1.0 if image.mode == "F" else _MOST_LEVELS - 1.0
+    if low >= 0 and high <= usual:
+        low, high = 0.0, usual
+    scaled = (values - low) * (255 / (high - low or 1))
+    return Image.fromarray(scaled.round().astype(np.uint8))
 
 
 def _middle(across: int, down: int, size: tuple[int, int], share: float) -> Box:

@@ -21,8 +21,7 @@ class Digits(DataSpec):
     padding: int = 1
     flip: bool = False
 
-    @property
-    def shape(self) -> Shape:
+    def shape(self, downloads: Path) -> Shape:
         """1,297 training images and 500 test images."""
         return Shape(1797 - TEST_IMAGES, TEST_IMAGES, 10, 1, 8, 8)
 

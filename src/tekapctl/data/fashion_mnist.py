@@ -39,8 +39,7 @@ class FashionMNIST(DataSpec):
     padding: int = 4
     flip: bool = True
 
-    @property
-    def shape(self) -> Shape:
+    def shape(self, downloads: Path) -> Shape:
         """60,000 training images and 10,000 test images."""
         return Shape(60_000, 10_000, 10, 1, 28, 28)
 

@@ -3,25 +3,26 @@
 import json
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
+from tekapctl.data.decoding import SUFFIXES
 from tekapctl.data.image_files import ImageFiles
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.source import DataSpec, Shape
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.processors import processors
 from tekapctl.store.download import Report, silent
-from tekapctl.store.files import make_folder, write_whole
+from tekapctl.store.files import expand_user, make_folder, write_whole
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MOST_IN_MEMORY = 2 * 2**30
 """Bytes of decoded images beyond which they are streamed."""
 _TESTED_MIDDLE = 7 / 8
@@ -40,6 +41,24 @@ class Listing:
     classes: tuple[str, ...]
     train: tuple[tuple[Path, int], ...]
     test: tuple[tuple[Path, int], ...]
+    notes: tuple[str, ...] = ()
+    """What the user should know of them."""
+    split: str = "its own test set"
+    """How the two sets were told apart."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the files' names below their common folder, their sizes and their classes.
+
+        Moving or copying the folder as a whole leaves it as it is, as does another split; no pixel is read.
+        """
+        files = sorted((os.fsencode(path), label) for path, label in (*self.train, *self.test))
+        common = os.path.commonpath([os.path.dirname(path) for path, _ in files])  # noqa: PTH120 - bytes
+        digest = sha256(json.dumps(self.classes).encode())
+        for path, label in files:
+            name = path[len(common) :]
+            digest.update(b"%s\0%d\0%d\n" % (name, label, os.stat(path).st_size))  # noqa: PTH116
+        return digest.hexdigest()
 
 
 class FileImages(DataSpec):
@@ -49,8 +68,12 @@ class FileImages(DataSpec):
         4, ge=0, le=64, description="Black pixels at each side before random cropping; 0 does not crop."
     )
     flip: bool = True
-    size: int = Field(64, ge=8, le=1024, description="Pixels a side to which images are brought.")
-    channels: Literal["grey", "colour"] = Field("colour", description="What images are converted to.")
+    size: int | None = Field(
+        None, ge=8, le=1024, description="Height and width in pixels to which images are resized: the teacher's, or 64."
+    )
+    channels: Literal["grey", "colour"] | None = Field(
+        None, description="What images are converted to: the teacher's, or colour."
+    )
     augmentation: Literal["crop-flip", "resized-crop"] = Field(
         "crop-flip",
         description="crop-flip: the middle square, padded, cropped and flipped. resized-crop, ImageNet's recipe: "
@@ -68,6 +91,8 @@ class FileImages(DataSpec):
     workers: int | None = Field(
         None, ge=0, le=256, description="Processes that decode while training streams; one a processor if not given."
     )
+    agrees: ClassVar[Mapping[str, Any]] = {"size": 64, "channels": "colour"}
+    """Fields that a student takes from its teacher's data set unless they are given, with their defaults."""
 
     @model_validator(mode="before")
     @classmethod
@@ -84,22 +109,72 @@ class FileImages(DataSpec):
     @classmethod
     def _make_absolute(cls, folder: str | None) -> str | None:
         """A run is resumed and evaluated from other places too."""
-        return None if folder is None else str(Path(folder).expanduser().resolve())
+        if folder is None:
+            return None
+        try:
+            return str(expand_user(folder).resolve())
+        except UsageError as error:
+            raise ValueError(error.problem) from None
+
+    def stamped(self, downloads: Path) -> "FileImages":
+        """The same settings with the fingerprint of the files that are there now."""
+        found = self.listing(downloads)
+        if self.fingerprint not in (None, found.fingerprint):
+            raise UsageError(
+                f"The images of {self.described} are no longer those that the spec was made for: there are now "
+                f"{len(found.train):,} training and {len(found.test):,} test images of "
+                f"{count(found.classes, 'class')}.",
+                "Put the folder back as it was, or remove data.fingerprint from the spec to use what is there.",
+            )
+        return self.model_copy(update={"fingerprint": found.fingerprint})
+
+    def pinned(self, downloads: Path) -> "FileImages":
+        """The same settings with their fingerprint, and with the defaults of what no teacher decided."""
+        settings = {name: self.setting(name) for name in self.agrees}
+        return self.stamped(downloads).model_copy(update=settings)
+
+    def setting(self, name: str) -> Any:
+        """The value of a field of `agrees`, or its default."""
+        given = getattr(self, name)
+        return self.agrees[name] if given is None else given
+
+    @property
+    def side(self) -> int:
+        """Height and width of its images in pixels."""
+        return int(self.setting("size"))
+
+    def like(self, other: DataSpec) -> "FileImages":
+        """The same settings, with the teacher's image size, channels and split unless they were given."""
+        if not isinstance(other, type(self)):
+            return self
+        taken = {name: other.setting(name) for name in self.agrees}
+        for name, value in taken.items():
+            given = getattr(self, name)
+            if given not in (None, value):
+                raise UsageError(
+                    f"data.{name} is {given}, and the teacher was trained with {value}.",
+                    f"Leave out data.{name} to take the teacher's, or train a teacher with {given}.",
+                )
+        return self.model_copy(update=taken)
+
+    @property
+    def described(self) -> str:
+        """Where its images are, for messages."""
+        return f"folder {self.folder}" if self.folder else self.name
 
     @property
     def recrop(self) -> bool:
         """Whether it is resized-crop."""
         return self.augmentation == "resized-crop"
 
-    @property
-    def shape(self) -> Shape:
+    def shape(self, downloads: Path) -> Shape:
         """What its folders hold."""
-        found = self.listing(Path())
-        return Shape(len(found.train), len(found.test), len(found.classes), self._channels, self.size, self.size)
+        found = self.listing(downloads)
+        return Shape(len(found.train), len(found.test), len(found.classes), self._channels, self.side, self.side)
 
     @property
     def _channels(self) -> int:
-        return 1 if self.channels == "grey" else 3
+        return 1 if self.setting("channels") == "grey" else 3
 
     @abstractmethod
     def listing(self, downloads: Path) -> Listing:
@@ -112,11 +187,10 @@ class FileImages(DataSpec):
             UsageError: There are none.
         """
 
-    @property
-    def streams(self) -> bool:
+    def streams(self, downloads: Path) -> bool:
         """Whether images stay in their files until they are asked for."""
-        shape = self.shape
-        return self._is_streamed((shape.train_images + shape.test_images) * self._channels * self.size**2)
+        shape = self.shape(downloads)
+        return self._is_streamed((shape.train_images + shape.test_images) * self._channels * self.side**2)
 
     def _is_streamed(self, bytes_in_all: int) -> bool:
         return self.recrop or (bytes_in_all > MOST_IN_MEMORY if self.stream is None else self.stream)
@@ -134,7 +208,7 @@ class FileImages(DataSpec):
                     f"data.{what} has {len(given)} values, and the images have {self._channels} channels.",
                     "Give one for each channel.",
                 )
-        bytes_in_all = (len(found.train) + len(found.test)) * self._channels * self.size**2
+        bytes_in_all = (len(found.train) + len(found.test)) * self._channels * self.side**2
         if self.stream is False and self.recrop:
             raise UsageError("Random parts of images are taken of their files.", "Leave out data.stream=false.")
         if self._is_streamed(bytes_in_all):
@@ -146,7 +220,7 @@ class FileImages(DataSpec):
         return ImageFiles(
             tuple(str(path) for path, _ in part),
             self._channels,
-            (self.size, self.size),
+            (self.side, self.side),
             middle=_TESTED_MIDDLE if self.recrop else 1.0,
             workers=workers,
         )
@@ -169,7 +243,7 @@ class FileImages(DataSpec):
         assert isinstance(kept, Tensor)
         for some in kept.split(256):
             levels += count_levels(some)
-        return self._splits(sets, found.classes, normalisation(levels), damaged)
+        return self._splits(sets, normalisation(levels), damaged, found)
 
     def _stream(self, found: Listing, downloads: Path) -> Splits:
         """Files, looked at once if anything of them has to be known beforehand."""
@@ -179,7 +253,7 @@ class FileImages(DataSpec):
             computed, damaged = self._scan(found, downloads)
         sets = [_without(self._files(part), part, damaged) for part in (found.train, found.test)]
         self._check_damaged(damaged, sets)
-        return self._splits(sets, found.classes, computed, damaged)
+        return self._splits(sets, computed, damaged, found)
 
     def _scan(self, found: Listing, downloads: Path) -> tuple[Normalisation, list[str]]:
         """Mean, deviation and damaged files of what is streamed; kept, so that it is looked for once."""
@@ -200,7 +274,7 @@ class FileImages(DataSpec):
                 if files is train:
                     levels += count_levels(pixels)
                     # Those that could not be read came as black.
-                    levels[:, 0] -= len(lost) * self.size**2
+                    levels[:, 0] -= len(lost) * self.side**2
         (mean, std) = normalisation(levels)
         make_folder(kept.parent)
         write_whole(kept, json.dumps({"mean": mean, "std": std, "damaged": damaged}).encode())
@@ -211,20 +285,25 @@ class FileImages(DataSpec):
             return
         if not self.skip_damaged:
             raise UsageError(
-                f"{count(damaged, 'image')} of {self.folder or self.name} cannot be read: {few(damaged)}.",
+                f"{count(damaged, 'image')} of {self.described} cannot be read: {few(damaged)}.",
                 "Replace or remove what is damaged, or leave it out with --set data.skip_damaged=true.",
             )
         if not all(len(labels) for _, labels in sets):
-            raise UsageError(f"No image of {self.folder or self.name} can be read.", "Look at the files.")
+            raise UsageError(f"No image of {self.described} can be read.", "Look at the files.")
 
     def _splits(
-        self, sets: Sequence[tuple[Any, Tensor]], classes: tuple[str, ...], found: Normalisation, damaged: Sequence[str]
+        self,
+        sets: Sequence[tuple[Any, Tensor]],
+        found: Normalisation,
+        damaged: Sequence[str],
+        listing: Listing,
     ) -> Splits:
         train, test = (
-            ImageSet(images, labels, classes, self.mean or found[0], self.std or found[1]) for images, labels in sets
+            ImageSet(images, labels, listing.classes, self.mean or found[0], self.std or found[1])
+            for images, labels in sets
         )
-        notes = (f"left out {count(damaged, 'damaged image')}: {few(damaged)}",) if damaged else ()
-        return Splits(train, test, notes)
+        left_out = (f"left out {count(damaged, 'damaged image')}: {few(damaged)}",) if damaged else ()
+        return Splits(train, test, (*listing.notes, *left_out), listing.split)
 
     def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
         """Nothing to do."""
@@ -278,4 +357,5 @@ def few(paths: Iterable[object]) -> str:
 
 def count(what: Sized, noun: str) -> str:
     """How many there are, in words."""
-    return f"{len(what):,} {noun}{'' if len(what) == 1 else 's'}"
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{len(what):,} {noun}{'' if len(what) == 1 else plural}"

@@ -1,16 +1,19 @@
 """Images of one's own: a folder with a folder for each class."""
 
+import os
+from collections.abc import Mapping
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from tekapctl.data.files import SUFFIXES, FileImages, Listing, count, images_under
+from tekapctl.data.decoding import SUFFIXES
+from tekapctl.data.files import FileImages, Listing, count, few, images_under
+from tekapctl.data.hub import HubSet
 from tekapctl.data.source import DATASETS
 from tekapctl.errors import UsageError
-from tekapctl.randomness import generator
 
 _TEST_FOLDERS = ("test", "val", "validation", "valid")
 
@@ -20,16 +23,47 @@ class FolderImages(FileImages):
     """`folder` holds train/CLASS and val/CLASS (or test/CLASS), or CLASS alone, which is split."""
 
     name: Literal["folder"] = "folder"
-    test_share: float = Field(
-        0.2, gt=0, lt=1, description="Share of each class that is the test set, where there is no folder of one."
+    hub: str | None = Field(
+        None, description="A data set of the Hugging Face hub that was fetched, hf:REPOSITORY, in place of a folder."
     )
-    split_seed: int = Field(0, ge=0, description="Seed of that split; it does not depend on the run's seed.")
+    test_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Fraction of the images in the test set, where there is no folder of one: the teacher's, or 0.2. A "
+        "hash of its name decides for each image, so that further images leave it where it is.",
+    )
+    split_seed: int | None = Field(
+        None, ge=0, description="Seed of that split, which the run's seed leaves as it is: the teacher's, or 0."
+    )
+
+    agrees: ClassVar[Mapping[str, Any]] = {**FileImages.agrees, "test_share": 0.2, "split_seed": 0}
+
+    @model_validator(mode="after")
+    def _check_place(self) -> "FolderImages":
+        if self.hub is not None:
+            try:
+                HubSet.parse(self.hub)
+            except UsageError as error:
+                raise ValueError(error.problem) from None
+            if self.folder is not None:
+                raise ValueError("folder and hub both say where the images are: give one")
+        return self
+
+    @property
+    def described(self) -> str:
+        """Where its images are, for messages."""
+        return self.hub or super().described
 
     def listing(self, downloads: Path) -> Listing:
         """The files of the folder."""
-        if self.folder is None:
+        if self.hub is not None:
+            folder = HubSet.parse(self.hub).fetched(downloads)
+        elif self.folder is not None:
+            folder = Path(self.folder)
+        else:
             raise UsageError("The data set folder needs a folder.", "Write it as --dataset folder:PATH.")
-        return list_images(Path(self.folder).expanduser().resolve(), self.test_share, self.split_seed)
+        return list_images(folder.resolve(), self.setting("test_share"), self.setting("split_seed"))
 
 
 @lru_cache(maxsize=8)
@@ -44,7 +78,11 @@ def list_images(folder: Path, test_share: float, seed: int) -> Listing:
     train = folder / "train"
     test = next((folder / name for name in _TEST_FOLDERS if (folder / name).is_dir()), None)
     root = train if train.is_dir() else folder
-    inner = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    inner = sorted(
+        path
+        for path in root.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and not root.is_relative_to(path.resolve())
+    )
     if root is folder and test is not None:
         raise UsageError(f"{folder} has the folder {test.name} and none named train.", "Add train/CLASS/IMAGES.")
     by_class = {path.name: images_under(path) for path in inner}
@@ -65,20 +103,45 @@ def list_images(folder: Path, test_share: float, seed: int) -> Listing:
             raise UsageError(f"{test} has no images in folders of classes.", "Add some, or remove it.")
         trained = [(f, numbered[name]) for name, files in by_class.items() for f in files]
         return Listing(classes, tuple(trained), tuple(tested))
-    return _split(classes, by_class, test_share, seed)
+    return _split(root, classes, by_class, test_share, seed)
 
 
-def _split(classes: tuple[str, ...], by_class: dict[str, list[Path]], test_share: float, seed: int) -> Listing:
-    """A share of each class for testing, at least one image, and as much for training."""
+def _split(
+    root: Path, classes: tuple[str, ...], by_class: dict[str, list[Path]], test_share: float, seed: int
+) -> Listing:
+    """Each image in the training or the test set, by a hash of its name alone.
+
+    Raises:
+        UsageError: A class would have no training images, or the test set no images.
+    """
     train: list[tuple[Path, int]] = []
     test: list[tuple[Path, int]] = []
+    untested = []
     for number, name in enumerate(classes):
         files = by_class[name]
-        if len(files) < 2:
-            raise UsageError(f"The class {name} has a single image, and two sets need one.", "Add images to it.")
-        # Each class has a draw of its own: a class more leaves the others' as they were.
-        order = torch.randperm(len(files), generator=generator(torch.device("cpu"), seed, "split", name)).tolist()
-        taken = min(len(files) - 1, max(1, round(test_share * len(files))))
-        test += [(files[i], number) for i in sorted(order[:taken])]
-        train += [(files[i], number) for i in sorted(order[taken:])]
-    return Listing(classes, tuple(train), tuple(test))
+        tested = [path for path in files if _hashed(path.relative_to(root), seed) < test_share]
+        if len(tested) == len(files):
+            raise UsageError(
+                f"The split leaves the class {name} without training images: its {count(files, 'image')} would all be "
+                "for testing.",
+                "Add images to it, give --set data.split_seed=N, or make folders train/ and test/ of your own.",
+            )
+        if not tested:
+            untested.append(name)
+        test += [(path, number) for path in tested]
+        chosen = set(tested)
+        train += [(path, number) for path in files if path not in chosen]
+    if not test:
+        raise UsageError(
+            f"The split leaves no image of {root} for testing.",
+            "Add images, give --set data.split_seed=N, or make folders train/ and test/ of your own.",
+        )
+    notes = (f"no test images of {count(untested, 'class')}: {few(untested)}",) if untested else ()
+    split = f"{test_share:.0%} for testing, chosen by a hash of their names (split_seed {seed})"
+    return Listing(classes, tuple(train), tuple(test), notes, split)
+
+
+def _hashed(name: Path, seed: int) -> float:
+    """A number from 0 to 1 that a file's name and a seed decide."""
+    digest = sha256(b"%d\0%s" % (seed, os.fsencode(name.as_posix()))).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -13,7 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-from tekapctl.data.files import SUFFIXES, count, few, images_under
+from tekapctl.data.decoding import SUFFIXES
+from tekapctl.data.files import count, few, images_under
 from tekapctl.data.source import FROM_THE_HUB
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.extras import require

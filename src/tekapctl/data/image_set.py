@@ -84,9 +84,9 @@ class ImageSet:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the whole set's images and of how they are normalised; shares of one set have the same."""
+        """SHA-256 of the whole set's pixels; shares of one set have the same."""
         whole = self.images if self.whole is None else self.whole
-        digest = hashlib.sha256(repr((tuple(whole.shape), self.image_shape, self.mean, self.std)).encode())
+        digest = hashlib.sha256(repr((tuple(whole.shape), self.image_shape)).encode())
         if isinstance(whole, ImageFiles):
             digest.update(whole.identify())
         else:
@@ -147,8 +147,10 @@ class Splits:
         train: To learn from.
         test: To measure on.
         notes: What the user should know of them.
+        split: How the two were told apart.
     """
 
     train: ImageSet
     test: ImageSet
     notes: tuple[str, ...] = ()
+    split: str = "its own test set"

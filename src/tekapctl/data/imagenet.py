@@ -1,10 +1,9 @@
 """ImageNet (ILSVRC 2012): 1.28 million photographs in 1,000 classes (Russakovsky et al., IJCV 2015)."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
-
-from pydantic import Field
+from typing import Any, ClassVar, Literal
 
 from tekapctl.data.files import Deviation, FileImages, Level, Listing, images_under
 from tekapctl.data.source import DATASETS, Shape
@@ -20,18 +19,17 @@ class ImageNet(FileImages):
     """
 
     name: Literal["imagenet"] = "imagenet"
-    size: int = Field(224, ge=8, le=1024, description="Pixels a side to which images are brought.")
+    agrees: ClassVar[Mapping[str, Any]] = {**FileImages.agrees, "size": 224}
     augmentation: Literal["crop-flip", "resized-crop"] = "resized-crop"
     mean: tuple[Level, ...] | None = (0.485, 0.456, 0.406)
     std: tuple[Deviation, ...] | None = (0.229, 0.224, 0.225)
 
-    @property
-    def shape(self) -> Shape:
+    def shape(self, downloads: Path) -> Shape:
         """What its folder holds; the published numbers where there is none yet."""
         return (
-            super().shape
+            super().shape(downloads)
             if self.folder is not None
-            else Shape(1_281_167, 50_000, 1000, self._channels, self.size, self.size)
+            else Shape(1_281_167, 50_000, 1000, self._channels, self.side, self.side)
         )
 
     def listing(self, downloads: Path) -> Listing:

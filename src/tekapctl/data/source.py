@@ -43,6 +43,17 @@ class DataSpec(Section, ABC):
     )
     padding: int = Field(ge=0, le=64, description="Black pixels at each side before random cropping; 0 does not crop.")
     flip: bool = Field(description="Whether training images are flipped at random.")
+    fingerprint: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="Of image files: SHA-256 of the names, sizes and classes in both sets. A run fills it in when it "
+        "starts, and refuses other files where it is given.",
+    )
+
+    @property
+    def described(self) -> str:
+        """Its name, and where its images are if they are the user's own."""
+        return self.name
 
     @property
     def recrop(self) -> bool:
@@ -50,20 +61,63 @@ class DataSpec(Section, ABC):
         return False
 
     @property
-    def kept(self) -> float:
+    def is_subset(self) -> bool:
+        """Whether only a part of the training images, drawn by seed, is trained on."""
+        return self.train_fraction < 1 or self.imbalance > 1
+
+    def kept(self, downloads: Path) -> float:
         """About the share of the training images that is trained on."""
-        shares = long_tail(self.shape.classes, self.imbalance)
+        shares = long_tail(self.shape(downloads).classes, self.imbalance)
         return self.train_fraction * sum(shares) / len(shares)
 
-    @property
-    def streams(self) -> bool:
+    def streams(self, downloads: Path) -> bool:
         """Whether images stay in their files until they are asked for."""
         return False
 
-    @property
+    def stamped(self, downloads: Path) -> "DataSpec":
+        """The same settings with the fingerprint of the images that are there now; a known data set needs none.
+
+        Args:
+            downloads: Where data sets are kept.
+
+        Raises:
+            UsageError: There are no images, or others than the settings' fingerprint says.
+        """
+        return self
+
+    def pinned(self, downloads: Path) -> "DataSpec":
+        """The same settings with their fingerprint and with the values of all that was left open.
+
+        Args:
+            downloads: Where data sets are kept.
+
+        Raises:
+            UsageError: There are no images, or others than the settings' fingerprint says.
+        """
+        return self.stamped(downloads)
+
+    def is_same_as(self, other: "DataSpec") -> bool:
+        """Whether both mean the same images, wherever they are and however they are prepared."""
+        return (self.name, self.fingerprint) == (other.name, other.fingerprint)
+
+    def like(self, other: "DataSpec") -> "DataSpec":
+        """The same settings, with what has to agree with a teacher's taken from the teacher's, unless it was given.
+
+        Args:
+            other: The teacher's settings.
+
+        Raises:
+            UsageError: A given value differs from the teacher's.
+        """
+        return self
+
     @abstractmethod
-    def shape(self) -> Shape:
-        """Its size, for estimates."""
+    def shape(self, downloads: Path) -> Shape:
+        """Its size, for estimates.
+
+        Args:
+            downloads: Where data sets are kept.
+        """
 
     @abstractmethod
     def load(self, downloads: Path, *, offline: bool = False) -> Splits:
@@ -104,16 +158,10 @@ def data_spec(values: str | Mapping[str, Any]) -> DataSpec:
 def spelled_out(name: str) -> dict[str, str]:
     """The fields that a name stands for: `folder:PATH` is the data set folder at PATH, and alike `imagenet:PATH`.
 
-    `hf:NAME` is the folder into which that set of the Hugging Face hub was fetched.
-
-    Raises:
-        UsageError: It was not.
+    `hf:NAME` is the folder into which that set of the Hugging Face hub is fetched.
     """
     if name.startswith(FROM_THE_HUB):
-        from tekapctl.data.hub import HubSet
-        from tekapctl.store.home import Home
-
-        return {"name": "folder", "folder": str(HubSet.parse(name).fetched(Home.default().datasets))}
+        return {"name": "folder", "hub": name}
     kind, colon, path = name.partition(":")
     return {"name": kind, "folder": path} if kind in _OF_A_FOLDER and colon else {"name": name}
 
@@ -128,7 +176,7 @@ def load(
         train, test = train.with_channels(in_channels), test.with_channels(in_channels)
     if min(train.image_shape[1:]) < 8:
         raise UsageError(f"The images of {spec.name} are smaller than 8 pixels.", "Use images of 8 pixels or more.")
-    return Splits(train, test, splits.notes)
+    return Splits(train, test, splits.notes, splits.split)
 
 
 def find_folder(

@@ -34,8 +34,7 @@ class STL10(DataSpec):
     padding: int = 12
     flip: bool = True
 
-    @property
-    def shape(self) -> Shape:
+    def shape(self, downloads: Path) -> Shape:
         """5,000 training images and 8,000 test images."""
         return Shape(5_000, 8_000, 10, 3, 96, 96)
 

@@ -24,8 +24,7 @@ class SVHN(DataSpec):
     padding: int = 4
     flip: bool = False
 
-    @property
-    def shape(self) -> Shape:
+    def shape(self, downloads: Path) -> Shape:
         """73,257 training images and 26,032 test images."""
         return Shape(73_257, 26_032, 10, 3, 32, 32)
 

@@ -4,8 +4,6 @@ import zipfile
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
 from tekapctl.data.files import FileImages, Listing, images_under
 from tekapctl.data.source import DATASETS, Shape, find_folder
 from tekapctl.errors import UsageError
@@ -25,13 +23,11 @@ class TinyImageNet(FileImages):
     """
 
     name: Literal["tiny-imagenet"] = "tiny-imagenet"
-    size: int = Field(64, ge=8, le=1024, description="Pixels a side to which images are brought.")
     address: ClassVar[str] = ADDRESS
 
-    @property
-    def shape(self) -> Shape:
+    def shape(self, downloads: Path) -> Shape:
         """100,000 training images and 10,000 test images."""
-        return Shape(100_000, 10_000, 200, self._channels, self.size, self.size)
+        return Shape(100_000, 10_000, 200, self._channels, self.side, self.side)
 
     def listing(self, downloads: Path) -> Listing:
         """The files, with the classes in the order of wnids.txt's sorted lines, named by words.txt."""

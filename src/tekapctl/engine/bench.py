@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from tekapctl import data, models, trained
+from tekapctl import data, models
 from tekapctl.data.batches import Batch, Batches
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.engine.clock import StepClock, no_clock
@@ -90,9 +90,8 @@ def measure_steps(spec: StudentSpec, home: Home, steps: int, say: Say) -> Benchm
         raise UsageError("bench measures one teacher at a time.", "Give a single --teacher.")
     device = resolve_device(spec.device)
     stand_ins: list[str] = []
-    teacher = _teacher(spec, home, stand_ins, say)
+    teacher, spec = _teacher(spec, home, stand_ins, say)
     splits = _splits(spec, home, teacher.network.in_channels, stand_ins, say)
-    trained.check_classes(teacher, splits.test.classes, spec.data.name)
     with tempfile.TemporaryDirectory() as scratch:
         # What a network with random weights says is not to stay in the cache.
         kept = Home(Path(scratch)) if stand_ins else home
@@ -164,19 +163,19 @@ def _measure(
     )
 
 
-def _teacher(spec: StudentSpec, home: Home, stand_ins: list[str], say: Say) -> Trained:
+def _teacher(spec: StudentSpec, home: Home, stand_ins: list[str], say: Say) -> tuple[Trained, StudentSpec]:
     try:
-        return find_teacher(spec, home, say)[0]
+        return find_teacher(spec, home, say)
     except UsageError:
         if not models.is_known(spec.teacher):
             raise
     stand_ins.append("teacher")
     say(f"no trained {spec.teacher} for {spec.data.name} is here: one with random weights stands in for it")
-    shape = spec.data.shape
+    shape = spec.data.shape(home.datasets)
     network = models.build(spec.teacher, shape.classes, shape.channels, spec.teacher_args).eval()
     name = f"random {spec.teacher}"
     digest = f"{spec.teacher}".encode().hex().ljust(64, "0")[:64]
-    return Trained(network, spec.teacher, None, None, digest, Reference(name, home.root, name))
+    return Trained(network, spec.teacher, None, None, digest, Reference(name, home.root, name)), spec
 
 
 def _splits(spec: RunSpec, home: Home, channels: int | None, stand_ins: list[str], say: Say) -> Splits:
@@ -187,7 +186,7 @@ def _splits(spec: RunSpec, home: Home, channels: int | None, stand_ins: list[str
             raise
     stand_ins.append("data set")
     say(f"the data set {spec.data.name} is not here: random images of its shape stand in for it")
-    shape = spec.data.shape
+    shape = spec.data.shape(home.datasets)
 
     def part(count: int) -> ImageSet:
         most = max(1, _MOST_STAND_IN_BYTES // (shape.channels * shape.height * shape.width))
@@ -202,7 +201,7 @@ def _splits(spec: RunSpec, home: Home, channels: int | None, stand_ins: list[str
             (0.25,) * shape.channels,
         )
 
-    train = part(max(shape.classes, round(shape.train_images * spec.data.kept)))
+    train = part(max(shape.classes, round(shape.train_images * spec.data.kept(home.datasets))))
     test = part(shape.test_images)
     return (
         Splits(train, test) if channels is None else Splits(train.with_channels(channels), test.with_channels(channels))
@@ -223,7 +222,7 @@ def _step_and_bare_seconds(trainer: Trainer, live: LiveTeacher, steps: int) -> t
     def passes() -> None:
         live(probe)
         with autocast(trainer.device, trainer.precision):
-            said = of_batch(trainer.network.knowledge, probe, needs)
+            said = of_batch(trainer.network.knowledge, trainer.network.normalize, probe, needs)
         trainer.network.zero_grad(set_to_none=True)
         views = [view.logits.float() for view in (said, said.strong) if view is not None]
         torch.stack([F.cross_entropy(logits, probe.labels) for logits in views]).sum().backward()
@@ -268,7 +267,7 @@ def _test_seconds(trainer: Trainer, images: int) -> float:
     """Time of a test after an epoch, from part of it."""
     sample = trainer.test_batches.image_set
     some = replace(sample, images=sample.images[:1000], labels=sample.labels[:1000])
-    batches = Batches(some, 500, device=trainer.device, padding=0, flip=False, seed=0, channels_last=True)
+    batches = Batches(some, 500, device=trainer.device, padding=0, flip=False, seed=0)
     predict(trainer.network, batches, trainer.precision)
     began = time.perf_counter()
     predict(trainer.network, batches, trainer.precision)[0].sum().item()

@@ -52,7 +52,7 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
     Raises:
         UsageError: The teacher is a run or a file that does not exist.
     """
-    shape = spec.data.shape
+    shape = spec.data.shape(home.datasets)
     learner = models.build(spec.network, shape.classes, shape.channels, spec.model_args)
     image = (shape.channels, shape.height, shape.width)
     teachers = []
@@ -62,9 +62,9 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
                 arguments = spec.teacher_args if name == spec.teacher else {}
                 teachers.append(models.build(name, shape.classes, shape.channels, arguments))
             else:
-                reference = trained.find(home, name, dataset=spec.data.name)
+                reference = trained.find(home, name, data=spec.data)
                 teachers.append(trained.load(reference, model=spec.teacher_model, arguments=spec.teacher_args).network)
-    count = max(1, round(shape.train_images * spec.data.kept))
+    count = max(1, round(shape.train_images * spec.data.kept(home.datasets)))
     steps = -(-count // spec.batch_size)
     learner_macs = macs(learner, image)
     teacher_macs = sum(macs(teacher, image) for teacher in teachers) if teachers else None
@@ -80,17 +80,22 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
         steps_per_epoch=steps,
         steps=steps * spec.total_epochs,
         total_macs=float(an_epoch * spec.total_epochs + asked),
-        memory_bytes=_memory(spec, learner, teachers, image, count),
+        memory_bytes=_memory(spec, learner, teachers, image, count, home),
     )
 
 
 def _memory(
-    spec: RunSpec, learner: models.Network, teachers: list[models.Network], image: tuple[int, int, int], count: int
+    spec: RunSpec,
+    learner: models.Network,
+    teachers: list[models.Network],
+    image: tuple[int, int, int],
+    count: int,
+    home: Home,
 ) -> int:
-    shape, floats = spec.data.shape, 4
+    shape, floats = spec.data.shape(home.datasets), 4
     channels, height, width = image
     padded = channels * (height + 2 * spec.data.padding) * (width + 2 * spec.data.padding)
-    total = 0 if spec.data.streams else count * padded + shape.test_images * channels * height * width
+    total = 0 if spec.data.streams(home.datasets) else count * padded + shape.test_images * channels * height * width
     total += floats * (3 * parameters(learner) + sum(map(parameters, teachers)))
     total += (
         floats

@@ -142,7 +142,8 @@ class Diagnosis:
         logits, embeddings = [], []
         with autocast(test.device, teacher.precision):
             for index in chosen.split(_TOGETHER):
-                said = teacher.network.knowledge(test.at(index, torch.full_like(index, test.centre)), stages=False)
+                images = teacher.network.normalize(test.at(index, torch.full_like(index, test.centre)))
+                said = teacher.network.knowledge(images, stages=False)
                 logits.append(said.logits.float())
                 embeddings.append(said.embedding.float())
         labels = test.labels[chosen.to(test.device)]

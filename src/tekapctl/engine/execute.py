@@ -17,6 +17,7 @@ from tekapctl.engine import checkpoint
 from tekapctl.engine.device import describe
 from tekapctl.engine.epoch_sums import Metrics
 from tekapctl.engine.interruption import Interruption, StoppedError
+from tekapctl.engine.preamble import chance_warning, describe_run
 from tekapctl.engine.prepare import Say, Setting, prepare
 from tekapctl.engine.telling import Notes, Unheard
 from tekapctl.engine.trainer import DivergedError, Listener
@@ -66,7 +67,9 @@ def execute(
             if team.leads:
                 name = held.enter_context(start(setting, home, files)).id
         run = Run(home.runs / team.exchange(name)[0])
-        say(f"run: {run.id}")
+        for line in describe_run(setting):
+            say(line)
+        say(f"run:      {run.id}")
         return _train(run, setting, listener, say)
 
 
@@ -113,7 +116,9 @@ def resume(reference: str, home: Home, listener: Listener, say: Say, track: Sequ
                 run.write_text("spec.toml", dumps(setting.spec))
         _restore(run, setting, say)
         progress = setting.trainer.progress
-        say(f"run: {run.id}, after epoch {progress.epoch} of {setting.spec.total_epochs}, at step {progress.step}")
+        for line in describe_run(setting):
+            say(line)
+        say(f"run:      {run.id}, after epoch {progress.epoch} of {setting.spec.total_epochs}, at step {progress.step}")
         with team.united():
             if team.leads:
                 # What was measured after the checkpoint will be measured again.
@@ -156,6 +161,9 @@ def _train(run: Run, setting: Setting, listener: Listener, say: Say) -> dict[str
         with interruption.listening(say):
             setting.trainer.fit(Notes(run, listener), RunKeeper(run, setting, interruption, trackers))
         summary = finish(run, setting)
+        who = "student" if setting.teachers else "network"
+        if (warning := chance_warning(who, summary["last_top1"], setting)) is not None:
+            say(warning)
         trackers.finish(summary)
         return summary
     except StoppedError:
@@ -307,9 +315,7 @@ def label(setting: Setting) -> str:
     spec = setting.spec
     words = [spec.name] if spec.name else []
     if isinstance(spec, StudentSpec) and setting.teacher:
-        teachers = spec.tekap.logit.teachers if spec.alpha else 0
-        teachers += spec.tekap.feature.teachers if spec.beta else 0
-        words += ["tekap"] if teachers else ["angular"] if spec.angular.views else []
+        words += ["tekap"] if spec.augmented else ["angular"] if spec.angular.views else []
         ensemble = [f"ensemble{1 + len(spec.ensemble)}"] if spec.ensemble else []
         words += [spec.method.name, *ensemble, setting.teacher.model, spec.student]
     else:
@@ -320,6 +326,8 @@ def label(setting: Setting) -> str:
 def _metadata(setting: Setting, metrics: Metrics) -> dict[str, str]:
     spec, train = setting.spec, setting.splits.train
     channels, height, width = train.image_shape
+    normalization = setting.trainer.network.normalization
+    assert normalization is not None
     return {
         "format": "tekapctl weights 1",
         "kind": "student" if isinstance(spec, StudentSpec) else "teacher",
@@ -330,11 +338,12 @@ def _metadata(setting: Setting, metrics: Metrics) -> dict[str, str]:
         "in_channels": str(channels),
         "image_size": f"{height}x{width}",
         "classes": json.dumps(train.classes),
-        "mean": json.dumps(train.mean),
-        "std": json.dumps(train.std),
+        "mean": json.dumps(normalization.mean),
+        "std": json.dumps(normalization.std),
         "middle": str(train.middle),
         "epoch": str(metrics["epoch"]),
         "top1": f"{metrics['test_top1']:.6f}",
+        **({"data_fingerprint": spec.data.fingerprint} if spec.data.fingerprint else {}),
     }
 
 

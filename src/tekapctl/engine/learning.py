@@ -39,5 +39,5 @@ class Learning(nn.Module):
         """The parts of the loss, and the learner's logits."""
         with autocast(self.device, self.precision):
             with self.clock("student forward"), torch.set_grad_enabled(self.objective.trains_learner):
-                knowledge = of_batch(self._knowledge, batch, self.objective.needs)
+                knowledge = of_batch(self._knowledge, self.network.normalize, batch, self.objective.needs)
             return self.objective(knowledge, batch), knowledge.logits

@@ -71,11 +71,12 @@ def measure(
     where = resolve_device(device)
     section = data_of(network, dataset, folder)
     splits = data.load(section, home.datasets, seed=0, in_channels=network.network.in_channels)
-    trained.check_classes(network, splits.test.classes, section.name)
+    trained.fit_to(network, splits.test, section.name)
     place(network.network, where)
     teacher = _teacher_of(home, network, section, say) if beside_teacher else None
     of_teacher = None
     if teacher is not None:
+        trained.fit_to(teacher, splits.test, section.name)
         place(teacher.network, where)
         images = Batches(splits.test, batch_size, device=where, padding=0, flip=False, seed=0)
         asked = resolve_precision(precision, where, teacher.network, trains=False)

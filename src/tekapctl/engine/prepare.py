@@ -12,6 +12,7 @@ from tekapctl import data, models, trained
 from tekapctl.angular import AngularViews
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import Splits
+from tekapctl.data.source import DataSpec
 from tekapctl.engine.device import place, resolve_device, resolve_precision
 from tekapctl.engine.diagnosis import Asked, Diagnosis
 from tekapctl.engine.ensemble import of_teachers
@@ -25,6 +26,7 @@ from tekapctl.knowledge import Needs
 from tekapctl.methods import Method, Pair
 from tekapctl.methods.maps import no_maps
 from tekapctl.models import Network
+from tekapctl.models.normalization import Normalization
 from tekapctl.parallel.statistics import synchronise
 from tekapctl.parallel.team import ALONE, Team
 from tekapctl.perturbations import LogitPerturbation
@@ -84,13 +86,14 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, team: Team = 
             first, spec = find_teacher(spec, home, say)
             others, spec = find_ensemble(spec, home, say)
             teachers = [first, *others]
+        spec = spec.model_copy(update={"data": spec.data.pinned(home.datasets)})
+        for teacher in teachers:
+            say_if_on_other_images(teacher, spec.data, say)
     channels = teachers[0].network.in_channels if teachers else None
     splits = team.leader_first(lambda: data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=channels))
     for note in splits.notes:
         say(note)
     with team.united():
-        for teacher in teachers:
-            trained.check_classes(teacher, splits.test.classes, spec.data.name)
         trainer = assemble(spec, splits, teachers, device, home, say, team)
     if trainer.diagnosis is not None and not trainer.diagnosis.has_something:
         say("there are no augmented teachers and no learned views: --diagnose has nothing to log")
@@ -104,8 +107,6 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, team: Team = 
     # An ensemble says the mean of its teachers' probabilities.
     together = torch.stack(said).logsumexp(0) if len(said) > 1 else said[0]
     top1 = top_k(together, labels, 1).item()
-    who = "teacher" if len(teachers) == 1 else f"{len(teachers)} teachers together"
-    say(f"{who}: top-1 {100 * top1:.2f} on the {len(labels):,} test images of {spec.data.name}")
     return Setting(spec, splits, tuple(teachers), together, top1, trainer)
 
 
@@ -125,12 +126,13 @@ def find_ensemble(spec: StudentSpec, home: Home, say: Say) -> tuple[list[Trained
 
 
 def find_teacher(spec: StudentSpec, home: Home, say: Say) -> tuple[Trained, StudentSpec]:
-    """The teacher that a spec names, and the spec with it pinned.
+    """The teacher that a spec names, and the spec with it pinned and with its data set's settings.
 
     Raises:
-        UsageError: There is no such teacher, or its weights are not those of the spec's digest.
+        UsageError: There is no such teacher, its weights are not those of the spec's digest, or it was trained with
+            other settings of the data set than the spec gives.
     """
-    reference = trained.find(home, spec.teacher, dataset=spec.data.name)
+    reference = trained.find(home, spec.teacher, data=spec.data)
     teacher = trained.load(reference, model=spec.teacher_model, arguments=spec.teacher_args)
     if spec.teacher_digest not in (None, teacher.digest):
         raise UsageError(
@@ -138,7 +140,19 @@ def find_teacher(spec: StudentSpec, home: Home, say: Say) -> tuple[Trained, Stud
             "Name the teacher by the run or file that has them, or remove teacher_digest from the spec.",
         )
     say(f"teacher: {teacher.model} from {teacher.reference.described}")
-    return teacher, spec.model_copy(update={"teacher": teacher.reference.name, "teacher_digest": teacher.digest})
+    data = spec.data if reference.run is None else spec.data.like(trained.data_of_run(reference.run))
+    pinned = {"teacher": teacher.reference.name, "teacher_digest": teacher.digest, "data": data}
+    return teacher, spec.model_copy(update=pinned)
+
+
+def say_if_on_other_images(teacher: Trained, data: DataSpec, say: Say) -> None:
+    """Warn of a teacher that was trained on other images than the student will be."""
+    if teacher.fingerprint is None or data.fingerprint in (None, teacher.fingerprint):
+        return
+    say(
+        f"warning: the images of {data.described} are not those that the teacher was trained on; it may have been "
+        "trained on some of the test images, so that its accuracy and the student's agreement with it say little"
+    )
 
 
 def assemble(
@@ -150,12 +164,17 @@ def assemble(
     say: Say,
     team: Team = ALONE,
 ) -> Trainer:
-    """The trainer of a run, from its parts; the teachers are placed on the device."""
+    """The trainer of a run, from its parts; the teachers are placed on the device.
+
+    Raises:
+        UsageError: A teacher's classes are not the data set's, or the networks do not fit together.
+    """
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # equal specs give equal numbers
     train = training_batches(spec, splits, device, team)
-    test = Batches(splits.test, 500, device=device, padding=0, flip=False, seed=0, channels_last=True, team=team)
+    test = Batches(splits.test, 500, device=device, padding=0, flip=False, seed=0, team=team)
     for teacher in teachers:
+        trained.fit_to(teacher, splits.test, spec.data.name)
         place(teacher.network, device)
 
     def ask(teacher: Trained, method: Method | None) -> tuple[Teacher, LogitPerturbation]:
@@ -260,7 +279,6 @@ def training_batches(spec: RunSpec, splits: Splits, device: torch.device, team: 
         padding=spec.data.padding,
         flip=spec.data.flip,
         seed=spec.batch_seed,
-        channels_last=True,
         recrop=spec.data.recrop,
         team=team,
     )
@@ -271,6 +289,8 @@ def build_learner(spec: RunSpec, splits: Splits, device: torch.device) -> Networ
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         network = models.build(spec.network, len(splits.train.classes), splits.train.image_shape[0], spec.model_args)
+    if network.normalization is None:
+        network.normalization = Normalization(splits.train.mean, splits.train.std)
     place(network, device)
     return network
 
@@ -311,7 +331,9 @@ def build_distillation(
     learner.eval()  # the probe must not touch the student's running statistics
     with torch.no_grad():
         probe = train.probe(2)
-        ours, theirs = (network.knowledge(probe, preactivations=True) for network in (learner, teacher.network))
+        ours, theirs = (
+            network.knowledge(network.normalize(probe), preactivations=True) for network in (learner, teacher.network)
+        )
         pair = Pair(ours, theirs, train.image_set.labels, seed, len(train))
     learner.train()
     method = _build_method(spec, pair, teacher.model) if spec.beta else None

@@ -63,12 +63,12 @@ def survey(network: Network, images: ImageSet, device: torch.device, precision: 
         device: Where to compute.
         precision: Precision of its passes.
     """
-    batches = Batches(images, _TOGETHER, device=device, padding=0, flip=False, seed=0, channels_last=True)
+    batches = Batches(images, _TOGETHER, device=device, padding=0, flip=False, seed=0)
     logits: list[Tensor] = []
     squares: list[Tensor] = []
     for batch in batches.in_order():
         with autocast(device, precision):
-            said = network.knowledge(batch.images, stages=False)
+            said = network.knowledge(network.normalize(batch.images), stages=False)
         logits.append(said.logits.float())
         squares.append(said.embedding.float().square().sum(0))
     # Not every device has float64.

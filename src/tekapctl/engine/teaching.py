@@ -44,7 +44,7 @@ class LiveTeacher:
         self.precision = precision
         self.needs = needs
         self.probe = batches.probe(2)
-        self.network = fold(network, self.probe)
+        self.network = fold(network, network.normalize(self.probe))
         place(self.network, self.device)
         self._knowledge = compile_for(self.device, self.network.knowledge) if compiled else self.network.knowledge
 
@@ -52,13 +52,13 @@ class LiveTeacher:
     def __call__(self, batch: Batch) -> Knowledge:
         """What the teacher says of a batch."""
         with autocast(self.device, self.precision):
-            return of_batch(self._knowledge, batch, self.needs)
+            return of_batch(self._knowledge, self.network.normalize, batch, self.needs)
 
     @torch.no_grad()
-    def say(self, images: Tensor) -> Knowledge:
-        """The teacher's logits and embeddings of images."""
+    def say(self, pixels: Tensor) -> Knowledge:
+        """The teacher's logits and embeddings of images, given as pixels."""
         with autocast(self.device, self.precision):
-            return self._knowledge(images, stages=False)
+            return self._knowledge(self.network.normalize(pixels), stages=False)
 
 
 class AskedOnce:
@@ -108,6 +108,7 @@ class CachedTeacher:
         values = sum(self._widths)
         self._padding = (-values * self.dtype.itemsize) % 4 // self.dtype.itemsize
         image_set = batches.image_set
+        normalization = live.network.normalization
         whole = len(image_set if image_set.whole is None else image_set.whole)
         precision = str(self.dtype).removeprefix("torch.")
         self.store = KnowledgeStore(
@@ -117,6 +118,7 @@ class CachedTeacher:
                 {
                     "teacher": trained.digest,
                     "images": image_set.fingerprint,
+                    "normalization": str(normalization),
                     "padding": batches.padding,
                     "flip": int(batches.flip),
                     "passes": str(live.precision).removeprefix("torch."),

@@ -6,6 +6,7 @@ from typing import Any
 
 from tekapctl.engine.execute import RunKeeper, fail, finish, start
 from tekapctl.engine.interruption import Interruption, StoppedError
+from tekapctl.engine.preamble import chance_warning, describe_run
 from tekapctl.engine.prepare import Say, Setting, beside, prepare
 from tekapctl.engine.telling import Notes, Unheard
 from tekapctl.engine.trainer import Listener
@@ -60,7 +61,9 @@ def execute_trials(spec: StudentSpec, count: int, home: Home, listener: Listener
             trackers.start(run.id, run.path, to_dict(setting.spec), [])
             keeper = RunKeeper(run, setting, interruption, trackers)
             trials.append(_Trial(run, setting, trackers, keeper, Notes(run, Unheard() if number else listener)))
-        say(f"runs: {', '.join(trial.run.id for trial in trials)}")
+        for line in describe_run(first):
+            say(line)
+        say(f"runs:     {', '.join(trial.run.id for trial in trials)}")
         summaries = _fit(trials, say)
         return [summaries[trial.run.id] for trial in trials]
 
@@ -99,7 +102,9 @@ def _fit(trials: list[_Trial], say: Say) -> dict[str, dict[str, Any]]:
             each(_after_step)
         each(_after_epoch)
     for trial in going:
-        summaries[trial.run.id] = finish(trial.run, trial.setting)
+        summary = summaries[trial.run.id] = finish(trial.run, trial.setting)
+        if warning := chance_warning(f"student of seed {trial.setting.spec.seed}", summary["last_top1"], trial.setting):
+            say(warning)
         trial.trackers.finish(summaries[trial.run.id])
     return summaries
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from tekapctl.data.image_set import ImageSet
 from tekapctl.errors import TekapctlError
 from tekapctl.export.format import Runner
-from tekapctl.export.subject import batches
+from tekapctl.export.subject import normalized
+from tekapctl.models import Network
 
 BATCH_SIZE = 100
 
@@ -103,15 +104,22 @@ class Comparison:
             )
 
 
-def ask(network: Runner, images: ImageSet, batch_size: int = BATCH_SIZE) -> Answers:
-    """What a network says of all images, and how fast; the first batch is asked once more before, to warm up."""
+def ask(runner: Runner, images: ImageSet, network: Network, batch_size: int = BATCH_SIZE) -> Answers:
+    """The logits of all images, and the speed; the first batch is run once before, to warm up.
+
+    Args:
+        runner: What is measured.
+        images: The images.
+        network: Whose normalization the images get.
+        batch_size: Images per batch.
+    """
     logits, seconds = [], []
-    for number, batch in enumerate(batches(images, batch_size).in_order()):
+    for number, batch in enumerate(normalized(images, network, batch_size)):
         if number == 0:
-            network(batch.images)
+            runner(batch)
         began = time.perf_counter()
-        logits.append(network(batch.images))
-        seconds.append((time.perf_counter() - began) / len(batch.images))
+        logits.append(runner(batch))
+        seconds.append((time.perf_counter() - began) / len(batch))
     # The last batch may have few images, which tell little of the speed.
     whole = seconds[:-1] or seconds
     return Answers(torch.cat(logits).float(), images.labels, 1 / statistics.median(whole))

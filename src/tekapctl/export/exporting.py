@@ -93,10 +93,11 @@ def export(
     content = chosen.encode(subject)
     images = spread(subject.splits.test, wanted.images)
     say(f"checking it with {len(images):,} test images of {subject.data.name}")
-    expected = ask(_network(subject), images)
+    network = subject.trained.network
+    expected = ask(_network(subject), images, network)
     with aside(wanted.output) as part:
         part.write_bytes(content)
-        check = compare(ask(chosen.open(part), images), expected)
+        check = compare(ask(chosen.open(part), images, network), expected)
         check.check_same(wanted.tolerance)
         eight = _to_int8(subject, chosen, content, part, expected, check, wanted, say) if wanted.int8 else None
         card = Card(subject, kind, chosen, wanted.output.name, check, eight)
@@ -157,9 +158,9 @@ def _to_int8(
     """Put the network in eight bits in the place of the one in float32."""
     calibration = spread(subject.splits.train, wanted.calibration_images)
     say(f"quantising it with {len(calibration):,} training images")
-    part.write_bytes(quantise(content, calibration, subject.metadata | {"precision": "int8"}))
+    part.write_bytes(quantise(content, calibration, subject.trained.network, subject.metadata | {"precision": "int8"}))
     images = spread(subject.splits.test, wanted.images)
-    found = compare(ask(chosen.open(part), images), expected)
+    found = compare(ask(chosen.open(part), images, subject.trained.network), expected)
     found.check_accurate(wanted.most_lost)
     if found.images_per_second < in_float32.images_per_second:
         say("in eight bits it is slower on this processor than in float32, only smaller")

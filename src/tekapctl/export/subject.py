@@ -1,6 +1,7 @@
 """What is exported: a trained network with the images that it is checked with."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from tekapctl.data.batches import CPU, Batches
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.source import DataSpec
 from tekapctl.engine.measure import best_of, data_of
+from tekapctl.models import Network
 from tekapctl.models.adapted import Adapted, Watch
 from tekapctl.models.folding import fold
 from tekapctl.models.foreign import Arguments
@@ -49,7 +51,10 @@ class Subject:
         """Some images, to trace the network with."""
         # Two: a batch of one would be traced as a network for one image.
         picked = torch.arange(2) % len(self.splits.test)
-        return batches(self.splits.test, 2).at(picked, torch.zeros_like(picked))
+        pixels = Batches(self.splits.test, 2, device=CPU, padding=0, flip=False, seed=0).at(
+            picked, torch.zeros_like(picked)
+        )
+        return self.trained.network.normalize(pixels)
 
     def bare(self) -> nn.Module:
         """From images to logits, to be traced: batch norms folded into convolutions where that leaves what it says."""
@@ -66,9 +71,10 @@ def without_watches(adapted: Adapted) -> nn.Module:
     return adapted.network
 
 
-def batches(images: ImageSet, batch_size: int) -> Batches:
-    """Images as they are, normalised, in order, on the CPU."""
-    return Batches(images, batch_size, device=CPU, padding=0, flip=False, seed=0)
+def normalized(images: ImageSet, network: Network, batch_size: int) -> Iterator[Float[Tensor, "_batch c h w"]]:
+    """Images in batches, in order, on the CPU, as a network takes them."""
+    for batch in Batches(images, batch_size, device=CPU, padding=0, flip=False, seed=0).in_order():
+        yield network.normalize(batch.images).contiguous()
 
 
 def load_subject(
@@ -101,9 +107,12 @@ def load_subject(
     found = trained.load(reference, model=model, arguments=arguments)
     section = data_of(found, dataset, folder)
     splits = data.load(section, home.datasets, seed=_seed(reference), in_channels=found.network.in_channels)
-    trained.check_classes(found, splits.test.classes, section.name)
+    trained.fit_to(found, splits.test, section.name)
+    normalization = found.network.normalization
+    assert normalization is not None
     channels, height, width = splits.test.image_shape
-    preparation = Preparation((height, width), splits.test.mean, splits.test.std, splits.test.middle)
+    height, width = normalization.size or (height, width)
+    preparation = Preparation((height, width), normalization.mean, normalization.std, splits.test.middle)
     stated = read_metadata(reference.path) if reference.path.suffix == ".safetensors" else {}
     metadata = {
         "model_args": json.dumps(dict(arguments or {})),

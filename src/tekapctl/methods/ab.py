@@ -24,6 +24,7 @@ class ABSpec(MethodSpec):
     """AB's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+    needs: ClassVar[Needs] = Needs(preactivations=True)
     about: ClassVar[About] = About(
         "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
         2019,
@@ -35,7 +36,7 @@ class ABSpec(MethodSpec):
     init_epochs: InitEpochs = 30
     margin: float = Field(1.0, ge=0, description="How far on the right side a student's neuron is to be.")
 
-    def build(self, pair: Pair) -> "AB":
+    def make(self, pair: Pair) -> "AB":
         """AB for a pair of networks."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(pair.seed)
@@ -59,7 +60,6 @@ class AB(Method):
     """
 
     couples_samples: ClassVar[bool] = False
-    needs: ClassVar[Needs] = Needs(preactivations=True)
 
     only_first_stage: ClassVar[bool] = True
 

@@ -20,6 +20,7 @@ class ATSpec(MethodSpec):
     """Attention transfer has no settings but its weight."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1000.0)
+    needs: ClassVar[Needs] = Needs(stages=True)
     about: ClassVar[About] = About(
         "Paying More Attention to Attention",
         2017,
@@ -28,7 +29,7 @@ class ATSpec(MethodSpec):
     )
     name: Literal["at"] = "at"
 
-    def build(self, pair: Pair) -> "AT":
+    def make(self, pair: Pair) -> "AT":
         """AT for networks of two feature maps or more."""
         pair_maps(pair.student.stages, pair.teacher.stages, first=1)
         return AT()
@@ -38,7 +39,6 @@ class AT(Method):
     """Squared differences of the attention maps of all stages but the first."""
 
     couples_samples: ClassVar[bool] = False
-    needs: ClassVar[Needs] = Needs(stages=True)
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The sum over stages."""

@@ -30,7 +30,7 @@ class CCSpec(MethodSpec):
     name: Literal["cc"] = "cc"
     embedding_width: int = Field(128, ge=1, le=65536, description="Width of the space in which both are compared.")
 
-    def build(self, pair: Pair) -> "CC":
+    def make(self, pair: Pair) -> "CC":
         """CC for any pair."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(pair.seed)

@@ -26,6 +26,7 @@ from tekapctl.tekap import AugmentedTeachers, FeatureTekap
 class CRDSpec(MethodSpec):
     """The settings of CRD; the defaults are the published ones."""
 
+    tekap: ClassVar[bool] = True
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=0.8)
     about: ClassVar[About] = About(
         "Contrastive Representation Distillation",
@@ -53,7 +54,7 @@ class CRDSpec(MethodSpec):
             raise ValueError("a queue has no entry for other samples of the class: use mode 'exact'")
         return self
 
-    def build(self, pair: Pair) -> "CRD":
+    def make(self, pair: Pair) -> "CRD":
         """CRD for a pair of networks and a training set."""
         return CRD(
             self,

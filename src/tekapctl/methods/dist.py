@@ -21,6 +21,7 @@ class DISTSpec(MethodSpec):
     """DIST's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+    level: ClassVar[Level] = "logit"
     about: ClassVar[About] = About(
         "Knowledge Distillation from A Stronger Teacher",
         2022,
@@ -33,7 +34,7 @@ class DISTSpec(MethodSpec):
     within_weight: float = Field(2.0, ge=0, description="Weight of the correlation over samples.")
     temperature: float = Field(4.0, gt=0, description="T.")
 
-    def build(self, pair: Pair) -> "DIST":
+    def make(self, pair: Pair) -> "DIST":
         """DIST for any pair."""
         return DIST(self.between_weight, self.within_weight, self.temperature)
 
@@ -46,8 +47,6 @@ class DIST(Method):
         within_weight: Weight of the correlation over samples.
         temperature: T.
     """
-
-    level: ClassVar[Level] = "logit"
 
     def __init__(self, between_weight: float, within_weight: float, temperature: float) -> None:
         super().__init__()

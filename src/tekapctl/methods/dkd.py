@@ -25,6 +25,7 @@ class DKDSpec(MethodSpec):
     """DKD's settings; beta 8 of the paper is `non_target_weight`, and the run's beta weighs the whole."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+    level: ClassVar[Level] = "logit"
     about: ClassVar[About] = About(
         "Decoupled Knowledge Distillation",
         2022,
@@ -38,7 +39,7 @@ class DKDSpec(MethodSpec):
     temperature: float = Field(4.0, gt=0, description="T.")
     warm_up_epochs: int = Field(20, ge=0, description="Epochs over which the weight rises from 0.")
 
-    def build(self, pair: Pair) -> "DKD":
+    def make(self, pair: Pair) -> "DKD":
         """DKD for any pair."""
         return DKD(self.target_weight, self.non_target_weight, self.temperature, pair.warm_up(self.warm_up_epochs))
 
@@ -54,7 +55,6 @@ class DKD(Method):
     """
 
     couples_samples: ClassVar[bool] = False
-    level: ClassVar[Level] = "logit"
 
     def __init__(self, target_weight: float, non_target_weight: float, temperature: float, warm_up: WarmUp) -> None:
         super().__init__()

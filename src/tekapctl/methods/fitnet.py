@@ -24,6 +24,7 @@ class FitNetSpec(MethodSpec):
     """FitNet's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=100.0)
+    needs: ClassVar[Needs] = Needs(stages=True)
     about: ClassVar[About] = About(
         "FitNets: Hints for Thin Deep Nets",
         2015,
@@ -33,7 +34,7 @@ class FitNetSpec(MethodSpec):
     name: Literal["fitnet"] = "fitnet"
     hint_layer: int = Field(2, ge=0, le=16, description="Number of the stage that is the hint, from 0.")
 
-    def build(self, pair: Pair) -> "FitNet":
+    def make(self, pair: Pair) -> "FitNet":
         """FitNet for a pair of networks."""
         pairs = pair_maps(pair.student.stages, pair.teacher.stages)
         if self.hint_layer >= len(pairs):
@@ -57,7 +58,6 @@ class FitNet(Method):
     """
 
     couples_samples: ClassVar[bool] = False
-    needs: ClassVar[Needs] = Needs(stages=True)
 
     def __init__(self, hint_layer: int, student_channels: int, teacher_channels: int) -> None:
         super().__init__()

@@ -23,6 +23,7 @@ class FSPSpec(MethodSpec):
     """FSP's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=50.0)
+    needs: ClassVar[Needs] = Needs(stages=True)
     about: ClassVar[About] = About(
         "A Gift from Knowledge Distillation",
         2017,
@@ -33,7 +34,7 @@ class FSPSpec(MethodSpec):
     name: Literal["fsp"] = "fsp"
     init_epochs: InitEpochs = 30
 
-    def build(self, pair: Pair) -> "FSP":
+    def make(self, pair: Pair) -> "FSP":
         """FSP for networks of equal widths."""
         require_equal_channels(self.name, pair_maps(pair.student.stages, pair.teacher.stages))
         return FSP(self.init_epochs)
@@ -47,7 +48,6 @@ class FSP(Method):
     """
 
     couples_samples: ClassVar[bool] = False
-    needs: ClassVar[Needs] = Needs(stages=True)
 
     only_first_stage: ClassVar[bool] = True
 

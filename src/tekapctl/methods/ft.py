@@ -23,6 +23,7 @@ class FTSpec(MethodSpec):
     """FT's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=200.0)
+    needs: ClassVar[Needs] = Needs(stages=True)
     about: ClassVar[About] = About(
         "Paraphrasing Complex Network: Network Compression via Factor Transfer",
         2018,
@@ -38,7 +39,7 @@ class FTSpec(MethodSpec):
         """0.01 for the resnet and wrn students."""
         return 0.01 if student.startswith(("resnet", "wrn")) else None
 
-    def build(self, pair: Pair) -> "FT":
+    def make(self, pair: Pair) -> "FT":
         """FT for a pair of networks."""
         last = pair_maps(pair.student.stages, pair.teacher.stages)[-1]
         with torch.random.fork_rng(devices=[]):
@@ -57,7 +58,6 @@ class FT(Method):
     """
 
     couples_samples: ClassVar[bool] = False
-    needs: ClassVar[Needs] = Needs(stages=True)
     first_stage_trains_student: ClassVar[bool] = False
 
     def __init__(self, init_epochs: int, student_channels: int, teacher_channels: int, rate: float) -> None:

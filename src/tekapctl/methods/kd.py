@@ -13,13 +13,15 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights, weighed
-from tekapctl.tekap import AugmentedTeachers
+from tekapctl.tekap import AugmentedTeachers, Level
 
 
 @METHODS.register("kd")
 class KDSpec(MethodSpec):
     """KD alone: alpha weighs its loss, beta is 0, and the spec's `temperature` is its T."""
 
+    level: ClassVar[Level] = "logit"
+    tekap: ClassVar[bool] = True
     weights: ClassVar[Weights] = Weights(gamma=0.1, alpha=0.9, beta=0.0)
     about: ClassVar[About] = About(
         "Distilling the Knowledge in a Neural Network",
@@ -29,7 +31,7 @@ class KDSpec(MethodSpec):
     )
     name: Literal["kd"] = "kd"
 
-    def build(self, pair: Pair) -> None:
+    def make(self, pair: Pair) -> None:
         """Nothing beside the logit loss."""
 
 

@@ -26,6 +26,7 @@ class KDSVDSpec(MethodSpec):
     """KDSVD's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+    needs: ClassVar[Needs] = Needs(stages=True)
     about: ClassVar[About] = About(
         "Self-supervised Knowledge Distillation Using Singular Value Decomposition",
         2018,
@@ -37,7 +38,7 @@ class KDSVDSpec(MethodSpec):
     name: Literal["kdsvd"] = "kdsvd"
     vectors: int = Field(1, ge=1, le=16, description="Singular vectors of each map.")
 
-    def build(self, pair: Pair) -> "KDSVD":
+    def make(self, pair: Pair) -> "KDSVD":
         """KDSVD for networks of equal widths."""
         require_equal_channels(self.name, pair_maps(pair.student.stages, pair.teacher.stages, first=1))
         return KDSVD(self.vectors)
@@ -51,7 +52,6 @@ class KDSVD(Method):
     """
 
     couples_samples: ClassVar[bool] = False
-    needs: ClassVar[Needs] = Needs(stages=True)
 
     def __init__(self, vectors: int) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import isabstract
 from typing import Annotated, ClassVar
 
 from jaxtyping import Float, Int
@@ -92,10 +93,10 @@ class Pair:
 class Method(nn.Module, ABC):
     """A distillation loss with its own trainable parts and buffers."""
 
-    needs: ClassVar[Needs] = Needs()
-    """What the loss reads beside logits and embeddings; nothing is kept of the rest."""
-    level: ClassVar[Level] = "feature"
-    """Where TeKAP augments the teacher for this method: at its logits, or at all features that the method reads."""
+    needs: Needs = Needs()
+    """As its spec declares; `MethodSpec.build` sets it."""
+    level: Level = "feature"
+    """Likewise."""
     init_epochs: int = 0
     """Epochs of a first stage, in which `first_loss` is all there is."""
     first_stage_trains_student: ClassVar[bool] = True
@@ -149,6 +150,12 @@ class MethodSpec(Section, ABC):
     about: ClassVar[About] = About("not told", 0, "not told", ())
     views: ClassVar[int] = 1
     """How many views of each image the networks see."""
+    level: ClassVar[Level] = "feature"
+    """Where TeKAP augments the teacher for this method: at its logits, or at all features that the method reads."""
+    needs: ClassVar[Needs] = Needs()
+    """What the loss reads beside logits and embeddings; nothing is kept of the rest."""
+    tekap: ClassVar[bool] = False
+    """Whether TeKAP was published with this method, and is on unless it is switched off."""
 
     name: str = Field(description="Name of the method.")
 
@@ -160,11 +167,20 @@ class MethodSpec(Section, ABC):
         """
         return None
 
-    @abstractmethod
     def build(self, pair: Pair) -> Method | None:
         """The method's own loss, weighted by beta; None for KD, which is the logit loss that alpha weighs."""
+        method = self.make(pair)
+        if method is not None:
+            method.level, method.needs = self.level, self.needs
+        return method
+
+    @abstractmethod
+    def make(self, pair: Pair) -> Method | None:
+        """The method's own loss, from its settings and what is known of both networks."""
 
 
 METHODS: Registry[type[MethodSpec]] = Registry(
-    "method", "tekapctl.methods", lambda found: isinstance(found, type) and issubclass(found, MethodSpec)
+    "method",
+    "tekapctl.methods",
+    lambda found: isinstance(found, type) and issubclass(found, MethodSpec) and not isabstract(found),
 )

@@ -30,6 +30,8 @@ class MLKDSpec(MethodSpec):
     """
 
     weights: ClassVar[Weights] = Weights(gamma=0.1, alpha=0.0, beta=0.9)
+    level: ClassVar[Level] = "logit"
+    needs: ClassVar[Needs] = Needs(strong_view=True)
     about: ClassVar[About] = About(
         "Multi-Level Logit Distillation",
         2023,
@@ -46,7 +48,7 @@ class MLKDSpec(MethodSpec):
     strong_temperatures: Temperatures = Field((3.0, 4.0, 5.0), description="T of the strong views' divergence.")
     again_temperatures: Temperatures = Field((2.0, 6.0), description="T of the weak views' divergence at weight 1.")
 
-    def build(self, pair: Pair) -> "MLKD":
+    def make(self, pair: Pair) -> "MLKD":
         """MLKD for any pair."""
         return MLKD(self)
 
@@ -57,9 +59,6 @@ class MLKD(Method):
     Args:
         spec: The settings.
     """
-
-    level: ClassVar[Level] = "logit"
-    needs: ClassVar[Needs] = Needs(strong_view=True)
 
     def __init__(self, spec: MLKDSpec) -> None:
         super().__init__()

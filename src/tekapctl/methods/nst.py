@@ -22,6 +22,7 @@ class NSTSpec(MethodSpec):
     """NST has no settings but its weight."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=50.0)
+    needs: ClassVar[Needs] = Needs(stages=True)
     about: ClassVar[About] = About(
         "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer",
         2017,
@@ -30,7 +31,7 @@ class NSTSpec(MethodSpec):
     )
     name: Literal["nst"] = "nst"
 
-    def build(self, pair: Pair) -> "NST":
+    def make(self, pair: Pair) -> "NST":
         """NST for networks of two feature maps or more."""
         pair_maps(pair.student.stages, pair.teacher.stages, first=1)
         return NST()
@@ -40,7 +41,6 @@ class NST(Method):
     """Maximum mean discrepancy between the channels' spatial patterns, over all stages but the first."""
 
     couples_samples: ClassVar[bool] = False
-    needs: ClassVar[Needs] = Needs(stages=True)
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The sum over stages."""

@@ -22,6 +22,7 @@ class OFDSpec(MethodSpec):
     """OFD has no settings but its weight."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1e-3)
+    needs: ClassVar[Needs] = Needs(preactivations=True)
     about: ClassVar[About] = About(
         "A Comprehensive Overhaul of Feature Distillation",
         2019,
@@ -31,7 +32,7 @@ class OFDSpec(MethodSpec):
     )
     name: Literal["ofd"] = "ofd"
 
-    def build(self, pair: Pair) -> "OFD":
+    def make(self, pair: Pair) -> "OFD":
         """OFD for a pair of networks."""
         pairs = pair_maps(pair.student.preactivations, pair.teacher.preactivations, first=1)
         with torch.random.fork_rng(devices=[]):
@@ -50,7 +51,6 @@ class OFD(Method):
     """
 
     couples_samples: ClassVar[bool] = False
-    needs: ClassVar[Needs] = Needs(preactivations=True)
 
     def __init__(self, channels: list[tuple[int, int]]) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ class PKTSpec(MethodSpec):
     )
     name: Literal["pkt"] = "pkt"
 
-    def build(self, pair: Pair) -> "PKT":
+    def make(self, pair: Pair) -> "PKT":
         """PKT for any pair."""
         return PKT()
 

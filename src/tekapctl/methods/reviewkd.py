@@ -25,6 +25,7 @@ class ReviewKDSpec(MethodSpec):
     """ReviewKD's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=5.0)
+    needs: ClassVar[Needs] = Needs(preactivations=True)
     about: ClassVar[About] = About(
         "Distilling Knowledge via Knowledge Review",
         2021,
@@ -35,7 +36,7 @@ class ReviewKDSpec(MethodSpec):
     most_channels: int = Field(512, ge=1, description="Channels in which stages are fused, at most.")
     warm_up_epochs: int = Field(20, ge=0, description="Epochs over which the weight rises from 0.")
 
-    def build(self, pair: Pair) -> "ReviewKD":
+    def make(self, pair: Pair) -> "ReviewKD":
         """ReviewKD for a pair of networks."""
         pairs = reviewed(pair.student, pair.teacher)
         middle = min(self.most_channels, pairs[-1].student.shape[1])
@@ -63,7 +64,6 @@ class ReviewKD(Method):
     """
 
     couples_samples: ClassVar[bool] = False
-    needs: ClassVar[Needs] = Needs(preactivations=True)
 
     def __init__(self, fusions: list["Fusion"], warm_up: WarmUp) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ class RKDSpec(MethodSpec):
     distance_weight: float = Field(25.0, ge=0, description="Weight of the distances.")
     angle_weight: float = Field(50.0, ge=0, description="Weight of the angles.")
 
-    def build(self, pair: Pair) -> "RKD":
+    def make(self, pair: Pair) -> "RKD":
         """RKD for any pair."""
         return RKD(self.distance_weight, self.angle_weight)
 

@@ -20,6 +20,7 @@ class SPSpec(MethodSpec):
     """SP's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=3000.0)
+    needs: ClassVar[Needs] = Needs(stages=True)
     about: ClassVar[About] = About(
         "Similarity-Preserving Knowledge Distillation",
         2019,
@@ -28,15 +29,13 @@ class SPSpec(MethodSpec):
     )
     name: Literal["sp"] = "sp"
 
-    def build(self, pair: Pair) -> "SP":
+    def make(self, pair: Pair) -> "SP":
         """SP for any pair."""
         return SP()
 
 
 class SP(Method):
     """Squared differences of the batch's similarity matrices at the last stage."""
-
-    needs: ClassVar[Needs] = Needs(stages=True)
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """At the last stage."""

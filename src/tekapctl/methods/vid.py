@@ -26,6 +26,7 @@ class VIDSpec(MethodSpec):
     """VID's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+    needs: ClassVar[Needs] = Needs(stages=True)
     about: ClassVar[About] = About(
         "Variational Information Distillation for Knowledge Transfer",
         2019,
@@ -35,7 +36,7 @@ class VIDSpec(MethodSpec):
     name: Literal["vid"] = "vid"
     variance: float = Field(5.0, gt=0, description="The variance before the first step.")
 
-    def build(self, pair: Pair) -> "VID":
+    def make(self, pair: Pair) -> "VID":
         """VID for a pair of networks."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(pair.seed)
@@ -80,7 +81,6 @@ class VID(Method):
     """
 
     couples_samples: ClassVar[bool] = False
-    needs: ClassVar[Needs] = Needs(stages=True)
 
     def __init__(self, predictors: list[Predictor]) -> None:
         super().__init__()

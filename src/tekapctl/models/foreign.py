@@ -9,7 +9,9 @@ from torch import nn
 from tekapctl.errors import UsageError
 from tekapctl.models.adapted import Adapted
 from tekapctl.models.network import Network
-from tekapctl.registry import imported, unknown_name
+from tekapctl.models.normalization import Normalization
+from tekapctl.registry import unknown_name
+from tekapctl.trust import load_code
 
 LIBRARIES = ("torchvision", "timm")
 _FORMS = "Write it as torchvision:NAME, timm:NAME or package.module:factory, importable from this folder."
@@ -17,6 +19,10 @@ _FORMS = "Write it as torchvision:NAME, timm:NAME or package.module:factory, imp
 Argument = str | int | float | bool | list[int] | list[float]
 """What `--model-arg` can give."""
 Arguments = Mapping[str, Argument]
+LARGEST_ARGUMENT = 65_536
+"""No width, depth or size of a network is larger."""
+_OF_FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+"""Arguments of timm's that would read files or addresses besides the weights that were asked for."""
 
 
 def is_foreign(name: str) -> bool:
@@ -51,6 +57,9 @@ def build(name: str, num_classes: int, in_channels: int, arguments: Arguments) -
             _replace_classifier(adapted, num_classes)
             adapted = Adapted(made, name, in_channels)
         network = adapted
+    if in_channels == 3 and source in LIBRARIES and (found := _normalization(made, source, model, arguments)):
+        # The student may learn from images of another size than those of its first training.
+        network.normalization = Normalization(found.mean, found.std)
     if (network.num_classes, network.in_channels) != (num_classes, in_channels):
         raise UsageError(
             f"{name} made a network of {network.num_classes} classes and {network.in_channels} channels.",
@@ -68,18 +77,24 @@ def pretrained(name: str, arguments: Arguments) -> Network:
     source, _, model = name.partition(":")
     own: Arguments = {"weights": "DEFAULT"} if source == "torchvision" else {"pretrained": True}
     made = _make(name, source, model, None, None, {**own, **arguments})
-    return Adapted(made, name, 3)
+    network = Adapted(made, name, 3)
+    network.normalization = _normalization(made, source, model, {**own, **arguments})
+    return network
 
 
 def _make(
     name: str, source: str, model: str, classes: int | None, channels: int | None, arguments: Arguments
 ) -> nn.Module:
+    _check_arguments(name, arguments)
     try:
         if source == "torchvision":
             return _of_torchvision(model, classes, arguments)
         if source == "timm":
             return _of_timm(model, classes, channels, arguments)
-        made = imported("network", name, _FORMS)(num_classes=classes, in_channels=channels, **arguments)
+        factory = load_code("network", name, _FORMS)
+        if not callable(factory):
+            raise UsageError(f"{name} is not a factory of networks.", _FORMS)
+        made = factory(num_classes=classes, in_channels=channels, **arguments)
     except UsageError:
         raise
     except Exception as error:  # a factory may raise anything
@@ -91,8 +106,24 @@ def _make(
             else "Give it other arguments with --model-arg KEY=VALUE.",
         ) from None
     if not isinstance(made, nn.Module):
-        raise UsageError(f"{name} made {type(made).__name__} and no network.", "Let it return a torch.nn.Module.")
+        raise UsageError(f"{name} made {type(made).__name__}, not a network.", "Let it return a torch.nn.Module.")
     return made
+
+
+def _check_arguments(name: str, arguments: Arguments) -> None:
+    """Refuse arguments that would read other files or build a network of absurd size.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for key, value in arguments.items():
+        if key in _OF_FILES:
+            raise UsageError(f"{name} is not given {key}.", "Name a checkpoint file as the teacher or the reference.")
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(each, str | int | float) for each in values):
+            raise UsageError(f"The argument {key} of {name} is neither text nor number.", "Give plain values.")
+        if any(isinstance(each, int | float) and not -LARGEST_ARGUMENT <= each <= LARGEST_ARGUMENT for each in values):
+            raise UsageError(f"The argument {key} of {name} is beyond {LARGEST_ARGUMENT:,}.", "Give a smaller one.")
 
 
 def _of_torchvision(model: str, classes: int | None, arguments: Arguments) -> nn.Module:
@@ -120,6 +151,24 @@ def _of_timm(model: str, classes: int | None, channels: int | None, arguments: A
         given |= {"num_classes": classes, "in_chans": channels}
     made: nn.Module = timm.create_model(model, **given)
     return made
+
+
+def _normalization(made: nn.Module, source: str, model: str, arguments: Arguments) -> Normalization | None:
+    """How the images were prepared that a library's pretrained weights were trained on; None without such weights."""
+    if source == "timm":
+        config = getattr(made, "pretrained_cfg", None) if arguments.get("pretrained") else None
+        if not config or "mean" not in config:
+            return None
+        return Normalization(config["mean"], config["std"], tuple(config["input_size"][1:]))
+    weights = arguments.get("weights")
+    if not weights:
+        return None
+    from torchvision import models
+
+    known = models.get_model_weights(model)
+    prepare = known[str(weights).rpartition(".")[2]].transforms()
+    size = prepare.crop_size[0]
+    return Normalization(prepare.mean, prepare.std, (size, size))
 
 
 def _take_channels(network: nn.Module, channels: int, name: str) -> None:

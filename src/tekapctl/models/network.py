@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tekapctl.errors import UsageError
 from tekapctl.knowledge import Knowledge
+from tekapctl.models.normalization import Normalization
 
 SMALLEST_IMAGE = 8
 
@@ -48,10 +49,22 @@ class Network(nn.Module, ABC):
         in_channels: Number of channels of its images.
     """
 
+    normalization: Normalization | None
+    """What it was trained with; None of a network that nothing is known of yet."""
+
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.in_channels = in_channels
+        self.normalization = None
+
+    def normalize(self, pixels: Shaped[Tensor, "batch c h w"]) -> Float[Tensor, "batch c _h _w"]:
+        """Pixels as the network takes them; without a normalization of its own, images must be normalised already.
+
+        Args:
+            pixels: Images with values from 0 to 255.
+        """
+        return pixels if self.normalization is None else self.normalization(pixels)
 
     @abstractmethod
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:

@@ -122,9 +122,10 @@ class Looker:
 
 @torch.inference_mode()
 def _said(trained_network: trained.Trained, images: data.ImageSet) -> Said:
-    trained.check_classes(trained_network, images.classes, "the test images")
+    trained.fit_to(trained_network, images, "the test images")
     batches = Batches(images, _TOGETHER, device=CPU, padding=0, flip=False, seed=0)
-    found = [trained_network.network.knowledge(batch.images, stages=False) for batch in batches.in_order()]
+    network = trained_network.network
+    found = [network.knowledge(network.normalize(batch.images), stages=False) for batch in batches.in_order()]
     logits = torch.cat([each.logits for each in found]).float()
     embeddings = torch.cat([each.embedding for each in found]).float()
     if not (logits.isfinite().all() and embeddings.isfinite().all()):

@@ -11,7 +11,7 @@ from torch import Tensor
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
 from tekapctl.models import Network
-from tekapctl.robustness.shift import Normalisation, Seen, Shift
+from tekapctl.robustness.shift import Seen, Shift
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,16 @@ def measure_shifts(
         batch_size: Images at a time.
         report: Is told which shift is being measured.
     """
-    seen = Seen(network.eval(), Normalisation.of(image_set, device))
-    of_teacher = None if teacher is None else Seen(teacher.eval(), seen.normalisation)
+    seen = Seen(network.eval())
+    of_teacher = None if teacher is None else Seen(teacher.eval())
     batches = Batches(image_set, batch_size, device=device, padding=0, flip=False, seed=0)
     with torch.no_grad():
-        unchanged = torch.cat([seen.logits(pixels).argmax(1) for pixels, *_ in _walk(batches, seen)])
+        unchanged = torch.cat([seen.logits(pixels).argmax(1) for pixels, *_ in _walk(batches)])
     found = []
     for shift in shifts:
         report(shift.name)
         ours, theirs, labels = [], [], []
-        for pixels, given, first in _walk(batches, seen):
+        for pixels, given, first in _walk(batches):
             changed = shift(pixels, given, first, seen)
             with torch.no_grad():
                 ours.append(seen.logits(changed).argmax(1))
@@ -89,9 +89,9 @@ def measure_shifts(
 
 
 @torch.no_grad()
-def _walk(batches: Batches, seen: Seen) -> Iterator[tuple[Float[Tensor, "batch c h w"], Tensor, int]]:
+def _walk(batches: Batches) -> Iterator[tuple[Float[Tensor, "batch c h w"], Tensor, int]]:
     for batch in batches.in_order():
-        yield seen.normalisation.pixels(batch.images), batch.labels, int(batch.index[0])
+        yield batch.images.float() / 255, batch.labels, int(batch.index[0])
 
 
 def _share(found: Tensor) -> float:

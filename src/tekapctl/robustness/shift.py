@@ -3,44 +3,13 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tekapctl.data.image_set import ImageSet
 from tekapctl.models import Network
 
 Pixels = Float[Tensor, "batch c h w"]
 """Images whose values are between 0 (black) and 1."""
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """What turns pixels between 0 and 1 into what a network takes.
-
-    Attributes:
-        mean: Of each channel.
-        std: Of each channel.
-    """
-
-    mean: Float[Tensor, "1 c 1 1"]
-    std: Float[Tensor, "1 c 1 1"]
-
-    @classmethod
-    def of(cls, image_set: ImageSet, device: torch.device) -> "Normalisation":
-        """That of an image set."""
-        mean, std = (
-            torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (image_set.mean, image_set.std)
-        )
-        return cls(mean, std)
-
-    def pixels(self, images: Float[Tensor, "batch c h w"]) -> Pixels:
-        """The pixels of normalised images."""
-        return (images * self.std + self.mean).clamp(0, 1)
-
-    def images(self, pixels: Pixels) -> Float[Tensor, "batch c h w"]:
-        """Normalised images."""
-        return (pixels - self.mean) / self.std
 
 
 @dataclass(frozen=True)
@@ -49,15 +18,13 @@ class Seen:
 
     Attributes:
         network: The network, in evaluation mode.
-        normalisation: What it takes.
     """
 
     network: Network
-    normalisation: Normalisation
 
     def logits(self, pixels: Pixels) -> Float[Tensor, "batch classes"]:
         """What it says of pixels; gradients reach them."""
-        return self.network(self.normalisation.images(pixels)).float()
+        return self.network(self.network.normalize(255 * pixels)).float()
 
 
 class Shift(ABC):

@@ -113,8 +113,8 @@ def _embeddings(
     batches = Batches(part, batch_size, device=device, padding=0, flip=False, seed=0)
     found = []
     for batch in batches.in_order():
-        images = batch.images
-        if size is not None and images.shape[2:] != size:
-            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
-        found.append(network.eval().knowledge(images, stages=False).embedding.float())
+        pixels = batch.images
+        if size is not None and pixels.shape[2:] != size:
+            pixels = F.interpolate(pixels.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+        found.append(network.eval().knowledge(network.normalize(pixels), stages=False).embedding.float())
     return torch.cat(found), batches.labels

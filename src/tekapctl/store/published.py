@@ -16,6 +16,8 @@ from torch import Tensor
 from tekapctl.errors import UsageError
 
 MOST_BYTES = 2 * 2**30
+_MOST_SHARED = 4
+"""How many times its size a file's tensors may claim together: tied weights share memory."""
 _HARMLESS = [argparse.Namespace, np.dtype, np.float64, np.float32, np.dtypes.Float64DType, np.dtypes.Float32DType]
 
 
@@ -54,34 +56,89 @@ def read_published(path: Path) -> PublishedCheckpoint:
         state = content
     if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise UsageError(f"The checkpoint {path} holds no state dict.", "Name a checkpoint of a network.")
+    _check_tensors(path, state)
     plain = {key.removeprefix("module."): value for key, value in state.items()}
     epoch, accuracy = content.get("epoch"), content.get("accuracy", content.get("best_acc"))
     return PublishedCheckpoint(
-        state=plain,
-        epoch=epoch if isinstance(epoch, int) else None,
-        accuracy=None if accuracy is None or isinstance(accuracy, dict) else float(accuracy),
+        state=plain, epoch=epoch if isinstance(epoch, int) else None, accuracy=_percentage(accuracy)
     )
+
+
+def _check_tensors(path: Path, state: dict[str, Tensor]) -> None:
+    """Refuse tensors that are no plain arrays, or that claim more numbers than the file holds.
+
+    Raises:
+        UsageError: There is one.
+    """
+    claimed = 0
+    for key, value in state.items():
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_nested or value.is_quantized:
+            raise UsageError(f"{key} in the checkpoint {path} is not a dense tensor.", "Save plain weights.")
+        needed = value.numel() * value.itemsize
+        claimed += needed
+        # A view with strides of 0 claims any shape over a few bytes.
+        if needed > value.untyped_storage().nbytes() or claimed > _MOST_SHARED * path.stat().st_size:
+            raise UsageError(
+                f"{key} in the checkpoint {path} claims more numbers than the file holds.",
+                "Use a file that PyTorch has written.",
+            )
+
+
+def _percentage(value: object) -> float | None:
+    """A stated accuracy, if it is a number that can be one."""
+    if isinstance(value, Tensor):
+        value = value.item() if value.numel() == 1 and not value.is_complex() and value.device.type == "cpu" else None
+    if not isinstance(value, int | float) or not 0 <= value <= 100:
+        return None
+    return float(value)
 
 
 def _check_records(path: Path) -> None:
     """See to it that a file of PyTorch's zip format does not unpack to more than it has."""
     try:
         with zipfile.ZipFile(path) as archive:
-            packed = [record for record in archive.infolist() if record.compress_type != zipfile.ZIP_STORED]
-            total = sum(record.file_size for record in archive.infolist())
+            records = archive.infolist()
+            packed = [record for record in records if record.compress_type != zipfile.ZIP_STORED]
+            total = sum(record.file_size for record in records)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return  # an older format, or damaged: its reader will say so
+    if any(record.filename.endswith("/constants.pkl") for record in records):
+        raise UsageError(f"{path} is a TorchScript file.", "Save the network's state dict with torch.save instead.")
     if packed or total > path.stat().st_size:
         raise UsageError(f"The checkpoint {path} unpacks to more than it has.", "Use a file that PyTorch has written.")
 
 
-def _unpickle(path: Path) -> Any:
-    scalar: Any = (np._core.multiarray.scalar, "numpy.core.multiarray.scalar")  # type: ignore[attr-defined]
+def _check_calls(path: Path) -> None:
+    """Refuse pickles that call `bytearray`, which PyTorch's reader allows and which takes any memory it is asked for.
+
+    Raises:
+        UsageError: The file's pickle does.
+    """
     try:
-        with (
-            warnings.catch_warnings(),
-            torch.serialization.safe_globals([*_HARMLESS, scalar, np._core.multiarray.scalar]),  # type: ignore[attr-defined]
-        ):
+        with zipfile.ZipFile(path) as archive:
+            pickles = [archive.read(record) for record in archive.infolist() if record.filename.endswith(".pkl")]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        pickles = [path.read_bytes()]
+    for content in pickles:
+        # The name alone: where a pickle of an older format ends is for its reader to find out.
+        if b"bytearray" in content:
+            raise UsageError(
+                f"The checkpoint {path} wants to run bytearray, and was not loaded.", "Use its safetensors."
+            )
+
+
+def _scalar(kind: np.dtype[Any], content: bytes = b"") -> object:
+    """A number of numpy's, as the published scripts save accuracies; another size would only take memory."""
+    if kind.itemsize != len(content) or kind.itemsize > 16:
+        raise pickle.UnpicklingError("a number has the size of its type")
+    return np.frombuffer(content, kind)[0]
+
+
+def _unpickle(path: Path) -> Any:
+    _check_calls(path)
+    scalars: list[Any] = [(_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([*_HARMLESS, *scalars]):
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -1,13 +1,16 @@
 """Networks' weights as safetensors, with what is needed to build the network again."""
 
 import json
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tekapctl.errors import UsageError
 from tekapctl.store.files import write_whole
@@ -108,7 +111,7 @@ def classifier_shape(state: dict[str, Tensor], source: str) -> tuple[int, int]:
     matrices = [value for value in state.values() if value.dim() == 2]
     kernels = [value for value in state.values() if value.dim() == 4]
     if not matrices or not kernels:
-        raise UsageError(f"The weights in {source} are no image classifier's.", "Name a checkpoint of a network.")
+        raise UsageError(f"The weights in {source} are not an image classifier's.", "Name a checkpoint of a network.")
     classes, channels = matrices[-1].shape[0], kernels[0].shape[1]
     # A tensor without elements may claim any shape.
     if not 0 < classes <= MOST_CLASSES or not 0 < channels <= MOST_CHANNELS:
@@ -117,6 +120,35 @@ def classifier_shape(state: dict[str, Tensor], source: str) -> tuple[int, int]:
             "Name a checkpoint of a network.",
         )
     return classes, channels
+
+
+class MemoryBudget(TorchDispatchMode):
+    """Refuses new tensors beyond a number of bytes in all, before they are filled.
+
+    Building a network takes what its arguments ask for, and a file may state any.
+
+    Args:
+        most_bytes: All new tensors together may have so many.
+        source: Where the arguments are from, for the error.
+    """
+
+    def __init__(self, most_bytes: int, source: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.left = most_bytes
+        self.source = source
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count what a call makes out of no tensor."""
+        sizes = args[0] if args and isinstance(args[0], list | tuple) else ()
+        if not any(isinstance(each, Tensor) for each in args):
+            self.left -= 4 * math.prod(size for size in sizes if isinstance(size, int))
+            if self.left < 0:
+                raise UsageError(
+                    f"The weights in {self.source} are of another architecture than the file says: "
+                    "that network is far larger than the file.",
+                    "Name the network that they are of.",
+                )
+        return func(*args, **(kwargs or {}))
 
 
 def _unpack(metadata: dict[str, str] | None) -> dict[str, str]:

@@ -129,7 +129,7 @@ def plan(
         "before": [{"label": each.label, **to_dict(each.spec)} for each in before.values()],
         "grid": {"arm": arms, "seed": list(numbers)},
     }
-    return Planned(name, chosen, blocks, sweeps.plan(table, by_network=False), groups)
+    return Planned(name, chosen, blocks, sweeps.plan(table, home.datasets, by_network=False), groups)
 
 
 def _over(spec: StudentSpec, fields: Mapping[str, Any]) -> StudentSpec:
@@ -152,7 +152,7 @@ def _base(
         before.setdefault(known.label, known)
         return Base(spec.model_copy(update={"teacher": known.label}), recipe)
     try:
-        found = [trained.find(home, one, dataset=spec.data.name) for one in (spec.teacher, *spec.ensemble)]
+        found = [trained.find(home, one, data=spec.data) for one in (spec.teacher, *spec.ensemble)]
     except UsageError as error:
         if is_dry:
             return Base(spec)

@@ -5,8 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tekapctl.comparison.groups import NO_DIFFERENCE
-from tekapctl.spec import RunSpec, StudentSpec, parse, to_dict
+from tekapctl.comparison.groups import identifying
+from tekapctl.spec import RunSpec, StudentSpec, parse
 
 Identity = dict[str, Any]
 """Plain values: `spec`, and as `needs` the identities of the trials whose networks teach it."""
@@ -19,14 +19,7 @@ def identity(spec: RunSpec, needs: Mapping[str, Identity]) -> Identity:
         spec: Its spec.
         needs: Identities of other trials, by the names under which the spec has them as teachers.
     """
-    table = to_dict(spec)
-    for path in NO_DIFFERENCE:
-        if path != "seed":
-            *parents, last = path.split(".")
-            inner: Any = table
-            for part in parents:
-                inner = inner.get(part, {})
-            inner.pop(last, None)
+    table = {**identifying(spec), "seed": spec.seed}
     # What a file calls its teachers is its own affair.
     places = {name: f"@{number}" for number, name in enumerate(needs)}
     if "teacher" in table:

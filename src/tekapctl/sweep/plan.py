@@ -1,6 +1,7 @@
 """A sweep's file, checked whole, as the trials that it asks for."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -91,8 +92,12 @@ class Plan:
         return found
 
 
-def read(path: Path) -> Plan:
+def read(path: Path, datasets: Path) -> Plan:
     """The sweep of a file.
+
+    Args:
+        path: The file.
+        datasets: Where data sets are kept.
 
     Raises:
         UsageError: The file cannot be read, or one of its specs is not valid.
@@ -102,14 +107,15 @@ def read(path: Path) -> Plan:
             f"There is no sweep file {str(path)!r}.",
             "Name a TOML file; `tekapctl sweep status`, `cancel` and `report` take one too.",
         )
-    return plan(read_file(path))
+    return plan(read_file(path), datasets)
 
 
-def plan(table: Mapping[str, Any], *, by_network: bool = True) -> Plan:
+def plan(table: Mapping[str, Any], datasets: Path, *, by_network: bool = True) -> Plan:
     """The sweep that a file's table describes.
 
     Args:
         table: The file's.
+        datasets: Where data sets are kept; which images are there is part of what an experiment is.
         by_network: Whether a student may name a run that comes first by its network, and not by its label alone.
 
     Raises:
@@ -126,12 +132,12 @@ def plan(table: Mapping[str, Any], *, by_network: bool = True) -> Plan:
     for number, fields in enumerate(file.before):
         label = fields.get("label", f"before {number + 1}")
         values = merged({"kind": "teacher"}, {name: value for name, value in fields.items() if name != "label"})
-        trial = _before(str(label), values, file.name, list(first.values()), by_network)
+        trial = _before(str(label), values, file.name, list(first.values()), by_network, datasets)
         trial = trial if "label" in fields else _named(trial)
         if trial.label in first:
             raise UsageError(f"Two runs that come first are called {trial.label!r}.", "Give each a label of its own.")
         first[trial.label] = trial
-    of_grid = _of_grid(file, list(first.values()), by_network) if file.grid else ()
+    of_grid = _of_grid(file, list(first.values()), by_network, datasets) if file.grid else ()
     trials = [*first.values(), *of_grid]
     return Plan(file.name, file.sweep, _apart(trials))
 
@@ -142,9 +148,11 @@ def complaint(entry: Any) -> str:
     return f"{'.'.join(map(str, entry['loc']))}: {what}"
 
 
-def _before(label: str, values: dict[str, Any], name: str, earlier: Sequence[Trial], by_network: bool) -> Trial:
+def _before(
+    label: str, values: dict[str, Any], name: str, earlier: Sequence[Trial], by_network: bool, datasets: Path
+) -> Trial:
     try:
-        spec = _spec(values, name)
+        spec = _spec(values, name, datasets)
         return Trial(label, label, spec, _needs(spec, earlier, by_network))
     except UsageError as error:
         raise UsageError(f"{label}: {error.problem}", error.remedy) from None
@@ -156,12 +164,12 @@ def _named(trial: Trial) -> Trial:
     return Trial(words, words, trial.spec, trial.needs)
 
 
-def _of_grid(file: SweepFile, first: Sequence[Trial], by_network: bool) -> Iterator[Trial]:
+def _of_grid(file: SweepFile, first: Sequence[Trial], by_network: bool, datasets: Path) -> Iterator[Trial]:
     found, refused, remedy = [], [], ""
     for points in combinations(file.grid):
         label = ", ".join(filter(None, (point.label for point in points))) or file.name
         try:
-            spec = _spec(_table(file.spec, points), file.name)
+            spec = _spec(_table(file.spec, points), file.name, datasets)
             needs = _needs(spec, first, by_network)
         except UsageError as error:
             refused.append(f"{_with_seed(label, points)}: {error.problem.rstrip('.')}")
@@ -190,14 +198,17 @@ def _table(shared: Mapping[str, Any], points: Sequence[Point]) -> dict[str, Any]
     return table
 
 
-def _spec(values: dict[str, Any], name: str) -> TeacherSpec | StudentSpec:
+def _spec(values: dict[str, Any], name: str, datasets: Path) -> TeacherSpec | StudentSpec:
     values = {"name": name, **values}
     if values.get("kind") == "teacher":
         # A student trained alone, among students: what only those with a teacher have is not for it.
         values = {"model": values["student"], **values} if "student" in values else values
         only = StudentSpec.model_fields.keys() - TeacherSpec.model_fields.keys()
         values = {field: value for field, value in values.items() if field not in only}
-    return parse(values)
+    spec = parse(values)
+    with suppress(UsageError):  # of images that are not there yet the run itself will say so
+        spec = spec.model_copy(update={"data": spec.data.stamped(datasets)})
+    return spec
 
 
 def _needs(spec: TeacherSpec | StudentSpec, first: Sequence[Trial], by_network: bool) -> dict[str, Trial]:
@@ -210,7 +221,7 @@ def _needs(spec: TeacherSpec | StudentSpec, first: Sequence[Trial], by_network: 
         alike = [
             trial
             for trial in first
-            if by_network and trial.spec.network == name and trial.spec.data.name == spec.data.name
+            if by_network and trial.spec.network == name and trial.spec.data.is_same_as(spec.data)
         ]
         if not named and len(alike) > 1:
             raise UsageError(

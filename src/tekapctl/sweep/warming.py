@@ -7,6 +7,7 @@ from typing import Any
 
 from tekapctl.engine.prepare import Say
 from tekapctl.engine.warming import Report, open_cache, warm
+from tekapctl.knowledge import Needs
 from tekapctl.spec import StudentSpec, to_dict
 from tekapctl.store.files import size
 from tekapctl.store.knowledge import RESERVE
@@ -99,7 +100,7 @@ def _reads_store(trial: Trial) -> bool:
     spec = trial.spec
     if not isinstance(spec, StudentSpec) or not spec.cache_teacher or spec.ensemble or spec.data.recrop:
         return False
-    return not spec.beta or ("feature maps" not in spec.method.about.uses and spec.method.views == 1)
+    return not spec.beta or spec.method.needs == Needs()
 
 
 def _store(trial: Trial) -> str:
@@ -109,6 +110,6 @@ def _store(trial: Trial) -> str:
     need = trial.needs.get(trial.spec.teacher)
     teacher = need.digest if need is not None else [table[field] for field in ("teacher", "teacher_args")]
     # A share of the images is drawn by the seed.
-    seed = trial.spec.batch_seed if trial.spec.data.kept < 1 else None
+    seed = trial.spec.batch_seed if trial.spec.data.is_subset else None
     what = {"teacher": teacher, "seed": seed, **{field: table[field] for field in ("data", "precision", "device")}}
     return identity.digest(what)

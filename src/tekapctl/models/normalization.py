@@ -1,0 +1,66 @@
+"""From pixels to what a network takes: each network has its own mean, deviation and, if it must, size."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tekapctl.errors import UsageError
+
+
+class Normalization(nn.Module):
+    """`(pixels / 255 - mean) / std` per channel, resized first if the network has a size of its own.
+
+    Args:
+        mean: Mean of each channel, with white as 1.
+        std: Standard deviation of each channel, in the same units.
+        size: Height and width that the network takes; None takes images as they come.
+
+    Raises:
+        UsageError: A mean or deviation is not finite, a deviation is not positive, or their numbers differ.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], size: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        check_normalization(mean, std)
+        self.mean, self.std, self.size = tuple(mean), tuple(std), size
+        means, deviations = (torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (mean, std))
+        self.register_buffer("scale", 1 / (255 * deviations), persistent=False)
+        self.register_buffer("shift", -means / deviations, persistent=False)
+
+    def extra_repr(self) -> str:
+        """Its constants, which also tell cached teacher outputs apart."""
+        return f"mean={self.mean}, std={self.std}, size={self.size}"
+
+    def forward(self, pixels: Shaped[Tensor, "batch c h w"]) -> Float[Tensor, "batch c _h _w"]:
+        """Normalised images, in channels-last order.
+
+        Args:
+            pixels: Images with values from 0 to 255; gradients pass if they are floating point.
+        """
+        if self.size is not None and pixels.shape[2:] != self.size:
+            pixels = F.interpolate(pixels.float(), self.size, mode="bilinear", align_corners=False, antialias=True)
+        return torch.addcmul(self.shift, pixels, self.scale).contiguous(memory_format=torch.channels_last)
+
+
+def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse constants that make no images of pixels.
+
+    Raises:
+        UsageError: One is not finite, a deviation is not positive, or there are not as many of both.
+    """
+    problem = ""
+    if len(mean) != len(std):
+        problem = f"There are {len(mean)} means and {len(std)} standard deviations."
+    elif not all(math.isfinite(value) and abs(value) < 1e6 for value in (*mean, *std)):
+        problem = f"The means {list(mean)} or standard deviations {list(std)} are not finite."
+    elif not all(value > 1e-6 for value in std):
+        problem = f"The standard deviations {list(std)} are not all positive."
+    if problem:
+        raise UsageError(problem, "Give one finite mean and one positive deviation per channel.")
