@@ -254,7 +254,7 @@ def total(trainer: Trainer, objective, batch) -> torch.Tensor:
 
 
 def labels_alone(trainer: Trainer, _, batch) -> torch.Tensor:
-    return torch.nn.functional.cross_entropy(trainer.network(batch.images), batch.labels)
+    return torch.nn.functional.cross_entropy(trainer.network(trainer.network.normalize(batch.images)), batch.labels)
 
 
 def test_of_several_teachers_the_figures_are_means(home):
