@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tekapctl import spec
+from tekapctl.engine.execute import words
 from tekapctl.errors import UsageError
-from tekapctl.spec import OptimizerSpec, StudentSpec, TeacherSpec, dumps, json_schema, load, loads, parse
+from tekapctl.methods import METHODS
+from tekapctl.spec import OptimizerSpec, StudentSpec, TeacherSpec, dumps, json_schema, load, loads, parse, to_dict
 
 positive = st.floats(1e-6, 1e6)
 weights = st.floats(0, 1e6)
@@ -161,3 +163,37 @@ def test_a_field_of_another_type_is_a_spec_or_a_usage_error(field, value):
 def test_a_users_own_network_is_not_imported_before_it_is_built():
     assert parse({"student": "this:that"}).student == "this:that"
     assert "this" not in sys.modules
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_tekap_is_on_by_default_for_the_methods_it_was_published_with_alone(method):
+    found = parse({"method": method})
+    assert found.augmented == (method in ("kd", "crd"))
+    asked = parse({"method": method, "tekap": {}, "alpha": 1})
+    assert asked.augmented
+    assert parse(to_dict(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("values", "augmented"),
+    [
+        ({"method": "dkd", "alpha": 0, "tekap": {"logit": {"teachers": 0}}}, False),
+        ({"method": "dkd", "alpha": 0, "tekap": {"logit": {"teachers": 3}, "feature": {"teachers": 0}}}, True),
+        ({"method": "crd", "alpha": 0, "tekap": {"feature": {"teachers": 0}}}, False),
+        ({"method": "crd", "alpha": 1, "tekap": {"feature": {"teachers": 0}}}, True),
+        ({"method": "crd", "alpha": 1, "beta": 0, "tekap": {"logit": {"teachers": 0}}}, False),
+        ({"method": "kd", "angular": {"views": 2}}, False),
+    ],
+)
+def test_a_run_is_called_tekap_where_a_loss_sees_augmented_teachers(values, augmented):
+    found = parse(values)
+    assert found.augmented == augmented
+    assert ("tekap" in words(found)) == augmented
+
+
+@given(students)
+def test_what_nothing_reads_makes_no_other_experiment(values):
+    found = parse(values)
+    in_effect = found.in_effect
+    assert in_effect.augmented == found.augmented
+    assert in_effect.in_effect == in_effect

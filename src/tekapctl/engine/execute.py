@@ -24,7 +24,7 @@ from tekapctl.engine.trainer import DivergedError, Listener
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.evaluation import evaluate
 from tekapctl.parallel.team import ALONE, LostError, Team, joined
-from tekapctl.spec import StudentSpec, TeacherSpec, dumps, load, parse, to_dict
+from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec, dumps, load, parse, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 from tekapctl.store.weights import save_weights
@@ -311,16 +311,20 @@ def finish(run: Run, setting: Setting) -> dict[str, Any]:
 
 
 def label(setting: Setting) -> str:
-    """What a run is, in the words of its id."""
+    """What a run is, for its id."""
     spec = setting.spec
-    words = [spec.name] if spec.name else []
-    if isinstance(spec, StudentSpec) and setting.teacher:
-        words += ["tekap"] if spec.augmented else ["angular"] if spec.angular.views else []
-        ensemble = [f"ensemble{1 + len(spec.ensemble)}"] if spec.ensemble else []
-        words += [spec.method.name, *ensemble, setting.teacher.model, spec.student]
-    else:
-        words += ["teacher", spec.network]
-    return "-".join([*words, spec.data.name, f"s{spec.seed}"])
+    networks = [spec.network] if setting.teacher is None else [setting.teacher.model, spec.network]
+    name = [spec.name] if spec.name else []
+    return "-".join([*name, *words(spec), *networks, spec.data.name, f"s{spec.seed}"])
+
+
+def words(spec: RunSpec) -> list[str]:
+    """What is done in a run: `teacher`, or a method with what is added to it."""
+    if not isinstance(spec, StudentSpec):
+        return ["teacher"]
+    added = ["tekap"] if spec.augmented else ["angular"] if spec.angular.views else []
+    ensemble = [f"ensemble{1 + len(spec.ensemble)}"] if spec.ensemble else []
+    return [*added, spec.method.name, *ensemble]
 
 
 def _metadata(setting: Setting, metrics: Metrics) -> dict[str, str]:

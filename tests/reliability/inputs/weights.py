@@ -107,7 +107,15 @@ def libraries(here: Path) -> None:
         ("unknown", "torchvision:resnet18", {"nothing": 1}),
         ("large", "torchvision:vit_h_14", {}),
     ):
-        stated(here / f"{name}.safetensors", plain, model=model, model_args=arguments, in_channels="3", mean=[0.3] * 3, std=[0.4] * 3)
+        stated(
+            here / f"{name}.safetensors",
+            plain,
+            model=model,
+            model_args=arguments,
+            in_channels="3",
+            mean=[0.3] * 3,
+            std=[0.4] * 3,
+        )
 
 
 @maker
