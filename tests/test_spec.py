@@ -169,8 +169,11 @@ def test_a_users_own_network_is_not_imported_before_it_is_built():
 def test_tekap_is_on_by_default_for_the_methods_it_was_published_with_alone(method):
     found = parse({"method": method})
     assert found.augmented == (method in ("kd", "crd"))
-    asked = parse({"method": method, "tekap": {}, "alpha": 1})
-    assert asked.augmented
+    levels = {"logit": {"teachers": 3}, "feature": {"teachers": 1}}
+    assert parse({"method": method, "tekap": levels}).augmented
+    if found.method.level == "feature" and not found.method.tekap:
+        assert not parse({"method": method, "tekap": {"logit": {"teachers": 0}}}).augmented
+        assert parse({"method": method, "tekap": {"feature": {"noise_weight": 0.2}}}).augmented
     assert parse(to_dict(found)) == found
 
 

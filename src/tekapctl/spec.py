@@ -286,8 +286,11 @@ class StudentSpec(RunSpec):
         angular = values.get("angular")
         views = angular.get("views", 0) if isinstance(angular, Mapping) else getattr(angular, "views", 0)
         name = _method_name(values)
-        published = name in METHODS and METHODS[name].tekap
-        return values if published and not views else {"tekap": TekapSpec().without(), **values}
+        given = values.get("tekap", {})
+        if (name in METHODS and METHODS[name].tekap and not views) or not isinstance(given, Mapping):
+            return values
+        # A level of which anything is given is asked for.
+        return {**values, "tekap": {"logit": {"teachers": 0}, "feature": {"teachers": 0}, **given}}
 
     @model_validator(mode="before")
     @classmethod

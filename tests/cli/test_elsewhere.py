@@ -27,8 +27,10 @@ def test_a_network_of_the_users_own_is_trained_taught_and_evaluated(tekapctl, te
     student = ["distill", "--student", "my_nets:small", *own, *DIGITS, "--method", "at", "--json"]
     taught = tekapctl(*student, "--teacher", teacher).json
     assert taught["evaluation"]["parameters"] == 8 * 9 + 8 + 32 * 10 + 10
-    assert tekapctl("evaluate", taught["run"], "--json").json["model"] == "my_nets:small"
-    pupil = tekapctl("distill", "--teacher", trained["run"], "--student", "resnet8", *DIGITS, "--json").json
+    assert tekapctl("evaluate", taught["run"], "--trust-code", "--json").json["model"] == "my_nets:small"
+    assert "add --trust-code" in tekapctl.refuses("evaluate", taught["run"])
+    by_run = ["distill", "--teacher", trained["run"], "--student", "resnet8", *DIGITS, "--trust-code", "--json"]
+    pupil = tekapctl(*by_run).json
     assert pupil["teacher"]["model"] == "my_nets:small"
     assert tekapctl(*student, "--teacher", teacher, "--dry-run").json["cost"]["parameters"] == 8 * 9 + 8 + 32 * 10 + 10
 

@@ -161,13 +161,13 @@ def test_the_documented_method_of_a_users_own_is_trained_resumed_and_refused(tek
     assert summary["method"] == "my_methods:CosineSpec"
     assert summary["last_top1"] > 0.3
     (tmp_path / "bare.py").write_text(
-        "from tekapctl.methods import MethodSpec\nclass Bare(MethodSpec):\n    def build(self, pair): ...\n"
+        "from tekapctl.methods import MethodSpec\nclass Bare(MethodSpec):\n    def make(self, pair): ...\n"
     )
     command = [sys.executable, "-m", "tekapctl", "methods", "show", "bare:Bare"]
     shown = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert "gamma 1, alpha 0, beta 1" in shown.stdout, shown.stderr
     assert "cannot be imported" in tekapctl.refuses("distill", "--method", "nowhere:Mine")
-    assert "is no method" in tekapctl.refuses("distill", "--method", "json:JSONDecoder")
+    assert "is a library" in tekapctl.refuses("distill", "--method", "json:JSONDecoder")
 
 
 def test_a_method_with_a_first_stage_trains_and_tells_of_it(tekapctl, teacher):

@@ -24,7 +24,7 @@ STUDENTS = ("resnet8", "resnet8x4", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV
 TEACHERS = ("resnet14", "resnet8x4", "wrn_16_2", "vgg8", "ResNet50")
 AUGMENTATIONS = {
     "none": {"tekap": {"logit": {"teachers": 0}, "feature": {"teachers": 0}}},
-    "tekap": {"tekap": {}},
+    "tekap": {"tekap": {"logit": {"teachers": 3}, "feature": {"teachers": 1}}},
     "views": {"angular": {"views": 2}},
 }
 EQUAL_WIDTHS = {"fsp", "kdsvd"}

@@ -157,13 +157,13 @@ class BrokenSpec(MethodSpec):
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
     about: ClassVar[About] = About("Mine", 2026, "0", ("logits",))
 
-    def build(self, pair):
+    level: ClassVar[str] = "logit"
+
+    def make(self, pair):
         return Broken()
 
 
 class Broken(Method):
-    level = "logit"
-
     def loss(self, student, teacher, batch):
         if "METHOD_IS_MENDED" not in os.environ:
             raise ZeroDivisionError("of the method")
@@ -174,6 +174,7 @@ class Broken(Method):
 def test_a_run_that_a_method_of_the_users_own_broke_has_failed_with_its_words(folder, tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text(METHOD)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("TEKAPCTL_TRUSTED", "broken:BrokenSpec")
     made = plan({**SWEEP, "spec": {**SWEEP["spec"], "method": "broken:BrokenSpec"}, "grid": {"seed": [0]}})
     _, student = made.trials
     with pytest.raises(ZeroDivisionError):

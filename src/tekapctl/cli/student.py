@@ -48,7 +48,7 @@ def student_spec(
     ] = None,
     tekap: Annotated[
         bool | None,
-        typer.Option("--tekap/--no-tekap", help="With augmented teachers, or without any. (default: tekap)"),
+        typer.Option("--tekap/--no-tekap", help="With augmented teachers, or without any. (default: with kd and crd)"),
     ] = None,
     angular: Annotated[
         bool | None,
