@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tekapctl import load_student
 from tekapctl.data import Batches
-from tekapctl.data.folder import list_images
+from tekapctl.data.listing import list_images
 from tekapctl.spec import load
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tekapctl.data import data_spec
 from tekapctl.data.decoding import DamagedImageError, decode
-from tekapctl.data.folder import list_images
+from tekapctl.data.listing import list_images
 from tekapctl.errors import UsageError
 
 CLASSES = ("cat", "dog")

@@ -10,7 +10,7 @@ from silent import Silent
 from tekapctl import trained
 from tekapctl.comparison.groups import find, group
 from tekapctl.data import data_spec
-from tekapctl.data.folder import list_images
+from tekapctl.data.listing import list_images
 from tekapctl.engine.execute import execute, resume
 from tekapctl.errors import UsageError
 from tekapctl.spec import parse
