@@ -447,6 +447,18 @@ def load(path: Path | str) -> TeacherSpec | StudentSpec:
     return parse(read_file(Path(path)))
 
 
+def load_of_run(folder: Path) -> TeacherSpec | StudentSpec:
+    """The spec in a run's folder.
+
+    Raises:
+        UsageError: It cannot be read, is not valid, or is not a run's, which says of which kind it is.
+    """
+    table = read_file(folder / "spec.toml")
+    if "kind" not in table:
+        raise UsageError(f"The spec of the run {folder.name} is damaged: it has no kind.", "Leave the run out.")
+    return parse(table)
+
+
 def dump(spec: RunSpec, path: Path | str) -> None:
     """Write the spec to a TOML file, or to a JSON file if its name ends so."""
     path = Path(path)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from tekapctl.models import Network, foreign
 from tekapctl.models.adapted import Adapted
 from tekapctl.models.network import SMALLEST_IMAGE
 from tekapctl.models.normalization import Normalization, check_normalization
-from tekapctl.spec import load as load_spec
+from tekapctl.spec import load_of_run
 from tekapctl.store.files import expand_user, sha256
 from tekapctl.store.home import Home
 from tekapctl.store.published import read_published
@@ -91,7 +92,14 @@ class Trained:
     fingerprint: str | None = None
 
 
-def find(home: Home, name: str, *, dataset: str | None = None, data: DataSpec | None = None) -> Reference:
+def find(
+    home: Home,
+    name: str,
+    *,
+    dataset: str | None = None,
+    data: DataSpec | None = None,
+    kind: Literal["teacher", "student"] | None = None,
+) -> Reference:
     """The trained network that a user means.
 
     Args:
@@ -100,6 +108,7 @@ def find(home: Home, name: str, *, dataset: str | None = None, data: DataSpec | 
             fetched pretrained one, else the newest finished teacher run of it on the data set.
         dataset: The data set that a network's name is meant for; None takes any.
         data: The settings of that data set, where the network has to be trained on the very same images.
+        kind: The kind of run that `latest` means; None for any.
 
     Raises:
         UsageError: There is none; the message says which command makes one.
@@ -111,7 +120,8 @@ def find(home: Home, name: str, *, dataset: str | None = None, data: DataSpec | 
         return Reference(str(path.resolve()), path, f"checkpoint {path}")
     if models.is_known(name):
         return _find_model(home, name, dataset if data is None else data.name, data)
-    run = Runs(home.runs).find(name)
+    runs = Runs(home.runs)
+    run = runs.latest(kind) if name == "latest" else runs.find(name)
     if not run.weights.is_file():
         raise UsageError(
             f"The run {run.id} has no weights yet: it is {run.status}.", f"See it with `tekapctl runs show {run.id}`."
@@ -158,7 +168,7 @@ def data_of_run(run: Run) -> DataSpec:
     Raises:
         UsageError: Its spec is damaged, or names code that is not trusted.
     """
-    return load_spec(run.path / "spec.toml").data
+    return load_of_run(run.path).data
 
 
 def _is_on(run: Run, data: DataSpec, home: Home) -> bool:
@@ -197,6 +207,9 @@ def load(reference: Reference, *, model: str | None = None, arguments: foreign.A
     num_classes, in_channels = _built_for(metadata, state) or classifier_shape(state, str(path))
     preparation = _preparation(metadata, in_channels, str(path))
     classes = _class_names(metadata.get("classes"), num_classes, str(path))
+    digest = sha256(path)
+    if reference.run is not None:
+        reference.run.check_weights(path, digest)
     with MemoryBudget(_budget(state), str(path)):
         network = models.build(model, num_classes, in_channels, _without_weights(arguments or {}))
     load_into(network, _named_as_in(network, state), source=str(path))
@@ -207,7 +220,7 @@ def load(reference: Reference, *, model: str | None = None, arguments: foreign.A
         model=model,
         dataset=metadata.get("dataset"),
         classes=classes,
-        digest=sha256(path),
+        digest=digest,
         reference=reference,
         preparation=preparation,
         fingerprint=metadata.get("data_fingerprint"),

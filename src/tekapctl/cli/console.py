@@ -65,6 +65,21 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     console.print(table)
 
 
+def show_narrow_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout whose cells stay on one line: on a narrow terminal its last columns are left out."""
+    width = _stdout.width if sys.stdout.isatty() else 160
+    widths = [max(len(column), *(len(printable(row[i])) for row in rows)) + 3 for i, column in enumerate(columns)]
+    shown = len(columns)
+    while shown > 1 and sum(widths[:shown]) + 1 > width:
+        shown -= 1
+    table = _table("", columns[:shown], [row[:shown] for row in rows])
+    for column in table.columns:
+        column.no_wrap = True
+    Console(highlight=False, width=max(width, sum(widths[:shown]) + 1)).print(table, crop=False)
+    if shown < len(columns):
+        say(f"left out for want of room: {', '.join(column.removesuffix('>') for column in columns[shown:])}")
+
+
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for column in columns:

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tekapctl.cli import console, options
+from tekapctl.errors import TekapctlError
 
 if TYPE_CHECKING:
     from tekapctl.store.runs import Run, Runs
 
-app = typer.Typer(no_args_is_help=True, help="List, show and remove runs.\n\nExample: tekapctl runs list")
+app = typer.Typer(no_args_is_help=True, help="List, show, verify and remove runs.\n\nExample: tekapctl runs list")
 Reference = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, or latest.")]
 
 
@@ -52,8 +53,7 @@ def list_runs(as_json: options.Json = False) -> None:
     def share(value: float | None) -> str:
         return "" if value is None else console.percent(value)
 
-    console.show_table(
-        "",
+    console.show_narrow_table(
         ["run", "status", "epochs>", "last %>", "best %>", "time>"],
         [
             (
@@ -78,17 +78,47 @@ def show(reference: Reference, as_json: options.Json = False) -> None:
     run = _runs().find(reference)
     row = _row(run)
     spec_path = run.path / "spec.toml"
-    spec = spec_path.read_text(encoding="utf-8", errors="replace") if spec_path.is_file() else ""
+    try:
+        spec = spec_path.read_text(encoding="utf-8", errors="replace") if spec_path.is_file() else ""
+    except OSError as error:
+        raise TekapctlError(f"The run {run.id} cannot be read: {error}.", "Look at the rights of its folder.") from None
     if as_json:
         console.show_json({**row, "path": str(run.path), "spec": spec, "summary": run.summary()})
         return
     console.show_fields(
         {name: "" if value is None else str(value) for name, value in row.items()} | {"path": str(run.path)}
     )
-    error = (run.summary() or {}).get("error")
-    if error:
-        console.show_text(f"error: {console.printable(str(error))}")
+    problem = run.summary_problem()
+    why = f"its summary is damaged: {problem}" if problem else (run.summary() or {}).get("error")
+    if why:
+        console.show_text(f"error: {console.printable(str(why))}")
     console.show_text("\n" + console.printable(spec))
+
+
+@app.command("verify")
+def verify(
+    references: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs to check; all if none.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Check the files of runs against their checksums; the exit code is 1 if anything is wrong.
+
+    Example: tekapctl runs verify latest
+    """
+    from tekapctl.engine.verify import verify as check
+
+    runs = _runs()
+    found = [runs.find(reference) for reference in references] if references else runs.all()
+    verified = [check(run) for run in dict.fromkeys(found)]
+    if as_json:
+        console.show_json([each.to_dict() for each in verified])
+    else:
+        for each in verified:
+            files = f"{each.files} checksum{'' if each.files == 1 else 's'} right"
+            console.show_text(console.printable(f"{each.run}: {each.status}, {' '.join(each.problems) or files}"))
+    if any(each.problems for each in verified):
+        raise typer.Exit(1)
 
 
 @app.command("remove")
@@ -102,7 +132,7 @@ def remove(
     """
     runs = _runs()
     found = [runs.find(reference) for reference in references]
-    for run in found:
+    for run in dict.fromkeys(found):
         if yes or typer.confirm(f"Remove {run.id}?", err=True):
             runs.remove(run)
             console.say(f"removed {run.id}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from tekapctl.data.files import FileImages
 from tekapctl.errors import UsageError
-from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec, load, read_file, to_dict
+from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec, load_of_run, read_file, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 
@@ -184,10 +184,14 @@ def _name(run: Run) -> str | None:
 
 
 def _finished(run: Run) -> Finished | None:
+    if (problem := run.summary_problem()) is not None:
+        raise UsageError(
+            f"The summary of the run {run.id} is damaged: {problem}.", "`tekapctl resume` it, or leave it out."
+        )
     summary = run.summary()
-    if run.status != "finished" or summary is None or "evaluation" not in summary:
+    if run.status != "finished" or summary is None:
         return None
-    return Finished(run, load(run.path / "spec.toml"), summary)
+    return Finished(run, load_of_run(run.path), summary)
 
 
 def _flat(table: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

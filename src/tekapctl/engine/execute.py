@@ -20,14 +20,14 @@ from tekapctl.engine.interruption import Interruption, StoppedError
 from tekapctl.engine.preamble import chance_warning, describe_run
 from tekapctl.engine.prepare import Say, Setting, prepare
 from tekapctl.engine.telling import Notes, Unheard
-from tekapctl.engine.trainer import DivergedError, Listener
+from tekapctl.engine.trainer import DivergedError, Listener, Trainer
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.evaluation import evaluate
 from tekapctl.parallel.team import ALONE, LostError, Team, joined
-from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec, dumps, load, parse, to_dict
+from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec, dumps, load_of_run, parse, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
-from tekapctl.store.weights import save_weights
+from tekapctl.store.weights import encode_weights
 from tekapctl.tracking import Trackers
 
 _PAUSE = 0.5
@@ -107,7 +107,7 @@ def resume(reference: str, home: Home, listener: Listener, say: Say, track: Sequ
                 if run.status == "finished":
                     raise UsageError(f"The run {run.id} is finished.", f"See it with `tekapctl runs show {run.id}`.")
                 held.enter_context(run.lock())
-            spec = load(run.path / "spec.toml")
+            spec = load_of_run(run.path)
             tracked = parse({**to_dict(spec), "track": [*spec.track, *track]})
             Trackers.check(tracked.track)
         setting = prepare(tracked, home, say, team)
@@ -137,12 +137,31 @@ def _restore(run: Run, setting: Setting, say: Say) -> None:
             for path in damaged:
                 say(f"the checkpoint {path.name} is damaged and was passed over")
             if state is not None:
-                trainer.restore(state)
-                place = state["progress"]["epoch"], state["progress"]["step"]
+                place = _restore_state(run, trainer, state)
     place = trainer.team.exchange(place)[0]
     with trainer.team.united():
         if place is not None and not trainer.team.leads:
-            trainer.restore(checkpoint.read(checkpoint.place(run.checkpoints, *place), trainer.device))
+            _restore_state(run, trainer, checkpoint.read(checkpoint.place(run.checkpoints, *place), trainer.device))
+
+
+def _restore_state(run: Run, trainer: Trainer, state: dict[str, Any]) -> tuple[int, int]:
+    """Go back to a training state; returns its epoch and step.
+
+    Raises:
+        TekapctlError: It does not fit the run's spec.
+    """
+    try:
+        trainer.restore(state)
+        epoch, step = int(trainer.progress.epoch), int(trainer.progress.step)
+        if not (0 <= epoch <= trainer.spec.total_epochs and 0 <= step < max(1, len(trainer.train_batches))):
+            raise ValueError(f"it is of step {step} after epoch {epoch}")
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TekapctlError(
+            f"The checkpoint of the run {run.id} does not fit its spec: {why.rstrip('.:')}.",
+            "Put spec.toml back as it was when the run began, or start a new run.",
+        ) from None
+    return epoch, step
 
 
 def _silent(_: str) -> None:
@@ -235,8 +254,7 @@ class RunKeeper:
         with self.team.united():
             if is_best and self.team.leads:
                 weights, metadata = trainer.network.state_dict(), _metadata(self.setting, metrics)
-                self.run.check_there()
-                save_weights(self.run.path / "best.safetensors", weights, metadata)
+                self.run.write_weights("best.safetensors", encode_weights(weights, metadata))
         self._write_state()
         with self.team.united():
             if self.trackers is not None:
@@ -273,7 +291,8 @@ def finish(run: Run, setting: Setting) -> dict[str, Any]:
     """Write the last weights, measure them, and write the summary."""
     spec, trainer = setting.spec, setting.trainer
     progress = trainer.progress
-    save_weights(run.weights, trainer.network.state_dict(), _metadata(setting, progress.last))
+    weights = encode_weights(trainer.network.state_dict(), _metadata(setting, progress.last))
+    run.write_weights(run.weights.name, weights)
     evaluation = evaluate(
         trainer.network,
         setting.splits.test,

@@ -16,7 +16,7 @@ from tekapctl.models.foreign import Arguments
 from tekapctl.robustness.measuring import measure_shifts
 from tekapctl.robustness.request import Request
 from tekapctl.robustness.transfer import Transfer, linear_probe
-from tekapctl.spec import StudentSpec, load
+from tekapctl.spec import StudentSpec, load_of_run
 from tekapctl.store.home import Home
 from tekapctl.trained import Reference, Trained
 
@@ -152,7 +152,7 @@ def data_of(network: Trained, dataset: str | None, folder: str | None) -> data.D
     """
     run = network.reference.run
     if run is not None:
-        section = load(run.path / "spec.toml").data
+        section = load_of_run(run.path).data
         if dataset in (None, section.name):
             return section if folder is None else section.model_copy(update={"folder": folder})
     values = {"name": dataset or network.dataset or DEFAULT_DATASET}
@@ -162,7 +162,7 @@ def data_of(network: Trained, dataset: str | None, folder: str | None) -> data.D
 def _teacher_of(home: Home, network: Trained, section: data.DataSpec, say: Callable[[str], None]) -> Trained | None:
     """The teacher of a student's run, if it is still there and is the same."""
     run = network.reference.run
-    spec = load(run.path / "spec.toml") if run is not None else None
+    spec = load_of_run(run.path) if run is not None else None
     if not isinstance(spec, StudentSpec) or spec.data.name != section.name:
         return None
     try:

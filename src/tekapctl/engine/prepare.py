@@ -132,7 +132,7 @@ def find_teacher(spec: StudentSpec, home: Home, say: Say) -> tuple[Trained, Stud
         UsageError: There is no such teacher, its weights are not those of the spec's digest, or it was trained with
             other settings of the data set than the spec gives.
     """
-    reference = trained.find(home, spec.teacher, data=spec.data)
+    reference = trained.find(home, spec.teacher, data=spec.data, kind="teacher")
     teacher = trained.load(reference, model=spec.teacher_model, arguments=spec.teacher_args)
     if spec.teacher_digest not in (None, teacher.digest):
         raise UsageError(

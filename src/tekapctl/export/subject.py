@@ -134,9 +134,9 @@ def load_subject(
 
 def _seed(reference: trained.Reference) -> int:
     """The run's, which says what share of the training images it saw."""
-    from tekapctl.spec import load
+    from tekapctl.spec import load_of_run
 
-    return load(reference.run.path / "spec.toml").seed if reference.run else 0
+    return load_of_run(reference.run.path).seed if reference.run else 0
 
 
 def spread(images: ImageSet, count: int | None) -> ImageSet:

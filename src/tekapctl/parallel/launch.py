@@ -37,7 +37,7 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         max_restarts=0,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "tekapctl", *arguments)
+        elastic_launch(config, sys.executable)("-P", "-m", "tekapctl", *arguments)
     except SignalException as stop:
         return 128 + int(stop.sigval)
     except ChildFailedError as error:

@@ -1,9 +1,12 @@
 """Runs on disk: a folder each, found by id, `latest` or a unique prefix."""
 
+import hashlib
 import json
+import os
 import re
 import secrets
 import shutil
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,14 +17,21 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.files import explain, flush_folder, make_folder, sweep, write_whole
+from tekapctl.store.files import explain, flush_folder, make_folder, sha256, sweep, write_whole
 from tekapctl.store.held import is_held
+from tekapctl.store.summary import problem_of
 
-Status = Literal["running", "finished", "failed", "interrupted"]
+Status = Literal["running", "finished", "failed", "interrupted", "damaged", "unknown"]
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _STAMP = re.compile(r"\d{8}-\d{6}")
+_STAMP_LENGTH = 15
+_MOST_BYTES = 2**26
+"""Of a run's JSON file that is read."""
 _TIME = "%Y%m%d-%H%M%S"
 _NEW = ".new-"
+_REMOVED = ".removed-"
+_MARK = "run.json"
+_CHECKSUMS = "checksums.json"
 _MOMENT = 0.5
 """Seconds for which a lock is tried: whoever looks at the run's status may hold it for an instant."""
 _PATIENCE = 30.0
@@ -58,6 +68,8 @@ class Run:
     @property
     def status(self) -> Status:
         """Running as long as a process holds the run's lock and the run has not finished; asking disturbs nobody."""
+        if not os.access(self.path, os.R_OK | os.X_OK):
+            return "unknown"
         # A failed run that is resumed keeps its summary until training begins; hence the lock comes before it.
         if self._ended() == "finished":
             return "finished"
@@ -66,11 +78,29 @@ class Run:
         # Between the first look and the second the run may have ended.
         return self._ended() or "interrupted"
 
-    def _ended(self) -> Literal["finished", "failed"] | None:
+    def _ended(self) -> Literal["finished", "failed", "damaged"] | None:
+        if self.summary_problem() is not None:
+            return "damaged"
         summary = self.summary()
         if summary is None:
             return None
         return "failed" if summary.get("status") == "failed" else "finished"
+
+    @property
+    def is_original(self) -> bool:
+        """Whether the program made this folder under this name; a copy or a renamed folder is no such run."""
+        if _moment(self.id) is None:
+            return False
+        mark = self._read_table(_MARK)
+        return mark is None or mark.get("run") == self.id
+
+    def kind(self) -> str | None:
+        """`teacher` or `student`, as its spec says; None if the spec is damaged."""
+        try:
+            kind = tomllib.loads((self.path / "spec.toml").read_text(encoding="utf-8")).get("kind")
+        except (OSError, ValueError, RecursionError):
+            return None
+        return kind if kind in ("teacher", "student") else None
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -97,6 +127,40 @@ class Run:
             raise TekapctlError(
                 f"The folder of the run {self.id} was deleted while it ran.", "Start it again; nothing of it is left."
             )
+
+    def write_weights(self, name: str, content: bytes) -> None:
+        """Write a file of weights whole, and its checksum before it.
+
+        The checksum of the file that it replaces stays valid until the next one, so that a crash between the two
+        leaves no run that looks damaged.
+        """
+        self.check_there()
+        known = self._checksums()
+        digest = hashlib.sha256(content).hexdigest()
+        known[name] = [digest, *(old for old in known.get(name, [])[:1] if old != digest)]
+        self.write_text(_CHECKSUMS, json.dumps(known, indent=2, sort_keys=True) + "\n")
+        write_whole(self.path / name, content)
+
+    def check_weights(self, path: Path, digest: str | None = None) -> None:
+        """Hold a file of the run's weights to the checksum that was written with it.
+
+        Args:
+            path: The file.
+            digest: Its SHA-256, where it is known already.
+
+        Raises:
+            UsageError: It is another file than was written.
+        """
+        known = self._checksums().get(path.name)
+        if known and (digest or sha256(path)) not in known:
+            raise UsageError(
+                f"The weights in {path} are damaged: their checksum is not the one that was written with them.",
+                f"Train the run again; `tekapctl runs verify {self.id}` checks all of its files.",
+            )
+
+    def _checksums(self) -> dict[str, list[str]]:
+        found = self._read_table(_CHECKSUMS) or {}
+        return {name: [str(value) for value in values] for name, values in found.items() if isinstance(values, list)}
 
     def write_text(self, name: str, text: str) -> None:
         """Write one of the run's files whole."""
@@ -141,23 +205,43 @@ class Run:
 
     def progress(self) -> dict[str, float | int]:
         """What was noted last; empty if nothing was."""
-        try:
-            found = json.loads((self.path / _PROGRESS).read_text(encoding="utf-8"), parse_constant=_refuse)
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return {name: value for name, value in found.items() if _is_number(value)} if isinstance(found, dict) else {}
+        return {name: value for name, value in (self._read_table(_PROGRESS) or {}).items() if _is_number(value)}
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write what came of the run, which ends it."""
         self.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
 
     def summary(self) -> dict[str, Any] | None:
-        """What came of the run, if it has ended."""
+        """The results of the run, if it has ended and they can be read."""
+        return None if self.summary_problem() is not None else self._read_table("summary.json")
+
+    def summary_problem(self) -> str | None:
+        """What is wrong with the summary; None if nothing is, or if there is none."""
+        if not os.path.lexists(self.path / "summary.json"):
+            return None
+        found = self._read_table("summary.json")
+        if found is None:
+            return "it cannot be read"
+        return None if found.get("status") == "failed" else problem_of(found)
+
+    def _read_table(self, name: str) -> dict[str, Any] | None:
+        """The table in one of the run's JSON files; None if it is missing or damaged."""
+        path = self.path / name
         try:
-            found = json.loads((self.path / "summary.json").read_text(encoding="utf-8"), parse_constant=_refuse)
+            if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+                return None
+            found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
         except (OSError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
+
+
+def _moment(name: str) -> datetime | None:
+    """The time with which a run's id begins; None of a name that begins with no time."""
+    try:
+        return datetime.strptime(name[:_STAMP_LENGTH], _TIME) if _STAMP.match(name) else None
+    except ValueError:
+        return None
 
 
 def _is_number(value: object) -> bool:
@@ -207,7 +291,9 @@ class Runs:
             for name, text in files.items():
                 write_whole(new / name, text.encode())
             with all_runs:  # no two take one second
-                run = Run(new.rename(self.folder / f"{self._stamp()}-{words}-{secrets.token_hex(2)}"))
+                name = f"{self._stamp()}-{words}-{secrets.token_hex(2)}"
+                write_whole(new / _MARK, json.dumps({"run": name}).encode() + b"\n")
+                run = Run(new.rename(self.folder / name))
             flush_folder(self.folder)
         except Timeout:
             raise TekapctlError(f"{self.folder} is locked by another program.", "Try again.") from None
@@ -220,16 +306,19 @@ class Runs:
 
     def _stamp(self) -> str:
         now = datetime.now().astimezone().strftime(_TIME)
-        newest = max((found[0] for run in self.all() if (found := _STAMP.match(run.id))), default="")
-        if newest < now:
+        newest = max((run.id[:_STAMP_LENGTH] for run in self.all() if run.is_original), default="")
+        moment = _moment(newest)
+        if newest < now or moment is None:
             return now
         try:
-            return (datetime.strptime(newest, _TIME) + timedelta(seconds=1)).strftime(_TIME)
-        except (ValueError, OverflowError):  # a folder that was named by hand
-            return max(now, newest)
+            return (moment + timedelta(seconds=1)).strftime(_TIME)
+        except OverflowError:  # the clock was at the end of time
+            return newest
 
     def _sweep(self) -> None:
-        """Away with what dead processes had begun."""
+        """Delete what dead processes had begun to make or to remove."""
+        for removed in self.folder.glob(f"{_REMOVED}*"):
+            shutil.rmtree(removed, ignore_errors=True)
         for begun in self.folder.glob(f"{_NEW}*"):
             with suppress(Timeout, OSError), FileLock(begun / ".lock", timeout=0):
                 shutil.rmtree(begun)
@@ -250,8 +339,8 @@ class Runs:
         if not _ID.fullmatch(reference):
             raise UsageError(f"{reference!r} is no run's id.", "`tekapctl runs list` lists the runs.")
         runs = self.all()
-        if reference == "latest" and runs:
-            return runs[-1]
+        if reference == "latest":
+            return self.latest()
         matches = [run for run in runs if run.id == reference] or [run for run in runs if run.id.startswith(reference)]
         if not matches:
             raise UsageError(f"There is no run {reference!r}.", "`tekapctl runs list` lists the runs.")
@@ -260,12 +349,34 @@ class Runs:
             raise UsageError(f"{len(matches)} runs begin with {reference!r}: {shown}.", "Give more of the id.")
         return matches[0]
 
+    def latest(self, kind: Literal["teacher", "student"] | None = None) -> Run:
+        """The newest run that the program made; copies of runs are passed over.
+
+        Args:
+            kind: Only a run of this kind.
+
+        Raises:
+            UsageError: There is none.
+        """
+        for run in reversed(self.all()):
+            if run.is_original and kind in (None, run.kind()):
+                return run
+        what = f"run of a {kind}" if kind else "run"
+        raise UsageError(f"There is no {what} yet.", "`tekapctl runs list` lists the runs.")
+
     def remove(self, run: Run) -> None:
-        """Delete a run.
+        """Delete a run; if this is interrupted, the run is gone from the list, and the rest is deleted later.
 
         Raises:
             UsageError: It is running.
         """
         if run.status == "running":
             raise UsageError(f"The run {run.id} is running.", "Stop it first.")
-        shutil.rmtree(run.path)
+        if run.path.is_symlink():
+            run.path.unlink()  # the folder elsewhere is not ours
+            return
+        try:
+            removed = run.path.rename(self.folder / f"{_REMOVED}{secrets.token_hex(8)}")
+            shutil.rmtree(removed)
+        except OSError as error:
+            raise explain(error, run.path) from None

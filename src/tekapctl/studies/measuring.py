@@ -11,7 +11,7 @@ from tekapctl.comparison.groups import Finished
 from tekapctl.engine.measure import measure
 from tekapctl.engine.prepare import Say
 from tekapctl.robustness.request import Request
-from tekapctl.spec import load
+from tekapctl.spec import load_of_run
 from tekapctl.store.files import write_whole
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
@@ -53,7 +53,7 @@ def measured_runs(
             report(number + 1, len(wanted))
         if design.counts_macs and trial.group not in costs:
             costs[trial.group] = cost_of(trial, home)
-        one = Finished(run, load(run.path / "spec.toml"), run.summary() or {})
+        one = Finished(run, load_of_run(run.path), run.summary() or {})
         found[trial.group][trial.spec.seed] = Measured(one, evaluation, *costs.get(trial.group, (None, None)))
     return found
 
@@ -65,14 +65,30 @@ def _evaluation(run: Run, label: str, request: Request, limit: int | None, home:
     path = run.path / "evaluations" / f"{key}.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
-    except (OSError, ValueError):
+        if _is_whole(found):
+            return dict(found)
+    except (OSError, ValueError, RecursionError):
         pass  # not measured yet
     say(f"measuring {label}")
     found = measure(home, run.id, robustness=request, limit=limit, beside_teacher=False)
     write_whole(path, (json.dumps(found, indent=2) + "\n").encode())
     return found
+
+
+def _is_whole(found: Any) -> bool:
+    """Whether a kept evaluation has what studies read of it."""
+    parts = (("robustness", "shift"), ("transfer", "dataset"))
+    return isinstance(found, dict) and all(
+        isinstance(found.get(part), list)
+        and all(
+            isinstance(each, dict)
+            and isinstance(each.get(name), str)
+            and type(each.get("top1")) in (int, float)
+            and 0 <= each["top1"] <= 1
+            for each in found[part]
+        )
+        for part, name in parts
+    )
 
 
 def cost_of(trial: Trial, home: Home) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tekapctl import models, trained
 from tekapctl.errors import UsageError
-from tekapctl.spec import StudentSpec, TeacherSpec, load, parse, to_dict
+from tekapctl.spec import StudentSpec, TeacherSpec, load_of_run, parse, to_dict
 from tekapctl.store.home import Home
 from tekapctl.studies.contrast import Contrast, in_block
 from tekapctl.studies.study import STUDIES, Base, Before, Design, Study, teacher_of
@@ -158,7 +158,7 @@ def _base(
             return Base(spec)
         raise UsageError(error.problem, f"{error.remedy} Or train it first with --teacher-epochs.") from None
     run = found[0].run
-    trained_as = load(run.path / "spec.toml") if run is not None else None
+    trained_as = load_of_run(run.path) if run is not None else None
     # A run that is finished later must not take the place of the teacher that the study has begun with.
     names = [reference.name for reference in found]
     pinned = spec.model_copy(update={"teacher": names[0], "ensemble": tuple(names[1:])})

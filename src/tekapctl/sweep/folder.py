@@ -82,9 +82,14 @@ class SweepFolder:
         """The cluster's jobs, by trial: `id` and `cluster`."""
         try:
             found = json.loads(self.jobs_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
-        return found if isinstance(found, dict) else {}
+        jobs = found.items() if isinstance(found, dict) else ()
+        return {
+            digest: job
+            for digest, job in jobs
+            if isinstance(job, dict) and all(isinstance(job.get(name), str) for name in ("id", "cluster"))
+        }
 
     def add_jobs(self, jobs: Mapping[str, Mapping[str, str]]) -> None:
         """Note jobs of the cluster."""

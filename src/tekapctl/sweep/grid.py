@@ -11,6 +11,8 @@ from tekapctl.spec import StudentSpec, TeacherSpec
 MOST = 100_000
 """Runs that a file may ask for."""
 _FIELDS = StudentSpec.model_fields.keys() | TeacherSpec.model_fields.keys() | {"preset"}
+_DEEPEST = 20
+"""Dots in the path of a field, at most."""
 _CHOICES = ("data", "method")
 """Fields that are a name or a table with a name."""
 
@@ -56,6 +58,8 @@ def merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """
     result = dict(table)
     for path, value in over.items():
+        if path.count(".") > _DEEPEST:
+            raise UsageError(f"The field {path[:40]}... is nested too deeply.", "`tekapctl schema` lists fields.")
         first, _, rest = path.partition(".")
         if rest:
             value = {rest: value}

@@ -183,7 +183,16 @@ class LocalSweep:
         home = {"TEKAPCTL_HOME": str(self.folder.home.root)}
         with self.folder.log(task).open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "tekapctl", "sweep", *words, str(self.folder.trial_file(digest)), "--tied"],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "tekapctl",
+                    "sweep",
+                    *words,
+                    str(self.folder.trial_file(digest)),
+                    "--tied",
+                ],
                 stdin=subprocess.PIPE,  # never written to: it closes when this process ends
                 stdout=log,
                 stderr=log,

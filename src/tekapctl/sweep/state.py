@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from tekapctl import trained
 from tekapctl.errors import UsageError
-from tekapctl.spec import StudentSpec, load
+from tekapctl.spec import StudentSpec, load_of_run
 from tekapctl.store.files import sha256
 from tekapctl.store.held import is_held
 from tekapctl.store.home import Home
@@ -95,7 +95,9 @@ class Ledger:
         stale = None
         ranked: list[tuple[int, Standing]] = []
         for run in runs:
-            status = run.status
+            found = run.status
+            # A run whose summary was damaged goes on from its checkpoint, which writes it anew.
+            status: State = "interrupted" if found == "damaged" or found == "unknown" else found
             if status != "running" and (changed := self._changed(trial, run)):
                 stale = f"{run.id} does not count: {changed}"
                 continue
@@ -128,7 +130,7 @@ class Ledger:
         if not isinstance(trial.spec, StudentSpec):
             return None
         try:
-            spec = load(run.path / "spec.toml")
+            spec = load_of_run(run.path)
         except UsageError:
             return "its spec cannot be read here"
         if not isinstance(spec, StudentSpec):

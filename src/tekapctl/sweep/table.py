@@ -8,7 +8,7 @@ from typing import Any
 
 from tekapctl.comparison.groups import Finished, Group
 from tekapctl.errors import UsageError
-from tekapctl.spec import load
+from tekapctl.spec import load_of_run
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
 from tekapctl.sweep.plan import Plan
@@ -82,7 +82,7 @@ def finished_groups(plan: Plan, standings: Mapping[str, Standing], home: Home) -
             standing = standings[digest]
             if standing.state == "finished" and standing.run is not None:
                 run = Run(home.runs / standing.run)
-                runs[plan.trials[digest].spec.seed] = Finished(run, load(run.path / "spec.toml"), run.summary() or {})
+                runs[plan.trials[digest].spec.seed] = Finished(run, load_of_run(run.path), run.summary() or {})
         if runs:
             groups.append(Group(label, runs))
     if not groups:

@@ -1,0 +1,103 @@
+"""Check a run's files against their checksums and against each other."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tekapctl.errors import TekapctlError
+from tekapctl.store.runs import Run
+
+TOLERANCE = 1e-5
+"""Of the top-1 in the weights' metadata, which has six digits."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The result of checking a run.
+
+    Attributes:
+        run: The run's id.
+        status: Its status.
+        files: How many files with a checksum are whole.
+        problems: What is wrong; empty if nothing is.
+    """
+
+    run: str
+    status: str
+    files: int
+    problems: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return asdict(self)
+
+
+def verify(run: Run) -> Verified:
+    """Read all of a run's files, and hold them to their checksums."""
+    problems: list[str] = []
+    checked = 0
+    for check in (_spec, _summary, _metrics, _weights, _checkpoints):
+        try:
+            checked += check(run)
+        except TekapctlError as error:
+            problems.append(error.problem)
+    return Verified(run.id, run.status, checked, tuple(problems))
+
+
+def _spec(run: Run) -> int:
+    if run.kind() is None:
+        raise TekapctlError("spec.toml cannot be read, or is not the spec of a teacher or a student.")
+    return 0
+
+
+def _summary(run: Run) -> int:
+    if (problem := run.summary_problem()) is not None:
+        raise TekapctlError(f"summary.json is damaged: {problem}.")
+    return 0
+
+
+def _metrics(run: Run) -> int:
+    path = run.path / "metrics.jsonl"
+    if not path.exists():
+        return 0
+    try:
+        lines = sum(1 for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise TekapctlError(f"metrics.jsonl cannot be read: {error}.") from None
+    if damaged := lines - len(run.metrics()):
+        raise TekapctlError(f"metrics.jsonl has {damaged} damaged line{'s' if damaged > 1 else ''}.")
+    return 0
+
+
+def _weights(run: Run) -> int:
+    from tekapctl.store.weights import read_metadata
+
+    summary = run.summary() or {}
+    if summary.get("status") == "finished" and not run.weights.is_file():
+        raise TekapctlError(f"{run.weights.name} is missing.")
+    found = [path for path in (run.weights, run.path / "best.safetensors") if path.is_file()]
+    for path in found:
+        run.check_weights(path)
+        stated = _number(read_metadata(path).get("top1"))
+        key = "last_top1" if path == run.weights else "best_top1"
+        if summary.get("status") == "finished" and (stated is None or abs(stated - summary[key]) > TOLERANCE):
+            raise TekapctlError(f"{path.name} states another top-1 than the summary.")
+    return len(found)
+
+
+def _checkpoints(run: Run) -> int:
+    import torch
+
+    from tekapctl.engine import checkpoint
+
+    paths: list[Path] = sorted(run.checkpoints.glob("*.state"))
+    for path in paths:
+        checkpoint.read(path, torch.device("cpu"))
+    return len(paths)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None

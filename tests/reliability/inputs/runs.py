@@ -1,0 +1,35 @@
+"""Run folders that are not what they seem; the home is the folder beside the working folder."""
+
+import shutil
+from pathlib import Path
+
+from reliability.inputs import maker
+
+
+def newest(here: Path) -> Path:
+    return max(path for path in (here.parent / "home" / "runs").iterdir() if path.name[0].isdigit())
+
+
+@maker
+def copied_run(here: Path) -> None:
+    """Copies of the newest run under names that sort behind it."""
+    run = newest(here)
+    for name in ("best-so-far", "99999999-999999-x", "20991231-000000-copy", "zzz", "20260230-000000-x"):
+        shutil.copytree(run, run.with_name(name))
+
+
+@maker
+def linked_run(here: Path) -> None:
+    """A run whose folder is elsewhere."""
+    run = newest(here)
+    shutil.copytree(run, here / "elsewhere")
+    run.with_name("20200101-000000-linked").symlink_to(here / "elsewhere")
+
+
+@maker
+def another_student(here: Path) -> None:
+    """The newest run, interrupted, with another student in its spec."""
+    run = newest(here)
+    (run / "summary.json").unlink()
+    spec = run / "spec.toml"
+    spec.write_text(spec.read_text().replace('student = "resnet8"', 'student = "resnet20"'))
