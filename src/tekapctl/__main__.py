@@ -1,11 +1,18 @@
 """`python -m tekapctl` is the same program as `tekapctl`."""
 
-from tekapctl.cli.app import app
+import sys
+
+INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the program."""
-    app(prog_name="tekapctl")
+    try:
+        from tekapctl.cli.app import app
+
+        app(prog_name="tekapctl")
+    except KeyboardInterrupt:  # before a command has begun
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ CASES = Path(__file__).parent / "cases"
 class Case:
     """A command line and what must come of it.
 
-    `{here}`, `{home}`, `{teacher}` and `{student}` stand for the working folder, the home and the ids of its runs, in
-    every text.
+    `{here}`, `{home}`, `{teacher}` and `{student}` stand for the working folder, the home and the ids of its runs in
+    every text, and `{digits}` for a number of 5,000 digits.
 
     Attributes:
         name: What is tried.

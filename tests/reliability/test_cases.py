@@ -59,7 +59,7 @@ def test_a_hostile_command_is_answered_in_words(case: Case, trained: Path, tmp_p
     teacher, student = sorted(path.name for path in (trained / "runs").iterdir() if not path.name.startswith("."))
     if case.home == "trained":
         shutil.copytree(trained, home)
-    known = {"here": str(here), "home": str(home), "teacher": teacher, "student": student}
+    known = {"here": str(here), "home": str(home), "teacher": teacher, "student": student, "digits": "7" * 5000}
     case = Case(**{each.name: filled(getattr(case, each.name), known) for each in fields(Case)})
     for name in case.make:
         MAKERS[name](here)

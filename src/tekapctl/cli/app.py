@@ -1,7 +1,8 @@
 """The program's commands, each in a file of its own, and the one place where errors become words."""
 
-import os
+import errno
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -26,12 +27,14 @@ from tekapctl.cli import (
     resume,
     runs,
     schema,
+    streams,
     study,
     sweep,
     train_teacher,
     watch,
 )
 from tekapctl.cli.console import show_error
+from tekapctl.cli.once import give_options_once
 from tekapctl.errors import TekapctlError
 
 INTERRUPTED = 130
@@ -45,6 +48,15 @@ class ErrorBoundary(TyperGroup):
         trust.allow_named_in(args)
         own = [arg for arg in args if arg in ("--debug", "--trust-code")]
         return super().parse_args(ctx, [*own, *(arg for arg in args if arg not in own)])
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program with output that outlives its readers."""
+        streams.prepare()
+        try:
+            return super().main(*args, **kwargs)
+        except TekapctlError as error:  # before there is a command: its options, or its help
+            show_error(error.problem, error.remedy)
+            sys.exit(error.exit_code)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -67,17 +79,28 @@ class ErrorBoundary(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
         except (typer.Exit, typer.Abort):
             raise
-        except BrokenPipeError:
-            # Whoever read the output has seen enough; what is left of it goes nowhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
         except OSError as error:
             if debug:
                 raise
-            show_error(
-                f"The system refused: {error}.", "Free space or permissions may be missing; --debug shows where."
-            )
+            show_error(f"The system refused: {_in_full(error)}.", _remedy(error))
             raise typer.Exit(1) from None
+
+
+def _in_full(error: OSError) -> str:
+    """The system's error with the whole path of its file."""
+    if not isinstance(error.filename, str):
+        return str(error)
+    return f"{error.strerror}: {Path(error.filename).absolute()}"
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno == errno.ENAMETOOLONG:
+        return "Use a shorter name."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Free space; `tekapctl cache list` helps."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "Change the rights of this path, or use another."
+    return "--debug shows where."
 
 
 app = typer.Typer(
@@ -142,3 +165,4 @@ app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")
 app.add_typer(cache.app, name="cache")
 app.add_typer(sweep.app, name="sweep")
+give_options_once(app)

@@ -97,9 +97,11 @@ def read_assignment(text: str, option: str = "--set") -> tuple[str, Any]:
     if not equals or not path or not all(path.split(".")):
         example = "optimizer.momentum=0.8" if option == "--set" else "width=2"
         raise UsageError(f"{option} {text!r} is no assignment.", f"Write it as {option} {example}.")
+    if "\n" in text:
+        raise UsageError(f"{option} {text!r} has several lines.", f"Give {option} once for each field.")
     try:
         return path, tomllib.loads(f"value = {value.strip()}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no TOML, or a number of too many digits
         return path, value.strip()
 
 

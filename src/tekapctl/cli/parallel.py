@@ -26,7 +26,11 @@ def divide(processes: int) -> None:
     Args:
         processes: How many.
     """
-    if processes == 1 or "RANK" in os.environ:
+    from tekapctl.parallel.team import check_environment, was_launched
+
+    if (ignored := check_environment()) is not None:
+        console.say(f"{ignored} in the environment is ignored: this run was not started as one of several processes")
+    if processes == 1 or was_launched():
         return
     from tekapctl.parallel.launch import launch
 

@@ -38,10 +38,17 @@ def run_trials(spec: "StudentSpec", count: int, *, as_json: bool) -> None:
 
     with console.TrainingProgress(f"{count} x {spec.network}") as progress:
         summaries = execute_trials(spec, count, Home.default(), progress, console.say)
+    finished = [summary for summary in summaries if summary["status"] == "finished"]
     if as_json:
         console.show_json(summaries)
-        return
-    finished = [summary for summary in summaries if summary["status"] == "finished"]
+    else:
+        _show_trials(finished)
+    if len(finished) < count:
+        raise typer.Exit(1)
+
+
+def _show_trials(finished: list[dict[str, Any]]) -> None:
+    """The finished runs of several seeds, and their mean."""
     rows = [
         (each["run"], str(each["seed"]), console.percent(each["last_top1"]), console.percent(each["best_top1"]))
         for each in finished
@@ -53,8 +60,6 @@ def run_trials(spec: "StudentSpec", count: int, *, as_json: bool) -> None:
             "mean": f"{statistics.mean(found):.2f} % after the last epoch, deviation {statistics.stdev(found):.2f}"
         }
         console.show_fields({**fields, "time": console.duration(max(each["seconds"] for each in finished))})
-    if len(finished) < count:
-        raise typer.Exit(1)
 
 
 def _estimate(spec: "TeacherSpec | StudentSpec", home: Any, *, as_json: bool) -> None:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tekapctl.data.image_set import Splits, long_tail
 from tekapctl.errors import UsageError
 from tekapctl.registry import Registry
 from tekapctl.section import Section
 from tekapctl.store.download import Report, silent
+from tekapctl.store.files import expand_user
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Shape:
     channels: int
     height: int
     width: int
+
+
+_MOST_PADDING = 64
 
 
 class DataSpec(Section, ABC):
@@ -41,7 +45,7 @@ class DataSpec(Section, ABC):
         description="How many times as many training images the first class keeps as the last one; numbers fall "
         "exponentially between them.",
     )
-    padding: int = Field(ge=0, le=64, description="Black pixels at each side before random cropping; 0 does not crop.")
+    padding: int = Field(description="Black pixels at each side before random cropping; 0 does not crop.")
     flip: bool = Field(description="Whether training images are flipped at random.")
     fingerprint: str | None = Field(
         None,
@@ -49,6 +53,14 @@ class DataSpec(Section, ABC):
         description="Of image files: SHA-256 of the names, sizes and classes in both sets. A run fills it in when it "
         "starts, and refuses other files where it is given.",
     )
+
+    @field_validator("padding")
+    @classmethod
+    def _check_padding(cls, padding: int) -> int:
+        # Data sets with a default of their own declare the field anew, which drops its bounds.
+        if not 0 <= padding <= _MOST_PADDING:
+            raise ValueError(f"padding is from 0 to {_MOST_PADDING}")
+        return padding
 
     @property
     def described(self) -> str:
@@ -195,7 +207,7 @@ def find_folder(
         UsageError: There is no such folder.
     """
     if spec.folder is not None:
-        given = Path(spec.folder).expanduser()
+        given = expand_user(spec.folder)
         if not given.is_dir():
             raise UsageError(
                 f"There is no folder {spec.folder!r}.", "Name a folder that holds the data set with --data-dir."

@@ -17,6 +17,9 @@ from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
 from tekapctl.tracking import Trackers
 
+LARGEST_SEED = 2**63
+"""No seed is as large."""
+
 
 @dataclass
 class _Trial:
@@ -46,6 +49,10 @@ def execute_trials(spec: StudentSpec, count: int, home: Home, listener: Listener
     """
     if was_launched():
         raise UsageError("Trials share one process, and several were started.", "Leave out --trials, or torchrun.")
+    if spec.seed + count > LARGEST_SEED:
+        raise UsageError(
+            f"{count} seeds from {spec.seed} on go beyond {LARGEST_SEED - 1}.", "Start with a smaller --seed."
+        )
     Trackers.check(spec.track)
     first = prepare(spec.model_copy(update={"data_seed": spec.batch_seed}), home, say)
     assert isinstance(first.spec, StudentSpec)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from tekapctl.errors import TekapctlError
+from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.parallel.tether import end_with_launcher
 
 T = TypeVar("T")
 
+_NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others, which may be reading a data set for the first time."""
 
@@ -180,6 +181,35 @@ def _is_of_the_network(error: RuntimeError) -> bool:
         return True
     said = str(error).lower()
     return any(word in said for word in ("gloo", "nccl", "connection", "socket", "timed out", "broken pipe"))
+
+
+def check_environment() -> str | None:
+    """Look at what a launcher leaves in the environment; of a single process it is taken away.
+
+    Returns:
+        What was taken away, where it may be left from something else.
+
+    Raises:
+        UsageError: It is that of several processes, and incomplete or no numbers.
+    """
+    given = {name: os.environ[name] for name in _NUMBERS if name in os.environ}
+    for name, value in given.items():
+        if not value.isascii() or not value.isdigit():
+            raise UsageError(f"{name} in the environment is {value!r}, not a number.", f"Unset it: `unset {name}`.")
+    size = int(given.get("WORLD_SIZE", "1"))
+    if size > 1:
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing or int(given["RANK"]) >= size:
+            what = f"{' and '.join(missing)} missing" if missing else f"RANK {given['RANK']}"
+            raise UsageError(
+                f"The environment has WORLD_SIZE {size} with {what}.",
+                "Start several processes with --nproc or torchrun, or `unset WORLD_SIZE`.",
+            )
+        return None
+    for name in given:
+        del os.environ[name]
+    odd = [f"{name}={value}" for name, value in given.items() if value != ("1" if "SIZE" in name else "0")]
+    return ", ".join(odd) or None
 
 
 def was_launched() -> bool:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import platformdirs
 
+from tekapctl.errors import UsageError
+from tekapctl.store.files import expand_user
+
 
 @dataclass(frozen=True)
 class Home:
@@ -19,11 +22,21 @@ class Home:
 
     @classmethod
     def default(cls) -> "Home":
-        """The folder that TEKAPCTL_HOME names, else the user's data folder."""
+        """The folder that TEKAPCTL_HOME names, else the user's data folder.
+
+        Raises:
+            UsageError: TEKAPCTL_HOME names no folder that can be used.
+        """
         chosen = os.environ.get("TEKAPCTL_HOME")
-        return cls(
-            Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("tekapctl", appauthor=False))
-        )
+        root = expand_user(chosen) if chosen else Path(platformdirs.user_data_dir("tekapctl", appauthor=False))
+        try:
+            str(root).encode("utf-8")
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"The home folder {str(root)!r} is not UTF-8, and weights could not be read from it.",
+                "Set TEKAPCTL_HOME to another folder.",
+            ) from None
+        return cls(root)
 
     @property
     def datasets(self) -> Path:
