@@ -6,7 +6,21 @@ import os
 import secrets
 from pathlib import Path
 
-from tekapctl.errors import TekapctlError
+from tekapctl.errors import TekapctlError, UsageError
+
+
+def expand_user(text: str) -> Path:
+    """A path that a user wrote, with `~` and `~NAME` replaced by home folders.
+
+    Raises:
+        UsageError: There is no such user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"There is no home folder for {Path(text).parts[0]!r}, so {text!r} is no path.", "Write the whole path."
+        ) from None
 
 
 def write_whole(path: Path, content: bytes) -> None:
