@@ -1,6 +1,8 @@
 """Fetching teachers from real servers, good and bad."""
 
 import io
+import os
+import shutil
 import tarfile
 import time
 from dataclasses import replace
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from server import answering, forever, page, redirect, serving
 from tekapctl.errors import TekapctlError, UsageError
@@ -283,7 +286,7 @@ def test_the_cache_is_listed_verified_and_cleared(home, published):
     assert "SHA-256" in verify(home)[0][1]
     teachers.fetch(home, "resnet56", source=str(published))
     assert [problem for _, problem in verify(home)] == [None]
-    assert clear(home, ["teachers"]) > 0
+    assert clear(home, ["teachers"]).bytes > 0
     assert list_artifacts(home) == []
     with pytest.raises(UsageError, match="teachers"):
         clear(home, ["teecher"])
@@ -306,3 +309,67 @@ def test_clearing_takes_hidden_folders_with_it(home):
     (home.datasets / ".lock").touch()
     clear(home, ["datasets"])
     assert list(home.datasets.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "7", "", '{"resnet56.safetensors": [[]]}', f"[{'9' * 5000}]"])
+def test_hostile_records_of_checksums_are_damage_in_words(home, published, text):
+    found = teachers.fetch(home, "resnet56", source=str(published))
+    (home.teachers / "sha256.json").write_text(text)
+    assert teachers.damage(home, found)
+    teachers.fetch(home, "resnet56", source=str(published))
+    assert teachers.damage(home, found) is None
+
+
+def test_a_pipe_for_a_teacher_is_not_opened(home, published):
+    found = teachers.fetch(home, "resnet56", source=str(published))
+    found.path.unlink()
+    os.mkfifo(found.path)
+    assert [problem for _, problem in verify(home)] == ["is no file"]
+    assert teachers.fetched(home, "resnet56") is None
+
+
+def test_clearing_leaves_what_another_process_fetches(home, published):
+    teachers.fetch(home, "resnet56", source=str(published))
+    (home.downloads / ".resnet56.published.part").write_bytes(b"half")
+    with FileLock(home.teachers / ".resnet56.lock"):
+        cleared = clear(home, ["teachers", "downloads"])
+        assert [artifact.name for artifact in cleared.kept] == ["resnet56"]
+        assert (home.downloads / ".resnet56.published.part").exists()
+    assert teachers.fetched(home, "resnet56") is not None
+    assert clear(home).kept == ()
+    assert list(home.downloads.iterdir()) == []
+    assert [path.name for path in home.teachers.iterdir()] == ["sha256.json"]
+
+
+def test_clearing_deletes_links_and_not_what_they_lead_to(home, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    home.datasets.mkdir(parents=True)
+    (home.datasets / "cifar10").symlink_to(tmp_path / "mine")
+    (home.datasets / "gone").symlink_to(tmp_path / "gone")
+    clear(home)
+    assert list(home.datasets.iterdir()) == []
+    assert (tmp_path / "mine" / "file").exists()
+
+
+@pytest.mark.parametrize("source", ["published", "downloads/resnet56.published", "teachers/resnet56.safetensors"])
+def test_a_source_inside_the_cache_stays(home, published, source):
+    first = teachers.fetch(home, "resnet56", source=str(published))
+    path = home.root / source
+    if source != "teachers/resnet56.safetensors":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(published, path)
+    teachers.fetch(home, "resnet56", source=str(path))
+    assert path.exists()
+    assert teachers.damage(home, first) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
+def test_a_teacher_stays_when_what_comes_is_damaged(home, published, content):
+    found = teachers.fetch(home, "resnet56", source=str(published))
+    before = sha256(found.path)
+    published.write_bytes(published.read_bytes()[:5000] if content is None else content)
+    with pytest.raises(TekapctlError):
+        teachers.fetch(home, "resnet56", source=str(published))
+    assert sha256(found.path) == before
+    assert teachers.damage(home, found) is None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tekapctl.store.files import explain, flush_folder, make_folder
+from tekapctl.store.files import delete, explain, flush_folder, make_folder
 
 _TOKEN = "?" * 8  # as long as tempfile makes its names
 
@@ -32,7 +32,7 @@ def filling(folder: Path) -> Iterator[None]:
             old.rename(folder)  # killed between the two renames of a replacement
         yield
         for rest in (old, *folder.parent.glob(f".{glob.escape(folder.name)}.{_TOKEN}.part")):
-            _remove(rest)
+            delete(rest)
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 def _swap(new: Path, folder: Path) -> None:
     old = _old(folder)
-    _remove(old)
+    delete(old)
     if os.path.lexists(folder):
         folder.rename(old)
     try:
@@ -73,16 +73,9 @@ def _swap(new: Path, folder: Path) -> None:
             old.rename(folder)
         raise
     flush_folder(folder.parent)
-    _remove(old)
+    delete(old)
 
 
 def _old(folder: Path) -> Path:
     """Where what was there is while it is replaced."""
     return folder.with_name(f".{folder.name}.old")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
