@@ -103,9 +103,10 @@ class HubSet:
         return told
 
     def _load(self, source: str | None) -> Any:
+        place = self.repo if source is None else str(self._local(source))
         datasets = require("hf", "datasets")
         try:
-            return datasets.load_dataset(self.repo if source is None else str(self._local(source)), self.config)
+            return datasets.load_dataset(place, self.config)
         except UsageError:
             raise
         except Exception as error:  # what it reads from afar may raise anything

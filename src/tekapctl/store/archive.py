@@ -69,8 +69,11 @@ def members(archive: Path, *, most_bytes: int) -> Iterator[Member]:
         with tarfile.open(fileobj=bounded, mode="r:") as opened:
             for entry in opened:
                 if entry.offset_data + entry.size > most_bytes:
-                    what = f"{entry.name} in {archive} has {entry.size:,} bytes"
-                    raise UsageError(f"{what}, and makes it far larger than it should be.", "Use another archive.")
+                    raise UsageError(
+                        f"The archive {archive} is far larger than it should be: it has {entry.size:,} bytes of "
+                        f"{entry.name}.",
+                        "Use another archive.",
+                    )
                 # Sparse files claim sizes that they do not have.
                 if not entry.isreg() or entry.issparse() or ".." in PurePosixPath(entry.name).parts:
                     continue

@@ -173,10 +173,10 @@ def sweep_parts(folder: Path, name: str, parts: Mapping[str, Part] = MappingProx
         name: What was downloaded; the caller holds the lock for it.
         parts: Parts by their sources; these stay, and so do the sources.
     """
-    kept = {path.resolve() for part in parts.values() for path in (part.path, part.note)}
-    kept |= {path.resolve() for path in map(local_path, parts) if path is not None}
+    kept = {path for part in parts.values() for path in (part.path, part.note)}
+    sources = [path for path in map(local_path, parts) if path is not None and path.exists()]
     for path in folder.glob(f".{glob.escape(name)}.{'[0-9a-f]' * 64}.*"):
-        if path.resolve() not in kept:
+        if path not in kept and not any(path.samefile(source) for source in sources):
             path.unlink(missing_ok=True)
 
 
