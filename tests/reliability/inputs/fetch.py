@@ -3,6 +3,7 @@
 import gzip
 import os
 import pickle
+import stat
 import struct
 import tarfile
 import zipfile
@@ -15,12 +16,21 @@ from reliability.inputs import maker
 CIFAR10 = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"]
 
 
+def device(path: Path) -> None:
+    """A device of the test's own, like /dev/null: root may write over the machine's, and a bug would."""
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:  # no root, to whom the machine's is safe
+        path.symlink_to("/dev/null")
+
+
 @maker
 def odd_places(here: Path) -> None:
-    """A pipe, a folder, and links to them, to devices, to nothing and to themselves."""
+    """A pipe, a folder, a device, and links to them, to nothing and to themselves."""
     os.mkfifo(here / "pipe")
     (here / "folder").mkdir()
-    for name, target in (("pipe", "pipe"), ("folder", "folder"), ("zero", "/dev/zero"), ("null", "/dev/null")):
+    device(here / "device")
+    for name, target in (("pipe", "pipe"), ("folder", "folder"), ("device", "device"), ("zero", "/dev/zero")):
         (here / f"to-{name}").symlink_to(target)
     (here / "to-nothing").symlink_to("nothing")
     (here / "loop").symlink_to("loop")
@@ -200,5 +210,5 @@ def link_to_weights(here: Path) -> None:
 def cards(here: Path) -> None:
     """Links where model cards go, to what is no file of the user's."""
     summary = next(here.parent.glob("home/runs/*/summary.json"))
-    for name, target in (("null", "/dev/null"), ("folder", "folder"), ("pipe", "pipe"), ("run", summary)):
+    for name, target in (("device", "device"), ("folder", "folder"), ("pipe", "pipe"), ("run", summary)):
         (here / f"{name}.onnx.md").symlink_to(target)
