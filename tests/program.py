@@ -18,7 +18,14 @@ from result import Result
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["tekapctl.cli.app", "tekapctl.engine.execute", "tekapctl.store.teachers", "torch._dynamo"]
+    [
+        "tekapctl.cli.app",
+        "tekapctl.data.hub",
+        "tekapctl.engine.execute",
+        "tekapctl.store.teachers",
+        "torch._dynamo",
+        "torchvision.datasets",
+    ]
 )
 
 

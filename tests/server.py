@@ -1,11 +1,18 @@
 """A real HTTP server on loopback that serves a folder, well or badly."""
 
+import hashlib
+import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+RESUMES = ("ok", "cut", "deaf", "weak", "mute", "dated", "fresh")
+"""Serve parts of files; all but `ok` break off whole ones in the middle. `deaf` sends a part whatever version is asked
+for; `weak`, `mute`, `dated` and `fresh` say less of the version than an ETag."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -32,9 +39,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return None
         content = path.read_bytes()
-        start = self._start(len(content)) if mischief in ("ok", "cut") else 0
-        if mischief == "cut" and not start:
-            return self._send(content[: len(content) // 2], length=len(content))
+        version = self._version(mischief, content)
+        start = self._start(len(content), version, mischief) if mischief in RESUMES else 0
+        if mischief in RESUMES and mischief != "ok" and not start:
+            return self._send(content[: len(content) // 2], length=len(content), version=version)
         if mischief == "dribble":
             return self._dribble(content)
         if mischief == "short":
@@ -43,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(bytes(len(content)))
         if mischief == "endless":
             return self._send(content * 100, length=None)
-        return self._send(content[start:], start=start, total=len(content))
+        return self._send(content[start:], start=start, total=len(content), version=version)
 
     def _dribble(self, content: bytes) -> None:
         """A few bytes at a time, for ever but for the listener's patience."""
@@ -59,13 +67,33 @@ class Handler(BaseHTTPRequestHandler):
                 return
             time.sleep(0.02)
 
-    def _start(self, size: int) -> int:
+    def _version(self, mischief: str, content: bytes) -> tuple[str, str]:
+        digest = hashlib.sha256(content).hexdigest()
+        if mischief == "mute":
+            return ("X-Nothing", "said")
+        if mischief in ("dated", "fresh"):
+            return ("Last-Modified", formatdate(time.time() - 10 if mischief == "fresh" else 1e9, usegmt=True))
+        return ("ETag", f'W/"{digest}"' if mischief == "weak" else f'"{digest}"')
+
+    def _start(self, size: int, version: tuple[str, str], mischief: str) -> int:
         asked = self.headers.get("Range", "")
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        if not asked or (mischief != "deaf" and self.headers.get("If-Range") != version[1]):
+            return 0
+        start = int(asked.removeprefix("bytes=").rstrip("-"))
         return start if start < size else 0
 
-    def _send(self, body: bytes, *, length: int | None = -1, start: int = 0, total: int = 0, kind: str = "") -> None:
+    def _send(
+        self,
+        body: bytes,
+        *,
+        length: int | None = -1,
+        start: int = 0,
+        total: int = 0,
+        kind: str = "",
+        version: tuple[str, str] = ("X-Nothing", "said"),
+    ) -> None:
         self.send_response(206 if start else 200)
+        self.send_header(*version)
         self.send_header("Content-Type", kind or "application/octet-stream")
         if start:
             self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
@@ -92,3 +120,57 @@ def serving(folder: Path) -> Iterator[ThreadingHTTPServer]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def page(*lines: bytes, body: bytes = b"") -> Callable[[socket.socket], None]:
+    """Answers a request with a header of these lines, and a body."""
+    head = b"\r\n".join([b"HTTP/1.1 200 OK", *lines, b"", b""])
+    return lambda connection: connection.sendall(head + body)
+
+
+def redirect(location: bytes) -> Callable[[socket.socket], None]:
+    """Answers a request with another address to ask."""
+    answer = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"
+    return lambda connection: connection.sendall(answer)
+
+
+def forever(begin: bytes, piece: bytes) -> Callable[[socket.socket], None]:
+    """Answers a request with something that never ends."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(begin)
+        while True:
+            connection.sendall(piece)
+            time.sleep(0.01)
+
+    return answer
+
+
+@contextmanager
+def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The address of a server that answers each request with whatever bytes it is told to, HTTP or not."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.02)
+        is_over = threading.Event()
+
+        def serve() -> None:
+            while not is_over.is_set():
+                with suppress(OSError):
+                    connection, _ = listener.accept()
+                    threading.Thread(target=talk, args=(connection,), daemon=True).start()
+
+        def talk(connection: socket.socket) -> None:
+            with connection, suppress(OSError):
+                connection.settimeout(60)
+                while b"\r\n\r\n" not in connection.recv(65536):
+                    pass
+                answer(connection)
+                connection.shutdown(socket.SHUT_WR)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            is_over.set()
+            thread.join()

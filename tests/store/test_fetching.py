@@ -1,21 +1,28 @@
 """Fetching teachers from real servers, good and bad."""
 
 import io
+import os
+import shutil
 import tarfile
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
-from server import serving
+from server import answering, forever, page, redirect, serving
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models import build
-from tekapctl.store import download as download_module
 from tekapctl.store import teachers
 from tekapctl.store.archive import extract_member
 from tekapctl.store.artifacts import clear, list_artifacts, verify
 from tekapctl.store.download import download
 from tekapctl.store.files import sha256
 from tekapctl.store.home import Home
+from tekapctl.store.http import Patience
+from tekapctl.store.network import no_network
 from tekapctl.store.weights import read_metadata
 
 
@@ -33,9 +40,14 @@ def published(tmp_path):
     return path
 
 
-def get(server, mischief: str, target, **settings):
-    settings = {"attempts": 2, "pause": 0.0, "most_bytes": 10**6, **settings}
-    return download([f"{server.address}/{mischief}/file"], target, **settings)
+QUICK = Patience(attempts=2, pause=0.0)
+
+
+def get(address: str, target: Path, name: str = "file", **settings) -> bytes:
+    """Download a file with its parts in `target`; returns its content."""
+    settings = {"most_bytes": 10**6, "patience": QUICK, **settings}
+    with download([address], target, name, **settings) as file:
+        return file.path.read_bytes()
 
 
 @pytest.fixture
@@ -46,19 +58,58 @@ def served(tmp_path):
     return folder
 
 
-def test_a_file_comes_whole_and_once(served, tmp_path):
-    with serving(served) as server:
-        for _ in range(2):
-            get(server, "ok", tmp_path / "got")
-        assert len(server.requests) == 1
-    assert (tmp_path / "got").read_bytes() == (served / "file").read_bytes()
+@pytest.fixture
+def parts(tmp_path) -> Path:
+    return tmp_path / "parts"
 
 
-def test_a_broken_download_goes_on_where_it_broke(served, tmp_path):
+def test_a_file_comes_whole_and_leaves_nothing_behind(served, parts):
     with serving(served) as server:
-        get(server, "cut", tmp_path / "got", digest=sha256(served / "file"))
+        assert get(f"{server.address}/ok/file", parts) == (served / "file").read_bytes()
+    assert list(parts.iterdir()) == []
+
+
+@pytest.mark.parametrize("mischief", ["cut", "dated"])
+def test_a_broken_download_goes_on_where_it_broke(served, parts, mischief):
+    with serving(served) as server:
+        get(f"{server.address}/{mischief}/file", parts, digest=sha256(served / "file"))
         assert [span for _, span in server.requests] == [None, "bytes=51200-"]
-    assert sorted(p.name for p in tmp_path.iterdir() if p.suffix == ".part") == []
+    assert list(parts.iterdir()) == []
+
+
+@pytest.mark.parametrize("mischief", ["weak", "mute", "fresh"])
+def test_a_download_without_a_version_that_can_be_told_starts_over(served, parts, mischief):
+    with serving(served) as server, pytest.raises(TekapctlError, match="broke off after 51,200"):
+        get(f"{server.address}/{mischief}/file", parts)
+    assert [span for _, span in server.requests] == [None, None]
+    assert list(parts.iterdir()) == []
+
+
+@pytest.mark.parametrize("mischief", ["cut", "deaf"])
+def test_a_download_does_not_go_on_with_another_version_of_the_file(served, parts, mischief):
+    once = replace(QUICK, attempts=1)
+    with serving(served) as server:
+        address = f"{server.address}/{mischief}/file"
+        with pytest.raises(TekapctlError, match="broke off"):
+            get(address, parts, patience=once)
+        assert len(list(parts.iterdir())) == 2
+        (served / "file").write_bytes(bytes(102_400))
+        with pytest.raises(TekapctlError, match=r"broke off|does not fit"):
+            get(address, parts, patience=once)
+        assert get(f"{server.address}/ok/file", parts) == bytes(102_400)
+
+
+def test_parts_of_other_addresses_are_not_gone_on_with_and_are_deleted(served, parts):
+    # The sums of these addresses' bytes are equal.
+    (served / "run12").mkdir()
+    (served / "run21").mkdir()
+    (served / "run12" / "file").write_bytes(b"a" * 10_000)
+    (served / "run21" / "file").write_bytes(b"b" * 10_000)
+    with serving(served) as server:
+        with pytest.raises(TekapctlError, match="broke off"):
+            get(f"{server.address}/cut/run12/file", parts, patience=replace(QUICK, attempts=1))
+        assert get(f"{server.address}/cut/run21/file", parts) == b"b" * 10_000
+    assert list(parts.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -72,26 +123,95 @@ def test_a_broken_download_goes_on_where_it_broke(served, tmp_path):
         ("other", "its SHA-256 is"),
     ],
 )
-def test_what_a_bad_server_gives_is_never_taken(served, tmp_path, mischief, words):
+def test_what_a_bad_server_gives_is_never_taken(served, parts, mischief, words):
     with serving(served) as server, pytest.raises(TekapctlError, match=words):
-        get(server, mischief, tmp_path / "got", digest=sha256(served / "file"))
-    assert not (tmp_path / "got").exists()
+        get(f"{server.address}/{mischief}/file", parts, digest=sha256(served / "file"))
+    if mischief not in ("short", "broken"):
+        assert list(parts.iterdir()) == []
 
 
-def test_a_server_that_dribbles_is_given_up(served, tmp_path, monkeypatch):
-    monkeypatch.setattr(download_module, "PATIENCE", 0.3)
-    monkeypatch.setattr(download_module, "SLOWEST", 10**6)
+HOST = "a" * 70
+ANSWERS = {
+    "no length": (page(b"Content-Length: \xb2"), "Content-Length is no number"),
+    "a length of 5,000 digits": (page(b"Content-Length: " + b"9" * 5000), "Content-Length is no number"),
+    "a large length": (page(b"Content-Length: " + b"9" * 18), "it says it has"),
+    "a bad address": (redirect(b"http://[bad"), "redirects to something"),
+    "no text": (redirect(b"http://x/\xff\xfe"), "redirects to something"),
+    "a long label": (redirect(f"http://{HOST}.b/".encode()), "redirects to something"),
+    "a file": (redirect(b"file:///etc/passwd"), "redirects to something"),
+    "another protocol": (redirect(b"ftp://127.0.0.1/x"), "redirects to something"),
+    "an ESC": (redirect(b"http://\x1b[31m/"), "redirects to something"),
+    "no HTTP": (lambda c: c.sendall(b"SSH-2.0-OpenSSH_9.6\r\n"), "what is no HTTP"),
+    "a long header": (page(b"X: " + b"x" * 70_000), "what is no HTTP"),
+    "endless headers": (forever(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 1000), "what is no HTTP"),
+    "nothing": (lambda _: None, "closed the connection"),
+    "half a header": (lambda c: c.sendall(b"HTTP/1.1 2"), "what is no HTTP|closed the connection"),
+    "broken chunks": (page(b"Transfer-Encoding: chunked", body=b"zz\r\nabc"), "no HTTP"),
+    "cut chunks": (page(b"Transfer-Encoding: chunked", body=b"ff\r\nabc"), "broke off|no HTTP|closed"),
+    "a part unasked": (lambda c: c.sendall(b"HTTP/1.1 206 X\r\nContent-Length: 3\r\n\r\nabc"), "answered 206"),
+    "no content": (lambda c: c.sendall(b"HTTP/1.1 204 X\r\n\r\n"), "answered 204"),
+    "a number that is none": (lambda c: c.sendall(b"HTTP/1.1 999 X\r\n\r\n"), "answered 999|no HTTP"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_hostile_answers_are_answered_in_words(parts, name):
+    answer, words = ANSWERS[name]
+    with answering(answer) as address, pytest.raises(TekapctlError, match=words) as told:
+        get(f"{address}/file", parts)
+    assert "there was no connection" not in str(told.value)
+    assert not any(path.suffix == ".part" for path in parts.iterdir())
+
+
+ENDLESS = {
+    "headers that dribble": forever(b"HTTP/1.1 200 OK\r\n", b"X"),
+    "100 Continue": forever(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "a redirection": forever(b"HTTP/1.1 302 Found\r\nLocation: /file\r\n\r\n", b"x"),
+    "a body that dribbles": forever(b"HTTP/1.1 200 OK\r\n\r\n", b"x"),
+    "silence": forever(b"", b""),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_server_that_never_ends_is_given_up(parts, name):
+    patience = Patience(attempts=1, silence=5.0, answer=0.3, deadline=0.6)
+    began = time.monotonic()
+    with answering(ENDLESS[name]) as address, pytest.raises(TekapctlError, match=r"in time|in a circle"):
+        get(f"{address}/file", parts, patience=patience)
+    assert time.monotonic() - began < 5  # the time between two pieces alone would never end it
+
+
+def test_a_server_that_dribbles_is_given_up(served, parts):
+    patience = Patience(attempts=1, slow=0.3, slowest=10**6)
     with serving(served) as server, pytest.raises(TekapctlError, match="too slow"):
-        get(server, "dribble", tmp_path / "got")
-    assert not (tmp_path / "got").exists()
+        get(f"{server.address}/dribble/file", parts, patience=patience)
 
 
-def test_the_next_source_is_asked_and_nobody_listening_is_an_error(served, tmp_path):
+def test_the_next_source_is_asked_and_nobody_listening_is_an_error(served, parts):
+    settings = {"most_bytes": 10**6, "patience": replace(QUICK, attempts=1)}
     with serving(served) as server:
         urls = ["http://127.0.0.1:9/file", f"{server.address}/ok/missing", f"{server.address}/ok/file"]
-        assert download(urls, tmp_path / "got", most_bytes=10**6, attempts=1) == urls[2]
+        with download(urls, parts, "file", **settings) as file:
+            assert file.origin == urls[2]
     with pytest.raises(TekapctlError, match=r"no connection.*--from"):
-        download(urls[:1], tmp_path / "other", most_bytes=10**6, attempts=1)
+        get(urls[0], parts, **settings)
+
+
+@pytest.mark.parametrize("written", ["{path}", "file://{path}", "file://localhost{path}", "FILE:{path}"])
+def test_a_file_of_the_users_own_is_read_where_it_is(served, parts, written):
+    source = written.format(path=served / "file")
+    with no_network("this"), download([source], parts, "file", most_bytes=10**6) as file:
+        assert file.path == served / "file"
+        file.place(parts / "copy")
+    assert (served / "file").read_bytes() == (parts / "copy").read_bytes()
+
+
+def test_without_the_network_nothing_is_asked(served, parts):
+    with serving(served) as server:
+        with no_network("this"), pytest.raises(UsageError, match="this needs the network, and --offline"):
+            get(f"{server.address}/ok/file", parts)
+        assert server.requests == []
+        get(f"{server.address}/ok/file", parts)
 
 
 def test_a_mirror_of_the_users_own_is_asked_first(home, published, tmp_path, monkeypatch):
@@ -147,7 +267,7 @@ def test_hostile_archives_are_refused(tmp_path, kind):
     if kind == "cut":
         archive.write_bytes(archive.read_bytes()[:700])
     with pytest.raises(UsageError):
-        extract_member(archive, "wanted", tmp_path / "out", most_bytes=10**6)
+        extract_member(archive, "wanted", tmp_path / "out", most_bytes=10**6, most_in_all=10**6)
     assert not (tmp_path.parent / "wanted").exists()
 
 
@@ -166,7 +286,7 @@ def test_the_cache_is_listed_verified_and_cleared(home, published):
     assert "SHA-256" in verify(home)[0][1]
     teachers.fetch(home, "resnet56", source=str(published))
     assert [problem for _, problem in verify(home)] == [None]
-    assert clear(home, ["teachers"]) > 0
+    assert clear(home, ["teachers"]).bytes > 0
     assert list_artifacts(home) == []
     with pytest.raises(UsageError, match="teachers"):
         clear(home, ["teecher"])
@@ -175,7 +295,8 @@ def test_the_cache_is_listed_verified_and_cleared(home, published):
 def test_what_a_killed_fetch_left_is_swept_away_by_the_next_one(home, published):
     teachers.fetch(home, "resnet56", source=str(published))
     left = [home.teachers / f".{name}.0123abcd.part" for name in ("sha256.json", "resnet56.safetensors")]
-    left += [home.downloads / name for name in ("resnet56.published", ".resnet56.published.77.part")]
+    left += [home.downloads / f".resnet56.{name}.{64 * '0'}.part" for name in ("published", "tar")]
+    left.append(left[-1].with_suffix(".json"))
     for path in left:
         path.write_bytes(b"half")
     teachers.fetch(home, "resnet56", offline=True)
@@ -188,3 +309,67 @@ def test_clearing_takes_hidden_folders_with_it(home):
     (home.datasets / ".lock").touch()
     clear(home, ["datasets"])
     assert list(home.datasets.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "7", "", '{"resnet56.safetensors": [[]]}', f"[{'9' * 5000}]"])
+def test_hostile_records_of_checksums_are_damage_in_words(home, published, text):
+    found = teachers.fetch(home, "resnet56", source=str(published))
+    (home.teachers / "sha256.json").write_text(text)
+    assert teachers.damage(home, found)
+    teachers.fetch(home, "resnet56", source=str(published))
+    assert teachers.damage(home, found) is None
+
+
+def test_a_pipe_for_a_teacher_is_not_opened(home, published):
+    found = teachers.fetch(home, "resnet56", source=str(published))
+    found.path.unlink()
+    os.mkfifo(found.path)
+    assert [problem for _, problem in verify(home)] == ["is no file"]
+    assert teachers.fetched(home, "resnet56") is None
+
+
+def test_clearing_leaves_what_another_process_fetches(home, published):
+    teachers.fetch(home, "resnet56", source=str(published))
+    (home.downloads / ".resnet56.published.part").write_bytes(b"half")
+    with FileLock(home.teachers / ".resnet56.lock"):
+        cleared = clear(home, ["teachers", "downloads"])
+        assert [artifact.name for artifact in cleared.kept] == ["resnet56"]
+        assert (home.downloads / ".resnet56.published.part").exists()
+    assert teachers.fetched(home, "resnet56") is not None
+    assert clear(home).kept == ()
+    assert list(home.downloads.iterdir()) == []
+    assert [path.name for path in home.teachers.iterdir()] == ["sha256.json"]
+
+
+def test_clearing_deletes_links_and_not_what_they_lead_to(home, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    home.datasets.mkdir(parents=True)
+    (home.datasets / "cifar10").symlink_to(tmp_path / "mine")
+    (home.datasets / "gone").symlink_to(tmp_path / "gone")
+    clear(home)
+    assert list(home.datasets.iterdir()) == []
+    assert (tmp_path / "mine" / "file").exists()
+
+
+@pytest.mark.parametrize("source", ["published", "downloads/resnet56.published", "teachers/resnet56.safetensors"])
+def test_a_source_inside_the_cache_stays(home, published, source):
+    first = teachers.fetch(home, "resnet56", source=str(published))
+    path = home.root / source
+    if source != "teachers/resnet56.safetensors":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(published, path)
+    teachers.fetch(home, "resnet56", source=str(path))
+    assert path.exists()
+    assert teachers.damage(home, first) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
+def test_a_teacher_stays_when_what_comes_is_damaged(home, published, content):
+    found = teachers.fetch(home, "resnet56", source=str(published))
+    before = sha256(found.path)
+    published.write_bytes(published.read_bytes()[:5000] if content is None else content)
+    with pytest.raises(TekapctlError):
+        teachers.fetch(home, "resnet56", source=str(published))
+    assert sha256(found.path) == before
+    assert teachers.damage(home, found) is None

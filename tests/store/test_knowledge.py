@@ -1,6 +1,8 @@
 """The store of teachers' knowledge: what it gives back was put there, whatever happened to it in between."""
 
 import multiprocessing
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tekapctl.store import knowledge
-from tekapctl.store.knowledge import Identity, KnowledgeStore, damage
+from tekapctl.store.artifacts import clear
+from tekapctl.store.home import Home
+from tekapctl.store.knowledge import Identity, KnowledgeStore, damage, is_used
 
 WORDS, RECORDS = 7, 500
 
@@ -111,3 +115,67 @@ def test_processes_that_fill_one_store_at_once_do_not_disturb_each_other(tmp_pat
     words, is_known = KnowledgeStore(tmp_path, identity()).read(np.arange(RECORDS))
     assert is_known.all()
     assert (words == words_of(np.arange(RECORDS))).all()
+
+
+@pytest.mark.parametrize("deleted", ["folder", "all"])
+def test_a_store_that_is_deleted_while_it_is_filled_ends_the_caching_and_nothing_else(tmp_path, monkeypatch, deleted):
+    monkeypatch.setattr(knowledge, "_CHECK_EVERY", 0)
+    said: list[str] = []
+    store = KnowledgeStore(tmp_path / "knowledge", identity(), said.append)
+    store.write(np.arange(3), words_of(np.arange(3)))
+    shutil.rmtree(store.path if deleted == "folder" else tmp_path / "knowledge")
+    for place in range(3, 6):
+        store.write(np.array([place]), words_of(np.array([place])))
+    assert store.is_full
+    assert len(said) == 1
+    assert "was deleted: no more knowledge is cached, the teacher stays live" in said[0]
+    assert store.read(np.arange(3))[1].all()
+    assert store.bytes_used == 0
+
+
+def test_clearing_leaves_the_store_that_a_process_fills(tmp_path):
+    home = Home(tmp_path)
+    store = filled(home.knowledge, np.arange(10))
+    other = KnowledgeStore(home.knowledge, identity("bb"))
+    other_path = other.path
+    del other
+    cleared = clear(home, ["knowledge"])
+    assert [artifact.path for artifact in cleared.kept] == [store.path]
+    assert not other_path.exists()
+    assert store.read(np.arange(10))[1].all()
+    path = store.path
+    del store
+    assert clear(home, ["knowledge"]).kept == ()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        "{}",
+        "[]",
+        "7",
+        "",
+        '{"records": "x", "words": 100000000000}',
+        '{"records": [1], "words": 100000000000}',
+        '{"records": 1e400, "words": 1}',
+        '{"records": null, "words": null}',
+        f'{{"records": {"9" * 5000}, "words": 1}}',
+        '{"records": 4, "words": -2}',
+    ],
+    ids=lambda text: text[:30],
+)
+def test_a_hostile_identity_is_damage_in_words(tmp_path, text):
+    path = filled(tmp_path, np.arange(3)).path
+    (path / "identity.json").write_text(text)
+    assert damage(path)
+
+
+@pytest.mark.parametrize("name", ["identity.json", "records.bin"])
+def test_a_pipe_in_a_store_is_not_opened(tmp_path, name):
+    path = filled(tmp_path, np.arange(3)).path
+    (path / name).unlink()
+    os.mkfifo(path / name)
+    assert damage(path)
+    assert not is_used(path)

@@ -107,4 +107,7 @@ def clear_cache(
 
     home = _home()
     if yes or typer.confirm(f"Delete {', '.join(kinds) if kinds else 'everything cached'} in {home.root}?", err=True):
-        console.say(f"freed {console.size(clear(home, kinds))}")
+        cleared = clear(home, kinds)
+        for artifact in cleared.kept:
+            console.say(f"{artifact.kind}/{artifact.name} stays: another process works with it")
+        console.say(f"freed {console.size(cleared.bytes)}")

@@ -59,7 +59,7 @@ def export(
     from tekapctl.store.home import Home
 
     wanted = ExportOptions(
-        output=output.expanduser(),
+        output=output,
         format=format_name,
         int8=int8,
         force=force,

@@ -1,5 +1,6 @@
 """`tekapctl fetch`."""
 
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -32,6 +33,7 @@ def fetch(
     from tekapctl.data import DATASETS
     from tekapctl.data.hub import HubSet
     from tekapctl.data.source import FROM_THE_HUB
+    from tekapctl.store.download import check_source
     from tekapctl.store.home import Home
     from tekapctl.store.teachers import CATALOGUE
 
@@ -52,6 +54,8 @@ def fetch(
             raise unknown_name("pretrained teacher or data set", name, known)
     if source is not None and len(wanted) > 1:
         raise UsageError("--from is the source of one thing, and several were named.", "Fetch them one at a time.")
+    if source is not None:
+        check_source(source, "--from")
     fetched, failures = [], []
     for name in dict.fromkeys(wanted):
         try:
@@ -76,6 +80,7 @@ def _fetch_one(home: Any, name: str, *, force: bool, source: str | None, offline
     from tekapctl.data.hub import HubSet
     from tekapctl.data.source import FROM_THE_HUB
     from tekapctl.store import teachers
+    from tekapctl.store.network import no_network
 
     if name in teachers.CATALOGUE:
         with console.DownloadProgress(name) as report:
@@ -86,15 +91,14 @@ def _fetch_one(home: Any, name: str, *, force: bool, source: str | None, offline
             "path": str(teacher.path),
             "what": f"pretrained on {entry.dataset}, published top-1 {entry.accuracy:.2f} %, at {teacher.path}",
         }
-    if offline and source is None:
-        raise UsageError(f"{name} cannot be fetched offline.", "Leave out --offline, or use --data-dir FOLDER.")
-    if name.startswith(FROM_THE_HUB):
-        console.say(f"fetching {name}")
-        found = HubSet.parse(name)
-        what = found.fetch(home.datasets, force=force, source=source)
-        return {"name": name, "path": str(found.folder(home.datasets)), "what": what}
-    with console.DownloadProgress(name) as report:
-        what = data.data_spec({"name": name}).fetch(home.datasets, force=force, source=source, report=report)
+    with no_network(name) if offline else nullcontext():
+        if name.startswith(FROM_THE_HUB):
+            console.say(f"fetching {name}")
+            found = HubSet.parse(name)
+            what = found.fetch(home.datasets, force=force, source=source)
+            return {"name": name, "path": str(found.folder(home.datasets)), "what": what}
+        with console.DownloadProgress(name) as report:
+            what = data.data_spec({"name": name}).fetch(home.datasets, force=force, source=source, report=report)
     return {"name": name, "path": str(home.datasets / name), "what": what}
 
 

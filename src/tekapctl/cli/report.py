@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tekapctl.cli import console, options
-from tekapctl.errors import UsageError
 
 if TYPE_CHECKING:
     from tekapctl.comparison.groups import Group
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n\r"}
+"""Characters that steer terminals, as they are shown."""
 
 
 def report(
@@ -33,17 +35,15 @@ def report(
 
 
 def writable(output: Path, *, force: bool) -> Path:
-    """The file that a user named to be written.
+    """The file to write for the one that a user named.
 
     Raises:
-        UsageError: It is a folder, or is there already and is not to be replaced.
+        UsageError: It is a folder, a device or the home's, or is there already and is not to be replaced.
     """
-    output = output.expanduser()
-    if output.is_dir():
-        raise UsageError(f"{output} is a folder.", "Name a file with --output.")
-    if output.exists() and not force:
-        raise UsageError(f"{output} is there already.", "Name another --output, or replace it with --force.")
-    return output
+    from tekapctl.store.aside import output_file
+    from tekapctl.store.home import Home
+
+    return output_file(output, Home.default(), force=force)
 
 
 def write(found: "list[Group]", baseline: str | None, output: Path, *, quiet: bool = False, opening: str = "") -> None:
@@ -64,6 +64,8 @@ def write(found: "list[Group]", baseline: str | None, output: Path, *, quiet: bo
 
     against = groups.baseline_of(found, baseline)
     text = page(found, against, table.compare(found, against), Looker(Home.default()), console.say, opening)
-    with aside(output) as part:
-        part.write_text(text, encoding="utf-8")
-    (console.say if quiet else console.show_text)(f"{output}, {console.size(output.stat().st_size)}")
+    with aside(output) as (part,):
+        # Names of classes and files may hold anything.
+        part.write_text(text.translate(_CONTROLS), encoding="utf-8", errors="backslashreplace")
+    told = console.printable(f"{output}, {console.size(output.stat().st_size)}")
+    (console.say if quiet else console.show_text)(told)

@@ -3,20 +3,23 @@
 import io
 import pickle
 import pickletools
-import tarfile
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
+from tekapctl.data.fetching import count_images, fetch_whole
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.source import DATASETS, DataSpec, Shape, check_md5, find_folder
 from tekapctl.errors import UsageError
-from tekapctl.store.download import Report, download, silent
+from tekapctl.store.archive import members
+from tekapctl.store.download import Report, download, file_in, published, silent
 
 MOST_ARCHIVE = 512 * 2**20
 MOST_FILE = 256 * 2**20
+MOST_OPCODES = 2_000_000
 
 
 class CIFAR(DataSpec):
@@ -44,15 +47,15 @@ class CIFAR(DataSpec):
         else:
             content = {name: _from_folder(folder, name) for name in needed}
         try:
-            classes = tuple(str(name) for name in content[self.meta_file][self.names_key])
+            classes = _names(content[self.meta_file][self.names_key])
             train = [content[name] for name in self.train_files]
             return Splits(self._part(train, classes), self._part([content[self.test_file]], classes))
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
             raise UsageError(f"The files in {folder} are damaged: {error}.", "Fetch them anew.") from None
 
     def _part(self, batches: list[dict[str, Any]], classes: tuple[str, ...]) -> ImageSet:
-        pixels = np.concatenate([np.asarray(batch["data"], dtype=np.uint8) for batch in batches])
-        labels = np.concatenate([np.asarray(batch[self.label_key], dtype=np.int64) for batch in batches])
+        pixels = np.concatenate([_pixels(batch["data"]) for batch in batches])
+        labels = np.concatenate([_labels(batch[self.label_key]) for batch in batches])
         images = torch.from_numpy(pixels.reshape(-1, 3, 32, 32))
         return ImageSet(images, torch.from_numpy(labels), classes, self.mean, self.std)
 
@@ -60,19 +63,23 @@ class CIFAR(DataSpec):
         """Download the archive; one from a source of the user's own needs no known checksum."""
         from torchvision import datasets
 
-        published = getattr(datasets, self.name.upper())
-        folder = downloads / self.name
-        target = folder / f"{self.inner}.tar.gz"
-        if force or source:
-            target.unlink(missing_ok=True)
-        address = published.url if source is None else source
-        if not address.endswith(".tar.gz"):
-            address = f"{address.rstrip('/')}/{target.name}"
-        download([address], target, most_bytes=MOST_ARCHIVE, report=report)
-        if source is None:
-            check_md5(target, published.tgz_md5)
-        splits = self.load(downloads, offline=True)
-        return f"{len(splits.train) + len(splits.test):,} images at {folder}"
+        known = getattr(datasets, self.name.upper())
+        sources = [file_in(source, known.filename, ".tar.gz")] if source else published(known.url)
+        name = f"{self.inner}.tar.gz"
+
+        def fill(folder: Path) -> None:
+            with download(sources, downloads, name, most_bytes=MOST_ARCHIVE, report=report) as file:
+                if source is None:
+                    check_md5(file.path, known.tgz_md5)
+                file.place(folder / name)
+
+        return fetch_whole(
+            downloads / self.name,
+            fill,
+            partial(count_images, self),
+            anew=force or source is not None,
+            published={name: known.tgz_md5},
+        )
 
 
 @DATASETS.register("cifar10")
@@ -88,12 +95,6 @@ class CIFAR10(CIFAR):
     names_key: ClassVar[str] = "label_names"
     mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
     std: ClassVar[tuple[float, ...]] = (0.2470, 0.2435, 0.2616)
-
-    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
-        """Download the archive, whose published name differs from its folder's."""
-        if source is not None and not source.endswith(".tar.gz"):
-            source = f"{source.rstrip('/')}/cifar-10-python.tar.gz"
-        return super().fetch(downloads, force=force, source=source, report=report)
 
     def shape(self, downloads: Path) -> Shape:
         """50,000 training images and 10,000 test images."""
@@ -119,50 +120,104 @@ class CIFAR100(CIFAR):
         return Shape(50_000, 10_000, 100, 3, 32, 32)
 
 
-def _empty_array(kind: type, shape: tuple[int, ...], code: object) -> Any:
-    """What pickled arrays are made from before they get their data; another shape would only take memory."""
-    if kind is not np.ndarray or shape != (0,):
-        raise pickle.UnpicklingError("an array is not made as arrays are")
-    return np.ndarray((0,), dtype="b")
+def _pixels(found: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    if not isinstance(found, np.ndarray) or found.dtype != np.uint8:
+        raise ValueError("its pixels are no array of bytes")
+    return found
 
 
-def _check_memo(content: bytes) -> None:
-    """Refuse places in the reader's memo that only a hostile pickle has: it gets as long as the greatest."""
+def _labels(found: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+    is_flat = found.ndim == 1 if isinstance(found, np.ndarray) else all(isinstance(value, int) for value in found)
+    if not is_flat:
+        raise ValueError("its labels are no list of numbers")
+    return np.asarray(found, dtype=np.int64)
+
+
+def _names(found: Any) -> tuple[str, ...]:
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise ValueError("its names of classes are no list of words")
+    return tuple(found)
+
+
+def _check_pickle(content: bytes) -> None:
+    """Refuse pickles that take more memory than their bytes."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        if count > MOST_OPCODES:
+            raise pickle.UnpicklingError("it has far more parts than it should have")
+        # The reader's memo gets as long as its greatest place.
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > count + 1:
             raise pickle.UnpicklingError("its memo has gaps")
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Reads what the published files hold, plain values and arrays, and refuses everything else."""
+class _Type:
+    """A type of numbers in a pickle."""
 
-    _ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
-        (module, name): value
-        for name, value in (
-            ("_reconstruct", _empty_array),
-            ("ndarray", np.ndarray),
-            ("dtype", np.dtype),
-        )
-        for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
-    }
+    _KNOWN: ClassVar[dict[str, str]] = {"u1": "u1", "i4": "<i4", "i8": "<i8"}
+
+    def __init__(self, name: object) -> None:
+        if not isinstance(name, str) or name not in self._KNOWN:
+            raise pickle.UnpicklingError("its arrays are not of bytes or numbers")
+        self.plain = np.dtype(self._KNOWN[name])
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] not in ("<", "|"):
+            raise pickle.UnpicklingError("its arrays have another order of bytes")
+
+
+class _Array:
+    """An array in a pickle, made of the bytes that are there and of no shape that is only claimed."""
+
+    plain: np.ndarray[Any, Any]
+
+    def __init__(self, reader: "_ArraysOnly") -> None:
+        self._reader = reader
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, in_columns, content = state
+        if not isinstance(kind, _Type):
+            raise pickle.UnpicklingError("an array is not made as arrays are")
+        if isinstance(content, str):
+            content = self._reader.encode(content)
+        self.plain = np.frombuffer(content, kind.plain).reshape(shape, order="F" if in_columns else "C")
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads what the published files hold, plain values and arrays, and refuses everything else.
+
+    Nothing of NumPy's is given to the pickle, which could make arrays of any size with it.
+    """
+
+    _MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="latin1")
+        self._left = len(content)
 
     def find_class(self, module: str, name: str) -> Any:
+        known = {"_reconstruct": lambda *_: _Array(self), "ndarray": "ndarray", "dtype": lambda name, *_: _Type(name)}
         if (module, name) == ("_codecs", "encode"):
-            return lambda text, encoding: text.encode("latin1")
-        if (module, name) not in self._ALLOWED:
+            return lambda text, *_: self.encode(text)
+        if module not in self._MODULES or name not in known:
             raise pickle.UnpicklingError(f"it wants to run {module}.{name}")
-        return self._ALLOWED[module, name]
+        return known[name]
+
+    def encode(self, text: str) -> bytes:
+        """A text as the bytes that it stands for; all together there are not more than the file has."""
+        self._left -= len(text)
+        if self._left < 0:
+            raise pickle.UnpicklingError("it unpacks to more than it has")
+        return text.encode("latin1")
 
 
 def _unpickle(content: bytes, where: str) -> dict[str, Any]:
     try:
-        _check_memo(content)
-        found = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
+        _check_pickle(content)
+        found = _ArraysOnly(content).load()
     except Exception as error:  # whatever the reader of hostile bytes trips over, the file is to blame
         raise UsageError(f"The file {where} is damaged: {error}.", "Fetch it anew.") from None
     if not isinstance(found, dict):
         raise UsageError(f"The file {where} is damaged: it holds no table.", "Fetch it anew.")
-    return found
+    return {key: getattr(value, "plain", value) for key, value in found.items()}
 
 
 def _from_folder(folder: Path, name: str) -> dict[str, Any]:
@@ -176,21 +231,13 @@ def _from_folder(folder: Path, name: str) -> dict[str, Any]:
 
 def _from_archive(archive: Path, inner: str, names: list[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    try:
-        with tarfile.open(archive) as opened:
-            for entry in opened:
-                if entry.offset_data + entry.size > MOST_ARCHIVE:
-                    raise UsageError(f"The archive {archive} is far larger than it should be.", "Fetch it anew.")
-                path = PurePosixPath(entry.name)
-                if path.parent != PurePosixPath(inner) or path.name not in names or not entry.isreg():
-                    continue
-                if entry.size > MOST_FILE:
-                    raise UsageError(f"{entry.name} in {archive} is far larger than it should be.", "Fetch it anew.")
-                file = opened.extractfile(entry)
-                assert file is not None
-                found[path.name] = _unpickle(file.read(), f"{archive}:{entry.name}")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UsageError(f"The archive {archive} is damaged: {error}.", "Fetch it anew with --force.") from None
+    for member in members(archive, most_bytes=MOST_ARCHIVE):
+        name = member.path.name
+        if member.path.parent != PurePosixPath(inner) or name not in names or name in found:
+            continue
+        if member.size > MOST_FILE:
+            raise UsageError(f"{member.path} in {archive} is far larger than it should be.", "Use another archive.")
+        found[name] = _unpickle(member.read(), f"{archive}:{member.path}")
     missing = [name for name in names if name not in found]
     if missing:
         raise UsageError(f"The archive {archive} has no {', '.join(missing)}.", "Fetch it anew with --force.")

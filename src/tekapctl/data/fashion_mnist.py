@@ -1,18 +1,21 @@
 """Fashion-MNIST: 70,000 grey images of clothes, 28x28 pixels (Xiao, Rasul and Vollgraf, 2017)."""
 
 import gzip
+import math
+import struct
 import sys
-import tempfile
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from tekapctl.data.fetching import count_images, fetch_whole
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.source import DATASETS, DataSpec, Shape, check_md5, find_folder
 from tekapctl.errors import UsageError
-from tekapctl.store.download import Report, download, silent
+from tekapctl.store.download import Report, download, file_in, published, silent
 
 CLASSES = (
     "T-shirt/top",
@@ -28,7 +31,10 @@ CLASSES = (
 )
 FILES = tuple(f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
 MOST_BYTES = 64 * 2**20
-MOST_PIXELS = 256 * 2**20
+MOST_PIXELS = 64 * 2**20
+_MOST_LABELS = 2**20
+_BYTES = 8
+"""The IDX format's number for unsigned bytes."""
 
 
 @DATASETS.register("fashion-mnist")
@@ -62,39 +68,41 @@ class FashionMNIST(DataSpec):
         """Download the four files; those from a source of the user's own need no known checksum."""
         from torchvision.datasets import FashionMNIST as Published
 
-        folder = downloads / self.name
-        for name, md5 in Published.resources:
-            target = folder / name
-            if force or source:
-                target.unlink(missing_ok=True)
-            urls = [f"{base.rstrip('/')}/{name}" for base in ([source] if source else Published.mirrors)]
-            download(urls, target, most_bytes=MOST_BYTES, report=report)
-            if source is None:
-                check_md5(target, md5)
-        self.load(downloads, offline=True)
-        return f"70,000 images at {folder}"
+        def fill(folder: Path) -> None:
+            for name, md5 in Published.resources:
+                addresses = [f"{base.rstrip('/')}/{name}" for base in Published.mirrors]
+                sources = [file_in(source, name)] if source else published(*addresses)
+                with download(sources, downloads, name, most_bytes=MOST_BYTES, report=report) as file:
+                    if source is None:
+                        check_md5(file.path, md5)
+                    file.place(folder / name)
+
+        return fetch_whole(
+            downloads / self.name,
+            fill,
+            partial(count_images, self),
+            anew=force or source is not None,
+            published=dict(Published.resources),
+        )
 
 
 def _read(folder: Path, name: str) -> torch.Tensor:
-    from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
-
+    """The images or labels of a file in the IDX format, packed or not."""
     plain, packed = folder / name, folder / f"{name}.gz"
+    path = plain if plain.is_file() else packed
+    if not path.is_file():
+        raise UsageError(f"The file {name} or {name}.gz is missing in {folder}.", "Add it, or fetch the data set.")
     try:
-        if plain.is_file():
-            if plain.stat().st_size > MOST_PIXELS:
-                raise UsageError(f"{plain} is far larger than it should be.", "Fetch it anew.")
-            return read_sn3_pascalvincent_tensor(str(plain))
-        with gzip.open(packed) as file, tempfile.NamedTemporaryFile() as unpacked:
-            content = file.read(MOST_PIXELS + 1)
-            if len(content) > MOST_PIXELS:
-                raise UsageError(f"{packed} is far larger than it should be.", "Fetch it anew.")
-            unpacked.write(content)
-            unpacked.flush()
-            return read_sn3_pascalvincent_tensor(unpacked.name)
-    except FileNotFoundError:
-        raise UsageError(
-            f"The file {name} or {name}.gz is missing in {folder}.", "Add it, or fetch the data set."
-        ) from None
-    except (OSError, EOFError, zlib.error, AssertionError, ValueError, RuntimeError, KeyError, IndexError):
-        where = plain if plain.is_file() else packed
-        raise UsageError(f"The file {where} is damaged.", "Fetch it anew with `tekapctl fetch --force`.") from None
+        with path.open("rb") if path is plain else gzip.open(path) as file:
+            zeros, kind, dimensions = struct.unpack(">HBB", file.read(4))
+            shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
+            if zeros or kind != _BYTES or not 1 <= dimensions <= 3 or 0 in shape:
+                raise ValueError
+            if math.prod(shape) > (MOST_PIXELS if dimensions > 1 else _MOST_LABELS):
+                raise UsageError(f"{path} is far larger than it should be.", "Fetch it anew.")
+            content = bytearray(file.read(math.prod(shape) + 1))
+            if len(content) != math.prod(shape):
+                raise ValueError
+    except (OSError, EOFError, zlib.error, ValueError, struct.error):
+        raise UsageError(f"The file {path} is damaged.", "Fetch it anew with `tekapctl fetch --force`.") from None
+    return torch.frombuffer(content, dtype=torch.uint8).view(shape)

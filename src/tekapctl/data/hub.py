@@ -14,11 +14,13 @@ from typing import Any
 from PIL import Image
 
 from tekapctl.data.decoding import SUFFIXES
+from tekapctl.data.fetching import fetch_whole
 from tekapctl.data.files import count, few, images_under
+from tekapctl.data.listing import list_images
 from tekapctl.data.source import FROM_THE_HUB
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.extras import require
-from tekapctl.store.whole_folder import whole_folder
+from tekapctl.store.download import local_path
 
 _REFERENCE = re.compile(r"hf:(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<config>[\w.-]+))?(?::(?P<label>[\w.-]+))?")
 _TESTED = ("test", "validation", "valid", "val", "dev")
@@ -93,22 +95,37 @@ class HubSet:
             TekapctlError: It could not be had.
         """
         folder = self.folder(downloads)
-        if force or source or not folder.is_dir():
-            found = self._load(source)
-            with whole_folder(folder) as new:
-                self._write(found, new)
-        return f"{count(images_under(folder), 'image')} at {folder}"
+
+        def fill(new: Path) -> None:
+            self._write(self._load(source), new)
+
+        told = fetch_whole(folder, fill, _described, anew=force or source is not None)
+        list_images.cache_clear()  # of what was there
+        return told
 
     def _load(self, source: str | None) -> Any:
+        place = self.repo if source is None else str(self._local(source))
         datasets = require("hf", "datasets")
         try:
-            return datasets.load_dataset(source or self.repo, self.config)
+            return datasets.load_dataset(place, self.config)
+        except UsageError:
+            raise
         except Exception as error:  # what it reads from afar may raise anything
             why = next(iter(str(error).splitlines()), type(error).__name__)
             raise TekapctlError(
                 f"{self.reference} could not be had: {why.rstrip('.')}.",
                 "Look at its name, its @CONFIG and the network, or name a folder of its files with --from.",
             ) from None
+
+    def _local(self, source: str) -> Path:
+        """The folder that the user named: the library would take anything else for a name on the hub."""
+        path = local_path(source)
+        if path is None or not path.is_dir():
+            raise UsageError(
+                f"{self.reference} could not be had: there is no folder {source!r}.",
+                "Name a folder of its files with --from, or leave that out to ask the hub.",
+            )
+        return path.resolve()
 
     def _write(self, found: Any, new: Path) -> None:
         if "train" not in found:
@@ -150,6 +167,14 @@ class HubSet:
                 f"Name one of {', '.join(labels or features)} behind a colon: {self.reference}:COLUMN.",
             )
         return labels[0]
+
+
+def _described(folder: Path) -> str:
+    """How many images a fetched set has, for the user; it must be a folder of classes."""
+    found = images_under(folder)
+    if not any((folder / "train" / path.relative_to(folder).parts[1]).is_dir() for path in found):
+        raise UsageError(f"{folder} has no images in train/CLASS.", "Fetch it again with --force.")
+    return count(found, "image")
 
 
 class _Classes:

@@ -223,17 +223,20 @@ def find_folder(
     raise UsageError(problem, f"Get it with `tekapctl fetch {spec.name}`, or name a folder with --data-dir.")
 
 
+def has_md5(path: Path, expected: str) -> bool:
+    """Whether a file has an MD5."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == expected
+
+
 def check_md5(path: Path, expected: str) -> None:
     """Hold a downloaded file to its published MD5.
 
     Raises:
-        UsageError: It is another file, which is deleted.
+        UsageError: It is another file.
     """
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != expected:
-        path.unlink()
+    if not has_md5(path, expected):
         raise UsageError(
-            f"{path.name} has MD5 {found}, and {expected} was published.",
+            f"{path.name} is not the file that was published: its MD5 is not {expected}.",
             "Fetch it again, or name a source with --from.",
         )

@@ -1,19 +1,20 @@
 """STL-10: 13,000 labelled colour images of 96x96 pixels in ten classes (Coates, Lee and Ng, AISTATS 2011)."""
 
-import tarfile
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
+from tekapctl.data.fetching import count_images, fetch_whole
 from tekapctl.data.files import count_levels, normalisation
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.source import DATASETS, DataSpec, Shape, check_md5, find_folder
 from tekapctl.errors import UsageError
-from tekapctl.store.download import Report, download, silent
-from tekapctl.store.files import make_folder, sweep, write_whole
+from tekapctl.store.archive import members
+from tekapctl.store.download import Report, download, file_in, published, silent
+from tekapctl.store.files import make_folder, write_whole
 
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 INNER = "stl10_binary"
@@ -51,27 +52,18 @@ class STL10(DataSpec):
 
     def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
         """Download the archive and keep the labelled files; one from a source of the user's own has no checksum."""
-        from torchvision import datasets
+        from torchvision.datasets import STL10 as Published  # noqa: N811
 
-        published = datasets.STL10
+        sources = [file_in(source, Published.filename, ".tar.gz")] if source else published(Published.url)
 
-        folder = downloads / self.name / INNER
-        archive = downloads / self.name / published.filename
-        if force or source or not all((folder / name).is_file() for name in _FILES):
-            if force or source:
-                archive.unlink(missing_ok=True)
-            address = source or published.url
-            if not address.endswith(".tar.gz"):
-                address = f"{address.rstrip('/')}/{archive.name}"
-            download([address], archive, most_bytes=_MOST_ARCHIVE, report=report)
-            if source is None:
-                check_md5(archive, published.tgz_md5)
-            with FileLock(make_folder(folder) / ".lock"):
-                sweep(folder)
-                _keep_labelled(archive, folder)
-        archive.unlink(missing_ok=True)
-        splits = self.load(downloads, offline=True)
-        return f"{len(splits.train) + len(splits.test):,} images at {folder}"
+        def fill(folder: Path) -> None:
+            name = Published.filename
+            with download(sources, downloads, name, most_bytes=_MOST_ARCHIVE, report=report) as file:
+                if source is None:
+                    check_md5(file.path, Published.tgz_md5)
+                _keep_labelled(file.path, make_folder(folder / INNER))
+
+        return fetch_whole(downloads / self.name, fill, partial(count_images, self), anew=force or source is not None)
 
 
 def _images(folder: Path, pixels: Tensor, labels: Tensor) -> Tensor:
@@ -83,23 +75,16 @@ def _images(folder: Path, pixels: Tensor, labels: Tensor) -> Tensor:
 
 def _keep_labelled(archive: Path, folder: Path) -> None:
     wanted = dict(_FILES)
-    try:
-        with tarfile.open(archive) as opened:
-            for entry in opened:
-                name = Path(entry.name).name
-                if name not in wanted or not entry.isreg():
-                    continue
-                if entry.size > wanted[name]:
-                    raise UsageError(f"{entry.name} in {archive} is larger than it should be.", "Fetch it anew.")
-                file = opened.extractfile(entry)
-                assert file is not None
-                write_whole(folder / name, file.read())
-                del wanted[name]
-                if not wanted:
-                    return  # the images without labels come last, and are most of it
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UsageError(f"The archive {archive} is damaged: {error}.", "Fetch it anew with --force.") from None
-    raise UsageError(f"The archive {archive} has no {', '.join(wanted)}.", "Fetch it anew with --force.")
+    for member in members(archive, most_bytes=_MOST_ARCHIVE):
+        name = member.path.name
+        if name not in wanted:
+            continue
+        if member.size > wanted.pop(name):
+            raise UsageError(f"{member.path} in {archive} is larger than it should be.", "Fetch it anew.")
+        write_whole(folder / name, member.read())
+        if not wanted:
+            return  # the images without labels come last, and are most of it
+    raise UsageError(f"The archive {archive} has no {', '.join(wanted)}.", "Use another.")
 
 
 def _bytes(path: Path) -> Tensor:

@@ -1,18 +1,19 @@
 """Tiny ImageNet: 110,000 colour images of 64x64 pixels in 200 classes (Le and Yang, Stanford CS 231N, 2015)."""
 
-import zipfile
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from tekapctl.data.files import FileImages, Listing, images_under
+from tekapctl.data.fetching import fetch_whole
+from tekapctl.data.files import FileImages, Listing, few, images_under
 from tekapctl.data.source import DATASETS, Shape, find_folder
 from tekapctl.errors import UsageError
-from tekapctl.store.download import Report, download, silent
+from tekapctl.store.download import Report, download, file_in, published, silent
 from tekapctl.store.unpacking import unpack_zip
 
 ADDRESS = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 INNER = "tiny-imagenet-200"
 MOST_BYTES = 2**30
+_MOST_TEXT = 64 * 2**20
 
 
 @DATASETS.register("tiny-imagenet")
@@ -33,13 +34,13 @@ class TinyImageNet(FileImages):
         """The files, with the classes in the order of wnids.txt's sorted lines, named by words.txt."""
         folder = find_folder(self, downloads, ["wnids.txt"], INNER)
         try:
-            ids = sorted((folder / "wnids.txt").read_text(encoding="utf-8").split())
-            annotations = (folder / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
+            ids = sorted(" ".join(_lines(folder / "wnids.txt")).split())
+            annotations = _lines(folder / "val" / "val_annotations.txt")
             numbers = {wnid: number for number, wnid in enumerate(ids)}
             train = [(p, numbers[i]) for i in ids for p in images_under(folder / "train" / i)]
             fields = [line.split("\t") for line in annotations if line.strip()]
             test = [(folder / "val" / "images" / name, numbers[wnid]) for name, wnid, *_ in fields]
-        except (OSError, UnicodeDecodeError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError) as error:
             raise UsageError(f"The files in {folder} are damaged: {error}.", "Fetch them anew with --force.") from None
         if not train or not test:
             raise UsageError(f"The folder {folder} has no images in train and val.", "Fetch them anew with --force.")
@@ -47,29 +48,36 @@ class TinyImageNet(FileImages):
 
     def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
         """Download the archive and unpack it."""
-        folder = downloads / self.name
-        archive = folder / f"{INNER}.zip"
-        if force or source:
-            archive.unlink(missing_ok=True)
-        address = source or self.address
-        if not address.endswith(".zip"):
-            address = f"{address.rstrip('/')}/{archive.name}"
-        if force or source or not (folder / INNER / "wnids.txt").is_file():
-            download([address], archive, most_bytes=MOST_BYTES, report=report)
-            try:
-                unpack_zip(archive, folder / INNER, inside=INNER)
-            except zipfile.BadZipFile as error:
-                raise UsageError(f"The archive {archive} is damaged: {error}.", "Fetch it with --force.") from None
-        archive.unlink(missing_ok=True)
-        found = self.listing(downloads)
-        return f"{len(found.train) + len(found.test):,} images at {folder / INNER}"
+        name = f"{INNER}.zip"
+        sources = [file_in(source, name, ".zip")] if source else published(self.address)
+
+        def fill(folder: Path) -> None:
+            with download(sources, downloads, name, most_bytes=MOST_BYTES, report=report) as file:
+                unpack_zip(file.path, folder, inside=INNER)
+
+        return fetch_whole(downloads / self.name, fill, self._described, anew=force or source is not None)
+
+    def _described(self, folder: Path) -> str:
+        """How many images there are; unpacking has held each to its checksum, so they are not read again."""
+        found = self.model_copy(update={"folder": str(folder)}).listing(folder.parent)
+        lost = [path for path, _ in found.test if not path.is_file()]
+        if lost:
+            raise UsageError(f"{folder} is damaged: it has no {few(lost)}.", "Fetch it anew with --force.")
+        return f"{len(found.train) + len(found.test):,} images"
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text that is no larger than such texts are."""
+    if not path.is_file() or path.stat().st_size > _MOST_TEXT:
+        raise ValueError(f"{path.name} is missing, or is no text of this data set")
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 def _names(folder: Path, ids: list[str]) -> tuple[str, ...]:
     """The first word for each class; its id where that is unknown or not the only one of its name."""
     try:
-        lines = (folder / "words.txt").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = _lines(folder / "words.txt")
+    except (OSError, ValueError):
         return tuple(ids)
     words = dict(line.split("\t", 1) for line in lines if "\t" in line)
     names = [words.get(wnid, wnid).split(",")[0].strip() for wnid in ids]

@@ -17,7 +17,7 @@ from tekapctl.export.format import Format, Runner, choose
 from tekapctl.export.int8 import quantise
 from tekapctl.export.subject import Subject, load_subject, spread
 from tekapctl.models.foreign import Arguments
-from tekapctl.store.aside import aside
+from tekapctl.store.aside import aside, output_file
 from tekapctl.store.files import sha256
 from tekapctl.store.home import Home
 
@@ -50,11 +50,6 @@ class ExportOptions:
     tolerance: float = TOLERANCE
     most_lost: float = MOST_LOST
 
-    @property
-    def card(self) -> Path:
-        """Where the model card goes."""
-        return self.output.with_name(f"{self.output.name}.md")
-
 
 def export(
     home: Home,
@@ -86,8 +81,12 @@ def export(
         TekapctlError: The exported network says something else than the network, or cannot be written; there is no
             file then.
     """
-    kind, chosen = choose(wanted.format, wanted.output)
-    _check(wanted, kind, chosen)
+    output = output_file(wanted.output, home, force=wanted.force)
+    page = output_file(_beside(output), home, force=wanted.force, what=", where the model card goes,")
+    kind, chosen = choose(wanted.format, output)
+    if wanted.int8 and kind != "onnx":
+        raise UsageError(f"There is no int8 in the format {kind}.", "Use --format onnx, or leave out --int8.")
+    chosen.check()
     subject = load_subject(home, name, model=model, arguments=arguments, best=best, dataset=dataset, folder=folder)
     say(f"exporting {subject.trained.model} from {subject.trained.reference.described} as {kind}")
     content = chosen.encode(subject)
@@ -95,20 +94,19 @@ def export(
     say(f"checking it with {len(images):,} test images of {subject.data.name}")
     network = subject.trained.network
     expected = ask(_network(subject), images, network)
-    with aside(wanted.output) as part:
+    with aside(output, page) as (part, card):
         part.write_bytes(content)
         check = compare(ask(chosen.open(part), images, network), expected)
         check.check_same(wanted.tolerance)
         eight = _to_int8(subject, chosen, content, part, expected, check, wanted, say) if wanted.int8 else None
-        card = Card(subject, kind, chosen, wanted.output.name, check, eight)
-        with aside(wanted.card) as page:
-            page.write_text(card.text(), encoding="utf-8")
+        text = Card(subject, kind, chosen, output.name, check, eight).text()
+        card.write_text(text, encoding="utf-8", errors="backslashreplace")
     return {
-        "file": str(wanted.output),
-        "card": str(wanted.card),
+        "file": str(output),
+        "card": str(page),
         "format": kind,
-        "bytes": wanted.output.stat().st_size,
-        "sha256": sha256(wanted.output),
+        "bytes": output.stat().st_size,
+        "sha256": sha256(output),
         "reference": subject.trained.reference.name,
         "source": subject.trained.reference.described,
         "model": subject.trained.model,
@@ -121,16 +119,9 @@ def export(
     }
 
 
-def _check(wanted: ExportOptions, kind: str, chosen: Format) -> None:
-    """What can be refused before anything is loaded."""
-    if wanted.int8 and kind != "onnx":
-        raise UsageError(f"There is no int8 in the format {kind}.", "Use --format onnx, or leave out --int8.")
-    for path, what in ((wanted.output, ""), (wanted.card, ", where the model card goes,")):
-        if path.is_dir():
-            raise UsageError(f"{path}{what} is a folder.", "Name another file with --output.")
-        if path.exists() and not wanted.force:
-            raise UsageError(f"{path}{what} is there already.", "Name another --output, or replace it with --force.")
-    chosen.check()
+def _beside(output: Path) -> Path:
+    """Where the model card of a file goes."""
+    return output.with_name(f"{output.name}.md")
 
 
 def _network(subject: Subject) -> Runner:

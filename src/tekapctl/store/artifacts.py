@@ -1,14 +1,14 @@
 """The artifact cache as its user sees it: what is there, whether it is whole, and away with it."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tekapctl.errors import UsageError
+from tekapctl.errors import TekapctlError
 from tekapctl.registry import unknown_name
 from tekapctl.store import knowledge
-from tekapctl.store.files import room
+from tekapctl.store.files import delete, room
+from tekapctl.store.held import is_held
 from tekapctl.store.home import Home
 from tekapctl.store.teachers import FetchedTeacher, damage
 
@@ -58,24 +58,48 @@ def verify(home: Home) -> list[tuple[Artifact, str | None]]:
     return [(artifact, _problem(home, artifact)) for artifact in list_artifacts(home)]
 
 
-def clear(home: Home, kinds: Sequence[str] | None = None) -> int:
-    """Delete what the cache holds, or some kinds of it; returns the bytes freed. Runs are never touched."""
-    freed = 0
+@dataclass(frozen=True)
+class Cleared:
+    """What came of clearing the cache.
+
+    Attributes:
+        bytes: How many were freed.
+        kept: What another process works with, and was left.
+    """
+
+    bytes: int
+    kept: tuple[Artifact, ...]
+
+
+def clear(home: Home, kinds: Sequence[str] | None = None) -> Cleared:
+    """Delete what the cache holds, or some kinds of it. Runs are never touched.
+
+    What another process fetches or works with stays.
+    """
+    freed, kept = 0, []
     for artifact in list_artifacts(home, kinds):
+        if _is_used(artifact):
+            kept.append(artifact)
+            continue
         freed += artifact.bytes
-        _delete(artifact.path)
+        delete(artifact.path)
     for kind in kinds or KINDS:
-        # Parts and locks of broken downloads, half unpacked archives, what was found out about folders of images.
-        for rest in (home.root / kind).glob(".*"):
-            _delete(rest)
-    return freed
+        if not _is_fetching(home, kind):
+            # Parts and locks of broken downloads, half unpacked archives, what was found out about folders of images.
+            for rest in (home.root / kind).glob(".*"):
+                delete(rest)
+    return Cleared(freed, tuple(kept))
 
 
-def _delete(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _is_used(artifact: Artifact) -> bool:
+    lock = artifact.path.with_name(f".{artifact.name}.lock")
+    return is_held(lock) or (artifact.kind == "knowledge" and knowledge.is_used(artifact.path))
+
+
+def _is_fetching(home: Home, kind: str) -> bool:
+    # Teachers come by way of the downloads.
+    folders = [home.root / kind, *([home.teachers] if kind == "downloads" else [])]
+    return any(is_held(lock) for folder in folders for lock in folder.glob(".*.lock"))
 
 
 def _problem(home: Home, artifact: Artifact) -> str | None:
@@ -87,7 +111,7 @@ def _problem(home: Home, artifact: Artifact) -> str | None:
         try:
             of_the_hub = artifact.name.startswith("hf--")
             data_spec(f"folder:{artifact.path}" if of_the_hub else artifact.name).load(home.datasets, offline=True)
-        except UsageError as error:
+        except TekapctlError as error:
             return error.problem
     if artifact.kind == "knowledge":
         return knowledge.damage(artifact.path)
@@ -95,6 +119,12 @@ def _problem(home: Home, artifact: Artifact) -> str | None:
 
 
 def _bytes(path: Path) -> int:
-    if path.is_file():
-        return room(path)
-    return sum(room(file) for file in path.rglob("*") if file.is_file())
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    return sum(map(_room, files))
+
+
+def _room(file: Path) -> int:
+    try:
+        return room(file) if file.is_file() and not file.is_symlink() else 0
+    except OSError:  # deleted meanwhile
+        return 0

@@ -1,193 +1,220 @@
-"""Files from the network, of which nothing is trusted."""
+"""Files from wherever the user or a publisher has them: the web, a mirror, or the disk; nothing of them is trusted."""
 
+import glob
+import hashlib
 import os
+import re
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import requests
-import urllib3
-from filelock import FileLock
-
-from tekapctl.errors import TekapctlError
-from tekapctl.store.files import make_folder, sha256
-
-Report = Callable[[int, int | None], None]
-"""Is told how many bytes are there, and how many there will be if that is known."""
+from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.store.files import expand_user, make_folder, sha256
+from tekapctl.store.http import BrokenError, Part, Patience, RefusedError, Report, check_address, get
 
 
 def silent(_: int, __: int | None) -> None:
     """Tells nobody."""
 
 
-TIMEOUT = (10.0, 30.0)
-"""Seconds to connect, and between two pieces."""
-ATTEMPTS = 3
-SLOWEST = 1024
-"""Bytes a second, over the whole download after PATIENCE; slower servers are given up."""
-PATIENCE = 60.0
-"""Seconds in which a server may be slow."""
-_CHUNK = 1 << 18
+@dataclass(frozen=True)
+class Downloaded:
+    """A file that is there.
+
+    Attributes:
+        path: Where it is.
+        origin: The source that gave it.
+        is_users: Whether it is a file of the user's own, which stays as it is.
+    """
+
+    path: Path
+    origin: str
+    is_users: bool
+
+    def place(self, target: Path) -> None:
+        """Bring it to another place: moved if it was downloaded, copied if it is the user's."""
+        make_folder(target.parent)
+        if self.is_users:
+            shutil.copyfile(self.path, target)
+            with target.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            self.path.replace(target)
 
 
-class _RefusedError(Exception):
-    """A source gave something else than the file; asking it again is of no use."""
-
-
+@contextmanager
 def download(
-    urls: Sequence[str],
-    target: Path,
+    sources: Sequence[str],
+    folder: Path,
+    name: str,
     *,
     most_bytes: int,
     digest: str | None = None,
     report: Report = silent,
-    attempts: int = ATTEMPTS,
-    pause: float = 1.0,
-) -> str:
-    """Get a file from the first source that gives it whole; returns that source.
+    patience: Patience | None = None,
+) -> Iterator[Downloaded]:
+    """A file from the first source that gives it whole; what was downloaded is deleted when the block ends.
 
-    A broken download goes on where it broke, if the server can do that. Two processes that want one file get it once.
+    A download that broke off goes on at the next call, if it is of the same address and the server still has the same
+    version of the file. Parts of other addresses are deleted.
 
     Args:
-        urls: Sources in order: http, https and file addresses or paths. The mirror in TEKAPCTL_MIRROR comes first.
-        target: Where it goes; it appears there whole or not at all.
-        most_bytes: No more than this is ever written.
+        sources: Addresses (http, https, file) and paths, in order.
+        folder: Where parts of downloads are; the caller holds the lock under which `name` is downloaded.
+        name: What to call them.
+        most_bytes: A larger file is refused, and no more than this is ever written.
         digest: SHA-256 that it must have, if known.
         report: Is told of the progress.
-        attempts: How often each source is asked.
-        pause: Seconds before the second attempt, doubled for each one after it.
+        patience: How long to wait for servers.
 
     Raises:
         TekapctlError: No source gave it; the message says what was wrong with each.
     """
-    make_folder(target.parent)
-    with FileLock(target.with_name(f".{target.name}.lock")):
-        if target.is_file() and (digest is None or sha256(target) == digest):
-            return str(target)
-        failures = []
-        for url in _with_mirror(urls):
+    make_folder(folder)
+    parts = {source: _part(folder, name, source) for source in sources}
+    sweep_parts(folder, name, parts)
+    failures = []
+    for source, part in parts.items():
+        try:
+            found = _from(source, part, most_bytes, report, patience or Patience())
+            if digest is not None and (actual := sha256(found.path)) != digest:
+                raise RefusedError(f"its SHA-256 is {actual}, not {digest}")
+        except RefusedError as error:
+            part.drop()
+            failures.append(f"{source}: {error}")
+        except BrokenError as error:
+            part.drop_if_useless()
+            failures.append(f"{source}: {error}")
+        except OSError as error:
+            failures.append(f"{source}: {error.strerror or error}")
+        else:
             try:
-                part = _fetch(url, target, most_bytes, report, attempts, pause)
-                found = sha256(part)
-                if digest not in (None, found):
-                    part.unlink()
-                    raise _RefusedError(f"its SHA-256 is {found}, not {digest}")
-                part.replace(target)
-                return url
-            except (_RefusedError, requests.RequestException, OSError) as error:
-                failures.append(f"{url}: {_reason(error)}")
+                yield found
+            finally:
+                part.drop()
+            return
     raise TekapctlError(
-        f"{target.name} could not be fetched ({'; '.join(failures)}).",
+        f"{name} could not be fetched ({'; '.join(failures)}).",
         "Try again later, set TEKAPCTL_MIRROR to a mirror of yours, or give a file with --from.",
     )
 
 
-def _with_mirror(urls: Sequence[str]) -> Iterator[str]:
+def published(*addresses: str) -> list[str]:
+    """Where to look for a published file: the mirror in TEKAPCTL_MIRROR, then the publishers' own addresses.
+
+    Raises:
+        UsageError: The mirror is no address and no path.
+    """
     mirror = os.environ.get("TEKAPCTL_MIRROR")
-    if mirror and urls:
-        yield mirror.rstrip("/") + "/" + "/".join(urlsplit(urls[0]).path.strip("/").split("/")[-2:])
-    yield from urls
+    if not mirror:
+        return list(addresses)
+    check_source(mirror, "TEKAPCTL_MIRROR")
+    path = "/".join(urlsplit(addresses[0]).path.strip("/").split("/")[-2:])
+    return [f"{mirror.rstrip('/')}/{path}", *addresses]
 
 
-def _fetch(url: str, target: Path, most_bytes: int, report: Report, attempts: int, pause: float) -> Path:
-    # One part for each source: the bytes of one are never continued with another's.
-    tag = sum(url.encode()) % 9973
-    part = target.with_name(f".{target.name}.{tag}.part")
-    scheme = urlsplit(url).scheme
-    if scheme not in ("http", "https"):
-        return _copy(
-            Path(url2pathname(urlsplit(url).path)) if scheme == "file" else Path(url).expanduser(), part, most_bytes
-        )
-    for attempt in range(attempts):
-        try:
-            _get(url, part, most_bytes, report)
-            return part
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
-            if attempt + 1 == attempts:
-                raise
-        except requests.HTTPError as error:
-            if error.response.status_code < 500 or attempt + 1 == attempts:
-                raise
-        time.sleep(pause * 2**attempt)
-    raise AssertionError("unreachable")
+def check_source(source: str, option: str) -> None:
+    """See to it that a source can be asked: a path, or an address of http, https or file.
 
+    Args:
+        source: What the user wrote.
+        option: Where.
 
-def _copy(source: Path, part: Path, most_bytes: int) -> Path:
-    if not source.is_file():
-        raise _RefusedError("there is no such file")
-    if source.stat().st_size > most_bytes:
-        raise _RefusedError(f"it is larger than {most_bytes:,} bytes")
-    part.write_bytes(source.read_bytes())
-    return part
-
-
-def _get(url: str, part: Path, most_bytes: int, report: Report) -> None:
-    have = part.stat().st_size if part.is_file() else 0
-    # Compressed transfer would make lengths and ranges mean something else.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as response:
-        if response.status_code == 416:
-            part.unlink(missing_ok=True)
-            raise requests.ConnectionError("the part at hand does not fit the file")
-        response.raise_for_status()
-        if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise _RefusedError("it is a web page, not the file")
-        continues = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(
-            f"bytes {have}-"
-        )
-        have = have if continues else 0
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length and length.isdigit() else None
-        if total is not None and total > most_bytes:
-            raise _RefusedError(f"it says it has {total:,} bytes, more than {most_bytes:,}")
-        _store(response, part, have, total, most_bytes, report)
-
-
-def _store(
-    response: requests.Response, part: Path, have: int, total: int | None, most_bytes: int, report: Report
-) -> None:
-    began, first = time.monotonic(), have
-    # A body that ends early is kept as far as it came; its length is checked below.
-    response.raw.enforce_content_length = False
-    with part.open("ab" if have else "wb") as file:
-        for piece in _pieces(response):
-            have += len(piece)
-            if have > most_bytes:
-                file.close()
-                part.unlink()
-                raise _RefusedError(f"it has more than {most_bytes:,} bytes")
-            file.write(piece)
-            report(have, total)
-            elapsed = time.monotonic() - began
-            if elapsed > PATIENCE and have - first < SLOWEST * elapsed:
-                raise requests.Timeout("the server is too slow")
-        file.flush()
-        os.fsync(file.fileno())
-    if total is not None and have < total:
-        raise requests.ConnectionError(f"it broke off after {have:,} of {total:,} bytes")
-
-
-def _pieces(response: requests.Response) -> Iterator[bytes]:
-    """The body as it comes: to wait for full pieces would be to wait for ever where a server dribbles."""
+    Raises:
+        UsageError: It cannot.
+    """
     try:
-        while piece := response.raw.read1(_CHUNK):
-            yield piece
-    except urllib3.exceptions.TimeoutError as error:
-        raise requests.Timeout(error) from None
-    except urllib3.exceptions.HTTPError as error:
-        raise requests.ConnectionError(error) from None
+        scheme = _scheme(source)
+        if scheme in ("http", "https"):
+            check_address(source)
+        elif not scheme:
+            expand_user(source)
+        elif scheme != "file":
+            raise RefusedError("it is no address of http, https or file")
+    except RefusedError as error:
+        raise UsageError(f"{option} {source!r} cannot be used: {error}.", "Name a file, a folder or a URL.") from None
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, requests.HTTPError):
-        return f"the server answered {error.response.status_code}"
-    if isinstance(error, requests.TooManyRedirects):
-        return "the server redirects in a circle"
-    if isinstance(error, requests.Timeout):
-        return str(error) if str(error).startswith("the server") else "the server did not answer in time"
-    if isinstance(error, requests.ConnectionError):
-        text = str(error)
-        return text if text.startswith(("it ", "the ")) else "there was no connection"
-    return str(error)
+def file_in(source: str, name: str, *suffixes: str) -> str:
+    """The source of one file: `source` itself where it ends as such files do, else the file `name` in it."""
+    path = urlsplit(source).path if _scheme(source) in ("http", "https") else source
+    return source if path.endswith(suffixes) else f"{source.rstrip('/')}/{name}"
+
+
+def local_path(source: str) -> Path | None:
+    """The path that a source is, or None if it is an address of the web."""
+    if found := re.match(r"file:(//[^/]*)?(?=/)", source, re.IGNORECASE):
+        return Path(url2pathname(source[found.end() :]))
+    return None if _scheme(source) else expand_user(source)
+
+
+def _scheme(source: str) -> str:
+    """The scheme of an address; empty for a path."""
+    found = re.match(r"\s*([a-z][a-z0-9+.-]*)://", source, re.IGNORECASE)
+    return found[1].lower() if found else ""
+
+
+def _part(folder: Path, name: str, source: str) -> Part:
+    # What is no text is not passed on to a server, but must have a name until that is found out.
+    return Part(folder / f".{name}.{hashlib.sha256(source.encode(errors='surrogatepass')).hexdigest()}.part")
+
+
+def sweep_parts(folder: Path, name: str, parts: Mapping[str, Part] = MappingProxyType({})) -> None:
+    """Delete what is left of downloads.
+
+    Args:
+        folder: The folder.
+        name: What was downloaded; the caller holds the lock for it.
+        parts: Parts by their sources; these stay, and so do the sources.
+    """
+    kept = {path for part in parts.values() for path in (part.path, part.note)}
+    sources = [path for path in map(local_path, parts) if path is not None and path.exists()]
+    for path in folder.glob(f".{glob.escape(name)}.{'[0-9a-f]' * 64}.*"):
+        if path not in kept and not any(path.samefile(source) for source in sources):
+            path.unlink(missing_ok=True)
+
+
+def _from(source: str, part: Part, most_bytes: int, report: Report, patience: Patience) -> Downloaded:
+    path = local_path(source)
+    if path is not None:
+        _check_file(path, most_bytes)
+        return Downloaded(path, source, is_users=True)
+    check_address(source)
+    ends = time.monotonic() + patience.deadline
+    for attempt in range(patience.attempts):
+        try:
+            get(source, part, most_bytes=most_bytes, report=report, patience=patience, ends=ends)
+            break
+        except BrokenError:
+            if attempt + 1 == patience.attempts or time.monotonic() > ends:
+                raise
+        time.sleep(patience.pause * 2**attempt)
+    return Downloaded(part.path, source, is_users=False)
+
+
+def _check_file(path: Path, most_bytes: int) -> None:
+    if not path.exists():
+        raise RefusedError("there is no such file")
+    if not path.is_file():
+        raise RefusedError("it is no regular file")
+    if path.stat().st_size > most_bytes:
+        raise RefusedError(f"it is larger than {most_bytes:,} bytes")
+
+
+__all__ = [
+    "Downloaded",
+    "Report",
+    "check_source",
+    "download",
+    "file_in",
+    "local_path",
+    "published",
+    "silent",
+    "sweep_parts",
+]

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 from tekapctl.errors import TekapctlError, UsageError
@@ -57,6 +58,19 @@ def sweep(folder: Path, name: str = "*") -> None:
     """
     for part in folder.glob(f".{name}.*.part"):
         part.unlink(missing_ok=True)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a folder with all that is in it, or a link; also what another process deletes at once."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, onerror=_ignore_missing)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _ignore_missing(_: object, __: str, error: tuple[type[BaseException], BaseException, object]) -> None:
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]
 
 
 def sha256(path: Path) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from filelock import FileLock
 
 from tekapctl.store.files import explain, make_folder, room, size, sweep, write_whole
+from tekapctl.store.held import hold_shared, is_open
 
 Words = np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
 Places = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -105,6 +106,7 @@ class KnowledgeStore:
                 file.truncate(self.identity.bytes)  # a hole: takes no room until records are written
             write_whole(about, self.identity.text.encode())
         self._file = records.open("r+b", buffering=0)
+        hold_shared(self._file)
         weakref.finalize(self, self._file.close)
         self._records: Words = np.memmap(
             self._file, dtype=np.uint32, mode="r", shape=(self.identity.records, self._row)
@@ -133,12 +135,15 @@ class KnowledgeStore:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise explain(error, self.path) from error
-            self._stop()
+            self._stop(f"the disk of {self.path.parent} is nearly full")
 
     @property
     def bytes_used(self) -> int:
-        """Room that the records take on the disk."""
-        return room(self.path / "records.bin")
+        """Room that the records take on the disk; none after they were deleted."""
+        try:
+            return room(self.path / "records.bin")
+        except OSError:
+            return 0
 
     @property
     def described(self) -> str:
@@ -157,25 +162,38 @@ class KnowledgeStore:
         self._until_check -= count * self._row * 4
         if self._until_check < 0:
             self._until_check = _CHECK_EVERY
-            if shutil.disk_usage(self.path).free < RESERVE:
-                self._stop()
+            try:
+                if shutil.disk_usage(self.path).free < RESERVE:
+                    self._stop(f"the disk of {self.path.parent} is nearly full")
+            except OSError:
+                self._stop(f"{self.path} was deleted")
         return not self.is_full
 
-    def _stop(self) -> None:
+    def _stop(self, why: str) -> None:
         self.is_full = True
-        self.say(f"the disk of {self.path.parent} is nearly full: no more knowledge is cached, the teacher stays live")
+        self.say(f"{why}: no more knowledge is cached, the teacher stays live")
 
 
 def damage(path: Path) -> str | None:
     """What is wrong with a store's files, or None; records that do not add up are merely asked for anew."""
     about, records = path / "identity.json", path / "records.bin"
+    if not about.is_file() or not records.is_file():
+        return "has no identity.json or no records.bin"
     try:
         values = json.loads(about.read_text())
-        expected = values["records"] * (values["words"] + 1) * 4
+        count, words = values["records"], values["words"]
+        if not isinstance(count, int) or not isinstance(words, int):
+            return "its identity does not say how many records there are"
+        expected = count * (words + 1) * 4
         if path.name.rpartition("-")[2] != sha256(about.read_bytes()).hexdigest()[:12]:
             return "its identity is not the one it was made for"
         if records.stat().st_size != expected:
             return f"holds {records.stat().st_size} bytes instead of {expected}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"cannot be read: {error}"
     return None
+
+
+def is_used(path: Path) -> bool:
+    """Whether a process reads or fills the store in a folder."""
+    return is_open(path / "records.bin")

@@ -1,27 +1,33 @@
 """The published pretrained teachers, fetched once and kept as safetensors."""
 
+import hashlib
 import json
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
 from torch import Tensor
 
-from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.errors import TekapctlError
 from tekapctl.registry import unknown_name
 from tekapctl.store.archive import extract_member
-from tekapctl.store.download import Report, download, silent
+from tekapctl.store.download import Downloaded, download, published, silent, sweep_parts
 from tekapctl.store.files import make_folder, sha256, sweep, write_whole
 from tekapctl.store.home import Home
+from tekapctl.store.http import Report
+from tekapctl.store.network import OfflineError, no_network
 from tekapctl.store.published import read_published
-from tekapctl.store.weights import classifier_shape, read_weights, save_weights
+from tekapctl.store.weights import classifier_shape, encode_weights, read_weights
 
 ORIGIN = "http://shape2prog.csail.mit.edu/repo"
 MIRROR = "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar"
 MOST_CHECKPOINT = 512 * 2**20
 MOST_ARCHIVE = 4 * 2**30
+_ARCHIVES = (".tar", ".tar.gz", ".tgz")
 
 
 @dataclass(frozen=True)
@@ -113,102 +119,137 @@ def fetch(
     if name not in CATALOGUE:
         raise unknown_name("pretrained teacher", name, list(CATALOGUE))
     make_folder(home.teachers)
-    with FileLock(home.teachers / f".{name}.lock"):
+    with FileLock(home.teachers / f".{name}.lock"), no_network(name) if offline else nullcontext():
+        present = fetched(home, name)
+        if present is None or force or source is not None or damage(home, present):
+            _take(home, CATALOGUE[name], source, report)
         sweep(home.teachers, f"{name}.safetensors")
+        for part in (_published(name), _archive(name)):
+            sweep_parts(home.downloads, part)
         with _recording(home) as records:
             sweep(records.parent, records.name)
-        present = fetched(home, name)
-        if present and not force and source is None and not damage(home, present):
-            raw = _raw(home, name)
-            sweep(raw.parent, raw.name)
-            raw.unlink(missing_ok=True)
-            return present
-        if offline and (source is None or "://" in source):
-            raise UsageError(f"{name} is not in the cache, and --offline forbids fetching it.", "Leave out --offline.")
-        _take(home, CATALOGUE[name], source, report)
     return FetchedTeacher(name, home.teachers / f"{name}.safetensors")
 
 
 def damage(home: Home, teacher: FetchedTeacher) -> str | None:
     """What is wrong with a cached teacher's file, or None."""
-    recorded = _records(home).get(teacher.path.name)
-    if recorded is None:
+    records = _records(home)
+    recorded = [records[key] for key in (teacher.path.name, _next(teacher.path)) if key in records]
+    if not recorded:
         return "its SHA-256 was never recorded"
+    if not teacher.path.is_file():
+        return "is no file"
     found = sha256(teacher.path)
-    return None if found == recorded else f"its SHA-256 is {found}, and {recorded} was recorded"
+    return None if found in recorded else f"its SHA-256 is {found}, and {recorded[0]} was recorded"
 
 
 def _take(home: Home, teacher: PretrainedTeacher, source: str | None, report: Report) -> None:
-    records = _records(home)
+    """Put the teacher in the cache, in the place of the one that is there, when it is known to be good."""
     published_key = f"{teacher.name} as published"
-    raw = _raw(home, teacher.name)
-    make_folder(raw.parent)
-    raw.unlink(missing_ok=True)
     # What the user names with --from may be another training of the same network: the catalogue does not bind it.
-    digest = None if source else teacher.digest or records.get(published_key)
-    try:
-        origin = _obtain(home, teacher, source, raw, digest, report)
-        state, stated = _read(raw)
+    digest = None if source else teacher.digest or _records(home).get(published_key)
+    with _obtained(home, teacher, source, digest, report) as file:
+        state, stated = _read(file.path)
         network_classes, channels = classifier_shape(state, f"the file for {teacher.name}")
         _check_architecture(teacher.name, state, network_classes, channels)
-        target = home.teachers / f"{teacher.name}.safetensors"
-        found = sha256(raw)
-        save_weights(
-            target,
-            state,
-            {
-                "format": "tekapctl weights 1",
-                "kind": "teacher",
-                "model": teacher.name,
-                "dataset": teacher.dataset,
-                "num_classes": str(network_classes),
-                "in_channels": str(channels),
-                "origin": origin,
-                "published_sha256": found,
-                "published_top1": f"{stated if stated is not None else teacher.accuracy:.2f}",
-            },
-        )
-        new = {target.name: sha256(target)} | ({published_key: found} if source is None else {})
-        _record(home, new)
+        found = sha256(file.path)
+    metadata = {
+        "format": "tekapctl weights 1",
+        "kind": "teacher",
+        "model": teacher.name,
+        "dataset": teacher.dataset,
+        "num_classes": str(network_classes),
+        "in_channels": str(channels),
+        "origin": file.origin,
+        "published_sha256": found,
+        "published_top1": f"{stated if stated is not None else teacher.accuracy:.2f}",
+    }
+    _store(home, teacher, encode_weights(state, metadata), {published_key: found} if source is None else {})
+
+
+def _store(home: Home, teacher: PretrainedTeacher, content: bytes, new: dict[str, str]) -> None:
+    """Replace a teacher so that its file is a recorded one at every moment."""
+    target = home.teachers / f"{teacher.name}.safetensors"
+    digest = hashlib.sha256(content).hexdigest()
+    _record(home, {_next(target): digest})
+    write_whole(target, content)
+    _record(home, {target.name: digest} | new, without=_next(target))
+
+
+def _next(path: Path) -> str:
+    """Under which the checksum is recorded of the file that is about to take the place of one."""
+    return f"{path.name} next"
+
+
+def _published(name: str) -> str:
+    """What the download of a published checkpoint is called."""
+    return f"{name}.published"
+
+
+def _archive(name: str) -> str:
+    """What the download of a user's archive is called."""
+    return f"{name}.tar"
+
+
+@contextmanager
+def _obtained(
+    home: Home, teacher: PretrainedTeacher, source: str | None, digest: str | None, report: Report
+) -> Iterator[Downloaded]:
+    """The published file: what the user named, the authors' own, or the one in the mirror's archive."""
+    name = _published(teacher.name)
+    get = partial(download, folder=home.downloads, report=report)
+    with ExitStack() as stack:
+        if source is not None and source.endswith(_ARCHIVES):
+            archive = stack.enter_context(get([source], name=_archive(teacher.name), most_bytes=MOST_ARCHIVE))
+            yield stack.enter_context(_extracted(home, teacher, archive, None))
+            return
+        if source is not None:
+            yield stack.enter_context(get([source], name=name, most_bytes=MOST_CHECKPOINT))
+            return
+        sources = published(teacher.origin)
+        try:
+            file = stack.enter_context(get(sources, name=name, most_bytes=MOST_CHECKPOINT, digest=digest))
+        except TekapctlError as first:
+            try:
+                archive = _mirrored(home, report)
+                file = stack.enter_context(_extracted(home, teacher, archive, digest))
+            except OfflineError:
+                raise
+            except TekapctlError as second:
+                raise TekapctlError(
+                    f"{teacher.name} could not be fetched: {first.problem} {second.problem}", second.remedy
+                ) from None
+        yield file
+
+
+def _mirrored(home: Home, report: Report) -> Downloaded:
+    """The mirror's archive of all teachers, downloaded once for all of them."""
+    archive = home.downloads / "cifar_teachers.tar"
+    make_folder(home.downloads)
+    with FileLock(archive.with_name(f".{archive.name}.lock")):
+        if not archive.is_file():
+            name = archive.name
+            with download(published(MIRROR), home.downloads, name, most_bytes=MOST_ARCHIVE, report=report) as file:
+                file.place(archive)
+    return Downloaded(archive, MIRROR, is_users=False)
+
+
+@contextmanager
+def _extracted(home: Home, teacher: PretrainedTeacher, archive: Downloaded, digest: str | None) -> Iterator[Downloaded]:
+    """A teacher's file out of an archive of them."""
+    raw = home.downloads / f".{_published(teacher.name)}.{secrets.token_hex(32)}.part"
+    try:
+        try:
+            extract_member(archive.path, teacher.member, raw, most_bytes=MOST_CHECKPOINT, most_in_all=MOST_ARCHIVE)
+            if digest is not None and (found := sha256(raw)) != digest:
+                raise TekapctlError(f"{teacher.member} has SHA-256 {found}, not {digest}.")
+        except TekapctlError:
+            if not archive.is_users:
+                archive.path.unlink(missing_ok=True)
+            raise
+        yield Downloaded(raw, archive.origin, is_users=False)
     finally:
         raw.unlink(missing_ok=True)
-
-
-def _obtain(
-    home: Home, teacher: PretrainedTeacher, source: str | None, raw: Path, digest: str | None, report: Report
-) -> str:
-    """Put the published file at `raw`; returns where it is from."""
-    if source is not None and not _is_archive(source):
-        return download([source], raw, most_bytes=MOST_CHECKPOINT, report=report)
-    problems = []
-    if source is None:
-        try:
-            return download([teacher.origin], raw, most_bytes=MOST_CHECKPOINT, digest=digest, report=report)
-        except TekapctlError as error:
-            problems.append(error.problem)
-    archive = home.downloads / "cifar_teachers.tar"
-    if source is not None:
-        archive = archive.with_name("given.tar")
-        archive.unlink(missing_ok=True)
-    try:
-        origin = download([source or MIRROR], archive, most_bytes=MOST_ARCHIVE, report=report)
-        extract_member(archive, teacher.member, raw, most_bytes=MOST_CHECKPOINT)
-        if digest not in (None, sha256(raw)):
-            raise TekapctlError(f"{teacher.member} has SHA-256 {sha256(raw)}, not {digest}.")
-    except TekapctlError as error:
-        problems.append(error.problem)
-        archive.unlink(missing_ok=True)
-        raise TekapctlError(
-            f"{teacher.name} could not be fetched: {' '.join(problems)}",
-            "Try again later, set TEKAPCTL_MIRROR to a mirror of yours, or give a file with --from.",
-        ) from None
-    if source is not None:
-        archive.unlink(missing_ok=True)
-    return origin
-
-
-def _is_archive(source: str) -> bool:
-    return source.endswith((".tar", ".tar.gz", ".tgz"))
 
 
 def _read(raw: Path) -> tuple[dict[str, Tensor], float | None]:
@@ -228,19 +269,15 @@ def _check_architecture(name: str, state: dict[str, Tensor], classes: int, chann
     load_into(build(name, classes, channels), state, source=f"the file for {name}")
 
 
-def _raw(home: Home, name: str) -> Path:
-    """Where the published file is until it is read."""
-    return home.downloads / f"{name}.published"
-
-
 def _records_path(home: Home) -> Path:
     return home.teachers / "sha256.json"
 
 
-def _record(home: Home, new: dict[str, str]) -> None:
-    """Add to the records; other processes may do the same."""
+def _record(home: Home, new: dict[str, str], without: str = "") -> None:
+    """Add to the records and take one away; other processes may do the same."""
     with _recording(home) as path:
-        write_whole(path, (json.dumps(_records(home) | new, indent=2, sort_keys=True) + "\n").encode())
+        records = {key: value for key, value in (_records(home) | new).items() if key != without}
+        write_whole(path, (json.dumps(records, indent=2, sort_keys=True) + "\n").encode())
 
 
 @contextmanager
@@ -252,8 +289,9 @@ def _recording(home: Home) -> Iterator[Path]:
 
 
 def _records(home: Home) -> dict[str, str]:
+    path = _records_path(home)
     try:
-        found = json.loads(_records_path(home).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
         return {}
     return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
