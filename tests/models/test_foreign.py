@@ -94,13 +94,13 @@ def test_a_network_of_timm_is_made_for_classes_and_channels():
 def test_copies_and_folded_networks_tell_of_themselves():
     network = models.build("torchvision:resnet18", 4, 1).eval()
     images = torch.randn(2, 1, 32, 32)
-    for each in (copy.deepcopy(network), fold(network, images)):
+    for each in (copy.deepcopy(network), fold(network, images).network):
         with torch.no_grad():
             own, other = network.knowledge(images, preactivations=True), each.knowledge(images, preactivations=True)
         assert_close(own.logits, other.logits, atol=1e-3, rtol=1e-3)
         for one, two in zip(own.preactivations, other.preactivations, strict=True):
             assert_close(one, two, atol=1e-3, rtol=1e-3)
-    folded = fold(network, images)
+    folded = fold(network, images).network
     assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
     network.classifier_layer.bias.data += 1
     assert not torch.allclose(network(images), folded(images))

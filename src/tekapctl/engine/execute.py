@@ -19,9 +19,10 @@ from tekapctl.engine.epoch_sums import Metrics
 from tekapctl.engine.interruption import Interruption, StoppedError
 from tekapctl.engine.prepare import Say, Setting, prepare
 from tekapctl.engine.telling import Notes, Unheard
-from tekapctl.engine.trainer import DivergedError, Listener
+from tekapctl.engine.trainer import DivergedError, Listener, Trainer
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.evaluation import evaluate
+from tekapctl.failures import OutOfMemoryError, UnexpectedError, failures_in_words, smaller_batches
 from tekapctl.parallel.team import ALONE, LostError, Team, joined
 from tekapctl.spec import StudentSpec, TeacherSpec, dumps, load, parse, to_dict
 from tekapctl.store.home import Home
@@ -145,32 +146,45 @@ def _silent(_: str) -> None:
 
 
 def _train(run: Run, setting: Setting, listener: Listener, say: Say) -> dict[str, Any]:
-    team, interruption = setting.trainer.team, Interruption()
-    if not team.leads:
-        with interruption.listening(say):
-            setting.trainer.fit(Unheard(), RunKeeper(run, setting, interruption, None))
+    trainer, interruption = setting.trainer, Interruption()
+    if not trainer.team.leads:
+        with interruption.listening(say), training_in_words(trainer):
+            trainer.fit(Unheard(), RunKeeper(run, setting, interruption, None))
         return {"run": run.id, "status": "finished"}
     trackers = Trackers(setting.spec.track, say)
     trackers.start(run.id, run.path, to_dict(setting.spec), setting.trainer.progress.history)
     try:
-        with interruption.listening(say):
-            setting.trainer.fit(Notes(run, listener), RunKeeper(run, setting, interruption, trackers))
-        summary = finish(run, setting)
+        with training_in_words(trainer):
+            with interruption.listening(say):
+                trainer.fit(Notes(run, listener), RunKeeper(run, setting, interruption, trackers))
+            summary = finish(run, setting)
         trackers.finish(summary)
         return summary
     except StoppedError:
         trackers.finish({"run": run.id, "status": "interrupted"})
         raise
     except TekapctlError as error:
-        if isinstance(error, DivergedError | LostError):
-            where = checkpoint.described(run.checkpoints)
-            error = TekapctlError(f"{error.problem[:-1]}; {where}.", error.remedy.replace("RUN", run.id))
-        fail(run, error, trackers)
-        raise error from None
-    except Exception as error:
-        # A method, a network or data of the user's own, or a bug: to go on by itself would end in the same way.
-        fail(run, TekapctlError(f"{type(error).__name__}: {error}"), trackers)
-        raise
+        told = with_checkpoint(error, run)
+        fail(run, told, trackers)
+        raise told from error.__cause__
+
+
+def training_in_words(trainer: Trainer) -> AbstractContextManager[None]:
+    """Turn whatever ends the training, or the evaluation after it, into words."""
+    return failures_in_words(
+        lambda: trainer.place,
+        smaller=smaller_batches(trainer.spec.batch_size),
+        remedy="--debug shows where it was raised; `tekapctl resume RUN` goes on when that is mended.",
+        spared=(),
+    )
+
+
+def with_checkpoint(error: TekapctlError, run: Run) -> TekapctlError:
+    """The error that ended a run, with what is kept of the run where it can go on."""
+    if not isinstance(error, DivergedError | LostError | UnexpectedError | OutOfMemoryError):
+        return error
+    where = checkpoint.described(run.checkpoints)
+    return TekapctlError(f"{error.problem[:-1]}; {where}.", error.remedy.replace("RUN", run.id))
 
 
 def fail(run: Run, error: TekapctlError, trackers: Trackers) -> dict[str, Any]:
@@ -272,6 +286,7 @@ def finish(run: Run, setting: Setting) -> dict[str, Any]:
         device=trainer.device,
         precision=trainer.precision,
         teacher_logits=setting.teacher_logits,
+        batch_size=trainer.test_batches.batch_size,
     )
     summary: dict[str, Any] = {
         "run": run.id,

@@ -1,5 +1,6 @@
 """What a distillation method is: its spec, its loss, and where both are found by name."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -166,5 +167,7 @@ class MethodSpec(Section, ABC):
 
 
 METHODS: Registry[type[MethodSpec]] = Registry(
-    "method", "tekapctl.methods", lambda found: isinstance(found, type) and issubclass(found, MethodSpec)
+    "method",
+    "tekapctl.methods",
+    lambda found: isinstance(found, type) and issubclass(found, MethodSpec) and not inspect.isabstract(found),
 )
