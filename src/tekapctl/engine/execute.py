@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
@@ -33,6 +34,8 @@ from tekapctl.tracking import Trackers
 _PAUSE = 0.5
 """Seconds between two looks of several processes at whether one of them was told to stop."""
 _MOST_STEPS = 1000
+_TRACEBACK = "traceback.txt"
+"""Where a failed run keeps what Python says of the error."""
 
 
 def execute(
@@ -119,7 +122,8 @@ def resume(reference: str, home: Home, listener: Listener, say: Say, track: Sequ
             if team.leads:
                 # What was measured after the checkpoint will be measured again.
                 run.write_metrics(progress.history)
-                (run.path / "summary.json").unlink(missing_ok=True)
+                for name in ("summary.json", _TRACEBACK):
+                    (run.path / name).unlink(missing_ok=True)
         return _train(run, setting, listener, say)
 
 
@@ -166,7 +170,7 @@ def _train(run: Run, setting: Setting, listener: Listener, say: Say) -> dict[str
     except TekapctlError as error:
         told = with_checkpoint(error, run)
         fail(run, told, trackers)
-        raise told from error.__cause__
+        raise told from told.__cause__
 
 
 def training_in_words(trainer: Trainer) -> AbstractContextManager[None]:
@@ -174,17 +178,19 @@ def training_in_words(trainer: Trainer) -> AbstractContextManager[None]:
     return failures_in_words(
         lambda: trainer.place,
         smaller=smaller_batches(trainer.spec.batch_size),
-        remedy="--debug shows where it was raised; `tekapctl resume RUN` goes on when that is mended.",
+        remedy=f"{_TRACEBACK} in the run's folder shows where; `tekapctl resume RUN` goes on when that is mended.",
         spared=(),
     )
 
 
 def with_checkpoint(error: TekapctlError, run: Run) -> TekapctlError:
     """The error that ended a run, with what is kept of the run where it can go on."""
-    if not isinstance(error, DivergedError | LostError | UnexpectedError | OutOfMemoryError):
+    if not isinstance(error, DivergedError | LostError | UnexpectedError | OutOfMemoryError | UsageError):
         return error
     where = checkpoint.described(run.checkpoints)
-    return TekapctlError(f"{error.problem[:-1]}; {where}.", error.remedy.replace("RUN", run.id))
+    told = TekapctlError(f"{error.problem[:-1]}; {where}.", error.remedy.replace("RUN", run.id))
+    told.__cause__ = error.__cause__
+    return told
 
 
 def fail(run: Run, error: TekapctlError, trackers: Trackers) -> dict[str, Any]:
@@ -192,6 +198,9 @@ def fail(run: Run, error: TekapctlError, trackers: Trackers) -> dict[str, Any]:
     failed = {"run": run.id, "status": "failed", "error": str(error)}
     with suppress(TekapctlError):  # what went wrong first is what counts
         run.write_summary(failed)
+        if error.__cause__ is not None:
+            told = "".join(traceback.format_exception(error.__cause__))
+            run.write_text(_TRACEBACK, told.encode(errors="replace").decode())
     trackers.finish(failed)
     return failed
 

@@ -18,14 +18,19 @@ from tekapctl.parallel.share import spans
 
 _MOST_SIZES = 100
 """Batch sizes that are looked at, in each direction, for one that works."""
+_MOST_STEPS = 8
+"""Steps that are taken at most, each with another number of images."""
 
 
 class _NotFiniteError(Exception):
     """A loss is not finite."""
 
+    def __str__(self) -> str:
+        return f"the loss is not finite ({super().__str__()})"
+
 
 class _NotTriedError(Exception):
-    """A method of the user's own cannot be copied, so that no step can be taken without a trace."""
+    """Nothing is known of a batch: a method of the user's own cannot be copied, or enough steps were taken."""
 
 
 def check_batch_sizes(trainer: Trainer) -> None:
@@ -61,26 +66,47 @@ class _Trial:
 
     def check(self) -> None:
         """Raise if the last batch of an epoch is one that no step can be taken with."""
+        self._look()
         last = self._last(self.batch_size)
         problem = self._problem(last)
         if problem is None:
             return
         of_all = self._problem(self.batch_size)
-        if isinstance(of_all, _NotFiniteError):
-            return  # whatever the batch: training says which part of the loss it is
         works = self._working_sizes()
         if not works and of_all is not None:
+            if isinstance(of_all, _NotFiniteError):
+                return  # it is not the batch: training says in which step, and what helps
             raise UsageError(
-                f"No step can be taken with this network and method: {described(of_all)}.",
+                f"No step can be taken with this network and method: {_told(of_all)}.",
                 "--debug shows where it was raised.",
             ) from of_all
         which = "Each batch has" if of_all is not None else f"Of {self.images:,} images, the last batch has"
         count = self.batch_size if of_all is not None else last
         images = f"{count:,} image{'s' if count > 1 else ''}"
         raise UsageError(
-            f"{which} {images}, with which no step can be taken: {described(problem)}.",
+            f"{which} {images}, with which no step can be taken: {_told(problem)}.",
             f"Use --batch-size {' or '.join(map(str, works))}." if works else "Use a data set of more images.",
         ) from problem
+
+    def _look(self) -> None:
+        """Let the network see images as in a test first, so that it can say if it is their size that does not fit."""
+        network = self.trainer.network
+        was_training = network.training
+        network.eval()
+        try:
+            with torch.no_grad(), random_numbers_kept(self.trainer.device):
+                network(self.trainer.train_batches.probe(2))
+        except TekapctlError:
+            raise
+        except Exception as error:
+            if lacking_memory(error) is not None:
+                raise
+            raise UsageError(
+                f"The network {self.trainer.spec.network} cannot be used with these images: {described(error)}.",
+                "--debug shows where it was raised.",
+            ) from error
+        finally:
+            network.train(was_training)
 
     def _last(self, size: int) -> int:
         """Images in the last batch of an epoch in batches of a size."""
@@ -91,19 +117,19 @@ class _Trial:
         found = []
         for sizes in (range(self.batch_size - 1, 0, -1), range(self.batch_size + 1, self.images + 1)):
             for size in sizes[:_MOST_SIZES]:
-                # A size's own batches are its last one where there is no remainder, and else larger than that.
-                if self._problem(self._last(size)) is None and (size >= self.batch_size or not self._fails(size)):
+                # A batch of more images than one that was tried would take memory that there may not be.
+                others = () if size > self.batch_size else (size,)
+                if all(self._problem(count) is None for count in (self._last(size), *others)):
                     found.append(size)
                     break
         return found
-
-    def _fails(self, size: int) -> bool:
-        return self._problem(size) is not None
 
     def _problem(self, count: int) -> Exception | None:
         """What goes wrong in a step with so many images, or with the smallest share of them that a process has."""
         shares = spans(count, self.trainer.team.size)
         count = min(end - first for first, end in shares)
+        if count not in self._problems and len(self._problems) == _MOST_STEPS:
+            return _NotTriedError()
         if count not in self._problems:
             try:
                 self._step(count)
@@ -141,6 +167,10 @@ class _Trial:
             network.train(was_training)
 
 
+def _told(problem: Exception) -> str:
+    return str(problem) if isinstance(problem, _NotFiniteError) else described(problem)
+
+
 def _descend(parts: dict[str, torch.Tensor], learning: Learning) -> None:
     """The backward pass, whose gradients nobody keeps."""
     loss = torch.stack(list(parts.values())).sum()
@@ -149,4 +179,4 @@ def _descend(parts: dict[str, torch.Tensor], learning: Learning) -> None:
     values = {name: value.item() for name, value in parts.items()}
     if not all(map(math.isfinite, values.values())):
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        raise _NotFiniteError(f"the loss is not finite ({shown})")
+        raise _NotFiniteError(shown)

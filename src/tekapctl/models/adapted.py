@@ -158,6 +158,11 @@ class Adapted(Network):
     def _pass(self, images: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
         self._look.begin()
         logits = _logits(self.network(images))
+        if logits.shape[1:] != (self.num_classes,):
+            raise TekapctlError(
+                f"{self.name} gave logits of shape {list(logits.shape)}, and of {self.num_classes} classes at first.",
+                _WRITE_ONE,
+            )
         seen = dict(self._look.seen)
         self._look.begin()
         try:
