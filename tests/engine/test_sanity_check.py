@@ -46,7 +46,9 @@ def test_of_all_methods_two_cannot_train_on_one_image(home, method):
     assert all(value.isfinite() for value in trainer.step(last).values())
 
 
-@pytest.mark.parametrize(("size", "works"), [(43, "42 or 44"), (3, "2 or 4"), (1, "2"), (129, "128 or 130"), (65, None)])
+@pytest.mark.parametrize(
+    ("size", "works"), [(43, "42 or 44"), (3, "2 or 4"), (1, "2"), (129, "128 or 130"), (65, None)]
+)
 def test_the_sizes_that_are_named_are_the_nearest_that_work(home, size, works):
     if works is None:
         ready(home, method="reviewkd", batch_size=size)

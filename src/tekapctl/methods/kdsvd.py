@@ -60,9 +60,11 @@ class KDSVD(Method):
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The sum over neighbouring stages; not a number where the maps are not finite."""
         try:
-            return self._sum(student, teacher)
+            total = self._sum(student, teacher)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             return student.logits.sum() * torch.nan
+        are_finite = torch.stack([maps.isfinite().all() for maps in student.stages]).all()
+        return torch.where(are_finite, total, torch.nan)
 
     def _sum(self, student: Knowledge, teacher: Knowledge) -> Float[Tensor, ""]:
         total = student.logits.new_zeros(())

@@ -159,8 +159,9 @@ class Adapted(Network):
         self._look.begin()
         logits = _logits(self.network(images))
         if logits.shape[1:] != (self.num_classes,):
+            found = list(logits.shape)
             raise TekapctlError(
-                f"{self.name} gave logits of shape {list(logits.shape)}, and of {self.num_classes} classes at first.",
+                f"{self.name} gave logits of shape {found}; at first they were of {self.num_classes} classes.",
                 _WRITE_ONE,
             )
         seen = dict(self._look.seen)
