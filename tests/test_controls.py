@@ -32,7 +32,7 @@ def knowledge(seed: int) -> Knowledge:
     return Knowledge(logits=3 * drawn[:, :CLASSES], embedding=drawn[:, CLASSES:])
 
 
-def noise(shape, level, step, device, first):
+def noise(shape, to, step, device, first):
     return torch.randn(shape, generator=source(7))
 
 
@@ -55,7 +55,7 @@ def kl(target, student) -> torch.Tensor:
 def test_at_the_logit_level_what_is_kept_is_what_the_formula_says(kept):
     student, teacher = knowledge(0).logits, knowledge(1).logits
     share, amount = (0.9 if "shrink" in kept else 1.0), (0.1 if "noise" in kept else 0.0)
-    drawn = noise((3, BATCH, CLASSES), "logit", 0, CPU, 0).double()
+    drawn = noise((3, BATCH, CLASSES), "logits", 0, CPU, 0).double()
     of_augmented = sum(kl(share * teacher.double() + amount * each, student) for each in drawn)
     expected = kl(teacher, student) + 0.8 * of_augmented
     total = 3.4 if "weight" in kept else 1.0

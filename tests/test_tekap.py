@@ -1,5 +1,7 @@
 """Augmented teachers: what they say, and which controls are settings."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -52,30 +54,35 @@ def test_levels_touch_only_their_own_knowledge():
     assert not torch.equal(at_features.stages[1], teacher().stages[1])
 
 
-def test_noise_depends_on_seed_step_and_level_and_on_nothing_else():
+def test_noise_depends_on_seed_step_and_what_it_is_added_to_and_on_nothing_else():
     spec = TekapSpec()
 
-    def draw(seed: int, level, step: int) -> torch.Tensor:
-        return SeededNoise(spec, seed)((2, 3), level, step, CPU)
+    def draw(seed: int, to: str, step: int) -> torch.Tensor:
+        return SeededNoise(spec, seed)((2, 3), to, step, CPU)
 
-    assert torch.equal(draw(1, "logit", 5), draw(1, "logit", 5))
-    others = [draw(2, "logit", 5), draw(1, "feature", 5), draw(1, "logit", 6)]
-    assert not any(torch.equal(draw(1, "logit", 5), other) for other in others)
+    assert torch.equal(draw(1, "logits", 5), draw(1, "logits", 5))
+    others = [draw(2, "logits", 5), draw(1, "embedding", 5), draw(1, "logits", 6), draw(1, "feature map 0", 5)]
+    assert not any(torch.equal(draw(1, "logits", 5), other) for other in others)
 
 
-def test_the_embeddings_noise_does_not_depend_on_whether_stages_were_asked_for():
-    full = teacher()
-    bare = Knowledge(logits=full.logits, embedding=full.embedding)
-    spec = TekapSpec()
-    noise = SeededNoise(spec, 0)
-    augmented = [Tekap(spec, noise).augment_features(k, 0).embeddings for k in (full, bare)]
-    assert augmented[0].shape == augmented[1].shape
+def test_the_noise_of_a_map_does_not_depend_on_which_others_were_asked_for():
+    full = replace(teacher(), preactivations=teacher().stages)
+    parts = [replace(full, stages=(), preactivations=()), replace(full, preactivations=()), replace(full, stages=())]
+    whole = tekap().augment_features(full, 0)
+    for part in parts:
+        found = tekap().augment_features(part, 0)
+        assert torch.equal(found.embeddings, whole.embeddings)
+        assert len(found.stages) == len(part.stages)
+        assert all(map(torch.equal, found.stages, whole.stages))
+        assert len(found.preactivations) == len(part.preactivations)
+        assert all(map(torch.equal, found.preactivations, whole.preactivations))
+    assert not torch.equal(whole.stages[0], whole.preactivations[0])
 
 
 @pytest.mark.parametrize("distribution", ["gaussian", "uniform"])
 def test_noise_has_mean_zero_and_variance_one(distribution):
     spec = TekapSpec(logit=LogitTekap(distribution=distribution))
-    noise = SeededNoise(spec, 0)((1, 1, 200_000), "logit", 0, CPU)
+    noise = SeededNoise(spec, 0)((1, 1, 200_000), "logits", 0, CPU)
     assert abs(noise.mean()) < 0.01
     assert abs(noise.var() - 1) < 0.02
     if distribution == "uniform":

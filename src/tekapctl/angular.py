@@ -18,7 +18,7 @@ from tekapctl.data.batches import Batch
 from tekapctl.errors import UsageError
 from tekapctl.knowledge import Knowledge
 from tekapctl.randomness import generator
-from tekapctl.section import Section
+from tekapctl.section import Section, Weight
 
 PUBLISHED_VIEWS = 5
 _SHARPNESS = 0.07
@@ -30,11 +30,11 @@ class AngularSpec(Section):
     """Angular-KD's settings; the defaults are the published code's, but for the number of views: 0 switches it off."""
 
     views: int = Field(0, ge=0, le=64, description="Number of learned views; 0 switches them off, 5 is published.")
-    view_weight: float = Field(0.8, ge=0, description="Weight of each view among all; the teacher's own is 1.")
-    logit_inter_weight: float = Field(1.0, ge=0, description="Weight of the inter-angle loss of the views' logits.")
-    logit_intra_weight: float = Field(1.0, ge=0, description="Weight of the intra-angle loss of the views' logits.")
-    feature_inter_weight: float = Field(0.1, ge=0, description="Weight of the inter-angle loss of their features.")
-    feature_intra_weight: float = Field(1.0, ge=0, description="Weight of the intra-angle loss of their features.")
+    view_weight: Weight = Field(0.8, description="Weight of each view among all; the teacher's own is 1.")
+    logit_inter_weight: Weight = Field(1.0, description="Weight of the inter-angle loss of the views' logits.")
+    logit_intra_weight: Weight = Field(1.0, description="Weight of the intra-angle loss of the views' logits.")
+    feature_inter_weight: Weight = Field(0.1, description="Weight of the inter-angle loss of their features.")
+    feature_intra_weight: Weight = Field(1.0, description="Weight of the intra-angle loss of their features.")
     margin: float = Field(0.2, ge=0, le=2, description="How far, in 1 - cosine, a view may turn from the teacher.")
     dropout: float = Field(
         0.15, ge=0, lt=1, description="Dropout before the first view; each further one has 0.05 more, at most 0.4."

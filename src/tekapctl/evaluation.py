@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
-from tekapctl.engine.device import autocast
+from tekapctl.engine.device import autocast, synchronize
 from tekapctl.models import Network
 from tekapctl.models.size import macs, parameters
 
@@ -94,8 +94,8 @@ def calibration_error(
 
 def class_correlation(logits: Float[Tensor, "n classes"]) -> Float[Tensor, "classes classes"]:
     """Correlation of the logits of each two classes over the images (Tian et al., CRD, ICLR 2020, figure 2)."""
-    # A class whose logit is always the same has none.
-    return torch.corrcoef(logits.double().T).nan_to_num()
+    # A class whose logit is always the same has none. Not every device has float64.
+    return torch.corrcoef(logits.cpu().double().T).nan_to_num()
 
 
 def evaluate(
@@ -120,15 +120,14 @@ def evaluate(
     batches = Batches(image_set, batch_size, device=device, padding=0, flip=False, seed=0)
     began = time.perf_counter()
     logits, labels = predict(network, batches, precision)
-    speed = len(image_set) / (time.perf_counter() - began) if device.type == "cpu" else None
-    hits = (logits.argmax(1) == labels).float()
-    if (
-        speed is None
-    ):  # A GPU answers before it has computed: the read above waits, so that a second pass is timed whole.
-        hits.sum().item()
+    if device.type != "cpu":
+        # The first pass has made the device ready; the second is timed from an idle device to its last number.
+        synchronize(device)
         began = time.perf_counter()
-        predict(network, batches, precision)[0].sum().item()
-        speed = len(image_set) / (time.perf_counter() - began)
+        predict(network, batches, precision)
+        synchronize(device)
+    speed = len(image_set) / (time.perf_counter() - began)
+    hits = (logits.argmax(1) == labels).float()
     classes = len(image_set.classes)
     counts = torch.bincount(labels, minlength=classes).clamp(min=1)
     per_class = torch.zeros(classes, device=device).index_add_(0, labels, hits) / counts

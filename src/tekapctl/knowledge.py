@@ -62,6 +62,18 @@ class Knowledge:
             strong=None if self.strong is None else self.strong.whole(share),
         )
 
+    def first(self, count: int) -> "Knowledge":
+        """That of the first samples of a batch."""
+        if count == len(self.logits):
+            return self
+        return Knowledge(
+            logits=self.logits[:count],
+            embedding=self.embedding[:count],
+            stages=tuple(stage[:count] for stage in self.stages),
+            preactivations=tuple(stage[:count] for stage in self.preactivations),
+            strong=None if self.strong is None else self.strong.first(count),
+        )
+
     def float(self) -> "Knowledge":
         """The same in float32, in which losses are computed."""
         return Knowledge(

@@ -27,7 +27,7 @@ from tekapctl.methods import METHODS, MethodSpec
 from tekapctl.methods.kd import KDSpec
 from tekapctl.models.foreign import Argument
 from tekapctl.registry import Registry, unknown_name
-from tekapctl.section import Section
+from tekapctl.section import Epochs, Section, Temperature, Weight
 from tekapctl.tekap import FeatureTekap, LogitTekap, TekapSpec
 from tekapctl.tracking.tracker import TRACKERS
 
@@ -72,9 +72,9 @@ TrackerName = Annotated[str, AfterValidator(_known_tracker)]
 class OptimizerSpec(Section):
     """SGD with momentum and a step schedule; the defaults are the published CIFAR-100 ones."""
 
-    learning_rate: float = Field(0.05, gt=0, description="Learning rate before the first decay.")
+    learning_rate: float = Field(0.05, gt=0, le=1e6, description="Learning rate before the first decay.")
     momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: Weight = 5e-4
     nesterov: bool = False
     dot_delta: float = Field(
         0.0,
@@ -90,10 +90,11 @@ class OptimizerSpec(Section):
     rate_for_batch: int | None = Field(
         None,
         ge=1,
+        le=1_000_000,
         description="The batch size that learning_rate is meant for: it is scaled linearly to the run's "
         "(Goyal et al., 2017); off unless given.",
     )
-    warm_up_epochs: int = Field(0, ge=0, description="Epochs over which the rate rises linearly to its first value.")
+    warm_up_epochs: Epochs = Field(0, description="Epochs over which the rate rises linearly to its first value.")
 
     @model_validator(mode="after")
     def _check_dot(self) -> "OptimizerSpec":
@@ -139,13 +140,20 @@ class RunSpec(Section):
         "share it see the same batches.",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", description="auto, cpu, cuda or cuda:N.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Precision of the networks.")
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = Field(
+        "auto",
+        description="Precision of the networks. On CUDA float32 is IEEE float32; tf32 rounds what convolutions and "
+        "matrix products multiply to 10 bits.",
+    )
     sync_batch_norm: bool = Field(
         False, description="Of several processes: batch norms use the statistics of the whole batch, not of each share."
     )
     compile: bool = Field(False, description="Compile the networks with torch.compile before training.")
     checkpoint_minutes: float = Field(
-        10.0, gt=0, description="The training state is kept after every epoch, and within one every so many minutes."
+        10.0,
+        gt=0,
+        le=1e6,
+        description="The training state is kept after every epoch, and within one every so many minutes.",
     )
     model_args: dict[str, Argument] = Field(
         {}, description="Arguments of the learning network, where it is from elsewhere."
@@ -260,10 +268,10 @@ class StudentSpec(RunSpec):
         (), max_length=64, description="SHA-256 of their weights, in their order; held to where given."
     )
     method: AnyMethod = KDSpec()
-    gamma: float = Field(ge=0, description="Weight of the cross-entropy.")
-    alpha: float = Field(ge=0, description="Weight of KD's logit loss.")
-    beta: float = Field(ge=0, description="Weight of the method's own loss.")
-    temperature: float = Field(4.0, gt=0, description="Temperature of KD's logit loss.")
+    gamma: Weight = Field(description="Weight of the cross-entropy.")
+    alpha: Weight = Field(description="Weight of KD's logit loss.")
+    beta: Weight = Field(description="Weight of the method's own loss.")
+    temperature: Temperature = Field(4.0, description="Temperature of KD's logit loss.")
     standardize_logits: bool = Field(
         False, description="Logit losses see logits of mean 0 and deviation 1 (Sun et al., CVPR 2024)."
     )

@@ -21,26 +21,26 @@ from tekapctl.perturbations.isotropic import Isotropic
 from tekapctl.perturbations.perturbation import HALF_WIDTH
 from tekapctl.randomness import by_rows
 from tekapctl.registry import unknown_name
-from tekapctl.section import Section
+from tekapctl.section import Section, Weight
 
 Level = Literal["logit", "feature"]
 Distribution = Literal["gaussian", "uniform"]
 LEVELS: tuple[Level, ...] = get_args(Level)
-NoiseSource = Callable[[Sequence[int], Level, int, torch.device, int], Tensor]
-"""Draws unit-variance noise of a shape (teachers, batch, ...) for a level at a step, on a device, for a batch's rows
-from a given one on."""
+NoiseSource = Callable[[Sequence[int], str, int, torch.device, int], Tensor]
+"""Draws unit-variance noise of a shape (teachers, batch, ...) at a step, on a device, for a batch's rows from a given
+one on. The text says what it is added to: `logits`, `embedding`, `feature map N` or `preactivation N`."""
 
 
 class Perturbation(Section):
     """How the augmented teachers of one level are made, and what their losses weigh."""
 
     teachers: int = Field(ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
-    teacher_share: float = Field(0.9, ge=0, description="Share of the teacher's own output in an augmented teacher's.")
-    noise_weight: float = Field(0.1, ge=0, description="Weight of the noise in an augmented teacher's output.")
-    noise_deviation: float = Field(ge=0, description="Standard deviation of the noise before it is weighted.")
+    teacher_share: Weight = Field(0.9, description="Share of the teacher's own output in an augmented teacher's.")
+    noise_weight: Weight = Field(0.1, description="Weight of the noise in an augmented teacher's output.")
+    noise_deviation: Weight = Field(description="Standard deviation of the noise before it is weighted.")
     distribution: Distribution = Field("gaussian", description="Distribution of the noise.")
-    loss_weight: float = Field(ge=0, description="Weight of each augmented teacher's loss; the teacher's own is 1.")
-    own_weight: float = Field(1.0, ge=0, description="Weight of the teacher's own loss beside them.")
+    loss_weight: Weight = Field(description="Weight of each augmented teacher's loss; the teacher's own is 1.")
+    own_weight: Weight = Field(1.0, description="Weight of the teacher's own loss beside them.")
 
     @property
     def has_noise(self) -> bool:
@@ -62,10 +62,8 @@ class LogitTekap(Perturbation):
     """TeKAP at the logit level; the defaults are the published code's."""
 
     teachers: int = Field(3, ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
-    noise_deviation: float = Field(1.0, ge=0, description="Standard deviation of the noise before it is weighted.")
-    loss_weight: float = Field(
-        0.8, ge=0, description="Weight of each augmented teacher's loss; the teacher's own is 1."
-    )
+    noise_deviation: Weight = Field(1.0, description="Standard deviation of the noise before it is weighted.")
+    loss_weight: Weight = Field(0.8, description="Weight of each augmented teacher's loss; the teacher's own is 1.")
     perturbation: KnownPerturbation = Field(
         "isotropic",
         description="What is weighted as noise: isotropic, covariance, class-covariance, temperature, dropout or "
@@ -97,12 +95,10 @@ class FeatureTekap(Perturbation):
     """
 
     teachers: int = Field(1, ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
-    noise_deviation: float = Field(0.1, ge=0, description="Standard deviation of the noise before it is weighted.")
-    loss_weight: float = Field(
-        1.0, ge=0, description="Weight of each augmented teacher's loss; the teacher's own is 1."
-    )
-    student_term_weight: float = Field(
-        1.0, ge=0, description="How much of the student's term (CRD) each augmented teacher adds once more."
+    noise_deviation: Weight = Field(0.1, description="Standard deviation of the noise before it is weighted.")
+    loss_weight: Weight = Field(1.0, description="Weight of each augmented teacher's loss; the teacher's own is 1.")
+    student_term_weight: Weight = Field(
+        1.0, description="How much of the student's term (CRD) each augmented teacher adds once more."
     )
     bank_updates: bool = Field(True, description="Whether each augmented teacher updates the memory banks (CRD) again.")
 
@@ -188,7 +184,9 @@ class AugmentedTeachers:
 
 
 class SeededNoise:
-    """Unit-variance noise that depends on nothing but the run's seed, the level, the step and the place in the batch.
+    """Unit-variance noise that depends on the run's seed, what it is added to, the step and the place in the batch.
+
+    It depends on nothing else: that of the embedding is the same whichever feature maps a method reads besides.
 
     Args:
         spec: TeKAP's settings; each level has its distribution, and the logits' perturbation may ask for one.
@@ -196,23 +194,21 @@ class SeededNoise:
     """
 
     def __init__(self, spec: TekapSpec, seed: int) -> None:
-        self.distribution: dict[Level, Distribution] = {
-            "logit": spec.logit.numbers,
-            "feature": spec.feature.distribution,
-        }
+        self.spec = spec
         self.seed = seed
 
-    def __call__(self, shape: Sequence[int], level: Level, step: int, device: torch.device, first: int = 0) -> Tensor:
+    def __call__(self, shape: Sequence[int], to: str, step: int, device: torch.device, first: int = 0) -> Tensor:
         """Draw noise of `shape` (teachers, batch, ...) on `device`, for a batch's rows from `first` on."""
         teachers, count, *rest = shape
+        distribution = self.spec.logit.numbers if to == "logits" else self.spec.feature.distribution
 
         def draw(rows: int, source: torch.Generator) -> Tensor:
             whole = (teachers, rows, *rest)
-            if self.distribution[level] == "gaussian":
+            if distribution == "gaussian":
                 return torch.randn(whole, generator=source, device=device)
             return torch.empty(whole, device=device).uniform_(-HALF_WIDTH, HALF_WIDTH, generator=source)
 
-        return by_rows(draw, device, first, count, self.seed, "tekap", level, step, dim=1)
+        return by_rows(draw, device, first, count, self.seed, "tekap", to, step, dim=1)
 
 
 _ISOTROPIC = Isotropic()
@@ -254,7 +250,7 @@ class Tekap:
         views = (teacher,) if strong is None else (teacher, strong)
         logits = teacher.logits if strong is None else torch.cat((teacher.logits, strong.logits), dim=1)
         shape = (spec.teachers, len(logits), sum(self.perturbation.numbers(view) for view in views))
-        noise = self.noise(shape, "logit", step, logits.device, first)
+        noise = self.noise(shape, "logits", step, logits.device, first)
         augmented = perturb(spec, logits, self.perturbation.of_views(views, labels, noise))
         if strong is None:
             return AugmentedTeachers(spec, teacher, logits=augmented)
@@ -272,13 +268,14 @@ class Tekap:
         spec = self.spec.feature
         if not spec.teachers:
             return AugmentedTeachers(spec, teacher)
-        maps = (teacher.embedding, *teacher.stages, *teacher.preactivations)
-        # One draw for all maps: the noise of a map must not depend on which others were asked for before it.
-        widths = [m[0].numel() for m in maps]
-        shape = (spec.teachers, maps[0].shape[0], sum(widths))
-        noise = self.noise(shape, "feature", step, teacher.embedding.device, first).split(widths, dim=2)
+        maps = {
+            "embedding": teacher.embedding,
+            **{f"feature map {number}": each for number, each in enumerate(teacher.stages)},
+            **{f"preactivation {number}": each for number, each in enumerate(teacher.preactivations)},
+        }
         embeddings, *others = (
-            perturb(spec, m, n.reshape(spec.teachers, *m.shape)) for m, n in zip(maps, noise, strict=True)
+            perturb(spec, each, self.noise((spec.teachers, *each.shape), name, step, each.device, first))
+            for name, each in maps.items()
         )
         count = len(teacher.stages)
         return AugmentedTeachers(

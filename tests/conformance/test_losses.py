@@ -120,8 +120,8 @@ def test_three_steps_of_training(name: str) -> None:
     tekap = "tekap" in name
     spec = TekapSpec() if tekap else TekapSpec().without()
 
-    def noise(shape, level, step, device, first):
-        draws = range(3) if level == "logit" else [3]
+    def noise(shape, to, step, device, first):
+        draws = range(3) if to == "logits" else [3]
         return torch.stack([x.at("noise", step, i) for i in draws])
 
     crd = None

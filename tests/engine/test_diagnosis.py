@@ -167,7 +167,7 @@ def test_predictions_are_those_of_plain_formulas_in_float64(level, teachers, dis
 
     drawn = max(2, teachers)
     source_of = one.knowledge.logits if level == "logit" else one.knowledge.embedding
-    noise = made.noise((drawn, *source_of.shape), level, -1, CPU).double()
+    noise = made.noise((drawn, *source_of.shape), "logits" if level == "logit" else "embedding", -1, CPU).double()
     teacher, others = source_of.double(), 0.7 * source_of.double() + 0.5 * 2.0 * noise
     if level == "feature":
         layer = one.classify(torch.eye(WIDTH)).double()

@@ -5,8 +5,12 @@ import signal
 import time
 
 import pytest
+import torch
 
 from program import run, start
+from tekapctl.engine.prepare import beside, prepare
+from tekapctl.spec import parse
+from tekapctl.store.home import Home
 
 STUDENT = [
     "distill",
@@ -60,7 +64,7 @@ def test_a_signal_stops_all_trials_and_each_goes_on_alone(home):
 
 
 def test_a_trial_that_diverges_ends_alone(home):
-    options = [*STUDENT, "--epochs", "1", "--trials", "2", "--lr", "1e30"]
+    options = [*STUDENT, "--epochs", "1", "--trials", "2", "--lr", "1e6"]
     result = run(home, *options)
     assert [trial["status"] for trial in json.loads(result.out)] == ["failed", "failed"]
     assert "not finite" in result.err
@@ -71,3 +75,55 @@ def test_trials_and_several_processes_are_one_too_many(home):
     for result in (run(home, *options, "--nproc", "2"), run(home, *options, WORLD_SIZE="2", RANK="0")):
         assert result.code == 2
         assert "Trials share one process" in result.err
+
+
+def test_for_compiled_networks_a_step_begins_with_the_batch_and_not_with_each_student(home, monkeypatch):
+    happened = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: happened.append("mark"))
+    values = {"method": "kd", "teacher": "resnet8", "student": "resnet8", "device": "cpu", "compile": True}
+    values |= {"data": {"name": "digits", "train_fraction": 0.1}, "batch_size": 32, "epochs": 1}
+    first = prepare(parse(values), Home(home), lambda _: None)
+    second = beside(first, parse({**values, "seed": 1}))
+    ask = first.trainer.objective.teacher.teacher
+    first.trainer.objective.teacher.teacher = lambda batch: happened.append("teacher") or ask(batch)
+    trainers = [first.trainer, second.trainer]
+    happened.clear()
+    for trainer in trainers:
+        trainer.begin_epoch()
+    for batch in trainers[0].batches():
+        for trainer in trainers:
+            trainer.take(batch)
+    assert happened == ["mark", "teacher"] * 5
+
+
+def test_a_student_that_breaks_ends_alone(home, tmp_path):
+    (tmp_path / "odd.py").write_text(BREAKS)
+    options = ["distill", "-t", "resnet8", "-s", "resnet8", "--dataset", "digits", "--train-fraction", "0.1", "--json"]
+    options += ["--batch-size", "16", "--epochs", "1", "--trials", "2", "--method", "odd:Odd"]
+    result = run(home, *options, PYTHONPATH=str(tmp_path))
+    trials = json.loads(result.out)
+    assert [trial["status"] for trial in trials] == ["finished", "failed"]
+    assert "Step 4 of epoch 1 failed: KeyError: 'bank'; there is no checkpoint yet." in trials[1]["error"]
+    assert f"tekapctl resume {trials[1]['run']}" in trials[1]["error"]
+
+
+BREAKS = """
+from tekapctl.methods import Method, MethodSpec
+
+
+class Breaks(Method):
+    def __init__(self, last):
+        super().__init__()
+        self.last = last
+
+    def loss(self, student, teacher, batch):
+        if batch.step > self.last:
+            raise KeyError("bank")
+        return student.logits.square().mean()
+
+
+class Odd(MethodSpec):
+    def build(self, pair):
+        return Breaks(2 if pair.seed else 100)
+"""

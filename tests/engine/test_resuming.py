@@ -57,7 +57,7 @@ class BrokenOffError(Exception):
 
 
 class BreakAfter:
-    """BrokenOffErrors a run off after so many steps, with a checkpoint written there."""
+    """Breaks a run off after so many steps, with a checkpoint written there."""
 
     def __init__(self, trainer: Trainer, folder, steps: int | None):
         self.trainer, self.folder, self.left = trainer, folder, steps

@@ -209,3 +209,20 @@ def test_too_few_other_samples_are_drawn_with_replacement():
 def test_a_single_class_has_no_negatives():
     with pytest.raises(UsageError, match="single class"):
         ClassNegatives(torch.zeros(5, dtype=torch.long), 2, "exact", seed=0)
+
+
+@pytest.mark.parametrize(("count", "mode"), [(15, "exact"), (15, "relax"), (SAMPLES, "exact")])
+def test_what_draws_on_a_device_look_up_goes_there_once(monkeypatch, count, mode):
+    sampler, sent = ClassNegatives(LABELS, count, mode, seed=0), []
+    from_numpy = torch.from_numpy
+    monkeypatch.setattr(torch, "from_numpy", lambda array: sent.append(array.nbytes) or from_numpy(array))
+    index = torch.tensor([3, 9, 20, 41, 58])
+    first = sampler._draw_on_device(index, 0, 0)
+    sent.clear()
+    drawn = [sampler._draw_on_device(index, step, 0) for step in (0, 1, 2)]
+    assert not sent
+    assert torch.equal(drawn[0], first)
+    assert not torch.equal(drawn[1], drawn[2])
+    for row, label in zip(drawn[1], LABELS[index], strict=True):
+        assert label not in LABELS[row[1:]]
+        assert LABELS[row[0]] == label

@@ -10,6 +10,7 @@ from conformance.test_losses import batch_of
 from tekapctl.engine.objective import standardized
 from tekapctl.knowledge import Knowledge
 from tekapctl.methods.dist import DIST
+from tekapctl.methods.kdsvd import KDSVD
 from tekapctl.methods.maps import pair_maps
 from tekapctl.methods.method import WarmUp
 from tekapctl.methods.mlkd import MLKD, MLKDSpec, of_classes, of_samples
@@ -117,3 +118,16 @@ def test_a_warm_up_rises_by_epochs():
     weight = WarmUp(epochs=4, steps=10)
     assert [weight(step) for step in (0, 9, 10, 35, 400)] == [0.25, 0.25, 0.5, 1.0, 1.0]
     assert WarmUp(0, 10)(0) == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_kdsvd_of_maps_that_are_not_finite_is_no_number(value):
+    def known(seed: int) -> Knowledge:
+        stages = tuple(random(3, 4, 5, 5, seed=seed + number).float() for number in range(3))
+        return Knowledge(torch.zeros(3, 2), torch.zeros(3, 2), stages)
+
+    teacher, student = known(0), known(10)
+    method = KDSVD(1)
+    assert method.loss(student, teacher, batch_of(torch.arange(3))).isfinite()
+    student.stages[1][0, 0, 0, 0] = value
+    assert method.loss(student, teacher, batch_of(torch.arange(3))).isnan()

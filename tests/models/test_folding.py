@@ -29,8 +29,10 @@ def norms(network: nn.Module) -> int:
 @pytest.mark.parametrize("name", ["resnet20", "resnet8x4", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2", "ResNet50"])
 def test_all_batch_norms_behind_convolutions_are_folded_and_nothing_changes(name):
     network, images = trained(name), torch.randn(3, 3, 32, 32)
-    folded = fold(network, images[:2])
+    found = fold(network, images[:2])
+    folded = found.network
     assert norms(folded) == 0 < norms(network)
+    assert (found.folded, found.kept) == (norms(network), 0)
     with torch.no_grad():
         ours, theirs = folded.knowledge(images), network.knowledge(images)
     assert_close(ours.logits, theirs.logits, rtol=1e-4, atol=1e-4 * float(theirs.logits.abs().max()))
@@ -41,7 +43,10 @@ def test_all_batch_norms_behind_convolutions_are_folded_and_nothing_changes(name
 
 def test_a_batch_norm_whose_input_goes_elsewhere_too_stays():
     network, images = trained("wrn_16_2"), torch.randn(3, 3, 32, 32)
-    folded = fold(network, images[:2])
+    found = fold(network, images[:2])
+    folded = found.network
     assert 0 < norms(folded) < norms(network)
+    assert found.kept > 0
+    assert found.folded == norms(network) - norms(folded)
     with torch.no_grad():
         assert_close(folded(images), network(images), rtol=1e-4, atol=1e-4)

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from torchvision.models import get_model
 
 from tekapctl import models
-from tekapctl.errors import UsageError
+from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models.adapted import Adapted
 from tekapctl.models.folding import fold
 
@@ -95,13 +95,13 @@ def test_a_network_of_timm_is_made_for_classes_and_channels():
 def test_copies_and_folded_networks_tell_of_themselves():
     network = models.build("torchvision:resnet18", 4, 1).eval()
     images = torch.randn(2, 1, 32, 32)
-    for each in (copy.deepcopy(network), fold(network, images)):
+    for each in (copy.deepcopy(network), fold(network, images).network):
         with torch.no_grad():
             own, other = network.knowledge(images, preactivations=True), each.knowledge(images, preactivations=True)
         assert_close(own.logits, other.logits, atol=1e-3, rtol=1e-3)
         for one, two in zip(own.preactivations, other.preactivations, strict=True):
             assert_close(one, two, atol=1e-3, rtol=1e-3)
-    folded = fold(network, images)
+    folded = fold(network, images).network
     assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
     network.classifier_layer.bias.data += 1
     assert not torch.allclose(network(images), folded(images))
@@ -158,3 +158,51 @@ def test_images_of_a_size_that_is_not_taken_are_refused():
     network = models.build("torchvision:alexnet", 3, 3).eval()
     with pytest.raises(UsageError, match="torchvision:alexnet does not take images of 3x8x8"):
         network.knowledge(torch.randn(1, 3, 8, 8))
+
+
+class Counting(nn.Module):
+    """Breaks in a pass that it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last, self.other = nn.Conv2d(1, 4, 3), nn.Linear(4, 3), nn.Linear(4, 3)
+        self.breaks = None
+
+    def forward(self, images):
+        if min(images.shape[2:]) < 16:
+            raise ValueError("kernel larger than the image")
+        features = self.conv(images).mean((2, 3))
+        return self.last(features) if self.breaks is None else self.breaks(features)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: late"), KeyError("x"), StopIteration(), MemoryError()])
+def test_what_a_network_raises_later_is_not_blamed_on_the_size_of_images(error):
+    network = Adapted(Counting(), "mine", 1)
+    images = torch.randn(2, 1, 16, 16)
+    network.knowledge(images)
+
+    def breaks(features):
+        raise error
+
+    network.network.breaks = breaks
+    with pytest.raises(type(error)) as raised:
+        network.knowledge(images)
+    assert raised.value is error
+
+
+def test_a_size_that_is_not_taken_is_told_with_what_the_network_says():
+    network = Adapted(Counting(), "mine", 1)
+    network.knowledge(torch.randn(2, 1, 16, 16))
+    with pytest.raises(UsageError, match=r"mine does not take images of 1x8x8: ValueError: kernel larger"):
+        network.knowledge(torch.randn(2, 1, 8, 8))
+
+
+def test_logits_from_another_layer_or_of_other_classes_are_told():
+    network = Adapted(Counting(), "mine", 1)
+    images = torch.randn(2, 1, 16, 16)
+    network.network.breaks = lambda features: network.network.other(features)
+    with pytest.raises(TekapctlError, match="mine did not call its layer last"):
+        network.knowledge(images)
+    network.network.breaks = lambda features: network.network.last(features)[:, :2]
+    with pytest.raises(TekapctlError, match=r"mine gave logits of shape \[2, 2\]; at first they were of 3 classes"):
+        network.knowledge(images)

@@ -45,8 +45,8 @@ def test_shares_of_images_are_the_batch(photographs, augmentation):
 @pytest.mark.parametrize(("first", "count"), [(0, 200), (0, 64), (64, 64), (3, 1), (60, 10), (100, 100)])
 def test_what_is_drawn_for_a_place_is_the_same_in_any_share(first, count):
     noise = SeededNoise(TekapSpec(), 5)
-    whole = noise((2, 200, 7), "logit", 4, CPU)
-    assert torch.equal(noise((2, count, 7), "logit", 4, CPU, first), whole[:, first : first + count])
+    whole = noise((2, 200, 7), "logits", 4, CPU)
+    assert torch.equal(noise((2, count, 7), "logits", 4, CPU, first), whole[:, first : first + count])
     sampler = ClassNegatives(torch.arange(300) % 5, 20, "relax", seed=1)
     index = torch.arange(200)
     some = slice(first, first + count)

@@ -237,7 +237,7 @@ def test_isotropic_noise_is_to_the_bit_what_it_was(distribution, teacher):
     both = strongly(teacher)
     perturbed = tekap("isotropic", basis, distribution=distribution)
     for knowledge, shown in ((teacher, teacher.logits), (both, torch.cat([both.logits, both.strong.logits], dim=1))):
-        noise = SeededNoise(perturbed.spec, 0)((3, *shown.shape), "logit", 7, CPU, 0)
+        noise = SeededNoise(perturbed.spec, 0)((3, *shown.shape), "logits", 7, CPU, 0)
         expected = torch.add((shown.float() * 0.9).unsqueeze(0), noise, alpha=0.1)
         found = perturbed.augment_logits(knowledge, 7)
         views = [found.logits] if found.strong_logits is None else [found.logits, found.strong_logits]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from tekapctl.data.image_files import ImageFiles, Request
 from tekapctl.data.image_set import ImageSet
 from tekapctl.data.loading import Loader
-from tekapctl.parallel.share import ALL, Share
+from tekapctl.parallel.share import ALL, Share, spans
 from tekapctl.parallel.team import ALONE, Team
 from tekapctl.randomness import derive, generator
 
@@ -131,8 +131,7 @@ class Batches:
             end_step: The step to end before; None for all.
             strong: Whether strongly augmented images are wanted as well.
         """
-        order = torch.randperm(len(self.image_set), generator=generator(CPU, self.seed, "order", number))
-        indices = list(order.split(self.batch_size))[start_step:end_step]
+        indices = list(self._order(number).split(self.batch_size))[start_step:end_step]
         crops: list[tuple[str, ...]] = [("crop",), ("strong crop",)] if strong and self.recrop else [("crop",)]
         shares = [Share.of_batch(len(index), self.team) for index in indices]
         asked = [
@@ -150,6 +149,34 @@ class Batches:
                 stored = next(read) if self.recrop else stored
                 batch = replace(batch, strong=self._strong(stored, len(index), share, number, step))
             yield batch
+
+    @property
+    def largest_share(self) -> int:
+        """The most images that a process has of a batch."""
+        count = min(self.batch_size, len(self.image_set))
+        return max(end - first for first, end in spans(count, self.team.size))
+
+    def sample(self, count: int, *, strong: bool = False) -> Batch:
+        """The first images of the first epoch as one batch of any size, not augmented; no process's share.
+
+        Args:
+            count: How many, at most all.
+            strong: Whether the batch is to have strongly augmented images as well: the same ones stand in for them.
+        """
+        index = self._order(0)[:count]
+        view = torch.full_like(index, self.centre)
+        images = self.at(index, view)
+        numbers = self.image_set.numbers
+        on_device = index.to(self.device)
+        return Batch(
+            images,
+            self.labels[on_device],
+            on_device,
+            index if numbers is None else numbers[index],
+            view,
+            step=0,
+            strong=images if strong else None,
+        )
 
     def in_order(self) -> Iterator[Batch]:
         """All samples once, in order, as they are; of several processes each has every so many-th batch."""
@@ -188,6 +215,9 @@ class Batches:
         else:
             stored = self._stored[index.to(self.device, non_blocking=True)]
         return self._seen(stored, view)
+
+    def _order(self, epoch: int) -> Int64[Tensor, " all"]:
+        return torch.randperm(len(self.image_set), generator=generator(CPU, self.seed, "order", epoch))
 
     def _read(self, asked: Sequence[tuple[Tensor, int | None]]) -> Iterator[Tensor]:
         """The stored pixels of samples, request by request, on the device."""

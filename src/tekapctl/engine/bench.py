@@ -18,13 +18,14 @@ from tekapctl import data, models
 from tekapctl.data.batches import Batch, Batches
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.engine.clock import StepClock, no_clock
-from tekapctl.engine.device import autocast, describe, resolve_device, resolve_precision
+from tekapctl.engine.device import autocast, describe, resolve_device, resolve_precision, synchronize
 from tekapctl.engine.objective import Distillation
 from tekapctl.engine.prepare import Say, assemble, find_teacher
 from tekapctl.engine.teaching import CachedTeacher, LiveTeacher
 from tekapctl.engine.trainer import Trainer
 from tekapctl.errors import UsageError
 from tekapctl.evaluation import predict
+from tekapctl.failures import failures_in_words
 from tekapctl.knowledge import Needs, of_batch
 from tekapctl.randomness import generator
 from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec
@@ -74,6 +75,7 @@ class Benchmark:
         return asdict(self)
 
 
+@failures_in_words("measuring the steps")
 def measure_steps(spec: StudentSpec, home: Home, steps: int, say: Say) -> Benchmark:
     """Measure some steps of a run; nothing is kept but, if the spec wants it, cached knowledge of their batches.
 
@@ -88,7 +90,7 @@ def measure_steps(spec: StudentSpec, home: Home, steps: int, say: Say) -> Benchm
     """
     if spec.ensemble:
         raise UsageError("bench measures one teacher at a time.", "Give a single --teacher.")
-    device = resolve_device(spec.device)
+    device = resolve_device(spec.device, say=say)
     stand_ins: list[str] = []
     teacher, spec = _teacher(spec, home, stand_ins, say)
     splits = _splits(spec, home, teacher.network.in_channels, stand_ins, say)
@@ -99,6 +101,7 @@ def measure_steps(spec: StudentSpec, home: Home, steps: int, say: Say) -> Benchm
         return _measure(spec, trainer, teacher, steps, tuple(stand_ins))
 
 
+@failures_in_words("measuring the steps")
 def measure_alone(spec: TeacherSpec, home: Home, steps: int, say: Say) -> float:
     """Seconds that a run without a teacher takes, estimated from some of its steps; nothing is kept.
 
@@ -111,18 +114,12 @@ def measure_alone(spec: TeacherSpec, home: Home, steps: int, say: Say) -> float:
     Raises:
         UsageError: The data do not fit, or the device is not there.
     """
-    device = resolve_device(spec.device)
+    device = resolve_device(spec.device, say=say)
     trainer = assemble(spec, _splits(spec, home, None, [], say), [], device, home, say)
     trainer.network.train()
     batches = _batches(trainer)
-    for batch in itertools.islice(batches, _WARM_UP):
-        trainer.step(batch)
-    began = time.perf_counter()
-    for batch in itertools.islice(batches, steps):
-        trainer.step(batch)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    step = (time.perf_counter() - began) / steps
+    _seconds_a_step(trainer, batches, _WARM_UP)
+    step = _seconds_a_step(trainer, batches, steps)
     test = _test_seconds(trainer, len(trainer.test_batches.image_set))
     return spec.total_epochs * (len(trainer.train_batches) * step + test)
 
@@ -136,7 +133,8 @@ def _measure(
     objective = trainer.objective
     assert isinstance(objective, Distillation)
     if isinstance(objective.teacher, CachedTeacher):
-        for batch in itertools.islice(_batches(trainer), _WARM_UP + steps):
+        # Steps are measured twice on a device that computes by itself, and none of them may ask the live teacher.
+        for batch in itertools.islice(_batches(trainer), _WARM_UP + 2 * steps):
             objective.teacher(batch)
     trainer.network.train()
     asked = resolve_precision(spec.precision, device, teacher.network, trains=False)
@@ -209,8 +207,19 @@ def _splits(spec: RunSpec, home: Home, channels: int | None, stand_ins: list[str
 
 
 def _batches(trainer: Trainer) -> Iterator[Batch]:
-    for epoch in itertools.count():
-        yield from trainer.train_batches.epoch(epoch, strong=trainer.objective.needs.strong_view)
+    strong = trainer.objective.needs.strong_view
+    epochs = (trainer.train_batches.epoch(epoch, strong=strong) for epoch in itertools.count())
+    return trainer.marked(itertools.chain.from_iterable(epochs))
+
+
+def _seconds_a_step(trainer: Trainer, batches: Iterator[Batch], steps: int) -> float:
+    """Mean time of some steps, which wait for the device only at the end, as those of a run."""
+    synchronize(trainer.device)
+    began = time.perf_counter()
+    for batch in itertools.islice(batches, steps):
+        trainer.step(batch)
+    synchronize(trainer.device)
+    return (time.perf_counter() - began) / steps
 
 
 def _step_and_bare_seconds(trainer: Trainer, live: LiveTeacher, steps: int) -> tuple[float, float]:
@@ -228,21 +237,16 @@ def _step_and_bare_seconds(trainer: Trainer, live: LiveTeacher, steps: int) -> t
         torch.stack([F.cross_entropy(logits, probe.labels) for logits in views]).sum().backward()
 
     def timed(work: Callable[[], object]) -> float:
+        synchronize(trainer.device)
         began = time.perf_counter()
         work()
-        if trainer.device.type == "cuda":
-            torch.cuda.synchronize(trainer.device)
+        synchronize(trainer.device)
         return time.perf_counter() - began
 
     pairs = [(timed(lambda: trainer.step(next(batches))), timed(passes)) for _ in range(_WARM_UP + steps)]
     step, bare = (statistics.median(times) for times in zip(*pairs[_WARM_UP:], strict=True))
-    if trainer.device.type == "cuda":
-        # A run does not wait for the device after each step.
-        began = time.perf_counter()
-        for batch in itertools.islice(batches, steps):
-            trainer.step(batch)
-        torch.cuda.synchronize(trainer.device)
-        step = (time.perf_counter() - began) / steps
+    if trainer.device.type != "cpu":
+        step = _seconds_a_step(trainer, batches, steps)  # a run does not wait for the device after each step
     return step, bare
 
 
@@ -269,6 +273,7 @@ def _test_seconds(trainer: Trainer, images: int) -> float:
     some = replace(sample, images=sample.images[:1000], labels=sample.labels[:1000])
     batches = Batches(some, 500, device=trainer.device, padding=0, flip=False, seed=0)
     predict(trainer.network, batches, trainer.precision)
+    synchronize(trainer.device)
     began = time.perf_counter()
     predict(trainer.network, batches, trainer.precision)[0].sum().item()
     return (time.perf_counter() - began) * images / len(some)

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from tekapctl.engine.device import synchronize
+
 Clock = Callable[[str], AbstractContextManager[None]]
 """Gives a context for a phase of a step, by its name."""
 
@@ -32,14 +34,10 @@ class StepClock:
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Count the time until the context ends towards the phase."""
-        self._wait()
+        synchronize(self.device)
         began = time.perf_counter()
         try:
             yield
         finally:
-            self._wait()
+            synchronize(self.device)
             self.seconds[phase] += time.perf_counter() - began
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)

@@ -7,6 +7,7 @@ import torch
 
 from tekapctl import models, trained
 from tekapctl.engine.survey import images_asked
+from tekapctl.failures import failures_in_words
 from tekapctl.methods.crd import CRDSpec
 from tekapctl.models.size import macs, parameters
 from tekapctl.spec import RunSpec, StudentSpec
@@ -46,6 +47,7 @@ class Cost:
         return asdict(self)
 
 
+@failures_in_words("estimating the run")
 def estimate(spec: RunSpec, home: Home) -> Cost:
     """Estimate a run's cost; needs neither the data set nor the teacher's weights to be there.
 

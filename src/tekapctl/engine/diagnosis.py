@@ -3,8 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +13,10 @@ from tekapctl.data.batches import Batches
 from tekapctl.engine.device import autocast
 from tekapctl.engine.diversity import Examined, Figures, of_augmented, of_teacher, of_views
 from tekapctl.engine.epoch_sums import Metrics
+from tekapctl.engine.isolation import random_numbers_kept
 from tekapctl.engine.noise_share import StudentGradients
 from tekapctl.engine.objective import Distillation, Objective
-from tekapctl.errors import TekapctlError
+from tekapctl.failures import failures_in_words
 from tekapctl.knowledge import Knowledge
 from tekapctl.models import Network
 
@@ -91,13 +91,9 @@ class Diagnosis:
         members = self.objective.distillations
         for member in members:
             member.first_stage = self.objective.first_stage  # an ensemble tells them when they are next asked
-        try:
-            with _random_numbers_kept(self.train_batches.device):
-                found = self._predictions(members, epoch) | self._gradients_of(members, epoch)
-        except torch.OutOfMemoryError:
-            raise TekapctlError(
-                "The device has too little memory for the diagnosis.", "Train without --diagnose, or smaller batches."
-            ) from None
+        smaller = "Train without --diagnose, or with a smaller --batch-size."
+        with failures_in_words("the diagnosis", smaller=smaller), random_numbers_kept(self.train_batches.device):
+            found = self._predictions(members, epoch) | self._gradients_of(members, epoch)
         values = torch.stack([value.float() for value in found.values()]).tolist() if found else []
         # JSON knows no others; where a number is none, as the variance of a single view, there is nothing to log.
         metrics: Metrics = {
@@ -148,12 +144,6 @@ class Diagnosis:
                 embeddings.append(said.embedding.float())
         labels = test.labels[chosen.to(test.device)]
         return Examined(Knowledge(torch.cat(logits), torch.cat(embeddings)), labels, teacher.network.classifier_layer)
-
-
-@contextmanager
-def _random_numbers_kept(device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
-        yield
 
 
 def _named(what: str, figures: Figures) -> Figures:

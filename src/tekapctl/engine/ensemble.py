@@ -29,6 +29,8 @@ class Ensemble(Objective):
     @property
     def trains_learner(self) -> bool:
         """Whether the learner is trained now."""
+        for member in self.distillations:
+            member.first_stage = self.first_stage
         return any(member.trains_learner for member in self.distillations)
 
     def forward(self, learner: Knowledge, batch: Batch) -> Parts:

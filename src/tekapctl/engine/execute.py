@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from tekapctl.engine.telling import Notes, Unheard
 from tekapctl.engine.trainer import DivergedError, Listener, Trainer
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.evaluation import evaluate
+from tekapctl.failures import OutOfMemoryError, UnexpectedError, failures_in_words, smaller_batches
 from tekapctl.parallel.team import ALONE, LostError, Team, joined
 from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec, dumps, load_of_run, parse, to_dict
 from tekapctl.store.home import Home
@@ -33,6 +35,8 @@ from tekapctl.tracking import Trackers
 _PAUSE = 0.5
 """Seconds between two looks of several processes at whether one of them was told to stop."""
 _MOST_STEPS = 1000
+_TRACEBACK = "traceback.txt"
+"""Where a failed run keeps what Python says of the error."""
 
 
 def execute(
@@ -123,7 +127,8 @@ def resume(reference: str, home: Home, listener: Listener, say: Say, track: Sequ
             if team.leads:
                 # What was measured after the checkpoint will be measured again.
                 run.write_metrics(progress.history)
-                (run.path / "summary.json").unlink(missing_ok=True)
+                for name in ("summary.json", _TRACEBACK):
+                    (run.path / name).unlink(missing_ok=True)
         return _train(run, setting, listener, say)
 
 
@@ -169,17 +174,18 @@ def _silent(_: str) -> None:
 
 
 def _train(run: Run, setting: Setting, listener: Listener, say: Say) -> dict[str, Any]:
-    team, interruption = setting.trainer.team, Interruption()
-    if not team.leads:
-        with interruption.listening(say):
-            setting.trainer.fit(Unheard(), RunKeeper(run, setting, interruption, None))
+    trainer, interruption = setting.trainer, Interruption()
+    if not trainer.team.leads:
+        with interruption.listening(say), training_in_words(trainer):
+            trainer.fit(Unheard(), RunKeeper(run, setting, interruption, None))
         return {"run": run.id, "status": "finished"}
     trackers = Trackers(setting.spec.track, say)
     trackers.start(run.id, run.path, to_dict(setting.spec), setting.trainer.progress.history)
     try:
-        with interruption.listening(say):
-            setting.trainer.fit(Notes(run, listener), RunKeeper(run, setting, interruption, trackers))
-        summary = finish(run, setting)
+        with training_in_words(trainer):
+            with interruption.listening(say):
+                trainer.fit(Notes(run, listener), RunKeeper(run, setting, interruption, trackers))
+            summary = finish(run, setting)
         who = "student" if setting.teachers else "network"
         if (warning := chance_warning(who, summary["last_top1"], setting)) is not None:
             say(warning)
@@ -189,15 +195,29 @@ def _train(run: Run, setting: Setting, listener: Listener, say: Say) -> dict[str
         trackers.finish({"run": run.id, "status": "interrupted"})
         raise
     except TekapctlError as error:
-        if isinstance(error, DivergedError | LostError):
-            where = checkpoint.described(run.checkpoints)
-            error = TekapctlError(f"{error.problem[:-1]}; {where}.", error.remedy.replace("RUN", run.id))
-        fail(run, error, trackers)
-        raise error from None
-    except Exception as error:
-        # A method, a network or data of the user's own, or a bug: to go on by itself would end in the same way.
-        fail(run, TekapctlError(f"{type(error).__name__}: {error}"), trackers)
-        raise
+        told = with_checkpoint(error, run)
+        fail(run, told, trackers)
+        raise told from told.__cause__
+
+
+def training_in_words(trainer: Trainer) -> AbstractContextManager[None]:
+    """Turn whatever ends the training, or the evaluation after it, into words."""
+    return failures_in_words(
+        lambda: trainer.place,
+        smaller=smaller_batches(trainer.spec.batch_size),
+        remedy=f"{_TRACEBACK} in the run's folder shows where; `tekapctl resume RUN` goes on when that is mended.",
+        spared=(),
+    )
+
+
+def with_checkpoint(error: TekapctlError, run: Run) -> TekapctlError:
+    """The error that ended a run, with what is kept of the run where it can go on."""
+    if not isinstance(error, DivergedError | LostError | UnexpectedError | OutOfMemoryError | UsageError):
+        return error
+    where = checkpoint.described(run.checkpoints)
+    told = TekapctlError(f"{error.problem[:-1]}; {where}.", error.remedy.replace("RUN", run.id))
+    told.__cause__ = error.__cause__
+    return told
 
 
 def fail(run: Run, error: TekapctlError, trackers: Trackers) -> dict[str, Any]:
@@ -205,6 +225,9 @@ def fail(run: Run, error: TekapctlError, trackers: Trackers) -> dict[str, Any]:
     failed = {"run": run.id, "status": "failed", "error": str(error)}
     with suppress(TekapctlError):  # what went wrong first is what counts
         run.write_summary(failed)
+        if error.__cause__ is not None:
+            told = "".join(traceback.format_exception(error.__cause__))
+            run.write_text(_TRACEBACK, told.encode(errors="replace").decode())
     trackers.finish(failed)
     return failed
 
@@ -299,6 +322,7 @@ def finish(run: Run, setting: Setting) -> dict[str, Any]:
         device=trainer.device,
         precision=trainer.precision,
         teacher_logits=setting.teacher_logits,
+        batch_size=trainer.test_batches.batch_size,
     )
     summary: dict[str, Any] = {
         "run": run.id,

@@ -11,7 +11,13 @@ import torch
 
 from tekapctl import __version__
 from tekapctl.data import DATASETS, data_spec
-from tekapctl.engine.device import cpu_multiplies_bfloat16, describe_kind
+from tekapctl.engine.device import (
+    cpu_multiplies_bfloat16,
+    describe_kind,
+    find_compiler,
+    missing_for_compile,
+    unusable_gpu,
+)
 from tekapctl.errors import TekapctlError
 from tekapctl.processors import processors
 from tekapctl.store.artifacts import list_artifacts
@@ -52,7 +58,7 @@ def examine(home: Home) -> dict[str, Any]:
             "torchvision": importlib.metadata.version("torchvision"),
         },
         "devices": devices,
-        "compiler": _compiler(),
+        "compiler": find_compiler("cpu"),
         "home": {"path": str(home.root), "writable": os.access(there, os.W_OK), "free_bytes": free, "cached": cached},
         "data_sets": {name: _is_ready(name, home) for name in DATASETS if name != "folder"},
         "extras": {extra: _version(package) for extra, package in _EXTRAS.items()},
@@ -83,6 +89,15 @@ def _devices() -> list[dict[str, Any]]:
                 "precision": "bfloat16" if is_fast else "float32",
             }
         )
+    if torch.backends.mps.is_available():
+        found.append(
+            {
+                "name": "mps",
+                "is": "Apple GPU",
+                "memory_bytes": torch.mps.recommended_max_memory(),
+                "precision": "float32",
+            }
+        )
     return found
 
 
@@ -91,11 +106,6 @@ def _memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
-
-
-def _compiler() -> str | None:
-    names = (os.environ.get("CXX", "g++"), "clang++", "cl")
-    return next((found for found in map(shutil.which, names) if found is not None), None)
 
 
 def _existing(path: Path) -> Path:
@@ -132,8 +142,15 @@ def _remarks(found: dict[str, Any]) -> list[str]:
             f"PyTorch has {cpu['threads']} threads for {cpu['cores']} cores, which wait for each other: "
             f"set OMP_NUM_THREADS={cpu['cores']}."
         )
-    if found["compiler"] is None and not others:
-        remarks.append("There is no C++ compiler: --compile will not work on the CPU.")
+    problem = unusable_gpu()
+    if problem is not None:
+        remarks.append(f"{problem} --device auto is the CPU.")
+    if any(device["name"] == "mps" for device in others):
+        remarks.append("--device auto is never MPS: ask for it with --device mps.")
+    has_cuda = any(device["name"].startswith("cuda") for device in others)
+    missing = missing_for_compile("cuda" if has_cuda else "cpu")
+    if missing is not None:
+        remarks.append(f"{missing[0]} {missing[1]}: --compile will not work until then.")
     home = found["home"]
     if not home["writable"]:
         remarks.append(f"{home['path']} cannot be written: name another folder by TEKAPCTL_HOME.")

@@ -9,9 +9,10 @@ import torch
 from tekapctl import data, trained
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
-from tekapctl.engine.device import place, resolve_device, resolve_precision
+from tekapctl.engine.device import place, resolve_device, resolve_precision, set_float32_precision
 from tekapctl.errors import UsageError
 from tekapctl.evaluation import evaluate, predict
+from tekapctl.failures import failures_in_words
 from tekapctl.models.foreign import Arguments
 from tekapctl.robustness.measuring import measure_shifts
 from tekapctl.robustness.request import Request
@@ -24,6 +25,7 @@ DEFAULT_DATASET = "cifar100"
 """What the published checkpoints, which do not say, were trained on."""
 
 
+@failures_in_words("measuring the network")
 def measure(
     home: Home,
     name: str,
@@ -68,7 +70,8 @@ def measure(
     if best:
         reference = best_of(reference)
     network = trained.load(reference, model=model, arguments=arguments)
-    where = resolve_device(device)
+    where = resolve_device(device, say=say)
+    set_float32_precision(precision, where)
     section = data_of(network, dataset, folder)
     splits = data.load(section, home.datasets, seed=0, in_channels=network.network.in_channels)
     trained.fit_to(network, splits.test, section.name)

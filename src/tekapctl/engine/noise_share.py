@@ -1,16 +1,15 @@
 """How much of the student's gradient is due to the noise of augmented teachers."""
 
-import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
 from tekapctl.engine.diversity import Figures
+from tekapctl.engine.isolation import buffers_kept, copied
 from tekapctl.engine.learning import Learning
 from tekapctl.engine.objective import Objective
 from tekapctl.models import Network
@@ -65,12 +64,12 @@ class StudentGradients:
 
         The cross-entropy's gradient follows it, but where the noise of a level is left out.
         """
-        objective = _copied(self.objective)
+        objective = copied(self.objective, self.team)
         if without is not None:
             for member in objective.distillations:
                 member.tekap = member.tekap.with_spec(member.tekap.spec.quiet(without))
         learning = Learning(self.network, objective, self.device, self.precision, compiled=False)
-        with _as_it_was(self.network):
+        with buffers_kept(self.network):
             torch.manual_seed(batch.step)  # networks from elsewhere drop the same each time
             parts, _ = learning(batch)
             found = [self._gradient(torch.stack(list(parts.values())).sum())]
@@ -83,24 +82,3 @@ class StudentGradients:
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         found = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
         return torch.cat([each.flatten() for each in found])
-
-
-def _copied(objective: Objective) -> Objective:
-    """An objective with parameters and buffers of its own, under the same teachers and augmented teachers."""
-    shared = {id(each): each for member in objective.distillations for each in (member.teacher, member.tekap)}
-    return copy.deepcopy(objective, shared)
-
-
-@contextmanager
-def _as_it_was(network: nn.Module) -> Iterator[None]:
-    """Give a network its buffers back, such as its batch norms' statistics."""
-    before = [
-        (module, name, buffer, buffer.clone())
-        for module in network.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-    try:
-        yield
-    finally:
-        for module, name, buffer, value in before:
-            setattr(module, name, buffer.copy_(value))

@@ -13,15 +13,23 @@ from tekapctl.angular import AngularViews
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import Splits
 from tekapctl.data.source import DataSpec
-from tekapctl.engine.device import place, resolve_device, resolve_precision
+from tekapctl.engine.device import (
+    check_one_gpu_each,
+    place,
+    resolve_device,
+    resolve_precision,
+    set_float32_precision,
+)
 from tekapctl.engine.diagnosis import Asked, Diagnosis
 from tekapctl.engine.ensemble import of_teachers
 from tekapctl.engine.objective import Classification, Distillation, Objective, Teacher
+from tekapctl.engine.sanity_check import check_batch_sizes
 from tekapctl.engine.survey import perturbation_of
 from tekapctl.engine.teaching import AskedOnce, CachedTeacher, LiveTeacher
 from tekapctl.engine.trainer import Trainer
 from tekapctl.errors import UsageError
 from tekapctl.evaluation import predict, top_k
+from tekapctl.failures import failures_in_words
 from tekapctl.knowledge import Needs
 from tekapctl.methods import Method, Pair
 from tekapctl.methods.maps import no_maps
@@ -37,6 +45,8 @@ from tekapctl.tekap import SeededNoise, Tekap
 from tekapctl.trained import Trained
 
 Say = Callable[[str], None]
+_TEST_BATCH = 500
+"""Test images at a time, at most."""
 Asks = Callable[[Trained, Method | None], tuple[Teacher, LogitPerturbation]]
 """Gives a trained teacher as it is asked for what a method reads, and what its augmented logits deviate by."""
 
@@ -67,6 +77,7 @@ class Setting:
         return self.teachers[0] if self.teachers else None
 
 
+@failures_in_words("preparing the run")
 def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, team: Team = ALONE) -> Setting:
     """Load the data and the teacher, check that all fits together, and build the learner.
 
@@ -80,7 +91,7 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, team: Team = 
         UsageError: Data, teacher or device are not to be had, or do not fit.
     """
     with team.united():
-        device = resolve_device(spec.device, team)
+        device = resolve_device(spec.device, team, say)
         teachers: list[Trained] = []
         if isinstance(spec, StudentSpec):
             first, spec = find_teacher(spec, home, say)
@@ -89,12 +100,15 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, team: Team = 
         spec = spec.model_copy(update={"data": spec.data.pinned(home.datasets)})
         for teacher in teachers:
             say_if_on_other_images(teacher, spec.data, say)
+    with team.united():
+        check_one_gpu_each(device, team)
     channels = teachers[0].network.in_channels if teachers else None
     splits = team.leader_first(lambda: data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=channels))
     for note in splits.notes:
         say(note)
     with team.united():
         trainer = assemble(spec, splits, teachers, device, home, say, team)
+        check_batch_sizes(trainer)
     if trainer.diagnosis is not None and not trainer.diagnosis.has_something:
         say("there are no augmented teachers and no learned views: --diagnose has nothing to log")
     if not teachers:
@@ -171,8 +185,11 @@ def assemble(
     """
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # equal specs give equal numbers
+    set_float32_precision(spec.precision, device)
     train = training_batches(spec, splits, device, team)
-    test = Batches(splits.test, 500, device=device, padding=0, flip=False, seed=0, team=team)
+    # No more images than a training step has memory for: it keeps what its backward pass needs.
+    together = min(_TEST_BATCH, 8 * spec.batch_size)
+    test = Batches(splits.test, together, device=device, padding=0, flip=False, seed=0, team=team)
     for teacher in teachers:
         trained.fit_to(teacher, splits.test, spec.data.name)
         place(teacher.network, device)
@@ -256,6 +273,9 @@ def asked_teacher(
         needs=Needs() if method is None else method.needs,
         compiled=spec.compile,
     )
+    if live.folding.kept:
+        kept, total = live.folding.kept, live.folding.kept + live.folding.folded
+        say(f"teacher: {kept} of {total} batch norms cannot be folded into the convolutions before them, and stay")
     if not spec.cache_teacher:
         return live
     if train.recrop:

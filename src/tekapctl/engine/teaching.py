@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tekapctl.data.batches import Batch, Batches
-from tekapctl.engine.device import autocast, compile_for, describe_kind, place
+from tekapctl.engine.device import autocast, compile_for, describe_kind, describe_passes, place
 from tekapctl.knowledge import Knowledge, Needs, of_batch
 from tekapctl.models import Network
 from tekapctl.models.folding import fold
@@ -44,7 +44,9 @@ class LiveTeacher:
         self.precision = precision
         self.needs = needs
         self.probe = batches.probe(2)
-        self.network = fold(network, network.normalize(self.probe))
+        self.batch_size = batches.largest_share
+        self.folding = fold(network, network.normalize(self.probe))
+        self.network = self.folding.network
         place(self.network, self.device)
         self._knowledge = compile_for(self.device, self.network.knowledge) if compiled else self.network.knowledge
 
@@ -52,13 +54,27 @@ class LiveTeacher:
     def __call__(self, batch: Batch) -> Knowledge:
         """What the teacher says of a batch."""
         with autocast(self.device, self.precision):
-            return of_batch(self._knowledge, self.network.normalize, batch, self.needs)
+            return of_batch(self._of_full_batch, self.network.normalize, batch, self.needs)
 
     @torch.no_grad()
     def say(self, pixels: Tensor) -> Knowledge:
-        """The teacher's logits and embeddings of images, given as pixels."""
+        """The teacher's logits and embeddings of at most a batch of images, given as pixels."""
         with autocast(self.device, self.precision):
-            return self._knowledge(self.network.normalize(pixels), stages=False)
+            return self._of_full_batch(self.network.normalize(pixels), stages=False)
+
+    def _of_full_batch(self, images: Tensor, *, stages: bool, preactivations: bool = False) -> Knowledge:
+        """The forward pass of a full batch, padded where there are fewer images.
+
+        A pass of another batch size computes in another order and rounds differently. With padding, the teacher's
+        output for an image is the same to the bit in a full batch, in an epoch's last one, and for a single image.
+        """
+        count = len(images)
+        if count < self.batch_size:
+            full = images.new_zeros((self.batch_size, *images.shape[1:]))
+            full[:count] = images
+            images = full.contiguous(memory_format=torch.channels_last)
+        found = self._knowledge(images, stages=stages, preactivations=preactivations)
+        return found.first(count)
 
 
 class AskedOnce:
@@ -78,6 +94,13 @@ class AskedOnce:
         if self._said is None or batch is not self._batch:
             self._batch, self._said = batch, self.teacher(batch)
         return self._said
+
+
+def without_store(teacher: Asked) -> Asked:
+    """The teacher itself, behind what others remember of it."""
+    while isinstance(teacher, AskedOnce):
+        teacher = teacher.teacher
+    return teacher.live if isinstance(teacher, CachedTeacher) else teacher
 
 
 class CachedTeacher:
@@ -121,7 +144,7 @@ class CachedTeacher:
                     "normalization": str(normalization),
                     "padding": batches.padding,
                     "flip": int(batches.flip),
-                    "passes": str(live.precision).removeprefix("torch."),
+                    "passes": describe_passes(live.device, live.precision),
                     "numbers": precision,
                     "embedding": self._widths[0],
                     "classes": self._widths[1],
@@ -140,7 +163,7 @@ class CachedTeacher:
         words, is_known = self.store.read(places)
         if not is_known.all():
             missing = np.flatnonzero(~is_known)
-            words[missing] = self._ask(batch.images[torch.from_numpy(missing).to(batch.images.device)])
+            words[missing] = self._ask(batch.images)[missing]
             self.store.write(places[missing], words[missing])
         return self._knowledge(words)
 
@@ -175,6 +198,7 @@ class CachedTeacher:
     def _knowledge(self, words: Words) -> Knowledge:
         values = torch.from_numpy(np.ascontiguousarray(words).view(np.int32)).view(self.dtype)
         if self.live.device.type == "cuda":
-            values = values.pin_memory().to(self.live.device, non_blocking=True)
+            values = values.pin_memory()
+        values = values.to(self.live.device, non_blocking=True)
         embedding, logits, _ = values.split([*self._widths, values.shape[1] - sum(self._widths)], dim=1)
         return Knowledge(logits=logits.to(self._dtypes[1]), embedding=embedding.to(self._dtypes[0]))

@@ -1,7 +1,7 @@
 """One training loop for teachers and students."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +15,7 @@ from tekapctl.engine.dot import DOT
 from tekapctl.engine.epoch_sums import EpochSums, Metrics
 from tekapctl.engine.learning import Learning
 from tekapctl.engine.objective import Objective, Parts
-from tekapctl.errors import TekapctlError
+from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.evaluation import predict, top_k
 from tekapctl.models import Network
 from tekapctl.parallel.gradients import Averaged
@@ -88,6 +88,9 @@ class Trainer:
         train: The training batches.
         test: The test batches, seen after every epoch.
         precision: Precision of the networks' passes.
+
+    Raises:
+        UsageError: The learner has no parameter that can be trained.
     """
 
     def __init__(
@@ -113,6 +116,11 @@ class Trainer:
         self.diagnosis: Diagnosis | None = None
         self.learning = Learning(network, objective, self.device, precision, compiled=spec.compile)
         self._averaged = Averaged(self.learning, self.team)
+        if not any(parameter.requires_grad for parameter in network.parameters()):
+            raise UsageError(
+                f"Nothing of the network {spec.network} can be trained: it has no parameter with requires_grad.",
+                "Let its factory leave the parameters that are to be trained unfrozen.",
+            )
         parameters = [p for module in (network, objective) for p in module.parameters() if p.requires_grad]
         settings = spec.optimizer
         self.optimizer: torch.optim.SGD
@@ -143,7 +151,6 @@ class Trainer:
 
         Raises:
             DivergedError: The loss is no longer finite.
-            TekapctlError: The device's memory does not suffice.
         """
         listener.on_start(self.spec.total_epochs, len(self.train_batches), self.progress.epoch)
         while not self.is_done:
@@ -183,7 +190,31 @@ class Trainer:
     def batches(self) -> Iterator[Batch]:
         """What is left of the epoch under way."""
         strong = self.objective.needs.strong_view
-        return self.train_batches.epoch(self.progress.epoch, self.progress.step, strong=strong)
+        return self.marked(self.train_batches.epoch(self.progress.epoch, self.progress.step, strong=strong))
+
+    def marked(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Batches, each the beginning of a step for compiled networks.
+
+        On CUDA they write over what they gave in the step before. Where several students ask one teacher of a batch,
+        a step begins with the batch and not with each student.
+
+        Args:
+            batches: The batches.
+        """
+        for batch in batches:
+            if self.spec.compile:
+                torch.compiler.cudagraph_mark_step_begin()
+            yield batch
+
+    @property
+    def place(self) -> str:
+        """What is being done, for error messages."""
+        if self.is_done:
+            return "the evaluation after the last epoch"
+        epoch, step = self.progress.epoch + 1, self.progress.step
+        return (
+            f"the test after epoch {epoch}" if step == len(self.train_batches) else f"step {step + 1} of epoch {epoch}"
+        )
 
     def take(self, batch: Batch) -> None:
         """Take the next step."""
@@ -238,16 +269,8 @@ class Trainer:
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimiser step; returns the parts of the loss and `correct`, the accuracy on the batch."""
-        if self.spec.compile:
-            torch.compiler.cudagraph_mark_step_begin()  # what the last step's graphs made may be written over
-        try:
-            parts, logits = self._averaged(batch)
-            self._descend(parts)
-        except torch.OutOfMemoryError:
-            raise TekapctlError(
-                f"The device has too little memory for batches of {self.spec.batch_size}.",
-                f"Try --batch-size {max(1, self.spec.batch_size // 2)}.",
-            ) from None
+        parts, logits = self._averaged(batch)
+        self._descend(parts)
         found = {name: value.detach() for name, value in parts.items()}
         found["correct"] = batch.share.weigh((logits.detach().argmax(1) == batch.labels).float().mean())
         return found

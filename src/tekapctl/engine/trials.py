@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from tekapctl.engine.execute import RunKeeper, fail, finish, start
+from tekapctl.engine.execute import RunKeeper, fail, finish, start, training_in_words, with_checkpoint
 from tekapctl.engine.interruption import Interruption, StoppedError
 from tekapctl.engine.preamble import chance_warning, describe_run
 from tekapctl.engine.prepare import Say, Setting, beside, prepare
@@ -88,12 +88,14 @@ def _fit(trials: list[_Trial], say: Say) -> dict[str, dict[str, Any]]:
         stopped: list[StoppedError] = []
         for trial in list(going):
             try:
-                work(trial)
+                with training_in_words(trial.setting.trainer):
+                    work(trial)
             except StoppedError as error:
                 stopped.append(error)
                 trial.trackers.finish({"run": trial.run.id, "status": "interrupted"})
             except TekapctlError as error:
                 going.remove(trial)
+                error = with_checkpoint(error, trial.run)
                 summaries[trial.run.id] = fail(trial.run, error, trial.trackers)
                 say(f"{trial.run.id} has failed: {error}")
         if stopped:
@@ -108,11 +110,14 @@ def _fit(trials: list[_Trial], say: Say) -> dict[str, dict[str, Any]]:
             each(lambda trial, batch=batch: trial.setting.trainer.take(batch))
             each(_after_step)
         each(_after_epoch)
-    for trial in going:
+
+    def finish_one(trial: _Trial) -> None:
         summary = summaries[trial.run.id] = finish(trial.run, trial.setting)
         if warning := chance_warning(f"student of seed {trial.setting.spec.seed}", summary["last_top1"], trial.setting):
             say(warning)
         trial.trackers.finish(summaries[trial.run.id])
+
+    each(finish_one)
     return summaries
 
 

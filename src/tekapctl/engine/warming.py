@@ -6,20 +6,19 @@ from typing import Any
 import torch
 
 from tekapctl import data, trained
-from tekapctl.engine.device import place, resolve_device, resolve_precision
+from tekapctl.engine.device import place, resolve_device, resolve_precision, set_float32_precision
 from tekapctl.engine.prepare import Say, find_teacher, training_batches
 from tekapctl.engine.teaching import CachedTeacher, LiveTeacher
 from tekapctl.errors import UsageError
+from tekapctl.failures import failures_in_words
 from tekapctl.spec import StudentSpec
 from tekapctl.store.home import Home
 
 Report = Callable[[int, int], None]
 """Is told how many views were seen to, of how many."""
 
-CHUNK = 256
-"""Views asked for at once."""
 
-
+@failures_in_words("asking the teacher")
 def open_cache(spec: StudentSpec, home: Home, say: Say) -> CachedTeacher:
     """The cached teacher of a run's spec.
 
@@ -28,7 +27,8 @@ def open_cache(spec: StudentSpec, home: Home, say: Say) -> CachedTeacher:
     """
     if spec.ensemble:
         raise UsageError("The knowledge of one teacher is cached at a time.", "Give a single --teacher.")
-    device = resolve_device(spec.device)
+    device = resolve_device(spec.device, say=say)
+    set_float32_precision(spec.precision, device)
     teacher, spec = find_teacher(spec, home, say)
     spec = spec.model_copy(update={"data": spec.data.pinned(home.datasets)})
     splits = data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=teacher.network.in_channels)
@@ -40,6 +40,7 @@ def open_cache(spec: StudentSpec, home: Home, say: Say) -> CachedTeacher:
     return CachedTeacher(live, batches, home.knowledge, teacher, spec.data.name, say)
 
 
+@failures_in_words("asking the teacher")
 def warm(cached: CachedTeacher, report: Report) -> dict[str, Any]:
     """Ask the teacher for every view of every training image that is not known yet; what is done is kept if it breaks.
 
@@ -54,7 +55,7 @@ def warm(cached: CachedTeacher, report: Report) -> dict[str, Any]:
     numbers = batches.image_set.numbers
     views = torch.arange(0, batches.views, 1 if batches.flip else 2)
     total, seen, asked = len(batches.image_set) * len(views), 0, 0
-    for part in torch.arange(total).split(CHUNK):
+    for part in torch.arange(total).split(cached.live.batch_size):
         # View by view, so that what is there when it breaks serves all images alike.
         view, index = views[part // len(batches.image_set)], part % len(batches.image_set)
         asked += cached.warm(index if numbers is None else numbers[index], index, view)

@@ -16,6 +16,7 @@ from tekapctl.export.comparison import BATCH_SIZE, Answers, Comparison, ask, com
 from tekapctl.export.format import Format, Runner, choose
 from tekapctl.export.int8 import quantise
 from tekapctl.export.subject import Subject, load_subject, spread
+from tekapctl.failures import failures_in_words
 from tekapctl.models.foreign import Arguments
 from tekapctl.store.aside import aside, output_file
 from tekapctl.store.files import sha256
@@ -51,6 +52,7 @@ class ExportOptions:
     most_lost: float = MOST_LOST
 
 
+@failures_in_words("exporting the network")
 def export(
     home: Home,
     name: str,

@@ -58,7 +58,7 @@ class Subject:
 
     def bare(self) -> nn.Module:
         """From images to logits, to be traced: batch norms folded into convolutions where that leaves what it says."""
-        folded = fold(self.trained.network, self.example)
+        folded = fold(self.trained.network, self.example).network
         return without_watches(folded) if isinstance(folded, Adapted) else folded
 
 

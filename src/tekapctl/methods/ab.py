@@ -15,6 +15,7 @@ from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge, Needs
 from tekapctl.methods.maps import Map, pair_maps
 from tekapctl.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair, Weights
+from tekapctl.section import Weight
 
 _SCALE = 3 / 1000
 
@@ -34,7 +35,7 @@ class ABSpec(MethodSpec):
     )
     name: Literal["ab"] = "ab"
     init_epochs: InitEpochs = 30
-    margin: float = Field(1.0, ge=0, description="How far on the right side a student's neuron is to be.")
+    margin: Weight = Field(1.0, description="How far on the right side a student's neuron is to be.")
 
     def make(self, pair: Pair) -> "AB":
         """AB for a pair of networks."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.section import Temperature, Weight
 from tekapctl.tekap import Level
 
 
@@ -30,9 +31,9 @@ class DISTSpec(MethodSpec):
         ("logits",),
     )
     name: Literal["dist"] = "dist"
-    between_weight: float = Field(2.0, ge=0, description="Weight of the correlation over classes.")
-    within_weight: float = Field(2.0, ge=0, description="Weight of the correlation over samples.")
-    temperature: float = Field(4.0, gt=0, description="T.")
+    between_weight: Weight = Field(2.0, description="Weight of the correlation over classes.")
+    within_weight: Weight = Field(2.0, description="Weight of the correlation over samples.")
+    temperature: Temperature = Field(4.0, description="T.")
 
     def make(self, pair: Pair) -> "DIST":
         """DIST for any pair."""

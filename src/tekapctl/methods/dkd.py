@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, WarmUp, Weights
+from tekapctl.section import Epochs, Temperature, Weight
 from tekapctl.tekap import Level
 
 _MASKED = 1000.0
@@ -34,10 +35,10 @@ class DKDSpec(MethodSpec):
         ("logits",),
     )
     name: Literal["dkd"] = "dkd"
-    target_weight: float = Field(1.0, ge=0, description="Weight of the target class's part.")
-    non_target_weight: float = Field(8.0, ge=0, description="Weight of the other classes' part.")
-    temperature: float = Field(4.0, gt=0, description="T.")
-    warm_up_epochs: int = Field(20, ge=0, description="Epochs over which the weight rises from 0.")
+    target_weight: Weight = Field(1.0, description="Weight of the target class's part.")
+    non_target_weight: Weight = Field(8.0, description="Weight of the other classes' part.")
+    temperature: Temperature = Field(4.0, description="T.")
+    warm_up_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
 
     def make(self, pair: Pair) -> "DKD":
         """DKD for any pair."""

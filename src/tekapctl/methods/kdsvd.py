@@ -58,7 +58,15 @@ class KDSVD(Method):
         self.vectors = vectors
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The sum over neighbouring stages."""
+        """The sum over neighbouring stages; not a number where the maps are not finite."""
+        try:
+            total = self._sum(student, teacher)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            return student.logits.sum() * torch.nan
+        are_finite = torch.stack([maps.isfinite().all() for maps in student.stages]).all()
+        return torch.where(are_finite, total, torch.nan)
+
+    def _sum(self, student: Knowledge, teacher: Knowledge) -> Float[Tensor, ""]:
         total = student.logits.new_zeros(())
         before: tuple[Tensor, Tensor] | None = None
         for pair in pair_maps(student.stages, teacher.stages, first=1):

@@ -1,9 +1,9 @@
 """What a distillation method is: its spec, its loss, and where both are found by name."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import isabstract
 from typing import Annotated, ClassVar
 
 from jaxtyping import Float, Int
@@ -182,5 +182,5 @@ class MethodSpec(Section, ABC):
 METHODS: Registry[type[MethodSpec]] = Registry(
     "method",
     "tekapctl.methods",
-    lambda found: isinstance(found, type) and issubclass(found, MethodSpec) and not isabstract(found),
+    lambda found: isinstance(found, type) and issubclass(found, MethodSpec) and not inspect.isabstract(found),
 )

@@ -4,7 +4,7 @@ Jin, Wang and Lin, "Multi-Level Logit Distillation", CVPR 2023: its alignment of
 at several temperatures, on a weakly and a strongly augmented view of each image.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -15,9 +15,10 @@ from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge, Needs
 from tekapctl.methods.kd import kl
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.section import Temperature, Weight
 from tekapctl.tekap import Level
 
-Temperatures = tuple[Annotated[float, Field(gt=0)], ...]
+Temperatures = tuple[Temperature, ...]
 
 
 @METHODS.register("mlkd")
@@ -44,7 +45,7 @@ class MLKDSpec(MethodSpec):
     views: ClassVar[int] = 2
     name: Literal["mlkd"] = "mlkd"
     temperatures: Temperatures = Field((2.0, 3.0, 4.0, 5.0, 6.0), description="T of the weak views' three levels.")
-    weak_weight: float = Field(0.5, ge=0, description="Weight of the weak views' three levels.")
+    weak_weight: Weight = Field(0.5, description="Weight of the weak views' three levels.")
     strong_temperatures: Temperatures = Field((3.0, 4.0, 5.0), description="T of the strong views' divergence.")
     again_temperatures: Temperatures = Field((2.0, 6.0), description="T of the weak views' divergence at weight 1.")
 

@@ -1,5 +1,6 @@
 """Which samples CRD contrasts each sample of a batch with."""
 
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -60,7 +61,7 @@ class ClassNegatives:
                 "CRD needs negatives, and the training set has a single class.",
                 "Use --method kd or a data set of more.",
             )
-        self._device_labels = labels
+        self._tables: _Tables | None = None
 
     def __call__(self, index: Int[Tensor, " batch"], step: int, first: int = 0) -> Int[Tensor, "batch draws"]:
         """For each sample its positive in column 0 and its negatives behind it."""
@@ -91,8 +92,10 @@ class ClassNegatives:
         return self.by_class[place]
 
     def _draw_on_device(self, index: Tensor, step: int, first: int) -> Tensor:
-        self._device_labels = labels = self._device_labels.to(index.device)
-        same = labels[index].unsqueeze(1) == labels.unsqueeze(0)
+        tables = self._tables_on(index.device)
+        labels = tables.labels
+        own = labels[index].unsqueeze(1)
+        same = own == labels.unsqueeze(0)
 
         def chances(columns: int, *purpose: str) -> Tensor:
             def draw(rows: int, source: torch.Generator) -> Tensor:
@@ -101,17 +104,41 @@ class ClassNegatives:
             return by_rows(draw, index.device, first, len(index), self.seed, "negatives", *purpose, step)
 
         keys = chances(len(labels))
-        others = len(labels) - torch.from_numpy(self.counts).to(index.device)[labels[index]].unsqueeze(1)
         if self.negatives > len(labels) - int(self.counts.max()):
+            count = tables.counts[own]
+            others = len(labels) - count
             place = torch.minimum((chances(self.negatives, "again") * others).long(), others - 1)
             # As on the CPU: places in the order of the classes, over the sample's own class.
-            starts = torch.from_numpy(self.starts).to(index.device)[labels[index]].unsqueeze(1)
-            place += (place >= starts) * (len(labels) - others)
-            drawn = torch.from_numpy(self.by_class).to(index.device)[place]
+            place += (place >= tables.starts[own]) * count
+            drawn = tables.by_class[place]
         else:
             drawn = keys.masked_fill(same, -1.0).topk(self.negatives, dim=1, sorted=False).indices
         positive = keys.masked_fill(~same, -1.0).argmax(1) if self.mode == "relax" else index
         return torch.cat([positive.unsqueeze(1), drawn], dim=1)
+
+    def _tables_on(self, device: torch.device) -> "_Tables":
+        """The tables on a device: sent there once, since a copy in each step would make it wait."""
+        if self._tables is None or self._tables.labels.device != device:
+            arrays = (self.labels, self.counts, self.starts, self.by_class)
+            self._tables = _Tables(*(torch.from_numpy(array).to(device) for array in arrays))
+        return self._tables
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What draws on a device look up there.
+
+    Attributes:
+        labels: Each sample's class.
+        counts: Samples of each class.
+        starts: Where each class begins in `by_class`.
+        by_class: The samples in the order of their classes.
+    """
+
+    labels: Int[Tensor, " samples"]
+    counts: Int[Tensor, " classes"]
+    starts: Int[Tensor, " bounds"]
+    by_class: Int[Tensor, " samples"]
 
 
 def draw_subset(count: int, size: int, without: Numbers, source: np.random.Generator) -> Numbers:

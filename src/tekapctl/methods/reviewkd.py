@@ -16,6 +16,7 @@ from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge, Needs
 from tekapctl.methods.maps import Map, MapPair, pair_maps
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, WarmUp, Weights
+from tekapctl.section import Epochs
 
 _LEVELS = (4, 2, 1)
 
@@ -33,8 +34,8 @@ class ReviewKDSpec(MethodSpec):
         ("feature maps before their ReLU", "embedding"),
     )
     name: Literal["reviewkd"] = "reviewkd"
-    most_channels: int = Field(512, ge=1, description="Channels in which stages are fused, at most.")
-    warm_up_epochs: int = Field(20, ge=0, description="Epochs over which the weight rises from 0.")
+    most_channels: int = Field(512, ge=1, le=65536, description="Channels in which stages are fused, at most.")
+    warm_up_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
 
     def make(self, pair: Pair) -> "ReviewKD":
         """ReviewKD for a pair of networks."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.section import Weight
 
 
 @METHODS.register("rkd")
@@ -29,8 +30,8 @@ class RKDSpec(MethodSpec):
         ("embedding",),
     )
     name: Literal["rkd"] = "rkd"
-    distance_weight: float = Field(25.0, ge=0, description="Weight of the distances.")
-    angle_weight: float = Field(50.0, ge=0, description="Weight of the angles.")
+    distance_weight: Weight = Field(25.0, description="Weight of the distances.")
+    angle_weight: Weight = Field(50.0, description="Weight of the angles.")
 
     def make(self, pair: Pair) -> "RKD":
         """RKD for any pair."""

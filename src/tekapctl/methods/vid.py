@@ -34,7 +34,7 @@ class VIDSpec(MethodSpec):
         ("feature maps",),
     )
     name: Literal["vid"] = "vid"
-    variance: float = Field(5.0, gt=0, description="The variance before the first step.")
+    variance: float = Field(5.0, gt=EPSILON, le=1e6, description="The variance before the first step.")
 
     def make(self, pair: Pair) -> "VID":
         """VID for a pair of networks."""

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tekapctl.errors import UsageError
+from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.failures import described, lacking_memory
 from tekapctl.knowledge import Knowledge
 from tekapctl.models.network import Maps, Network
 
@@ -109,6 +110,7 @@ class Adapted(Network):
         self._before = before if len(before) == len(stages) else []
         inputs = {self._classifier, *(place for kind, place in self._before if kind == "input")}
         outputs = set(self._stages)
+        self._taken: torch.Size | None = None
         self._look = Look(frozenset(outputs), frozenset(inputs))
         for watched in sorted({place.module for place in inputs | outputs}):
             network.get_submodule(watched).register_forward_hook(Watch(self._look, watched))
@@ -138,25 +140,44 @@ class Adapted(Network):
         maps = Maps(stages, preactivations and bool(self._before))
         try:
             logits, embedding = self._pass(images, maps)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
+        except TekapctlError:
+            raise
+        except Exception as error:
+            # Of a size that it has taken before, images are not to blame.
+            if images.shape[1:] == self._taken or lacking_memory(error) is not None:
                 raise
             size = "x".join(str(side) for side in images.shape[1:])
             raise UsageError(
-                f"{self.name} does not take images of {size}: {error}.", "Use images of the size that it is made for."
-            ) from None
+                f"{self.name} does not take images of {size}: {described(error)}.",
+                "Use images of the size that it is made for.",
+            ) from error
+        if images.shape[1:] != self._taken:
+            self._taken = images.shape[1:]
         return Knowledge(logits, embedding, tuple(maps.stages), tuple(maps.preactivations))
 
     def _pass(self, images: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
         self._look.begin()
         logits = _logits(self.network(images))
-        seen = self._look.seen
-        for number, stage in enumerate(self._stages):
-            output = seen["output", stage]
-            maps.keep(output, seen[self._before[number]] if self._before else output)
-        embedding = seen["input", self._classifier]
+        if logits.shape[1:] != (self.num_classes,):
+            found = list(logits.shape)
+            raise TekapctlError(
+                f"{self.name} gave logits of shape {found}; at first they were of {self.num_classes} classes.",
+                _WRITE_ONE,
+            )
+        seen = dict(self._look.seen)
         self._look.begin()
-        return logits, embedding
+        try:
+            for number, stage in enumerate(self._stages):
+                output = seen["output", stage]
+                maps.keep(output, seen[self._before[number]] if self._before else output)
+            return logits, seen["input", self._classifier]
+        except KeyError as error:
+            (_, place), *_ = error.args
+            raise TekapctlError(
+                f"{self.name} did not call its layer {place.module} as often as in its first pass: what the layer "
+                "computes there is what is distilled.",
+                _WRITE_ONE,
+            ) from None
 
     @torch.no_grad()
     def _trial(self) -> tuple[list[_Call], Tensor]:
@@ -184,8 +205,12 @@ class Adapted(Network):
                 try:
                     self.trial_size = size
                     return calls, _logits(self.network(torch.full((2, self.in_channels, size, size), 0.5)))
-                except (RuntimeError, ValueError, AssertionError) as error:
-                    problem = problem or str(error)
+                except TekapctlError:
+                    raise
+                except Exception as error:
+                    if lacking_memory(error) is not None:
+                        raise
+                    problem = problem or described(error)
         finally:
             self.network.train(was_training)
             for hook in hooks:

@@ -1,6 +1,7 @@
 """Folds batch norms into the convolutions before them: the same function of the images in fewer passes over memory."""
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -11,24 +12,41 @@ from tekapctl.knowledge import Knowledge
 from tekapctl.models.network import Network
 
 
-def fold(network: Network, images: Float[Tensor, "batch c h w"]) -> Network:
+@dataclass(frozen=True)
+class Folded:
+    """A network whose batch norms are folded away.
+
+    Attributes:
+        network: The network, on the CPU, for evaluation only.
+        folded: How many batch norms are gone.
+        kept: How many that follow a convolution had to stay.
+    """
+
+    network: Network
+    folded: int
+    kept: int
+
+
+def fold(network: Network, images: Float[Tensor, "batch c h w"]) -> Folded:
     """A copy of a trained network, for evaluation only, that says the same but for rounding.
 
     Which batch norm follows which convolution is seen in a forward pass, and every fold is kept only if the network
     still says the same: it would not where a convolution's output is used elsewhere too, as before a residual branch.
 
+    All of this is computed on the CPU: a GPU may round convolutions to TF32, too coarse to tell whether it is the same.
+
     Args:
         network: The network; unchanged.
         images: Some images to try it with.
     """
-    folded = copy.deepcopy(network).eval().requires_grad_(False)
+    folded, images = copy.deepcopy(network).cpu().eval().requires_grad_(False), images.cpu()
     with torch.no_grad():
         expected = folded.knowledge(images)
         pairs = _pairs(folded, images)
-        if not _try(folded, pairs, images, expected):
-            for pair in pairs:
-                _try(folded, [pair], images, expected)
-    return folded
+        if _try(folded, pairs, images, expected):
+            return Folded(folded, len(pairs), 0)
+        count = sum(_try(folded, [pair], images, expected) for pair in pairs)
+    return Folded(folded, count, len(pairs) - count)
 
 
 def _pairs(network: Network, images: Tensor) -> list[tuple[str, str]]:

@@ -1,0 +1,31 @@
+"""Which GPU each process has."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from parallel.processes import together
+from tekapctl.engine.device import check_one_gpu_each
+from tekapctl.errors import TekapctlError
+from tekapctl.parallel.team import joined
+
+
+def told(uuids: list[str]) -> str | None:
+    with joined() as team:
+        torch.cuda.get_device_properties = lambda _: SimpleNamespace(uuid=uuids[team.rank])
+        try:
+            with team.united():
+                check_one_gpu_each(torch.device("cuda", 0), team)
+        except TekapctlError as error:
+            return str(error)
+    return None
+
+
+@pytest.mark.parametrize(("uuids", "words"), [(["a", "b"], None), (["a", "a"], "2 processes have 1 different GPUs")])
+def test_two_processes_with_one_gpu_are_refused(uuids, words):
+    first, second = together(2, told, uuids)
+    if words is None:
+        assert first is second is None
+    else:
+        assert words in first
