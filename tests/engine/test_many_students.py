@@ -124,6 +124,6 @@ class Breaks(Method):
 
 
 class Odd(MethodSpec):
-    def build(self, pair):
+    def make(self, pair):
         return Breaks(2 if pair.seed else 100)
 """

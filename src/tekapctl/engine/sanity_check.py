@@ -95,7 +95,7 @@ class _Trial:
         network.eval()
         try:
             with torch.no_grad(), random_numbers_kept(self.trainer.device):
-                network(self.trainer.train_batches.probe(2))
+                network(network.normalize(self.trainer.train_batches.probe(2)))
         except TekapctlError:
             raise
         except Exception as error:

@@ -227,7 +227,7 @@ def late(spoil):
 
 def spec(name, spoil):
     class Spec(MethodSpec):
-        def build(self, pair):
+        def make(self, pair):
             return Mine(spoil)
 
     Spec.__name__ = Spec.__qualname__ = name
@@ -247,12 +247,12 @@ LateSvd = spec("LateSvd", late(error(torch.linalg.LinAlgError, "linalg.svd: fail
 
 
 class RaisesWhenBuilt(MethodSpec):
-    def build(self, pair):
+    def make(self, pair):
         raise IndexError("tuple index out of range")
 
 
 class BuildsNothingUsable(MethodSpec):
-    def build(self, pair):
+    def make(self, pair):
         return object()
 
 
