@@ -1,13 +1,17 @@
 """SIGKILL at random moments: every run can be resumed, ends with the same bytes, and leaves nothing behind."""
 
+import io
 import os
 import random
 import time
+import zipfile
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from program import run, start
 from server import serving
@@ -99,15 +103,81 @@ def test_a_fetch_survives_being_killed_at_any_moment(tmp_path):
     home = tmp_path / "home"
     with serving(tmp_path / "files") as server:
         mirror = {"TEKAPCTL_MIRROR": f"{server.address}/ok"}
+        assert run(home, "fetch", "vgg13", **mirror).code == 0
         for _ in range(12):
             program = start(home, "fetch", "vgg13", "--force", **mirror)
             time.sleep(source.uniform(0.02, 0.6))
             program.kill()
             assert program.wait().code in (0, -9)
+            assert "vgg13: whole" in run(home, "cache", "verify").out
         assert run(home, "fetch", "vgg13", **mirror).code == 0
         assert "whole" in run(home, "cache", "verify").out
     assert not leftovers(home)
-    assert not [path for path in (home / "downloads").iterdir() if path.suffix != ".lock"]
+    assert list((home / "downloads").iterdir()) == []
+
+
+def publish(folder: Path, level: int) -> Path:
+    """A Tiny ImageNet whose images are all of one brightness."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (level, level, level)).save(file, "PNG")
+    inner, classes = "tiny-imagenet-200", [f"n{number:02d}" for number in range(10)]
+    images = {f"train/{wnid}/images/{i}.png": file.getvalue() for wnid in classes for i in range(40)}
+    images |= {f"val/images/{i}.png": file.getvalue() for i in range(40)}
+    texts = {"wnids.txt": "\n".join(classes), "words.txt": ""}
+    texts["val/val_annotations.txt"] = "".join(f"{i}.png\t{classes[i % 10]}\n" for i in range(40))
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / f"{inner}.zip", "w") as archive:
+        for name, content in (images | texts).items():
+            archive.writestr(f"{inner}/{name}", content)
+    return folder
+
+
+def digest(folder: Path) -> str | None:
+    """What tells the contents of a folder; None if it is not there."""
+    if not folder.exists():
+        return None
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = sha256()
+    for path in files:
+        found.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_a_data_set_survives_a_fetch_that_is_killed_at_any_moment(tmp_path, served, record_property):
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    source = random.Random(seed)
+    home = tmp_path / "home"
+    place = home / "datasets" / "tiny-imagenet"
+    versions = [publish(tmp_path / "files" / name, level) for name, level in (("dark", 10), ("bright", 200))]
+    found: Counter[str] = Counter()
+    with serving(tmp_path / "files") as server:
+        addresses = [f"{server.address}/ok/{version.name}" if served else str(version) for version in versions]
+        whole = {}
+        for name, address in zip(("dark", "bright"), addresses, strict=True):
+            assert run(home, "fetch", "tiny-imagenet", "--from", address).code == 0
+            whole[digest(place)] = name
+        assert len(whole) == 2
+        for number in range(12):
+            program = start(home, "fetch", "tiny-imagenet", "--force", "--from", addresses[number % 2])
+            if source.random() < 0.7:
+                deadline = time.monotonic() + 10
+                while not list(place.parent.glob(".tiny-imagenet.????????.part")) and time.monotonic() < deadline:
+                    time.sleep(0.002)
+            time.sleep(source.uniform(0, 0.2))
+            program.kill()
+            assert program.wait().code in (0, -9)
+            found[f"left {whole.get(digest(place), 'nothing')}"] += 1
+            assert digest(place) in (None, *whole), "a part of a data set is left"
+            again = run(home, "fetch", "tiny-imagenet", "--offline")
+            assert again.code == 0, again.err
+            assert digest(place) in whole
+            verified = run(home, "cache", "verify")
+            assert verified.code == 0, verified.out
+    assert [path.name for path in place.parent.iterdir() if path.suffix != ".lock"] == [place.name]
+    print(dict(found))
+    record_property("kills", dict(found))
 
 
 @pytest.mark.parametrize(("number", "code"), [(15, 143), (2, 130)])

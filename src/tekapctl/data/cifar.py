@@ -67,8 +67,8 @@ class CIFAR(DataSpec):
         sources = [file_in(source, known.filename, ".tar.gz")] if source else published(known.url)
         name = f"{self.inner}.tar.gz"
 
-        def fill(folder: Path) -> None:
-            with download(sources, downloads, name, most_bytes=MOST_ARCHIVE, report=report) as file:
+        def fill(folder: Path, parts: Path) -> None:
+            with download(sources, parts, name, most_bytes=MOST_ARCHIVE, report=report) as file:
                 if source is None:
                     check_md5(file.path, known.tgz_md5)
                 file.place(folder / name)

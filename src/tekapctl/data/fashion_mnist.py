@@ -68,11 +68,11 @@ class FashionMNIST(DataSpec):
         """Download the four files; those from a source of the user's own need no known checksum."""
         from torchvision.datasets import FashionMNIST as Published
 
-        def fill(folder: Path) -> None:
+        def fill(folder: Path, parts: Path) -> None:
             for name, md5 in Published.resources:
                 addresses = [f"{base.rstrip('/')}/{name}" for base in Published.mirrors]
                 sources = [file_in(source, name)] if source else published(*addresses)
-                with download(sources, downloads, name, most_bytes=MOST_BYTES, report=report) as file:
+                with download(sources, parts, name, most_bytes=MOST_BYTES, report=report) as file:
                     if source is None:
                         check_md5(file.path, md5)
                     file.place(folder / name)

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from tekapctl.data.source import DataSpec, has_md5
 from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.store.files import delete
 from tekapctl.store.whole_folder import filling, whole_folder
 
 
 def fetch_whole(
     folder: Path,
-    fill: Callable[[Path], None],
+    fill: Callable[[Path, Path], None],
     describe: Callable[[Path], str],
     *,
     anew: bool,
@@ -20,7 +21,8 @@ def fetch_whole(
 
     Args:
         folder: Its place. What is there stays until the new one is complete and was read.
-        fill: Writes the data set's files into a new folder.
+        fill: Writes the data set's files into a new folder; a second one is for parts of downloads, which stay where
+            they broke off.
         describe: Reads the data set in a folder, and says how large it is.
         anew: Although it is there.
         published: The MD5 of its files; if it is there and differs, the user is told so.
@@ -29,20 +31,25 @@ def fetch_whole(
         UsageError: What came is not the data set.
         TekapctlError: It could not be had, or not be written.
     """
+    parts = folder.with_name(f".{folder.name}.parts")
     with filling(folder):
         if not anew and folder.is_dir():
             try:
-                return f"{describe(folder)} at {folder}{_difference(folder, published or {})}"
+                found = f"{describe(folder)} at {folder}{_difference(folder, published or {})}"
             except TekapctlError:
                 pass  # it is damaged
+            else:
+                delete(parts)
+                return found
         with whole_folder(folder) as stage:
             new = stage / folder.name
             try:
                 new.mkdir()
-                fill(new)
+                fill(new, parts)
                 found = describe(new)
             except UsageError as error:
                 raise _explained(error, new, folder) from None
+        delete(parts)
     return f"{found} at {folder}"
 
 

@@ -96,7 +96,7 @@ class HubSet:
         """
         folder = self.folder(downloads)
 
-        def fill(new: Path) -> None:
+        def fill(new: Path, _: Path) -> None:
             self._write(self._load(source), new)
 
         told = fetch_whole(folder, fill, _described, anew=force or source is not None)

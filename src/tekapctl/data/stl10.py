@@ -56,9 +56,9 @@ class STL10(DataSpec):
 
         sources = [file_in(source, Published.filename, ".tar.gz")] if source else published(Published.url)
 
-        def fill(folder: Path) -> None:
+        def fill(folder: Path, parts: Path) -> None:
             name = Published.filename
-            with download(sources, downloads, name, most_bytes=_MOST_ARCHIVE, report=report) as file:
+            with download(sources, parts, name, most_bytes=_MOST_ARCHIVE, report=report) as file:
                 if source is None:
                     check_md5(file.path, Published.tgz_md5)
                 _keep_labelled(file.path, make_folder(folder / INNER))

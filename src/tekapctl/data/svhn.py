@@ -76,10 +76,10 @@ class SVHN(DataSpec):
         require("svhn", "scipy.io")
         files = [datasets.SVHN.split_list[part] for part in ("train", "test")]
 
-        def fill(folder: Path) -> None:
+        def fill(folder: Path, parts: Path) -> None:
             for address, name, md5 in files:
                 sources = [file_in(source, name)] if source else published(address)
-                with download(sources, downloads, name, most_bytes=MOST_BYTES, report=report) as file:
+                with download(sources, parts, name, most_bytes=MOST_BYTES, report=report) as file:
                     if source is None:
                         check_md5(file.path, md5)
                     file.place(folder / name)

@@ -51,8 +51,8 @@ class TinyImageNet(FileImages):
         name = f"{INNER}.zip"
         sources = [file_in(source, name, ".zip")] if source else published(self.address)
 
-        def fill(folder: Path) -> None:
-            with download(sources, downloads, name, most_bytes=MOST_BYTES, report=report) as file:
+        def fill(folder: Path, parts: Path) -> None:
+            with download(sources, parts, name, most_bytes=MOST_BYTES, report=report) as file:
                 unpack_zip(file.path, folder, inside=INNER)
 
         return fetch_whole(downloads / self.name, fill, self._described, anew=force or source is not None)
