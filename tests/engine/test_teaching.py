@@ -1,17 +1,21 @@
 """Cached knowledge: the same training, without asking the teacher twice."""
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from silent import Silent
-from tekapctl.engine.device import resolve_precision
+from tekapctl.data.batches import CPU
+from tekapctl.engine.device import place, resolve_precision
 from tekapctl.engine.execute import execute
 from tekapctl.engine.prepare import prepare
 from tekapctl.engine.teaching import CachedTeacher, LiveTeacher
 from tekapctl.engine.warming import open_cache, warm
 from tekapctl.models import build
+from tekapctl.models.folding import fold
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
@@ -60,6 +64,30 @@ def test_training_from_cached_knowledge_is_training_from_the_live_teacher(home, 
     filled = weights(home, precision=precision, cache_teacher=True)
     assert all(torch.equal(filling[name], live[name]) for name in live)
     assert all(torch.equal(filled[name], live[name]) for name in live)
+
+
+def test_weights_are_rounded_once_and_not_in_each_pass(home):
+    batches = prepare(spec_of(precision="float32"), home, lambda _: None).trainer.train_batches
+    batch, casts = next(batches.epoch(0)), Counter()
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            casts[str(function)] += 1
+            return function(*args, **(kwargs or {}))
+
+    for model in ("resnet14", "wrn_16_1"):
+        network = build(model, 10, 1).eval()
+        live = LiveTeacher(network, batches, torch.bfloat16)
+        casts.clear()
+        with Count():
+            said = live(batch)
+        assert casts["aten._to_copy.default"] <= 2 + live.folding.kept, model
+        assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+        whole = place(fold(network, live.probe).network, CPU)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            plain = whole.knowledge(batch.images)
+        assert torch.equal(said.logits, plain.logits), model
+        assert torch.equal(said.embedding, plain.embedding), model
 
 
 def test_knowledge_keeps_its_precision_and_its_bits(home):
@@ -156,8 +184,8 @@ def test_a_run_whose_records_were_lost_goes_on_to_the_bits_of_the_live_teacher(h
     cached.fit(Silent(), Nowhere())
     records = teacher.store.path / "records.bin"
     content, row = bytearray(records.read_bytes()), (teacher.store.identity.words + 1) * 4
-    for place in later if lost == "all" else [later[each] for each in lost]:
-        content[place * row] ^= 255
+    for number in later if lost == "all" else [later[each] for each in lost]:
+        content[number * row] ^= 255
     records.write_bytes(content)
     resumed = prepare(spec_of(cache_teacher=True, **values), home, lambda _: None).trainer
     resumed.restore(state)

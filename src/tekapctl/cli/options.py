@@ -48,7 +48,7 @@ ModelArguments = Annotated[
     typer.Option("--model-arg", metavar="KEY=VALUE", help="Give this to a network from elsewhere; may be repeated."),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N. (default: auto)")]
-Precision = Annotated[str | None, typer.Option("--precision", help="auto, float32 or bfloat16. (default: auto)")]
+Precision = Annotated[str | None, typer.Option("--precision", help="auto, float32, tf32 or bfloat16. (default: auto)")]
 Track = Annotated[
     list[str] | None,
     typer.Option(

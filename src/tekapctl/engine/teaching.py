@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch, Batches
 from tekapctl.engine.device import autocast, compile_for, describe_kind, describe_passes, place
@@ -48,6 +48,7 @@ class LiveTeacher:
         self.folding = fold(network, network.normalize(self.probe))
         self.network = self.folding.network
         place(self.network, self.device)
+        _cast_weights(self.network, precision)
         self._knowledge = compile_for(self.device, self.network.knowledge) if compiled else self.network.knowledge
 
     @torch.no_grad()
@@ -75,6 +76,16 @@ class LiveTeacher:
             images = full.contiguous(memory_format=torch.channels_last)
         found = self._knowledge(images, stages=stages, preactivations=preactivations)
         return found.first(count)
+
+
+def _cast_weights(network: Network, precision: torch.dtype) -> None:
+    """Keep the weights of convolutions and linear layers as autocast would round them, anew in each pass.
+
+    Whatever else may read weights, as hooks and layers of the user's own do, finds them as they were.
+    """
+    for module in network.modules():
+        if type(module) in (nn.Conv2d, nn.Linear) and not module._forward_pre_hooks:
+            module.to(precision)
 
 
 class AskedOnce:
