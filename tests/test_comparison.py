@@ -111,6 +111,26 @@ def test_runs_that_differ_in_their_seed_are_a_group_named_by_what_sets_it_apart(
     assert baseline_of(groups, runs[1].run.id).label == "kd, alpha 0.9"
     with pytest.raises(UsageError, match="no group 'dk'"):
         baseline_of(groups, "dk")
+    with pytest.raises(UsageError, match="2 groups are called 'KD'"):
+        baseline_of(groups, "KD")
+    assert baseline_of([each for each in groups if "3.06" not in each.label], "KD").label == "kd, alpha 0.9"
+    assert baseline_of(groups, "KD + tekap").label == "kd + TeKAP"
+
+
+def test_runs_on_other_images_are_not_tested_against_each_other(tmp_path):
+    made = []
+    for number, fingerprint in enumerate(("a" * 64, "b" * 64)):
+        data = {"name": "folder", "folder": "pictures", "fingerprint": fingerprint}
+        for seed in range(3):
+            top1 = 0.5 + 0.1 * number + 0.01 * seed * seed
+            made.append(
+                finished(tmp_path, 10 * number + seed, top1, kind="teacher", model="resnet8", data=data, seed=seed)
+            )
+    one, other = group(made)
+    assert len({one.label, other.label}) == 2
+    rows = compare([one, other], one)
+    assert [row.difference for row in rows] == [None, None]
+    assert [row.corrected for row in rows] == [None, None]
 
 
 def test_of_two_runs_of_one_seed_the_newer_counts(runs, tmp_path):

@@ -47,8 +47,8 @@ def digests(paths: list[Path]) -> list[str]:
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
 
-def test_no_two_cases_have_one_name():
-    assert len({case.name for case in CASES}) == len(CASES)
+def test_there_are_many_cases_and_no_two_have_one_name():
+    assert len({case.name for case in CASES}) == len(CASES) >= 800
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

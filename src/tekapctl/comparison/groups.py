@@ -160,10 +160,15 @@ def group(found: Iterable[Finished]) -> list[Group]:
 
 
 def baseline_of(groups: Sequence[Group], label: str | None = None) -> Group:
-    """The group that others are compared with: the one of a label, or else training alone, or else the first.
+    """The group that others are compared with: training alone, or else the first, unless one is named.
+
+    Args:
+        groups: The groups.
+        label: A group's label, the id of one of its runs, or a word with which one label alone begins or ends, in
+            upper or lower case.
 
     Raises:
-        UsageError: There is no such group.
+        UsageError: There is no such group, or there are several.
     """
     if label is None:
         alone = [each for each in groups if isinstance(each.first.spec, TeacherSpec)]
@@ -171,8 +176,17 @@ def baseline_of(groups: Sequence[Group], label: str | None = None) -> Group:
         return next((each for each in alone if each.first.spec.network in learners), groups[0])
     fitting = [each for each in groups if each.label == label or any(label == r.run.id for r in each.runs.values())]
     if not fitting:
-        raise UsageError(f"There is no group {label!r}.", f"Known: {', '.join(each.label for each in groups)}.")
+        fitting = [each for each in groups if label.casefold() in _short_names(each.label)]
+    if len(fitting) != 1:
+        problem = f"{len(fitting)} groups are called {label!r}." if fitting else f"There is no group {label!r}."
+        raise UsageError(problem, f"Name one of: {'; '.join(each.label for each in groups)}.")
     return fitting[0]
+
+
+def _short_names(label: str) -> set[str]:
+    """What a group may be called besides its label: the method, without data set, network and what differs else."""
+    method = label.rpartition(": ")[2]
+    return {method.casefold(), method.partition(", ")[0].casefold()}
 
 
 def _name(run: Run) -> str | None:

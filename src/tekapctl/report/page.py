@@ -8,7 +8,7 @@ from importlib import resources
 
 from tekapctl import __version__
 from tekapctl.comparison.groups import Group
-from tekapctl.comparison.table import Row, cells
+from tekapctl.comparison.table import COLUMNS, Row, cells
 from tekapctl.errors import TekapctlError
 from tekapctl.report import curves, drawing
 from tekapctl.report.curves import figure, how_made
@@ -43,7 +43,10 @@ def page(
         f"<h1>{escape(title)}</h1>",
         _lead(groups, baseline),
         opening,
-        _section("Accuracy", _table(rows, baseline) + _differences(rows, baseline)),
+        # A study has tested its contrasts already, with one correction for all: a second p-value would be another.
+        _section(
+            "Accuracy", _table(rows, baseline, tested=not opening) + ("" if opening else _differences(rows, baseline))
+        ),
         _section("Training", curves.training(groups)),
         _section("Diversity of the teachers", curves.diversity(groups)),
         *_networks(groups, baseline, looker, say),
@@ -93,17 +96,22 @@ def _lead(groups: Sequence[Group], baseline: Group) -> str:
     return f'<p class="lead">{escape(told)}</p>'
 
 
-def _table(rows: Sequence[Row], baseline: Group) -> str:
-    head, *body = cells(rows, baseline.label)
+def _table(rows: Sequence[Row], baseline: Group, *, tested: bool) -> str:
+    """The table of all groups; its differences and tests are left out if they stand elsewhere on the page."""
+    shown = None if tested else len(COLUMNS)
+    head, *body = (row[:shown] for row in cells(rows, baseline.label))
     columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     lines = []
     for row, line in zip(rows, body, strict=True):
         kind = ' class="base"' if row.label == baseline.label else ""
         lines.append(f"<tr{kind}>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>")
+    tests = (
+        "; differences are paired by seed, with 95 % intervals of Student's t; p is corrected after Holm for all "
+        "comparisons of the table"
+    )
     how = how_made(
-        "Mean and standard deviation over seeds of the last epoch; differences are paired by seed, with 95 % intervals "
-        "of Student's t; p is corrected after Holm for all comparisons of the table. The last epoch is what counts: "
-        "the best one was chosen with the test images."
+        f"Mean and standard deviation over seeds of the last epoch{tests if tested else ''}. The last epoch is what "
+        "counts: the best one was chosen with the test images."
     )
     table = f"<table><thead><tr>{columns}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return f'{how}<div class="wide">{table}</div>'

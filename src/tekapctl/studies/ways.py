@@ -21,7 +21,7 @@ def relevant(spec: StudentSpec) -> StudentSpec:
         tekap={level: {**table[level], **({"teachers": 0} if is_unmet else {})} for level, is_unmet in unmet.items()},
     )
     if not (found.tekap.logit.teachers or found.tekap.feature.teachers):
-        raise UsageError("The study's runs would have no augmented teachers.", "Leave out --no-tekap and --angular.")
+        raise UsageError("The study's runs would have no augmented teachers.", "Give --tekap, and leave out --angular.")
     return found
 
 
