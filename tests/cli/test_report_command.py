@@ -2,6 +2,9 @@
 
 import shutil
 
+from tekapctl.cli import report
+from tekapctl.comparison import groups
+from tekapctl.store.home import Home
 from test_report import parsed
 
 
@@ -34,3 +37,17 @@ def test_a_run_that_cannot_be_looked_at_costs_its_pictures_only(tekapctl, studen
         assert "Training" in words
     finally:
         shutil.rmtree(lost)
+
+
+def test_a_page_whose_name_is_no_text_is_written_and_told(tekapctl, student, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = tekapctl("report", student, "--output", "\udcff.html")
+    assert "\\udcff.html" in told.out
+    assert [path.name for path in tmp_path.iterdir()] == ["\udcff.html"]
+
+
+def test_what_is_no_text_or_steers_terminals_is_shown_in_a_page(tekapctl, student, tmp_path, monkeypatch):
+    monkeypatch.setenv("TEKAPCTL_HOME", str(tekapctl.home))
+    found = groups.group(groups.find(Home(tekapctl.home), [student], name=None, every=False, say=print))
+    report.write(found, None, tmp_path / "page.html", quiet=True, opening="<p>\udcff\x1b[31m\x9b\tx</p>")
+    assert "<p>\\udcff\\x1b[31m\\x9b\tx</p>" in (tmp_path / "page.html").read_text(encoding="utf-8")

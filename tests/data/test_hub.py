@@ -11,6 +11,7 @@ from PIL import Image
 from tekapctl.data import data_spec
 from tekapctl.data.hub import HubSet
 from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.store.network import no_network
 
 datasets = pytest.importorskip("datasets", reason="the extra hf is not installed")
 
@@ -139,6 +140,38 @@ def test_what_is_no_set_of_images_with_classes_is_refused(tmp_path, downloads):
     with pytest.raises(TekapctlError, match="hf:nothing could not be had"):
         HubSet.parse("hf:nothing").fetch(downloads, source=str(tmp_path / "nothing"))
     assert not [path for path in downloads.iterdir() if path.is_dir()]
+
+
+def test_a_set_stays_when_its_successor_is_damaged_or_not_there(tmp_path, downloads):
+    good = {"img": [encoded(1), encoded(2)] * 2, "label": [0, 1] * 2}
+    pets = HubSet.parse("hf:pets")
+    pets.fetch(downloads, source=str(publish(tmp_path / "good", train=dict(good))))
+    before = tree(downloads / "hf--pets")
+    one_class = publish(tmp_path / "one", train={"img": [encoded(1)] * 2, "label": [0, 0]})
+    cut = publish(tmp_path / "cut", train=dict(good))
+    (parquet,) = cut.glob("data/*")
+    parquet.write_bytes(parquet.read_bytes()[:100])
+    for source, words in (
+        (one_class, "1 folder of classes"),
+        (cut, "could not be had"),
+        (tmp_path / "no", "no folder"),
+    ):
+        with pytest.raises(TekapctlError, match=words):
+            pets.fetch(downloads, source=str(source))
+    with no_network("pets"):
+        with pytest.raises(TekapctlError, match="--offline forbids"):
+            pets.fetch(downloads, force=True)
+        pets.fetch(downloads)
+    assert tree(downloads / "hf--pets") == before
+    assert [path.name for path in downloads.iterdir() if path.suffix != ".lock"] == ["hf--pets"]
+
+
+def test_its_own_folder_is_a_source(tmp_path, downloads):
+    pets = HubSet.parse("hf:pets")
+    pets.fetch(downloads, source=str(publish(tmp_path / "good", train={"img": [encoded(1)] * 4, "label": [0, 1] * 2})))
+    before = tree(downloads / "hf--pets")
+    pets.fetch(downloads, source=str(downloads / "hf--pets"))
+    assert len(tree(downloads / "hf--pets")) == len(before)
 
 
 @pytest.mark.parametrize("reference", ["hf:", "hf:a/b/c", "hf:../x", "hf:a b", "hf:a/b@", "hf:a:b:c"])

@@ -73,7 +73,7 @@ def test_a_disk_too_small_for_a_fetch_leaves_no_half_teacher(tmp_path):
     folder = tmp_path / "files" / "vgg13_vanilla"
     folder.mkdir(parents=True)
     torch.save({"model": build("vgg13").state_dict()}, folder / "ckpt_epoch_240.pth")
-    with serving(tmp_path / "files") as server, small_disk(home, "50m"):
+    with serving(tmp_path / "files") as server, small_disk(home, "30m"):
         ended = run(home, "fetch", "vgg13", TEKAPCTL_MIRROR=f"{server.address}/ok")
         assert ended.code == 1
         assert "disk is full" in words(ended.err) or "No space left" in words(ended.err)

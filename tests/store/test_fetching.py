@@ -3,7 +3,9 @@
 import io
 import os
 import shutil
+import socket
 import tarfile
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -212,6 +214,36 @@ def test_without_the_network_nothing_is_asked(served, parts):
             get(f"{server.address}/ok/file", parts)
         assert server.requests == []
         get(f"{server.address}/ok/file", parts)
+
+
+def test_without_the_network_no_thread_connects_and_no_host_is_looked_up(served):
+    asked = []
+
+    def ask(call, *values):
+        try:
+            call(*values)
+        except UsageError:
+            asked.append(call.__name__)
+
+    with serving(served) as server, no_network("this"):
+        client = socket.socket()
+        calls = [
+            (client.connect, ("127.0.0.1", server.server_port)),
+            (client.connect_ex, ("127.0.0.1", server.server_port)),
+            (socket.getaddrinfo, "localhost", 80),
+            (socket.gethostbyname, "localhost"),
+            (socket.create_connection, ("localhost", server.server_port)),
+        ]
+        threads = [threading.Thread(target=ask, args=call) for call in calls]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        client.close()
+        first, second = socket.socketpair()  # processes of one machine may talk
+        first.close()
+        second.close()
+    assert len(asked) == len(calls)
 
 
 def test_a_mirror_of_the_users_own_is_asked_first(home, published, tmp_path, monkeypatch):
