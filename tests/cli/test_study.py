@@ -75,14 +75,16 @@ def test_studies_share_runs_and_measure_each_network_once(tekapctl, agreement, t
 def test_a_study_over_several_settings_judges_them_together(tekapctl, agreement):
     before = runs(tekapctl)
     over = ["--over", "data.train_fraction=[0.05, 0.1]"]
-    found = tekapctl("study", "agreement", *SETTING, *over, "--seeds", "1", "--json").json
+    found = tekapctl("study", "agreement", *SETTING[:-4], *SETTING[-2:], *over, "--seeds", "1", "--json").json
     assert len(runs(tekapctl) - before) == 3, "those of the one share are there, and so is the teacher"
     assert [arm["block"] for arm in found["arms"]] == 3 * ["train_fraction 0.05"] + 3 * ["train_fraction 0.1"]
     assert {each["difference"]["pairs"] for each in found["contrasts"]} == {2}
 
 
 def test_a_study_that_is_broken_off_says_how_it_goes_on(tekapctl):
-    words = ["study", "agreement", *SETTING, "--set", "temperature=3.0", "--epochs", "300"]
+    at = SETTING.index("--epochs") + 1
+    long = [*SETTING[:at], "300", *SETTING[at + 1 :]]
+    words = ["study", "agreement", *long, "--set", "temperature=3.0"]
     started = subprocess.Popen(
         [sys.executable, "-m", "tekapctl", *words],
         env=os.environ | {"TEKAPCTL_HOME": str(tekapctl.home), "OMP_NUM_THREADS": "1"},
@@ -125,7 +127,7 @@ def test_studies_are_listed_with_their_questions(tekapctl):
         (["controls", "--no-tekap"], "no augmented teachers"),
         (["controls", "--over", "data.train_fraction=0.1"], "no list of values"),
         (["controls", "--over", "data.colour=[1, 2]"], "colour: unknown field"),
-        (["perturbations", "--method", "sp"], "at the logit level"),
+        (["perturbations", "--method", "sp", "--tekap"], "at the logit level"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tekapctl, words, told):

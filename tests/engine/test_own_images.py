@@ -78,11 +78,11 @@ def test_a_run_begins_by_saying_what_it_trains(home, place, teachers):
     for words in (
         f"{len(listing.train)} training and {len(listing.test)} test images of 3 classes, 16x16 pixels, 1 channel",
         "30% for testing, chosen by a hash of their names",
-        "teacher:  resnet8 from newest finished run of resnet8",
-        "top-1 on the test images is",
-        "student:  resnet8, ",
-        "method:   kd, 3 augmented teachers at the logit level",
-        "loss:     1 cross-entropy + 2 KD (temperature 4)",
+        "teacher: resnet8 from newest finished run of resnet8",
+        "% on the test images",
+        "student: resnet8, ",
+        "method: kd, 3 augmented teachers at the logit level",
+        "loss: 1 cross-entropy + 2 KD (temperature 4)",
         "training: 1 epochs, batch size 16, learning rate 0.05, seed 0, cpu",
         "float32",
     ):

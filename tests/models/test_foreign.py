@@ -142,7 +142,7 @@ def test_factories_of_the_users_own(here):
         ("my_nets:large", {}, "cannot be imported"),
         ("my_nets:stubborn", {}, None),
         ("my_nets:convolutional", {}, "no linear layer at its end"),
-        ("my_nets:no_network", {}, "made int and no network"),
+        ("my_nets:no_network", {}, "made int, not a network"),
         ("resnet8", {"width": 3}, "takes no arguments"),
     ],
 )

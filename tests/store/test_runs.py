@@ -30,7 +30,7 @@ def test_a_run_appears_whole_and_held_by_its_process(runs):
         assert run.status == "running"
         assert (run.path / "spec.toml").read_text() == "seed = 3\n"
     assert run.status == "interrupted"
-    assert sorted(path.name for path in run.path.iterdir()) == [".lock", "spec.toml"]
+    assert sorted(path.name for path in run.path.iterdir()) == [".lock", "run.json", "spec.toml"]
 
 
 def test_what_a_dead_process_had_begun_is_swept_away(runs):
@@ -118,7 +118,7 @@ def test_the_lock_tells_running_from_interrupted(runs):
         with pytest.raises(TekapctlError, match="Another process"), run.lock():
             pass
     run.write_summary({"status": "finished"})
-    assert run.status == "finished"
+    assert run.status == "damaged", "a finished run has numbers"
     runs.remove(run)
     assert runs.all() == []
 
@@ -148,7 +148,7 @@ def test_looking_at_a_run_writes_nothing(runs):
     run = make(runs, "x")
     (run.path / ".lock").unlink()
     assert run.status == "interrupted"
-    assert [path.name for path in run.path.iterdir()] == ["spec.toml"]
+    assert sorted(path.name for path in run.path.iterdir()) == ["run.json", "spec.toml"]
 
 
 def test_a_failed_run_that_is_resumed_is_running(runs):

@@ -13,7 +13,7 @@ WAYS = {
     "logit": {"method": "kd"},
     "feature": {"method": "crd"},
     "both": {"method": "crd", "alpha": 1.0},
-    "other": {"method": "sp", "beta": 3000.0},
+    "other": {"method": "sp", "beta": 3000.0, "tekap": {"feature": {"teachers": 1}}},
 }
 
 NOT_FOR = {("perturbations", "feature"), ("perturbations", "other")}

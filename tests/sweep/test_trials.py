@@ -74,6 +74,7 @@ def test_a_run_whose_teacher_has_changed_since_does_not_count(folder):
     run = do(folder, made, first)
     weights = folder.home.runs / do(folder, made, teacher) / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    (weights.parent / "checksums.json").unlink()  # as where it was trained again
     standing = Ledger(folder.home).look(made)[first]
     assert standing.state == "waiting"
     assert standing.note == f"{run} does not count: the weights of its teacher resnet14 have changed since"
@@ -165,7 +166,7 @@ class BrokenSpec(MethodSpec):
 
 class Broken(Method):
     def loss(self, student, teacher, batch):
-        if "METHOD_IS_MENDED" not in os.environ:
+        if batch.step > 1 and "METHOD_IS_MENDED" not in os.environ:
             raise ZeroDivisionError("of the method")
         return (student.logits - teacher.logits).square().mean()
 """
@@ -177,11 +178,12 @@ def test_a_run_that_a_method_of_the_users_own_broke_has_failed_with_its_words(fo
     monkeypatch.setenv("TEKAPCTL_TRUSTED", "broken:BrokenSpec")
     made = plan({**SWEEP, "spec": {**SWEEP["spec"], "method": "broken:BrokenSpec"}, "grid": {"seed": [0]}})
     _, student = made.trials
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(TekapctlError, match="ZeroDivisionError: of the method"):
         do(folder, made, student)
     standing = Ledger(folder.home).look(made)[student]
-    assert (standing.state, standing.error) == ("failed", "ZeroDivisionError: of the method")
-    with pytest.raises(TekapctlError, match="failed before: ZeroDivisionError: of the method"):
+    assert standing.state == "failed"
+    assert "ZeroDivisionError: of the method" in str(standing.error)
+    with pytest.raises(TekapctlError, match=r"failed before: .*ZeroDivisionError: of the method"):
         do(folder, made, student)
     monkeypatch.setenv("METHOD_IS_MENDED", "1")
     assert do(folder, made, student, retry=True) == standing.run

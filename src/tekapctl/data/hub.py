@@ -172,8 +172,10 @@ class HubSet:
 def _described(folder: Path) -> str:
     """How many images a fetched set has, for the user; it must be a folder of classes."""
     found = images_under(folder)
-    if not any((folder / "train" / path.relative_to(folder).parts[1]).is_dir() for path in found):
-        raise UsageError(f"{folder} has no images in train/CLASS.", "Fetch it again with --force.")
+    names = [path.relative_to(folder).parts for path in found]
+    classes = {parts[1] for parts in names if parts[0] == "train" and len(parts) > 2}
+    if len(classes) < 2:
+        raise UsageError(f"{folder / 'train'} has {count(classes, 'folder')} of classes.", "Use another data set.")
     return count(found, "image")
 
 

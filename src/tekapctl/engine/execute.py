@@ -73,7 +73,7 @@ def execute(
         run = Run(home.runs / team.exchange(name)[0])
         for line in describe_run(setting):
             say(line)
-        say(f"run:      {run.id}")
+        say(f"run: {run.id}")
         return _train(run, setting, listener, say)
 
 
@@ -122,7 +122,7 @@ def resume(reference: str, home: Home, listener: Listener, say: Say, track: Sequ
         progress = setting.trainer.progress
         for line in describe_run(setting):
             say(line)
-        say(f"run:      {run.id}, after epoch {progress.epoch} of {setting.spec.total_epochs}, at step {progress.step}")
+        say(f"run: {run.id}, after epoch {progress.epoch} of {setting.spec.total_epochs}, at step {progress.step}")
         with team.united():
             if team.leads:
                 # What was measured after the checkpoint will be measured again.

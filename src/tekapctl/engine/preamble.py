@@ -22,13 +22,13 @@ def describe_run(setting: "Setting") -> list[str]:
     ]
     if isinstance(spec, StudentSpec) and setting.teacher_top1 is not None:
         for teacher in setting.teachers:
-            lines.append(f"teacher:  {teacher.model} from {teacher.reference.described}")
-        together = "its" if len(setting.teachers) == 1 else f"of all {len(setting.teachers)} teachers together,"
-        lines.append(f"          {together} top-1 on the test images is {100 * setting.teacher_top1:.2f} %")
-    role = "student: " if isinstance(spec, StudentSpec) else "network: "
-    lines.append(f"{role} {spec.network}, {parameters(setting.trainer.network):,} parameters")
+            lines.append(f"teacher: {teacher.model} from {teacher.reference.described}")
+        who = "teacher" if len(setting.teachers) == 1 else f"{len(setting.teachers)} teachers together"
+        lines.append(f"{who}: top-1 {100 * setting.teacher_top1:.2f} % on the test images")
+    role = "student" if isinstance(spec, StudentSpec) else "network"
+    lines.append(f"{role}: {spec.network}, {parameters(setting.trainer.network):,} parameters")
     if isinstance(spec, StudentSpec):
-        lines += [f"method:   {_method(spec)}", f"loss:     {_loss(spec)}"]
+        lines += [f"method: {_method(spec)}", f"loss: {_loss(spec)}"]
     precision = str(setting.trainer.precision).removeprefix("torch.")
     lines.append(
         f"training: {spec.total_epochs:,} epochs, batch size {spec.batch_size:,}, learning rate "

@@ -70,7 +70,7 @@ def execute_trials(spec: StudentSpec, count: int, home: Home, listener: Listener
             trials.append(_Trial(run, setting, trackers, keeper, Notes(run, Unheard() if number else listener)))
         for line in describe_run(first):
             say(line)
-        say(f"runs:     {', '.join(trial.run.id for trial in trials)}")
+        say(f"runs: {', '.join(trial.run.id for trial in trials)}")
         summaries = _fit(trials, say)
         return [summaries[trial.run.id] for trial in trials]
 
