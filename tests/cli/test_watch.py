@@ -116,7 +116,7 @@ def test_a_terminal_shows_a_table_that_is_redrawn(program):
 
 
 def test_what_cannot_be_watched_is_refused(program, tekapctl, teacher):
-    assert "no run 'latest'" in program.refuses("watch")
+    assert "There is no run yet" in program.refuses("watch")
     assert "--once" in tekapctl.refuses("watch", teacher, "--json")
     assert "finished, 6 of 6 epochs done" in tekapctl("watch", teacher, "--once").out
     assert "finished: top-1" in tekapctl("watch", teacher).err

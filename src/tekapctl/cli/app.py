@@ -34,7 +34,7 @@ from tekapctl.cli import (
     watch,
 )
 from tekapctl.cli.console import show_error
-from tekapctl.cli.once import give_options_once
+from tekapctl.cli.repeated import warn_of_repeated_options
 from tekapctl.errors import TekapctlError
 
 INTERRUPTED = 130
@@ -165,4 +165,4 @@ app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")
 app.add_typer(cache.app, name="cache")
 app.add_typer(sweep.app, name="sweep")
-give_options_once(app)
+warn_of_repeated_options(app)
