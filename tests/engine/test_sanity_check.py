@@ -129,6 +129,7 @@ def test_a_run_that_a_network_broke_says_where_and_goes_on_to_the_same_bits(home
     import sys
 
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TEKAPCTL_TRUSTED", "broken_net:net")
     spec = parse({**BASE, "kind": "teacher", "model": "broken_net:net", "batch_size": 32, "epochs": 2})
 
     def run(limit: int, work):

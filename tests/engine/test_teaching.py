@@ -16,6 +16,7 @@ from tekapctl.engine.teaching import CachedTeacher, LiveTeacher
 from tekapctl.engine.warming import open_cache, warm
 from tekapctl.models import build
 from tekapctl.models.folding import fold
+from tekapctl.models.normalization import Normalization
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
@@ -77,15 +78,16 @@ def test_weights_are_rounded_once_and_not_in_each_pass(home):
 
     for model in ("resnet14", "wrn_16_1"):
         network = build(model, 10, 1).eval()
+        network.normalization = Normalization((0.5,), (0.25,))
         live = LiveTeacher(network, batches, torch.bfloat16)
         casts.clear()
         with Count():
             said = live(batch)
         assert casts["aten._to_copy.default"] <= 2 + live.folding.kept, model
         assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
-        whole = place(fold(network, live.probe).network, CPU)
+        whole = place(fold(network, network.normalize(live.probe)).network, CPU)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            plain = whole.knowledge(batch.images)
+            plain = whole.knowledge(whole.normalize(batch.images))
         assert torch.equal(said.logits, plain.logits), model
         assert torch.equal(said.embedding, plain.embedding), model
 
