@@ -145,6 +145,16 @@ def test_damaged_files_are_left_out_or_named_wherever_they_are_met(tmp_path):
     assert len(stored.train) == len(splits.train)
 
 
+def test_names_that_are_not_utf8_are_streamed_as_from_memory(tmp_path):
+    make(tmp_path / "pictures" / "train", {"cat": 3, "dog": 3})
+    make(tmp_path / "pictures" / "test", {"cat": 1, "dog": 1})
+    picture = tmp_path / "pictures" / "train" / "cat" / "0.png"
+    picture.rename(picture.with_name(os.fsdecode(b"\xff.png")))
+    stored, streamed = (load(tmp_path / "pictures", tmp_path, stream=stream).train for stream in (False, True))
+    assert torch.equal(batches(stored).probe(6), batches(streamed).probe(6))
+    assert len(streamed.fingerprint) == 64
+
+
 def test_the_files_and_their_order_make_the_fingerprint(folder, tmp_path):
     train = load(folder, tmp_path, stream=True).train
     assert train.fingerprint == load(folder, tmp_path, stream=True).train.fingerprint

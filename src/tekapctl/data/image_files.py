@@ -1,6 +1,7 @@
 """Images that stay in their files until a batch asks for them."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -71,7 +72,7 @@ class ImageFiles:
         digest = hashlib.sha256(repr((self.channels, self.size, self.middle, self.repeated)).encode())
         for path in self.paths:
             found = Path(path).stat()
-            digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+            digest.update(b"%s\0%d\0%d\n" % (os.fsencode(path), found.st_size, found.st_mtime_ns))
         return digest.digest()
 
     def decode(self, number: int, crop: int | None = None) -> UInt8[Tensor, "c h w"]:
