@@ -36,8 +36,8 @@ def home(tmp_path_factory):
 
 
 def test_a_trial_is_the_run_of_its_seed_over_the_first_ones_batches(home):
-    options = [*STUDENT, "--epochs", "2", "--seed", "5"]
-    trials = run(home, *options, "--trials", "3").json
+    options = [*STUDENT, "--epochs", "2"]
+    trials = run(home, *options, "--seed", "5", "--trials", "3").json
     assert [trial["seed"] for trial in trials] == [5, 6, 7]
     # Both hold the seeds' weights and no seed, so that equal weights are equal files.
     weights = [(home / "runs" / trial["run"] / "weights.safetensors").read_bytes() for trial in trials]
