@@ -198,9 +198,11 @@ def prepared(served, tmp_path_factory) -> Iterator[Reader]:
 
 def as_typed(command: str, reader: Reader) -> list[str]:
     """A command with the reader's own words, runs and machine in it."""
+    runs = [path.name for path in sorted((reader.home / "runs").glob("2*"))]
+    # As a teacher, `latest` would be the latest teacher.
+    command = command.replace("--teacher RUN", f"--teacher {runs[-1]}")
     for word, own in sorted(WORDS.items(), key=lambda pair: -len(pair[0])):
         command = re.sub(rf"(?<![\w-]){re.escape(word)}(?![\w.=-])", own, command)
-    runs = [path.name for path in sorted((reader.home / "runs").glob("2*"))]
     teacher = next(name for name in runs if "-teacher-" in name)
     command = re.sub(r"\d{8}-\d{6}-teacher-[\w-]+", teacher, command)
     command = re.sub(r"\d{8}-\d{6}(?!.*-teacher-)[\w-]*", runs[-1], command)
@@ -240,4 +242,6 @@ def test_every_command_works(documented, prepared, tmp_path):
         words = as_typed(command, reader)
         if words[0] == "resume":
             interrupt(reader, words[1])
+        if words[:2] == ["sweep", "report"]:
+            reader("sweep", words[2])
         reader(*shortened(words))
