@@ -158,7 +158,8 @@ def _restore_state(run: Run, trainer: Trainer, state: dict[str, Any]) -> tuple[i
     try:
         trainer.restore(state)
         epoch, step = int(trainer.progress.epoch), int(trainer.progress.step)
-        if not (0 <= epoch <= trainer.spec.total_epochs and 0 <= step < max(1, len(trainer.train_batches))):
+        # A checkpoint after the last step of an epoch comes before its test.
+        if not (0 <= epoch <= trainer.spec.total_epochs and 0 <= step <= len(trainer.train_batches)):
             raise ValueError(f"it is of step {step} after epoch {epoch}")
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
