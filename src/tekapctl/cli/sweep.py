@@ -122,7 +122,7 @@ def report_sweep(
     if output is not None:
         output = report.writable(output, force=force)
     home = sweeping.home()
-    found = finished_groups(plan, sweeping.look(plan, SweepFolder(home, plan.name)), home)
+    found = finished_groups(plan, sweeping.look(plan, SweepFolder(home, plan.name)), home, console.say)
     if as_json or output is None:
         compare.show(found, baseline, "json" if as_json else "terminal")
     if output is not None:

@@ -117,23 +117,18 @@ def find(
     """
     runs = Runs(home.runs)
     found: list[Finished] = []
-    for reference in references:
-        named = _finished(runs.find(reference))
-        if named is None:
-            raise UsageError(f"The run {reference} is not finished.", "Leave it out, or `tekapctl resume` it.")
-        found.append(named)
+    found.extend(read_finished(runs.find(reference)) for reference in references)
     if every or name is not None:
         known = {each.run.id for each in found}
         for run in runs.all():
             if run.id in known or not (every or _name(run) == name):
                 continue
+            if run.status in ("running", "interrupted", "failed"):
+                continue
             try:
-                one = _finished(run)
+                found.append(read_finished(run))
             except UsageError as error:
                 say(f"left out {run.id}: {error.problem}")
-                continue
-            if one is not None:
-                found.append(one)
     if not found:
         raise UsageError(
             "There are no finished runs to compare.", "Name runs of `tekapctl runs list`, --name or --all."
@@ -197,14 +192,19 @@ def _name(run: Run) -> str | None:
         return None
 
 
-def _finished(run: Run) -> Finished | None:
+def read_finished(run: Run) -> Finished:
+    """A finished run with its spec and summary.
+
+    Raises:
+        UsageError: It is not finished, or its files are damaged.
+    """
     if (problem := run.summary_problem()) is not None:
         raise UsageError(
             f"The summary of the run {run.id} is damaged: {problem}.", "`tekapctl resume` it, or leave it out."
         )
     summary = run.summary()
     if run.status != "finished" or summary is None:
-        return None
+        raise UsageError(f"The run {run.id} is not finished.", "Leave it out, or `tekapctl resume` it.")
     return Finished(run, load_of_run(run.path), summary)
 
 

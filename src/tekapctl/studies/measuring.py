@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from tekapctl import __version__
-from tekapctl.comparison.groups import Finished
+from tekapctl.comparison.groups import read_finished
 from tekapctl.engine.measure import measure
 from tekapctl.engine.prepare import Say
+from tekapctl.errors import TekapctlError
 from tekapctl.robustness.request import Request
-from tekapctl.spec import load_of_run
 from tekapctl.store.files import write_whole
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
@@ -30,7 +30,7 @@ def measured_runs(
 ) -> dict[str, dict[int, Measured]]:
     """The finished runs of a study, by what they are called in its sweep and by seed, with what is measured of them.
 
-    What was measured once is kept in the run's folder, for all studies.
+    What was measured once is kept in the run's folder, for all studies. A damaged run is left out.
 
     Args:
         planned: The study.
@@ -48,12 +48,17 @@ def measured_runs(
     for number, digest in enumerate(wanted):
         trial, run = plan.trials[digest], Run(home.runs / str(finished[digest]))
         evaluation = None
+        try:
+            one = read_finished(run)
+            if design.request is not None:
+                evaluation = _evaluation(run, trial.label, design.request, design.limit, home, say)
+        except TekapctlError as error:
+            say(f"left out {run.id}: {error.problem}")
+            continue
         if design.request is not None:
-            evaluation = _evaluation(run, trial.label, design.request, design.limit, home, say)
             report(number + 1, len(wanted))
         if design.counts_macs and trial.group not in costs:
             costs[trial.group] = cost_of(trial, home)
-        one = Finished(run, load_of_run(run.path), run.summary() or {})
         found[trial.group][trial.spec.seed] = Measured(one, evaluation, *costs.get(trial.group, (None, None)))
     return found
 

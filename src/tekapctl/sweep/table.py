@@ -2,13 +2,12 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tekapctl.comparison.groups import Finished, Group
+from tekapctl.comparison.groups import Group, read_finished
 from tekapctl.errors import UsageError
-from tekapctl.spec import load_of_run
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
 from tekapctl.sweep.plan import Plan
@@ -69,8 +68,16 @@ def rows(plan: Plan, standings: Mapping[str, Standing]) -> list[Row]:
     return found
 
 
-def finished_groups(plan: Plan, standings: Mapping[str, Standing], home: Home) -> list[Group]:
+def finished_groups(
+    plan: Plan, standings: Mapping[str, Standing], home: Home, say: Callable[[str], None]
+) -> list[Group]:
     """The finished runs of a sweep, in its groups.
+
+    Args:
+        plan: The sweep.
+        standings: How its trials stand.
+        home: Where the runs are.
+        say: Is told of each run that is left out, and why.
 
     Raises:
         UsageError: There are none.
@@ -81,8 +88,10 @@ def finished_groups(plan: Plan, standings: Mapping[str, Standing], home: Home) -
         for digest in digests:
             standing = standings[digest]
             if standing.state == "finished" and standing.run is not None:
-                run = Run(home.runs / standing.run)
-                runs[plan.trials[digest].spec.seed] = Finished(run, load_of_run(run.path), run.summary() or {})
+                try:
+                    runs[plan.trials[digest].spec.seed] = read_finished(Run(home.runs / standing.run))
+                except UsageError as error:
+                    say(f"left out {standing.run}: {error.problem}")
         if runs:
             groups.append(Group(label, runs))
     if not groups:
