@@ -164,7 +164,17 @@ def test_a_dry_run_shows_the_plan_and_its_cost_and_starts_nothing(home, file):
     assert not (home / "runs").exists()
 
 
-def test_jobs_of_a_cluster_carry_out_a_sweep(home, file):
+SHADOW = """import pathlib, sys
+if any("submitit" in word for word in sys.orig_argv):
+    pathlib.Path(__file__).with_name("ran").touch()
+raise ImportError("this is not the installed module")
+"""
+
+
+def test_jobs_of_a_cluster_carry_out_a_sweep(home, file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # Jobs import this module; one of the working folder does not take the installed one's place.
+    (tmp_path / "typing_extensions.py").write_text(SHADOW)
     text = SWEEP.replace("EPOCHS", "1").replace("[0, 1]", "[0]")
     file.write_text(text.replace(', { label = "alone", kind = "teacher" }', ""))
     pytest.importorskip("submitit", reason="the extra slurm is not installed")
@@ -176,6 +186,7 @@ def test_jobs_of_a_cluster_carry_out_a_sweep(home, file):
     assert set(states(sweep(home, "status", file, "--json")).values()) == {"finished"}
     assert len(list(home.glob("runs/*"))) == 2, "students found their teacher, or waited for it"
     assert "0 jobs" in sweep(home, file, "--on", "local-jobs").err
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_job_that_is_preempted_goes_on_and_one_that_is_cancelled_does_not(home, file):
@@ -251,6 +262,7 @@ def test_a_slurm_cluster_is_told_what_waits_for_what(home, file, tmp_path, accou
     assert "array=0-2%3" in first
     assert {"array=0-1%2", "dependency=afterany:100_0"} <= students
     assert not [line for line in first if line.startswith("dependency")]
+    assert all(" -P -u -m submitit" in text for text in scripts.values())
     again = sweep(home, file, "--on", "slurm", **path)
     assert "0 jobs were handed over" in again.err
     assert sweep(home, "cancel", file, "--json", **path).json["jobs"] == 5
@@ -258,6 +270,17 @@ def test_a_slurm_cluster_is_told_what_waits_for_what(home, file, tmp_path, accou
     if accounts == "squeue":
         assert "5 jobs were handed over" in sweep(home, file, "--on", "slurm", **path).err
     assert "partitoin" in refuses(home, file, "--on", "slurm", "--slurm", "partitoin=x", **path)
+
+
+DEEP = ".".join("a" * 3000)
+
+
+@pytest.mark.parametrize(
+    "text", [f"[grid.{DEEP}]\nb = [1]", f"[grid]\narm = [{{{DEEP} = 1}}]", f"[spec.{DEEP}]\nb = 1\n[grid]\nseed = [0]"]
+)
+def test_a_file_of_deeply_nested_tables_is_refused(home, file, text):
+    file.write_text(f'name = "deep"\n{text}\n')
+    assert "nested too deeply" in refuses(home, "--dry-run", file)
 
 
 def test_what_cannot_be_is_refused_in_words(home, file, tmp_path):

@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from tekapctl.sweep.trial import carry_out
 
 Cluster = Literal["slurm", "local-jobs"]
 _EXECUTORS: dict[Cluster, str] = {"slurm": "slurm", "local-jobs": "local"}
+_SAFE_PATH = "PYTHONSAFEPATH"
+"""What Python's option -P is called in the environment; submitit starts its own processes without the option."""
 _MINUTES = 24 * 60
 """Time of a job, where nothing is said of it; a run that takes longer goes on in another job."""
 _TIMES = 1000
@@ -177,7 +180,9 @@ def _executor(
     submitit = require("slurm", "submitit")
     try:
         times = {f"{kind}_max_num_timeout": _TIMES for kind in _EXECUTORS.values()}
-        executor = submitit.AutoExecutor(folder.path / "submitit", cluster=_EXECUTORS[on], **times)
+        # -P: a file in the working folder takes no installed module's place.
+        python = {f"{kind}_python": f"{shlex.quote(sys.executable)} -P" for kind in _EXECUTORS.values()}
+        executor = submitit.AutoExecutor(folder.path / "submitit", cluster=_EXECUTORS[on], **times, **python)
     except RuntimeError:
         raise UsageError("This machine has no srun: it is no part of a Slurm cluster.", "Leave out --on.") from None
     given: dict[str, Any] = {"timeout_min": _MINUTES, "gpus_per_node": 1 if on == "slurm" else 0}
@@ -219,10 +224,15 @@ def _hand_over(executor: Any, plan: Plan, folder: SweepFolder, part: Sequence[st
 
 @contextmanager
 def _apart(processes: bool) -> Iterator[None]:
-    """Have processes that are started now hold none of this one's input and output: they are there for longer."""
+    """Have processes that are started now hold none of this one's input and output: they are there for longer.
+
+    Nor is the working folder the first place where they look for modules.
+    """
     if not processes:
         yield
         return
+    safe = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
     sys.stdout.flush()
     nothing = os.open(os.devnull, os.O_RDWR)
     kept = [os.dup(number) for number in range(3)]
@@ -235,6 +245,10 @@ def _apart(processes: bool) -> Iterator[None]:
             os.dup2(own, number)
             os.close(own)
         os.close(nothing)
+        if safe is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = safe
 
 
 def _jobs(folder: SweepFolder) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class SweepFolder:
         """
         for key, trial in plan.trials.items():
             path, text = self.trial_file(key), json.dumps(described(trial), indent=2) + "\n"
-            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            if not path.is_file() or path.read_bytes() != text.encode():
                 write_whole(path, text.encode())
         for path in (self.path / "logs", self.path / "problems"):
             make_folder(path)
@@ -71,7 +71,7 @@ class SweepFolder:
         """Why a trial came to nothing before there was a run, if it did."""
         try:
             return self.problem_file(digest).read_text(encoding="utf-8").strip() or None
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             return None
 
     def write_problem(self, digest: str, text: str) -> None:
@@ -158,7 +158,7 @@ def read_trial(path: Path) -> Trial:
     """
     try:
         return restored(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path} describes no trial: {error}.", "Start the sweep again.") from None
 
 

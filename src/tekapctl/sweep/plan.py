@@ -107,7 +107,12 @@ def read(path: Path, datasets: Path) -> Plan:
             f"There is no sweep file {str(path)!r}.",
             "Name a TOML file; `tekapctl sweep status`, `cancel` and `report` take one too.",
         )
-    return plan(read_file(path), datasets)
+    try:
+        return plan(read_file(path), datasets)
+    except RecursionError:
+        raise UsageError(
+            f"The tables in {path} are nested too deeply.", "docs/sweeps.md says what it may hold."
+        ) from None
 
 
 def plan(table: Mapping[str, Any], datasets: Path, *, by_network: bool = True) -> Plan:
