@@ -54,8 +54,10 @@ def test_runs_that_begin_at_once_do_not_sweep_each_other_away(runs):
 
 
 def test_ids_sort_by_age_though_the_clock_goes_backwards(runs):
-    (runs.folder / "29990101-000000-from-a-wrong-clock-aaaa").mkdir(parents=True)
+    wrong = make(runs, "x").path.rename(runs.folder / "29990101-000000-from-a-wrong-clock-aaaa")
+    (wrong / "run.json").write_text(json.dumps({"run": wrong.name}))
     made = make(runs, "zz")
+    assert made.id.startswith("29990101-000001-")
     assert runs.find("latest") == made
 
 
@@ -175,3 +177,12 @@ def test_a_line_cut_off_by_a_crash_is_left_out(runs):
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"epoch": 2})[:-3])
     assert run.metrics() == [{"epoch": 1}]
+
+
+def test_a_folder_of_the_users_own_is_not_the_latest_run(runs):
+    made = make(runs, "x")
+    (runs.folder / "29990101-000000-notes").mkdir()
+    assert runs.find("latest") == made
+    later = make(runs, "a")
+    assert later.id < "2999"
+    assert runs.find("latest") == later

@@ -1,6 +1,8 @@
 """Check a run's files against their checksums and against each other."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,12 @@ class Verified:
 
 def verify(run: Run) -> Verified:
     """Read all of a run's files, and hold them to their checksums."""
+    checks: list[Callable[[Run], int]] = [_spec, _summary, _metrics, _checksums]
+    checks += [partial(_weights, name=name) for name in (run.weights.name, "best.safetensors")]
+    checks += [partial(_checkpoint, path=path) for path in sorted(run.checkpoints.glob("*.state"))]
     problems: list[str] = []
     checked = 0
-    for check in (_spec, _summary, _metrics, _weights, _checkpoints):
+    for check in checks:
         try:
             checked += check(run)
         except TekapctlError as error:
@@ -59,6 +64,8 @@ def _summary(run: Run) -> int:
 def _metrics(run: Run) -> int:
     path = run.path / "metrics.jsonl"
     if not path.exists():
+        if (run.summary() or {}).get("status") == "finished":
+            raise TekapctlError("metrics.jsonl is missing.")
         return 0
     try:
         lines = sum(1 for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
@@ -69,31 +76,41 @@ def _metrics(run: Run) -> int:
     return 0
 
 
-def _weights(run: Run) -> int:
+def _checksums(run: Run) -> int:
+    if run.has_damaged_checksums:
+        raise TekapctlError("checksums.json is damaged, so that the weights cannot be checked.")
+    return 0
+
+
+def _weights(run: Run, name: str) -> int:
     from tekapctl.store.weights import read_metadata
 
-    summary = run.summary() or {}
-    if summary.get("status") == "finished" and not run.weights.is_file():
-        raise TekapctlError(f"{run.weights.name} is missing.")
-    found = [path for path in (run.weights, run.path / "best.safetensors") if path.is_file()]
-    for path in found:
-        run.check_weights(path)
-        stated = _number(read_metadata(path).get("top1"))
-        key = "last_top1" if path == run.weights else "best_top1"
-        if summary.get("status") == "finished" and (stated is None or abs(stated - summary[key]) > TOLERANCE):
-            raise TekapctlError(f"{path.name} states another top-1 than the summary.")
-    return len(found)
+    summary, path = run.summary() or {}, run.path / name
+    is_finished = summary.get("status") == "finished"
+    if not path.is_file():
+        if is_finished and path == run.weights:
+            raise TekapctlError(f"{name} is missing.")
+        return 0
+    run.check_weights(path)
+    stated = _number(read_metadata(path).get("top1"))
+    key = "last_top1" if path == run.weights else "best_top1"
+    if is_finished and (stated is None or not abs(stated - summary[key]) <= TOLERANCE):
+        raise TekapctlError(f"{name} states another top-1 than the summary.")
+    return 1
 
 
-def _checkpoints(run: Run) -> int:
+def _checkpoint(run: Run, path: Path) -> int:
     import torch
 
     from tekapctl.engine import checkpoint
 
-    paths: list[Path] = sorted(run.checkpoints.glob("*.state"))
-    for path in paths:
+    try:
         checkpoint.read(path, torch.device("cpu"))
-    return len(paths)
+    except TekapctlError:
+        if not path.exists():
+            return 0  # the run goes on, and has dropped it for a newer one
+        raise
+    return 1
 
 
 def _number(text: str | None) -> float | None:

@@ -73,7 +73,10 @@ class Run:
         # A failed run that is resumed keeps its summary until training begins; hence the lock comes before it.
         if self._ended() == "finished":
             return "finished"
-        if is_held(self.path / ".lock"):
+        lock = self.path / ".lock"
+        if os.path.lexists(lock) and not os.access(lock, os.R_OK):
+            return "unknown"
+        if is_held(lock):
             return "running"
         # Between the first look and the second the run may have ended.
         return self._ended() or "interrupted"
@@ -92,7 +95,7 @@ class Run:
         if _moment(self.id) is None:
             return False
         mark = self._read_table(_MARK)
-        return mark is None or mark.get("run") == self.id
+        return self.kind() is not None if mark is None else mark.get("run") == self.id
 
     def kind(self) -> str | None:
         """`teacher` or `student`, as its spec says; None if the spec is damaged."""
@@ -157,6 +160,14 @@ class Run:
                 f"The weights in {path} are damaged: their checksum is not the one that was written with them.",
                 f"Train the run again; `tekapctl runs verify {self.id}` checks all of its files.",
             )
+
+    @property
+    def has_damaged_checksums(self) -> bool:
+        """Whether there are checksums that cannot be read, so that weights are not compared with theirs."""
+        if not os.path.lexists(self.path / _CHECKSUMS):
+            return False
+        found = self._read_table(_CHECKSUMS)
+        return found is None or not all(map(_are_texts, found.values()))
 
     def _checksums(self) -> dict[str, list[str]]:
         found = self._read_table(_CHECKSUMS) or {}
@@ -242,6 +253,10 @@ def _moment(name: str) -> datetime | None:
         return datetime.strptime(name[:_STAMP_LENGTH], _TIME) if _STAMP.match(name) else None
     except ValueError:
         return None
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value)
 
 
 def _is_number(value: object) -> bool:

@@ -96,8 +96,11 @@ class Ledger:
         ranked: list[tuple[int, Standing]] = []
         for run in runs:
             found = run.status
+            if found == "unknown":
+                stale = f"{run.id} does not count: this user may not read it"
+                continue
             # A run whose summary was damaged goes on from its checkpoint, which writes it anew.
-            status: State = "interrupted" if found == "damaged" or found == "unknown" else found
+            status: State = "interrupted" if found == "damaged" else found
             if status != "running" and (changed := self._changed(trial, run)):
                 stale = f"{run.id} does not count: {changed}"
                 continue

@@ -33,3 +33,18 @@ def another_student(here: Path) -> None:
     (run / "summary.json").unlink()
     spec = run / "spec.toml"
     spec.write_text(spec.read_text().replace('student = "resnet8"', 'student = "resnet20"'))
+
+
+@maker
+def run_without_metrics(here: Path) -> None:
+    """The newest run without its metrics."""
+    (newest(here) / "metrics.jsonl").unlink()
+
+
+@maker
+def run_with_an_unreadable_lock(here: Path) -> None:
+    """The newest run, unfinished, whose lock not even the superuser can open."""
+    run = newest(here)
+    (run / "summary.json").unlink()
+    (run / ".lock").unlink()
+    (run / ".lock").symlink_to(run / ".lock")
