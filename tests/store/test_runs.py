@@ -20,7 +20,7 @@ def runs(tmp_path) -> Runs:
 
 def make(runs: Runs, label: str) -> Run:
     """A run that its process has left."""
-    with runs.start(label, {"spec.toml": "seed = 0\n"}) as run:
+    with runs.start(label, {"spec.toml": 'kind = "student"\n'}) as run:
         return run
 
 

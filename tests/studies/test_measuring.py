@@ -8,9 +8,10 @@ import pytest
 from summaries import plain_summary
 from tekapctl.spec import dumps, parse
 from tekapctl.store.home import Home
+from tekapctl.store.runs import Run
 from tekapctl.studies import planning
 from tekapctl.studies.measuring import measured_runs
-from tekapctl.sweep.state import Standing
+from tekapctl.sweep.state import Ledger, Standing
 from tekapctl.sweep.table import finished_groups
 
 
@@ -68,3 +69,20 @@ def test_a_run_that_cannot_be_measured_is_left_out_of_a_study(finished):
     found = measured_runs(planned, {digest: Standing("finished", run.name)}, home, told.append, lambda *_: None)
     assert not any(found.values())
     assert told[-1].startswith(f"left out {run.name}: ")
+
+
+def test_of_a_trials_runs_those_that_cannot_be_read_do_not_count(finished):
+    home, planned, standings = finished
+    digest, trial = next(iter(planned.plan.trials.items()))
+    run = Run(home.runs / standings[digest].run)
+    assert Ledger(home).one(digest, trial, [run]).state == "finished"
+    (run.path / "spec.toml").write_text("")
+    found = Ledger(home).one(digest, trial, [run])
+    assert (found.state, found.run) == ("waiting", None)
+    assert "its spec cannot be read" in found.note
+    (run.path / "spec.toml").write_text(dumps(trial.spec))
+    (run.path / "summary.json").unlink()
+    (run.path / ".lock").symlink_to(run.path / ".lock")  # even the superuser cannot open it
+    found = Ledger(home).one(digest, trial, [run])
+    assert (found.state, found.run) == ("waiting", None)
+    assert "may not read it" in found.note

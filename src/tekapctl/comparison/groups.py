@@ -203,6 +203,10 @@ def read_finished(run: Run) -> Finished:
             f"The summary of the run {run.id} is damaged: {problem}.", "`tekapctl resume` it, or leave it out."
         )
     summary = run.summary()
+    if run.kind() is None:
+        raise UsageError(
+            f"The spec of the run {run.id} is damaged.", f"`tekapctl runs verify {run.id}` says what is wrong."
+        )
     if run.status != "finished" or summary is None:
         raise UsageError(f"The run {run.id} is not finished.", "Leave it out, or `tekapctl resume` it.")
     return Finished(run, load_of_run(run.path), summary)

@@ -72,7 +72,7 @@ class Run:
             return "unknown"
         # A failed run that is resumed keeps its summary until training begins; hence the lock comes before it.
         if self._ended() == "finished":
-            return "finished"
+            return "finished" if self.kind() else "damaged"
         lock = self.path / ".lock"
         if os.path.lexists(lock) and not os.access(lock, os.R_OK):
             return "unknown"

@@ -99,6 +99,9 @@ class Ledger:
             if found == "unknown":
                 stale = f"{run.id} does not count: this user may not read it"
                 continue
+            if found == "damaged" and run.kind() is None:
+                stale = f"{run.id} does not count: its spec cannot be read here"
+                continue
             # A run whose summary was damaged goes on from its checkpoint, which writes it anew.
             status: State = "interrupted" if found == "damaged" else found
             if status != "running" and (changed := self._changed(trial, run)):
