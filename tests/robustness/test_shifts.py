@@ -14,7 +14,7 @@ from tekapctl.robustness.corruptions import CORRUPTIONS, Corruption
 from tekapctl.robustness.measuring import measure_shifts
 from tekapctl.robustness.occlusion import Occlusion
 from tekapctl.robustness.request import Request
-from tekapctl.robustness.shift import Normalisation, Seen, Shift
+from tekapctl.robustness.shift import Seen, Shift
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
 
@@ -37,7 +37,7 @@ def seen(splits, tmp_path_factory) -> Seen:
         for batch in trainer.batches():
             trainer.take(batch)
         trainer.end_epoch()
-    return Seen(trainer.network.eval(), Normalisation.of(splits.test, CPU))
+    return Seen(trainer.network.eval())
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,10 @@ def loss(seen: Seen, pixels, labels) -> float:
         return F.cross_entropy(seen.logits(pixels), labels).item()
 
 
-def test_normalised_images_are_pixels_again(splits, pixels):
-    found = Normalisation.of(splits.test, CPU)
-    torch.testing.assert_close(found.pixels(found.images(pixels)), pixels)
+def test_a_network_sees_the_normalised_pixels(seen, splits, pixels):
+    with torch.no_grad():
+        images = seen.network.normalize(splits.test.images[:100])
+        torch.testing.assert_close(seen.logits(pixels), seen.network(images).float())
 
 
 def test_attacks_stay_in_bounds_and_are_the_stronger_the_harder_they_try(seen, splits, pixels):

@@ -43,9 +43,12 @@ INTERRUPTED = 130
 class ErrorBoundary(TyperGroup):
     """Turns the program's own errors into a sentence, a next step and an exit code."""
 
+    debug = False
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Accept the program's own options behind a command too, and trust the code that the arguments name."""
         trust.allow_named_in(args)
+        self.debug = "--debug" in args
         own = [arg for arg in args if arg in ("--debug", "--trust-code")]
         return super().parse_args(ctx, [*own, *(arg for arg in args if arg not in own)])
 
@@ -55,22 +58,23 @@ class ErrorBoundary(TyperGroup):
         try:
             return super().main(*args, **kwargs)
         except TekapctlError as error:  # before there is a command: its options, or its help
+            if self.debug:
+                raise
             show_error(error.problem, error.remedy)
             sys.exit(error.exit_code)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        debug = bool(ctx.params.get("debug"))
         try:
             return super().invoke(ctx)
         except TekapctlError as error:
-            if debug:
+            if self.debug:
                 raise
             if not error.is_told:
                 show_error(error.problem, error.remedy)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            if debug:
+            if self.debug:
                 raise
             show_error(
                 "Interrupted.",
@@ -80,7 +84,7 @@ class ErrorBoundary(TyperGroup):
         except (typer.Exit, typer.Abort):
             raise
         except OSError as error:
-            if debug:
+            if self.debug:
                 raise
             show_error(f"The system refused: {_in_full(error)}.", _remedy(error))
             raise typer.Exit(1) from None
