@@ -4,6 +4,7 @@ A fork server imports everything once; each run of the program is a child of it,
 """
 
 import contextlib
+import functools
 import importlib
 import io
 import multiprocessing
@@ -12,21 +13,27 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 
 from result import Result
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        "tekapctl.cli.app",
-        "tekapctl.data.hub",
-        "tekapctl.engine.execute",
-        "tekapctl.store.teachers",
-        "torch._dynamo",
-        "torchvision.datasets",
-    ]
-)
+
+
+@functools.cache
+def _start_server() -> None:
+    """Start the fork server where it finds `preloaded`: it does not take over this process's `sys.path`."""
+    CONTEXT.set_forkserver_preload(["preloaded"])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), before]))
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 class Started:
@@ -48,6 +55,7 @@ class Started:
         variables: dict[str, str],
         before: Callable[[], None] | None = None,
     ):
+        _start_server()
         files.mkdir(parents=True, exist_ok=True)
         self.out, self.err = files / "out", files / "err"
         for file in (self.out, self.err):
@@ -87,8 +95,8 @@ def _run(
     os.dup2(os.open(out, os.O_WRONLY | os.O_TRUNC), 1)
     os.dup2(os.open(err, os.O_WRONLY | os.O_TRUNC), 2)
     sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(n, "wb", 0), write_through=True) for n in (1, 2))
+    from preloaded import COMMAND
     from tekapctl.cli import console
-    from tekapctl.cli.app import app
 
     importlib.reload(console)  # it has looked at the output and the environment
     with contextlib.suppress(KeyError):
@@ -96,7 +104,7 @@ def _run(
     sys.argv = ["tekapctl", *arguments]
     if before:
         before()
-    app(list(arguments))
+    COMMAND(list(arguments))
 
 
 def start(home: Path, *arguments: str, **variables: str) -> Started:

@@ -2,7 +2,6 @@
 that a file claims."""
 
 import hashlib
-import resource
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -12,13 +11,10 @@ import pytest
 from program import Started, run
 from reliability.case import Case, filled, read_cases
 from reliability.inputs import MAKERS, load_all
+from reliability.limit import limit
 
 load_all()
 CASES = list(read_cases())
-MEMORY = 1 << 30
-"""Bytes that a command may take beyond what the program itself has."""
-SECONDS = 60
-"""Of CPU time, for a command."""
 
 
 @pytest.fixture(scope="session")
@@ -33,14 +29,6 @@ def trained(tmp_path_factory) -> Path:
         done = run(home, *arguments)
         assert done.code == 0, done.err
     return home
-
-
-def limit() -> None:
-    """Whoever believes a lying size gets a MemoryError here instead of the machine's memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    ceiling = pages * resource.getpagesize() + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (ceiling, ceiling))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
 
 
 def digests(paths: list[Path]) -> list[str]:
