@@ -29,6 +29,7 @@ NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
 CRD = {"name": "crd", "negatives": 64}
 WAYS = {
     "teacher": {"kind": "teacher", "model": "resnet8"},
+    "dropout": {"kind": "teacher", "model": "timm:test_resnet", "model_args": {"drop_rate": 0.5}},
     "kd": {"method": "kd", "tekap": NO_TEKAP},
     "tekap-logit": {"method": "kd"},
     "tekap-mixing": {"method": "kd", "tekap": {"logit": {"perturbation": "mixing"}}},

@@ -20,6 +20,7 @@ from tekapctl.evaluation import predict, top_k
 from tekapctl.models import Network
 from tekapctl.parallel.gradients import Averaged
 from tekapctl.parallel.statistics import average_running
+from tekapctl.randomness import derive
 from tekapctl.spec import RunSpec
 
 
@@ -218,6 +219,9 @@ class Trainer:
 
     def take(self, batch: Batch) -> None:
         """Take the next step."""
+        # Dropout draws from PyTorch's own generator.
+        place = (self.progress.epoch, self.progress.step, batch.share.first)
+        torch.manual_seed(derive(self.spec.seed, "network", *place))
         self._sums.add(self.progress.step, self.step(batch), batch.share.samples(len(batch.labels)))
         self.progress.step += 1
 
