@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from conformance.test_losses import batch_of
+from conformance.inputs import batch_of
 from tekapctl.angular import AngularSpec, AngularViews, FeatureViews, inter_angle, intra_angle
 from tekapctl.engine.objective import Distillation
 from tekapctl.errors import UsageError

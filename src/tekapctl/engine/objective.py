@@ -13,7 +13,7 @@ from tekapctl.angular import AngularViews
 from tekapctl.data.batches import Batch
 from tekapctl.engine.clock import Clock, no_clock
 from tekapctl.knowledge import Knowledge, Needs
-from tekapctl.methods.kd import KD
+from tekapctl.methods.kd import KD, standardized
 from tekapctl.methods.method import Method, summed
 from tekapctl.tekap import LEVELS, AugmentedTeachers, Level, Tekap
 
@@ -177,21 +177,23 @@ class Distillation(Objective):
         return teacher
 
     def _method_loss(self, method: Method, learner: Knowledge, teacher: Knowledge, batch: Batch) -> Tensor:
-        augmented = self._augmented(teacher, batch, method.level)
+        augmented = self._augmented(teacher, batch, method.level, standardize=not method.standardizes_logits)
         with self.clock("method"), torch.autocast(batch.index.device.type, enabled=False):
             teacher = teacher.float()
             if self.first_stage:
                 return summed(method.first_loss, learner, teacher, augmented, batch)
-            if method.level == "logit":
+            if method.level == "logit" and not method.standardizes_logits:
                 learner, teacher = self._for_logit_loss(learner), self._for_logit_loss(teacher)
             return method.augmented_loss(learner, teacher, augmented, batch)
 
-    def _augmented(self, teacher: Knowledge, batch: Batch, level: Level) -> AugmentedTeachers:
+    def _augmented(
+        self, teacher: Knowledge, batch: Batch, level: Level, *, standardize: bool = True
+    ) -> AugmentedTeachers:
         with self.clock("TeKAP"), torch.no_grad():
             if level == "feature":
                 return self.tekap.augment_features(teacher, batch.step, batch.share.first)
             augmented = self.tekap.augment_logits(teacher, batch.step, batch.share.first, batch.labels)
-            if self.standardize_logits and augmented.logits is not None:
+            if standardize and self.standardize_logits and augmented.logits is not None:
                 strong = augmented.strong_logits
                 augmented = replace(
                     augmented,
@@ -205,12 +207,3 @@ class Distillation(Objective):
             return knowledge
         strong = None if knowledge.strong is None else self._for_logit_loss(knowledge.strong)
         return replace(knowledge, logits=standardized(knowledge.logits), strong=strong)
-
-
-def standardized(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
-    """Logits of mean 0 and deviation 1 over the classes.
-
-    Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024, algorithm 1.
-    """
-    logits = logits.float()
-    return (logits - logits.mean(-1, keepdim=True)) / (logits.std(-1, keepdim=True) + 1e-7)

@@ -77,6 +77,7 @@ class Pair:
         labels: The training set's labels; sample `i` of the set has label `labels[i]`.
         seed: The run's seed.
         steps_per_epoch: Steps of an epoch.
+        standardize_logits: Whether logit losses are to see logits of mean 0 and deviation 1.
     """
 
     student: Knowledge
@@ -84,6 +85,7 @@ class Pair:
     labels: Int[Tensor, " samples"]
     seed: int
     steps_per_epoch: int = 1
+    standardize_logits: bool = False
 
     def warm_up(self, epochs: int) -> WarmUp:
         """How a weight rises over the first epochs."""
@@ -102,6 +104,8 @@ class Method(nn.Module, ABC):
     first_stage_trains_student: ClassVar[bool] = True
     couples_samples: ClassVar[bool] = True
     """Whether the losses are more than means over samples, so that several processes must bring theirs together."""
+    standardizes_logits: ClassVar[bool] = False
+    """Whether it standardises logits by itself where the run asks for it, instead of getting standardised ones."""
     only_first_stage: ClassVar[bool] = False
     """Whether nothing of the method is left after its first stage."""
 
