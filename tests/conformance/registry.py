@@ -7,7 +7,7 @@ from typing import Any
 from conformance.vectors import Case
 
 Evaluator = Callable[[Case], Iterator[tuple[Any, ...]]]
-"""Computes what a case expects: the name of the expected value, ours, and the expected one if no value has that name."""
+"""Computes what a case expects: the value's name, ours, and the expected one where the case has none of that name."""
 _EVALUATORS: dict[str, Evaluator] = {}
 
 

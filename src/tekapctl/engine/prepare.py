@@ -354,7 +354,15 @@ def build_distillation(
         ours, theirs = (
             network.knowledge(network.normalize(probe), preactivations=True) for network in (learner, teacher.network)
         )
-        pair = Pair(ours, theirs, train.image_set.labels, seed, len(train), spec.standardize_logits)
+        pair = Pair(
+            ours,
+            theirs,
+            train.image_set.labels,
+            seed,
+            len(train),
+            standardize_logits=spec.standardize_logits,
+            teacher_norms=teacher.network.norms_before_relu(),
+        )
     learner.train()
     method = _build_method(spec, pair, teacher.model) if spec.beta else None
     if method is not None and method.only_first_stage and not (spec.gamma or spec.alpha):

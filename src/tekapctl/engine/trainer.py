@@ -122,6 +122,7 @@ class Trainer:
                 f"Nothing of the network {spec.network} can be trained: it has no parameter with requires_grad.",
                 "Let its factory leave the parameters that are to be trained unfrozen.",
             )
+        self._head = [p for module in network.head for p in module.parameters() if p.requires_grad]
         parameters = [p for module in (network, objective) for p in module.parameters() if p.requires_grad]
         settings = spec.optimizer
         self.optimizer: torch.optim.SGD
@@ -176,6 +177,10 @@ class Trainer:
             self._averaged.forget()
         self.objective.first_stage = epoch < first
         self.network.train(self.objective.trains_learner)
+        for module in self.network.head if self.objective.first_stage else ():
+            module.eval()
+        for parameter in self._head:
+            parameter.requires_grad_(not self.objective.first_stage)
         self.objective.train()
         if epoch == first > 0 and not self.progress.step:
             self.optimizer.state.clear()  # the first stage's momentum is not the run's

@@ -24,8 +24,8 @@ def pair_maps(student: Sequence[Map], teacher: Sequence[Map], *, first: int = 0,
     """Maps of both networks, the last with the last.
 
     The published codes pair them by number, for networks of as many stages; where one has more, its first ones are left
-    out. Of two maps of different sizes the larger is average-pooled to the smaller's, as attention transfer does, unless
-    the method brings them to one size by itself.
+    out. Of two maps of different sizes the larger is average-pooled to the smaller's, as attention transfer does,
+    unless the method brings them to one size by itself.
 
     Args:
         student: The student's maps, first to last.

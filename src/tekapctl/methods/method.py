@@ -77,6 +77,7 @@ class Pair:
         labels: The training set's labels; sample `i` of the set has label `labels[i]`.
         seed: The run's seed.
         steps_per_epoch: Steps of an epoch.
+        teacher_norms: The teacher's batch norms in front of its stages' ReLUs (`Network.norms_before_relu`).
         standardize_logits: Whether logit losses are to see logits of mean 0 and deviation 1.
     """
 
@@ -86,6 +87,7 @@ class Pair:
     seed: int
     steps_per_epoch: int = 1
     standardize_logits: bool = False
+    teacher_norms: tuple[nn.BatchNorm2d, ...] = ()
 
     def warm_up(self, epochs: int) -> WarmUp:
         """How a weight rises over the first epochs."""

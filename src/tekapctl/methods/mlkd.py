@@ -25,9 +25,10 @@ Temperatures = tuple[Temperature, ...]
 class MLKDSpec(MethodSpec):
     """MLKD's settings; the defaults are what the published code computes.
 
-    It masks the surer half of samples and of classes after the mean over them, which leaves the share of the others, one
-    half for even numbers, as a factor on the weak views' levels. It takes the weak views' divergence once more where the
-    strong views' was meant (`again_temperatures`). Where logits are standardised, only the divergences' are.
+    It masks the more confident half of samples and of classes after the mean over them, which leaves the share of the
+    others, one half for even numbers, as a factor on the weak views' levels. It takes the weak views' divergence once
+    more where the strong views' was meant (`again_temperatures`). Where logits are standardised, only the
+    divergences' are.
     """
 
     weights: ClassVar[Weights] = Weights(gamma=0.1, alpha=0.0, beta=0.9)
@@ -92,7 +93,7 @@ class MLKD(Method):
 
 
 def less_sure(count: int) -> float:
-    """The share of samples, or of classes, that are no surer than the median."""
+    """The share of samples, or of classes, whose confidence is not above the median."""
     return (count + 1) // 2 / count
 
 

@@ -1,6 +1,7 @@
 """What every network of the zoo can do."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -75,6 +76,15 @@ class Network(nn.Module, ABC):
     def classifier_layer(self) -> nn.Module:
         """The layer from embedding to logits."""
 
+    @property
+    def head(self) -> tuple[nn.Module, ...]:
+        """The modules behind the last stage, which a method's first stage leaves as they are."""
+        return (self.classifier_layer,)
+
+    def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:
+        """The last batch norm in front of the ReLU of each stage but the first; empty where that is not known."""
+        return ()
+
     def knowledge(
         self, images: Float[Tensor, "batch c h w"], *, stages: bool = True, preactivations: bool = False
     ) -> Knowledge:
@@ -108,6 +118,11 @@ class Network(nn.Module, ABC):
     def forward(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch classes"]:
         """The logits alone."""
         return self.knowledge(images, stages=False).logits
+
+
+def batch_norms(modules: Iterable[object]) -> tuple[nn.BatchNorm2d, ...]:
+    """The batch norms among some modules, in order."""
+    return tuple(module for module in modules if isinstance(module, nn.BatchNorm2d))
 
 
 def pool(maps: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c"]:

@@ -20,6 +20,7 @@ from tekapctl.methods.kdsvd import KDSVD
 from tekapctl.methods.maps import MapPair
 from tekapctl.methods.method import Method
 from tekapctl.methods.nst import NST
+from tekapctl.methods.ofd import OFDSpec
 from tekapctl.methods.reviewkd import Fusion, ReviewKDSpec, context_loss
 from tekapctl.methods.sp import similarity_loss
 from tekapctl.methods.vid import Predictor
@@ -33,9 +34,9 @@ def batch(maps: list[Tensor]) -> Any:
     return labelled(torch.zeros(len(maps[0]), dtype=torch.long))
 
 
-def built(spec: MethodSpec, student: Knowledge, teacher: Knowledge) -> Method:
+def built(spec: MethodSpec, student: Knowledge, teacher: Knowledge, norms: tuple[nn.BatchNorm2d, ...] = ()) -> Method:
     """A method for these networks, as a run builds it."""
-    method = spec.build(Pair(student, teacher, torch.zeros(4, dtype=torch.long), seed=0))
+    method = spec.build(Pair(student, teacher, torch.zeros(4, dtype=torch.long), seed=0, teacher_norms=norms))
     assert method is not None
     return method.train()
 
@@ -265,3 +266,27 @@ def fusion(x: Case) -> Found:
     out, fused = module(x.input, x.residual, x.output.shape[2:])
     yield "output", out
     yield "residual_out", fused
+
+
+@evaluates("ofd", "ofd_*")
+def ofd(x: Case) -> Found:
+    ours, theirs = own(x, "student"), own(x, "teacher")
+    student, teacher = of_maps(before=with_first(ours)), of_maps(before=with_first(theirs))
+    method = built(OFDSpec(), student, teacher, norms_of(x))
+    load(x, "connectors", method.connectors, "connectors.{}".format)
+    for number in range(len(ours)):
+        yield f"margin_{number}", getattr(method, f"margin_{number}")
+    loss = method.loss(student, teacher, batch(ours))
+    loss.backward()
+    yield "loss", loss
+    yield from gradients_to(ours)
+    yield from gradients_of(x, "connectors", method.connectors, "connectors.{}".format)
+
+
+def norms_of(x: Case) -> tuple[nn.BatchNorm2d, ...]:
+    """The teacher's batch norms."""
+    norms = []
+    for weight, bias in zip(x.all("teacher_bn_weight"), x.all("teacher_bn_bias"), strict=True):
+        norms.append(nn.BatchNorm2d(len(weight)))
+        norms[-1].weight.data, norms[-1].bias.data = weight, bias
+    return tuple(norms)
