@@ -22,7 +22,7 @@ from tekapctl.store.files import expand_user, sha256
 from tekapctl.store.home import Home
 from tekapctl.store.published import read_published
 from tekapctl.store.runs import Run, Runs
-from tekapctl.store.teachers import CATALOGUE, fetched
+from tekapctl.store.teachers import CATALOGUE, fetched, recorded
 from tekapctl.store.weights import MemoryBudget, classifier_shape, load_into, read_metadata, read_weights
 
 LARGEST_IMAGE = 1024
@@ -40,6 +40,7 @@ class Reference:
         path: The file of weights.
         described: What it is, for the user.
         run: The run that made it, if it is one of this home's.
+        digests: The SHA-256 that the file may have; empty if nothing is known of it.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Reference:
     run: Run | None = None
     is_library: bool = False
     """Whether a library brings the weights, and there is no file of ours."""
+    digests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,9 @@ def find(
     if name.endswith(_WEIGHTS_SUFFIXES) or ("/" in name and path.is_file()):
         if not path.is_file():
             raise UsageError(f"There is no checkpoint file {name!r}.", "Name a .safetensors or .pth file.")
-        return Reference(str(path.resolve()), path, f"checkpoint {path}")
+        run = Run(path.resolve().parent)
+        is_of_run = run.kind() is not None and path.name in (run.weights.name, "best.safetensors")
+        return Reference(str(path.resolve()), path, f"checkpoint {path}", run if is_of_run else None)
     if models.is_known(name):
         return _find_model(home, name, dataset if data is None else data.name, data)
     runs = Runs(home.runs)
@@ -133,7 +137,7 @@ def _find_model(home: Home, name: str, dataset: str | None, data: DataSpec | Non
     if name in CATALOGUE and dataset in (None, CATALOGUE[name].dataset):
         teacher = fetched(home, name)
         if teacher is not None:
-            return Reference(name, teacher.path, f"pretrained {name} (fetched)")
+            return Reference(name, teacher.path, f"pretrained {name} (fetched)", digests=recorded(home, teacher))
     others = []
     for run in reversed(Runs(home.runs).all()):
         if run.status != "finished" or not run.weights.is_file():
@@ -145,6 +149,10 @@ def _find_model(home: Home, name: str, dataset: str | None, data: DataSpec | Non
         fits = dataset in (None, metadata.get("dataset"))
         if fits and metadata.get("model") == name and metadata.get("kind") == "teacher":
             if data is None or _is_on(run, data, home):
+                try:
+                    run.check_weights(run.weights)
+                except UsageError:
+                    continue
                 return Reference(run.id, run.weights, f"newest finished run of {name}, {run.id}", run)
             others.append(run.id)
     if name.partition(":")[0] in foreign.LIBRARIES:
@@ -210,6 +218,11 @@ def load(reference: Reference, *, model: str | None = None, arguments: foreign.A
     digest = sha256(path)
     if reference.run is not None:
         reference.run.check_weights(path, digest)
+    if reference.digests and digest not in reference.digests:
+        raise UsageError(
+            f"The fetched weights in {path} are damaged: their SHA-256 is not the recorded one.",
+            f"Get them again with `tekapctl fetch {reference.name} --force`.",
+        )
     with MemoryBudget(_budget(state), str(path)):
         network = models.build(model, num_classes, in_channels, _without_weights(arguments or {}))
     load_into(network, _named_as_in(network, state), source=str(path))

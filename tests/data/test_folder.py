@@ -69,7 +69,6 @@ def test_further_images_and_classes_leave_every_image_in_its_set(tmp_path):
     before = list_images(tmp_path, 0.2, 0)
     make(tmp_path, {"ant": 8, "cat": 31, "emu": 9})
     (tmp_path / "dog" / "3.png").unlink()
-    list_images.cache_clear()
     after = list_images(tmp_path, 0.2, 0)
     tested, trained = ({path for path, _ in part} for part in (after.test, after.train))
     gone = tmp_path / "dog" / "3.png"
@@ -103,7 +102,6 @@ def test_a_class_without_test_images_is_named_and_one_without_training_images_re
 
 def test_a_fingerprint_changes_with_names_sizes_and_classes_and_with_nothing_else(tmp_path):
     def fingerprint() -> str:
-        list_images.cache_clear()
         return list_images(tmp_path, 0.2, 0).fingerprint
 
     make(tmp_path, {"cat": 20, "dog": 15})
@@ -141,7 +139,6 @@ def test_settings_bound_to_images_refuse_others(tmp_path):
     bound = data_spec(f"folder:{tmp_path}").pinned(tmp_path)
     assert bound.pinned(tmp_path) == bound
     picture(tmp_path / "cat" / "late.png", 1)
-    list_images.cache_clear()
     with pytest.raises(UsageError, match="no longer those that the spec was made for"):
         bound.pinned(tmp_path)
 
@@ -153,6 +150,26 @@ def test_images_of_more_than_8_bits_are_scaled_by_their_range(tmp_path, kind):
     path = tmp_path / ("x.png" if kind == "16-bit" else "x.tif")
     Image.fromarray(values.get(kind, ramp.astype(np.float32))).save(path)
     assert torch.equal(decode(path, 1, (16, 16))[0], torch.from_numpy((255 * ramp).round()).to(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("most", "suffix", "kind"),
+    [(255, "png", np.uint16), (4095, "png", np.uint16), (255, "tif", np.int32), (255, "tif", np.float32)],
+)
+def test_the_depth_of_numbers_is_found_from_the_largest(tmp_path, most, suffix, kind):
+    ramp = np.linspace(0, 1, 256).reshape(16, 16)
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray((most * ramp).round().astype(kind)).save(path)
+    expected = torch.from_numpy(((most * ramp).round() * (255 / most)).round()).to(torch.uint8)
+    assert torch.equal(decode(path, 1, (16, 16))[0], expected)
+
+
+def test_images_that_are_added_are_seen_by_the_same_process(tmp_path):
+    make(tmp_path, {"cat": 12, "dog": 12})
+    before = load(tmp_path)
+    make(tmp_path, {"cat": 15, "dog": 12})
+    after = load(tmp_path)
+    assert len(after.train) + len(after.test) == len(before.train) + len(before.test) + 3
 
 
 def test_other_ranges_become_those_of_black_and_white(tmp_path):
@@ -243,7 +260,6 @@ def test_images_of_one_colour_can_be_normalised(tmp_path):
     ],
 )
 def test_folders_that_are_no_data_set_say_what_is_missing(tmp_path, counts, words):
-    list_images.cache_clear()
     make(tmp_path, counts)
     with pytest.raises(UsageError, match=words):
         load(tmp_path)

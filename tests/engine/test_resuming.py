@@ -8,13 +8,14 @@ import torch
 
 from silent import Silent
 from tekapctl.engine import checkpoint
-from tekapctl.engine.execute import execute
+from tekapctl.engine.execute import execute, resume
 from tekapctl.engine.prepare import prepare
 from tekapctl.engine.trainer import Trainer
 from tekapctl.errors import TekapctlError
 from tekapctl.methods import METHODS
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
+from tekapctl.store.runs import Runs
 
 CPU = torch.device("cpu")
 QUICK = {
@@ -140,6 +141,38 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, damage
     state, damaged = checkpoint.newest(tmp_path, CPU)
     assert state == {"step": 1}
     assert damaged == [newest]
+
+
+def test_a_new_checkpoint_stays_where_those_kept_sort_behind_it(tmp_path):
+    for epoch in (8, 9):
+        checkpoint.save(tmp_path, epoch, 0, {})
+    path = checkpoint.save(tmp_path, 1, 0, {})
+    assert path.exists()
+
+
+def test_without_a_whole_checkpoint_nothing_is_overwritten(tmp_path):
+    home = Home(tmp_path)
+    execute(parse({**QUICK, "kind": "teacher", "model": "resnet8"}), home, Silent(), lambda _: None)
+    run = Runs(home.runs).find("latest")
+    (run.path / "summary.json").unlink()
+    states = sorted(run.checkpoints.glob("*.state"))
+    metrics = (run.path / "metrics.jsonl").read_bytes()
+    for state in states:
+        state.write_bytes(b"damaged")
+    with pytest.raises(TekapctlError, match=f"All checkpoints of the run {run.id} are damaged"):
+        resume(run.id, home, Silent(), lambda _: None)
+    assert (run.path / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_checkpoint_that_there_is_no_memory_for_is_not_called_damaged(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, 1, 0, {"step": 1})
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(MemoryError):
+        checkpoint.newest(tmp_path, CPU)
 
 
 def test_a_checkpoint_whose_checksum_fits_but_holds_no_state_is_an_error(tmp_path):

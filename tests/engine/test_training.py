@@ -82,6 +82,19 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_parts(home):
     assert last.status == "failed"
 
 
+def test_divergence_in_the_last_step_ends_the_run_too(home):
+    with pytest.raises(TekapctlError, match="outputs for the test images are not finite after epoch 1"):
+        run(
+            home,
+            kind="teacher",
+            model="resnet14",
+            epochs=1,
+            batch_size=200,
+            optimizer={"learning_rate": 1e6},
+            data={"name": "digits", "train_fraction": 0.1},
+        )
+
+
 def test_a_device_without_memory_is_answered_with_the_batch_size_to_try(home):
     trainer = prepare(parse({**QUICK, "kind": "teacher", "model": "resnet8"}), home, lambda _: None).trainer
     trainer.network.conv1.register_forward_pre_hook(give_out)

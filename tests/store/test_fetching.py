@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock
 
 from server import answering, forever, page, redirect, serving
+from tekapctl import trained
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models import build
 from tekapctl.store import teachers
@@ -341,6 +342,15 @@ def test_clearing_takes_hidden_folders_with_it(home):
     (home.datasets / ".lock").touch()
     clear(home, ["datasets"])
     assert list(home.datasets.iterdir()) == []
+
+
+def test_fetched_weights_that_were_damaged_since_are_not_used(home, published):
+    found = teachers.fetch(home, "resnet56", source=str(published))
+    content = bytearray(found.path.read_bytes())
+    content[-1] ^= 1
+    found.path.write_bytes(content)
+    with pytest.raises(UsageError, match="SHA-256 is not the recorded one"):
+        trained.load(trained.find(home, "resnet56"))
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "7", "", '{"resnet56.safetensors": [[]]}', f"[{'9' * 5000}]"])

@@ -5,7 +5,6 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -46,7 +45,7 @@ class Listing:
     split: str = "its own test set"
     """How the two sets were told apart."""
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the files' names below their common folder, their sizes and their classes.
 

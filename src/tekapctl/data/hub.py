@@ -16,7 +16,6 @@ from PIL import Image
 from tekapctl.data.decoding import SUFFIXES
 from tekapctl.data.fetching import fetch_whole
 from tekapctl.data.files import count, few, images_under
-from tekapctl.data.listing import list_images
 from tekapctl.data.source import FROM_THE_HUB
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.extras import require
@@ -99,9 +98,7 @@ class HubSet:
         def fill(new: Path, _: Path) -> None:
             self._write(self._load(source), new)
 
-        told = fetch_whole(folder, fill, _described, anew=force or source is not None)
-        list_images.cache_clear()  # of what was there
-        return told
+        return fetch_whole(folder, fill, _described, anew=force or source is not None)
 
     def _load(self, source: str | None) -> Any:
         place = self.repo if source is None else str(self._local(source))

@@ -1,7 +1,7 @@
 """The images of a folder with a folder for each class, and their split where there is no folder of test images."""
 
 import os
-from functools import lru_cache
+from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,13 +12,33 @@ from tekapctl.errors import UsageError
 _TEST_FOLDERS = ("test", "val", "validation", "valid")
 
 
-@lru_cache(maxsize=8)
+_known: dict[tuple[Path, float, int], tuple[Listing, dict[Path, int]]] = {}
+"""Listings, each with when its folders were changed last."""
+
+
 def list_images(folder: Path, test_share: float, seed: int) -> Listing:
-    """The images under a folder.
+    """The images under a folder; listed once while nothing is added to it or taken from it.
 
     Raises:
         UsageError: The folder is not there, or holds no folders of images.
     """
+    key = (folder, test_share, seed)
+    if key in _known:
+        listing, changed = _known[key]
+        if changed == _last_changes(changed):
+            return listing
+    listing = _listed(folder, test_share, seed)
+    holding = {path.parent for path, _ in (*listing.train, *listing.test)}
+    inner = {each for path in holding for each in (path, *path.parents) if each.is_relative_to(folder)}
+    _known[key] = listing, _last_changes({folder, *inner})
+    return listing
+
+
+def _last_changes(folders: Iterable[Path]) -> dict[Path, int]:
+    return {folder: folder.stat().st_mtime_ns if folder.is_dir() else -1 for folder in folders}
+
+
+def _listed(folder: Path, test_share: float, seed: int) -> Listing:
     if not folder.is_dir():
         raise UsageError(f"There is no folder {str(folder)!r}.", "Write it as --dataset folder:PATH.")
     train = folder / "train"

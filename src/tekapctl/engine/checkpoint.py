@@ -3,17 +3,20 @@
 import hashlib
 import io
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tekapctl.errors import TekapctlError
+from tekapctl.failures import lacking_memory
 from tekapctl.store.files import write_whole
 
 KEPT = 2
 """How many checkpoints a run keeps: the newest, and one to fall back on."""
 
+_SET_ASIDE = ".damaged"
 _MAGIC = b"tekapctl training state, sha256 "
 _NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.state")
 
@@ -33,7 +36,8 @@ def save(folder: Path, epoch: int, step: int, state: dict[str, Any]) -> Path:
     path = place(folder, epoch, step)
     write_whole(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
     for _, old in _numbered(folder)[KEPT:]:
-        old.unlink(missing_ok=True)
+        if old != path:
+            old.unlink(missing_ok=True)
     return path
 
 
@@ -42,21 +46,31 @@ def place(folder: Path, epoch: int, step: int) -> Path:
     return folder / f"epoch-{epoch:06d}-step-{step:08d}.state"
 
 
+class DamagedCheckpointError(TekapctlError):
+    """A checkpoint is not what was written."""
+
+
 def read(path: Path, device: torch.device) -> dict[str, Any]:
     """The training state in a checkpoint.
 
     Raises:
-        TekapctlError: The file is not what was written.
+        DamagedCheckpointError: The file is not what was written.
+        OSError: It cannot be read.
     """
+    content = path.read_bytes()
     try:
-        header, _, payload = path.read_bytes().partition(b"\n")
+        header, _, payload = content.partition(b"\n")
         if header != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
             raise ValueError("its checksum does not fit")
         state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
         if not isinstance(state, dict):
             raise TypeError("it is no training state")
-    except Exception as error:  # whatever the reader trips over, the file is to blame
-        raise TekapctlError(f"The checkpoint {path} is damaged: {error}.", "The one before it can be used.") from None
+    except Exception as error:
+        if lacking_memory(error) is not None:
+            raise  # nothing is wrong with the file
+        raise DamagedCheckpointError(
+            f"The checkpoint {path} is damaged: {error}.", "The one before it can be used."
+        ) from None
     return state
 
 
@@ -75,9 +89,15 @@ def newest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, l
     for _, path in _numbered(folder):
         try:
             return read(path, device), damaged
-        except TekapctlError:
+        except DamagedCheckpointError:
             damaged.append(path)
     return None, damaged
+
+
+def set_aside(paths: Iterable[Path]) -> None:
+    """Rename damaged checkpoints, so that they do not count among those that a run keeps."""
+    for path in paths:
+        path.replace(path.with_name(path.name + _SET_ASIDE))
 
 
 def _numbered(folder: Path) -> list[tuple[tuple[int, int], Path]]:

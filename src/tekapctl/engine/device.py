@@ -134,6 +134,12 @@ def resolve_precision(name: str, device: torch.device, network: nn.Module, *, tr
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
+def make_deterministic(device: torch.device) -> None:
+    """Have cuDNN give equal numbers for equal specs, in this process from now on."""
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True
+
+
 def set_float32_precision(name: str, device: torch.device) -> None:
     """Choose how CUDA multiplies float32 numbers, in this process from now on.
 

@@ -141,6 +141,12 @@ def _restore(run: Run, setting: Setting, say: Say) -> None:
             state, damaged = checkpoint.newest(run.checkpoints, trainer.device)
             for path in damaged:
                 say(f"the checkpoint {path.name} is damaged and was passed over")
+            if damaged and state is None:
+                raise TekapctlError(
+                    f"All checkpoints of the run {run.id} are damaged.",
+                    f"Start it anew from its settings: --spec {run.path / 'spec.toml'}.",
+                )
+            checkpoint.set_aside(damaged)
             if state is not None:
                 place = _restore_state(run, trainer, state)
     place = trainer.team.exchange(place)[0]

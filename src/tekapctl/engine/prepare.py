@@ -15,6 +15,7 @@ from tekapctl.data.image_set import Splits
 from tekapctl.data.source import DataSpec
 from tekapctl.engine.device import (
     check_one_gpu_each,
+    make_deterministic,
     place,
     resolve_device,
     resolve_precision,
@@ -183,8 +184,7 @@ def assemble(
     Raises:
         UsageError: A teacher's classes are not the data set's, or the networks do not fit together.
     """
-    if device.type == "cuda":
-        torch.backends.cudnn.deterministic = True  # equal specs give equal numbers
+    make_deterministic(device)
     set_float32_precision(spec.precision, device)
     train = training_batches(spec, splits, device, team)
     # No more images than a training step has memory for: it keeps what its backward pass needs.

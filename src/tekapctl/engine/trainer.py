@@ -1,5 +1,6 @@
 """One training loop for teachers and students."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -73,6 +74,9 @@ class Progress:
     def last(self) -> Metrics:
         """The last epoch's metrics."""
         return self.history[-1]
+
+
+_CALMER = "Try a smaller --lr, smaller weights, or --precision float32."
 
 
 class DivergedError(TekapctlError):
@@ -250,6 +254,11 @@ class Trainer:
             "images_per_second": self._sums.all_samples / seconds,
         }
         metrics.update(self.test())
+        if not math.isfinite(metrics["test_loss"]):
+            raise DivergedError(
+                f"The network's outputs for the test images are not finite after epoch {self.progress.epoch + 1}.",
+                _CALMER,
+            )
         if self.diagnosis is not None:
             metrics.update(self.diagnosis(self.progress.epoch))
         self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
@@ -273,7 +282,7 @@ class Trainer:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
             raise DivergedError(
                 f"The loss is not finite in step {step + 1} of epoch {self.progress.epoch + 1} ({shown}).",
-                "Try a smaller --lr, smaller weights, or --precision float32.",
+                _CALMER,
             )
 
     def step(self, batch: Batch) -> dict[str, Tensor]:

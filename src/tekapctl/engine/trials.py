@@ -1,15 +1,17 @@
 """Several students of one spec that differ in their seed, trained together: the teacher is asked once for all."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from tekapctl.data.batches import Batch
 from tekapctl.engine.execute import RunKeeper, fail, finish, start, training_in_words, with_checkpoint
 from tekapctl.engine.interruption import Interruption, StoppedError
 from tekapctl.engine.preamble import chance_warning, describe_run
 from tekapctl.engine.prepare import Say, Setting, beside, prepare
 from tekapctl.engine.telling import Notes, Unheard
-from tekapctl.engine.trainer import Listener
+from tekapctl.engine.trainer import Listener, Trainer
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.parallel.team import was_launched
 from tekapctl.spec import StudentSpec, to_dict
@@ -106,7 +108,7 @@ def _fit(trials: list[_Trial], say: Say) -> dict[str, dict[str, Any]]:
     while going and not going[0].setting.trainer.is_done:
         leader = going[0].setting.trainer
         each(lambda trial: trial.setting.trainer.begin_epoch())
-        for batch in leader.batches():
+        for batch in _in_words(leader):
             each(lambda trial, batch=batch: trial.setting.trainer.take(batch))
             each(_after_step)
         each(_after_epoch)
@@ -119,6 +121,17 @@ def _fit(trials: list[_Trial], say: Say) -> dict[str, dict[str, Any]]:
 
     each(finish_one)
     return summaries
+
+
+def _in_words(leader: Trainer) -> Iterator[Batch]:
+    """What is left of an epoch; errors of making a batch, such as a lack of memory, in words."""
+    batches = leader.batches()
+    while True:
+        with training_in_words(leader):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _after_step(trial: _Trial) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from tekapctl import data, trained
-from tekapctl.engine.device import place, resolve_device, resolve_precision, set_float32_precision
+from tekapctl.engine.device import make_deterministic, place, resolve_device, resolve_precision, set_float32_precision
 from tekapctl.engine.prepare import Say, find_teacher, training_batches
 from tekapctl.engine.teaching import CachedTeacher, LiveTeacher
 from tekapctl.errors import UsageError
@@ -28,6 +28,7 @@ def open_cache(spec: StudentSpec, home: Home, say: Say) -> CachedTeacher:
     if spec.ensemble:
         raise UsageError("The knowledge of one teacher is cached at a time.", "Give a single --teacher.")
     device = resolve_device(spec.device, say=say)
+    make_deterministic(device)
     set_float32_precision(spec.precision, device)
     teacher, spec = find_teacher(spec, home, say)
     spec = spec.model_copy(update={"data": spec.data.pinned(home.datasets)})

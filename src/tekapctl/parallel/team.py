@@ -16,6 +16,7 @@ from tekapctl.parallel.tether import end_with_launcher
 
 T = TypeVar("T")
 
+_MOST_DIGITS = 9
 _NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others, which may be reading a data set for the first time."""
@@ -193,10 +194,9 @@ def check_environment() -> str | None:
         UsageError: It is that of several processes, and incomplete or no numbers.
     """
     given = {name: os.environ[name] for name in _NUMBERS if name in os.environ}
-    for name, value in given.items():
-        if not value.isascii() or not value.isdigit():
-            raise UsageError(f"{name} in the environment is {value!r}, not a number.", f"Unset it: `unset {name}`.")
-    size = int(given.get("WORLD_SIZE", "1"))
+    for name in given:
+        _number(name, 0)
+    size = _number("WORLD_SIZE", 1)
     if size > 1:
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing or int(given["RANK"]) >= size:
@@ -214,17 +214,30 @@ def check_environment() -> str | None:
 
 def was_launched() -> bool:
     """Whether a launcher such as torchrun started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    return _number("WORLD_SIZE", 1) > 1 and "RANK" in os.environ
 
 
 def local_rank() -> int:
     """This process's number among those of the run on this machine."""
-    return int(os.environ.get("LOCAL_RANK", "0")) if was_launched() else 0
+    return _number("LOCAL_RANK", 0) if was_launched() else 0
 
 
 def local_processes() -> int:
     """How many processes of the run this machine has."""
-    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if was_launched() else 1
+    return max(1, _number("LOCAL_WORLD_SIZE", 1)) if was_launched() else 1
+
+
+def _number(name: str, default: int) -> int:
+    """A number that a launcher gives in the environment.
+
+    Raises:
+        UsageError: It is none.
+    """
+    value = os.environ.get(name, str(default))
+    if not value.isascii() or not value.isdigit() or len(value) > _MOST_DIGITS:
+        shown = value if len(value) <= 20 else f"{value[:20]}..."
+        raise UsageError(f"{name} in the environment is {shown!r}, not a number.", f"Unset it: `unset {name}`.")
+    return int(value)
 
 
 @contextmanager
@@ -233,6 +246,7 @@ def joined() -> Iterator[Team]:
     if not was_launched():
         yield ALONE
         return
+    check_environment()
     end_with_launcher()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     team = Team(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))

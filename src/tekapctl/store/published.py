@@ -16,6 +16,8 @@ from torch import Tensor
 from tekapctl.errors import UsageError
 
 MOST_BYTES = 2 * 2**30
+_REBUILDING = re.compile(rb"_rebuild_\w+")
+_PLAIN = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"}
 _MOST_SHARED = 4
 """How many times its size a file's tensors may claim together: tied weights share memory."""
 _HARMLESS = [argparse.Namespace, np.dtype, np.float64, np.float32, np.dtypes.Float64DType, np.dtypes.Float32DType]
@@ -101,6 +103,10 @@ def _check_records(path: Path) -> None:
             packed = [record for record in records if record.compress_type != zipfile.ZIP_STORED]
             total = sum(record.file_size for record in records)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        with path.open("rb") as file:
+            is_zip = file.read(2) == b"PK"
+        if is_zip:
+            raise UsageError(f"The checkpoint {path} is damaged or no checkpoint.", "Name another file.") from None
         return  # an older format, or damaged: its reader will say so
     if any(record.filename.endswith("/constants.pkl") for record in records):
         raise UsageError(f"{path} is a TorchScript file.", "Save the network's state dict with torch.save instead.")
@@ -109,7 +115,9 @@ def _check_records(path: Path) -> None:
 
 
 def _check_calls(path: Path) -> None:
-    """Refuse pickles that call `bytearray`, which PyTorch's reader allows and which takes any memory it is asked for.
+    """Refuse pickles that call what PyTorch's reader allows, and what takes any memory that it is asked for.
+
+    That is `bytearray`, and all functions that rebuild tensors but those of plain tensors and parameters.
 
     Raises:
         UsageError: The file's pickle does.
@@ -121,9 +129,11 @@ def _check_calls(path: Path) -> None:
         pickles = [path.read_bytes()]
     for content in pickles:
         # The name alone: where a pickle of an older format ends is for its reader to find out.
-        if b"bytearray" in content:
+        rebuilding = {name.decode() for name in _REBUILDING.findall(content)} - _PLAIN
+        wanted = "bytearray" if b"bytearray" in content else min(rebuilding, default=None)
+        if wanted is not None:
             raise UsageError(
-                f"The checkpoint {path} wants to run bytearray, and was not loaded.", "Use its safetensors."
+                f"The checkpoint {path} wants to run {wanted}, and was not loaded.", "Use its safetensors."
             )
 
 

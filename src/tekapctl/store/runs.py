@@ -100,8 +100,8 @@ class Run:
     def kind(self) -> str | None:
         """`teacher` or `student`, as its spec says; None if the spec is damaged."""
         try:
-            kind = tomllib.loads((self.path / "spec.toml").read_text(encoding="utf-8")).get("kind")
-        except (OSError, ValueError, RecursionError):
+            kind = tomllib.loads(self._read_text("spec.toml") or "").get("kind")
+        except (ValueError, RecursionError):
             return None
         return kind if kind in ("teacher", "student") else None
 
@@ -154,6 +154,11 @@ class Run:
         Raises:
             UsageError: It is another file than was written.
         """
+        if self.has_damaged_checksums:
+            raise UsageError(
+                f"The checksums of the run {self.id} are damaged, so that its weights cannot be checked.",
+                f"Remove {self.path / _CHECKSUMS} to use them unchecked.",
+            )
         known = self._checksums().get(path.name)
         if known and (digest or sha256(path)) not in known:
             raise UsageError(
@@ -185,12 +190,8 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All metrics, epoch by epoch; a line that was cut off by a crash is left out."""
-        try:
-            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError):
-            return []
         found = []
-        for line in lines:
+        for line in (self._read_text("metrics.jsonl") or "").splitlines():
             try:
                 entry = json.loads(line, parse_constant=_refuse)
             except (ValueError, RecursionError):
@@ -237,14 +238,21 @@ class Run:
 
     def _read_table(self, name: str) -> dict[str, Any] | None:
         """The table in one of the run's JSON files; None if it is missing or damaged."""
+        try:
+            found = json.loads(self._read_text(name) or "", parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def _read_text(self, name: str) -> str | None:
+        """The text in one of the run's files; None if it is missing, no regular file, too large or no text."""
         path = self.path / name
         try:
             if not path.is_file() or path.stat().st_size > _MOST_BYTES:
                 return None
-            found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-        except (OSError, ValueError, RecursionError):
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError):
             return None
-        return found if isinstance(found, dict) else None
 
 
 def _moment(name: str) -> datetime | None:

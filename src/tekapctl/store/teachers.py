@@ -133,14 +133,19 @@ def fetch(
 
 def damage(home: Home, teacher: FetchedTeacher) -> str | None:
     """What is wrong with a cached teacher's file, or None."""
-    records = _records(home)
-    recorded = [records[key] for key in (teacher.path.name, _next(teacher.path)) if key in records]
-    if not recorded:
+    known = recorded(home, teacher)
+    if not known:
         return "its SHA-256 was never recorded"
     if not teacher.path.is_file():
         return "is no file"
     found = sha256(teacher.path)
-    return None if found in recorded else f"its SHA-256 is {found}, and {recorded[0]} was recorded"
+    return None if found in known else f"its SHA-256 is {found}, and {known[0]} was recorded"
+
+
+def recorded(home: Home, teacher: FetchedTeacher) -> tuple[str, ...]:
+    """The SHA-256 that a cached teacher may have: that of its file, and of one that was about to take its place."""
+    records = _records(home)
+    return tuple(records[key] for key in (teacher.path.name, _next(teacher.path)) if key in records)
 
 
 def _take(home: Home, teacher: PretrainedTeacher, source: str | None, report: Report) -> None:

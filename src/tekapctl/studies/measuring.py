@@ -70,7 +70,7 @@ def _evaluation(run: Run, label: str, request: Request, limit: int | None, home:
     path = run.path / "evaluations" / f"{key}.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if _is_whole(found):
+        if _is_whole(found, request):
             return dict(found)
     except (OSError, ValueError, RecursionError):
         pass  # not measured yet
@@ -80,11 +80,13 @@ def _evaluation(run: Run, label: str, request: Request, limit: int | None, home:
     return found
 
 
-def _is_whole(found: Any) -> bool:
+def _is_whole(found: Any, request: Request) -> bool:
     """Whether a kept evaluation has what studies read of it."""
-    parts = (("robustness", "shift"), ("transfer", "dataset"))
+    shifts, probes = [shift.name for shift in request.shifts()], list(request.probes)
+    parts = (("robustness", "shift", shifts), ("transfer", "dataset", probes))
     return isinstance(found, dict) and all(
         isinstance(found.get(part), list)
+        and len(found[part]) == len(asked)
         and all(
             isinstance(each, dict)
             and isinstance(each.get(name), str)
@@ -92,7 +94,7 @@ def _is_whole(found: Any) -> bool:
             and 0 <= each["top1"] <= 1
             for each in found[part]
         )
-        for part, name in parts
+        for part, name, asked in parts
     )
 
 

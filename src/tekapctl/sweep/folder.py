@@ -1,6 +1,7 @@
 """What a sweep keeps beside its runs: nothing that cannot be found or made again."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from tekapctl.store.home import Home
 from tekapctl.sweep.identity import digest
 from tekapctl.sweep.plan import Plan, Trial
 
+CLUSTERS = ("slurm", "local-jobs")
+_JOB = re.compile(r"\d{1,18}(_\d{1,18})?")
 MARK = "trial.json"
 """The file in a run's folder that says which trial it is."""
 
@@ -88,7 +91,10 @@ class SweepFolder:
         return {
             digest: job
             for digest, job in jobs
-            if isinstance(job, dict) and all(isinstance(job.get(name), str) for name in ("id", "cluster"))
+            if isinstance(job, dict)
+            and isinstance(job.get("id"), str)
+            and _JOB.fullmatch(job["id"])
+            and job.get("cluster") in CLUSTERS
         }
 
     def add_jobs(self, jobs: Mapping[str, Mapping[str, str]]) -> None:

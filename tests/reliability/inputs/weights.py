@@ -220,6 +220,20 @@ def pickles(here: Path) -> None:
             archive.writestr("archive/data.pkl", content)
             archive.writestr("archive/version", "3\n")
         (here / f"{name}.pth").write_bytes(packed.getvalue())
+    (here / "version.pth").write_bytes(bytes(_of_another_zip((here / "bytearray.pth").read_bytes())))
+    large = torch.zeros(1).expand(10**9)
+    rebuilt = Asks(torch._utils._rebuild_device_tensor_from_cpu_tensor, large, torch.float32, "cpu", False)
+    torch.save({"fc.weight": rebuilt}, here / "rebuilt.pth")
+
+
+def _of_another_zip(content: bytes) -> bytes:
+    """An archive that needs version 10 of the format, which Python's reader refuses and PyTorch's does not."""
+    changed = bytearray(content)
+    place = content.find(b"PK\x01\x02")
+    while place >= 0:
+        changed[place + 6] = 100
+        place = content.find(b"PK\x01\x02", place + 1)
+    return bytes(changed)
 
 
 @maker
