@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tekapctl.cli import options
+from tekapctl.cli import console, options
 
 if TYPE_CHECKING:
     from tekapctl.spec import StudentSpec
@@ -95,6 +95,7 @@ def student_spec(
 ) -> "StudentSpec":
     """The spec that the options describe."""
     from tekapctl.angular import PUBLISHED_VIEWS
+    from tekapctl.presets import for_pair
     from tekapctl.spec import StudentSpec
     from tekapctl.tekap import TekapSpec
 
@@ -137,6 +138,10 @@ def student_spec(
         return spec
 
     spec = build({})
+    if method is not None and spec_file is None and preset is None and (known := for_pair(spec)) is not None:
+        preset = known.name
+        spec = build({})
+        console.say(f"settings of {known.name} as published by {known.source}: {known.settings}")
     if tekap and spec.tekap == spec.tekap.without():
         # A file, a preset or learned views left it off.
         usual = TekapSpec()

@@ -16,6 +16,7 @@ def published(spec: RunSpec) -> float | None:
 def _known() -> dict[str, float]:
     found = {}
     for preset in presets():
-        if preset.published is not None:
-            found[experiment(parse(preset.table))] = preset.published
+        row = preset.published
+        if row is not None and row.top1 is not None:
+            found[experiment(parse(preset.table))] = row.top1
     return found
