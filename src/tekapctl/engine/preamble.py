@@ -21,8 +21,6 @@ def describe_run(setting: "Setting") -> list[str]:
         f"{setting.splits.split}"
     ]
     if isinstance(spec, StudentSpec) and setting.teacher_top1 is not None:
-        for teacher in setting.teachers:
-            lines.append(f"teacher: {teacher.model} from {teacher.reference.described}")
         who = "teacher" if len(setting.teachers) == 1 else f"{len(setting.teachers)} teachers together"
         lines.append(f"{who}: top-1 {100 * setting.teacher_top1:.2f} % on the test images")
     role = "student" if isinstance(spec, StudentSpec) else "network"
@@ -75,4 +73,5 @@ def _loss(spec: StudentSpec) -> str:
         (spec.alpha, f"KD (temperature {spec.temperature:g})"),
         (spec.beta, spec.method.name),
     ]
-    return " + ".join(f"{weight:g} {name}" for weight, name in parts if weight)
+    sums = " + ".join(f"{weight:g} {name}" for weight, name in parts if weight)
+    return sums + (", of standardised logits" if spec.standardize_logits else "")
