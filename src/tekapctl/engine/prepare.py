@@ -354,7 +354,9 @@ def build_distillation(
         ours, theirs = (
             network.knowledge(network.normalize(probe), preactivations=True) for network in (learner, teacher.network)
         )
-        pair = Pair(ours, theirs, train.image_set.labels, seed, len(train), spec.standardize_logits)
+        pair = Pair(
+            ours, theirs, train.image_set.labels, seed, len(train), spec.standardize_logits, epochs=spec.total_epochs
+        )
     learner.train()
     method = _build_method(spec, pair, teacher.model) if spec.beta else None
     if method is not None and method.only_first_stage and not (spec.gamma or spec.alpha):

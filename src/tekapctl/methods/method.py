@@ -1,6 +1,7 @@
 """What a distillation method is: its spec, its loss, and where both are found by name."""
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,6 +69,28 @@ class WarmUp:
 
 
 @dataclass(frozen=True)
+class CosineDecay:
+    """A weight of 1 that falls to 0 in the last epoch, by half a cosine.
+
+    Attributes:
+        start: The last epoch, counted from 1, in which it is 1.
+        epochs: Epochs of the run.
+        steps: Steps an epoch.
+    """
+
+    start: int
+    epochs: int
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        """The weight at a step of the run."""
+        epoch = step // self.steps + 1
+        if epoch <= self.start or self.epochs <= self.start:
+            return 1.0
+        return (1 + math.cos(math.pi * (epoch - self.start) / (self.epochs - self.start))) / 2
+
+
+@dataclass(frozen=True)
 class Pair:
     """What a method may know of the student, the teacher and the training set when it is built.
 
@@ -78,6 +101,7 @@ class Pair:
         seed: The run's seed.
         steps_per_epoch: Steps of an epoch.
         standardize_logits: Whether logit losses are to see logits of mean 0 and deviation 1.
+        epochs: Epochs of the run; 0 where nobody counts them.
     """
 
     student: Knowledge
@@ -86,10 +110,15 @@ class Pair:
     seed: int
     steps_per_epoch: int = 1
     standardize_logits: bool = False
+    epochs: int = 0
 
     def warm_up(self, epochs: int) -> WarmUp:
         """How a weight rises over the first epochs."""
         return WarmUp(epochs, self.steps_per_epoch)
+
+    def cosine_decay(self, start: float) -> CosineDecay:
+        """How a weight falls after a fraction of the run's epochs."""
+        return CosineDecay(round(start * self.epochs), self.epochs, self.steps_per_epoch)
 
 
 class Method(nn.Module, ABC):
