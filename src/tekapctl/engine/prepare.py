@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from tekapctl.angular import AngularViews
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import Splits
 from tekapctl.data.source import DataSpec
+from tekapctl.engine.class_features import class_features
 from tekapctl.engine.device import (
     check_one_gpu_each,
     place,
@@ -348,6 +350,7 @@ def build_distillation(
         train: The training batches.
         seed: Seed of the method's parts and of TeKAP's noise.
     """
+    precision = resolve_precision(spec.precision, train.device, teacher.network, trains=False)
     learner.eval()  # the probe must not touch the student's running statistics
     with torch.no_grad():
         probe = train.probe(2)
@@ -355,7 +358,14 @@ def build_distillation(
             network.knowledge(network.normalize(probe), preactivations=True) for network in (learner, teacher.network)
         )
         pair = Pair(
-            ours, theirs, train.image_set.labels, seed, len(train), spec.standardize_logits, epochs=spec.total_epochs
+            ours,
+            theirs,
+            train.image_set.labels,
+            seed,
+            len(train),
+            spec.standardize_logits,
+            epochs=spec.total_epochs,
+            class_features=partial(class_features, teacher.network, train.image_set, train.device, precision),
         )
     learner.train()
     method = _build_method(spec, pair, teacher.model) if spec.beta else None

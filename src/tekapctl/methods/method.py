@@ -90,6 +90,10 @@ class CosineDecay:
         return (1 + math.cos(math.pi * (epoch - self.start) / (self.epochs - self.start))) / 2
 
 
+ClassFeatures = Callable[[int], Float[Tensor, "classes images width"]]
+"""Gives the teacher's embeddings of so many training images of each class, at most; as many of each."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """What a method may know of the student, the teacher and the training set when it is built.
@@ -102,6 +106,7 @@ class Pair:
         steps_per_epoch: Steps of an epoch.
         standardize_logits: Whether logit losses are to see logits of mean 0 and deviation 1.
         epochs: Epochs of the run; 0 where nobody counts them.
+        class_features: Asks the teacher of so many training images of each class, at most.
     """
 
     student: Knowledge
@@ -111,6 +116,7 @@ class Pair:
     steps_per_epoch: int = 1
     standardize_logits: bool = False
     epochs: int = 0
+    class_features: ClassFeatures | None = None
 
     def warm_up(self, epochs: int) -> WarmUp:
         """How a weight rises over the first epochs."""

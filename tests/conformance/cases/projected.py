@@ -5,11 +5,14 @@ from typing import Any
 
 import torch
 
+from conformance.cases.logits import of_one_view
 from conformance.cases.maps import batch, built, gradients_of, gradients_to, load, own
-from conformance.inputs import of_maps
+from conformance.inputs import labelled, of_logits, of_maps
 from conformance.registry import evaluates
 from conformance.vectors import Case
+from tekapctl.methods.method import CosineDecay
 from tekapctl.methods.wkd_f import WKDFSpec, distances
+from tekapctl.methods.wkd_l import WKDL, WKDLSpec, class_distances, transport_costs
 
 Found = Iterator[tuple[Any, ...]]
 
@@ -29,3 +32,25 @@ def wkd_f(x: Case) -> Found:
     yield "loss", loss
     yield from gradients_to(ours)
     yield from gradients_of(x, "connector", method.connector, str)
+
+
+@evaluates("wkd_l", "wkd_l_r50_mv1")
+def wkd_l(x: Case) -> Found:
+    distances = class_distances(x.class_features)
+    yield "class_distances", distances
+    costs = transport_costs(distances, x.sharpen)
+    yield "cost", costs
+    spec = WKDLSpec(
+        distance_weight=x.weight,
+        temperature=x.temperature,
+        entropy_weight=x.sinkhorn_lambda,
+        iterations=x.sinkhorn_iterations,
+        sharpen=x.sharpen,
+    )
+    method = WKDL(spec, costs, CosineDecay(x.cosine_decay_epoch, x.epochs, steps=1))
+    target, distance = method.parts(x.student_logits, x.teacher_logits, x.labels)
+    yield "target_loss", target
+    yield "distance", distance
+    yield from of_one_view(x, method)
+    later = labelled(x.labels, step=x.later_epoch - 1)
+    yield "loss_later", method.loss(of_logits(x.student_logits), of_logits(x.teacher_logits), later)
