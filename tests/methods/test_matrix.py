@@ -62,7 +62,8 @@ def networks(batches):
 def pair_of(batches: Batches, ours, network: models.Network, theirs) -> Pair:
     """What a run tells a method of both networks and the training set."""
     features = partial(class_features, network, batches.image_set, CPU, torch.float32)
-    return Pair(ours, theirs, batches.labels, 0, len(batches), class_features=features)
+    classifier = network.classifier_layer
+    return Pair(ours, theirs, batches.labels, 0, len(batches), classifier=classifier, class_features=features)
 
 
 def trainer(batches, networks, method: str, student: str, teacher: str, augmentation: str) -> Trainer:
@@ -71,7 +72,11 @@ def trainer(batches, networks, method: str, student: str, teacher: str, augmenta
         values |= {"alpha": 0.9}
     spec = parse({**values, "batch_size": 4, "precision": "float32", **AUGMENTATIONS[augmentation]})
     (_, ours), (network, theirs) = networks[student], networks[teacher]
-    method_loss = spec.method.build(pair_of(batches, ours, network, theirs)) if spec.beta else None
+    pair = pair_of(batches, ours, network, theirs)
+    learner = spec.method.learner(built(student), pair) if spec.beta else built(student)
+    with torch.no_grad():
+        seen = learner.eval().knowledge(learner.normalize(batches.probe(2)), preactivations=True)
+    method_loss = spec.method.build(replace(pair, student=seen)) if spec.beta else None
     needs = Needs() if method_loss is None else method_loss.needs
     sample = of_batch(network.knowledge, network.normalize, next(batches.epoch(0, strong=True)), needs)
     objective = Distillation(
@@ -84,7 +89,7 @@ def trainer(batches, networks, method: str, student: str, teacher: str, augmenta
         temperature=4.0,
         views=AngularViews(spec.angular, sample, 4.0, 0) if spec.angular.views else None,
     )
-    return Trainer(spec, built(student).train(), objective, batches, batches, torch.float32)
+    return Trainer(spec, learner.train(), objective, batches, batches, torch.float32)
 
 
 @pytest.mark.parametrize("method", METHODS.names())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge, Needs
+from tekapctl.models.network import Network
 from tekapctl.registry import Registry
 from tekapctl.section import Section
 from tekapctl.tekap import AugmentedTeachers, Level
@@ -106,6 +107,7 @@ class Pair:
         steps_per_epoch: Steps of an epoch.
         standardize_logits: Whether logit losses are to see logits of mean 0 and deviation 1.
         epochs: Epochs of the run; 0 where nobody counts them.
+        classifier: The teacher's last layer, from embedding to logits.
         class_features: Asks the teacher of so many training images of each class, at most.
     """
 
@@ -116,6 +118,7 @@ class Pair:
     steps_per_epoch: int = 1
     standardize_logits: bool = False
     epochs: int = 0
+    classifier: nn.Module | None = None
     class_features: ClassFeatures | None = None
 
     def warm_up(self, epochs: int) -> WarmUp:
@@ -205,6 +208,10 @@ class MethodSpec(Section, ABC):
             student: Name of the student's network.
         """
         return None
+
+    def learner(self, student: Network, pair: Pair) -> Network:
+        """The network that learns, is tested and stored: the student, or what the method makes of it."""
+        return student
 
     def build(self, pair: Pair) -> Method | None:
         """The method's own loss, weighted by beta; None for KD, which is the logit loss that alpha weighs."""

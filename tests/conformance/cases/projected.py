@@ -4,15 +4,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from conformance.cases.logits import of_one_view
 from conformance.cases.maps import batch, built, gradients_of, gradients_to, load, own
 from conformance.inputs import labelled, of_logits, of_maps
 from conformance.registry import evaluates
 from conformance.vectors import Case
+from tekapctl import models
 from tekapctl.methods.method import CosineDecay
+from tekapctl.methods.simkd import SimKD
 from tekapctl.methods.wkd_f import WKDFSpec, distances
 from tekapctl.methods.wkd_l import WKDL, WKDLSpec, class_distances, transport_costs
+from tekapctl.models.network import Maps, pool
+from tekapctl.models.reused import Projection, ReusedClassifier
 
 Found = Iterator[tuple[Any, ...]]
 
@@ -54,3 +59,21 @@ def wkd_l(x: Case) -> Found:
     yield from of_one_view(x, method)
     later = labelled(x.labels, step=x.later_epoch - 1)
     yield "loss_later", method.loss(of_logits(x.student_logits), of_logits(x.teacher_logits), later)
+
+
+@evaluates("simkd", "simkd_*")
+def simkd(x: Case) -> Found:
+    ours, theirs = own(x, "student"), own(x, "teacher")
+    classifier = nn.Linear(x.classifier_weight.shape[1], len(x.classifier_weight))
+    classifier.load_state_dict({"weight": x.classifier_weight, "bias": x.classifier_bias})
+    projection = Projection(ours[0].shape[1], theirs[0].shape[1], x.factor, most=tuple(theirs[0].shape[2:]))
+    network = ReusedClassifier(models.build("resnet8", len(x.classifier_weight)), projection).train()
+    network.take(classifier)
+    load(x, "projector", network.projector, "transfer.{}".format)
+    projected = network.project(ours[0], Maps(stages=False, preactivations=False))
+    loss = SimKD(of_maps=True).loss(of_maps([projected]), of_maps(theirs), batch(ours))
+    loss.backward()
+    yield "loss", loss
+    yield "student_logits", network.classifier(pool(projected))
+    yield from gradients_to(ours)
+    yield from gradients_of(x, "projector", network.projector, "transfer.{}".format)
