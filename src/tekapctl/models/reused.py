@@ -1,6 +1,5 @@
 """A student that classifies with its teacher's classifier, behind a projector to the teacher's feature map (SimKD)."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -80,8 +79,8 @@ class ReusedClassifier(Network):
         return self.classifier
 
     def take(self, classifier: nn.Linear) -> None:
-        """Classify with a copy of a teacher's classifier from now on."""
-        self.classifier = copy.deepcopy(classifier).requires_grad_(False)
+        """Classify as a teacher's classifier does from now on."""
+        self.classifier.load_state_dict(classifier.state_dict())
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
         """The pooled projected map."""
@@ -131,7 +130,7 @@ def parted(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], Projectio
 
 
 def linear_of(classifier: nn.Module) -> nn.Linear:
-    """The only linear layer of a teacher's classifier.
+    """A copy of the only linear layer of a teacher's classifier, not trained and without hooks.
 
     Raises:
         UsageError: There is more in it, so that it cannot be reused.
@@ -142,7 +141,11 @@ def linear_of(classifier: nn.Module) -> nn.Linear:
             "The teacher's classifier is more than a linear layer, and cannot be reused.",
             "Choose another teacher or another method.",
         )
-    return layers[0]
+    layer = layers[0]
+    with torch.random.fork_rng(devices=[]):
+        made = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+    made.load_state_dict(layer.state_dict())
+    return made.requires_grad_(False)
 
 
 @torch.no_grad()

@@ -12,8 +12,10 @@ from conformance.inputs import labelled, of_logits, of_maps
 from conformance.registry import evaluates
 from conformance.vectors import Case
 from tekapctl import models
+from tekapctl.knowledge import Knowledge
 from tekapctl.methods.method import CosineDecay
 from tekapctl.methods.simkd import SimKD
+from tekapctl.methods.srrl import SRRL
 from tekapctl.methods.wkd_f import WKDFSpec, distances
 from tekapctl.methods.wkd_l import WKDL, WKDLSpec, class_distances, transport_costs
 from tekapctl.models.network import Maps, pool
@@ -77,3 +79,18 @@ def simkd(x: Case) -> Found:
     yield "student_logits", network.classifier(pool(projected))
     yield from gradients_to(ours)
     yield from gradients_of(x, "projector", network.projector, "transfer.{}".format)
+
+
+@evaluates("srrl")
+def srrl(x: Case) -> Found:
+    ours = x.student_embedding.requires_grad_()
+    classifier = nn.Linear(x.classifier_weight.shape[1], len(x.classifier_weight))
+    classifier.load_state_dict({"weight": x.classifier_weight, "bias": x.classifier_bias})
+    method = SRRL(ours.shape[1], x.teacher_embedding.shape[1], classifier).train()
+    load(x, "projector", method.project, "transfer.{}".format)
+    student = Knowledge(ours.new_zeros(len(ours), 2), ours)
+    loss = method.loss(student, Knowledge(x.teacher_logits, x.teacher_embedding), batch([ours]))
+    loss.backward()
+    yield "loss", loss
+    yield "grad_student_0", ours.grad
+    yield from gradients_of(x, "projector", method.project, "transfer.{}".format)
