@@ -1,7 +1,8 @@
 """What every network of the zoo can do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -66,6 +67,15 @@ class Network(nn.Module, ABC):
             pixels: Images with values from 0 to 255.
         """
         return pixels if self.normalization is None else self.normalization(pixels)
+
+    def recipe(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The name and the arguments by which `models.build` makes the network again.
+
+        Args:
+            name: What the user calls the network that learns.
+            arguments: Its arguments.
+        """
+        return name, dict(arguments)
 
     @abstractmethod
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
