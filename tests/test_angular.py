@@ -114,7 +114,7 @@ def test_the_student_learns_the_weighted_mean_of_all_probabilities_and_features(
 
 def test_views_depend_on_seed_and_step_alone():
     own = teacher()
-    first, again = (views(AngularSpec(views=2), own) for _ in range(2))
+    first, again = (views(AngularSpec(views=2, batch_statistics=True), own) for _ in range(2))
     torch.rand(5)
     assert torch.equal(first(own, batch(3))[0].embedding, again(own, batch(3))[0].embedding)
     assert not torch.equal(first(own, batch(3))[0].embedding, again(own, batch(4))[0].embedding)

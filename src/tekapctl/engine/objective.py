@@ -162,7 +162,8 @@ class Distillation(Objective):
                 augmented = self._augmented(teacher, batch, "logit")
                 with self.clock("method"):
                     student, target = self._for_logit_loss(learner), self._for_logit_loss(teacher)
-                    parts["kd"] = self.alpha * self.kd.augmented_loss(student, target, augmented, batch)
+                    scale = 1.0 if self.views is None else self.views.logit_scale
+                    parts["kd"] = self.alpha * scale * self.kd.augmented_loss(student, target, augmented, batch)
             if method is not None:
                 parts["method"] = self.beta * self._method_loss(method, learner, teacher, batch)
         return parts

@@ -44,7 +44,7 @@ _WAYS: dict[str, dict[str, Any]] = {
     "tekap-l": _KD,
     "tekap-f": _CRD,
     "tekap-fl": _BOTH,
-    "angular-l": {**_KD, "angular": _VIEWS},
+    "angular-l": {**_KD, "alpha": 1.0, "angular": _VIEWS},
     "angular-f": {**_CRD, "angular": _VIEWS},
     "angular-fl": {**_BOTH, "angular": _VIEWS},
     "kd-ls": {**_KD, **_STANDARDIZED, "alpha": 9.0, "temperature": 2.0},

@@ -15,15 +15,16 @@ SIDES = ("student", "teacher")
 
 def crd_of(x: Case, student_width: int, teacher_width: int) -> CRD:
     """CRD with the case's banks, projections and contrasted samples."""
+    temperature = x.contrast_temperature if x.has("contrast_temperature") else x.temperature
     method = CRD(
-        CRDSpec(embedding_width=x.embed_dim, negatives=x.negatives, temperature=x.temperature, momentum=x.momentum),
+        CRDSpec(embedding_width=x.embed_dim, negatives=x.negatives, temperature=temperature, momentum=x.momentum),
         student_width=student_width,
         teacher_width=teacher_width,
         memory=MemoryBanks(
             x.samples,
             x.embed_dim,
-            sampler=lambda _, step, first: x.at("contrast_index", step),
-            temperature=x.temperature,
+            sampler=lambda _, step, first: x.at("contrast_index", *((step,) if x.has("losses") else ())),
+            temperature=temperature,
             momentum=x.momentum,
             seed=0,
         ),
