@@ -1,7 +1,7 @@
 """EA-KD: KD in which samples with teacher outputs of high entropy count more.
 
-Su et al., "Entropy-based Adaptive Knowledge Distillation", ICCV 2025: each sample's KL is weighted by the teacher's entropy, and
-more where the student's entropy is high as well. The same weights are an option of DKD and MLKD.
+Su et al., "Entropy-based Adaptive Knowledge Distillation", ICCV 2025: each sample's KL is weighted by the
+teacher's entropy, and more where the student's entropy is high as well. The same weights are an option of DKD and MLKD.
 """
 
 import math

@@ -28,8 +28,8 @@ class MLKDSpec(MethodSpec):
     """MLKD's settings; the defaults are what the published code computes.
 
     It masks the surer half of samples and of classes after the mean over them, which leaves the share of the others,
-    one half for even numbers, as a factor on the weak views' levels. It takes the weak views' divergence once more where
-    the strong views' was meant (`again_temperatures`). Where logits are standardised, only the divergences' are.
+    one half for even numbers, as a factor on the weak views' levels. It takes the weak views' divergence once more
+    where the strong views' was meant (`again_temperatures`). Where logits are standardised, only the divergences' are.
     """
 
     weights: ClassVar[Weights] = Weights(gamma=0.1, alpha=0.0, beta=0.9)
