@@ -41,9 +41,7 @@ class DKDSpec(MethodSpec):
     temperature: Temperature = Field(4.0, description="T.")
     warm_up_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
     entropy_weights: bool = Field(False, description="Weight samples by entropy, as EA-KD does (temperature 3).")
-    entropy_bound: Bound = Field(
-        100.0, ge=1e-3, le=1e6, description="What EA-KD divides the student's entropy by; null for log(classes)."
-    )
+    entropy_bound: Bound = Field(100.0, description="What EA-KD's weights divide the student's entropy by.")
 
     def make(self, pair: Pair) -> "DKD":
         """DKD for any pair."""
@@ -66,7 +64,7 @@ class DKD(Method):
         temperature: T.
         warm_up: How the weight rises.
         entropy_weights: Whether samples have EA-KD's weights.
-        entropy_bound: What they divide the student's entropy by; None for log(classes).
+        entropy_bound: What they divide the student's entropy by.
     """
 
     couples_samples: ClassVar[bool] = False
@@ -79,7 +77,7 @@ class DKD(Method):
         warm_up: WarmUp,
         *,
         entropy_weights: bool = False,
-        entropy_bound: float | None = None,
+        entropy_bound: Bound = "log-classes",
     ) -> None:
         super().__init__()
         self.target_weight = target_weight

@@ -5,7 +5,7 @@ teacher's entropy, and more where the student's entropy is high as well. The sam
 """
 
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,8 @@ from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, We
 from tekapctl.section import Temperature
 from tekapctl.tekap import Level
 
-Bound = float | None
+Bound = Literal["log-classes"] | Annotated[float, Field(ge=1e-3, le=1e6)]
+"""Of an entropy; `log-classes` is its largest possible value."""
 
 
 @METHODS.register("eakd")
@@ -42,9 +43,7 @@ class EAKDSpec(MethodSpec):
     name: Literal["eakd"] = "eakd"
     temperature: Temperature = Field(4.0, description="T.")
     entropy_temperature: Temperature = Field(3.0, description="Temperature of the entropies.")
-    entropy_bound: Bound = Field(
-        100.0, ge=1e-3, le=1e6, description="What the student's entropy is divided by; null for log(classes)."
-    )
+    entropy_bound: Bound = Field(100.0, description="What the student's entropy is divided by.")
 
     def make(self, pair: Pair) -> "EAKD":
         """EA-KD for any pair."""
@@ -57,12 +56,12 @@ class EAKD(Method):
     Args:
         temperature: T.
         entropy_temperature: Temperature of the entropies.
-        bound: What the student's entropy is divided by; None for log(classes).
+        bound: What the student's entropy is divided by.
     """
 
     couples_samples: ClassVar[bool] = False
 
-    def __init__(self, temperature: float, entropy_temperature: float, bound: float | None) -> None:
+    def __init__(self, temperature: float, entropy_temperature: float, bound: Bound) -> None:
         super().__init__()
         self.temperature = temperature
         self.entropy_temperature = entropy_temperature
@@ -79,11 +78,11 @@ def entropy_weights(
     student: Float[Tensor, "batch classes"],
     teacher: Float[Tensor, "batch classes"],
     temperature: float = 3.0,
-    bound: float | None = None,
+    bound: Bound = "log-classes",
 ) -> Float[Tensor, " batch"]:
-    """`H_t * (1 + H_s / bound) / 2` of each sample, the bound being log(classes) where it is None."""
-    bound = math.log(student.shape[1]) if bound is None else bound
-    return entropy(teacher, temperature) * (1 + entropy(student, temperature) / bound) / 2
+    """`H_t * (1 + H_s / bound) / 2` of each sample."""
+    largest = math.log(student.shape[1]) if bound == "log-classes" else bound
+    return entropy(teacher, temperature) * (1 + entropy(student, temperature) / largest) / 2
 
 
 def entropy(logits: Float[Tensor, "batch classes"], temperature: float) -> Float[Tensor, " batch"]:
