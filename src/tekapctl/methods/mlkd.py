@@ -13,6 +13,8 @@ from torch import Tensor
 
 from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge, Needs
+from tekapctl.methods.divergences import softened_kl_of_each
+from tekapctl.methods.eakd import entropy_weights
 from tekapctl.methods.kd import kl, standardized
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 from tekapctl.section import Temperature, Weight
@@ -49,6 +51,7 @@ class MLKDSpec(MethodSpec):
     weak_weight: Weight = Field(1.0, description="Weight of the weak views' three levels.")
     strong_temperatures: Temperatures = Field((3.0, 4.0, 5.0), description="T of the strong views' divergence.")
     again_temperatures: Temperatures = Field((2.0, 6.0), description="T of the weak views' divergence at weight 1.")
+    entropy_weights: bool = Field(False, description="Weight the divergences' samples by entropy, as EA-KD does.")
 
     def make(self, pair: Pair) -> "MLKD":
         """MLKD for any pair."""
@@ -87,9 +90,11 @@ class MLKD(Method):
         return torch.stack(parts).sum() if parts else ours.sum() * 0
 
     def _divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Float[Tensor, ""]:
-        if self.standardize:
-            student, teacher = standardized(student), standardized(teacher)
-        return kl(student, teacher, temperature)
+        seen = (standardized(student), standardized(teacher)) if self.standardize else (student, teacher)
+        if not self.spec.entropy_weights:
+            return kl(*seen, temperature)
+        # As published: the weights see the logits themselves even where the divergences see standardised ones.
+        return (entropy_weights(student, teacher) * softened_kl_of_each(*seen, temperature)).mean()
 
 
 def less_sure(count: int) -> float:

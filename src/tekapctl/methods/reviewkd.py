@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge, Needs
+from tekapctl.methods.eakd import entropy_weights
 from tekapctl.methods.maps import Map, MapPair, pair_maps
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, WarmUp, Weights
 from tekapctl.section import Epochs
@@ -40,6 +41,7 @@ class ReviewKDSpec(MethodSpec):
     student_maps: Literal["after", "before"] = Field(
         "after", description="Whether the student's maps are read after their ReLU or before it; the teacher's: before."
     )
+    entropy_weights: bool = Field(False, description="Whether EA-KD's weights are put on the samples.")
     warm_up_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
 
     def make(self, pair: Pair) -> "ReviewKD":
@@ -52,7 +54,12 @@ class ReviewKDSpec(MethodSpec):
                 Fusion(p.student.shape[1], middle, p.teacher.shape[1], fuses=number < len(pairs) - 1)
                 for number, p in enumerate(pairs)
             ]
-        return ReviewKD(fusions, pair.warm_up(self.warm_up_epochs), self.student_maps)
+        return ReviewKD(
+            fusions,
+            pair.warm_up(self.warm_up_epochs),
+            self.student_maps,
+            weighs_samples=self.entropy_weights,
+        )
 
 
 def reviewed(student: Knowledge, teacher: Knowledge, student_maps: str) -> list[MapPair]:
@@ -69,23 +76,28 @@ class ReviewKD(Method):
         fusions: One for each stage, first to last.
         warm_up: How the weight rises.
         student_maps: Whether the student's maps are read `after` their ReLU or `before` it.
+        weighs_samples: Whether samples have EA-KD's weights.
     """
 
     couples_samples: ClassVar[bool] = False
 
-    def __init__(self, fusions: list["Fusion"], warm_up: WarmUp, student_maps: str) -> None:
+    def __init__(
+        self, fusions: list["Fusion"], warm_up: WarmUp, student_maps: str, *, weighs_samples: bool = False
+    ) -> None:
         super().__init__()
         self.fusions = nn.ModuleList(fusions)
         self.warm_up = warm_up
         self.student_maps = student_maps
+        self.weighs_samples = weighs_samples
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The sum over stages, from the last to the first."""
         pairs = reviewed(student, teacher, self.student_maps)
         total, fused = student.logits.new_zeros(()), None
+        weights = entropy_weights(student.logits, teacher.logits) if self.weighs_samples else None
         for fusion, pair in zip(reversed(self.fusions), reversed(pairs), strict=True):
             out, fused = fusion(pair.student, fused, pair.teacher.shape[2:])
-            total = total + context_loss(out, pair.teacher)
+            total = total + context_loss(out, pair.teacher, weights)
         return self.warm_up(batch.step) * total
 
 
@@ -130,13 +142,25 @@ def _resized(maps: Map, size: Sequence[int]) -> Map:
     return maps if tuple(maps.shape[2:]) == tuple(size) else F.interpolate(maps, size=tuple(size), mode="nearest")
 
 
-def context_loss(student: Map, teacher: Map) -> Float[Tensor, ""]:
-    """The hierarchical context loss of one stage."""
-    total, weight, weights = F.mse_loss(student, teacher), 1.0, 1.0
+def context_loss(student: Map, teacher: Map, weights: Float[Tensor, " batch"] | None = None) -> Float[Tensor, ""]:
+    """The hierarchical context loss of one stage.
+
+    Args:
+        student: The student's map, fused.
+        teacher: The teacher's.
+        weights: Of the samples.
+    """
+
+    def distance(ours: Map, theirs: Map) -> Float[Tensor, ""]:
+        if weights is None:
+            return F.mse_loss(ours, theirs)
+        return (weights * (ours - theirs).square().flatten(1).mean(1)).mean()
+
+    total, weight, all_weights = distance(student, teacher), 1.0, 1.0
     for size in _LEVELS:
         if size < student.shape[2]:
             weight /= 2
             ours, theirs = (F.adaptive_avg_pool2d(maps, size) for maps in (student, teacher))
-            total = total + weight * F.mse_loss(ours, theirs)
-            weights += weight
-    return total / weights
+            total = total + weight * distance(ours, theirs)
+            all_weights += weight
+    return total / all_weights

@@ -101,11 +101,15 @@ def standardized_logits(x: Case) -> Found:
 
 @evaluates("mlkd*", "ls_mlkd")
 def mlkd(x: Case) -> Found:
+    return of_two_views(x, MLKDSpec(), standardize=x.name.startswith("ls_"))
+
+
+def of_two_views(x: Case, spec: MLKDSpec, *, standardize: bool) -> Found:
+    """MLKD's loss at the case's temperatures, its gradients, and the cross-entropy beside it."""
     weak, strong = x.student_weak_logits.requires_grad_(), x.student_strong_logits.requires_grad_()
-    every = x.temperatures
-    spec = MLKDSpec(temperatures=every, strong_temperatures=every[:3], again_temperatures=every[3:])
-    standardize = x.name.startswith("ls_")
-    method = MLKD(spec, standardize=standardize)
+    every = tuple(x.temperatures)
+    at = {"temperatures": every, "strong_temperatures": every[:3], "again_temperatures": every[3:]}
+    method = MLKD(spec.model_copy(update=at), standardize=standardize)
     method.level = "logit"
     objective = Distillation(
         lambda _: of_logits(x.teacher_weak_logits, x.teacher_strong_logits),

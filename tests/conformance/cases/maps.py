@@ -1,6 +1,7 @@
 """Losses of feature maps."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -221,7 +222,7 @@ def published_fusion(count: int) -> Published:
     return published
 
 
-@evaluates("reviewkd", "reviewkd_*")
+@evaluates("reviewkd", "reviewkd_*", "ea_reviewkd_*")
 def reviewkd(x: Case) -> Found:
     ours, theirs = own(x, "student"), own(x, "teacher")
     embedding = x.student_embedding.requires_grad_()
@@ -229,8 +230,12 @@ def reviewkd(x: Case) -> Found:
     student = of_maps(maps, maps, embedding)
     teacher = of_maps(before=with_first(theirs), embedding=x.teacher_embedding)
     spec = ReviewKDSpec(
-        student_maps="before" if x.student_preactivation else "after", warm_up_epochs=0, most_channels=512
+        student_maps="before" if x.student_preactivation else "after",
+        warm_up_epochs=0,
+        entropy_weights=x.name.startswith("ea_"),
     )
+    if x.has("student_logits"):
+        student, teacher = replace(student, logits=x.student_logits), replace(teacher, logits=x.teacher_logits)
     method = built(spec, student, teacher)
     published = published_fusion(len(method.fusions))
     load(x, "fusions", method.fusions, published)
