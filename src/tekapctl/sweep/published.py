@@ -8,7 +8,7 @@ from tekapctl.sweep.identity import experiment
 
 
 def published(spec: RunSpec) -> float | None:
-    """The published top-1 in percent of exactly this experiment, whatever its seed; None where no table has it."""
+    """The published last top-1 in percent of exactly this experiment, whatever its seed; None where none is known."""
     return _known().get(experiment(spec))
 
 
@@ -17,6 +17,7 @@ def _known() -> dict[str, float]:
     found = {}
     for preset in presets():
         row = preset.published
-        if row is not None and row.top1 is not None:
+        # Sweeps show last epochs' accuracies; the best on the test set does not compare with them.
+        if row is not None and row.top1 is not None and row.epoch != "best":
             found[experiment(parse(preset.table))] = row.top1
     return found
