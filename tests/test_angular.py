@@ -178,6 +178,35 @@ def test_the_objective_has_a_part_for_the_views():
     assert {name.split(".")[0] for name, _ in objective.named_parameters()} == {"views"}
 
 
+def test_pretraining_trains_the_views_alone_and_finds_their_statistics():
+    own = teacher()
+    made = views(AngularSpec(views=2, pretrain_epochs=3), own)
+    objective = Distillation(
+        lambda _: own,
+        Tekap(NONE, SeededNoise(NONE, 0)),
+        None,
+        gamma=1.0,
+        alpha=1.0,
+        beta=0.0,
+        temperature=4.0,
+        views=made,
+    )
+    objective.first_stage = True
+    before = made.features[0].running_mean.clone()
+    assert set(objective(teacher(), batch())) == {"first_stage"}
+    assert objective.asks_teacher
+    assert not objective.trains_learner
+    assert not torch.equal(made.features[0].running_mean, before)
+
+
+def test_the_rate_of_pretraining_falls_after_each_third():
+    spec = parse({"method": "kd", "angular": {"views": 5, "pretrain_epochs": 30}})
+    assert spec.first_epochs == 30
+    assert [spec.first_rate(epoch) for epoch in (0, 9, 10, 29)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    with pytest.raises(UsageError, match="ab has a first stage of its own"):
+        parse({"method": "ab", "angular": {"views": 5, "pretrain_epochs": 30}})
+
+
 def test_more_views_than_channels_are_refused():
     with pytest.raises(UsageError, match="9 orthogonal views do not fit into a teacher's feature of 8 channels"):
         views(AngularSpec(views=9), teacher())

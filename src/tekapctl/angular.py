@@ -53,6 +53,13 @@ class AngularSpec(Section):
         description="Whether views have dropout and batch statistics while the student trains; the published code has "
         "them in evaluation mode then.",
     )
+    pretrain_epochs: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Epochs before the run in which the views are trained alone, with dropout and batch statistics, at "
+        "a learning rate of 0.1 that falls tenfold after each third. The published code has such a stage, of 30.",
+    )
     trained_by_distillation: bool = Field(
         True, description="Whether the views learn from the distillation loss as well, as in the published code."
     )
@@ -159,11 +166,16 @@ class AngularViews(nn.Module):
             teacher: The teacher's knowledge of the batch.
             batch: Its labels and its step.
         """
-        said, loss = self._look(teacher, batch, "views")
+        in_training = self.spec.batch_statistics
+        said, loss = self._look(teacher, batch, "views", in_training=in_training)
         if teacher.strong is not None:
-            strong, of_strong = self._look(teacher.strong, batch, "strong views")
+            strong, of_strong = self._look(teacher.strong, batch, "strong views", in_training=in_training)
             said, loss = replace(said, strong=strong), (loss + of_strong) / 2
         return said, loss
+
+    def pretraining_loss(self, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The loss that trains the views before there is a student."""
+        return self._look(teacher, batch, "views", in_training=True)[1]
 
     @property
     def logit_scale(self) -> float:
@@ -185,12 +197,14 @@ class AngularViews(nn.Module):
             embedding: The teacher's.
             step: What the dropout depends on, beside the seed.
         """
-        (chance,) = self._chances([embedding], "views", step)
+        (chance,) = self._chances([embedding], "views", step, in_training=self.spec.batch_statistics)
         return self._classified(self.features[0](embedding, chance))
 
-    def _chances(self, features: Sequence[Tensor], name: str, step: int) -> Sequence[Tensor | None]:
+    def _chances(
+        self, features: Sequence[Tensor], name: str, step: int, *, in_training: bool
+    ) -> Sequence[Tensor | None]:
         """Uniform numbers for what each feature's views drop, or None where they drop nothing."""
-        if not self.spec.batch_statistics:
+        if not in_training:
             return [None] * len(features)
         widths, device = [feature.shape[1] for feature in features], features[0].device
         source = generator(device, self.seed, name, step)
@@ -200,9 +214,9 @@ class AngularViews(nn.Module):
     def _classified(self, embeddings: Float[Tensor, "views batch width"]) -> Float[Tensor, "views batch classes"]:
         return torch.einsum("vbc,voc->vbo", embeddings, self.classifiers) + self.biases
 
-    def _look(self, teacher: Knowledge, batch: Batch, name: str) -> tuple[Knowledge, Tensor]:
+    def _look(self, teacher: Knowledge, batch: Batch, name: str, *, in_training: bool) -> tuple[Knowledge, Tensor]:
         spec, features = self.spec, _features(teacher)
-        chances = self._chances(features, name, batch.step)
+        chances = self._chances(features, name, batch.step, in_training=in_training)
         seen = [views(f, c) for views, f, c in zip(self.features, features, chances, strict=True)]
         logits = self._classified(seen[0])
 

@@ -97,7 +97,14 @@ class Distillation(Objective):
     @property
     def trains_learner(self) -> bool:
         """Whether the learner is trained now, and not only what the method has of its own."""
+        if self._pretrains_views:
+            return False
         return not (self.first_stage and self.method is not None and not self.method.first_stage_trains_student)
+
+    @property
+    def _pretrains_views(self) -> bool:
+        """Whether only the views are trained now."""
+        return self.first_stage and self.views is not None and self.views.spec.pretrain_epochs > 0
 
     @property
     def distillations(self) -> "list[Distillation]":
@@ -122,11 +129,13 @@ class Distillation(Objective):
     @property
     def asks_teacher(self) -> bool:
         """Whether anything is distilled now."""
-        return self._method is not None or bool(self.alpha and not self.first_stage)
+        return self._pretrains_views or self._method is not None or bool(self.alpha and not self.first_stage)
 
     @property
     def _method(self) -> Method | None:
         """The method, where its loss counts now."""
+        if self._pretrains_views:
+            return None
         if self.method is None or self.first_stage:
             return self.method
         return None if self.method.only_first_stage or not self.beta else self.method
@@ -144,6 +153,13 @@ class Distillation(Objective):
     def _parts(self, learner: Knowledge, batch: Batch, teacher_of: Teacher, own: Batch) -> Parts:
         """The parts for a batch, whose teacher is asked with the samples that this process has of it."""
         parts: Parts = {}
+        if self._pretrains_views:
+            assert self.views is not None
+            with self.clock("teacher"), torch.no_grad():
+                teacher = teacher_of(own)
+            with self.clock("views"), torch.autocast(batch.index.device.type, enabled=False):
+                parts["first_stage"] = self.views.pretraining_loss(teacher.float(), batch)
+            return parts
         if self.first_stage and self.method is not None:
             teacher = self._ask(teacher_of, own, batch, parts)
             parts["first_stage"] = self._method_loss(self.method, learner.float(), teacher, batch)

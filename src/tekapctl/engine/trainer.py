@@ -195,7 +195,7 @@ class Trainer:
     @property
     def _rate(self) -> float:
         epoch, first = self.progress.epoch, self.spec.first_epochs
-        return self.spec.first_rate if epoch < first else self.spec.rate(epoch - first)
+        return self.spec.first_rate(epoch) if epoch < first else self.spec.rate(epoch - first)
 
     def batches(self) -> Iterator[Batch]:
         """What is left of the epoch under way."""
