@@ -399,6 +399,7 @@ def _metadata(setting: Setting, metrics: Metrics) -> dict[str, str]:
         "middle": str(train.middle),
         "epoch": str(metrics["epoch"]),
         "top1": f"{metrics['test_top1']:.6f}",
+        **({"data_settings": json.dumps(spec.data.shared)} if spec.data.shared else {}),
         **({"data_fingerprint": spec.data.fingerprint} if spec.data.fingerprint else {}),
     }
 

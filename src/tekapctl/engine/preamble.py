@@ -59,12 +59,16 @@ def chance_warning(who: str, top1: float, setting: "Setting") -> str | None:
 def _method(spec: StudentSpec) -> str:
     tekap, levels = spec.in_effect.tekap, []
     if tekap.logit.teachers:
-        levels.append(f"{tekap.logit.teachers} augmented teachers at the logit level")
+        levels.append(f"{_augmented(tekap.logit.teachers)} at the logit level")
     if tekap.feature.teachers:
-        levels.append(f"{tekap.feature.teachers} at the feature level")
+        levels.append(f"{_augmented(tekap.feature.teachers)} at the feature level")
     if spec.angular.views:
         levels.append(f"{spec.angular.views} learned views (Angular-KD)")
     return f"{spec.method.name}, {' and '.join(levels) or 'without TeKAP'}"
+
+
+def _augmented(count: int) -> str:
+    return f"{count} augmented teacher{'s' if count > 1 else ''}"
 
 
 def _loss(spec: StudentSpec) -> str:

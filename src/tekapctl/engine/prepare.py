@@ -157,7 +157,7 @@ def find_teacher(spec: StudentSpec, home: Home, say: Say) -> tuple[Trained, Stud
             "Name the teacher by the run or file that has them, or remove teacher_digest from the spec.",
         )
     say(f"teacher: {teacher.model} from {teacher.reference.described}")
-    data = spec.data if reference.run is None else spec.data.like(trained.data_of_run(reference.run))
+    data = spec.data if teacher.data is None else spec.data.like(teacher.data)
     pinned = {"teacher": teacher.reference.name, "teacher_digest": teacher.digest, "data": data}
     return teacher, spec.model_copy(update=pinned)
 
@@ -193,7 +193,7 @@ def assemble(
     together = min(_TEST_BATCH, 8 * spec.batch_size)
     test = Batches(splits.test, together, device=device, padding=0, flip=False, seed=0, team=team)
     for teacher in teachers:
-        trained.fit_to(teacher, splits.test, spec.data.name)
+        trained.fit_to(teacher, splits.test, spec.data.described)
         place(teacher.network, device)
 
     def ask(teacher: Trained, method: Method | None) -> tuple[Teacher, LogitPerturbation]:
