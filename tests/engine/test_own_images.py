@@ -15,6 +15,7 @@ from tekapctl.data.listing import list_images
 from tekapctl.engine.execute import execute, resume
 from tekapctl.engine.measure import measure
 from tekapctl.errors import UsageError
+from tekapctl.report.look import Looker
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
@@ -133,6 +134,8 @@ def test_weights_are_measured_on_their_own_test_images_wherever_they_are(home, p
     pictures(place / "split", "abc", 21)
     measure(home, teacher, say=said.append)
     assert "warning: the images of" in said[-1]
+    with pytest.raises(UsageError, match="no longer those"):
+        Looker(home).student(group(find(home, [teacher]))[0])
 
 
 def test_runs_on_different_images_are_different_experiments(home, place, teachers):
