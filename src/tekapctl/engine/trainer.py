@@ -126,7 +126,7 @@ class Trainer:
                 f"Nothing of the network {spec.network} can be trained: it has no parameter with requires_grad.",
                 "Let its factory leave the parameters that are to be trained unfrozen.",
             )
-        self._head = [p for module in network.head for p in module.parameters() if p.requires_grad]
+        self._head = [p for module in network.modules_behind_stages() for p in module.parameters() if p.requires_grad]
         parameters = [p for module in (network, objective) for p in module.parameters() if p.requires_grad]
         settings = spec.optimizer
         self.optimizer: torch.optim.SGD
@@ -181,7 +181,7 @@ class Trainer:
             self._averaged.forget()
         self.objective.first_stage = epoch < first
         self.network.train(self.objective.trains_learner)
-        for module in self.network.head if self.objective.first_stage else ():
+        for module in self.network.modules_behind_stages() if self.objective.first_stage else ():
             module.eval()
         for parameter in self._head:
             parameter.requires_grad_(not self.objective.first_stage)

@@ -86,8 +86,7 @@ class Network(nn.Module, ABC):
     def classifier_layer(self) -> nn.Module:
         """The layer from embedding to logits."""
 
-    @property
-    def head(self) -> tuple[nn.Module, ...]:
+    def modules_behind_stages(self) -> tuple[nn.Module, ...]:
         """The modules behind the last stage, which a method's first stage leaves as they are."""
         return (self.classifier_layer,)
 

@@ -36,7 +36,7 @@ class NetworkPair:
         source = torch.Generator().manual_seed(x.image_seed)
         self.images = torch.randn(x.batch, 3, 32, 32, generator=source).double()
         if x.name.startswith(("pair_ab", "pair_fsp")):  # as a first stage trains the student
-            for module in self.student.head:
+            for module in self.student.modules_behind_stages():
                 module.eval()  # nor is it trained there
 
     def _network(self, side: str) -> Network:
