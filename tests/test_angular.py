@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from conformance.test_losses import batch_of
+from conformance.inputs import batch_of
 from tekapctl.angular import AngularSpec, AngularViews, FeatureViews, inter_angle, intra_angle
 from tekapctl.engine.objective import Distillation
 from tekapctl.errors import UsageError
@@ -114,7 +114,7 @@ def test_the_student_learns_the_weighted_mean_of_all_probabilities_and_features(
 
 def test_views_depend_on_seed_and_step_alone():
     own = teacher()
-    first, again = (views(AngularSpec(views=2), own) for _ in range(2))
+    first, again = (views(AngularSpec(views=2, batch_statistics=True), own) for _ in range(2))
     torch.rand(5)
     assert torch.equal(first(own, batch(3))[0].embedding, again(own, batch(3))[0].embedding)
     assert not torch.equal(first(own, batch(3))[0].embedding, again(own, batch(4))[0].embedding)
@@ -176,6 +176,35 @@ def test_the_objective_has_a_part_for_the_views():
     parts = objective(teacher(), batch())
     assert set(parts) == {"cross_entropy", "kd", "views"}
     assert {name.split(".")[0] for name, _ in objective.named_parameters()} == {"views"}
+
+
+def test_pretraining_trains_the_views_alone_and_finds_their_statistics():
+    own = teacher()
+    made = views(AngularSpec(views=2, pretrain_epochs=3), own)
+    objective = Distillation(
+        lambda _: own,
+        Tekap(NONE, SeededNoise(NONE, 0)),
+        None,
+        gamma=1.0,
+        alpha=1.0,
+        beta=0.0,
+        temperature=4.0,
+        views=made,
+    )
+    objective.first_stage = True
+    before = made.features[0].running_mean.clone()
+    assert set(objective(teacher(), batch())) == {"first_stage"}
+    assert objective.asks_teacher
+    assert not objective.trains_learner
+    assert not torch.equal(made.features[0].running_mean, before)
+
+
+def test_the_rate_of_pretraining_falls_after_each_third():
+    spec = parse({"method": "kd", "angular": {"views": 5, "pretrain_epochs": 30}})
+    assert spec.first_epochs == 30
+    assert [spec.first_rate(epoch) for epoch in (0, 9, 10, 29)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    with pytest.raises(UsageError, match="ab has a first stage of its own"):
+        parse({"method": "ab", "angular": {"views": 5, "pretrain_epochs": 30}})
 
 
 def test_more_views_than_channels_are_refused():

@@ -117,10 +117,11 @@ def test_runs_that_differ_in_their_seed_are_a_group_named_by_what_sets_it_apart(
     assert baseline_of(groups, "KD + tekap").label == "kd + TeKAP"
 
 
-def test_runs_on_other_images_are_not_tested_against_each_other(tmp_path):
+@pytest.mark.parametrize("others", [{"fingerprint": "b" * 64}, {"split_seed": 1}, {"test_share": 0.5}])
+def test_runs_on_other_images_are_not_tested_against_each_other(tmp_path, others):
     made = []
-    for number, fingerprint in enumerate(("a" * 64, "b" * 64)):
-        data = {"name": "folder", "folder": "pictures", "fingerprint": fingerprint}
+    for number, more in enumerate(({}, others)):
+        data = {"name": "folder", "folder": "pictures", "fingerprint": "a" * 64, **more}
         for seed in range(3):
             top1 = 0.5 + 0.1 * number + 0.01 * seed * seed
             made.append(

@@ -6,7 +6,10 @@ within a cone around the teacher (inter-angle loss), and to lie evenly around it
 from the weighted mean of the teacher and its views.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -38,6 +41,24 @@ class AngularSpec(Section):
     margin: float = Field(0.2, ge=0, le=2, description="How far, in 1 - cosine, a view may turn from the teacher.")
     dropout: float = Field(
         0.15, ge=0, lt=1, description="Dropout before the first view; each further one has 0.05 more, at most 0.4."
+    )
+    variant: Literal["code", "paper"] = Field(
+        "code",
+        description="What is computed: as the published code does it (products of probabilities, features normalised "
+        "over the views, weights divided by their Euclidean length), or as the paper says (cosines, weights that sum "
+        "to 1).",
+    )
+    batch_statistics: bool = Field(
+        False,
+        description="Whether views have dropout and batch statistics while the student trains; the published code has "
+        "them in evaluation mode then.",
+    )
+    pretrain_epochs: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Epochs before the run in which the views are trained alone, with dropout and batch statistics, at "
+        "a learning rate of 0.1 that falls tenfold after each third. The published code has such a stage, of 30.",
     )
     trained_by_distillation: bool = Field(
         True, description="Whether the views learn from the distillation loss as well, as in the published code."
@@ -83,22 +104,31 @@ class FeatureViews(nn.Module):
         self.kept: Tensor
 
     def forward(
-        self, feature: Float[Tensor, "batch channels *space"], chance: Float[Tensor, "views batch channels"]
+        self, feature: Float[Tensor, "batch channels *space"], chance: Float[Tensor, "views batch channels"] | None
     ) -> Float[Tensor, "views batch channels *space"]:
         """All views of a batch.
 
         Args:
             feature: The teacher's.
-            chance: Uniform numbers that decide what is dropped; channels are dropped whole.
+            chance: Uniform numbers that decide what is dropped; channels are dropped whole. None drops nothing and
+                normalises by the running statistics.
         """
-        kept = (chance < self.kept).float() / self.kept
+        if chance is None:
+            kept = feature.new_ones(self.views, *feature.shape[:2])
+        else:
+            kept = (chance < self.kept).float() / self.kept
         # Dropping channels of the input is dropping columns of each sample's map.
         flat = feature.flatten(2) if feature.dim() > 2 else feature.unsqueeze(2)
         mapped = torch.einsum("vbc,bcs,voc->bvos", kept, flat, self.weight) + self.bias.unsqueeze(2)
         together = mapped.flatten(1, 2)
         alone = together.shape[0] * together.shape[2] == 1  # one value a channel has no deviation
         normalised = F.batch_norm(
-            together, self.running_mean, self.running_var, self.gain, self.shift, training=not alone
+            together,
+            self.running_mean,
+            self.running_var,
+            self.gain,
+            self.shift,
+            training=chance is not None and not alone,
         )
         return normalised.view_as(mapped).transpose(0, 1).reshape(self.views, *feature.shape)
 
@@ -136,59 +166,85 @@ class AngularViews(nn.Module):
             teacher: The teacher's knowledge of the batch.
             batch: Its labels and its step.
         """
-        said, loss = self._look(teacher, batch, "views")
+        in_training = self.spec.batch_statistics
+        said, loss = self._look(teacher, batch, "views", in_training=in_training)
         if teacher.strong is not None:
-            strong, of_strong = self._look(teacher.strong, batch, "strong views")
+            strong, of_strong = self._look(teacher.strong, batch, "strong views", in_training=in_training)
             said, loss = replace(said, strong=strong), (loss + of_strong) / 2
         return said, loss
 
+    def pretraining_loss(self, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The loss that trains the views before there is a student."""
+        return self._look(teacher, batch, "views", in_training=True)[1]
+
+    @property
+    def logit_scale(self) -> float:
+        """The sum of the published targets' probabilities, by which KD's loss and gradient are larger."""
+        return sum(self._shares)
+
+    @property
+    def _shares(self) -> list[float]:
+        """The weights of the teacher and of its views."""
+        weights = [1.0, *[self.spec.view_weight] * self.spec.views]
+        total = math.hypot(*weights) if self.spec.variant == "code" else sum(weights)
+        return [weight / total for weight in weights]
+
     @torch.no_grad()
     def say(self, embedding: Float[Tensor, "batch width"], step: int) -> Float[Tensor, "views batch classes"]:
-        """The views' logits of images as they are in training: with dropout, normalised over these images.
+        """The views' logits of images as they are while the student trains.
 
         Args:
             embedding: The teacher's.
             step: What the dropout depends on, beside the seed.
         """
-        source = generator(embedding.device, self.seed, "views", step)
-        chance = torch.rand((self.spec.views, *embedding.shape), generator=source, device=embedding.device)
+        (chance,) = self._chances([embedding], "views", step, in_training=self.spec.batch_statistics)
         return self._classified(self.features[0](embedding, chance))
+
+    def _chances(
+        self, features: Sequence[Tensor], name: str, step: int, *, in_training: bool
+    ) -> Sequence[Tensor | None]:
+        """Uniform numbers for what each feature's views drop, or None where they drop nothing."""
+        if not in_training:
+            return [None] * len(features)
+        widths, device = [feature.shape[1] for feature in features], features[0].device
+        source = generator(device, self.seed, name, step)
+        shape = (self.spec.views, len(features[0]), sum(widths))
+        return torch.rand(shape, generator=source, device=device).split(widths, dim=2)
 
     def _classified(self, embeddings: Float[Tensor, "views batch width"]) -> Float[Tensor, "views batch classes"]:
         return torch.einsum("vbc,voc->vbo", embeddings, self.classifiers) + self.biases
 
-    def _look(self, teacher: Knowledge, batch: Batch, name: str) -> tuple[Knowledge, Tensor]:
+    def _look(self, teacher: Knowledge, batch: Batch, name: str, *, in_training: bool) -> tuple[Knowledge, Tensor]:
         spec, features = self.spec, _features(teacher)
-        widths = [feature.shape[1] for feature in features]
-        source = generator(teacher.logits.device, self.seed, name, batch.step)
-        shape = (spec.views, len(teacher.logits), sum(widths))
-        chances = torch.rand(shape, generator=source, device=teacher.logits.device).split(widths, dim=2)
+        chances = self._chances(features, name, batch.step, in_training=in_training)
         seen = [views(f, c) for views, f, c in zip(self.features, features, chances, strict=True)]
         logits = self._classified(seen[0])
 
         repeated = batch.labels.repeat(spec.views)
         loss = spec.view_weight * spec.views * F.cross_entropy(logits.flatten(0, 1), repeated)
         own, others = ((each / self.temperature).softmax(-1) for each in (teacher.logits, logits))
-        loss = loss + spec.logit_inter_weight * inter_angle(others, own, spec.margin)
+        is_code = spec.variant == "code"
+        inter = inter_product(others, own, spec.margin) if is_code else inter_angle(others, own, spec.margin)
+        loss = loss + spec.logit_inter_weight * inter
         loss = loss + spec.logit_intra_weight * intra_angle(others, own)
         for feature, views in zip(features, seen, strict=True):
             of_teacher, of_views = _pooled(feature, 2), _pooled(views, 3)
-            inter, intra = inter_angle(of_views, of_teacher, spec.margin), intra_angle(of_views, of_teacher)
+            intra = intra_angle(of_views, of_teacher)
+            inter = inter_angle(of_views, of_teacher, spec.margin, over_views=is_code)
             loss = loss + (spec.feature_inter_weight * inter + spec.feature_intra_weight * intra) / len(features)
         return self._mean(teacher, logits, seen), loss
 
     def _mean(self, teacher: Knowledge, logits: Tensor, seen: list[Tensor]) -> Knowledge:
-        """The weighted mean of all, at the weights' sum 1; logits whose softmax at T is the mean probability."""
+        """The weighted mean of all; logits whose softmax at T is the mean probability, brought to a sum of 1."""
         if not self.spec.trained_by_distillation:
             logits, seen = logits.detach(), [views.detach() for views in seen]
-        total = 1 + self.spec.view_weight * self.spec.views
+        own, *others = self._shares
         log_probabilities = (torch.cat([teacher.logits.unsqueeze(0), logits]) / self.temperature).log_softmax(2)
-        weights = logits.new_full((len(log_probabilities), 1, 1), self.spec.view_weight / total)
-        weights[0] = 1 / total
+        weights = logits.new_full((len(log_probabilities), 1, 1), others[0] / (own + sum(others)))
+        weights[0] = own / (own + sum(others))
         mixed = (log_probabilities + weights.log()).logsumexp(0) * self.temperature
         embedding, *maps = (
-            (feature + self.spec.view_weight * views.sum(0)) / total
-            for feature, views in zip(_features(teacher), seen, strict=True)
+            own * feature + others[0] * views.sum(0) for feature, views in zip(_features(teacher), seen, strict=True)
         )
         count = len(teacher.stages)
         return replace(
@@ -197,27 +253,60 @@ class AngularViews(nn.Module):
 
 
 def inter_angle(
-    views: Float[Tensor, "views batch width"], teacher: Float[Tensor, "batch width"], margin: float
+    views: Float[Tensor, "views batch width"],
+    teacher: Float[Tensor, "batch width"],
+    margin: float,
+    *,
+    over_views: bool = False,
 ) -> Float[Tensor, ""]:
     """The constrained inter-angle loss: views stay near their own sample's teacher and, there, point apart.
 
     The first part is a contrast of each view with all samples' teachers, in which a view within the margin of its own
     counts as there; over the number of views once more, as published. The second is the softplus of the views' cosines
     with each other, for samples all of whose views are within the margin.
+
+    Args:
+        views: The views.
+        teacher: What they are views of.
+        margin: How far, in 1 - cosine, a view may turn.
+        over_views: Normalise each entry over the views instead of each view in the second part, as published code does.
     """
+    units, teacher = F.normalize(views, dim=2), F.normalize(teacher, dim=1)
+    nearness = _nearness(units, teacher, margin)
+    return nearness + _diversity(F.normalize(views, dim=0) if over_views else units, teacher, margin)
+
+
+def inter_product(
+    views: Float[Tensor, "views batch classes"], teacher: Float[Tensor, "batch classes"], margin: float
+) -> Float[Tensor, ""]:
+    """The same with products of probabilities in place of cosines, as published code does."""
+    return _nearness(views, teacher, margin) + _diversity(views, teacher, margin)
+
+
+def _nearness(
+    views: Float[Tensor, "views batch width"], teacher: Float[Tensor, "batch width"], margin: float
+) -> Float[Tensor, ""]:
+    """A contrast of each view with all samples' teachers."""
     count, batch, _ = views.shape
-    views, teacher = F.normalize(views, dim=2), F.normalize(teacher, dim=1)
     similarity = views @ teacher.T
     own = similarity.diagonal(dim1=1, dim2=2)
     is_near = own >= 1 - margin
     similarity = similarity + torch.diag_embed(torch.where(is_near, 1 - own, 0.0))
     numbers: Int64[Tensor, " all"] = torch.arange(batch, device=views.device).repeat(count)
-    nearness = F.cross_entropy(similarity.flatten(0, 1) / _SHARPNESS, numbers) / count
+    return F.cross_entropy(similarity.flatten(0, 1) / _SHARPNESS, numbers) / count
+
+
+def _diversity(
+    views: Float[Tensor, "views batch width"], teacher: Float[Tensor, "batch width"], margin: float
+) -> Float[Tensor, ""]:
+    """How alike the views of a sample are, where all of them are near its teacher."""
+    count, batch, _ = views.shape
     if count < 2:
-        return nearness
+        return views.sum() * 0
+    is_near = (views * teacher).sum(2) >= 1 - margin
     cosines = torch.einsum("vbw,ubw->bvu", views, views)
     apart = F.softplus(cosines).sum((1, 2)) - F.softplus(cosines.diagonal(dim1=1, dim2=2)).sum(1)
-    return nearness + (apart * is_near.all(0)).sum() / (count * (count - 1) * batch)
+    return (apart * is_near.all(0)).sum() / (count * (count - 1) * batch)
 
 
 def intra_angle(views: Float[Tensor, "views batch width"], teacher: Float[Tensor, "batch width"]) -> Float[Tensor, ""]:

@@ -69,6 +69,10 @@ def _known_tracker(name: str) -> str:
 TrackerName = Annotated[str, AfterValidator(_known_tracker)]
 
 
+_PRETRAINING_RATE = 0.1
+"""Of learned views, as published."""
+
+
 class OptimizerSpec(Section):
     """SGD with momentum and a step schedule; the defaults are the published CIFAR-100 ones."""
 
@@ -193,9 +197,8 @@ class RunSpec(Section):
         """Epochs of a method's first stage, before the run's own."""
         return 0
 
-    @property
-    def first_rate(self) -> float:
-        """The learning rate of the first stage."""
+    def first_rate(self, epoch: int) -> float:
+        """The learning rate of an epoch of the first stage, counted from 0."""
         return self.optimizer.learning_rate * self.optimizer.scale(self.batch_size)
 
     def rate(self, epoch: int) -> float:
@@ -314,14 +317,30 @@ class StudentSpec(RunSpec):
 
     @property
     def first_epochs(self) -> int:
-        """Epochs of the method's first stage."""
-        return int(getattr(self.method, "init_epochs", 0)) if self.beta else 0
+        """Epochs of the method's first stage, or of the views' pretraining."""
+        return self.pretrain_epochs or (int(getattr(self.method, "init_epochs", 0)) if self.beta else 0)
 
     @property
-    def first_rate(self) -> float:
-        """The learning rate of the first stage, as published for the method and the student."""
-        rate = self.method.first_rate(self.student) or self.optimizer.learning_rate
+    def pretrain_epochs(self) -> int:
+        """Epochs in which learned views are trained before the student."""
+        return self.angular.pretrain_epochs if self.angular.views else 0
+
+    def first_rate(self, epoch: int) -> float:
+        """The learning rate of an epoch of the first stage, as published for the method and the student."""
+        if self.pretrain_epochs:
+            rate = _PRETRAINING_RATE * 0.1 ** (3 * epoch // self.pretrain_epochs)
+        else:
+            rate = self.method.first_rate(self.student) or self.optimizer.learning_rate
         return rate * self.optimizer.scale(self.batch_size)
+
+    @model_validator(mode="after")
+    def _check_first_stages(self) -> "StudentSpec":
+        if self.pretrain_epochs and self.beta and getattr(self.method, "init_epochs", 0):
+            raise ValueError(
+                f"{self.method.name} has a first stage of its own, beside which views cannot be pretrained: set "
+                "angular.pretrain_epochs or method.init_epochs to 0"
+            )
+        return self
 
     @property
     def meets_logits(self) -> bool:

@@ -66,8 +66,8 @@ class LogitTekap(Perturbation):
     loss_weight: Weight = Field(0.8, description="Weight of each augmented teacher's loss; the teacher's own is 1.")
     perturbation: KnownPerturbation = Field(
         "isotropic",
-        description="What is weighted as noise: isotropic, covariance, class-covariance, temperature, dropout or "
-        "mixing, each of the same size (docs/tekap.md).",
+        description="What is weighted as noise: isotropic, covariance, class-covariance, temperature, relative, "
+        "dropout or mixing, each of the same size (docs/tekap.md).",
     )
     dropout: float = Field(
         0.1, gt=0, lt=1, description="Share of the teacher's embedding that the perturbation dropout drops."

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tekapctl import models
+from tekapctl.data import data_spec
 from tekapctl.data.image_set import ImageSet
 from tekapctl.data.source import DataSpec
 from tekapctl.errors import UsageError
@@ -82,6 +83,7 @@ class Trained:
         reference: Where it was found.
         preparation: How its images are prepared, if the file says.
         fingerprint: Of the images that it was trained on, if the file says.
+        data: The data set that it was trained on with its settings, if its run or the file says.
     """
 
     network: Network
@@ -92,6 +94,7 @@ class Trained:
     reference: Reference
     preparation: Preparation | None = None
     fingerprint: str | None = None
+    data: DataSpec | None = None
 
 
 def find(
@@ -237,7 +240,22 @@ def load(reference: Reference, *, model: str | None = None, arguments: foreign.A
         reference=reference,
         preparation=preparation,
         fingerprint=metadata.get("data_fingerprint"),
+        data=data_of_run(reference.run) if reference.run is not None else _data(metadata, str(path)),
     )
+
+
+def _data(metadata: dict[str, str], source: str) -> DataSpec | None:
+    """The data set that a file names with its settings.
+
+    Raises:
+        UsageError: The settings are damaged.
+    """
+    settings = _read(metadata["data_settings"], source, "data") if "data_settings" in metadata else None
+    if settings is None:
+        return None
+    if not isinstance(settings, dict):
+        raise UsageError(f"What {source} says of its data is damaged.", "Train or export it again.")
+    return data_spec({"name": metadata.get("dataset", ""), **settings})
 
 
 def _budget(state: dict[str, Tensor]) -> int:
@@ -355,6 +373,14 @@ def identify(state: dict[str, Tensor], source: str) -> str:
     return nearest
 
 
+def _differing(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
+    """The first class in which two lists of equal length differ."""
+    number, (one, other) = next(
+        (n, pair) for n, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1]
+    )
+    return f"class {number} is {one!r} there and {other!r} here"
+
+
 def fit_to(trained: Trained, images: ImageSet, dataset: str) -> None:
     """Refuse a network whose classes are not the data set's; one without a normalization gets the data set's.
 
@@ -370,11 +396,11 @@ def fit_to(trained: Trained, images: ImageSet, dataset: str) -> None:
         raise UsageError(
             f"The {trained.model} of {trained.reference.described} has {trained.network.num_classes} classes, "
             f"and {dataset} has {len(classes)}.",
-            f"Name one trained on {dataset}: `tekapctl train-teacher --model {trained.model} --dataset {dataset}`.",
+            f"Train one on these classes with `tekapctl train-teacher --model {trained.model}`.",
         )
     if trained.classes is not None and trained.classes != classes:
         raise UsageError(
-            f"The {trained.model} of {trained.reference.described} was trained on the classes of "
-            f"{trained.dataset or 'another data set'}, not on those of {dataset}.",
-            f"Name one trained on {dataset}: `tekapctl train-teacher --model {trained.model} --dataset {dataset}`.",
+            f"The {trained.model} of {trained.reference.described} was trained on other classes than those of "
+            f"{dataset}: {_differing(trained.classes, classes)}.",
+            f"Train one on these classes with `tekapctl train-teacher --model {trained.model}`.",
         )

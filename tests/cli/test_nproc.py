@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -38,6 +39,23 @@ def test_processes_end_with_their_launcher_and_keep_the_run(tekapctl, teacher):
     launcher.wait()
     until(lambda: state()["status"] != "running")
     assert state()["status"] == "interrupted"
+
+
+def test_a_signal_to_the_launcher_ends_in_the_command_that_goes_on(tekapctl, teacher):
+    options = ["distill", "--teacher", teacher, "--student", "resnet8", "--dataset", "digits", "--epochs", "2000"]
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "tekapctl", *options, "--nproc", "2", "--name", "signalled"],
+        env=os.environ | {"TEKAPCTL_HOME": str(tekapctl.home), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: list(tekapctl.home.glob("runs/*signalled*/metrics.jsonl")))
+    launcher.send_signal(signal.SIGTERM)
+    _, told = launcher.communicate(timeout=120)
+    assert launcher.returncode == 128 + signal.SIGTERM
+    assert "`tekapctl resume latest --nproc 2` goes on from the last checkpoint" in told
+    assert "Traceback" not in told
 
 
 def until(what, seconds: float = 100) -> None:

@@ -98,6 +98,13 @@ def test_methods_are_listed_and_explained(tekapctl):
 def test_presets_are_the_published_experiments(tekapctl):
     listed = {row["preset"]: row for row in tekapctl("presets", "--json").json}
     assert len([name for name in listed if name.startswith("tekap-fl/")]) == 13
+    stated = [row for row in listed.values() if row["published_top1"] is not None]
+    assert len(stated) >= 250
+    assert all(row["source"] and row["epoch"] in ("last", "best", "not stated") for row in stated)
+    mlkd = listed["mlkd/resnet32x4-ShuffleV1"]["spec"]
+    assert [round(at * mlkd["epochs"]) for at in mlkd["optimizer"]["decay_at"]] == [150, 180, 210]
+    assert listed["imagenet/dkd/resnet34-resnet18"]["spec"]["method"]["warm_up_epochs"] == 1
+    assert listed["reviewkd/resnet56-resnet20"]["spec"]["beta"] == 0.6
     assert listed["dkd/resnet56-resnet20"]["spec"]["method"]["non_target_weight"] == 2
     assert listed["crd/resnet32x4-resnet8x4"]["published_top1"] == 75.51
     name = "tekap-fl/resnet32x4-resnet8x4"
@@ -108,6 +115,18 @@ def test_presets_are_the_published_experiments(tekapctl):
     assert (mobile["optimizer"]["learning_rate"], mobile["beta"], mobile["seed"]) == (0.01, 1000, 3)
     assert mobile["tekap"]["feature"]["teachers"] == 0
     assert name in tekapctl.refuses("distill", "--preset", "tekap-fl/resnet32x4-resnet8x5")
+
+
+def test_a_method_takes_the_settings_that_were_published_for_its_pair_and_says_so(tekapctl):
+    pair = ["distill", "--teacher", "resnet56", "--student", "resnet20", "--method", "dkd", "--dry-run", "--json"]
+    told = tekapctl(*pair)
+    assert told.json["spec"]["method"]["non_target_weight"] == 2
+    assert "settings of dkd/resnet56-resnet20 as published by megvii-research/mdistiller" in told.err
+    own = tekapctl(*pair, "--set", "method.non_target_weight=5").json["spec"]
+    assert own["method"]["non_target_weight"] == 5
+    other = tekapctl(*pair, "--dataset", "digits")
+    assert other.json["spec"]["method"]["non_target_weight"] == 8
+    assert "as published" not in other.err
 
 
 def test_the_plan_counts_what_a_perturbation_asks_of_the_teacher(tekapctl, teacher):

@@ -10,7 +10,7 @@ from tekapctl.models import build
     ("arguments", "words"),
     [
         (["train-teacher", "--model", "resnet32x5"], ["'resnet32x5'", "resnet32x4"]),
-        (["distill", "--method", "krd"], ["'krd'", "crd", "kd"]),
+        (["distill", "--method", "crdd"], ["'crdd'", "crd"]),
         (["distill", "--dataset", "cifar1000"], ["'cifar1000'", "cifar100"]),
         (["distill", "--alpha", "-1"], ["alpha"]),
         (["distill", "--epochs", "0"], ["epochs"]),

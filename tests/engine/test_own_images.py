@@ -1,5 +1,6 @@
 """Runs on images of one's own: what is trained on which images, and with which settings."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from tekapctl.comparison.groups import find, group
 from tekapctl.data import data_spec
 from tekapctl.data.listing import list_images
 from tekapctl.engine.execute import execute, resume
+from tekapctl.engine.measure import measure
 from tekapctl.errors import UsageError
+from tekapctl.report.look import Looker
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
@@ -114,6 +117,25 @@ def test_a_run_whose_images_have_changed_does_not_go_on(home, place):
     (place / "changing" / "a" / "0.png").rename(place / "changing" / "a" / "late.png")
     with pytest.raises(UsageError, match="no longer those that the spec was made for"):
         resume(student, home, Silent(), lambda _: None)
+
+
+def test_weights_are_measured_on_their_own_test_images_wherever_they_are(home, place):
+    folder = pictures(place / "split", "abc", 20)
+    settings = {"size": 16, "channels": "grey", "test_share": 0.5, "split_seed": 7}
+    teacher, _ = run(home, kind="teacher", model="resnet8", data={"name": folder, **settings})
+    weights = Runs(home.runs).find(teacher).weights
+    shutil.copy(weights, place / "elsewhere.safetensors")
+    own = measure(home, teacher)["evaluation"]
+    for name in (teacher, str(weights), str(place / "elsewhere.safetensors")):
+        said: list[str] = []
+        found = measure(home, name, dataset=folder, say=said.append)["evaluation"]
+        assert (found["images"], found["top1"]) == (own["images"], own["top1"])
+        assert not said
+    pictures(place / "split", "abc", 21)
+    measure(home, teacher, say=said.append)
+    assert "warning: the images of" in said[-1]
+    with pytest.raises(UsageError, match="no longer those"):
+        Looker(home).student(group(find(home, [teacher]))[0])
 
 
 def test_runs_on_different_images_are_different_experiments(home, place, teachers):

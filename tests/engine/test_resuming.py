@@ -47,6 +47,7 @@ WAYS = {
     "tekap-both": {"method": CRD, "alpha": 1.0, "beta": 0.8},
     "tekap-both-cached": {"method": CRD, "alpha": 1.0, "beta": 0.8, "cache_teacher": True},
     "angular-both": {"method": CRD, "alpha": 1.0, "beta": 0.8, "angular": {"views": 3}},
+    "angular-pretrained": {"method": "kd", "angular": {"views": 3, "pretrain_epochs": 1, "dropout": 0.3}},
     "angular-maps": {"method": "at", "angular": {"views": 2}},
     "dot": {"method": CRD, "alpha": 1.0, "beta": 0.8, "optimizer": {"dot_delta": 0.075}},
     **{name: {"method": name} for name in METHODS.names() if name not in ("kd", "crd", "ab", "fsp", "ft")},

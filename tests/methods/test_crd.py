@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from conformance.test_losses import batch_of, knowledge
+from conformance.inputs import batch_of, of_embedding
 from tekapctl.errors import UsageError
 from tekapctl.methods import Pair, contrast
 from tekapctl.methods.crd import CRD, CRDSpec
@@ -17,7 +17,7 @@ LABELS = torch.arange(SAMPLES) % 4
 
 
 def crd(seed: int = 0, **settings) -> CRD:
-    probe = knowledge(embedding=torch.zeros(2, WIDTH))
+    probe = of_embedding(torch.zeros(2, WIDTH))
     return CRDSpec(embedding_width=6, negatives=10, **settings).build(Pair(probe, probe, LABELS, seed))
 
 
@@ -27,7 +27,7 @@ def features(seed: int) -> torch.Tensor:
 
 def one_step(method: CRD, spec: FeatureTekap | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss and the gradient of the student's embedding."""
-    student, teacher = knowledge(embedding=features(1).requires_grad_()), knowledge(embedding=features(2))
+    student, teacher = of_embedding(features(1).requires_grad_()), of_embedding(features(2))
     settings = TekapSpec(feature=spec) if spec else TekapSpec().without()
     augmented = Tekap(settings, SeededNoise(settings, 0)).augment_features(teacher, 0)
     loss = method.augmented_loss(student, teacher, augmented, batch_of(torch.tensor([3, 9, 20, 41, 58])))

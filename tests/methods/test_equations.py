@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from conformance.test_losses import batch_of
-from tekapctl.engine.objective import standardized
+from conformance.inputs import batch_of
 from tekapctl.knowledge import Knowledge
 from tekapctl.methods.dist import DIST
+from tekapctl.methods.kd import standardized
 from tekapctl.methods.kdsvd import KDSVD
 from tekapctl.methods.maps import pair_maps
 from tekapctl.methods.method import WarmUp

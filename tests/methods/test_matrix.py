@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tekapctl import models
 from tekapctl.angular import AngularViews
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
+from tekapctl.engine.class_features import class_features
 from tekapctl.engine.objective import Distillation
 from tekapctl.engine.trainer import Trainer
 from tekapctl.errors import UsageError
@@ -57,13 +59,24 @@ def networks(batches):
     return {name: knowledge_of(name, batches) for name in {*STUDENTS, *TEACHERS}}
 
 
+def pair_of(batches: Batches, ours, network: models.Network, theirs) -> Pair:
+    """What a run tells a method of both networks and the training set."""
+    features = partial(class_features, network, batches.image_set, CPU, torch.float32)
+    classifier = network.classifier_layer
+    return Pair(ours, theirs, batches.labels, 0, len(batches), classifier=classifier, class_features=features)
+
+
 def trainer(batches, networks, method: str, student: str, teacher: str, augmentation: str) -> Trainer:
     values = {"student": student, "method": {"name": method} | ({"negatives": 8} if method == "crd" else {})}
     if method == "kd":
         values |= {"alpha": 0.9}
     spec = parse({**values, "batch_size": 4, "precision": "float32", **AUGMENTATIONS[augmentation]})
     (_, ours), (network, theirs) = networks[student], networks[teacher]
-    method_loss = spec.method.build(Pair(ours, theirs, batches.labels, 0, len(batches))) if spec.beta else None
+    pair = pair_of(batches, ours, network, theirs)
+    learner = spec.method.learner(built(student), pair) if spec.beta else built(student)
+    with torch.no_grad():
+        seen = learner.eval().knowledge(learner.normalize(batches.probe(2)), preactivations=True)
+    method_loss = spec.method.build(replace(pair, student=seen)) if spec.beta else None
     needs = Needs() if method_loss is None else method_loss.needs
     sample = of_batch(network.knowledge, network.normalize, next(batches.epoch(0, strong=True)), needs)
     objective = Distillation(
@@ -76,7 +89,7 @@ def trainer(batches, networks, method: str, student: str, teacher: str, augmenta
         temperature=4.0,
         views=AngularViews(spec.angular, sample, 4.0, 0) if spec.angular.views else None,
     )
-    return Trainer(spec, built(student).train(), objective, batches, batches, torch.float32)
+    return Trainer(spec, learner.train(), objective, batches, batches, torch.float32)
 
 
 @pytest.mark.parametrize("method", METHODS.names())
@@ -116,10 +129,10 @@ def test_the_methods_loss_reaches_the_student_and_augmentation_changes_it(batche
 
 @pytest.mark.parametrize("method", METHODS.names())
 def test_a_network_of_one_feature_map_works_or_is_refused_before_training(batches, networks, method):
-    ours, theirs = networks["resnet8"][1], networks["resnet14"][1]
+    ours, (network, theirs) = networks["resnet8"][1], networks["resnet14"]
     few = replace(ours, stages=ours.stages[-1:], preactivations=ours.preactivations[-1:])
     try:
-        loss = parse({"method": method}).method.build(Pair(few, theirs, batches.labels, 0))
+        loss = parse({"method": method}).method.build(pair_of(batches, few, network, theirs))
     except UsageError as error:
         assert "in all" in error.problem or "hint_layer" in error.remedy, error
         return

@@ -133,6 +133,14 @@ def test_logits_that_vary_in_a_plane_are_perturbed_within_it(basis, teacher, lab
     assert found.square().mean() > 0.1
 
 
+def test_relative_noise_is_that_of_noisy_teachers(basis, teacher):
+    noise = torch.randn(3, len(teacher.logits), CLASSES, generator=torch.Generator().manual_seed(0))
+    size = basis.survey().logits.square().mean().sqrt().float()
+    spec = spec_of("relative", teachers=3, teacher_share=1.0, noise_weight=0.2).logit
+    augmented = perturb(spec, teacher.logits, made("relative", basis).deviate(teacher, None, noise))
+    torch.testing.assert_close(augmented, (1 + 0.2 / size * noise) * teacher.logits)
+
+
 def test_temperature_is_exactly_another_temperature(basis, teacher, labels):
     noise = torch.randn(3, IMAGES, 1, generator=source(6))
     spec = spec_of("temperature", teachers=3).logit
@@ -275,6 +283,7 @@ def with_logits(logits: torch.Tensor, labels: torch.Tensor, head: nn.Module) -> 
         ("class-covariance", torch.eye(CLASSES), "of any one class"),
         ("mixing", torch.eye(CLASSES), "of any one class"),
         ("temperature", torch.ones(6, CLASSES), "same for all classes"),
+        ("relative", torch.zeros(6, CLASSES), "logits are all 0"),
         ("dropout", torch.eye(CLASSES), "are all 0"),
     ],
 )
@@ -306,7 +315,7 @@ def test_settings_that_make_no_sense_are_refused(settings, said):
         parse({"tekap": {"logit": settings}})
 
 
-@pytest.mark.parametrize("name", ["covariance", "class-covariance", "temperature"])
+@pytest.mark.parametrize("name", ["covariance", "class-covariance", "temperature", "relative"])
 def test_perturbations_that_are_made_of_noise_take_either_distribution(name, basis, teacher, labels):
     found = parse({"tekap": {"logit": {"perturbation": name, "distribution": "uniform"}}})
     assert isinstance(found, StudentSpec)

@@ -183,7 +183,7 @@ def test_a_number_is_published_of_the_published_protocol_alone():
         ('name = "x"\n[grid]\nseed = []', ["axis seed"]),
         ('name = "x"\n[grid]\npair = ["a", "b"]', ["pair", "no field of the spec"]),
         ('name = "x"\n[grid]\nseed = [0]\nalpha = [1, -1]', ["alpha -1, seed 0", "greater than"]),
-        ('name = "x"\n[grid]\nmethod = ["kd", "krd"]', ["krd: ", "crd"]),
+        ('name = "x"\n[grid]\nmethod = ["kd", "crdd"]', ["crdd: ", "crd"]),
         ('name = "x"\n[grid]\nseed = [0]\npreset = ["kd/vgg13-vgg9"]', ["kd/vgg13-vgg9, seed 0", "kd/vgg13-vgg8"]),
         ('name = "x"\n[grid]\nseed = [0]\nepochs = [1]\n"epochs.more" = [3]', ["epochs.more is no field"]),
         ('name = "x"\n[grid]\nseed = [1, 1]', ["same experiment"]),

@@ -51,8 +51,8 @@ def show(found: "list[Group]", baseline: str | None, form: Format) -> None:
         console.say(f"beyond seed noise, all comparisons together: {'; '.join(beyond)}")
     elif len(few) < len(rows) - 1:
         console.say(f"no difference from {against.label} is beyond seed noise, all comparisons together")
-    apart = [each.label for each in found if not each.first.spec.data.is_same_as(against.first.spec.data)]
+    apart = [each.label for each in found if not each.first.spec.data.has_test_images_of(against.first.spec.data)]
     if apart:
-        console.say(f"trained on other images than {against.label}, and not compared with it: {'; '.join(apart)}")
+        console.say(f"not compared with {against.label}, trained or tested on other images: {'; '.join(apart)}")
     if few:
         console.say(f"too few pairs of seeds to say anything of noise: {'; '.join(few)}")

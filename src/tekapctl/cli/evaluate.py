@@ -22,7 +22,7 @@ def evaluate(
     ] = None,
     data_dir: options.DataDir = None,
     device: options.Device = None,
-    precision: options.Precision = None,
+    precision: Annotated[str, typer.Option("--precision", help="auto, float32, tf32 or bfloat16.")] = "float32",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")] = 500,
     attacks: Annotated[
         list[str] | None, typer.Option("--attack", help="Measure under adversarial noise too: fgsm, pgd.")
@@ -66,7 +66,7 @@ def evaluate(
         dataset=dataset,
         folder=data_dir,
         device=device or "auto",
-        precision=precision or "float32",
+        precision=precision,
         batch_size=batch_size,
         robustness=Request(
             attacks=attacks or (),

@@ -9,6 +9,8 @@ import typer
 
 from tekapctl.cli import console
 
+_BY_SIGNAL = 128
+"""Exit codes above it are 128 and a signal's number."""
 Processes = Annotated[
     int,
     typer.Option("--nproc", min=1, max=1024, help="Train with so many processes on this machine, a GPU each if any."),
@@ -34,7 +36,11 @@ def divide(processes: int) -> None:
         return
     from tekapctl.parallel.launch import launch
 
-    raise typer.Exit(launch(sys.argv[1:], processes))
+    code = launch(sys.argv[1:], processes)
+    if code > _BY_SIGNAL:
+        # The first process says so too, unless it was killed because another did not answer.
+        console.say(f"stopped; `tekapctl resume latest --nproc {processes}` goes on from the last checkpoint")
+    raise typer.Exit(code)
 
 
 def progress(label: str) -> AbstractContextManager[Any]:

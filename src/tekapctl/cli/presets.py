@@ -1,10 +1,13 @@
 """`tekapctl presets`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tekapctl.cli import console, options
+
+if TYPE_CHECKING:
+    from tekapctl.presets import Preset
 
 
 def presets(
@@ -27,10 +30,28 @@ def presets(
             raise unknown_name("way of distilling", way, ways)
         found = [one for one in found if one.way == way]
     if as_json:
-        console.show_json([{"preset": one.name, "published_top1": one.published, "spec": one.table} for one in found])
+        console.show_json([_row(one) for one in found])
         return
     console.show_table(
-        "on CIFAR-100, or on ImageNet where the name says so",
-        ["preset", "published top-1 %>"],
-        [(one.name, "" if one.published is None else f"{one.published:.2f}") for one in found],
+        "Published test accuracy, on CIFAR-100 unless the name says otherwise",
+        ["preset", "top-1 %>", "epoch"],
+        [(each["preset"], _percent(each["published_top1"]), each["epoch"] or "") for each in map(_row, found)],
     )
+    console.say("epoch: whether it is the last epoch's accuracy or the best on the test set; the two do not compare")
+    console.say("--json has the source of each number, and the settings")
+
+
+def _row(one: "Preset") -> dict[str, Any]:
+    row = one.published
+    return {
+        "preset": one.name,
+        "published_top1": None if row is None else row.top1,
+        "deviation": None if row is None else row.deviation,
+        "epoch": None if row is None else row.epoch,
+        "source": None if row is None else row.source,
+        "spec": one.table,
+    }
+
+
+def _percent(top1: float | None) -> str:
+    return "" if top1 is None else f"{top1:.2f}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tekapctl.cli import options
+from tekapctl.cli import console, options
 
 if TYPE_CHECKING:
     from tekapctl.spec import StudentSpec
@@ -95,6 +95,7 @@ def student_spec(
 ) -> "StudentSpec":
     """The spec that the options describe."""
     from tekapctl.angular import PUBLISHED_VIEWS
+    from tekapctl.presets import for_pair
     from tekapctl.spec import StudentSpec
     from tekapctl.tekap import TekapSpec
 
@@ -137,6 +138,13 @@ def student_spec(
         return spec
 
     spec = build({})
+    if method is not None and spec_file is None and preset is None and (known := for_pair(spec)) is not None:
+        preset = known.name
+        spec = build({})
+        console.say(f"settings of {known.name} as published by {known.source}: {known.settings}")
+    for level, is_read in (("logit", spec.meets_logits), ("feature", spec.meets_features)):
+        if not is_read and any(text.startswith(f"tekap.{level}.") for text in assignments or []):
+            console.say(f"warning: tekap.{level} has no effect: no loss of this run compares at the {level} level")
     if tekap and spec.tekap == spec.tekap.without():
         # A file, a preset or learned views left it off.
         usual = TekapSpec()

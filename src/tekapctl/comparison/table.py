@@ -49,9 +49,9 @@ def difference(one: Group, other: Group) -> Difference | None:
     """One group's last epochs less the other's, in points, over the seeds that both have.
 
     Returns:
-        None if they have no seed in common, or were trained on different images.
+        None if they have no seed in common, or were trained or tested on different images.
     """
-    if not one.first.spec.data.is_same_as(other.first.spec.data):
+    if not one.first.spec.data.has_test_images_of(other.first.spec.data):
         return None
     seeds = sorted(one.runs.keys() & other.runs.keys())
     if not seeds:

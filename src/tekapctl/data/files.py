@@ -123,14 +123,24 @@ class FileImages(DataSpec):
                 f"The images of {self.described} are no longer those that the spec was made for: there are now "
                 f"{len(found.train):,} training and {len(found.test):,} test images of "
                 f"{count(found.classes, 'class')}.",
-                "Put the folder back as it was, or remove data.fingerprint from the spec to use what is there.",
+                "Put the folder back as it was, or train a new run on what is there.",
             )
         return self.model_copy(update={"fingerprint": found.fingerprint})
 
     def pinned(self, downloads: Path) -> "FileImages":
         """The same settings with their fingerprint, and with the defaults of what no teacher decided."""
-        settings = {name: self.setting(name) for name in self.agrees}
-        return self.stamped(downloads).model_copy(update=settings)
+        return self.stamped(downloads).model_copy(update=self.shared)
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Image size, channels and split."""
+        return {name: self.setting(name) for name in self.agrees}
+
+    def has_test_images_of(self, other: DataSpec) -> bool:
+        """Whether both mean the same images, split alike."""
+        if not isinstance(other, FileImages) or not self.is_same_as(other):
+            return False
+        return all(self.shared.get(name) == other.shared.get(name) for name in ("test_share", "split_seed"))
 
     def setting(self, name: str) -> Any:
         """The value of a field of `agrees`, or its default."""
@@ -146,7 +156,7 @@ class FileImages(DataSpec):
         """The same settings, with the teacher's image size, channels and split unless they were given."""
         if not isinstance(other, type(self)):
             return self
-        taken = {name: other.setting(name) for name in self.agrees}
+        taken = other.shared
         for name, value in taken.items():
             given = getattr(self, name)
             if given not in (None, value):

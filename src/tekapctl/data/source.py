@@ -112,6 +112,15 @@ class DataSpec(Section, ABC):
         """Whether both mean the same images, wherever they are and however they are prepared."""
         return (self.name, self.fingerprint) == (other.name, other.fingerprint)
 
+    def has_test_images_of(self, other: "DataSpec") -> bool:
+        """Whether both have the same test images, so that accuracies on them may be compared."""
+        return self.is_same_as(other)
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The settings that a student has from its teacher, and that files of weights keep."""
+        return {}
+
     def like(self, other: "DataSpec") -> "DataSpec":
         """The same settings, with what has to agree with a teacher's taken from the teacher's, unless it was given.
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 class DOT(torch.optim.SGD):
     """SGD with a momentum buffer for each loss: `momentum - delta` for the task's, `momentum + delta` for the other.
 
-    Weight decay belongs to the task. With delta 0 it is SGD of the summed loss.
+    Weight decay belongs to the task. With delta 0 it is SGD of the summed loss. A parameter that has a gradient of one
+    loss only, such as a connector's, is trained by plain SGD with `momentum`, as in the published code.
 
     Args:
         parameters: What is trained.
@@ -49,15 +50,20 @@ class DOT(torch.optim.SGD):
             if of_task is None and of_distillation is None:
                 continue
             state = self.state[parameter]
-            if not state:
+            is_first = not state
+            if is_first:
                 state["task"], state["distillation"] = (torch.zeros_like(parameter) for _ in range(2))
-            state["task"].mul_(momentum - self.delta).add_(parameter, alpha=decay)
-            if of_task is not None:
-                state["task"].add_(of_task)
-            state["distillation"].mul_(momentum + self.delta)
-            if of_distillation is not None:
-                state["distillation"].add_(of_distillation)
-            parameter.add_(state["task"], alpha=-rate).add_(state["distillation"], alpha=-rate)
+            if of_task is not None and of_distillation is not None:
+                state["task"].mul_(momentum - self.delta).add_(of_task).add_(parameter, alpha=decay)
+                state["distillation"].mul_(momentum + self.delta).add_(of_distillation)
+                parameter.add_(state["task"], alpha=-rate).add_(state["distillation"], alpha=-rate)
+            else:
+                gradient, buffer = (of_distillation, "distillation") if of_task is None else (of_task, "task")
+                assert gradient is not None
+                # The published code starts the distillation's buffer from the bare gradient.
+                own_decay = 0.0 if is_first and of_task is None else decay
+                state[buffer].mul_(momentum).add_(gradient).add_(parameter, alpha=own_decay)
+                parameter.add_(state[buffer], alpha=-rate)
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for group in self.param_groups for parameter in group["params"]]

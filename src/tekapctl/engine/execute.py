@@ -380,13 +380,15 @@ def words(spec: RunSpec) -> list[str]:
 def _metadata(setting: Setting, metrics: Metrics) -> dict[str, str]:
     spec, train = setting.spec, setting.splits.train
     channels, height, width = train.image_shape
-    normalization = setting.trainer.network.normalization
+    network = setting.trainer.network
+    normalization = network.normalization
     assert normalization is not None
+    model, arguments = network.recipe(spec.network, spec.model_args)
     return {
         "format": "tekapctl weights 1",
         "kind": "student" if isinstance(spec, StudentSpec) else "teacher",
-        "model": spec.network,
-        "model_args": json.dumps(spec.model_args),
+        "model": model,
+        "model_args": json.dumps(arguments),
         "dataset": spec.data.name,
         "num_classes": str(len(train.classes)),
         "in_channels": str(channels),
@@ -397,6 +399,7 @@ def _metadata(setting: Setting, metrics: Metrics) -> dict[str, str]:
         "middle": str(train.middle),
         "epoch": str(metrics["epoch"]),
         "top1": f"{metrics['test_top1']:.6f}",
+        **({"data_settings": json.dumps(spec.data.shared)} if spec.data.shared else {}),
         **({"data_fingerprint": spec.data.fingerprint} if spec.data.fingerprint else {}),
     }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,12 +75,13 @@ def measure(
     set_float32_precision(precision, where)
     section = data_of(network, dataset, folder)
     splits = data.load(section, home.datasets, seed=0, in_channels=network.network.in_channels)
-    trained.fit_to(network, splits.test, section.name)
+    say_if_changed(network, section, home.datasets, say)
+    trained.fit_to(network, splits.test, section.described)
     place(network.network, where)
     teacher = _teacher_of(home, network, section, say) if beside_teacher else None
     of_teacher = None
     if teacher is not None:
-        trained.fit_to(teacher, splits.test, section.name)
+        trained.fit_to(teacher, splits.test, section.described)
         place(teacher.network, where)
         images = Batches(splits.test, batch_size, device=where, padding=0, flip=False, seed=0)
         asked = resolve_precision(precision, where, teacher.network, trains=False)
@@ -106,7 +108,7 @@ def measure(
         "reference": reference.name,
         "source": reference.described,
         "model": network.model,
-        "dataset": section.name,
+        "dataset": section.described,
         "teacher": f"{teacher.model} from {teacher.reference.described}" if teacher else None,
         "evaluation": evaluation.to_dict(),
         "robustness": [each.to_dict() for each in found],
@@ -153,13 +155,24 @@ def data_of(network: Trained, dataset: str | None, folder: str | None) -> data.D
     Raises:
         UsageError: There is no data set of this name.
     """
-    run = network.reference.run
-    if run is not None:
-        section = load_of_run(run.path).data
-        if dataset in (None, section.name):
-            return section if folder is None else section.model_copy(update={"folder": folder})
+    known = network.data
+    if network.reference.run is not None and known is not None and dataset in (None, known.name):
+        return known if folder is None else known.model_copy(update={"folder": folder})
     values = {"name": dataset or network.dataset or DEFAULT_DATASET}
-    return data.data_spec(values if folder is None else {**values, "folder": folder})
+    section = data.data_spec(values if folder is None else {**values, "folder": folder})
+    return section if known is None else section.like(known)
+
+
+def say_if_changed(network: Trained, section: data.DataSpec, downloads: Path, say: Callable[[str], None]) -> None:
+    """Warn of images that are not those that a network was trained on, of which it may know some."""
+    if network.fingerprint is None or network.data is None or network.data.name != section.name:
+        return
+    now = section.model_copy(update={"fingerprint": None}).stamped(downloads).fingerprint
+    if now != network.fingerprint:
+        say(
+            f"warning: the images of {section.described} are not those that the network was trained on; it may have "
+            "been trained on some of these test images"
+        )
 
 
 def _teacher_of(home: Home, network: Trained, section: data.DataSpec, say: Callable[[str], None]) -> Trained | None:

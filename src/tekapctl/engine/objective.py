@@ -13,7 +13,7 @@ from tekapctl.angular import AngularViews
 from tekapctl.data.batches import Batch
 from tekapctl.engine.clock import Clock, no_clock
 from tekapctl.knowledge import Knowledge, Needs
-from tekapctl.methods.kd import KD
+from tekapctl.methods.kd import KD, standardized
 from tekapctl.methods.method import Method, summed
 from tekapctl.tekap import LEVELS, AugmentedTeachers, Level, Tekap
 
@@ -97,7 +97,14 @@ class Distillation(Objective):
     @property
     def trains_learner(self) -> bool:
         """Whether the learner is trained now, and not only what the method has of its own."""
+        if self._pretrains_views:
+            return False
         return not (self.first_stage and self.method is not None and not self.method.first_stage_trains_student)
+
+    @property
+    def _pretrains_views(self) -> bool:
+        """Whether only the views are trained now."""
+        return self.first_stage and self.views is not None and self.views.spec.pretrain_epochs > 0
 
     @property
     def distillations(self) -> "list[Distillation]":
@@ -122,11 +129,13 @@ class Distillation(Objective):
     @property
     def asks_teacher(self) -> bool:
         """Whether anything is distilled now."""
-        return self._method is not None or bool(self.alpha and not self.first_stage)
+        return self._pretrains_views or self._method is not None or bool(self.alpha and not self.first_stage)
 
     @property
     def _method(self) -> Method | None:
         """The method, where its loss counts now."""
+        if self._pretrains_views:
+            return None
         if self.method is None or self.first_stage:
             return self.method
         return None if self.method.only_first_stage or not self.beta else self.method
@@ -144,6 +153,13 @@ class Distillation(Objective):
     def _parts(self, learner: Knowledge, batch: Batch, teacher_of: Teacher, own: Batch) -> Parts:
         """The parts for a batch, whose teacher is asked with the samples that this process has of it."""
         parts: Parts = {}
+        if self._pretrains_views:
+            assert self.views is not None
+            with self.clock("teacher"), torch.no_grad():
+                teacher = teacher_of(own)
+            with self.clock("views"), torch.autocast(batch.index.device.type, enabled=False):
+                parts["first_stage"] = self.views.pretraining_loss(teacher.float(), batch)
+            return parts
         if self.first_stage and self.method is not None:
             teacher = self._ask(teacher_of, own, batch, parts)
             parts["first_stage"] = self._method_loss(self.method, learner.float(), teacher, batch)
@@ -162,7 +178,8 @@ class Distillation(Objective):
                 augmented = self._augmented(teacher, batch, "logit")
                 with self.clock("method"):
                     student, target = self._for_logit_loss(learner), self._for_logit_loss(teacher)
-                    parts["kd"] = self.alpha * self.kd.augmented_loss(student, target, augmented, batch)
+                    scale = 1.0 if self.views is None else self.views.logit_scale
+                    parts["kd"] = self.alpha * scale * self.kd.augmented_loss(student, target, augmented, batch)
             if method is not None:
                 parts["method"] = self.beta * self._method_loss(method, learner, teacher, batch)
         return parts
@@ -177,21 +194,23 @@ class Distillation(Objective):
         return teacher
 
     def _method_loss(self, method: Method, learner: Knowledge, teacher: Knowledge, batch: Batch) -> Tensor:
-        augmented = self._augmented(teacher, batch, method.level)
+        augmented = self._augmented(teacher, batch, method.level, standardize=not method.standardizes_logits)
         with self.clock("method"), torch.autocast(batch.index.device.type, enabled=False):
             teacher = teacher.float()
             if self.first_stage:
                 return summed(method.first_loss, learner, teacher, augmented, batch)
-            if method.level == "logit":
+            if method.level == "logit" and not method.standardizes_logits:
                 learner, teacher = self._for_logit_loss(learner), self._for_logit_loss(teacher)
             return method.augmented_loss(learner, teacher, augmented, batch)
 
-    def _augmented(self, teacher: Knowledge, batch: Batch, level: Level) -> AugmentedTeachers:
+    def _augmented(
+        self, teacher: Knowledge, batch: Batch, level: Level, *, standardize: bool = True
+    ) -> AugmentedTeachers:
         with self.clock("TeKAP"), torch.no_grad():
             if level == "feature":
                 return self.tekap.augment_features(teacher, batch.step, batch.share.first)
             augmented = self.tekap.augment_logits(teacher, batch.step, batch.share.first, batch.labels)
-            if self.standardize_logits and augmented.logits is not None:
+            if standardize and self.standardize_logits and augmented.logits is not None:
                 strong = augmented.strong_logits
                 augmented = replace(
                     augmented,
@@ -205,12 +224,3 @@ class Distillation(Objective):
             return knowledge
         strong = None if knowledge.strong is None else self._for_logit_loss(knowledge.strong)
         return replace(knowledge, logits=standardized(knowledge.logits), strong=strong)
-
-
-def standardized(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
-    """Logits of mean 0 and deviation 1 over the classes.
-
-    Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024, algorithm 1.
-    """
-    logits = logits.float()
-    return (logits - logits.mean(-1, keepdim=True)) / (logits.std(-1, keepdim=True) + 1e-7)

@@ -21,8 +21,6 @@ def describe_run(setting: "Setting") -> list[str]:
         f"{setting.splits.split}"
     ]
     if isinstance(spec, StudentSpec) and setting.teacher_top1 is not None:
-        for teacher in setting.teachers:
-            lines.append(f"teacher: {teacher.model} from {teacher.reference.described}")
         who = "teacher" if len(setting.teachers) == 1 else f"{len(setting.teachers)} teachers together"
         lines.append(f"{who}: top-1 {100 * setting.teacher_top1:.2f} % on the test images")
     role = "student" if isinstance(spec, StudentSpec) else "network"
@@ -61,12 +59,16 @@ def chance_warning(who: str, top1: float, setting: "Setting") -> str | None:
 def _method(spec: StudentSpec) -> str:
     tekap, levels = spec.in_effect.tekap, []
     if tekap.logit.teachers:
-        levels.append(f"{tekap.logit.teachers} augmented teachers at the logit level")
+        levels.append(f"{_augmented(tekap.logit.teachers)} at the logit level")
     if tekap.feature.teachers:
-        levels.append(f"{tekap.feature.teachers} at the feature level")
+        levels.append(f"{_augmented(tekap.feature.teachers)} at the feature level")
     if spec.angular.views:
         levels.append(f"{spec.angular.views} learned views (Angular-KD)")
     return f"{spec.method.name}, {' and '.join(levels) or 'without TeKAP'}"
+
+
+def _augmented(count: int) -> str:
+    return f"{count} augmented teacher{'s' if count > 1 else ''}"
 
 
 def _loss(spec: StudentSpec) -> str:
@@ -75,4 +77,5 @@ def _loss(spec: StudentSpec) -> str:
         (spec.alpha, f"KD (temperature {spec.temperature:g})"),
         (spec.beta, spec.method.name),
     ]
-    return " + ".join(f"{weight:g} {name}" for weight, name in parts if weight)
+    sums = " + ".join(f"{weight:g} {name}" for weight, name in parts if weight)
+    return sums + (", of standardised logits" if spec.standardize_logits else "")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from tekapctl.angular import AngularViews
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import Splits
 from tekapctl.data.source import DataSpec
+from tekapctl.engine.class_features import class_features
 from tekapctl.engine.device import (
     check_one_gpu_each,
     make_deterministic,
@@ -155,7 +157,7 @@ def find_teacher(spec: StudentSpec, home: Home, say: Say) -> tuple[Trained, Stud
             "Name the teacher by the run or file that has them, or remove teacher_digest from the spec.",
         )
     say(f"teacher: {teacher.model} from {teacher.reference.described}")
-    data = spec.data if reference.run is None else spec.data.like(trained.data_of_run(reference.run))
+    data = spec.data if teacher.data is None else spec.data.like(teacher.data)
     pinned = {"teacher": teacher.reference.name, "teacher_digest": teacher.digest, "data": data}
     return teacher, spec.model_copy(update=pinned)
 
@@ -191,7 +193,7 @@ def assemble(
     together = min(_TEST_BATCH, 8 * spec.batch_size)
     test = Batches(splits.test, together, device=device, padding=0, flip=False, seed=0, team=team)
     for teacher in teachers:
-        trained.fit_to(teacher, splits.test, spec.data.name)
+        trained.fit_to(teacher, splits.test, spec.data.described)
         place(teacher.network, device)
 
     def ask(teacher: Trained, method: Method | None) -> tuple[Teacher, LogitPerturbation]:
@@ -229,6 +231,8 @@ def _assemble(
 ) -> Trainer:
     device, team = train.device, train.team
     learner = build_learner(spec, splits, device)
+    if isinstance(spec, StudentSpec):
+        learner = _learner_of_method(spec, learner, teachers, train)
     objective: Objective = Classification()
     if isinstance(spec, StudentSpec):
         members = []
@@ -315,6 +319,45 @@ def build_learner(spec: RunSpec, splits: Splits, device: torch.device) -> Networ
     return network
 
 
+def _pair(spec: StudentSpec, teacher: Trained, learner: Network, train: Batches, seed: int) -> Pair:
+    """What a method may know when it is built."""
+    precision = resolve_precision(spec.precision, train.device, teacher.network, trains=False)
+    learner.eval()  # the probe must not touch the student's running statistics
+    with torch.no_grad():
+        probe = train.probe(2)
+        ours, theirs = (
+            network.knowledge(network.normalize(probe), preactivations=True) for network in (learner, teacher.network)
+        )
+    learner.train()
+    return Pair(
+        ours,
+        theirs,
+        train.image_set.labels,
+        seed,
+        len(train),
+        standardize_logits=spec.standardize_logits,
+        teacher_norms=teacher.network.norms_before_relu(),
+        epochs=spec.total_epochs,
+        classifier=teacher.network.classifier_layer,
+        class_features=partial(class_features, teacher.network, train.image_set, train.device, precision),
+    )
+
+
+def _learner_of_method(spec: StudentSpec, learner: Network, teachers: Sequence[Trained], train: Batches) -> Network:
+    """The network that learns, as the method wants it.
+
+    Raises:
+        UsageError: The method makes it of the teacher, and there are several.
+    """
+    made = spec.method.learner(learner, _pair(spec, teachers[0], learner, train, spec.seed)) if spec.beta else learner
+    if made is learner:
+        return learner
+    if len(teachers) > 1:
+        raise UsageError(f"{spec.method.name} makes the student of one teacher.", "Give a single --teacher.")
+    place(made, train.device)
+    return made.train()
+
+
 def _build_method(spec: StudentSpec, pair: Pair, teacher: str) -> Method | None:
     """The method's own loss, if both networks tell what it reads.
 
@@ -348,14 +391,8 @@ def build_distillation(
         train: The training batches.
         seed: Seed of the method's parts and of TeKAP's noise.
     """
-    learner.eval()  # the probe must not touch the student's running statistics
-    with torch.no_grad():
-        probe = train.probe(2)
-        ours, theirs = (
-            network.knowledge(network.normalize(probe), preactivations=True) for network in (learner, teacher.network)
-        )
-        pair = Pair(ours, theirs, train.image_set.labels, seed, len(train))
-    learner.train()
+    pair = _pair(spec, teacher, learner, train, seed)
+    theirs = pair.teacher
     method = _build_method(spec, pair, teacher.model) if spec.beta else None
     if method is not None and method.only_first_stage and not (spec.gamma or spec.alpha):
         raise UsageError(

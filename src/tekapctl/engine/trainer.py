@@ -126,6 +126,7 @@ class Trainer:
                 f"Nothing of the network {spec.network} can be trained: it has no parameter with requires_grad.",
                 "Let its factory leave the parameters that are to be trained unfrozen.",
             )
+        self._head = [p for module in network.modules_behind_stages() for p in module.parameters() if p.requires_grad]
         parameters = [p for module in (network, objective) for p in module.parameters() if p.requires_grad]
         settings = spec.optimizer
         self.optimizer: torch.optim.SGD
@@ -180,6 +181,10 @@ class Trainer:
             self._averaged.forget()
         self.objective.first_stage = epoch < first
         self.network.train(self.objective.trains_learner)
+        for module in self.network.modules_behind_stages() if self.objective.first_stage else ():
+            module.eval()
+        for parameter in self._head:
+            parameter.requires_grad_(not self.objective.first_stage)
         self.objective.train()
         if epoch == first > 0 and not self.progress.step:
             self.optimizer.state.clear()  # the first stage's momentum is not the run's
@@ -190,7 +195,7 @@ class Trainer:
     @property
     def _rate(self) -> float:
         epoch, first = self.progress.epoch, self.spec.first_epochs
-        return self.spec.first_rate if epoch < first else self.spec.rate(epoch - first)
+        return self.spec.first_rate(epoch) if epoch < first else self.spec.rate(epoch - first)
 
     def batches(self) -> Iterator[Batch]:
         """What is left of the epoch under way."""

@@ -37,6 +37,7 @@ class Verified:
 def verify(run: Run) -> Verified:
     """Read all of a run's files, and hold them to their checksums."""
     checks: list[Callable[[Run], int]] = [_spec, _summary, _metrics, _checksums]
+    checks += [_no_checksum_is_missing]
     checks += [partial(_weights, name=name) for name in (run.weights.name, "best.safetensors")]
     checks += [partial(_checkpoint, path=path) for path in sorted(run.checkpoints.glob("*.state"))]
     problems: list[str] = []
@@ -79,6 +80,17 @@ def _metrics(run: Run) -> int:
 def _checksums(run: Run) -> int:
     if run.has_damaged_checksums:
         raise TekapctlError("checksums.json is damaged, so that the weights cannot be checked.")
+    return 0
+
+
+def _no_checksum_is_missing(run: Run) -> int:
+    """All weights of a finished run have a checksum, and all that have one are there."""
+    known = set(run.checksummed)
+    there = {name for name in (run.weights.name, "best.safetensors") if (run.path / name).is_file()}
+    if (run.summary() or {}).get("status") == "finished" and (without := there - known):
+        raise TekapctlError(f"{' and '.join(sorted(without))} cannot be checked: no checksum of it was found.")
+    if gone := {name for name in known if not (run.path / name).is_file()}:
+        raise TekapctlError(f"{' and '.join(sorted(gone))} is missing.")
     return 0
 
 

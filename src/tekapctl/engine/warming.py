@@ -33,7 +33,7 @@ def open_cache(spec: StudentSpec, home: Home, say: Say) -> CachedTeacher:
     teacher, spec = find_teacher(spec, home, say)
     spec = spec.model_copy(update={"data": spec.data.pinned(home.datasets)})
     splits = data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=teacher.network.in_channels)
-    trained.fit_to(teacher, splits.test, spec.data.name)
+    trained.fit_to(teacher, splits.test, spec.data.described)
     place(teacher.network, device)
     batches = training_batches(spec, splits, device)
     precision = resolve_precision(spec.precision, device, teacher.network, trains=False)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tekapctl.data.batches import CPU
 from tekapctl.engine.device import place
+from tekapctl.engine.measure import say_if_changed
 from tekapctl.errors import UsageError
 from tekapctl.export.card import Card
 from tekapctl.export.comparison import BATCH_SIZE, Answers, Comparison, ask, compare
@@ -90,10 +91,11 @@ def export(
         raise UsageError(f"There is no int8 in the format {kind}.", "Use --format onnx, or leave out --int8.")
     chosen.check()
     subject = load_subject(home, name, model=model, arguments=arguments, best=best, dataset=dataset, folder=folder)
+    say_if_changed(subject.trained, subject.data, home.datasets, say)
     say(f"exporting {subject.trained.model} from {subject.trained.reference.described} as {kind}")
     content = chosen.encode(subject)
     images = spread(subject.splits.test, wanted.images)
-    say(f"checking it with {len(images):,} test images of {subject.data.name}")
+    say(f"checking it with {len(images):,} test images of {subject.data.described}")
     network = subject.trained.network
     expected = ask(_network(subject), images, network)
     with aside(output, page) as (part, card):

@@ -107,7 +107,7 @@ def load_subject(
     found = trained.load(reference, model=model, arguments=arguments)
     section = data_of(found, dataset, folder)
     splits = data.load(section, home.datasets, seed=_seed(reference), in_channels=found.network.in_channels)
-    trained.fit_to(found, splits.test, section.name)
+    trained.fit_to(found, splits.test, section.described)
     normalization = found.network.normalization
     assert normalization is not None
     channels, height, width = splits.test.image_shape

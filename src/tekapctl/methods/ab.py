@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge, Needs
+from tekapctl.methods.connectors import connector_or_identity
 from tekapctl.methods.maps import Map, pair_maps
 from tekapctl.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair, Weights
 from tekapctl.section import Weight
@@ -41,14 +42,9 @@ class ABSpec(MethodSpec):
         """AB for a pair of networks."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(pair.seed)
-            pairs = pair_maps(pair.student.preactivations, pair.teacher.preactivations, first=1)
-            connectors = [connector(p.student.shape[1], p.teacher.shape[1]) for p in pairs]
+            pairs = pair_maps(pair.student.preactivations, pair.teacher.preactivations, first=1, pooled=False)
+            connectors = [connector_or_identity(each) for each in pairs]
         return AB(self.init_epochs, self.margin, connectors)
-
-
-def connector(student_channels: int, teacher_channels: int) -> nn.Sequential:
-    """From the student's channels to the teacher's."""
-    return nn.Sequential(nn.Conv2d(student_channels, teacher_channels, 1), nn.BatchNorm2d(teacher_channels))
 
 
 class AB(Method):
@@ -57,14 +53,14 @@ class AB(Method):
     Args:
         init_epochs: Epochs of the first stage.
         margin: How far on the right side a student's neuron is to be.
-        connectors: One for each stage but the first.
+        connectors: One for each stage but the first; the identity where both maps have one shape.
     """
 
     couples_samples: ClassVar[bool] = False
 
     only_first_stage: ClassVar[bool] = True
 
-    def __init__(self, init_epochs: int, margin: float, connectors: list[nn.Sequential]) -> None:
+    def __init__(self, init_epochs: int, margin: float, connectors: list[nn.Module]) -> None:
         super().__init__()
         self.init_epochs = init_epochs
         self.margin = margin
@@ -72,12 +68,16 @@ class AB(Method):
 
     def first_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The sum over stages, each counting half of the next."""
-        pairs = pair_maps(student.preactivations, teacher.preactivations, first=1)
-        total = student.logits.new_zeros(())
+        return torch.stack(self.losses(student, teacher)).sum()
+
+    def losses(self, student: Knowledge, teacher: Knowledge) -> list[Float[Tensor, ""]]:
+        """The stages' parts of it."""
+        pairs = pair_maps(student.preactivations, teacher.preactivations, first=1, pooled=False)
+        found = []
         for number, (connect, pair) in enumerate(zip(self.connectors, pairs, strict=True)):
             weight = 2.0 ** (number + 1 - len(pairs)) * _SCALE / len(student.logits)
-            total = total + weight * boundary_loss(connect(pair.student), pair.teacher, self.margin)
-        return total
+            found.append(weight * boundary_loss(connect(pair.student), pair.teacher, self.margin))
+        return found
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """Nothing: what it does is done in the first stage."""

@@ -5,7 +5,6 @@ Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, equation 7.
 
 from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
@@ -13,6 +12,8 @@ from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge
+from tekapctl.methods.divergences import against_rest, kl_of_each
+from tekapctl.methods.eakd import Bound, entropy_weights
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, WarmUp, Weights
 from tekapctl.section import Epochs, Temperature, Weight
 from tekapctl.tekap import Level
@@ -39,10 +40,19 @@ class DKDSpec(MethodSpec):
     non_target_weight: Weight = Field(8.0, description="Weight of the other classes' part.")
     temperature: Temperature = Field(4.0, description="T.")
     warm_up_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
+    entropy_weights: bool = Field(False, description="Weight samples by entropy, as EA-KD does (temperature 3).")
+    entropy_bound: Bound = Field(100.0, description="What EA-KD's weights divide the student's entropy by.")
 
     def make(self, pair: Pair) -> "DKD":
         """DKD for any pair."""
-        return DKD(self.target_weight, self.non_target_weight, self.temperature, pair.warm_up(self.warm_up_epochs))
+        return DKD(
+            self.target_weight,
+            self.non_target_weight,
+            self.temperature,
+            pair.warm_up(self.warm_up_epochs),
+            entropy_weights=self.entropy_weights,
+            entropy_bound=self.entropy_bound,
+        )
 
 
 class DKD(Method):
@@ -53,21 +63,37 @@ class DKD(Method):
         non_target_weight: Weight of the other classes' part.
         temperature: T.
         warm_up: How the weight rises.
+        entropy_weights: Whether samples have EA-KD's weights.
+        entropy_bound: What they divide the student's entropy by.
     """
 
     couples_samples: ClassVar[bool] = False
 
-    def __init__(self, target_weight: float, non_target_weight: float, temperature: float, warm_up: WarmUp) -> None:
+    def __init__(
+        self,
+        target_weight: float,
+        non_target_weight: float,
+        temperature: float,
+        warm_up: WarmUp,
+        *,
+        entropy_weights: bool = False,
+        entropy_bound: Bound = "log-classes",
+    ) -> None:
         super().__init__()
         self.target_weight = target_weight
         self.non_target_weight = non_target_weight
         self.temperature = temperature
         self.warm_up = warm_up
+        self.entropy_weights = entropy_weights
+        self.entropy_bound = entropy_bound
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """Both parts, warmed up."""
         target, others = decoupled(student.logits, teacher.logits, batch.labels, self.temperature)
-        return self.warm_up(batch.step) * (self.target_weight * target + self.non_target_weight * others)
+        of_each = self.target_weight * target + self.non_target_weight * others
+        if self.entropy_weights:
+            of_each = entropy_weights(student.logits, teacher.logits, bound=self.entropy_bound) * of_each
+        return self.warm_up(batch.step) * of_each.mean()
 
 
 def decoupled(
@@ -75,20 +101,10 @@ def decoupled(
     teacher: Float[Tensor, "batch classes"],
     labels: Int[Tensor, " batch"],
     temperature: float,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The parts of the target class and of the others, each times T^2."""
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """The parts of the target class and of the others, each times T^2, for each sample."""
     is_target = F.one_hot(labels, student.shape[1])
-    ours, theirs = student / temperature, teacher / temperature
-
-    def target_against_rest(logits: Tensor) -> Tensor:
-        log_probabilities = logits.log_softmax(1)
-        target = log_probabilities.gather(1, labels.unsqueeze(1))
-        rest = (log_probabilities - _MASKED * is_target).logsumexp(1, keepdim=True)
-        return torch.cat([target, rest], dim=1)
-
-    def divergence(log_ours: Tensor, log_theirs: Tensor) -> Tensor:
-        return F.kl_div(log_ours, log_theirs, reduction="batchmean", log_target=True) * temperature**2
-
-    of_target = divergence(target_against_rest(ours), target_against_rest(theirs))
-    of_others = divergence(*((logits - _MASKED * is_target).log_softmax(1) for logits in (ours, theirs)))
-    return of_target, of_others
+    softened = student / temperature, teacher / temperature
+    of_target = kl_of_each(*(against_rest(logits, labels) for logits in softened))
+    of_others = kl_of_each(*((logits - _MASKED * is_target).log_softmax(1) for logits in softened))
+    return temperature**2 * of_target, temperature**2 * of_others

@@ -1,7 +1,7 @@
 """FitNet: a middle feature map of the student, through a convolution, is to be the teacher's.
 
 Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, equation 3; trained together with the student, as
-RepDistiller does, not in a stage of its own.
+RepDistiller does, not in a stage of its own, through its connectors for maps of unequal sizes.
 """
 
 from typing import ClassVar, Literal
@@ -9,13 +9,14 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
 from tekapctl.errors import UsageError
 from tekapctl.knowledge import Knowledge, Needs
-from tekapctl.methods.maps import Map, pair_maps
+from tekapctl.methods.connectors import Connector
+from tekapctl.methods.maps import pair_maps
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 
 
@@ -28,7 +29,7 @@ class FitNetSpec(MethodSpec):
     about: ClassVar[About] = About(
         "FitNets: Hints for Thin Deep Nets",
         2015,
-        "mean (r(student map) - teacher map)^2, r = 1x1 convolution, batch norm and ReLU",
+        "mean (r(student map) - teacher map)^2, r = convolution, batch norm and ReLU",
         ("feature maps",),
     )
     name: Literal["fitnet"] = "fitnet"
@@ -36,7 +37,7 @@ class FitNetSpec(MethodSpec):
 
     def make(self, pair: Pair) -> "FitNet":
         """FitNet for a pair of networks."""
-        pairs = pair_maps(pair.student.stages, pair.teacher.stages)
+        pairs = pair_maps(pair.student.stages, pair.teacher.stages, pooled=False)
         if self.hint_layer >= len(pairs):
             raise UsageError(
                 f"There is no stage {self.hint_layer}: the networks share {len(pairs)}.",
@@ -45,7 +46,7 @@ class FitNetSpec(MethodSpec):
         hint = pairs[self.hint_layer]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(pair.seed)
-            return FitNet(self.hint_layer, hint.student.shape[1], hint.teacher.shape[1])
+            return FitNet(self.hint_layer, Connector(hint, relu=True))
 
 
 class FitNet(Method):
@@ -53,23 +54,17 @@ class FitNet(Method):
 
     Args:
         hint_layer: Number of the stage.
-        student_channels: Channels of the student's map.
-        teacher_channels: Channels of the teacher's.
+        connector: From the student's map to the teacher's shape.
     """
 
     couples_samples: ClassVar[bool] = False
 
-    def __init__(self, hint_layer: int, student_channels: int, teacher_channels: int) -> None:
+    def __init__(self, hint_layer: int, connector: Connector) -> None:
         super().__init__()
         self.hint_layer = hint_layer
-        self.conv = nn.Conv2d(student_channels, teacher_channels, 1)
-        self.bn = nn.BatchNorm2d(teacher_channels)
+        self.connector = connector
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """At the hint's stage."""
-        hint = pair_maps(student.stages, teacher.stages)[self.hint_layer]
-        return F.mse_loss(self.regress(hint.student), hint.teacher)
-
-    def regress(self, maps: Map) -> Map:
-        """The student's map as the teacher's channels."""
-        return F.relu(self.bn(self.conv(maps)))
+        hint = pair_maps(student.stages, teacher.stages, pooled=False)[self.hint_layer]
+        return F.mse_loss(self.connector(hint.student), hint.teacher)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge, Needs
-from tekapctl.methods.maps import Map, pair_maps
+from tekapctl.methods.maps import Map, of_one_size, pair_maps
 from tekapctl.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair, Weights
 
 
@@ -41,7 +41,7 @@ class FTSpec(MethodSpec):
 
     def make(self, pair: Pair) -> "FT":
         """FT for a pair of networks."""
-        last = pair_maps(pair.student.stages, pair.teacher.stages)[-1]
+        last = pair_maps(pair.student.stages, pair.teacher.stages, pooled=False)[-1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(pair.seed)
             return FT(self.init_epochs, last.student.shape[1], last.teacher.shape[1], self.rate)
@@ -64,42 +64,43 @@ class FT(Method):
         super().__init__()
         self.init_epochs = init_epochs
         factors = max(1, int(teacher_channels * rate))
-        self.paraphraser = encoder(teacher_channels, teacher_channels, factors)
+        self.paraphraser = encoder(teacher_channels, teacher_channels, factors, norm=False)
         self.restorer = nn.Sequential(
             *step(nn.ConvTranspose2d(factors, factors, 3, padding=1)),
             *step(nn.ConvTranspose2d(factors, teacher_channels, 3, padding=1)),
             *step(nn.ConvTranspose2d(teacher_channels, teacher_channels, 3, padding=1)),
         )
-        self.translator = encoder(student_channels, student_channels, factors)
+        self.translator = encoder(student_channels, student_channels, factors, norm=True)
 
     def first_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """How far the map restored from its factors is from the teacher's."""
-        maps = pair_maps(student.stages, teacher.stages)[-1].teacher
+        maps = teacher.stages[-1]
         return F.mse_loss(self.restorer(self.paraphraser(maps)), maps)
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """How far the student's factors are from the teacher's."""
-        last = pair_maps(student.stages, teacher.stages)[-1]
         with torch.no_grad():
-            theirs = self.paraphraser(last.teacher)
-        return factor_loss(self.translator(last.student), theirs)
+            theirs = self.paraphraser(teacher.stages[-1])
+        return factor_loss(self.translator(student.stages[-1]), theirs)
 
 
-def encoder(channels: int, middle: int, factors: int) -> nn.Sequential:
-    """Three convolutions to the factors."""
+def encoder(channels: int, middle: int, factors: int, *, norm: bool) -> nn.Sequential:
+    """Three convolutions to the factors, with batch norms between or without."""
     return nn.Sequential(
-        *step(nn.Conv2d(channels, middle, 3, padding=1)),
-        *step(nn.Conv2d(middle, factors, 3, padding=1)),
-        *step(nn.Conv2d(factors, factors, 3, padding=1)),
+        *step(nn.Conv2d(channels, middle, 3, padding=1), middle if norm else None),
+        *step(nn.Conv2d(middle, factors, 3, padding=1), factors if norm else None),
+        *step(nn.Conv2d(factors, factors, 3, padding=1), factors if norm else None),
     )
 
 
-def step(conv: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """A convolution with its activation."""
-    return conv, nn.LeakyReLU(0.1)
+def step(conv: nn.Module, normalized: int | None = None) -> list[nn.Module]:
+    """A convolution with its activation, and with a batch norm of so many channels."""
+    norm = nn.Identity() if normalized is None else nn.BatchNorm2d(normalized)
+    return [conv, norm, nn.LeakyReLU(0.1)]
 
 
 def factor_loss(student: Map, teacher: Map) -> Float[Tensor, ""]:
-    """The mean distance of both factors' unit patterns."""
+    """The mean distance of both factors' unit patterns, the larger factor pooled to the smaller's size."""
+    student, teacher = of_one_size(student, teacher)
     ours, theirs = (F.normalize(maps.square().mean(1).flatten(1)) for maps in (student, teacher))
     return (ours - theirs).abs().mean()

@@ -102,3 +102,12 @@ def kl_of_many(
         negative_entropy = (weighted * log_targets).sum()
     cross_entropy = (pooled * F.log_softmax(student.float() / temperature, dim=1)).sum()
     return (negative_entropy - cross_entropy) * (temperature**2 / student.shape[0])
+
+
+def standardized(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
+    """Logits of mean 0 and deviation 1 over the classes.
+
+    Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024, algorithm 1.
+    """
+    logits = logits.float()
+    return (logits - logits.mean(-1, keepdim=True)) / (logits.std(-1, keepdim=True) + 1e-7)

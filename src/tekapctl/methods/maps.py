@@ -14,22 +14,24 @@ Map = Float[Tensor, "batch _c _h _w"]
 
 @dataclass(frozen=True)
 class MapPair:
-    """A student's feature map and the teacher's that it learns from, of equal height and width."""
+    """A student's feature map and the teacher's that it learns from."""
 
     student: Map
     teacher: Map
 
 
-def pair_maps(student: Sequence[Map], teacher: Sequence[Map], *, first: int = 0) -> list[MapPair]:
+def pair_maps(student: Sequence[Map], teacher: Sequence[Map], *, first: int = 0, pooled: bool = True) -> list[MapPair]:
     """Maps of both networks, the last with the last.
 
     The published codes pair them by number, for networks of as many stages; where one has more, its first ones are left
-    out. Of two maps of different sizes the larger is average-pooled to the smaller's, as attention transfer does.
+    out. Of two maps of different sizes the larger is average-pooled to the smaller's, as attention transfer does,
+    unless the method brings them to one size by itself.
 
     Args:
         student: The student's maps, first to last.
         teacher: The teacher's.
         first: How many of the first stages to leave out, in each network.
+        pooled: Whether to bring both to the smaller size.
 
     Raises:
         UsageError: One network tells no such maps, or not enough of them.
@@ -44,7 +46,7 @@ def pair_maps(student: Sequence[Map], teacher: Sequence[Map], *, first: int = 0)
             "Choose another method, or write the network as a tekapctl.models.Network that tells more of them.",
         )
     pairs = zip(student[len(student) - count :], teacher[len(teacher) - count :], strict=True)
-    return [MapPair(*_of_one_size(ours, theirs)) for ours, theirs in pairs]
+    return [MapPair(*(of_one_size(ours, theirs) if pooled else (ours, theirs))) for ours, theirs in pairs]
 
 
 def no_maps(network: str) -> UsageError:
@@ -55,7 +57,8 @@ def no_maps(network: str) -> UsageError:
     )
 
 
-def _of_one_size(one: Map, other: Map) -> tuple[Map, Map]:
+def of_one_size(one: Map, other: Map) -> tuple[Map, Map]:
+    """Two maps, the larger average-pooled to the smaller's size."""
     size = (min(one.shape[2], other.shape[2]), min(one.shape[3], other.shape[3]))
     pooled = [x if tuple(x.shape[2:]) == size else F.adaptive_avg_pool2d(x, size) for x in (one, other)]
     return pooled[0], pooled[1]

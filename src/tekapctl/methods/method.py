@@ -1,6 +1,7 @@
 """What a distillation method is: its spec, its loss, and where both are found by name."""
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge, Needs
+from tekapctl.models.network import Network
 from tekapctl.registry import Registry
 from tekapctl.section import Section
 from tekapctl.tekap import AugmentedTeachers, Level
@@ -68,6 +70,32 @@ class WarmUp:
 
 
 @dataclass(frozen=True)
+class CosineDecay:
+    """A weight of 1 that falls to 0 in the last epoch, by half a cosine.
+
+    Attributes:
+        start: The last epoch, counted from 1, in which it is 1.
+        epochs: Epochs of the run.
+        steps: Steps an epoch.
+    """
+
+    start: int
+    epochs: int
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        """The weight at a step of the run."""
+        epoch = step // self.steps + 1
+        if epoch <= self.start or self.epochs <= self.start:
+            return 1.0
+        return (1 + math.cos(math.pi * (epoch - self.start) / (self.epochs - self.start))) / 2
+
+
+ClassFeatures = Callable[[int], Float[Tensor, "classes images width"]]
+"""Gives the teacher's embeddings of so many training images of each class, at most; as many of each."""
+
+
+@dataclass(frozen=True)
 class Pair:
     """What a method may know of the student, the teacher and the training set when it is built.
 
@@ -77,6 +105,11 @@ class Pair:
         labels: The training set's labels; sample `i` of the set has label `labels[i]`.
         seed: The run's seed.
         steps_per_epoch: Steps of an epoch.
+        teacher_norms: The teacher's batch norms in front of its stages' ReLUs (`Network.norms_before_relu`).
+        standardize_logits: Whether logit losses are to see logits of mean 0 and deviation 1.
+        epochs: Epochs of the run; 0 where nobody counts them.
+        classifier: The teacher's last layer, from embedding to logits.
+        class_features: Asks the teacher of so many training images of each class, at most.
     """
 
     student: Knowledge
@@ -84,10 +117,19 @@ class Pair:
     labels: Int[Tensor, " samples"]
     seed: int
     steps_per_epoch: int = 1
+    standardize_logits: bool = False
+    teacher_norms: tuple[nn.BatchNorm2d, ...] = ()
+    epochs: int = 0
+    classifier: nn.Module | None = None
+    class_features: ClassFeatures | None = None
 
     def warm_up(self, epochs: int) -> WarmUp:
         """How a weight rises over the first epochs."""
         return WarmUp(epochs, self.steps_per_epoch)
+
+    def cosine_decay(self, start: float) -> CosineDecay:
+        """How a weight falls after a fraction of the run's epochs."""
+        return CosineDecay(round(start * self.epochs), self.epochs, self.steps_per_epoch)
 
 
 class Method(nn.Module, ABC):
@@ -102,6 +144,8 @@ class Method(nn.Module, ABC):
     first_stage_trains_student: ClassVar[bool] = True
     couples_samples: ClassVar[bool] = True
     """Whether the losses are more than means over samples, so that several processes must bring theirs together."""
+    standardizes_logits: ClassVar[bool] = False
+    """Whether it standardises logits by itself where the run asks for it, instead of getting standardised ones."""
     only_first_stage: ClassVar[bool] = False
     """Whether nothing of the method is left after its first stage."""
 
@@ -166,6 +210,10 @@ class MethodSpec(Section, ABC):
             student: Name of the student's network.
         """
         return None
+
+    def learner(self, student: Network, pair: Pair) -> Network:
+        """The network that learns, is tested and stored: the student, or what the method makes of it."""
+        return student
 
     def build(self, pair: Pair) -> Method | None:
         """The method's own loss, weighted by beta; None for KD, which is the logit loss that alpha weighs."""

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from tekapctl.data.batches import Batch
 from tekapctl.knowledge import Knowledge, Needs
-from tekapctl.methods.kd import kl
+from tekapctl.methods.divergences import softened_kl_of_each
+from tekapctl.methods.eakd import entropy_weights
+from tekapctl.methods.kd import kl, standardized
 from tekapctl.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 from tekapctl.section import Temperature, Weight
 from tekapctl.tekap import Level
@@ -25,9 +27,10 @@ Temperatures = tuple[Temperature, ...]
 class MLKDSpec(MethodSpec):
     """MLKD's settings; the defaults are what the published code computes.
 
-    It masks the surer half of samples and of classes after the mean over them, which leaves a factor of one half on all
-    that the weak views say (`weak_weight`), and takes the weak views' divergence once more where the strong views' was
-    meant (`again_temperatures`).
+    It masks the more confident half of samples and of classes after the mean over them, which leaves the share of the
+    others, one half for even numbers, as a factor on the weak views' levels. It takes the weak views' divergence once
+    more where the strong views' was meant (`again_temperatures`). Where logits are standardised, only the
+    divergences' are.
     """
 
     weights: ClassVar[Weights] = Weights(gamma=0.1, alpha=0.0, beta=0.9)
@@ -45,13 +48,14 @@ class MLKDSpec(MethodSpec):
     views: ClassVar[int] = 2
     name: Literal["mlkd"] = "mlkd"
     temperatures: Temperatures = Field((2.0, 3.0, 4.0, 5.0, 6.0), description="T of the weak views' three levels.")
-    weak_weight: Weight = Field(0.5, description="Weight of the weak views' three levels.")
+    weak_weight: Weight = Field(1.0, description="Weight of the weak views' three levels.")
     strong_temperatures: Temperatures = Field((3.0, 4.0, 5.0), description="T of the strong views' divergence.")
     again_temperatures: Temperatures = Field((2.0, 6.0), description="T of the weak views' divergence at weight 1.")
+    entropy_weights: bool = Field(False, description="Weight the divergences' samples by entropy, as EA-KD does.")
 
     def make(self, pair: Pair) -> "MLKD":
         """MLKD for any pair."""
-        return MLKD(self)
+        return MLKD(self, standardize=pair.standardize_logits)
 
 
 class MLKD(Method):
@@ -59,26 +63,43 @@ class MLKD(Method):
 
     Args:
         spec: The settings.
+        standardize: Whether the divergences see logits of mean 0 and deviation 1.
     """
 
-    def __init__(self, spec: MLKDSpec) -> None:
+    standardizes_logits: ClassVar[bool] = True
+
+    def __init__(self, spec: MLKDSpec, *, standardize: bool = False) -> None:
         super().__init__()
         self.spec = spec
+        self.standardize = standardize
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """All levels of the weak views, and the first of the strong ones."""
         assert student.strong is not None
         assert teacher.strong is not None
         spec, ours, theirs = self.spec, student.logits, teacher.logits
-        weak = [
-            level(ours, theirs, temperature)
-            for temperature in spec.temperatures
-            for level in (kl, of_samples, of_classes)
-        ]
-        parts = [spec.weak_weight * part for part in weak]
-        parts += [kl(student.strong.logits, teacher.strong.logits, each) for each in spec.strong_temperatures]
-        parts += [kl(ours, theirs, each) for each in spec.again_temperatures]
+        of_batch, of_classification = (spec.weak_weight * less_sure(count) for count in ours.shape)
+        parts = []
+        for temperature in spec.temperatures:
+            parts.append(of_batch * self._divergence(ours, theirs, temperature))
+            parts.append(of_batch * of_samples(ours, theirs, temperature))
+            parts.append(of_classification * of_classes(ours, theirs, temperature))
+        strong = student.strong.logits, teacher.strong.logits
+        parts += [self._divergence(*strong, each) for each in spec.strong_temperatures]
+        parts += [self._divergence(ours, theirs, each) for each in spec.again_temperatures]
         return torch.stack(parts).sum() if parts else ours.sum() * 0
+
+    def _divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Float[Tensor, ""]:
+        seen = (standardized(student), standardized(teacher)) if self.standardize else (student, teacher)
+        if not self.spec.entropy_weights:
+            return kl(*seen, temperature)
+        # As published: the weights see the logits themselves even where the divergences see standardised ones.
+        return (entropy_weights(student, teacher) * softened_kl_of_each(*seen, temperature)).mean()
+
+
+def less_sure(count: int) -> float:
+    """The share of samples, or of classes, whose confidence is not above the median."""
+    return (count + 1) // 2 / count
 
 
 def of_samples(

@@ -4,6 +4,8 @@ Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019: margi
 distance (equation 6).
 """
 
+import math
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -35,29 +37,39 @@ class OFDSpec(MethodSpec):
     def make(self, pair: Pair) -> "OFD":
         """OFD for a pair of networks."""
         pairs = pair_maps(pair.student.preactivations, pair.teacher.preactivations, first=1)
+        channels = [(p.student.shape[1], p.teacher.shape[1]) for p in pairs]
+        norms = pair.teacher_norms[-len(pairs) :] if len(pair.teacher_norms) >= len(pairs) else ()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(pair.seed)
-            return OFD([(p.student.shape[1], p.teacher.shape[1]) for p in pairs])
+            return OFD(channels, [margin_of(norm) for norm in norms])
 
 
 class OFD(Method):
     """The partial distances, with a connector for each stage.
 
-    A channel's margin is the mean of the teacher's negative values. It is found from the images as they come, not from
-    the parameters of a batch norm, which not every network has there.
+    A channel's margin is the mean of the teacher's negative values: that of a normal distribution with the deviation
+    and mean that its batch norm gives it, as published. Where the network has no batch norms there, it is the mean of
+    the values met so far.
 
     Args:
         channels: The student's and the teacher's channels of each stage.
+        margins: The margins of each stage; empty where they are to be found from the images.
     """
 
     couples_samples: ClassVar[bool] = False
 
-    def __init__(self, channels: list[tuple[int, int]]) -> None:
+    def __init__(self, channels: list[tuple[int, int]], margins: Sequence[Float[Tensor, " _channels"]] = ()) -> None:
         super().__init__()
         self.connectors = nn.ModuleList(
             nn.Sequential(nn.Conv2d(ours, theirs, 1, bias=False), nn.BatchNorm2d(theirs)) for ours, theirs in channels
         )
-        for number, (_, theirs) in enumerate(channels):
+        for connector in self.connectors:
+            out = connector[0].out_channels  # type: ignore[index]
+            nn.init.normal_(connector[0].weight, 0, (2 / out) ** 0.5)  # type: ignore[index]
+        self.is_known = bool(margins)
+        for number, margin in enumerate(margins):
+            self.register_buffer(f"margin_{number}", margin)
+        for number, (_, theirs) in enumerate([] if margins else channels):
             self.register_buffer(f"negative_sum_{number}", torch.zeros(theirs))
             self.register_buffer(f"negative_count_{number}", torch.zeros(theirs))
 
@@ -73,12 +85,32 @@ class OFD(Method):
 
     @torch.no_grad()
     def _margin(self, number: int, teacher: Map, share: Share = ALL) -> Float[Tensor, " channels"]:
-        """The mean of the negative values of each channel so far."""
+        """The mean of the negative values of each channel."""
+        if self.is_known:
+            margin: Tensor = getattr(self, f"margin_{number}")
+            return margin
         total, count = getattr(self, f"negative_sum_{number}"), getattr(self, f"negative_count_{number}")
         if self.training:
             total += share.total(teacher.clamp(max=0).sum((0, 2, 3)))
             count += share.total((teacher < 0).sum((0, 2, 3)))
         return total / count.clamp(min=1)
+
+
+@torch.no_grad()
+def margin_of(norm: nn.BatchNorm2d) -> Float[Tensor, " channels"]:
+    """The mean of the negative values behind a batch norm, if what it normalises is normally distributed.
+
+    As published, three deviations below 0 for a channel of which hardly a value in a thousand is negative.
+
+    Args:
+        norm: With weights and biases.
+    """
+    deviation, mean = norm.weight.double().abs(), norm.bias.double()
+    ratio = mean / deviation
+    share_below = torch.special.ndtr(-ratio)
+    density = torch.exp(-(ratio.square()) / 2) / math.sqrt(2 * math.pi)
+    margin = torch.where(share_below > 0.001, mean - deviation * density / share_below, -3 * deviation)
+    return margin.to(norm.weight.dtype)
 
 
 def partial_distance(student: Map, teacher: Map, margin: Float[Tensor, " channels"]) -> Float[Tensor, ""]:

@@ -5,7 +5,7 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tekapctl.models.network import Maps, Network, conv, init_spatial_fan_out, pool
+from tekapctl.models.network import Maps, Network, batch_norms, conv, init_spatial_fan_out, pool
 from tekapctl.models.zoo import NETWORKS, Entry
 
 EXPANSION = 6
@@ -75,6 +75,10 @@ class MobileNetV2(Network):
     def classifier_layer(self) -> nn.Module:
         """The layer from embedding to logits."""
         return self.classifier
+
+    def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:
+        """The last of each stage."""
+        return batch_norms(self.blocks[number][-1].conv[-1] for number in TOLD_AFTER)  # type: ignore[index]
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
         """The pooled last convolution."""

@@ -1,6 +1,8 @@
 """What every network of the zoo can do."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -66,6 +68,15 @@ class Network(nn.Module, ABC):
         """
         return pixels if self.normalization is None else self.normalization(pixels)
 
+    def recipe(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The name and the arguments by which `models.build` makes the network again.
+
+        Args:
+            name: What the user calls the network that learns.
+            arguments: Its arguments.
+        """
+        return name, dict(arguments)
+
     @abstractmethod
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
         """The classifier's input; feature maps are noted in `maps` on the way."""
@@ -74,6 +85,14 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def classifier_layer(self) -> nn.Module:
         """The layer from embedding to logits."""
+
+    def modules_behind_stages(self) -> tuple[nn.Module, ...]:
+        """The modules behind the last stage, which a method's first stage leaves as they are."""
+        return (self.classifier_layer,)
+
+    def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:
+        """The last batch norm in front of the ReLU of each stage but the first; empty where that is not known."""
+        return ()
 
     def knowledge(
         self, images: Float[Tensor, "batch c h w"], *, stages: bool = True, preactivations: bool = False
@@ -108,6 +127,11 @@ class Network(nn.Module, ABC):
     def forward(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch classes"]:
         """The logits alone."""
         return self.knowledge(images, stages=False).logits
+
+
+def batch_norms(modules: Iterable[object]) -> tuple[nn.BatchNorm2d, ...]:
+    """The batch norms among some modules, in order."""
+    return tuple(module for module in modules if isinstance(module, nn.BatchNorm2d))
 
 
 def pool(maps: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c"]:

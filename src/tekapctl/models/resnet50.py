@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.models.network import Maps, Network, conv, init_fan_out, pool
+from tekapctl.models.network import Maps, Network, batch_norms, conv, init_fan_out, pool
 from tekapctl.models.zoo import NETWORKS, Entry
 
 EXPANSION = 4
@@ -56,6 +56,10 @@ class ResNet50(Network):
     def classifier_layer(self) -> nn.Module:
         """The layer from embedding to logits."""
         return self.linear
+
+    def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:
+        """The last of each stage."""
+        return batch_norms(stage[-1].bn3 for stage in (self.layer1, self.layer2, self.layer3, self.layer4))
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
         """The pooled last stage."""

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.models.network import Maps, Network, init_spatial_fan_out, pool
+from tekapctl.models.network import Maps, Network, batch_norms, init_spatial_fan_out, pool
 from tekapctl.models.zoo import NETWORKS, Entry
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -42,6 +42,11 @@ class VGG(Network):
     def classifier_layer(self) -> nn.Module:
         """The layer from embedding to logits."""
         return self.classifier
+
+    def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:
+        """The last of each stage."""
+        stages = (self.get_submodule(f"block{number}") for number in range(1, len(WIDTHS)))
+        return batch_norms(stage[-1] for stage in stages)  # type: ignore[index]
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
         """The pooled last stage."""

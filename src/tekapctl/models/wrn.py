@@ -76,6 +76,14 @@ class WideResNet(Network):
         """The layer from embedding to logits."""
         return self.fc
 
+    def modules_behind_stages(self) -> tuple[nn.Module, ...]:
+        """The last batch norm belongs to it, as in RepDistiller."""
+        return self.bn1, self.fc
+
+    def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:
+        """Those that follow each stage."""
+        return self.block2.first.bn1, self.block3.first.bn1, self.bn1
+
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
         """The pooled last stage behind its batch norm and ReLU."""
         x = self.conv1(images)

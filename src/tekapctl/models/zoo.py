@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tekapctl.errors import UsageError
-from tekapctl.models import foreign
+from tekapctl.models import foreign, reused
 from tekapctl.models.network import Network
 from tekapctl.registry import Registry
 
@@ -39,6 +39,9 @@ def build(
     Raises:
         UsageError: There is no network of this name (the message has the nearest), or it does not take the arguments.
     """
+    if name == reused.NAME:
+        student, of_student, projection = reused.parted(arguments or {})
+        return reused.ReusedClassifier(build(student, num_classes, in_channels, of_student), projection)
     if foreign.is_foreign(name):
         return foreign.build(name, num_classes, in_channels, arguments or {})
     if arguments:

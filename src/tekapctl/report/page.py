@@ -171,7 +171,8 @@ def _gains(groups: Sequence[Group], baseline: Group) -> str:
     for group in groups:
         shared = [seed for seed in group.runs if seed in baseline.runs]
         own, base = _per_class(group, shared), _per_class(baseline, shared)
-        if group is baseline or not own or own.keys() != base.keys():
+        alike = group.first.spec.data.has_test_images_of(baseline.first.spec.data)
+        if group is baseline or not alike or not own or own.keys() != base.keys():
             continue
         gains = {name: 100 * (own[name] - base[name]) for name in base}
         names = sorted(gains, key=lambda name: -gains[name])

@@ -174,6 +174,11 @@ class Run:
         found = self._read_table(_CHECKSUMS)
         return found is None or not all(map(_are_texts, found.values()))
 
+    @property
+    def checksummed(self) -> list[str]:
+        """The names of the files that have a checksum."""
+        return list(self._checksums())
+
     def _checksums(self) -> dict[str, list[str]]:
         found = self._read_table(_CHECKSUMS) or {}
         return {name: [str(value) for value in values] for name, values in found.items() if isinstance(values, list)}

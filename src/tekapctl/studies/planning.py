@@ -11,13 +11,13 @@ from pydantic import ValidationError
 
 from tekapctl import models, trained
 from tekapctl.errors import UsageError
+from tekapctl.merging import merged
 from tekapctl.spec import StudentSpec, TeacherSpec, load_of_run, parse, to_dict
 from tekapctl.store.home import Home
 from tekapctl.studies.contrast import Contrast, in_block
 from tekapctl.studies.study import STUDIES, Base, Before, Design, Study, teacher_of
 from tekapctl.sweep import identity
 from tekapctl.sweep import plan as sweeps
-from tekapctl.sweep.grid import merged
 from tekapctl.sweep.plan import Plan, complaint
 
 

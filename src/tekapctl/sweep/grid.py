@@ -11,10 +11,6 @@ from tekapctl.spec import StudentSpec, TeacherSpec
 MOST = 100_000
 """Runs that a file may ask for."""
 _FIELDS = StudentSpec.model_fields.keys() | TeacherSpec.model_fields.keys() | {"preset"}
-_DEEPEST = 20
-"""Dots in the path of a field, at most."""
-_CHOICES = ("data", "method")
-"""Fields that are a name or a table with a name."""
 
 
 @dataclass(frozen=True)
@@ -46,34 +42,6 @@ def combinations(grid: Mapping[str, Any]) -> Iterator[tuple[Point, ...]]:
     if count > MOST:
         raise UsageError(f"The grid has {count:,} combinations.", f"A sweep has at most {MOST:,}.")
     return itertools.product(*axes)
-
-
-def merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """A table with another over it, field by field; dotted names are paths.
-
-    Another data set or method than the table's starts from its own defaults.
-
-    Raises:
-        UsageError: A path leads through a field that has no fields.
-    """
-    result = dict(table)
-    for path, value in over.items():
-        if path.count(".") > _DEEPEST:
-            raise UsageError(f"The field {path[:40]}... is nested too deeply.", "`tekapctl schema` lists fields.")
-        first, _, rest = path.partition(".")
-        if rest:
-            value = {rest: value}
-        below = result.get(first, {})
-        if first in _CHOICES:
-            value, below = ({"name": one} if isinstance(one, str) else one for one in (value, below))
-        if not isinstance(value, Mapping):
-            result[first] = value
-            continue
-        if not isinstance(below, Mapping):
-            raise UsageError(f"{path} is no field: {first} is {below!r}.", "`tekapctl schema` lists fields.")
-        is_another = first in _CHOICES and "name" in value and value["name"] != below.get("name")
-        result[first] = merged({} if is_another else below, value)
-    return result
 
 
 def _axes(grid: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

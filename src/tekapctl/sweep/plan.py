@@ -10,11 +10,12 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from tekapctl.errors import UsageError
+from tekapctl.merging import merged
 from tekapctl.presets import preset
 from tekapctl.section import Section
 from tekapctl.spec import StudentSpec, TeacherSpec, parse, read_file
 from tekapctl.sweep import identity
-from tekapctl.sweep.grid import Point, combinations, merged
+from tekapctl.sweep.grid import Point, combinations
 from tekapctl.sweep.identity import Identity
 from tekapctl.sweep.published import published
 

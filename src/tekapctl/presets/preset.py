@@ -1,0 +1,162 @@
+"""The published experiments by name: a way of distilling, a data set and a pair of networks."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tekapctl import models
+from tekapctl.angular import PUBLISHED_VIEWS
+from tekapctl.merging import merged
+from tekapctl.methods import METHODS
+from tekapctl.presets.published import Dataset, Published, published
+from tekapctl.registry import unknown_name
+from tekapctl.spec import StudentSpec
+
+PAIRS = (
+    ("wrn_40_2", "wrn_16_2"),
+    ("wrn_40_2", "wrn_40_1"),
+    ("resnet56", "resnet20"),
+    ("resnet110", "resnet20"),
+    ("resnet110", "resnet32"),
+    ("resnet32x4", "resnet8x4"),
+    ("vgg13", "vgg8"),
+    ("vgg13", "MobileNetV2"),
+    ("ResNet50", "MobileNetV2"),
+    ("ResNet50", "vgg8"),
+    ("resnet32x4", "ShuffleV1"),
+    ("resnet32x4", "ShuffleV2"),
+    ("wrn_40_2", "ShuffleV1"),
+)
+"""The thirteen pairs of RepDistiller's tables."""
+_IMAGENET_PAIR = ("resnet34", "resnet18")
+"""The pair of torchvision's networks that most papers compare on ImageNet."""
+
+_NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
+_VIEWS = {"views": PUBLISHED_VIEWS}
+_KD = {"method": "kd", "gamma": 0.1, "alpha": 0.9, "beta": 0.0}
+_CRD = {"method": "crd", "gamma": 1.0, "alpha": 0.0, "beta": 0.8}
+_BOTH = {"method": "crd", "gamma": 1.0, "alpha": 1.0, "beta": 0.8}
+_STANDARDIZED = {"tekap": _NO_TEKAP, "standardize_logits": True}
+_WAYS: dict[str, dict[str, Any]] = {
+    "kd": {**_KD, "tekap": _NO_TEKAP},
+    "crd": {**_CRD, "tekap": _NO_TEKAP},
+    "crd-kd": {**_BOTH, "tekap": _NO_TEKAP},
+    "tekap-l": _KD,
+    "tekap-f": _CRD,
+    "tekap-fl": _BOTH,
+    "angular-l": {**_KD, "alpha": 1.0, "angular": _VIEWS},
+    "angular-f": {**_CRD, "angular": _VIEWS},
+    "angular-fl": {**_BOTH, "angular": _VIEWS},
+    "kd-ls": {**_KD, **_STANDARDIZED, "alpha": 9.0, "temperature": 2.0},
+    "dkd-ls": {
+        **_STANDARDIZED,
+        "method": {"name": "dkd", "target_weight": 9.0, "non_target_weight": 72.0, "temperature": 2.0},
+    },
+    "mlkd-ls": {**_STANDARDIZED, "method": "mlkd", "beta": 9.0},
+    "dot": {**_KD, "tekap": _NO_TEKAP, "optimizer": {"dot_delta": 0.075}},
+}
+"""TeKAP and Angular-KD at the logit level (l), the feature level (f) and both (fl), and what they are built on; methods
+with standardised logits (ls); KD with DOT. Any other way is the method of that name."""
+_IMAGENET: dict[str, Any] = {
+    "epochs": 100,
+    "batch_size": 256,
+    "optimizer": {"learning_rate": 0.1, "weight_decay": 1e-4, "decay_at": (0.3, 0.6, 0.9)},
+}
+"""The usual recipe there: the learning rate falls after 30, 60 and 90 of 100 epochs."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published experiment.
+
+    Attributes:
+        way: How it is distilled.
+        teacher: The teacher.
+        student: The student.
+        dataset: The data set; on ImageNet the networks are torchvision's.
+    """
+
+    way: str
+    teacher: str
+    student: str
+    dataset: Dataset = "cifar100"
+
+    @property
+    def name(self) -> str:
+        """What `--preset` takes."""
+        return f"{'imagenet/' if self.dataset == 'imagenet' else ''}{self.way}/{self.teacher}-{self.student}"
+
+    @property
+    def published(self) -> Published | None:
+        """What is published of it; None for a pair that nothing is stated of, with the method's usual settings."""
+        return published().get((self.way, self.dataset, self.teacher, self.student))
+
+    @property
+    def source(self) -> str:
+        """Where its settings are stated; empty if nowhere."""
+        return "" if self.published is None else self.published.source
+
+    @property
+    def settings(self) -> str:
+        """The fields that are the pair's own, for people."""
+        return ", ".join(_assignments(self.published.fields)) if self.published is not None else ""
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """The fields of its spec."""
+        values = dict(_WAYS.get(self.way, {"method": self.way, "tekap": _NO_TEKAP}))
+        library = ""
+        if self.dataset == "imagenet":
+            values, library = merged(_IMAGENET, values), "torchvision:"
+        elif self.way.partition("-")[0] == "mlkd":
+            rate = models.learning_rate(self.student)
+            values["optimizer"] = {"learning_rate": 0.025 if rate == 0.05 else rate}
+        if self.published is not None:
+            values = merged(values, self.published.fields)
+        networks = {"teacher": library + self.teacher, "student": library + self.student}
+        return {"kind": "student", **networks, "data": {"name": self.dataset}, **values}
+
+
+def _assignments(table: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _assignments(value, f"{path}{name}.")
+        elif (path, name) != ("method.", "name"):
+            shown = [round(each, 4) for each in value] if isinstance(value, list) else value
+            yield f"{path}{name}={shown}"
+
+
+def presets() -> Iterator[Preset]:
+    """All of them: each way with each pair, and the pairs that something is published of."""
+    found = [
+        Preset(way, *pair)
+        for way in [*_WAYS, *sorted(set(METHODS.names()) - set(_WAYS))]
+        for pair in (*PAIRS, _IMAGENET_PAIR)
+    ]
+    listed = [Preset(one.way, one.teacher, one.student, _dataset(one)) for one in found]
+    yield from dict.fromkeys([*listed, *(Preset(way, t, s, dataset) for way, dataset, t, s in published())])
+
+
+def preset(name: str) -> Preset:
+    """The preset of a name.
+
+    Raises:
+        UsageError: There is none; the message has the nearest.
+    """
+    known = {found.name: found for found in presets()}
+    if name not in known:
+        raise unknown_name("preset", name, list(known))
+    return known[name]
+
+
+def for_pair(spec: StudentSpec) -> Preset | None:
+    """The preset of a run's method, data set and networks, if settings were published for this pair alone."""
+    dataset = spec.data.name.partition(":")[0]
+    teacher, student = (name.removeprefix("torchvision:") for name in (spec.teacher, spec.student))
+    found = [one for one in presets() if one.published is not None and one.published.fields]
+    wanted = (spec.method.name, teacher, student, dataset)
+    return next((one for one in found if (one.way, one.teacher, one.student, one.dataset) == wanted), None)
+
+
+def _dataset(one: Preset) -> Dataset:
+    return "imagenet" if (one.teacher, one.student) == _IMAGENET_PAIR else "cifar100"

@@ -1,0 +1,65 @@
+"""CRD, alone and with TeKAP at the feature level."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from conformance.inputs import batch_of, of_embedding
+from conformance.registry import evaluates
+from conformance.vectors import Case
+from tekapctl.methods.banks import MemoryBanks
+from tekapctl.methods.crd import CRD, CRDSpec
+from tekapctl.tekap import FeatureTekap, Tekap, TekapSpec
+
+SIDES = ("student", "teacher")
+
+
+def crd_of(x: Case, student_width: int, teacher_width: int) -> CRD:
+    """CRD with the case's banks, projections and contrasted samples."""
+    temperature = x.contrast_temperature if x.has("contrast_temperature") else x.temperature
+    method = CRD(
+        CRDSpec(embedding_width=x.embed_dim, negatives=x.negatives, temperature=temperature, momentum=x.momentum),
+        student_width=student_width,
+        teacher_width=teacher_width,
+        memory=MemoryBanks(
+            x.samples,
+            x.embed_dim,
+            sampler=lambda _, step, first: x.at("contrast_index", *((step,) if x.has("losses") else ())),
+            temperature=temperature,
+            momentum=x.momentum,
+            seed=0,
+        ),
+    )
+    for side in SIDES:
+        projection = getattr(method, f"project_{side}").linear
+        projection.weight.data = getattr(x, f"embed_{side}_weight")
+        projection.bias.data = getattr(x, f"embed_{side}_bias")
+        getattr(method.memory, side).copy_(x.at(f"memory_{side}", 0))
+    return method
+
+
+@evaluates("crd", "crd_relax", "tekap_crd*")
+def crd(x: Case) -> Iterator[tuple[str, Any]]:
+    """Steps on one pair of memory banks; whether the positive is relaxed is in what is contrasted."""
+    tekap = x.name.startswith("tekap")
+    spec = FeatureTekap(teachers=0)
+    if tekap:
+        spec = FeatureTekap(
+            teachers=1, teacher_share=x.feature_weight, noise_weight=x.noise_weight, noise_deviation=x.noise_std
+        )
+    method = crd_of(x, x.student_dim, x.teacher_dim)
+    losses = []
+    for step in range(len(x.losses)):
+        student = of_embedding(x.at("student_features", step).requires_grad_())
+        teacher = of_embedding(x.at("teacher_features", step))
+        noise = x.at("noise", step).unsqueeze(0) if tekap else None
+        augmented = Tekap(TekapSpec(feature=spec), lambda *_, noise=noise: noise).augment_features(teacher, step)
+        method.zero_grad()
+        losses.append(method.augmented_loss(student, teacher, augmented, batch_of(x.at("sample_index", step), step)))
+        losses[-1].backward()
+        yield f"grad_student_features_{step}", student.embedding.grad
+        for side in SIDES:
+            yield f"grad_embed_{side}_weight_{step}", getattr(method, f"project_{side}").linear.weight.grad
+    yield "losses", losses
+    for side in SIDES:
+        yield f"memory_{side}_{len(losses)}", getattr(method.memory, side)
+        yield f"normalizer_{side}", getattr(method.memory, f"normalizer_{side}")

@@ -1,0 +1,130 @@
+"""Losses of logits."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from conformance.inputs import labelled, of_logits
+from conformance.registry import evaluates
+from conformance.vectors import Case
+from tekapctl.engine.objective import Distillation
+from tekapctl.methods.dist import DIST
+from tekapctl.methods.dkd import DKD
+from tekapctl.methods.kd import KD
+from tekapctl.methods.method import Method, WarmUp
+from tekapctl.methods.mlkd import MLKD, MLKDSpec
+from tekapctl.tekap import LogitTekap, Tekap, TekapSpec
+
+Found = Iterator[tuple[str, Any]]
+NONE = TekapSpec().without()
+
+
+def no_noise(*_: object) -> torch.Tensor:
+    raise AssertionError("nothing is augmented")
+
+
+def labels_of(x: Case) -> torch.Tensor:
+    return x.labels if x.has("labels") else torch.zeros(len(x.teacher_logits), dtype=torch.long)
+
+
+def of_one_view(x: Case, method: Method) -> Found:
+    """The loss of a method of logits, its gradient, and the cross-entropy beside it."""
+    student, labels = x.student_logits.requires_grad_(), labels_of(x)
+    loss = method.loss(of_logits(student), of_logits(x.teacher_logits), labelled(labels))
+    loss.backward()
+    yield "loss", loss
+    yield ("grad_student_0" if x.has("grad_student_0") else "grad_student"), student.grad
+    if x.has("loss_ce"):
+        yield "loss_ce", x.ce_weight * F.cross_entropy(student, labels)
+
+
+@evaluates("kl_*")
+def kd(x: Case) -> Found:
+    return of_one_view(x, KD(x.temperature))
+
+
+@evaluates("tekap_kl_*")
+def tekap_of_logits(x: Case) -> Found:
+    spec = LogitTekap(
+        teachers=len(x.noise),
+        teacher_share=x.logit_weight,
+        noise_weight=x.noise_weight,
+        loss_weight=x.augmented_loss_weight,
+    )
+    student, teacher = of_logits(x.student_logits.requires_grad_()), of_logits(x.teacher_logits)
+    augmented = Tekap(TekapSpec(logit=spec), lambda *_: x.noise).augment_logits(teacher, step=0)
+    loss = KD(x.temperature).augmented_loss(student, teacher, augmented, labelled(labels_of(x)))
+    loss.backward()
+    yield "loss", loss
+    yield "grad_student", student.logits.grad
+
+
+@evaluates("dkd")
+def dkd(x: Case) -> Found:
+    return of_one_view(x, DKD(x.alpha, x.beta, x.temperature, WarmUp(0, 1)))
+
+
+@evaluates("dist_*")
+def dist(x: Case) -> Found:
+    return of_one_view(x, DIST(x.beta, x.gamma, x.temperature))
+
+
+@evaluates("logit_standardization_kd", "ls_kd", "ls_dkd")
+def standardized_logits(x: Case) -> Found:
+    """Through the run's objective, which standardises."""
+    method, weights = None, {"alpha": x.kd_weight if x.has("kd_weight") else 1.0, "beta": 0.0}
+    if x.has("alpha"):
+        method = DKD(x.alpha, x.beta, x.temperature, WarmUp(0, 1))
+        method.level = "logit"
+        weights = {"alpha": 0.0, "beta": 1.0}
+    gamma = x.ce_weight if x.has("ce_weight") else 0.0
+    student = x.student_logits.requires_grad_()
+    objective = Distillation(
+        lambda _: of_logits(x.teacher_logits),
+        Tekap(NONE, no_noise),
+        method,
+        gamma=gamma,
+        temperature=x.temperature,
+        standardize_logits=True,
+        **weights,
+    )
+    parts = objective(of_logits(student), labelled(labels_of(x)))
+    loss = parts["kd" if method is None else "method"]
+    loss.backward()
+    yield "loss", loss
+    yield "grad_student_0", student.grad
+    if x.has("loss_ce"):
+        yield "loss_ce", parts["cross_entropy"]
+
+
+@evaluates("mlkd*", "ls_mlkd")
+def mlkd(x: Case) -> Found:
+    return of_two_views(x, MLKDSpec(), standardize=x.name.startswith("ls_"))
+
+
+def of_two_views(x: Case, spec: MLKDSpec, *, standardize: bool) -> Found:
+    """MLKD's loss at the case's temperatures, its gradients, and the cross-entropy beside it."""
+    weak, strong = x.student_weak_logits.requires_grad_(), x.student_strong_logits.requires_grad_()
+    every = tuple(x.temperatures)
+    at = {"temperatures": every, "strong_temperatures": every[:3], "again_temperatures": every[3:]}
+    method = MLKD(spec.model_copy(update=at), standardize=standardize)
+    method.level = "logit"
+    objective = Distillation(
+        lambda _: of_logits(x.teacher_weak_logits, x.teacher_strong_logits),
+        Tekap(NONE, no_noise),
+        method,
+        gamma=x.ce_weight,
+        alpha=0.0,
+        beta=x.kd_weight,
+        temperature=4.0,
+        standardize_logits=standardize,
+    )
+    parts = objective(of_logits(weak, strong), labelled(x.labels))
+    loss = torch.stack(list(parts.values())).sum()
+    loss.backward()
+    yield "loss", loss
+    yield "loss_ce", parts["cross_entropy"]
+    yield "grad_student_weak", weak.grad
+    yield "grad_student_strong", strong.grad

@@ -1,0 +1,297 @@
+"""Losses of feature maps."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conformance.inputs import labelled, of_maps, with_first
+from conformance.registry import evaluates
+from conformance.vectors import Case
+from tekapctl.knowledge import Knowledge
+from tekapctl.methods import MethodSpec, Pair
+from tekapctl.methods.ab import ABSpec
+from tekapctl.methods.at import AT
+from tekapctl.methods.fitnet import FitNetSpec
+from tekapctl.methods.fsp import FSP
+from tekapctl.methods.ft import FTSpec, factor_loss
+from tekapctl.methods.kdsvd import KDSVD
+from tekapctl.methods.maps import MapPair
+from tekapctl.methods.method import Method
+from tekapctl.methods.nst import NST
+from tekapctl.methods.ofd import OFDSpec
+from tekapctl.methods.reviewkd import Fusion, ReviewKDSpec, context_loss
+from tekapctl.methods.sp import similarity_loss
+from tekapctl.methods.vid import Predictor
+
+Found = Iterator[tuple[str, Any]]
+Published = Callable[[str], str]
+"""The published name of a parameter of ours."""
+
+
+def batch(maps: list[Tensor]) -> Any:
+    return labelled(torch.zeros(len(maps[0]), dtype=torch.long))
+
+
+def built(spec: MethodSpec, student: Knowledge, teacher: Knowledge, norms: tuple[nn.BatchNorm2d, ...] = ()) -> Method:
+    """A method for these networks, as a run builds it."""
+    method = spec.build(Pair(student, teacher, torch.zeros(4, dtype=torch.long), seed=0, teacher_norms=norms))
+    assert method is not None
+    return method.train()
+
+
+def load(x: Case, label: str, module: nn.Module, published: Published) -> None:
+    """Fill a module with the case's values; all of them must find their place."""
+    state = x.state(label)
+    own = {name: state.pop(published(name)) for name in module.state_dict()}
+    assert not state, f"{label}: {', '.join(state)} are nowhere in our module"
+    module.load_state_dict(own)
+
+
+def gradients_of(x: Case, label: str, module: nn.Module, published: Published) -> Found:
+    for name, parameter in module.named_parameters():
+        yield f"grad_{label}.{published(name)}", parameter.grad
+
+
+def gradients_to(maps: list[Tensor]) -> Found:
+    for number, tensor in enumerate(maps):
+        yield f"grad_student_{number}", tensor.grad
+
+
+def shared(x: Case, side: str) -> list[Tensor]:
+    """The maps that several cases have in common."""
+    return [maps.requires_grad_(side == "student") for maps in x.file.case("features").all(f"{side}_map")]
+
+
+def own(x: Case, side: str) -> list[Tensor]:
+    """The case's own maps, or else the common ones."""
+    found = x.all(f"{side}_map") or ([getattr(x, f"{side}_map")] if x.has(f"{side}_map") else [])
+    return [maps.requires_grad_(side == "student") for maps in found] or shared(x, side)
+
+
+def of_all_stages(x: Case, method: Method) -> Found:
+    ours, theirs = own(x, "student"), own(x, "teacher")
+    loss = method.loss(of_maps(with_first(ours)), of_maps(with_first(theirs)), batch(ours))
+    loss.backward()
+    yield "loss", loss
+    yield from gradients_to(ours)
+
+
+@evaluates("attention_transfer")
+def at(x: Case) -> Found:
+    return of_all_stages(x, AT())
+
+
+@evaluates("nst")
+def nst(x: Case) -> Found:
+    return of_all_stages(x, NST())
+
+
+@evaluates("kdsvd")
+def kdsvd(x: Case) -> Found:
+    if not x.has("student_map_0"):  # the file with the common maps has no gradient of it
+        ours = x.file.case("fsp").all("student_map")
+        yield "loss", KDSVD(1).loss(of_maps(with_first(ours)), of_maps(with_first(own(x, "teacher"))), batch(ours))
+        return
+    yield from of_all_stages(x, KDSVD(x.vectors))
+
+
+@evaluates("similarity_preserving")
+def sp(x: Case) -> Found:
+    ours = own(x, "student")
+    loss = torch.stack([similarity_loss(a, b) for a, b in zip(ours, own(x, "teacher"), strict=True)]).sum()
+    loss.backward()
+    yield "loss", loss
+    yield from gradients_to(ours)
+
+
+@evaluates("fsp")
+def fsp(x: Case) -> Found:
+    ours = own(x, "student")
+    loss = FSP(1).first_loss(of_maps(ours), of_maps(own(x, "teacher")), batch(ours))
+    loss.backward()
+    yield "loss", loss
+    yield from gradients_to(ours)
+
+
+@evaluates("vid")
+def vid(x: Case) -> Found:
+    ours, theirs = shared(x, "student")[1], shared(x, "teacher")[1]
+    predictor = Predictor(ours.shape[1], theirs.shape[1], 5.0)
+    predictor.log_scale.data = x.log_scale
+    for number, layer in enumerate((0, 2, 4)):
+        predictor.regressor[layer].weight.data = x.at("regressor", number)
+    loss = predictor(MapPair(ours, theirs))
+    loss.backward()
+    yield "loss", loss
+    yield from gradients_to([ours])
+
+
+@evaluates("fitnet_hint")
+def fitnet_of_shared_maps(x: Case) -> Found:
+    ours, theirs = shared(x, "student"), shared(x, "teacher")
+    method = built(FitNetSpec(hint_layer=1), of_maps(ours), of_maps(theirs))
+    for name in ("conv", "bn"):
+        layer = getattr(method.connector, name)
+        layer.weight.data, layer.bias.data = getattr(x, f"{name}_weight"), getattr(x, f"{name}_bias")
+    loss = method.loss(of_maps(ours), of_maps(theirs), batch(ours))
+    loss.backward()
+    yield "loss", loss
+    yield from gradients_to([ours[1]])
+
+
+@evaluates("fitnet_*")
+def fitnet(x: Case) -> Found:
+    ours, theirs = own(x, "student"), own(x, "teacher")
+    method = built(FitNetSpec(hint_layer=0), of_maps(ours), of_maps(theirs))
+    load(x, "connector", method.connector, str)
+    loss = method.loss(of_maps(ours), of_maps(theirs), batch(ours))
+    loss.backward()
+    yield "loss", loss
+    yield from gradients_to(ours)
+    yield from gradients_of(x, "connector", method.connector, str)
+
+
+@evaluates("activation_boundary")
+def ab_of_shared_maps(x: Case) -> Found:
+    ours, theirs = shared(x, "student"), shared(x, "teacher")
+    student, teacher = of_maps(before=with_first(ours)), of_maps(before=with_first(theirs))
+    method = built(ABSpec(), student, teacher)
+    for name, parameter in method.connectors.named_parameters():
+        parameter.data = x.tensors[f"connector.connectors.{name}"]
+    loss = method.first_loss(student, teacher, batch(ours))
+    loss.backward()
+    yield "loss", loss
+    yield from gradients_to(ours)
+
+
+@evaluates("ab_*")
+def ab(x: Case) -> Found:
+    ours, theirs = own(x, "student"), own(x, "teacher")
+    student, teacher = of_maps(before=with_first(ours)), of_maps(before=with_first(theirs))
+    method = built(ABSpec(margin=x.margin), student, teacher)
+    published = "connectors.{}".format
+    if x.has("filled"):
+        load(x, "connector", method.connectors, published)
+    loss = method.first_loss(student, teacher, batch(ours))
+    loss.backward()
+    yield "loss", loss
+    yield from gradients_to(ours)
+    yield from gradients_of(x, "connector", method.connectors, published)
+    yield "losses", method.losses(student, teacher)
+
+
+@evaluates("factor_transfer")
+def factors(x: Case) -> Found:
+    ours = x.student_factor.requires_grad_()
+    loss = factor_loss(ours, x.teacher_factor)
+    loss.backward()
+    yield "loss", loss
+    yield from gradients_to([ours])
+
+
+@evaluates("ft", "ft_*")
+def ft(x: Case) -> Found:
+    """The paraphraser's own stage, and then the factors."""
+    ours, theirs = own(x, "student"), own(x, "teacher")
+    student, teacher = of_maps(ours), of_maps(theirs)
+    method = built(FTSpec(), student, teacher)
+    paraphraser = nn.ModuleDict({"encoder": method.paraphraser, "decoder": method.restorer})
+    load(x, "paraphraser", paraphraser, str)
+    load(x, "translator", method.translator, "encoder.{}".format)
+    first = method.first_loss(student, teacher, batch(ours))
+    first.backward()
+    yield "first_stage_loss", first
+    yield from gradients_of(x, "paraphraser", paraphraser, str)
+    loss = method.loss(student, teacher, batch(ours))
+    loss.backward()
+    yield "loss", loss
+    yield from gradients_to(ours)
+    yield from gradients_of(x, "translator", method.translator, "encoder.{}".format)
+
+
+def published_fusion(count: int) -> Published:
+    """The published names begin with the deepest fusion."""
+
+    def published(name: str) -> str:
+        number, rest = name.split(".", 1)
+        return f"{count - 1 - int(number)}.{rest.replace('attention', 'att_conv')}"
+
+    return published
+
+
+@evaluates("reviewkd", "reviewkd_*", "ea_reviewkd_*")
+def reviewkd(x: Case) -> Found:
+    ours, theirs = own(x, "student"), own(x, "teacher")
+    embedding = x.student_embedding.requires_grad_()
+    maps = with_first(ours)
+    student = of_maps(maps, maps, embedding)
+    teacher = of_maps(before=with_first(theirs), embedding=x.teacher_embedding)
+    spec = ReviewKDSpec(
+        student_maps="before" if x.student_preactivation else "after",
+        warm_up_epochs=0,
+        entropy_weights=x.name.startswith("ea_"),
+    )
+    if x.has("student_logits"):
+        student, teacher = replace(student, logits=x.student_logits), replace(teacher, logits=x.teacher_logits)
+    method = built(spec, student, teacher)
+    published = published_fusion(len(method.fusions))
+    load(x, "fusions", method.fusions, published)
+    loss = method.loss(student, teacher, batch(ours))
+    loss.backward()
+    yield "loss", loss
+    yield from gradients_to(ours)
+    yield "grad_student_embedding", embedding.grad
+    yield from gradients_of(x, "fusions", method.fusions, published)
+
+
+@evaluates("reviewkd_hcl")
+def context(x: Case) -> Found:
+    ours = x.file.case("fsp").all("student_map")
+    ours = [maps.requires_grad_() for maps in ours]
+    loss = torch.stack([context_loss(a, b) for a, b in zip(ours, shared(x, "teacher"), strict=True)]).sum()
+    loss.backward()
+    yield "loss", loss
+    yield from gradients_to(ours)
+
+
+@evaluates("reviewkd_abf")
+def fusion(x: Case) -> Found:
+    module = Fusion(x.input.shape[1], x.residual.shape[1], x.output.shape[1], fuses=True)
+    state = {
+        name.removeprefix("abf.").replace("att_conv", "attention"): value
+        for name, value in x.tensors.items()
+        if name.startswith("abf.")
+    }
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert all("running" in name or "num_batches" in name for name in missing)
+    out, fused = module(x.input, x.residual, x.output.shape[2:])
+    yield "output", out
+    yield "residual_out", fused
+
+
+@evaluates("ofd", "ofd_*")
+def ofd(x: Case) -> Found:
+    ours, theirs = own(x, "student"), own(x, "teacher")
+    student, teacher = of_maps(before=with_first(ours)), of_maps(before=with_first(theirs))
+    method = built(OFDSpec(), student, teacher, norms_of(x))
+    load(x, "connectors", method.connectors, "connectors.{}".format)
+    for number in range(len(ours)):
+        yield f"margin_{number}", getattr(method, f"margin_{number}")
+    loss = method.loss(student, teacher, batch(ours))
+    loss.backward()
+    yield "loss", loss
+    yield from gradients_to(ours)
+    yield from gradients_of(x, "connectors", method.connectors, "connectors.{}".format)
+
+
+def norms_of(x: Case) -> tuple[nn.BatchNorm2d, ...]:
+    """The teacher's batch norms."""
+    norms = []
+    for weight, bias in zip(x.all("teacher_bn_weight"), x.all("teacher_bn_bias"), strict=True):
+        norms.append(nn.BatchNorm2d(len(weight)))
+        norms[-1].weight.data, norms[-1].bias.data = weight, bias
+    return tuple(norms)

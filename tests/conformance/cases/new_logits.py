@@ -1,0 +1,72 @@
+"""Losses of logits that weigh or mask samples and classes."""
+
+from conformance.cases.logits import NONE, Found, no_noise, of_one_view, of_two_views
+from conformance.inputs import labelled, of_logits
+from conformance.registry import evaluates
+from conformance.vectors import Case
+from tekapctl.engine.objective import Distillation
+from tekapctl.methods.dkd import DKD
+from tekapctl.methods.eakd import EAKD, entropy_weights
+from tekapctl.methods.method import Method, WarmUp
+from tekapctl.methods.mlkd import MLKDSpec
+from tekapctl.methods.rld import RLD, RLDSpec
+from tekapctl.methods.wttm import WTTM
+from tekapctl.tekap import Tekap
+
+
+@evaluates("ttm", "wttm")
+def wttm(x: Case) -> Found:
+    return of_one_view(x, WTTM(x.exponent, weighted=x.name == "wttm"))
+
+
+@evaluates("rld*")
+def rld(x: Case) -> Found:
+    spec = RLDSpec(
+        confidence_weight=x.alpha,
+        correlation_weight=x.beta,
+        confidence_temperature=x.alpha_temperature,
+        temperature=x.temperature,
+    )
+    return of_one_view(x, RLD(spec, WarmUp(0, 1)))
+
+
+@evaluates("ea_kd*")
+def eakd(x: Case) -> Found:
+    yield "weights", entropy_weights(x.student_logits, x.teacher_logits, x.entropy_temperature, x.entropy_bound)
+    method = EAKD(x.temperature, x.entropy_temperature, x.entropy_bound)
+    yield from of_objective(x, method, gamma=x.ce_weight, beta=x.kd_weight)
+
+
+@evaluates("ea_dkd*")
+def entropy_weighted_dkd(x: Case) -> Found:
+    weighting = {"entropy_weights": True, "entropy_bound": x.entropy_bound}
+    method = DKD(x.alpha, x.beta, x.temperature, WarmUp(0, 1), **weighting)
+    return of_objective(x, method, gamma=x.ce_weight, standardize_logits=x.standardised)
+
+
+def of_objective(
+    x: Case, method: Method, *, gamma: float, beta: float = 1.0, standardize_logits: bool = False
+) -> Found:
+    """The weighted loss of a method of logits, its gradient, and the cross-entropy, by the run's objective."""
+    method.level = "logit"
+    student = x.student_logits.requires_grad_()
+    objective = Distillation(
+        lambda _: of_logits(x.teacher_logits),
+        Tekap(NONE, no_noise),
+        method,
+        gamma=gamma,
+        alpha=0.0,
+        beta=beta,
+        temperature=4.0,
+        standardize_logits=standardize_logits,
+    )
+    parts = objective(of_logits(student), labelled(x.labels))
+    parts["method"].backward()
+    yield "loss", parts["method"]
+    yield "loss_ce", parts["cross_entropy"]
+    yield "grad_student_0", student.grad
+
+
+@evaluates("ea_mlkd*")
+def entropy_weighted_mlkd(x: Case) -> Found:
+    return of_two_views(x, MLKDSpec(entropy_weights=True), standardize=x.name.endswith("_ls"))

@@ -1,0 +1,163 @@
+"""Whole methods on pairs of networks of the zoo, from images on, in float64."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conformance.cases.maps import Published, built, load, published_fusion
+from conformance.inputs import labelled
+from conformance.registry import evaluates
+from conformance.vectors import Case
+from tekapctl.knowledge import Knowledge
+from tekapctl.methods.ab import ABSpec
+from tekapctl.methods.fitnet import FitNetSpec
+from tekapctl.methods.fsp import FSPSpec
+from tekapctl.methods.ft import FTSpec
+from tekapctl.methods.method import MethodSpec
+from tekapctl.methods.ofd import OFDSpec
+from tekapctl.methods.reviewkd import ReviewKDSpec
+from tekapctl.models import Network, build
+
+Found = Iterator[tuple[str, Any]]
+
+
+class NetworkPair:
+    """Both networks of a case, with what they make of its images.
+
+    Args:
+        x: The case.
+    """
+
+    def __init__(self, x: Case) -> None:
+        self.case = x
+        self.student, self.teacher = (self._network(side) for side in ("student", "teacher"))
+        source = torch.Generator().manual_seed(x.image_seed)
+        self.images = torch.randn(x.batch, 3, 32, 32, generator=source).double()
+        if x.name.startswith(("pair_ab", "pair_fsp")):  # as a first stage trains the student
+            for module in self.student.modules_behind_stages():
+                module.eval()  # nor is it trained there
+
+    def _network(self, side: str) -> Network:
+        network = build(getattr(self.case, side))
+        self.case.fill(side, network)
+        mode = getattr(self.case, f"{side}_mode")
+        return network.double().train(side == "student" or mode.startswith("train"))
+
+    def knowledge(self, network: Network) -> Knowledge:
+        return network.knowledge(self.images, preactivations=True)
+
+    def method(self, spec: MethodSpec) -> Any:
+        """The method for both networks."""
+        norms = self.teacher.norms_before_relu()
+        running = {name: value.clone() for name, value in self.student.state_dict().items()}
+        with torch.no_grad():
+            method = built(spec, self.knowledge(self.student), self.teacher_knowledge(), norms)
+        self.student.load_state_dict(running)
+        return method.double()
+
+    def teacher_knowledge(self) -> Knowledge:
+        with torch.no_grad():
+            return self.knowledge(self.teacher)
+
+    def gradients(self) -> Found:
+        """Of the student: the norms of all and the entries of some."""
+        named = dict(self.student.named_parameters())
+        yield "grad_norms_student", [norm(each) for each in named.values()]
+        for name in self.case.tensors:
+            if name.startswith("grad_student."):
+                yield name, named[name.removeprefix("grad_student.")].grad
+
+    def norms(self, label: str, module: nn.Module, published: Published) -> Found:
+        """The norms of the gradients of a part of the method, in the published order."""
+        ours = {published(name): norm(each) for name, each in module.named_parameters()}
+        order = [name for name, _ in self.case.scalars["filled"][label]["state"] if name in ours]
+        yield f"grad_norms_{label}", [ours[name] for name in order]
+
+
+def norm(parameter: nn.Parameter) -> Tensor:
+    return parameter.new_zeros(()) if parameter.grad is None else parameter.grad.norm()
+
+
+@evaluates("pair_reviewkd_*")
+def reviewkd(x: Case) -> Found:
+    pair = NetworkPair(x)
+    method = pair.method(ReviewKDSpec(warm_up_epochs=0))
+    published = published_fusion(len(method.fusions))
+    load(x, "fusions", method.fusions, published)
+    yield from _of_run(pair, method)
+    yield from pair.norms("fusions", method.fusions, published)
+
+
+@evaluates("pair_ofd_*")
+def ofd(x: Case) -> Found:
+    """With the teacher in training mode, as the published code leaves it; ours is in evaluation mode."""
+    pair = NetworkPair(x)
+    method = pair.method(OFDSpec())
+    load(x, "connectors", method.connectors, "connectors.{}".format)
+    for number in range(3):
+        yield f"margin_{number}", getattr(method, f"margin_{number}")
+    yield from _of_run(pair, method)
+    yield from pair.norms("connectors", method.connectors, "connectors.{}".format)
+
+
+@evaluates("pair_fitnet_*")
+def fitnet(x: Case) -> Found:
+    pair = NetworkPair(x)
+    method = pair.method(FitNetSpec())
+    load(x, "connector", method.connector, str)
+    yield from _of_run(pair, method)
+    yield from pair.norms("connector", method.connector, str)
+
+
+@evaluates("pair_ft_*")
+def ft(x: Case) -> Found:
+    pair = NetworkPair(x)
+    method = pair.method(FTSpec())
+    paraphraser = nn.ModuleDict({"encoder": method.paraphraser, "decoder": method.restorer})
+    load(x, "paraphraser", paraphraser, str)
+    load(x, "translator", method.translator, "encoder.{}".format)
+    teacher = pair.teacher_knowledge()
+    first = method.first_loss(teacher, teacher, _batch(pair))
+    first.backward()
+    yield "first_stage_loss", first
+    yield from pair.norms("paraphraser", paraphraser, str)
+    yield from _of_run(pair, method)
+    yield from pair.norms("translator", method.translator, "encoder.{}".format)
+
+
+@evaluates("pair_ab_*")
+def ab(x: Case) -> Found:
+    pair = NetworkPair(x)
+    method = pair.method(ABSpec())
+    if "connector" in x.filled:
+        load(x, "connector", method.connectors, "connectors.{}".format)
+    student, teacher = pair.knowledge(pair.student), pair.teacher_knowledge()
+    yield "losses", method.losses(student, teacher)
+    loss = method.first_loss(student, teacher, _batch(pair))
+    loss.backward()
+    yield "loss", loss
+    yield from pair.gradients()
+    if "connector" in x.filled:
+        yield from pair.norms("connector", method.connectors, "connectors.{}".format)
+
+
+@evaluates("pair_fsp_*")
+def fsp(x: Case) -> Found:
+    pair = NetworkPair(x)
+    loss = pair.method(FSPSpec()).first_loss(pair.knowledge(pair.student), pair.teacher_knowledge(), _batch(pair))
+    loss.backward()
+    yield "loss", loss
+    yield from pair.gradients()
+
+
+def _of_run(pair: NetworkPair, method: Any) -> Found:
+    loss = method.loss(pair.knowledge(pair.student), pair.teacher_knowledge(), _batch(pair))
+    loss.backward()
+    yield "loss", loss
+    yield from pair.gradients()
+
+
+def _batch(pair: NetworkPair) -> Any:
+    return labelled(pair.case.labels)

@@ -1,0 +1,50 @@
+"""Batches and knowledge of given tensors."""
+
+import torch
+from torch import Tensor
+
+from tekapctl.data.batches import Batch
+from tekapctl.knowledge import Knowledge
+
+
+def batch_of(index: Tensor, step: int = 0, images: Tensor | None = None, labels: Tensor | None = None) -> Batch:
+    """A batch of the samples of that index."""
+    count = len(index)
+    return Batch(
+        images=torch.zeros(count, 1, 8, 8) if images is None else images,
+        labels=torch.zeros(count, dtype=torch.long) if labels is None else labels,
+        index=index,
+        number=index,
+        view=torch.zeros(count, dtype=torch.long),
+        step=step,
+    )
+
+
+def labelled(labels: Tensor, step: int = 0) -> Batch:
+    """A batch of samples with these labels."""
+    return batch_of(torch.arange(len(labels)), step, labels=labels)
+
+
+def of_logits(logits: Tensor, strong: Tensor | None = None) -> Knowledge:
+    """Knowledge whose embeddings do not matter."""
+    seen_strong = None if strong is None else of_logits(strong)
+    return Knowledge(logits, logits.new_zeros(len(logits), 2), strong=seen_strong)
+
+
+def of_embedding(embedding: Tensor) -> Knowledge:
+    """Knowledge whose logits do not matter."""
+    return Knowledge(embedding.new_zeros(len(embedding), 2), embedding)
+
+
+def of_maps(
+    stages: list[Tensor] | None = None, before: list[Tensor] | None = None, embedding: Tensor | None = None
+) -> Knowledge:
+    """Knowledge of feature maps, behind their ReLU and before it."""
+    first = (stages or before or [])[0]
+    embedding = first.new_zeros(len(first), 2) if embedding is None else embedding
+    return Knowledge(first.new_zeros(len(first), 2), embedding, tuple(stages or ()), tuple(before or ()))
+
+
+def with_first(maps: list[Tensor]) -> list[Tensor]:
+    """The published codes leave out the first stage; ours is given one."""
+    return [maps[0].new_zeros(len(maps[0]), 3, *maps[0].shape[2:]), *maps]
