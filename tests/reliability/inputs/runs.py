@@ -48,3 +48,15 @@ def run_with_an_unreadable_lock(here: Path) -> None:
     (run / "summary.json").unlink()
     (run / ".lock").unlink()
     (run / ".lock").symlink_to(run / ".lock")
+
+
+@maker
+def run_without_checksums(here: Path) -> None:
+    """The newest run without its checksums."""
+    (newest(here) / "checksums.json").unlink()
+
+
+@maker
+def run_without_best_weights(here: Path) -> None:
+    """The newest run without its best epoch's weights."""
+    (newest(here) / "best.safetensors").unlink()
