@@ -1,6 +1,6 @@
 """Every preset is a valid spec of its own."""
 
-from tekapctl.presets import preset, presets, published
+from tekapctl.presets import for_pair, preset, presets, published
 from tekapctl.spec import parse
 
 
@@ -15,3 +15,9 @@ def test_every_preset_is_a_valid_spec_and_is_found_by_its_name():
 def test_every_published_row_is_a_preset():
     listed = [one.published for one in presets()]
     assert all(row in listed for row in published().values())
+
+
+def test_settings_of_a_pair_never_switch_tekap_off():
+    networks = {"teacher": "torchvision:resnet34", "student": "torchvision:resnet18", "data": "imagenet"}
+    assert for_pair(parse({**networks, "method": "dkd"})) == preset("imagenet/dkd/resnet34-resnet18")
+    assert for_pair(parse({**networks, "method": "kd"})) is None

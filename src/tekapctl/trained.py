@@ -250,12 +250,17 @@ def _data(metadata: dict[str, str], source: str) -> DataSpec | None:
     Raises:
         UsageError: The settings are damaged.
     """
-    settings = _read(metadata["data_settings"], source, "data") if "data_settings" in metadata else None
-    if settings is None:
+    name = metadata.get("dataset", "")
+    is_code = ":" in name and not name.startswith("hf:")  # a class of its author's, which need not be at hand
+    if "data_settings" not in metadata or is_code:
         return None
-    if not isinstance(settings, dict):
-        raise UsageError(f"What {source} says of its data is damaged.", "Train or export it again.")
-    return data_spec({"name": metadata.get("dataset", ""), **settings})
+    settings = _read(metadata["data_settings"], source, "data")
+    try:
+        if not isinstance(settings, dict) or not settings.keys() <= data_spec({"name": name}).shared.keys():
+            raise ValueError
+        return data_spec({"name": name, **settings})
+    except ValueError:  # of pydantic too
+        raise UsageError(f"What {source} says of its data is damaged.", "Train or export it again.") from None
 
 
 def _budget(state: dict[str, Tensor]) -> int:

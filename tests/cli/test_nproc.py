@@ -22,19 +22,12 @@ def test_nproc_is_a_number_of_processes(tekapctl):
 
 
 def test_processes_end_with_their_launcher_and_keep_the_run(tekapctl, teacher):
-    options = ["distill", "--teacher", teacher, "--student", "resnet8", "--dataset", "digits", "--epochs", "2000"]
-    launcher = subprocess.Popen(
-        [sys.executable, "-m", "tekapctl", *options, "--nproc", "2", "--name", "orphans"],
-        env=os.environ | {"TEKAPCTL_HOME": str(tekapctl.home), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    launcher = launched(tekapctl, teacher, "orphans")
 
     def state() -> dict:
         found = [run for run in tekapctl("runs", "list", "--json").json if "orphans" in run["run"]]
         return found[0] if found else {"status": "not begun"}
 
-    until(lambda: list(tekapctl.home.glob("runs/*orphans*/metrics.jsonl")))
     launcher.kill()
     launcher.wait()
     until(lambda: state()["status"] != "running")
@@ -42,20 +35,24 @@ def test_processes_end_with_their_launcher_and_keep_the_run(tekapctl, teacher):
 
 
 def test_a_signal_to_the_launcher_ends_in_the_command_that_goes_on(tekapctl, teacher):
-    options = ["distill", "--teacher", teacher, "--student", "resnet8", "--dataset", "digits", "--epochs", "2000"]
-    launcher = subprocess.Popen(
-        [sys.executable, "-m", "tekapctl", *options, "--nproc", "2", "--name", "signalled"],
-        env=os.environ | {"TEKAPCTL_HOME": str(tekapctl.home), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until(lambda: list(tekapctl.home.glob("runs/*signalled*/metrics.jsonl")))
+    launcher = launched(tekapctl, teacher, "signalled", stderr=subprocess.PIPE, text=True)
     launcher.send_signal(signal.SIGTERM)
     _, told = launcher.communicate(timeout=120)
     assert launcher.returncode == 128 + signal.SIGTERM
     assert "`tekapctl resume latest --nproc 2` goes on from the last checkpoint" in told
     assert "Traceback" not in told
+
+
+def launched(tekapctl, teacher, name: str, **more) -> subprocess.Popen:
+    """A long run of two processes, after its first epoch."""
+    options = ["distill", "--teacher", teacher, "--student", "resnet8", "--dataset", "digits", "--epochs", "2000"]
+    found = subprocess.Popen(
+        [sys.executable, "-m", "tekapctl", *options, "--nproc", "2", "--name", name],
+        env=os.environ | {"TEKAPCTL_HOME": str(tekapctl.home), "OMP_NUM_THREADS": "1"},
+        **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **more},
+    )
+    until(lambda: list(tekapctl.home.glob(f"runs/*{name}*/metrics.jsonl")))
+    return found
 
 
 def until(what, seconds: float = 100) -> None:

@@ -28,7 +28,7 @@ FORMATS = {
 SUFFIXES = tuple(sorted(suffix for suffixes in FORMATS.values() for suffix in suffixes))
 _MOST_PIXELS = 2**27
 """Of one image, before it is made smaller."""
-_USUAL = (2**8 - 1.0, 2**12 - 1.0, 2**16 - 1.0)
+_DEPTHS = (2**8 - 1.0, 2**12 - 1.0, 2**16 - 1.0)
 """The largest numbers of 8, 12 and 16 bits."""
 _UNIT = {"F": (1.0,)}
 _AREA = (0.08, 1.0)
@@ -96,8 +96,8 @@ def decode(
 def _in_bytes(image: "Image.Image") -> "Image.Image":
     """An image of more than 8 bits per channel in 8, by its range; Pillow would clip it.
 
-    Numbers from 0 on have as many levels as the least usual depth that holds them: 8, 12 or 16 bits. Floating-point
-    numbers may also be between 0 and 1. All others are brought from their own range to that from black to white.
+    Non-negative images are scaled by the smallest of 8, 12 and 16 bits that holds their maximum, floating-point images
+    also by 1. All others are scaled from their own minimum and maximum.
 
     Raises:
         DamagedImageError: A number is not finite.
@@ -111,7 +111,7 @@ def _in_bytes(image: "Image.Image") -> "Image.Image":
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise DamagedImageError("it has pixels that are not finite")
-    usual = next((most for most in (*_UNIT.get(image.mode, ()), *_USUAL) if high <= most), None)
+    usual = next((most for most in (*_UNIT.get(image.mode, ()), *_DEPTHS) if high <= most), None)
     if low >= 0 and usual is not None:
         low, high = 0.0, usual
     scaled = (values - low) * (255 / (high - low or 1))

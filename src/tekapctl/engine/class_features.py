@@ -1,4 +1,4 @@
-"""Asks a teacher of some training images of each class, for methods that compare classes."""
+"""The teacher's embeddings of some training images of each class, for methods that compare classes."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ _TOGETHER = 100
 def class_features(
     network: Network, images: ImageSet, device: torch.device, precision: torch.dtype, most: int
 ) -> Float[Tensor, "classes images width"]:
-    """Embeddings of as many images of each class as all classes have, not augmented.
+    """Embeddings of the same number of unaugmented images of each class.
 
     Args:
         network: The teacher, on the device, in evaluation mode.

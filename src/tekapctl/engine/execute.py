@@ -144,7 +144,7 @@ def _restore(run: Run, setting: Setting, say: Say) -> None:
             if damaged and state is None:
                 raise TekapctlError(
                     f"All checkpoints of the run {run.id} are damaged.",
-                    f"Start it anew from its settings: --spec {run.path / 'spec.toml'}.",
+                    f"Start a new run with its settings: --spec {run.path / 'spec.toml'}.",
                 )
             checkpoint.set_aside(damaged)
             if state is not None:

@@ -76,7 +76,7 @@ class Progress:
         return self.history[-1]
 
 
-_CALMER = "Try a smaller --lr, smaller weights, or --precision float32."
+_REMEDY = "Try a smaller --lr, smaller weights, or --precision float32."
 
 
 class DivergedError(TekapctlError):
@@ -257,7 +257,7 @@ class Trainer:
         if not math.isfinite(metrics["test_loss"]):
             raise DivergedError(
                 f"The network's outputs for the test images are not finite after epoch {self.progress.epoch + 1}.",
-                _CALMER,
+                _REMEDY,
             )
         if self.diagnosis is not None:
             metrics.update(self.diagnosis(self.progress.epoch))
@@ -282,7 +282,7 @@ class Trainer:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
             raise DivergedError(
                 f"The loss is not finite in step {step + 1} of epoch {self.progress.epoch + 1} ({shown}).",
-                _CALMER,
+                _REMEDY,
             )
 
     def step(self, batch: Batch) -> dict[str, Tensor]:

@@ -6,14 +6,17 @@ from torch.nn import functional as F
 
 from tekapctl.methods.maps import Map, MapPair
 
+_LARGEST_KERNEL = 16
+"""Pixels a side; that of larger images' maps would have more weights than both networks."""
+
 
 class Connector(nn.Module):
     """A convolution with batch norm from the student's channels and size to the teacher's.
 
     A map of equal size goes through a 1x1 convolution, one of twice the size through a 3x3 convolution of stride 2, one
     of half the size through a transposed 4x4 convolution of stride 2, any other larger one through a convolution
-    without padding whose kernel is as large as that takes. Maps of all other sizes, for which nothing is published, are
-    pooled or enlarged by the teacher's size and then go through a 1x1 convolution.
+    without padding whose kernel is as large as that takes. All other maps, for which nothing is published, and those
+    that would take a kernel of more than 16 pixels, are pooled to the teacher's size before a 1x1 convolution.
 
     Args:
         pair: Maps of both networks.
@@ -23,6 +26,7 @@ class Connector(nn.Module):
     def __init__(self, pair: MapPair, *, relu: bool) -> None:
         super().__init__()
         (ours, *size), (theirs, *wanted) = pair.student.shape[1:], pair.teacher.shape[1:]
+        kernel = (size[0] + 1 - wanted[0], size[1] + 1 - wanted[1])
         self.resizes = False
         self.conv: nn.Conv2d | nn.ConvTranspose2d
         if size == wanted:
@@ -31,8 +35,7 @@ class Connector(nn.Module):
             self.conv = nn.Conv2d(ours, theirs, 3, stride=2, padding=1)
         elif [2 * each for each in size] == wanted:
             self.conv = nn.ConvTranspose2d(ours, theirs, 4, stride=2, padding=1)
-        elif all(own >= other for own, other in zip(size, wanted, strict=True)) and max(wanted) > 1:
-            kernel = (size[0] + 1 - wanted[0], size[1] + 1 - wanted[1])
+        elif min(kernel) >= 1 and max(kernel) <= _LARGEST_KERNEL and max(wanted) > 1:
             self.conv = nn.Conv2d(ours, theirs, kernel)
         else:
             self.resizes = True

@@ -92,7 +92,7 @@ class CosineDecay:
 
 
 ClassFeatures = Callable[[int], Float[Tensor, "classes images width"]]
-"""Gives the teacher's embeddings of so many training images of each class, at most; as many of each."""
+"""Computes the teacher's embeddings of up to N training images per class, the same number for each."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Pair:
         standardize_logits: Whether logit losses are to see logits of mean 0 and deviation 1.
         epochs: Epochs of the run; 0 where nobody counts them.
         classifier: The teacher's last layer, from embedding to logits.
-        class_features: Asks the teacher of so many training images of each class, at most.
+        class_features: Computes the teacher's embeddings of up to N training images per class.
     """
 
     student: Knowledge

@@ -34,14 +34,14 @@ class ReviewKDSpec(MethodSpec):
         2021,
         "sum over stages of the mean square difference at their size and, counting half each, pooled to 4, 2 and 1",
         ("feature maps before their ReLU", "embedding"),
-        "the student's maps behind their ReLU, as published for CIFAR-100; student_maps=before is ImageNet's",
+        "reads the student's maps after their ReLU, as published for CIFAR-100; use student_maps=before for ImageNet",
     )
     name: Literal["reviewkd"] = "reviewkd"
     most_channels: int = Field(512, ge=1, le=65536, description="Channels in which stages are fused, at most.")
     student_maps: Literal["after", "before"] = Field(
         "after", description="Whether the student's maps are read after their ReLU or before it; the teacher's: before."
     )
-    entropy_weights: bool = Field(False, description="Whether EA-KD's weights are put on the samples.")
+    entropy_weights: bool = Field(False, description="Weight samples by entropy, as EA-KD does.")
     warm_up_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
 
     def make(self, pair: Pair) -> "ReviewKD":
@@ -76,7 +76,7 @@ class ReviewKD(Method):
         fusions: One for each stage, first to last.
         warm_up: How the weight rises.
         student_maps: Whether the student's maps are read `after` their ReLU or `before` it.
-        weighs_samples: Whether samples have EA-KD's weights.
+        weighs_samples: Whether to weight samples by entropy, as EA-KD does.
     """
 
     couples_samples: ClassVar[bool] = False

@@ -34,7 +34,7 @@ class SimKDSpec(MethodSpec):
         "the student that is trained, tested and stored has the projector and the teacher's classifier",
     )
     name: Literal["simkd"] = "simkd"
-    factor: int = Field(2, ge=1, le=1024, description="How many times fewer channels the projector has in the middle.")
+    factor: int = Field(2, ge=1, le=1024, description="Reduction factor of the projector's hidden channels.")
 
     def learner(self, student: Network, pair: Pair) -> Network:
         """The student with a projector and the teacher's classifier."""

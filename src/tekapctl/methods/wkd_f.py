@@ -38,7 +38,7 @@ class WKDFSpec(MethodSpec):
     )
     name: Literal["wkd-f"] = "wkd-f"
     mean_weight: Weight = Field(4.0, description="Weight of the means' distance; that of the deviations' is 1.")
-    grid: int = Field(1, ge=1, le=64, description="Cells a side of the map, each with a mean and a deviation.")
+    grid: int = Field(1, ge=1, le=64, description="Cells per side of the map; mean and deviation are computed in each.")
     decay_start: float = Field(
         0.625, ge=0, le=1, description="Fraction of the epochs after which the weight falls to 0 by a cosine (150/240)."
     )

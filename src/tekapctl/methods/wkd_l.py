@@ -34,7 +34,7 @@ class WKDLSpec(MethodSpec):
         2024,
         "-p_t log p_s of the target + distance_weight * cost of moving the other classes' softened probabilities, "
         "cost = 1 - exp(-sharpen * (1 - CKA of the classes' features))",
-        ("logits", "embedding of some training images, before the run"),
+        ("logits", "the teacher's embeddings of some training images"),
         "published for ShuffleV1 under wrn_40_2: distance_weight 200, temperature 6",
     )
     name: Literal["wkd-l"] = "wkd-l"
@@ -44,7 +44,7 @@ class WKDLSpec(MethodSpec):
     iterations: int = Field(10, ge=1, le=1000, description="Sinkhorn's iterations.")
     sharpen: float = Field(1.0, gt=0, le=100, description="How steeply costs rise with the classes' distance.")
     class_images: int = Field(
-        100, ge=2, le=10_000, description="Training images of each class that the teacher is asked of, at most."
+        100, ge=2, le=10_000, description="Training images per class, at most, from which class distances are computed."
     )
     decay_start: float = Field(
         0.625, ge=0, le=1, description="Fraction of the epochs after which the weight falls to 0 by a cosine (150/240)."

@@ -87,7 +87,7 @@ class Network(nn.Module, ABC):
         """The layer from embedding to logits."""
 
     def modules_behind_stages(self) -> tuple[nn.Module, ...]:
-        """The modules behind the last stage, which a method's first stage leaves as they are."""
+        """The modules after the last stage, which are not trained in a method's first stage."""
         return (self.classifier_layer,)
 
     def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:

@@ -228,7 +228,7 @@ def local_processes() -> int:
 
 
 def _number(name: str, default: int) -> int:
-    """A number that a launcher gives in the environment.
+    """An integer from the launcher's environment variables.
 
     Raises:
         UsageError: It is none.

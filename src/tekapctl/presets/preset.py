@@ -151,6 +151,8 @@ def preset(name: str) -> Preset:
 
 def for_pair(spec: StudentSpec) -> Preset | None:
     """The preset of a run's method, data set and networks, if settings were published for this pair alone."""
+    if spec.method.tekap:
+        return None  # the published settings of KD and CRD are those without TeKAP
     dataset = spec.data.name.partition(":")[0]
     teacher, student = (name.removeprefix("torchvision:") for name in (spec.teacher, spec.student))
     found = [one for one in presets() if one.published is not None and one.published.fields]

@@ -115,9 +115,9 @@ def _check_records(path: Path) -> None:
 
 
 def _check_calls(path: Path) -> None:
-    """Refuse pickles that call what PyTorch's reader allows, and what takes any memory that it is asked for.
+    """Refuse pickles with calls that PyTorch's restricted reader allows but that can allocate any amount of memory.
 
-    That is `bytearray`, and all functions that rebuild tensors but those of plain tensors and parameters.
+    These are `bytearray`, and all functions that rebuild tensors other than plain tensors and parameters.
 
     Raises:
         UsageError: The file's pickle does.

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from conformance.cases.contrast import SIDES, crd_of
@@ -23,9 +24,18 @@ def views_of(x: Case, teacher: Knowledge, *, batch_statistics: bool) -> AngularV
     """Views with the case's parameters."""
     spec = AngularSpec(views=x.views, dropout=0.0, batch_statistics=batch_statistics)
     views = AngularViews(spec, teacher, x.temperature, seed=0)
+    views.features[0].kept.fill_(1.0)
+    for ours, part, name in parameters(views):
+        if f"{GENERATOR}{part}.0.{name}" in x.tensors:
+            theirs = torch.stack([x.tensors[f"{GENERATOR}{part}.{number}.{name}"] for number in range(x.views)])
+            ours.data = theirs.reshape(ours.shape).clone()
+    return views
+
+
+def parameters(views: AngularViews) -> list[tuple[Tensor, str, str]]:
+    """Ours, for all views together, with the published module and name."""
     maker = views.features[0]
-    maker.kept.fill_(1.0)
-    for ours, part, name in (
+    return [
         (maker.weight, "generators", "weight"),
         (maker.bias, "generators", "bias"),
         (maker.gain, "batch_norm", "weight"),
@@ -34,24 +44,12 @@ def views_of(x: Case, teacher: Knowledge, *, batch_statistics: bool) -> AngularV
         (maker.running_var, "batch_norm", "running_var"),
         (views.classifiers, "classifiers", "weight"),
         (views.biases, "classifiers", "bias"),
-    ):
-        if f"{GENERATOR}{part}.0.{name}" in x.tensors:
-            theirs = torch.stack([x.tensors[f"{GENERATOR}{part}.{number}.{name}"] for number in range(x.views)])
-            ours.data = theirs.reshape(ours.shape).clone()
-    return views
+    ]
 
 
 def gradients_of(x: Case, views: AngularViews, label: str) -> Found:
     """Those that the case has, a tensor for each view."""
-    maker = views.features[0]
-    for ours, part, name in (
-        (maker.weight, "generators", "weight"),
-        (maker.bias, "generators", "bias"),
-        (maker.gain, "batch_norm", "weight"),
-        (maker.shift, "batch_norm", "bias"),
-        (views.classifiers, "classifiers", "weight"),
-        (views.biases, "classifiers", "bias"),
-    ):
+    for ours, part, name in parameters(views):
         for number, gradient in enumerate(ours.grad.reshape(x.views, -1) if ours.grad is not None else ()):
             key = f"grad_{label}.{GENERATOR}{part}.{number}.{name}"
             if key in x.tensors or key in x.scalars.get("sampled", {}):

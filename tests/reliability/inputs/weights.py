@@ -263,3 +263,19 @@ def digit(here: Path) -> None:
     from PIL import Image
 
     Image.new("L", (8, 8), 100).save(here / "digit.png")
+
+
+@maker
+def odd_data_settings(here: Path) -> None:
+    """Weights of images of a folder, with settings that cannot be."""
+    settings: dict[str, object] = {
+        "number": 7,
+        "list": [],
+        "name": {"name": "evil:Net"},
+        "folder": {"folder": "/"},
+        "text": {"size": "x"},
+        "huge": {"size": 10**12},
+        "share": {"test_share": -1},
+    }
+    for name, value in settings.items():
+        stated(here / f"{name}.safetensors", dataset="folder", data_settings=value)
