@@ -21,3 +21,8 @@ def test_settings_of_a_pair_never_switch_tekap_off():
     networks = {"teacher": "torchvision:resnet34", "student": "torchvision:resnet18", "data": "imagenet"}
     assert for_pair(parse({**networks, "method": "dkd"})) == preset("imagenet/dkd/resnet34-resnet18")
     assert for_pair(parse({**networks, "method": "kd"})) is None
+
+
+def test_tekap_at_the_logit_level_has_the_settings_of_kd_on_imagenet():
+    kd, tekap = (parse(preset(f"imagenet/{way}/resnet34-resnet18").table) for way in ("kd", "tekap-l"))
+    assert tekap.model_copy(update={"tekap": kd.tekap}) == kd

@@ -57,6 +57,8 @@ _WAYS: dict[str, dict[str, Any]] = {
 }
 """TeKAP and Angular-KD at the logit level (l), the feature level (f) and both (fl), and what they are built on; methods
 with standardised logits (ls); KD with DOT. Any other way is the method of that name."""
+_AS_KD = {"tekap-l": "kd", "angular-l": "kd"}
+"""Ways that were not published on ImageNet, and have KD's settings there."""
 _IMAGENET: dict[str, Any] = {
     "epochs": 100,
     "batch_size": 256,
@@ -111,8 +113,10 @@ class Preset:
         elif self.way.partition("-")[0] == "mlkd":
             rate = models.learning_rate(self.student)
             values["optimizer"] = {"learning_rate": 0.025 if rate == 0.05 else rate}
-        if self.published is not None:
-            values = merged(values, self.published.fields)
+        way = _AS_KD.get(self.way, self.way) if self.dataset == "imagenet" else self.way
+        row = published().get((way, self.dataset, self.teacher, self.student))
+        if row is not None:
+            values = merged(values, row.fields)
         networks = {"teacher": library + self.teacher, "student": library + self.student}
         return {"kind": "student", **networks, "data": {"name": self.dataset}, **values}
 
