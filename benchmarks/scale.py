@@ -13,13 +13,11 @@ import torch
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
-from tekapctl.knowledge import Knowledge
-from tekapctl.methods.banks import MemoryBanks
-from tekapctl.methods.kd import KD
-from tekapctl.methods.memory import Memory
-from tekapctl.methods.negatives import ClassNegatives
-from tekapctl.methods.queue import MemoryQueue
-from tekapctl.tekap import SeededNoise, Tekap, TekapSpec
+from tekapctl.distill.methods.crd.memory import Memory, MemoryBanks, MemoryQueue
+from tekapctl.distill.methods.crd.negatives import ClassNegatives
+from tekapctl.distill.methods.kd import KD
+from tekapctl.distill.tekap import SeededNoise, Tekap, TekapSpec
+from tekapctl.models.network import Knowledge
 
 BATCH, WIDTH, NEGATIVES = 64, 128, 16384
 MIB = 2**20

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from tekapctl import data, models
-from tekapctl.engine.device import resolve_device
-from tekapctl.engine.prepare import Setting, assemble, beside
-from tekapctl.spec import StudentSpec, parse
+from tekapctl.spec.run import StudentSpec, parse
 from tekapctl.store.home import Home
-from tekapctl.trained import Reference, Trained
+from tekapctl.store.trained import Reference, Trained
+from tekapctl.train.build import Setting, assemble, beside
+from tekapctl.train.device import resolve_device
 
 NOWHERE = Path("nowhere")
 

@@ -13,9 +13,9 @@ from pydantic_core import PydanticUndefined
 
 from tekapctl.cli.app import app
 from tekapctl.data import DATASETS
-from tekapctl.methods import METHODS
-from tekapctl.spec import StudentSpec, TeacherSpec
-from tekapctl.studies import STUDIES
+from tekapctl.distill.methods import METHODS
+from tekapctl.experiments.studies import STUDIES
+from tekapctl.spec.run import StudentSpec, TeacherSpec
 
 PAGE = Path(__file__).parent / "reference.md"
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tekapctl.commands.tracking.tracker import in_groups
 from tekapctl.store.runs import Run
-from tekapctl.tracking.tracker import in_groups
 
 
 def in_tensorboard(run: Path) -> dict[str, dict[int, float]]:

@@ -9,13 +9,13 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from conformance.inputs import batch_of
-from tekapctl.angular import AngularSpec, AngularViews, FeatureViews, inter_angle, intra_angle
-from tekapctl.engine.objective import Distillation
+from tekapctl.distill.angular import AngularSpec, AngularViews, FeatureViews, inter_angle, intra_angle
+from tekapctl.distill.methods.kd import kl
+from tekapctl.distill.objective import Distillation
+from tekapctl.distill.tekap import SeededNoise, Tekap, TekapSpec
 from tekapctl.errors import UsageError
-from tekapctl.knowledge import Knowledge
-from tekapctl.methods.kd import kl
-from tekapctl.spec import parse
-from tekapctl.tekap import SeededNoise, Tekap, TekapSpec
+from tekapctl.models.network import Knowledge
+from tekapctl.spec.run import parse
 
 BATCH, WIDTH, CLASSES = 6, 8, 4
 NONE = TekapSpec().without()

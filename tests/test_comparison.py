@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tekapctl.comparison.groups import Finished, baseline_of, group
-from tekapctl.comparison.intervals import holm, incomplete_beta, paired, t_quantile, two_sided
-from tekapctl.comparison.table import cells, comma_separated, compare, latex, markdown
 from tekapctl.errors import UsageError
-from tekapctl.spec import parse
+from tekapctl.experiments.comparison.groups import Finished, baseline_of, group
+from tekapctl.experiments.comparison.intervals import holm, incomplete_beta, paired, t_quantile, two_sided
+from tekapctl.experiments.comparison.table import cells, comma_separated, compare, latex, markdown
+from tekapctl.spec.run import parse
 from tekapctl.store.runs import Run
 
 NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tekapctl.controls import EFFECTS, keep
 from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import Pair
+from tekapctl.distill.methods.kd import KD
+from tekapctl.distill.tekap import Tekap
 from tekapctl.errors import UsageError
-from tekapctl.knowledge import Knowledge
-from tekapctl.methods import Pair
-from tekapctl.methods.kd import KD
-from tekapctl.spec import parse
-from tekapctl.tekap import Tekap
+from tekapctl.models.network import Knowledge
+from tekapctl.spec.effects import EFFECTS, keep
+from tekapctl.spec.run import parse
 
 CPU = torch.device("cpu")
 BATCH, CLASSES, WIDTH = 6, 5, 4

@@ -3,8 +3,14 @@
 import pytest
 import torch
 
-from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.failures import OutOfMemoryError, UnexpectedError, failures_in_words, smaller_batches
+from tekapctl.errors import (
+    OutOfMemoryError,
+    TekapctlError,
+    UnexpectedError,
+    UsageError,
+    failures_in_words,
+    smaller_batches,
+)
 
 
 @pytest.mark.parametrize(

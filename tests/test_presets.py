@@ -1,7 +1,7 @@
 """Every preset is a valid spec of its own."""
 
-from tekapctl.presets import for_pair, preset, presets, published
-from tekapctl.spec import parse
+from tekapctl.experiments.presets import for_pair, preset, presets, published
+from tekapctl.spec.run import parse
 
 
 def test_every_preset_is_a_valid_spec_and_is_found_by_its_name():

@@ -8,8 +8,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tekapctl.report.drawing import COLOURS, Interval, Line, bars, heat, intervals, legend, lines, scatter, ticks
-from tekapctl.report.look import Said
+from tekapctl.commands.report.drawing import (
+    COLOURS,
+    Interval,
+    Line,
+    bars,
+    heat,
+    intervals,
+    legend,
+    lines,
+    scatter,
+    ticks,
+)
+from tekapctl.commands.report.look import Said
 
 VOID = {"meta", "br", "img"}
 HOSTILE = "<script>alert('&')</script>\""

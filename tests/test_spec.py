@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tekapctl import spec
-from tekapctl.engine.execute import words
+from tekapctl.distill.methods import METHODS
 from tekapctl.errors import UsageError
-from tekapctl.methods import METHODS
-from tekapctl.spec import OptimizerSpec, StudentSpec, TeacherSpec, dumps, json_schema, load, loads, parse, to_dict
+from tekapctl.spec import run
+from tekapctl.spec.run import OptimizerSpec, StudentSpec, TeacherSpec, dumps, json_schema, load, loads, parse, to_dict
+from tekapctl.train.run import words
 
 positive = st.floats(1e-6, 1e6)
 weights = st.floats(0, 1e6)
@@ -70,7 +70,7 @@ def test_a_spec_is_the_same_after_a_trip_through_text(kind, values):
 def test_a_spec_is_the_same_after_a_trip_through_a_file(tmp_path):
     made = StudentSpec(method="crd", seed=5)
     for name in ("run.toml", "run.json"):
-        spec.dump(made, tmp_path / name)
+        run.dump(made, tmp_path / name)
         assert load(tmp_path / name) == made
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from tekapctl.knowledge import Knowledge
-from tekapctl.tekap import FeatureTekap, LogitTekap, SeededNoise, Tekap, TekapSpec, perturb
+from tekapctl.distill.tekap import FeatureTekap, LogitTekap, SeededNoise, Tekap, TekapSpec, perturb
+from tekapctl.models.network import Knowledge
 
 CPU = torch.device("cpu")
 

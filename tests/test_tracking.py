@@ -12,15 +12,15 @@ import pytest
 
 from events import in_metrics, in_tensorboard
 from silent import Silent
-from tekapctl.comparison.groups import Finished, group
-from tekapctl.engine.execute import execute, resume
+from tekapctl.commands.tracking import TRACKERS, Tracker, Trackers, tracker
+from tekapctl.commands.tracking.tensorboard import TensorBoard
+from tekapctl.commands.tracking.tracker import in_groups
 from tekapctl.errors import TekapctlError
-from tekapctl.spec import loads, parse
+from tekapctl.experiments.comparison.groups import Finished, group
+from tekapctl.spec.run import loads, parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
-from tekapctl.tracking import TRACKERS, Tracker, Trackers, following
-from tekapctl.tracking.tensorboard import TensorBoard
-from tekapctl.tracking.tracker import in_groups
+from tekapctl.train.run import execute, resume
 
 SPEC = {
     "kind": "teacher",
@@ -119,7 +119,7 @@ class Endless(Tracker):
 def test_a_tracker_that_never_answers_is_left_behind(tmp_path, monkeypatch):
     if "endless" not in TRACKERS:
         TRACKERS.register("endless")(Endless)
-    monkeypatch.setattr(following, "PATIENCE", 0.2)
+    monkeypatch.setattr(tracker, "PATIENCE", 0.2)
     told = []
     trackers = Trackers(["endless"], told.append)
     began = time.monotonic()

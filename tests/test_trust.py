@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from tekapctl import trust
+from tekapctl import registry
+from tekapctl.distill.methods import METHODS
 from tekapctl.errors import UsageError
-from tekapctl.methods import METHODS
 from tekapctl.models import build
-from tekapctl.spec import parse
+from tekapctl.spec.run import parse
 
 MODULE = """
 from os import system
@@ -40,7 +40,7 @@ def test_a_name_that_nobody_gave_is_not_imported():
     "given", [["--model", "strange_nets:net"], {"model": "strange_nets:net"}, "model=strange_nets:net"]
 )
 def test_a_name_that_was_given_is_imported_and_no_other(given):
-    trust.allow_named_in(given)
+    registry.allow_named_in(given)
     assert build("strange_nets:net", 5, 1).num_classes == 5
     with pytest.raises(UsageError, match="--trust-code"):
         build("strange_nets:other", 5, 1)
@@ -48,20 +48,20 @@ def test_a_name_that_was_given_is_imported_and_no_other(given):
 
 @pytest.mark.parametrize("name", ["strange_nets:system", "strange_nets:load", "strange_nets:nn"])
 def test_what_a_module_has_of_others_is_out_of_reach(name):
-    trust.allow_everything()
+    registry.allow_everything()
     with pytest.raises(UsageError, match="is not defined in strange_nets"):
         build(name, 5, 1)
 
 
 @pytest.mark.parametrize("name", ["os:system", "builtins:exec", "torch.hub:load", "subprocess:run", "timm.models:load"])
 def test_libraries_are_nobodys_own_code(name):
-    trust.allow_everything()
+    registry.allow_everything()
     with pytest.raises(UsageError, match="is a library"):
         build(name, 5, 1)
 
 
 def test_methods_and_data_sets_are_held_to_their_kind():
-    trust.allow_everything()
+    registry.allow_everything()
     with pytest.raises(UsageError, match="is not a method"):
         METHODS["strange_nets:net"]
     with pytest.raises(UsageError, match="is not a data set"):
@@ -70,6 +70,6 @@ def test_methods_and_data_sets_are_held_to_their_kind():
 
 def test_the_working_folder_is_searched_last(tmp_path):
     (tmp_path / "jaxtyping.py").write_text("raise SystemExit('the wrong one')")
-    trust.allow_everything()
+    registry.allow_everything()
     build("strange_nets:net", 5, 1)
     assert sys.path[-1] == str(tmp_path)

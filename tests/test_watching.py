@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tekapctl.cli.console import WatchDisplay, show_watched
+from tekapctl.commands.watch import look
 from tekapctl.store.runs import Run
-from tekapctl.watching import look
 
 
 def entry(epoch: int, **more: float) -> dict[str, float]:

@@ -2,12 +2,18 @@
 
 import difflib
 import importlib
+import os
 import pkgutil
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from inspect import getmodule
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from tekapctl.errors import UsageError
-from tekapctl.trust import load_code
 
 T = TypeVar("T")
 
@@ -90,3 +96,86 @@ class Registry(Generic[T]):
             self._complete = True
             for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
                 importlib.import_module(f"{self._package}.{module.name}")
+
+
+_VARIABLE = "TEKAPCTL_TRUSTED"
+"""Holds the trusted names for this process and those it starts; `*` trusts all."""
+_NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_NEVER = frozenset(sys.stdlib_module_names) | {"numpy", "pip", "setuptools", "tekapctl", "timm", "torch", "torchvision"}
+"""Packages whose functions are nobody's own networks, methods or data sets, whoever names them."""
+
+
+def allow(names: Iterable[str]) -> None:
+    """Trust these `module:Name`s, in this process and those that it starts."""
+    known = _trusted() | set(names)
+    os.environ[_VARIABLE] = ",".join(sorted(known))
+
+
+def allow_everything() -> None:
+    """Trust whatever files name (`--trust-code`)."""
+    allow(["*"])
+
+
+def allow_named_in(values: object) -> None:
+    """Trust every `module:Name` in a text, or in the texts of a list or table that the user gave."""
+    if isinstance(values, str):
+        allow(_NAME.findall(values))
+    elif isinstance(values, Mapping):
+        for value in values.values():
+            allow_named_in(value)
+    elif isinstance(values, list | tuple):
+        for value in values:
+            allow_named_in(value)
+
+
+def load_code(kind: str, name: str, remedy: str) -> object:
+    """The object that a trusted `module:Name` names; importing it runs its module.
+
+    The working folder is searched last, so that a file in it replaces no installed module.
+
+    Args:
+        kind: What it is, for errors ("network").
+        name: `package.module:Name`.
+        remedy: What to do if there is no such object.
+
+    Raises:
+        UsageError: The name is not trusted, belongs to Python or to a library, or there is no such object.
+    """
+    module, _, attribute = name.partition(":")
+    package = module.partition(".")[0]
+    if package in _NEVER:
+        raise UsageError(f"The {kind} {name!r} is not yours: {package} is a library.", remedy)
+    if not _trusted() & {name, "*"}:
+        raise UsageError(
+            f"The {kind} {name!r} is code that would be imported, and this command does not name it.",
+            "If you trust it, add --trust-code or give the same name as an option.",
+        )
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a module that is run may raise anything
+        raise UsageError(f"The {kind} {name!r} cannot be imported: {error}.", remedy) from None
+    home = getmodule(found)
+    if home is None or home.__name__.partition(".")[0] != package:
+        raise UsageError(f"The {kind} {name!r} is not defined in {package}.", remedy)
+    return found
+
+
+def _trusted() -> set[str]:
+    return set(filter(None, os.environ.get(_VARIABLE, "").split(",")))
+
+
+class Section(BaseModel):
+    """A frozen part of a run spec that refuses unknown fields and numbers that are not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+"""Of a loss, or of what goes into one: beyond a million nothing trains, and float32 overflows."""
+Temperature = Annotated[float, Field(ge=1e-3, le=1e4)]
+"""Of a softmax: losses have its square."""
+Epochs = Annotated[int, Field(ge=0, le=1_000_000)]
+"""A number of epochs, which may be 0."""

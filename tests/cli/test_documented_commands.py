@@ -134,7 +134,7 @@ class Reader:
         """Prepare the program's process: its folder, and these files' checksums in place of the published ones."""
         import torchvision
 
-        from tekapctl.store import teachers
+        from tekapctl.store import catalogue
 
         os.chdir(self.desk)
         sets = torchvision.datasets
@@ -144,7 +144,7 @@ class Reader:
         for part in ("train", "test"):
             sets.SVHN.split_list[part][2] = self._sum("housenumbers", f"{part}_32x32.mat")
         digest = sha256((self.served / "resnet32x4_vanilla" / "ckpt_epoch_240.pth").read_bytes()).hexdigest()
-        teachers.CATALOGUE["resnet32x4"] = replace(teachers.CATALOGUE["resnet32x4"], digest=digest)
+        catalogue.CATALOGUE["resnet32x4"] = replace(catalogue.CATALOGUE["resnet32x4"], digest=digest)
 
     def _sum(self, *parts: str) -> str:
         return md5(self.served.joinpath(*parts).read_bytes()).hexdigest()

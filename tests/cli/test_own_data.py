@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from tekapctl import load_student
 from tekapctl.data import Batches
-from tekapctl.data.listing import list_images
-from tekapctl.spec import load
+from tekapctl.data.files.listing import list_images
+from tekapctl.spec.run import load
 
 CPU = torch.device("cpu")
 
@@ -136,7 +136,7 @@ def test_a_stream_that_is_stopped_by_ctrl_c_goes_on_where_it_was(tekapctl, photo
 OWN = """
 import torch
 from tekapctl.data import DataSpec, ImageSet, Splits
-from tekapctl.data.source import Shape
+from tekapctl.data.spec import Shape
 
 
 class Noise(DataSpec):

@@ -15,7 +15,7 @@ import torch
 from server import serving
 from tekapctl import __version__
 from tekapctl.models import build
-from tekapctl.spec import loads
+from tekapctl.spec.run import loads
 
 
 def test_help_is_quick_to_start_and_has_examples(tekapctl):
@@ -180,7 +180,7 @@ def test_the_documented_method_of_a_users_own_is_trained_resumed_and_refused(tek
     assert summary["method"] == "my_methods:CosineSpec"
     assert summary["last_top1"] > 0.3
     (tmp_path / "bare.py").write_text(
-        "from tekapctl.methods import MethodSpec\nclass Bare(MethodSpec):\n    def make(self, pair): ...\n"
+        "from tekapctl.distill.methods import MethodSpec\nclass Bare(MethodSpec):\n    def make(self, pair): ...\n"
     )
     command = [sys.executable, "-m", "tekapctl", "methods", "show", "bare:Bare"]
     shown = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

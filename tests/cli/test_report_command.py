@@ -3,7 +3,7 @@
 import shutil
 
 from tekapctl.cli import report
-from tekapctl.comparison import groups
+from tekapctl.experiments.comparison import groups
 from tekapctl.store.home import Home
 from test_report import parsed
 

@@ -12,7 +12,7 @@ import pytest
 from program import run, start
 from result import Result
 from tekapctl import train_teacher
-from tekapctl.data.digits import Digits
+from tekapctl.data.datasets.digits import Digits
 
 SWEEP = """
 name = "tiny"

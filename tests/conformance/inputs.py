@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from tekapctl.data.batches import Batch
-from tekapctl.knowledge import Knowledge
+from tekapctl.models.network import Knowledge
 
 
 def batch_of(index: Tensor, step: int = 0, images: Tensor | None = None, labels: Tensor | None = None) -> Batch:

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from tekapctl.data import data_spec
-from tekapctl.data.decoding import DamagedImageError, decode
-from tekapctl.data.listing import list_images
+from tekapctl.data.files.decoding import DamagedImageError, decode
+from tekapctl.data.files.listing import list_images
 from tekapctl.errors import UsageError
 
 CLASSES = ("cat", "dog")

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from tekapctl.data import data_spec
-from tekapctl.data.hub import HubSet
+from tekapctl.data.datasets.hub import HubSet
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.network import no_network
+from tekapctl.store.offline import no_network
 
 datasets = pytest.importorskip("datasets", reason="the extra hf is not installed")
 

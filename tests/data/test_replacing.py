@@ -14,10 +14,10 @@ from data import test_sources as sources
 from server import serving
 from tekapctl.data import data_spec
 from tekapctl.errors import TekapctlError
-from tekapctl.store.artifacts import verify
+from tekapctl.store.atomic import filling, whole_folder
+from tekapctl.store.cache import verify
 from tekapctl.store.home import Home
-from tekapctl.store.network import no_network
-from tekapctl.store.whole_folder import filling, whole_folder
+from tekapctl.store.offline import no_network
 
 
 def cifar(name: str, archive: str) -> Callable[[Path], Path]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.test_folder import make, picture
 from tekapctl.data import Batches, data_spec
-from tekapctl.data.decoding import decode, part
+from tekapctl.data.files.decoding import decode, part
 from tekapctl.errors import TekapctlError, UsageError
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_batches import CPU, batches
 
-from tekapctl.data.strong import CHANGES, strengthen
+from tekapctl.data.augment.strong import CHANGES, strengthen
 from tekapctl.errors import UsageError
 
 

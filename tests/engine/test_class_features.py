@@ -5,10 +5,10 @@ import torch
 
 from tekapctl import models
 from tekapctl.data.image_set import ImageSet
-from tekapctl.engine.class_features import chosen_images, class_features
+from tekapctl.distill.methods.method import CosineDecay
+from tekapctl.distill.methods.wkd_l import class_distances
+from tekapctl.distill.teacher_statistics import chosen_images, class_features
 from tekapctl.errors import UsageError
-from tekapctl.methods.method import CosineDecay
-from tekapctl.methods.wkd_l import class_distances
 from tekapctl.models.normalization import Normalization
 
 CPU = torch.device("cpu")

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tekapctl.engine import device as devices
-from tekapctl.engine.device import (
+from tekapctl.distributed.communicator import Team
+from tekapctl.errors import UsageError
+from tekapctl.train import device as devices
+from tekapctl.train.device import (
     compile_for,
     describe_passes,
     missing_for_compile,
@@ -15,8 +17,6 @@ from tekapctl.engine.device import (
     set_float32_precision,
     unusable_gpu,
 )
-from tekapctl.errors import UsageError
-from tekapctl.parallel.team import Team
 
 CUDA = torch.device("cuda", 0)
 

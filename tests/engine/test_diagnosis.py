@@ -8,17 +8,17 @@ import torch
 
 from parallel.processes import together
 from silent import Silent
-from tekapctl.engine import checkpoint
-from tekapctl.engine.diagnosis import PREFIX
-from tekapctl.engine.diversity import Examined, Predictions, of_augmented
-from tekapctl.engine.execute import execute
-from tekapctl.engine.prepare import prepare
-from tekapctl.engine.trainer import Trainer
-from tekapctl.knowledge import Knowledge
-from tekapctl.parallel.team import joined
-from tekapctl.spec import parse
+from tekapctl.distill.tekap import SeededNoise, Tekap, TekapSpec
+from tekapctl.distributed.communicator import joined
+from tekapctl.models.network import Knowledge
+from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
-from tekapctl.tekap import SeededNoise, Tekap, TekapSpec
+from tekapctl.train import checkpoint
+from tekapctl.train.build import prepare
+from tekapctl.train.diagnosis import PREFIX
+from tekapctl.train.diversity import Examined, Predictions, of_augmented
+from tekapctl.train.run import execute
+from tekapctl.train.trainer import Trainer
 
 CPU = torch.device("cpu")
 IMAGES, CLASSES, WIDTH = 150, 5, 4

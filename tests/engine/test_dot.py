@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from tekapctl.engine.dot import DOT
 from tekapctl.errors import UsageError
-from tekapctl.spec import parse
+from tekapctl.optim.dot import DOT
+from tekapctl.spec.run import parse
 
 
 def losses(layer: nn.Linear, step: int) -> tuple[torch.Tensor, torch.Tensor]:

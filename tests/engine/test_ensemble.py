@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from silent import Silent
-from tekapctl.engine.execute import execute
-from tekapctl.engine.prepare import prepare
 from tekapctl.errors import UsageError
-from tekapctl.spec import loads, parse
+from tekapctl.spec.run import loads, parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
+from tekapctl.train.build import prepare
+from tekapctl.train.run import execute
 
 STUDENT = {
     "student": "resnet8",

@@ -10,16 +10,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from tekapctl import models
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
-from tekapctl.engine.objective import Distillation
-from tekapctl.engine.survey import survey
-from tekapctl.engine.trainer import Trainer
-from tekapctl.methods import Pair
-from tekapctl.methods.banks import MemoryBanks
-from tekapctl.methods.negatives import ClassNegatives
+from tekapctl.distill.methods import Pair
+from tekapctl.distill.methods.crd.memory import MemoryBanks
+from tekapctl.distill.methods.crd.negatives import ClassNegatives
+from tekapctl.distill.objective import Distillation
+from tekapctl.distill.perturbations import PERTURBATIONS, Basis
+from tekapctl.distill.teacher_statistics import survey
+from tekapctl.distill.tekap import SeededNoise, Tekap
 from tekapctl.models.normalization import Normalization
-from tekapctl.perturbations import PERTURBATIONS, Basis
-from tekapctl.spec import StudentSpec, parse
-from tekapctl.tekap import SeededNoise, Tekap
+from tekapctl.spec.run import StudentSpec, parse
+from tekapctl.train.trainer import Trainer
 
 CPU = torch.device("cpu")
 READS = {"aten._local_scalar_dense.default", "aten.nonzero.default", "aten.is_nonzero.default"}

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from program import run, start
-from tekapctl.engine.prepare import beside, prepare
-from tekapctl.spec import parse
+from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
+from tekapctl.train.build import beside, prepare
 
 STUDENT = [
     "distill",
@@ -109,7 +109,7 @@ def test_a_student_that_breaks_ends_alone(home, tmp_path):
 
 
 BREAKS = """
-from tekapctl.methods import Method, MethodSpec
+from tekapctl.distill.methods import Method, MethodSpec
 
 
 class Breaks(Method):

@@ -8,18 +8,18 @@ import pytest
 from PIL import Image
 
 from silent import Silent
-from tekapctl import trained
-from tekapctl.comparison.groups import find, group
+from tekapctl.commands.evaluate import measure
+from tekapctl.commands.report.look import Looker
 from tekapctl.data import data_spec
-from tekapctl.data.listing import list_images
-from tekapctl.engine.execute import execute, resume
-from tekapctl.engine.measure import measure
+from tekapctl.data.files.listing import list_images
 from tekapctl.errors import UsageError
-from tekapctl.report.look import Looker
-from tekapctl.spec import parse
+from tekapctl.experiments.comparison.groups import find, group
+from tekapctl.experiments.sweeps.plan import plan
+from tekapctl.spec.run import parse
+from tekapctl.store import trained
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
-from tekapctl.sweep.plan import plan
+from tekapctl.train.run import execute, resume
 
 QUICK = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32"}
 STUDENT = {**QUICK, "student": "resnet8", "teacher": "resnet8", "name": "taught"}

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from silent import Silent
-from tekapctl.engine import checkpoint
-from tekapctl.engine.execute import execute, resume
-from tekapctl.engine.prepare import prepare
-from tekapctl.engine.trainer import Trainer
+from tekapctl.distill.methods import METHODS
 from tekapctl.errors import TekapctlError
-from tekapctl.methods import METHODS
-from tekapctl.spec import parse
+from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
+from tekapctl.train import checkpoint
+from tekapctl.train.build import prepare
+from tekapctl.train.run import execute, resume
+from tekapctl.train.trainer import Trainer
 
 CPU = torch.device("cpu")
 QUICK = {

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from silent import Silent
-from tekapctl.engine.execute import execute, resume
-from tekapctl.engine.prepare import prepare
-from tekapctl.engine.sanity_check import check_batch_sizes
+from tekapctl.distill.methods import METHODS
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.methods import METHODS
-from tekapctl.spec import parse
+from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
+from tekapctl.train.build import prepare
+from tekapctl.train.run import execute, resume
+from tekapctl.train.sanity_check import check_batch_sizes
 
 BASE = {"epochs": 1, "device": "cpu", "precision": "float32", "data": {"name": "digits", "train_fraction": 0.1}}
 STUDENT = {**BASE, "teacher": "resnet14", "student": "resnet8"}

@@ -8,18 +8,18 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from silent import Silent
+from tekapctl.commands.warm_cache import open_cache, warm
 from tekapctl.data.batches import CPU
-from tekapctl.engine.device import place, resolve_precision
-from tekapctl.engine.execute import execute
-from tekapctl.engine.prepare import prepare
-from tekapctl.engine.teaching import CachedTeacher, LiveTeacher
-from tekapctl.engine.warming import open_cache, warm
 from tekapctl.models import build
 from tekapctl.models.folding import fold
 from tekapctl.models.normalization import Normalization
-from tekapctl.spec import parse
+from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
+from tekapctl.train.build import prepare
+from tekapctl.train.device import place, resolve_precision
+from tekapctl.train.run import execute
+from tekapctl.train.teacher import CachedTeacher, LiveTeacher
 
 STUDENT = {
     "student": "resnet8",
@@ -220,7 +220,7 @@ def test_methods_that_read_feature_maps_keep_the_teacher_live_and_say_so(home):
 
 
 def test_networks_of_grouped_convolutions_train_in_float32_on_the_cpu(monkeypatch):
-    from tekapctl.engine import device
+    from tekapctl.train import device
 
     monkeypatch.setattr(device, "cpu_multiplies_bfloat16", lambda: True)
     cpu = torch.device("cpu")

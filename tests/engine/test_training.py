@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from silent import Silent
-from tekapctl.engine.cost import estimate
-from tekapctl.engine.execute import execute, training_in_words
-from tekapctl.engine.prepare import prepare
+from tekapctl.commands.cost import estimate
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.spec import parse
-from tekapctl.store.files import sha256
+from tekapctl.spec.run import parse
+from tekapctl.store.atomic import sha256
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
+from tekapctl.train.build import prepare
+from tekapctl.train.run import execute, training_in_words
 
 NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
 METHODS = {

@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from conformance.inputs import batch_of
-from tekapctl.knowledge import Knowledge
-from tekapctl.methods.abkd import ABKD, alpha_beta_divergence
+from tekapctl.distill.methods.abkd import ABKD, alpha_beta_divergence
+from tekapctl.models.network import Knowledge
 
 
 def logits(*shape: int, seed: int) -> torch.Tensor:

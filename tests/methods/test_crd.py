@@ -6,11 +6,11 @@ import torch
 from torch.testing import assert_close
 
 from conformance.inputs import batch_of, of_embedding
+from tekapctl.distill.methods import Pair, contrast
+from tekapctl.distill.methods.crd.crd import CRD, CRDSpec
+from tekapctl.distill.methods.crd.negatives import ClassNegatives, draw_subset
+from tekapctl.distill.tekap import FeatureTekap, SeededNoise, Tekap, TekapSpec
 from tekapctl.errors import UsageError
-from tekapctl.methods import Pair, contrast
-from tekapctl.methods.crd import CRD, CRDSpec
-from tekapctl.methods.negatives import ClassNegatives, draw_subset
-from tekapctl.tekap import FeatureTekap, SeededNoise, Tekap, TekapSpec
 
 SAMPLES, WIDTH = 60, 8
 LABELS = torch.arange(SAMPLES) % 4

@@ -7,14 +7,14 @@ import torch
 from torch.testing import assert_close
 
 from conformance.inputs import batch_of
-from tekapctl.knowledge import Knowledge
-from tekapctl.methods.dist import DIST
-from tekapctl.methods.kd import standardized
-from tekapctl.methods.kdsvd import KDSVD
-from tekapctl.methods.maps import pair_maps
-from tekapctl.methods.method import WarmUp
-from tekapctl.methods.mlkd import MLKD, MLKDSpec, of_classes, of_samples
-from tekapctl.methods.ofd import OFD, partial_distance
+from tekapctl.distill.methods.dist import DIST
+from tekapctl.distill.methods.feature_maps import pair_maps
+from tekapctl.distill.methods.kd import standardized
+from tekapctl.distill.methods.kdsvd import KDSVD
+from tekapctl.distill.methods.method import WarmUp
+from tekapctl.distill.methods.mlkd import MLKD, MLKDSpec, of_classes, of_samples
+from tekapctl.distill.methods.ofd import OFD, partial_distance
+from tekapctl.models.network import Knowledge
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

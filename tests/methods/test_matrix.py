@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from tekapctl import models
-from tekapctl.angular import AngularViews
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
-from tekapctl.engine.class_features import class_features
-from tekapctl.engine.objective import Distillation
-from tekapctl.engine.trainer import Trainer
+from tekapctl.distill.angular import AngularViews
+from tekapctl.distill.methods import METHODS, Pair
+from tekapctl.distill.objective import Distillation
+from tekapctl.distill.teacher_statistics import class_features
+from tekapctl.distill.tekap import SeededNoise, Tekap
 from tekapctl.errors import UsageError
-from tekapctl.knowledge import Needs, of_batch
-from tekapctl.methods import METHODS, Pair
+from tekapctl.models.network import Needs, of_batch
 from tekapctl.models.normalization import Normalization
-from tekapctl.spec import parse
-from tekapctl.tekap import SeededNoise, Tekap
+from tekapctl.spec.run import parse
+from tekapctl.train.trainer import Trainer
 
 CPU = torch.device("cpu")
 STUDENTS = ("resnet8", "resnet8x4", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2")

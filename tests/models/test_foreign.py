@@ -10,8 +10,8 @@ from torchvision.models import get_model
 
 from tekapctl import models
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.models.adapted import Adapted
 from tekapctl.models.folding import fold
+from tekapctl.models.hooks import Adapted
 
 FACTORIES = """
 from torch import nn

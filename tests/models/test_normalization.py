@@ -9,7 +9,7 @@ from torchvision.models import ResNet18_Weights
 
 from tekapctl import models
 from tekapctl.errors import UsageError
-from tekapctl.models import foreign
+from tekapctl.models import external
 from tekapctl.models.normalization import Normalization
 
 PIXELS = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -54,14 +54,14 @@ def test_constants_that_make_no_images_are_refused(mean, std):
 def test_timms_constants_are_those_of_its_configuration(monkeypatch):
     timm = pytest.importorskip("timm")
     made = timm.create_model("vit_tiny_patch16_224")
-    found = foreign._normalization(made, "timm", "vit_tiny_patch16_224", {"pretrained": True})
+    found = external._normalization(made, "timm", "vit_tiny_patch16_224", {"pretrained": True})
     config = made.pretrained_cfg
     assert (found.mean, found.std, found.size) == (config["mean"], config["std"], config["input_size"][1:])
-    assert foreign._normalization(made, "timm", "vit_tiny_patch16_224", {}) is None
+    assert external._normalization(made, "timm", "vit_tiny_patch16_224", {}) is None
 
 
 def test_torchvisions_constants_are_those_of_its_weights():
     prepare = ResNet18_Weights.DEFAULT.transforms()
     for weights in ("DEFAULT", "IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"):
-        found = foreign._normalization(torch.nn.Identity(), "torchvision", "resnet18", {"weights": weights})
+        found = external._normalization(torch.nn.Identity(), "torchvision", "resnet18", {"weights": weights})
         assert (list(found.mean), list(found.std), found.size) == (prepare.mean, prepare.std, (224, 224))

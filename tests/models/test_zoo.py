@@ -5,7 +5,7 @@ import torch
 
 from tekapctl.errors import UsageError
 from tekapctl.models import build, names
-from tekapctl.models.size import macs, parameters
+from tekapctl.models.network import macs, parameters
 
 
 @pytest.mark.parametrize("name", names())

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["conftest", "tekapctl.engine.execute", "torchvision"])
+_CONTEXT.set_forkserver_preload(["conftest", "tekapctl.train.run", "torchvision"])
 
 
 def free_port() -> int:

@@ -7,13 +7,13 @@ import torch
 
 from parallel.processes import together
 from tekapctl import data, models
-from tekapctl.engine.prepare import assemble
-from tekapctl.methods import METHODS
-from tekapctl.parallel.share import spans
-from tekapctl.parallel.team import Team, joined
-from tekapctl.spec import parse
+from tekapctl.distill.methods import METHODS
+from tekapctl.distributed.communicator import Team, joined
+from tekapctl.distributed.shard import spans
+from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
-from tekapctl.trained import Reference, Trained
+from tekapctl.store.trained import Reference, Trained
+from tekapctl.train.build import assemble
 
 CPU = torch.device("cpu")
 BASE = {

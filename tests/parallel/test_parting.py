@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from parallel.processes import together
-from tekapctl.parallel.gradients import Averaged
-from tekapctl.parallel.team import joined
+from tekapctl.distributed.communicator import joined
+from tekapctl.distributed.data_parallel import Averaged
 
 
 def of_gloo() -> list[str]:

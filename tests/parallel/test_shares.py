@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 
 from tekapctl.data import Batches, data_spec
-from tekapctl.methods.negatives import ClassNegatives
-from tekapctl.parallel.team import Team
+from tekapctl.distill.methods.crd.negatives import ClassNegatives
+from tekapctl.distill.tekap import SeededNoise, TekapSpec
+from tekapctl.distributed.communicator import Team
 from tekapctl.randomness import by_rows
-from tekapctl.tekap import SeededNoise, TekapSpec
 
 CPU = torch.device("cpu")
 

@@ -8,13 +8,13 @@ from torch import nn
 from torch.testing import assert_close
 
 from tekapctl.data.batches import Batch
-from tekapctl.engine.objective import Distillation
+from tekapctl.distill.objective import Distillation
+from tekapctl.distill.perturbations import PERTURBATIONS, Basis, LogitPerturbation, Survey
+from tekapctl.distill.perturbations.perturbation import HALF_WIDTH
+from tekapctl.distill.tekap import LogitTekap, SeededNoise, Tekap, TekapSpec, perturb
 from tekapctl.errors import UsageError
-from tekapctl.knowledge import Knowledge
-from tekapctl.perturbations import PERTURBATIONS, Basis, LogitPerturbation, Survey
-from tekapctl.perturbations.perturbation import HALF_WIDTH
-from tekapctl.spec import StudentSpec, parse
-from tekapctl.tekap import LogitTekap, SeededNoise, Tekap, TekapSpec, perturb
+from tekapctl.models.network import Knowledge
+from tekapctl.spec.run import StudentSpec, parse
 
 CPU = torch.device("cpu")
 IMAGES, CLASSES, WIDTH = 90, 5, 8

@@ -7,7 +7,7 @@ import torch
 
 from program import run
 from tekapctl import models
-from tekapctl.perturbations import PERTURBATIONS
+from tekapctl.distill.perturbations import PERTURBATIONS
 
 UNTAUGHT = ["distill", "-s", "resnet8", "--dataset", "digits", "--train-fraction", "0.1", "--epochs", "1", "--json"]
 STUDENT = [*UNTAUGHT, "-t", "resnet8"]

@@ -10,15 +10,15 @@ from PIL import Image
 from torch.testing import assert_close
 
 from tekapctl import data, models
-from tekapctl.controls import keep
 from tekapctl.data import data_spec
-from tekapctl.engine.prepare import Setting, assemble, beside
-from tekapctl.engine.survey import MOST_IMAGES, survey
+from tekapctl.distill.perturbations.gaussian import Isotropic
+from tekapctl.distill.teacher_statistics import MOST_IMAGES, survey
 from tekapctl.models.normalization import Normalization
-from tekapctl.perturbations.isotropic import Isotropic
-from tekapctl.spec import parse
+from tekapctl.spec.effects import keep
+from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
-from tekapctl.trained import Reference, Trained, fit_to
+from tekapctl.store.trained import Reference, Trained, fit_to
+from tekapctl.train.build import Setting, assemble, beside
 
 CPU = torch.device("cpu")
 NOWHERE = Path("nowhere")

@@ -12,11 +12,11 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["tekapctl", "safetensors", "tomllib", "pickle"]):
-    from tekapctl import spec
-    from tekapctl.engine import checkpoint
     from tekapctl.errors import TekapctlError
-    from tekapctl.store import published
-    from tekapctl.trained import Reference, load
+    from tekapctl.spec import run
+    from tekapctl.store import legacy_checkpoint
+    from tekapctl.store.trained import Reference, load
+    from tekapctl.train import checkpoint
 
 import torch
 
@@ -29,10 +29,10 @@ def read_spec(content: bytes) -> None:
     text = content.decode("utf-8", "replace")
     for kind in ("toml", "json"):
         try:
-            found = spec.loads(text, kind)
+            found = run.loads(text, kind)
         except TekapctlError:
             continue
-        assert spec.loads(spec.dumps(found)) == found
+        assert run.loads(run.dumps(found)) == found
 
 
 def read_checkpoint(content: bytes) -> None:
@@ -53,7 +53,7 @@ def read_published(content: bytes) -> None:
     """A published checkpoint."""
     path = FOLDER / "x.pth"
     path.write_bytes(content)
-    published.read_published(path)
+    legacy_checkpoint.read_published(path)
 
 
 TARGETS = {"spec": read_spec, "checkpoint": read_checkpoint, "weights": read_weights, "published": read_published}
@@ -81,8 +81,8 @@ def seeds(name: str) -> Path:
     folder = Path(tempfile.mkdtemp())
     weights = {"conv.weight": torch.zeros(2, 1, 3, 3), "fc.weight": torch.zeros(2, 2)}
     if name == "read_spec":
-        (folder / "a").write_text(spec.dumps(spec.parse({})))
-        (folder / "b").write_text(spec.dumps(spec.parse({"method": "crd"}), "json"))
+        (folder / "a").write_text(run.dumps(run.parse({})))
+        (folder / "b").write_text(run.dumps(run.parse({"method": "crd"}), "json"))
     elif name == "read_checkpoint":
         checkpoint.save(folder, 1, 0, {"network": weights})
     elif name == "read_weights":

@@ -5,18 +5,15 @@ import torch
 from torch.nn import functional as F
 
 from tekapctl import data
+from tekapctl.commands.robustness.attacks import FGSM, PGD, Occlusion, ascent
+from tekapctl.commands.robustness.measure import Request, measure_shifts
+from tekapctl.commands.robustness.shift import CORRUPTIONS, Corruption, Seen, Shift
 from tekapctl.data.image_set import ImageSet
-from tekapctl.engine.device import resolve_device
-from tekapctl.engine.prepare import assemble
 from tekapctl.errors import UsageError
-from tekapctl.robustness.attacks import FGSM, PGD, ascent
-from tekapctl.robustness.corruptions import CORRUPTIONS, Corruption
-from tekapctl.robustness.measuring import measure_shifts
-from tekapctl.robustness.occlusion import Occlusion
-from tekapctl.robustness.request import Request
-from tekapctl.robustness.shift import Seen, Shift
-from tekapctl.spec import parse
+from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
+from tekapctl.train.build import assemble
+from tekapctl.train.device import resolve_device
 
 CPU = resolve_device("cpu")
 LABELS = torch.arange(100) % 10

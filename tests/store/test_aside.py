@@ -10,7 +10,7 @@ import pytest
 
 from reliability.inputs.fetch import device
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.aside import aside, output_file
+from tekapctl.store.atomic import aside, output_file
 from tekapctl.store.home import Home
 
 
@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_in_words(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tekapctl.store.aside import aside
+from tekapctl.store.atomic import aside
 
 moment, calls = int(sys.argv[1]), 0
 

@@ -20,15 +20,14 @@ from safetensors.torch import save_file
 
 from tekapctl.cli.console import printable
 from tekapctl.cli.runs import _row
-from tekapctl.data import cifar, fashion_mnist, svhn
+from tekapctl.data.datasets import cifar, fashion_mnist, svhn
 from tekapctl.errors import UsageError
 from tekapctl.models import build
 from tekapctl.store import archive
-from tekapctl.store.published import read_published
+from tekapctl.store.legacy_checkpoint import read_published, unpack_zip
 from tekapctl.store.runs import Run
-from tekapctl.store.unpacking import unpack_zip
+from tekapctl.store.trained import Reference, load
 from tekapctl.store.weights import load_into
-from tekapctl.trained import Reference, load
 
 
 @pytest.fixture(autouse=True)

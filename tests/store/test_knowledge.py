@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tekapctl.store import knowledge
-from tekapctl.store.artifacts import clear
+from tekapctl.store.cache import clear
 from tekapctl.store.home import Home
-from tekapctl.store.knowledge import Identity, KnowledgeStore, damage, is_used
+from tekapctl.train import teacher_cache
+from tekapctl.train.teacher_cache import Identity, KnowledgeStore, damage, is_used
 
 WORDS, RECORDS = 7, 500
 
@@ -85,7 +85,7 @@ def test_a_store_that_was_cut_short_is_made_anew_and_says_so(tmp_path, name):
 
 
 def test_a_nearly_full_disk_ends_the_caching_and_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(knowledge, "RESERVE", 2**62)
+    monkeypatch.setattr(teacher_cache, "RESERVE", 2**62)
     said: list[str] = []
     store = KnowledgeStore(tmp_path, identity(), said.append)
     for place in range(3):
@@ -119,7 +119,7 @@ def test_processes_that_fill_one_store_at_once_do_not_disturb_each_other(tmp_pat
 
 @pytest.mark.parametrize("deleted", ["folder", "all"])
 def test_a_store_that_is_deleted_while_it_is_filled_ends_the_caching_and_nothing_else(tmp_path, monkeypatch, deleted):
-    monkeypatch.setattr(knowledge, "_CHECK_EVERY", 0)
+    monkeypatch.setattr(teacher_cache, "_CHECK_EVERY", 0)
     said: list[str] = []
     store = KnowledgeStore(tmp_path / "knowledge", identity(), said.append)
     store.write(np.arange(3), words_of(np.arange(3)))

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tekapctl.comparison.intervals import holm, paired
-from tekapctl.studies.contrast import Contrast, Observed, doublings, estimate, less, mean_of, trend
+from tekapctl.experiments.comparison.intervals import holm, paired
+from tekapctl.experiments.studies.contrast import Contrast, Observed, doublings, estimate, less, mean_of, trend
 
 VALUES = {
     "a": {0: 80.0, 1: 81.5, 2: 79.0, 3: 82.0},

@@ -6,13 +6,13 @@ import shutil
 import pytest
 
 from summaries import plain_summary
-from tekapctl.spec import dumps, parse
+from tekapctl.experiments.studies import planning
+from tekapctl.experiments.studies.measuring import measured_runs
+from tekapctl.experiments.sweeps.state import Ledger, Standing
+from tekapctl.experiments.sweeps.table import finished_groups
+from tekapctl.spec.run import dumps, parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
-from tekapctl.studies import planning
-from tekapctl.studies.measuring import measured_runs
-from tekapctl.sweep.state import Ledger, Standing
-from tekapctl.sweep.table import finished_groups
 
 
 @pytest.fixture

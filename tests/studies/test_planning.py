@@ -4,12 +4,12 @@ import pytest
 
 from tekapctl import train_teacher
 from tekapctl.errors import UsageError
-from tekapctl.presets import preset
-from tekapctl.spec import StudentSpec, parse
+from tekapctl.experiments.presets import preset
+from tekapctl.experiments.studies import planning
+from tekapctl.experiments.studies.measuring import cost_of
+from tekapctl.experiments.sweeps.cost import estimated
+from tekapctl.spec.run import StudentSpec, parse
 from tekapctl.store.home import Home
-from tekapctl.studies import planning
-from tekapctl.studies.measuring import cost_of
-from tekapctl.sweep.cost import estimated
 
 
 @pytest.fixture

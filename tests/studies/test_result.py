@@ -2,15 +2,14 @@
 
 import pytest
 
-from tekapctl.comparison.groups import Finished
-from tekapctl.spec import parse
+from tekapctl.experiments.comparison.groups import Finished
+from tekapctl.experiments.studies import planning
+from tekapctl.experiments.studies.outcome import Measured
+from tekapctl.experiments.studies.report import arm_cells, contrast_cells, opening
+from tekapctl.experiments.studies.result import Result, result
+from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
-from tekapctl.studies import planning
-from tekapctl.studies.outcome import Measured
-from tekapctl.studies.page import opening
-from tekapctl.studies.result import Result, result
-from tekapctl.studies.table import arm_cells, contrast_cells
 
 
 def outcome_of(home: Home, name: str, top1, seeds: int = 3, macs: float | None = None, **settings) -> Result:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tekapctl.errors import UsageError
-from tekapctl.spec import StudentSpec
-from tekapctl.sweep.plan import Plan, read
-from tekapctl.sweep.plan import plan as plan_in
+from tekapctl.experiments.sweeps.plan import Plan, read
+from tekapctl.experiments.sweeps.plan import plan as plan_in
+from tekapctl.spec.run import StudentSpec
 
 plan = partial(plan_in, datasets=Path("no-data-sets"))
 

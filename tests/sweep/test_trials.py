@@ -10,14 +10,14 @@ import pytest
 
 from silent import Silent
 from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.experiments.sweeps.cluster import submit
+from tekapctl.experiments.sweeps.folder import SweepFolder, lock, read_trial
+from tekapctl.experiments.sweeps.plan import Plan
+from tekapctl.experiments.sweeps.plan import plan as plan_in
+from tekapctl.experiments.sweeps.state import Ledger
+from tekapctl.experiments.sweeps.trial import carry_out
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
-from tekapctl.sweep.cluster import submit
-from tekapctl.sweep.folder import SweepFolder, lock, read_trial
-from tekapctl.sweep.plan import Plan
-from tekapctl.sweep.plan import plan as plan_in
-from tekapctl.sweep.state import Ledger
-from tekapctl.sweep.trial import carry_out
 
 plan = partial(plan_in, datasets=Path("no-data-sets"))
 
@@ -151,7 +151,7 @@ METHOD = """
 import os
 from typing import ClassVar
 
-from tekapctl.methods import About, Method, MethodSpec, Weights
+from tekapctl.distill.methods import About, Method, MethodSpec, Weights
 
 
 class BrokenSpec(MethodSpec):

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 
 from silent import Silent
+from tekapctl.experiments.sweeps.folder import SweepFolder
+from tekapctl.experiments.sweeps.plan import Plan
+from tekapctl.experiments.sweeps.plan import plan as plan_in
+from tekapctl.experiments.sweeps.trial import carry_out, warm_up, warmings
+from tekapctl.experiments.sweeps.workers import environment
 from tekapctl.store.home import Home
-from tekapctl.sweep.devices import environment
-from tekapctl.sweep.folder import SweepFolder
-from tekapctl.sweep.plan import Plan
-from tekapctl.sweep.plan import plan as plan_in
-from tekapctl.sweep.trial import carry_out
-from tekapctl.sweep.warming import warm_up, warmings
 
 plan = partial(plan_in, datasets=Path("no-data-sets"))
 

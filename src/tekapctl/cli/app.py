@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tekapctl import __version__, trust
+from tekapctl import __version__, registry
 from tekapctl.cli import (
     bench,
     cache,
     compare,
+    console,
     demo,
     distill,
     doctor,
@@ -27,14 +28,13 @@ from tekapctl.cli import (
     resume,
     runs,
     schema,
-    streams,
     study,
     sweep,
     train_teacher,
     watch,
 )
 from tekapctl.cli.console import show_error
-from tekapctl.cli.repeated import warn_of_repeated_options
+from tekapctl.cli.options import warn_of_repeated_options
 from tekapctl.errors import TekapctlError
 
 INTERRUPTED = 130
@@ -47,14 +47,14 @@ class ErrorBoundary(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Accept the program's own options behind a command too, and trust the code that the arguments name."""
-        trust.allow_named_in(args)
+        registry.allow_named_in(args)
         self.debug = "--debug" in args
         own = [arg for arg in args if arg in ("--debug", "--trust-code")]
         return super().parse_args(ctx, [*own, *(arg for arg in args if arg not in own)])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program with output that outlives its readers."""
-        streams.prepare()
+        console.prepare()
         try:
             return super().main(*args, **kwargs)
         except TekapctlError as error:  # before there is a command: its options, or its help
@@ -127,7 +127,7 @@ def _print_version(wanted: bool) -> None:
 
 def _trust_code(wanted: bool) -> None:
     if wanted:
-        trust.allow_everything()
+        registry.allow_everything()
 
 
 @app.callback()

@@ -21,7 +21,7 @@ def bench(
 
     Example: tekapctl bench --method crd --alpha 1 --beta 0.8 --cache-teacher
     """
-    from tekapctl.engine.bench import measure_steps
+    from tekapctl.commands.bench import measure_steps
     from tekapctl.store.home import Home
 
     found = measure_steps(spec, Home.default(), steps, console.say)

@@ -30,7 +30,7 @@ def list_cache(as_json: options.Json = False) -> None:
 
     Example: tekapctl cache list
     """
-    from tekapctl.store.artifacts import list_artifacts
+    from tekapctl.store.cache import list_artifacts
 
     home = _home()
     found = list_artifacts(home)
@@ -58,7 +58,7 @@ def warm_cache(
 
     Example: tekapctl cache warm --teacher resnet32x4 --dataset cifar100
     """
-    from tekapctl.engine.warming import open_cache, warm
+    from tekapctl.commands.warm_cache import open_cache, warm
 
     cached = open_cache(spec, _home(), console.say)
     console.say(f"cached knowledge: {cached.store.described}")
@@ -80,7 +80,7 @@ def verify_cache(as_json: options.Json = False) -> None:
 
     Example: tekapctl cache verify
     """
-    from tekapctl.store.artifacts import verify
+    from tekapctl.store.cache import verify
 
     checked = verify(_home())
     if as_json:
@@ -103,7 +103,7 @@ def clear_cache(
 
     Example: tekapctl cache clear downloads --yes
     """
-    from tekapctl.store.artifacts import clear
+    from tekapctl.store.cache import clear
 
     home = _home()
     if yes or typer.confirm(f"Delete {', '.join(kinds) if kinds else 'everything cached'} in {home.root}?", err=True):

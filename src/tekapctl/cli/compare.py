@@ -7,7 +7,7 @@ import typer
 from tekapctl.cli import console, options
 
 if TYPE_CHECKING:
-    from tekapctl.comparison.groups import Group
+    from tekapctl.experiments.comparison.groups import Group
 
 Format = Literal["terminal", "markdown", "latex", "csv", "json"]
 
@@ -23,7 +23,7 @@ def compare(
 
     Example: tekapctl compare --name mine --baseline kd
     """
-    from tekapctl.comparison import groups
+    from tekapctl.experiments.comparison import groups
     from tekapctl.store.home import Home
 
     found = groups.group(groups.find(Home.default(), references or [], name=name, every=every, say=console.say))
@@ -32,7 +32,7 @@ def compare(
 
 def show(found: "list[Group]", baseline: str | None, form: Format) -> None:
     """Compare groups of runs with one of them, and show what comes of it."""
-    from tekapctl.comparison import groups, table
+    from tekapctl.experiments.comparison import groups, table
 
     against = groups.baseline_of(found, baseline)
     rows = table.compare(found, against)

@@ -20,7 +20,7 @@ def demo(
 
     Example: tekapctl demo --seeds 3
     """
-    from tekapctl.demonstration import demonstrate, verdict
+    from tekapctl.commands.demo import demonstrate, verdict
     from tekapctl.store.home import Home
 
     console.say("UCI optical digits: 1,297 training and 500 test images of 8x8 pixels, in the package.")

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tekapctl.cli import options, parallel, resume, train
+from tekapctl.cli import options, resume, train
 from tekapctl.cli.student import with_student_options
 from tekapctl.errors import UsageError
 
@@ -23,7 +23,7 @@ def distill(
             "May be given several times.",
         ),
     ] = None,
-    processes: parallel.Processes = 1,
+    processes: options.Processes = 1,
     trials: Annotated[
         int,
         typer.Option(
@@ -55,7 +55,7 @@ def distill(
         resume.go_on(resumed, as_json=as_json, processes=processes)
         return
     if effects:
-        from tekapctl.controls import keep
+        from tekapctl.spec.effects import keep
 
         spec = keep(spec, effects)
     if trials > 1 and not dry_run:

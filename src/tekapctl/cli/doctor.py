@@ -8,7 +8,7 @@ def doctor(as_json: options.Json = False) -> None:
 
     Example: tekapctl doctor
     """
-    from tekapctl.engine.machine import examine
+    from tekapctl.commands.doctor import examine
     from tekapctl.store.home import Home
 
     found = examine(Home.default())

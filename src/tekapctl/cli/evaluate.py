@@ -52,9 +52,9 @@ def evaluate(
 
     Examples: tekapctl evaluate latest; tekapctl evaluate latest --attack pgd --corruption all --probe digits
     """
-    from tekapctl.engine.measure import measure
-    from tekapctl.robustness.corruptions import SEVERITIES
-    from tekapctl.robustness.request import EPSILON, Request
+    from tekapctl.commands.evaluate import measure
+    from tekapctl.commands.robustness.measure import EPSILON, Request
+    from tekapctl.commands.robustness.shift import SEVERITIES
     from tekapctl.store.home import Home
 
     result = measure(

@@ -54,8 +54,8 @@ def export(
 
     Examples: tekapctl export latest --output student.onnx; tekapctl export latest --output small.onnx --int8
     """
-    from tekapctl.export.exporting import ExportOptions
-    from tekapctl.export.exporting import export as carry_out
+    from tekapctl.commands.export.exporting import ExportOptions
+    from tekapctl.commands.export.exporting import export as carry_out
     from tekapctl.store.home import Home
 
     wanted = ExportOptions(

@@ -31,11 +31,11 @@ def fetch(
     Examples: tekapctl fetch resnet32x4 cifar100; tekapctl fetch --list; tekapctl fetch vgg13 --from vgg13.pth
     """
     from tekapctl.data import DATASETS
-    from tekapctl.data.hub import HubSet
-    from tekapctl.data.source import FROM_THE_HUB
+    from tekapctl.data.datasets.hub import HubSet
+    from tekapctl.data.spec import FROM_THE_HUB
+    from tekapctl.store.catalogue import CATALOGUE
     from tekapctl.store.download import check_source
     from tekapctl.store.home import Home
-    from tekapctl.store.teachers import CATALOGUE
 
     home = Home.default()
     if listing:
@@ -77,15 +77,15 @@ def fetch(
 
 def _fetch_one(home: Any, name: str, *, force: bool, source: str | None, offline: bool) -> dict[str, Any]:
     from tekapctl import data
-    from tekapctl.data.hub import HubSet
-    from tekapctl.data.source import FROM_THE_HUB
-    from tekapctl.store import teachers
-    from tekapctl.store.network import no_network
+    from tekapctl.data.datasets.hub import HubSet
+    from tekapctl.data.spec import FROM_THE_HUB
+    from tekapctl.store import catalogue
+    from tekapctl.store.offline import no_network
 
-    if name in teachers.CATALOGUE:
+    if name in catalogue.CATALOGUE:
         with console.DownloadProgress(name) as report:
-            teacher = teachers.fetch(home, name, force=force, source=source, offline=offline, report=report)
-        entry = teachers.CATALOGUE[name]
+            teacher = catalogue.fetch(home, name, force=force, source=source, offline=offline, report=report)
+        entry = catalogue.CATALOGUE[name]
         return {
             "name": name,
             "path": str(teacher.path),
@@ -104,7 +104,7 @@ def _fetch_one(home: Any, name: str, *, force: bool, source: str | None, offline
 
 def _list(home: Any, as_json: bool) -> None:
     from tekapctl.data import DATASETS, DataSpec
-    from tekapctl.store.teachers import CATALOGUE, fetched
+    from tekapctl.store.catalogue import CATALOGUE, fetched
 
     rows = []
     for name, entry in CATALOGUE.items():

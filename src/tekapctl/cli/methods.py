@@ -7,7 +7,7 @@ import typer
 from tekapctl.cli import console, options
 
 if TYPE_CHECKING:
-    from tekapctl.methods import MethodSpec
+    from tekapctl.distill.methods import MethodSpec
 
 app = typer.Typer(
     invoke_without_command=True, help="List the distillation methods, or explain one.\n\nExample: tekapctl methods"
@@ -40,7 +40,7 @@ def list_methods(context: typer.Context, as_json: options.Json = False) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from tekapctl.methods import METHODS
+    from tekapctl.distill.methods import METHODS
 
     rows = [_row(name, METHODS[name]) for name in sorted(METHODS.names())]
     if as_json:
@@ -72,7 +72,7 @@ def show(
 
     Example: tekapctl methods show rkd
     """
-    from tekapctl.methods import METHODS
+    from tekapctl.distill.methods import METHODS
 
     method = METHODS[name]
     row = _row(name, method)

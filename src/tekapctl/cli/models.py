@@ -13,8 +13,8 @@ app = typer.Typer(
 
 def _row(name: str, classes: int, size: int) -> dict[str, Any]:
     from tekapctl import models
-    from tekapctl.models.size import macs, parameters
-    from tekapctl.store.teachers import CATALOGUE
+    from tekapctl.models.network import macs, parameters
+    from tekapctl.store.catalogue import CATALOGUE
 
     network = models.build(name, classes)
     pretrained = CATALOGUE.get(name)

@@ -1,15 +1,21 @@
 """Options that commands share, and how they become a spec: a file, then options, then `--set`."""
 
+import os
+import sys
 import tomllib
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
+from tekapctl.cli import console
+from tekapctl.cli.console import say
 from tekapctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from tekapctl.spec import StudentSpec, TeacherSpec
+    from tekapctl.spec.run import StudentSpec, TeacherSpec
 
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable result on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the complete spec and a cost estimate; train nothing.")]
@@ -115,7 +121,7 @@ def named_values(texts: list[str] | None, option: str) -> dict[str, Any]:
 
 
 def _preset(name: str) -> dict[str, Any]:
-    from tekapctl.presets import preset
+    from tekapctl.experiments.presets import preset
 
     return preset(name).table
 
@@ -139,11 +145,11 @@ def build_spec(
     Raises:
         UsageError: The file, an assignment or the spec is not valid, or the file is a spec of the other kind.
     """
-    from tekapctl import spec
+    from tekapctl.spec import run
 
     if preset is not None and file is not None:
         raise UsageError("--preset and --spec both are where to start from.", "Give one of them.")
-    table = spec.read_file(file) if file else _preset(preset) if preset else {}
+    table = run.read_file(file) if file else _preset(preset) if preset else {}
     if table.setdefault("kind", kind) != kind:
         command = "train-teacher" if kind == "student" else "distill"
         raise UsageError(f"{file} is a spec of kind {table['kind']!r}.", f"Use it with `tekapctl {command}`.")
@@ -164,4 +170,71 @@ def build_spec(
         if path.startswith("method."):
             table.setdefault("method", {"name": "kd"})
         assign(table, path, value)
-    return spec.parse(table)
+    return run.parse(table)
+
+
+class WarningCommand(TyperCommand):
+    """Warns of an option that is given twice, as an alias and its user may do."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse a command line; of an option that cannot be repeated the last value counts."""
+        given = args[: args.index("--")] if "--" in args else args
+        for option in self.params:
+            if not isinstance(option, TyperOption) or option.multiple or option.is_flag or option.count:
+                continue
+            found = [arg for arg in given if arg.partition("=")[0] in option.opts]
+            if len(found) > 1:
+                say(f"{option.opts[0]} is given {len(found)} times: the last one counts")
+        return super().parse_args(ctx, args)
+
+
+def warn_of_repeated_options(app: Any) -> None:
+    """Let all commands of an app, and of the apps in it, say if an option is given twice."""
+    for command in app.registered_commands:
+        if command.cls in (None, TyperCommand):
+            command.cls = WarningCommand
+    for group in app.registered_groups:
+        warn_of_repeated_options(group.typer_instance)
+
+
+_BY_SIGNAL = 128
+"""Exit codes above it are 128 and a signal's number."""
+Processes = Annotated[
+    int,
+    typer.Option("--nproc", min=1, max=1024, help="Train with so many processes on this machine, a GPU each if any."),
+]
+
+
+def leads() -> bool:
+    """Whether this process is the one that shows what comes of a command."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def divide(processes: int) -> None:
+    """Carry out this very command as several processes, and end; go on if there is to be one, or this is one of them.
+
+    Args:
+        processes: How many.
+    """
+    from tekapctl.distributed.communicator import check_environment, was_launched
+
+    if (ignored := check_environment()) is not None:
+        console.say(f"{ignored} in the environment is ignored: this run was not started as one of several processes")
+    if processes == 1 or was_launched():
+        return
+    from tekapctl.distributed.launch import launch
+
+    code = launch(sys.argv[1:], processes)
+    if code > _BY_SIGNAL:
+        # The first process says so too, unless it was killed because another did not answer.
+        console.say(f"stopped; `tekapctl resume latest --nproc {processes}` goes on from the last checkpoint")
+    raise typer.Exit(code)
+
+
+def progress(label: str) -> AbstractContextManager[Any]:
+    """Who is told how a run goes on."""
+    if leads():
+        return console.TrainingProgress(label)
+    from tekapctl.train.callbacks import Unheard
+
+    return nullcontext(Unheard())

@@ -20,9 +20,9 @@ def predict(
     """
     from dataclasses import asdict
 
-    from tekapctl import trained
-    from tekapctl.engine.measure import best_of
-    from tekapctl.prediction import predict_files
+    from tekapctl.commands.evaluate import best_of
+    from tekapctl.commands.predict import predict_files
+    from tekapctl.store import trained
     from tekapctl.store.home import Home
 
     found = trained.find(Home.default(), reference)

@@ -7,7 +7,7 @@ import typer
 from tekapctl.cli import console, options
 
 if TYPE_CHECKING:
-    from tekapctl.presets import Preset
+    from tekapctl.experiments.presets import Preset
 
 
 def presets(
@@ -20,7 +20,7 @@ def presets(
 
     Examples: tekapctl presets tekap-fl; tekapctl distill --preset tekap-fl/resnet32x4-resnet8x4
     """
-    from tekapctl.presets import presets as all_presets
+    from tekapctl.experiments.presets import presets as all_presets
     from tekapctl.registry import unknown_name
 
     found = list(all_presets())

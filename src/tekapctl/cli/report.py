@@ -8,7 +8,7 @@ import typer
 from tekapctl.cli import console, options
 
 if TYPE_CHECKING:
-    from tekapctl.comparison.groups import Group
+    from tekapctl.experiments.comparison.groups import Group
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n\r"}
 """Characters that steer terminals, as they are shown."""
@@ -26,7 +26,7 @@ def report(
 
     Example: tekapctl report --name mine --baseline kd --output mine.html
     """
-    from tekapctl.comparison import groups
+    from tekapctl.experiments.comparison import groups
     from tekapctl.store.home import Home
 
     output = writable(output, force=force)
@@ -40,7 +40,7 @@ def writable(output: Path, *, force: bool) -> Path:
     Raises:
         UsageError: It is a folder, a device or the home's, or is there already and is not to be replaced.
     """
-    from tekapctl.store.aside import output_file
+    from tekapctl.store.atomic import output_file
     from tekapctl.store.home import Home
 
     return output_file(output, Home.default(), force=force)
@@ -56,10 +56,10 @@ def write(found: "list[Group]", baseline: str | None, output: Path, *, quiet: bo
         quiet: Say so on stderr.
         opening: What the page has before all else, as HTML.
     """
-    from tekapctl.comparison import groups, table
-    from tekapctl.report.look import Looker
-    from tekapctl.report.page import page
-    from tekapctl.store.aside import aside
+    from tekapctl.commands.report.look import Looker
+    from tekapctl.commands.report.page import page
+    from tekapctl.experiments.comparison import groups, table
+    from tekapctl.store.atomic import aside
     from tekapctl.store.home import Home
 
     against = groups.baseline_of(found, baseline)

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from tekapctl.cli import console, options, parallel, train
+from tekapctl.cli import console, options, train
 
 
 def resume(
     reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, or latest.")],
     track: options.Track = None,
-    processes: parallel.Processes = 1,
+    processes: options.Processes = 1,
     as_json: options.Json = False,
 ) -> None:
     """Go on with a run that was interrupted or failed, from its newest checkpoint.
@@ -23,13 +23,13 @@ def resume(
 
 def go_on(reference: str, *, as_json: bool, processes: int, track: Sequence[str] = ()) -> None:
     """Resume a run, with further trackers, and show what came of it."""
-    from tekapctl.engine.execute import resume as resume_run
     from tekapctl.store.home import Home
+    from tekapctl.train.run import resume as resume_run
 
-    parallel.divide(processes)
-    with parallel.progress("resumed") as progress:
+    options.divide(processes)
+    with options.progress("resumed") as progress:
         summary = resume_run(reference, Home.default(), progress, console.say, track)
-    if not parallel.leads():
+    if not options.leads():
         return
     if as_json:
         console.show_json(summary)

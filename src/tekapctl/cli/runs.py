@@ -106,7 +106,7 @@ def verify(
 
     Example: tekapctl runs verify latest
     """
-    from tekapctl.engine.verify import verify as check
+    from tekapctl.commands.verify import verify as check
 
     runs = _runs()
     found = [runs.find(reference) for reference in references] if references else runs.all()

@@ -9,7 +9,7 @@ import typer
 from tekapctl.cli import console, options
 
 if TYPE_CHECKING:
-    from tekapctl.spec import StudentSpec
+    from tekapctl.spec.run import StudentSpec
 
 
 def student_spec(
@@ -94,10 +94,10 @@ def student_spec(
     assignments: options.Set = None,
 ) -> "StudentSpec":
     """The spec that the options describe."""
-    from tekapctl.angular import PUBLISHED_VIEWS
-    from tekapctl.presets import for_pair
-    from tekapctl.spec import StudentSpec
-    from tekapctl.tekap import TekapSpec
+    from tekapctl.distill.angular import PUBLISHED_VIEWS
+    from tekapctl.distill.tekap import TekapSpec
+    from tekapctl.experiments.presets import for_pair
+    from tekapctl.spec.run import StudentSpec
 
     values = {
         "teacher": teacher[0] if teacher else None,

@@ -12,9 +12,9 @@ from tekapctl.cli.student import with_student_options
 from tekapctl.errors import UsageError
 
 if TYPE_CHECKING:
+    from tekapctl.experiments.studies.planning import Planned
+    from tekapctl.experiments.studies.result import Result
     from tekapctl.store.home import Home
-    from tekapctl.studies.planning import Planned
-    from tekapctl.studies.result import Result
 
 Format = Literal["terminal", "markdown", "latex", "csv"]
 
@@ -73,9 +73,9 @@ def study(
     if study_name is None:
         _list(as_json=as_json)
         return
+    from tekapctl.experiments.studies import planning
+    from tekapctl.experiments.sweeps.folder import SweepFolder
     from tekapctl.store.home import Home
-    from tekapctl.studies import planning
-    from tekapctl.sweep.folder import SweepFolder
 
     command = shlex.join(["tekapctl", *sys.argv[1:]])
     how = sweeping.How(workers, devices, on, slurm, retry, command, f"{command} --so-far")
@@ -108,7 +108,7 @@ def study(
 
 
 def _list(*, as_json: bool) -> None:
-    from tekapctl.studies import STUDIES
+    from tekapctl.experiments.studies import STUDIES
 
     rows: list[dict[str, Any]] = [
         {"study": name, "question": STUDIES[name].question, "settings": STUDIES[name].defaults()} for name in STUDIES
@@ -151,10 +151,10 @@ def _over(texts: list[str] | None) -> dict[str, list[Any]]:
 
 
 def _result(planned: "Planned", standings: Any, home: "Home", output: Path | None) -> "Result":
-    from tekapctl.comparison.groups import Group
-    from tekapctl.studies.measuring import measured_runs
-    from tekapctl.studies.page import opening
-    from tekapctl.studies.result import result
+    from tekapctl.experiments.comparison.groups import Group
+    from tekapctl.experiments.studies.measuring import measured_runs
+    from tekapctl.experiments.studies.report import opening
+    from tekapctl.experiments.studies.result import result
 
     with console.CountProgress("runs", "measuring") as progress:
         measured = measured_runs(planned, standings, home, console.say, progress)
@@ -171,8 +171,8 @@ def _result(planned: "Planned", standings: Any, home: "Home", output: Path | Non
 
 
 def _show(found: "Result", form: Format) -> None:
-    from tekapctl.comparison import table
-    from tekapctl.studies.table import arm_cells, contrast_cells
+    from tekapctl.experiments.comparison import table
+    from tekapctl.experiments.studies.report import arm_cells, contrast_cells
 
     tables = [(outcome.name, arm_cells(found, number)) for number, outcome in enumerate(found.outcomes)]
     tables.append(("What may be said", contrast_cells(found)))

@@ -54,8 +54,8 @@ def run(
 
     Examples: tekapctl sweep FILE.toml --dry-run; tekapctl sweep FILE.toml --workers 4 --devices cuda:0,cuda:1
     """
-    from tekapctl.sweep.folder import SweepFolder
-    from tekapctl.sweep.plan import read
+    from tekapctl.experiments.sweeps.folder import SweepFolder
+    from tekapctl.experiments.sweeps.plan import read
 
     plan = read(file, sweeping.home().datasets)
     folder = SweepFolder(sweeping.home(), plan.name)
@@ -75,8 +75,8 @@ def status(file: File, as_json: options.Json = False) -> None:
 
     Example: tekapctl sweep status FILE.toml
     """
-    from tekapctl.sweep.folder import SweepFolder
-    from tekapctl.sweep.plan import read
+    from tekapctl.experiments.sweeps.folder import SweepFolder
+    from tekapctl.experiments.sweeps.plan import read
 
     plan = read(file, sweeping.home().datasets)
     sweeping.show(plan, sweeping.look(plan, SweepFolder(sweeping.home(), plan.name)), as_json=as_json)
@@ -88,12 +88,12 @@ def cancel(file: File, as_json: options.Json = False) -> None:
 
     Example: tekapctl sweep cancel FILE.toml
     """
-    from tekapctl.sweep import cluster, presence
-    from tekapctl.sweep.folder import SweepFolder
-    from tekapctl.sweep.plan import read
+    from tekapctl.experiments.sweeps import cluster, workers
+    from tekapctl.experiments.sweeps.folder import SweepFolder
+    from tekapctl.experiments.sweeps.plan import read
 
     folder = SweepFolder(sweeping.home(), read(file, sweeping.home().datasets).name)
-    processes = presence.stop_all(folder, console.say)
+    processes = workers.stop_all(folder, console.say)
     jobs = cluster.cancel(folder) if folder.jobs() else 0
     if as_json:
         console.show_json({"processes": processes, "jobs": jobs})
@@ -114,9 +114,9 @@ def report_sweep(
     Examples: tekapctl sweep report FILE.toml; tekapctl sweep report FILE.toml --output sweep.html
     """
     from tekapctl.cli import compare
-    from tekapctl.sweep.folder import SweepFolder
-    from tekapctl.sweep.plan import read
-    from tekapctl.sweep.table import finished_groups
+    from tekapctl.experiments.sweeps.folder import SweepFolder
+    from tekapctl.experiments.sweeps.plan import read
+    from tekapctl.experiments.sweeps.table import finished_groups
 
     plan = read(file, sweeping.home().datasets)
     if output is not None:
@@ -136,8 +136,8 @@ def trial(
     tied: Tied = False,
 ) -> None:
     """Carry out one run of a sweep: what its workers do."""
-    from tekapctl.sweep.folder import read_trial
-    from tekapctl.sweep.trial import carry_out
+    from tekapctl.experiments.sweeps.folder import read_trial
+    from tekapctl.experiments.sweeps.trial import carry_out
 
     _tie(tied)
     one = read_trial(file)
@@ -153,8 +153,8 @@ def warm(
     tied: Tied = False,
 ) -> None:
     """Ask a sweep's teacher for all it will be asked."""
-    from tekapctl.sweep.folder import read_trial
-    from tekapctl.sweep.warming import warm_up
+    from tekapctl.experiments.sweeps.folder import read_trial
+    from tekapctl.experiments.sweeps.trial import warm_up
 
     _tie(tied)
     with console.CountProgress("views", "asking the teacher") as progress:
@@ -163,13 +163,13 @@ def warm(
 
 def _folder_of(file: Path) -> Any:
     """The folder of the sweep that a trial's file is in."""
-    from tekapctl.sweep.folder import SweepFolder
+    from tekapctl.experiments.sweeps.folder import SweepFolder
 
     return SweepFolder(sweeping.home(), file.parent.parent.name)
 
 
 def _tie(tied: bool) -> None:
     if tied:
-        from tekapctl.sweep.tether import end_with_parent
+        from tekapctl.distributed.watchdog import end_with_parent
 
         end_with_parent()

@@ -9,9 +9,9 @@ from tekapctl.cli import console, options
 from tekapctl.errors import TekapctlError, UsageError
 
 if TYPE_CHECKING:
-    from tekapctl.sweep.folder import SweepFolder
-    from tekapctl.sweep.plan import Plan
-    from tekapctl.sweep.state import Standing
+    from tekapctl.experiments.sweeps.folder import SweepFolder
+    from tekapctl.experiments.sweeps.plan import Plan
+    from tekapctl.experiments.sweeps.state import Standing
 
 Workers = Annotated[int | None, typer.Option("--workers", "-w", min=1, max=1024, help="Runs at a time. (default: 1)")]
 Devices = Annotated[
@@ -71,7 +71,7 @@ class How:
 def carry_out(plan: "Plan", folder: "SweepFolder", how: How) -> "dict[str, Standing]":
     """Carry out, or hand over, what is not done yet; returns how all runs stand then."""
     if how.on is not None:
-        from tekapctl.sweep.cluster import submit
+        from tekapctl.experiments.sweeps.cluster import submit
 
         told = options.named_values(how.slurm, "--slurm")
         handed = submit(plan, folder, look(plan, folder), how.on, told, retry=how.retry, at_once=how.workers)
@@ -79,7 +79,7 @@ def carry_out(plan: "Plan", folder: "SweepFolder", how: How) -> "dict[str, Stand
         if _caches(plan):
             console.say("teachers are not asked beforehand: jobs fill the cache as they go")
         return look(plan, folder)
-    from tekapctl.sweep.local import LocalSweep
+    from tekapctl.experiments.sweeps.local import LocalSweep
 
     with console.SweepDisplay() as display:
         return LocalSweep(
@@ -105,18 +105,18 @@ def home() -> Any:
 
 def look(plan: "Plan", folder: Any) -> "dict[str, Standing]":
     """How the runs of a plan stand now."""
-    from tekapctl.sweep.state import Ledger
+    from tekapctl.experiments.sweeps.state import Ledger
 
     queued: set[str] = set()
     if folder.jobs():
-        from tekapctl.sweep import cluster
+        from tekapctl.experiments.sweeps import cluster
 
         queued = cluster.queued(folder)
     return Ledger(folder.home).look(plan, queued)
 
 
 def _rows(plan: "Plan", standings: Any) -> list[tuple[str, ...]]:
-    from tekapctl.sweep.table import rows
+    from tekapctl.experiments.sweeps.table import rows
 
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.2f}"
@@ -156,7 +156,7 @@ def _line(label: str, standing: "Standing") -> str:
 
 def show(plan: "Plan", standings: Any, *, as_json: bool) -> None:
     """How the runs of a plan stand."""
-    from tekapctl.sweep.table import result
+    from tekapctl.experiments.sweeps.table import result
 
     if as_json:
         console.show_json(result(plan, standings))
@@ -196,7 +196,7 @@ def _caches(plan: "Plan") -> bool:
 
 def estimate(plan: "Plan", folder: Any, workers: int, *, measured: bool, as_json: bool) -> None:
     """What the runs of a plan cost."""
-    from tekapctl.sweep.cost import costs, hours
+    from tekapctl.experiments.sweeps.cost import costs, hours
 
     standings = look(plan, folder)
     with console.CountProgress("kinds of runs", "measuring" if measured else "estimating") as progress:

@@ -5,25 +5,25 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from tekapctl.cli import console, parallel
+from tekapctl.cli import console, options
 
 if TYPE_CHECKING:
-    from tekapctl.spec import StudentSpec, TeacherSpec
+    from tekapctl.spec.run import StudentSpec, TeacherSpec
 
 
 def run(spec: "TeacherSpec | StudentSpec", *, as_json: bool, dry_run: bool, processes: int) -> None:
     """Carry out a spec with so many processes, or estimate it."""
-    from tekapctl.engine.execute import execute
     from tekapctl.store.home import Home
+    from tekapctl.train.run import execute
 
     home = Home.default()
     if dry_run:
         _estimate(spec, home, as_json=as_json)
         return
-    parallel.divide(processes)
-    with parallel.progress(spec.network) as progress:
+    options.divide(processes)
+    with options.progress(spec.network) as progress:
         summary = execute(spec, home, progress, console.say)
-    if not parallel.leads():
+    if not options.leads():
         return
     if as_json:
         console.show_json(summary)
@@ -33,8 +33,8 @@ def run(spec: "TeacherSpec | StudentSpec", *, as_json: bool, dry_run: bool, proc
 
 def run_trials(spec: "StudentSpec", count: int, *, as_json: bool) -> None:
     """Carry out a spec with so many seeds, and show what came of all."""
-    from tekapctl.engine.trials import execute_trials
     from tekapctl.store.home import Home
+    from tekapctl.train.many import execute_trials
 
     with console.TrainingProgress(f"{count} x {spec.network}") as progress:
         summaries = execute_trials(spec, count, Home.default(), progress, console.say)
@@ -63,8 +63,8 @@ def _show_trials(finished: list[dict[str, Any]]) -> None:
 
 
 def _estimate(spec: "TeacherSpec | StudentSpec", home: Any, *, as_json: bool) -> None:
-    from tekapctl.engine.cost import estimate
-    from tekapctl.spec import dumps, to_dict
+    from tekapctl.commands.cost import estimate
+    from tekapctl.spec.run import dumps, to_dict
 
     cost = estimate(spec, home)
     if as_json:

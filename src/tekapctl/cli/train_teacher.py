@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tekapctl.cli import options, parallel, train
+from tekapctl.cli import options, train
 
 
 def train_teacher(
@@ -32,7 +32,7 @@ def train_teacher(
     name: options.Name = None,
     spec: options.SpecFile = None,
     assignments: options.Set = None,
-    processes: parallel.Processes = 1,
+    processes: options.Processes = 1,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:

@@ -9,7 +9,7 @@ from tekapctl.cli import console, options
 from tekapctl.errors import TekapctlError, UsageError
 
 if TYPE_CHECKING:
-    from tekapctl.watching import State
+    from tekapctl.commands.watch import State
 
 
 def watch(
@@ -24,9 +24,9 @@ def watch(
 
     Example: tekapctl watch
     """
+    from tekapctl.commands.watch import look
     from tekapctl.store.home import Home
     from tekapctl.store.runs import Runs
-    from tekapctl.watching import look
 
     if as_json and not once:
         raise UsageError("--json prints one result, and watching goes on.", "Give --once too.")

@@ -1,7 +1,7 @@
-"""Data sets, one file each, and their batches."""
+"""Data sets, image sets and batches."""
 
 from tekapctl.data.batches import Batch, Batches
 from tekapctl.data.image_set import ImageSet, Splits
-from tekapctl.data.source import DATASETS, DataSpec, data_spec, load
+from tekapctl.data.spec import DATASETS, DataSpec, data_spec, load
 
 __all__ = ["DATASETS", "Batch", "Batches", "DataSpec", "ImageSet", "Splits", "data_spec", "load"]

@@ -8,11 +8,10 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.image_files import ImageFiles, Request
+from tekapctl.data.files.streaming import ImageFiles, Loader, Request
 from tekapctl.data.image_set import ImageSet
-from tekapctl.data.loading import Loader
-from tekapctl.parallel.share import ALL, Share, spans
-from tekapctl.parallel.team import ALONE, Team
+from tekapctl.distributed.communicator import ALONE, Team
+from tekapctl.distributed.shard import ALL, Share, spans
 from tekapctl.randomness import derive, generator
 
 CPU = torch.device("cpu")
@@ -241,7 +240,7 @@ class Batches:
         return torch.where(flipped.bool().view(-1, 1, 1, 1), pixels.flip(3), pixels) if self.flip else pixels
 
     def _strong(self, stored: Tensor, count: int, share: Share, epoch: int, step: int) -> Tensor:
-        from tekapctl.data.strong import strengthen  # torchvision takes longer to import than all else
+        from tekapctl.data.augment.strong import strengthen  # torchvision takes longer to import than all else
 
         source = generator(CPU, self.seed, "strong augmentation", epoch, step)
         seen = self._seen(stored, self._draw(count, source)[share.rows])

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tekapctl.data.source import DataSpec, has_md5
+from tekapctl.data.spec import DataSpec, has_md5
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.files import delete
-from tekapctl.store.whole_folder import filling, whole_folder
+from tekapctl.store.atomic import delete, filling, whole_folder
 
 
 def fetch_whole(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from tekapctl.data.image_files import ImageFiles
+from tekapctl.data.files.streaming import ImageFiles
 from tekapctl.errors import UsageError
 from tekapctl.randomness import generator
 

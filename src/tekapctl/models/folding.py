@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tekapctl.knowledge import Knowledge
-from tekapctl.models.network import Network
+from tekapctl.models.network import Knowledge, Network
 
 
 @dataclass(frozen=True)

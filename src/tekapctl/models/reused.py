@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tekapctl.errors import UsageError
-from tekapctl.models.adapted import Adapted
+from tekapctl.models.hooks import Adapted
 from tekapctl.models.network import Maps, Network, conv, pool
 
 NAME = "reused-classifier"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tekapctl.errors import UsageError
-from tekapctl.models import foreign, reused
+from tekapctl.models import external, reused
 from tekapctl.models.network import Network
 from tekapctl.registry import Registry
 
@@ -22,11 +22,11 @@ class Entry:
     learning_rate: float = 0.05
 
 
-NETWORKS: Registry[Entry] = Registry("network", "tekapctl.models")
+NETWORKS: Registry[Entry] = Registry("network", "tekapctl.models.cifar")
 
 
 def build(
-    name: str, num_classes: int = 100, in_channels: int = 3, arguments: foreign.Arguments | None = None
+    name: str, num_classes: int = 100, in_channels: int = 3, arguments: external.Arguments | None = None
 ) -> Network:
     """A new network.
 
@@ -42,8 +42,8 @@ def build(
     if name == reused.NAME:
         student, of_student, projection = reused.parted(arguments or {})
         return reused.ReusedClassifier(build(student, num_classes, in_channels, of_student), projection)
-    if foreign.is_foreign(name):
-        return foreign.build(name, num_classes, in_channels, arguments or {})
+    if external.is_foreign(name):
+        return external.build(name, num_classes, in_channels, arguments or {})
     if arguments:
         raise UsageError(f"The network {name} takes no arguments.", "Leave out --model-arg.")
     return NETWORKS[name].factory(num_classes, in_channels)
@@ -56,12 +56,12 @@ def names() -> list[str]:
 
 def learning_rate(name: str) -> float:
     """The published protocol's first learning rate for a network; the usual one for a network from elsewhere."""
-    return Entry.learning_rate if foreign.is_foreign(name) else NETWORKS[name].learning_rate
+    return Entry.learning_rate if external.is_foreign(name) else NETWORKS[name].learning_rate
 
 
 def is_known(name: str) -> bool:
     """Whether a name is of a network of the zoo, or has the form of one from elsewhere."""
-    return foreign.is_foreign(name) or name in NETWORKS
+    return external.is_foreign(name) or name in NETWORKS
 
 
 def check(name: str) -> None:
@@ -70,5 +70,5 @@ def check(name: str) -> None:
     Raises:
         UsageError: There is none in the zoo; those from elsewhere are looked for when they are built.
     """
-    if not foreign.is_foreign(name):
+    if not external.is_foreign(name):
         NETWORKS[name]

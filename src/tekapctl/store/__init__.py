@@ -1,1 +1,1 @@
-"""Everything on disk: the home folder, downloads, pretrained teachers, runs."""
+"""Everything on disk: the home folder, runs, weights, downloads."""

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.files import expand_user, make_folder, sha256
+from tekapctl.store.atomic import expand_user, make_folder, sha256
 from tekapctl.store.http import BrokenError, Part, Patience, RefusedError, Report, check_address, get
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import platformdirs
 
 from tekapctl.errors import UsageError
-from tekapctl.store.files import expand_user
+from tekapctl.store.atomic import expand_user
 
 
 @dataclass(frozen=True)

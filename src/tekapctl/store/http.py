@@ -21,7 +21,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 
-from tekapctl.store.files import write_whole
+from tekapctl.store.atomic import write_whole
 
 Report = Callable[[int, int | None], None]
 """Is told how many bytes are there, and how many there will be if that is known."""

@@ -17,8 +17,8 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.files import explain, flush_folder, make_folder, sha256, sweep, write_whole
-from tekapctl.store.held import is_held
+from tekapctl.store.atomic import explain, flush_folder, make_folder, sha256, sweep, write_whole
+from tekapctl.store.locks import is_held
 from tekapctl.store.summary import problem_of
 
 Status = Literal["running", "finished", "failed", "interrupted", "damaged", "unknown"]

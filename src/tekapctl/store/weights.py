@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tekapctl.errors import UsageError
-from tekapctl.store.files import write_whole
+from tekapctl.store.atomic import write_whole
 
 _SHOWN = 3
 MOST_CLASSES = 1_000_000

@@ -12,9 +12,9 @@ from conformance.cases.contrast import SIDES, crd_of
 from conformance.inputs import batch_of, labelled, of_embedding
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.angular import AngularSpec, AngularViews
-from tekapctl.knowledge import Knowledge
-from tekapctl.methods.kd import kl
+from tekapctl.distill.angular import AngularSpec, AngularViews
+from tekapctl.distill.methods.kd import kl
+from tekapctl.models.network import Knowledge
 
 Found = Iterator[tuple[str, Any]]
 GENERATOR = "view_generator."

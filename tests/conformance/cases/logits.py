@@ -9,13 +9,13 @@ from torch.nn import functional as F
 from conformance.inputs import labelled, of_logits
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.engine.objective import Distillation
-from tekapctl.methods.dist import DIST
-from tekapctl.methods.dkd import DKD
-from tekapctl.methods.kd import KD
-from tekapctl.methods.method import Method, WarmUp
-from tekapctl.methods.mlkd import MLKD, MLKDSpec
-from tekapctl.tekap import LogitTekap, Tekap, TekapSpec
+from tekapctl.distill.methods.dist import DIST
+from tekapctl.distill.methods.dkd import DKD
+from tekapctl.distill.methods.kd import KD
+from tekapctl.distill.methods.method import Method, WarmUp
+from tekapctl.distill.methods.mlkd import MLKD, MLKDSpec
+from tekapctl.distill.objective import Distillation
+from tekapctl.distill.tekap import LogitTekap, Tekap, TekapSpec
 
 Found = Iterator[tuple[str, Any]]
 NONE = TekapSpec().without()

@@ -10,21 +10,21 @@ from torch import Tensor, nn
 from conformance.inputs import labelled, of_maps, with_first
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.knowledge import Knowledge
-from tekapctl.methods import MethodSpec, Pair
-from tekapctl.methods.ab import ABSpec
-from tekapctl.methods.at import AT
-from tekapctl.methods.fitnet import FitNetSpec
-from tekapctl.methods.fsp import FSP
-from tekapctl.methods.ft import FTSpec, factor_loss
-from tekapctl.methods.kdsvd import KDSVD
-from tekapctl.methods.maps import MapPair
-from tekapctl.methods.method import Method
-from tekapctl.methods.nst import NST
-from tekapctl.methods.ofd import OFDSpec
-from tekapctl.methods.reviewkd import Fusion, ReviewKDSpec, context_loss
-from tekapctl.methods.sp import similarity_loss
-from tekapctl.methods.vid import Predictor
+from tekapctl.distill.methods import MethodSpec, Pair
+from tekapctl.distill.methods.ab import ABSpec
+from tekapctl.distill.methods.at import AT
+from tekapctl.distill.methods.feature_maps import MapPair
+from tekapctl.distill.methods.fitnet import FitNetSpec
+from tekapctl.distill.methods.fsp import FSP
+from tekapctl.distill.methods.ft import FTSpec, factor_loss
+from tekapctl.distill.methods.kdsvd import KDSVD
+from tekapctl.distill.methods.method import Method
+from tekapctl.distill.methods.nst import NST
+from tekapctl.distill.methods.ofd import OFDSpec
+from tekapctl.distill.methods.reviewkd import Fusion, ReviewKDSpec, context_loss
+from tekapctl.distill.methods.sp import similarity_loss
+from tekapctl.distill.methods.vid import Predictor
+from tekapctl.models.network import Knowledge
 
 Found = Iterator[tuple[str, Any]]
 Published = Callable[[str], str]

@@ -4,14 +4,14 @@ from conformance.cases.logits import NONE, Found, no_noise, of_one_view, of_two_
 from conformance.inputs import labelled, of_logits
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.engine.objective import Distillation
-from tekapctl.methods.dkd import DKD
-from tekapctl.methods.eakd import EAKD, entropy_weights
-from tekapctl.methods.method import Method, WarmUp
-from tekapctl.methods.mlkd import MLKDSpec
-from tekapctl.methods.rld import RLD, RLDSpec
-from tekapctl.methods.wttm import WTTM
-from tekapctl.tekap import Tekap
+from tekapctl.distill.methods.dkd import DKD
+from tekapctl.distill.methods.eakd import EAKD, entropy_weights
+from tekapctl.distill.methods.method import Method, WarmUp
+from tekapctl.distill.methods.mlkd import MLKDSpec
+from tekapctl.distill.methods.rld import RLD, RLDSpec
+from tekapctl.distill.methods.wttm import WTTM
+from tekapctl.distill.objective import Distillation
+from tekapctl.distill.tekap import Tekap
 
 
 @evaluates("ttm", "wttm")

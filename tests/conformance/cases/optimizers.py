@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.engine.dot import DOT
+from tekapctl.optim.dot import DOT
 
 
 @evaluates("dot*")

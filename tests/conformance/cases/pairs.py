@@ -10,15 +10,15 @@ from conformance.cases.maps import Published, built, load, published_fusion
 from conformance.inputs import labelled
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.knowledge import Knowledge
-from tekapctl.methods.ab import ABSpec
-from tekapctl.methods.fitnet import FitNetSpec
-from tekapctl.methods.fsp import FSPSpec
-from tekapctl.methods.ft import FTSpec
-from tekapctl.methods.method import MethodSpec
-from tekapctl.methods.ofd import OFDSpec
-from tekapctl.methods.reviewkd import ReviewKDSpec
+from tekapctl.distill.methods.ab import ABSpec
+from tekapctl.distill.methods.fitnet import FitNetSpec
+from tekapctl.distill.methods.fsp import FSPSpec
+from tekapctl.distill.methods.ft import FTSpec
+from tekapctl.distill.methods.method import MethodSpec
+from tekapctl.distill.methods.ofd import OFDSpec
+from tekapctl.distill.methods.reviewkd import ReviewKDSpec
 from tekapctl.models import Network, build
+from tekapctl.models.network import Knowledge
 
 Found = Iterator[tuple[str, Any]]
 

@@ -12,13 +12,12 @@ from conformance.inputs import labelled, of_logits, of_maps
 from conformance.registry import evaluates
 from conformance.vectors import Case
 from tekapctl import models
-from tekapctl.knowledge import Knowledge
-from tekapctl.methods.method import CosineDecay
-from tekapctl.methods.simkd import SimKD
-from tekapctl.methods.srrl import SRRL
-from tekapctl.methods.wkd_f import WKDFSpec, distances
-from tekapctl.methods.wkd_l import WKDL, WKDLSpec, class_distances, transport_costs
-from tekapctl.models.network import Maps, pool
+from tekapctl.distill.methods.method import CosineDecay
+from tekapctl.distill.methods.simkd import SimKD
+from tekapctl.distill.methods.srrl import SRRL
+from tekapctl.distill.methods.wkd_f import WKDFSpec, distances
+from tekapctl.distill.methods.wkd_l import WKDL, WKDLSpec, class_distances, transport_costs
+from tekapctl.models.network import Knowledge, Maps, pool
 from tekapctl.models.reused import Projection, ReusedClassifier
 
 Found = Iterator[tuple[Any, ...]]

@@ -9,11 +9,11 @@ from conformance.fill import fill_state_dict
 from conformance.inputs import batch_of
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.engine.objective import Distillation
-from tekapctl.methods.banks import MemoryBanks
-from tekapctl.methods.crd import CRD, CRDSpec
+from tekapctl.distill.methods.crd.crd import CRD, CRDSpec
+from tekapctl.distill.methods.crd.memory import MemoryBanks
+from tekapctl.distill.objective import Distillation
+from tekapctl.distill.tekap import Tekap, TekapSpec
 from tekapctl.models import build
-from tekapctl.tekap import Tekap, TekapSpec
 
 SAMPLES, WIDTH = 64, 16
 

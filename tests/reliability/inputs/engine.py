@@ -196,7 +196,7 @@ from typing import Literal
 
 import torch
 
-from tekapctl.methods import Method, MethodSpec
+from tekapctl.distill.methods import Method, MethodSpec
 
 
 class Abstract(MethodSpec):

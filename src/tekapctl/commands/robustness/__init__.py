@@ -1,0 +1,1 @@
+"""Accuracy under corruptions, attacks and occlusion, and transfer to other data sets."""

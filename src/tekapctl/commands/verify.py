@@ -1,0 +1,132 @@
+"""Check a run's files against their checksums and against each other."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tekapctl.errors import TekapctlError
+from tekapctl.store.runs import Run
+
+TOLERANCE = 1e-5
+"""Of the top-1 in the weights' metadata, which has six digits."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The result of checking a run.
+
+    Attributes:
+        run: The run's id.
+        status: Its status.
+        files: How many files with a checksum are whole.
+        problems: What is wrong; empty if nothing is.
+    """
+
+    run: str
+    status: str
+    files: int
+    problems: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return asdict(self)
+
+
+def verify(run: Run) -> Verified:
+    """Read all of a run's files, and hold them to their checksums."""
+    checks: list[Callable[[Run], int]] = [_spec, _summary, _metrics, _checksums]
+    checks += [_no_checksum_is_missing]
+    checks += [partial(_weights, name=name) for name in (run.weights.name, "best.safetensors")]
+    checks += [partial(_checkpoint, path=path) for path in sorted(run.checkpoints.glob("*.state"))]
+    problems: list[str] = []
+    checked = 0
+    for check in checks:
+        try:
+            checked += check(run)
+        except TekapctlError as error:
+            problems.append(error.problem)
+    return Verified(run.id, run.status, checked, tuple(problems))
+
+
+def _spec(run: Run) -> int:
+    if run.kind() is None:
+        raise TekapctlError("spec.toml cannot be read, or is not the spec of a teacher or a student.")
+    return 0
+
+
+def _summary(run: Run) -> int:
+    if (problem := run.summary_problem()) is not None:
+        raise TekapctlError(f"summary.json is damaged: {problem}.")
+    return 0
+
+
+def _metrics(run: Run) -> int:
+    path = run.path / "metrics.jsonl"
+    if not path.exists():
+        if (run.summary() or {}).get("status") == "finished":
+            raise TekapctlError("metrics.jsonl is missing.")
+        return 0
+    try:
+        lines = sum(1 for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise TekapctlError(f"metrics.jsonl cannot be read: {error}.") from None
+    if damaged := lines - len(run.metrics()):
+        raise TekapctlError(f"metrics.jsonl has {damaged} damaged line{'s' if damaged > 1 else ''}.")
+    return 0
+
+
+def _checksums(run: Run) -> int:
+    if run.has_damaged_checksums:
+        raise TekapctlError("checksums.json is damaged, so that the weights cannot be checked.")
+    return 0
+
+
+def _no_checksum_is_missing(run: Run) -> int:
+    """All weights of a finished run have a checksum, and all that have one are there."""
+    known = set(run.checksummed)
+    there = {name for name in (run.weights.name, "best.safetensors") if (run.path / name).is_file()}
+    if (run.summary() or {}).get("status") == "finished" and (without := there - known):
+        raise TekapctlError(f"{' and '.join(sorted(without))} cannot be checked: no checksum of it was found.")
+    if gone := {name for name in known if not (run.path / name).is_file()}:
+        raise TekapctlError(f"{' and '.join(sorted(gone))} is missing.")
+    return 0
+
+
+def _weights(run: Run, name: str) -> int:
+    from tekapctl.store.weights import read_metadata
+
+    summary, path = run.summary() or {}, run.path / name
+    is_finished = summary.get("status") == "finished"
+    if not path.is_file():
+        if is_finished and path == run.weights:
+            raise TekapctlError(f"{name} is missing.")
+        return 0
+    run.check_weights(path)
+    stated = _number(read_metadata(path).get("top1"))
+    key = "last_top1" if path == run.weights else "best_top1"
+    if is_finished and (stated is None or not abs(stated - summary[key]) <= TOLERANCE):
+        raise TekapctlError(f"{name} states another top-1 than the summary.")
+    return 1
+
+
+def _checkpoint(run: Run, path: Path) -> int:
+    import torch
+
+    from tekapctl.train import checkpoint
+
+    try:
+        checkpoint.read(path, torch.device("cpu"))
+    except TekapctlError:
+        if not path.exists():
+            return 0  # the run goes on, and has dropped it for a newer one
+        raise
+    return 1
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None

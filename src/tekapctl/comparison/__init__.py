@@ -1,1 +1,0 @@
-"""What finished runs say together: groups over seeds, and differences with intervals."""

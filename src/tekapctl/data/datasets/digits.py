@@ -1,0 +1,43 @@
+"""The UCI optical digits, in the package: 1,797 images of 8x8 pixels."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from tekapctl.data.image_set import ImageSet, Splits
+from tekapctl.data.spec import DATASETS, DataSpec, Shape
+
+TEST_IMAGES = 500
+
+
+@DATASETS.register("digits")
+class Digits(DataSpec):
+    """Handwritten digits; flips would make other signs of them, so there are none."""
+
+    name: Literal["digits"] = "digits"
+    padding: int = 1
+    flip: bool = False
+
+    def shape(self, downloads: Path) -> Shape:
+        """1,297 training images and 500 test images."""
+        return Shape(1797 - TEST_IMAGES, TEST_IMAGES, 10, 1, 8, 8)
+
+    def load(self, downloads: Path, *, offline: bool = False) -> Splits:
+        """Both sets, split by a fixed seed."""
+        with files("tekapctl.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
+            # Pixels are counts from 0 to 16.
+            images = torch.from_numpy((arrays["images"].astype(np.float32) * 255 / 16).round().astype(np.uint8))
+            labels = torch.from_numpy(arrays["labels"].astype(np.int64))
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+        train, test = order[TEST_IMAGES:], order[:TEST_IMAGES]
+        pixels = images[train].float() / 255
+        mean, deviation = (float(pixels.mean()),), (float(pixels.std()),)
+        classes = tuple(str(digit) for digit in range(10))
+
+        def part(chosen: torch.Tensor) -> ImageSet:
+            return ImageSet(images[chosen].unsqueeze(1), labels[chosen], classes, mean, deviation)
+
+        return Splits(part(train), part(test))

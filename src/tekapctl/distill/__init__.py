@@ -1,0 +1,1 @@
+"""Distillation: TeKAP, methods, perturbations, and the objective they make up."""

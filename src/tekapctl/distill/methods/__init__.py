@@ -1,0 +1,6 @@
+"""Distillation methods, one file each."""
+
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.models.network import Needs
+
+__all__ = ["METHODS", "About", "Method", "MethodSpec", "Needs", "Pair", "Weights"]

@@ -1,0 +1,52 @@
+"""AT: the student attends to the places that the teacher attends to.
+
+Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017, equation 2 with activation-based attention.
+"""
+
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from tekapctl.data.batches import Batch
+from tekapctl.distill.methods.feature_maps import Map, pair_maps
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.models.network import Knowledge, Needs
+
+
+@METHODS.register("at")
+class ATSpec(MethodSpec):
+    """Attention transfer has no settings but its weight."""
+
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1000.0)
+    needs: ClassVar[Needs] = Needs(stages=True)
+    about: ClassVar[About] = About(
+        "Paying More Attention to Attention",
+        2017,
+        "sum over stages of mean (A(student) - A(teacher))^2, A = the channels' mean square, of unit length",
+        ("feature maps",),
+    )
+    name: Literal["at"] = "at"
+
+    def make(self, pair: Pair) -> "AT":
+        """AT for networks of two feature maps or more."""
+        pair_maps(pair.student.stages, pair.teacher.stages, first=1)
+        return AT()
+
+
+class AT(Method):
+    """Squared differences of the attention maps of all stages but the first."""
+
+    couples_samples: ClassVar[bool] = False
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The sum over stages."""
+        pairs = pair_maps(student.stages, teacher.stages, first=1)
+        losses = [(attention(pair.student) - attention(pair.teacher)).square().mean() for pair in pairs]
+        return sum(losses, start=student.logits.new_zeros(()))
+
+
+def attention(maps: Map) -> Float[Tensor, "batch places"]:
+    """The mean square of the channels at each place, of unit length."""
+    return F.normalize(maps.square().mean(1).flatten(1))

@@ -1,0 +1,68 @@
+"""DIST: the student's probabilities need only correlate with the teacher's, over classes and over samples.
+
+Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, equations 8 to 10.
+"""
+
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from tekapctl.data.batches import Batch
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.distill.tekap import Level
+from tekapctl.models.network import Knowledge
+from tekapctl.registry import Temperature, Weight
+
+
+@METHODS.register("dist")
+class DISTSpec(MethodSpec):
+    """DIST's settings."""
+
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+    level: ClassVar[Level] = "logit"
+    about: ClassVar[About] = About(
+        "Knowledge Distillation from A Stronger Teacher",
+        2022,
+        "T^2 * [between_weight * mean (1 - r(rows)) + within_weight * mean (1 - r(columns))], r = Pearson's "
+        "correlation of softened probabilities",
+        ("logits",),
+    )
+    name: Literal["dist"] = "dist"
+    between_weight: Weight = Field(2.0, description="Weight of the correlation over classes.")
+    within_weight: Weight = Field(2.0, description="Weight of the correlation over samples.")
+    temperature: Temperature = Field(4.0, description="T.")
+
+    def make(self, pair: Pair) -> "DIST":
+        """DIST for any pair."""
+        return DIST(self.between_weight, self.within_weight, self.temperature)
+
+
+class DIST(Method):
+    """Correlations between both networks' softened probabilities.
+
+    Args:
+        between_weight: Weight of the correlation over classes.
+        within_weight: Weight of the correlation over samples.
+        temperature: T.
+    """
+
+    def __init__(self, between_weight: float, within_weight: float, temperature: float) -> None:
+        super().__init__()
+        self.between_weight = between_weight
+        self.within_weight = within_weight
+        self.temperature = temperature
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """Both correlations."""
+        ours, theirs = ((knowledge.logits / self.temperature).softmax(1) for knowledge in (student, teacher))
+        between, within = 1 - correlation(ours, theirs), 1 - correlation(ours.T, theirs.T)
+        return self.temperature**2 * (self.between_weight * between.mean() + self.within_weight * within.mean())
+
+
+def correlation(one: Float[Tensor, "rows columns"], other: Float[Tensor, "rows columns"]) -> Float[Tensor, " rows"]:
+    """Pearson's correlation of each row with the other's."""
+    one, other = (x - x.mean(1, keepdim=True) for x in (one, other))
+    # As published: added, not a lower bound, which matters for a thousand classes.
+    return (one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1) + 1e-8)

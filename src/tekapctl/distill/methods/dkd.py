@@ -1,0 +1,110 @@
+"""DKD: KD's loss in two parts, for the target class and for the others, weighted apart.
+
+Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, equation 7.
+"""
+
+from typing import ClassVar, Literal
+
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from tekapctl.data.batches import Batch
+from tekapctl.distill.methods.eakd import Bound, entropy_weights
+from tekapctl.distill.methods.losses import against_rest, kl_of_each
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, WarmUp, Weights
+from tekapctl.distill.tekap import Level
+from tekapctl.models.network import Knowledge
+from tekapctl.registry import Epochs, Temperature, Weight
+
+_MASKED = 1000.0
+"""Taken from the target's logit, so that its probability among the others is 0."""
+
+
+@METHODS.register("dkd")
+class DKDSpec(MethodSpec):
+    """DKD's settings; beta 8 of the paper is `non_target_weight`, and the run's beta weighs the whole."""
+
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+    level: ClassVar[Level] = "logit"
+    about: ClassVar[About] = About(
+        "Decoupled Knowledge Distillation",
+        2022,
+        "T^2 * [target_weight * KL(b_t || b_s) + non_target_weight * KL(n_t || n_s)], b = target against the rest, "
+        "n = the rest among themselves",
+        ("logits",),
+    )
+    name: Literal["dkd"] = "dkd"
+    target_weight: Weight = Field(1.0, description="Weight of the target class's part.")
+    non_target_weight: Weight = Field(8.0, description="Weight of the other classes' part.")
+    temperature: Temperature = Field(4.0, description="T.")
+    warm_up_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
+    entropy_weights: bool = Field(False, description="Weight samples by entropy, as EA-KD does (temperature 3).")
+    entropy_bound: Bound = Field(100.0, description="What EA-KD's weights divide the student's entropy by.")
+
+    def make(self, pair: Pair) -> "DKD":
+        """DKD for any pair."""
+        return DKD(
+            self.target_weight,
+            self.non_target_weight,
+            self.temperature,
+            pair.warm_up(self.warm_up_epochs),
+            entropy_weights=self.entropy_weights,
+            entropy_bound=self.entropy_bound,
+        )
+
+
+class DKD(Method):
+    """The decoupled loss.
+
+    Args:
+        target_weight: Weight of the target class's part.
+        non_target_weight: Weight of the other classes' part.
+        temperature: T.
+        warm_up: How the weight rises.
+        entropy_weights: Whether samples have EA-KD's weights.
+        entropy_bound: What they divide the student's entropy by.
+    """
+
+    couples_samples: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        target_weight: float,
+        non_target_weight: float,
+        temperature: float,
+        warm_up: WarmUp,
+        *,
+        entropy_weights: bool = False,
+        entropy_bound: Bound = "log-classes",
+    ) -> None:
+        super().__init__()
+        self.target_weight = target_weight
+        self.non_target_weight = non_target_weight
+        self.temperature = temperature
+        self.warm_up = warm_up
+        self.entropy_weights = entropy_weights
+        self.entropy_bound = entropy_bound
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """Both parts, warmed up."""
+        target, others = decoupled(student.logits, teacher.logits, batch.labels, self.temperature)
+        of_each = self.target_weight * target + self.non_target_weight * others
+        if self.entropy_weights:
+            of_each = entropy_weights(student.logits, teacher.logits, bound=self.entropy_bound) * of_each
+        return self.warm_up(batch.step) * of_each.mean()
+
+
+def decoupled(
+    student: Float[Tensor, "batch classes"],
+    teacher: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+    temperature: float,
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """The parts of the target class and of the others, each times T^2, for each sample."""
+    is_target = F.one_hot(labels, student.shape[1])
+    softened = student / temperature, teacher / temperature
+    of_target = kl_of_each(*(against_rest(logits, labels) for logits in softened))
+    of_others = kl_of_each(*((logits - _MASKED * is_target).log_softmax(1) for logits in softened))
+    return temperature**2 * of_target, temperature**2 * of_others

@@ -1,0 +1,106 @@
+"""FT: the student's factors, by a translator, are the teacher's, by a paraphraser.
+
+Kim, Park and Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", NeurIPS 2018, equation 3
+with p = 1. The paraphraser is first trained alone, as an autoencoder of the teacher's last feature map.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tekapctl.data.batches import Batch
+from tekapctl.distill.methods.feature_maps import Map, of_one_size, pair_maps
+from tekapctl.distill.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair, Weights
+from tekapctl.models.network import Knowledge, Needs
+
+
+@METHODS.register("ft")
+class FTSpec(MethodSpec):
+    """FT's settings."""
+
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=200.0)
+    needs: ClassVar[Needs] = Needs(stages=True)
+    about: ClassVar[About] = About(
+        "Paraphrasing Complex Network: Network Compression via Factor Transfer",
+        2018,
+        "mean |n(translator(student)) - n(paraphraser(teacher))|, n = the channels' mean square, of unit length",
+        ("feature maps",),
+        "the paraphraser learns from the teacher alone in the first stage",
+    )
+    name: Literal["ft"] = "ft"
+    init_epochs: InitEpochs = 30
+    rate: float = Field(0.5, gt=0, le=4, description="Channels of a factor, of the teacher's map's.")
+
+    def first_rate(self, student: str) -> float | None:
+        """0.01 for the resnet and wrn students."""
+        return 0.01 if student.startswith(("resnet", "wrn")) else None
+
+    def make(self, pair: Pair) -> "FT":
+        """FT for a pair of networks."""
+        last = pair_maps(pair.student.stages, pair.teacher.stages, pooled=False)[-1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(pair.seed)
+            return FT(self.init_epochs, last.student.shape[1], last.teacher.shape[1], self.rate)
+
+
+class FT(Method):
+    """Factor transfer at the last stage.
+
+    Args:
+        init_epochs: Epochs in which the paraphraser is trained.
+        student_channels: Channels of the student's map.
+        teacher_channels: Channels of the teacher's.
+        rate: Channels of a factor, of the teacher's map's.
+    """
+
+    couples_samples: ClassVar[bool] = False
+    first_stage_trains_student: ClassVar[bool] = False
+
+    def __init__(self, init_epochs: int, student_channels: int, teacher_channels: int, rate: float) -> None:
+        super().__init__()
+        self.init_epochs = init_epochs
+        factors = max(1, int(teacher_channels * rate))
+        self.paraphraser = encoder(teacher_channels, teacher_channels, factors, norm=False)
+        self.restorer = nn.Sequential(
+            *step(nn.ConvTranspose2d(factors, factors, 3, padding=1)),
+            *step(nn.ConvTranspose2d(factors, teacher_channels, 3, padding=1)),
+            *step(nn.ConvTranspose2d(teacher_channels, teacher_channels, 3, padding=1)),
+        )
+        self.translator = encoder(student_channels, student_channels, factors, norm=True)
+
+    def first_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """How far the map restored from its factors is from the teacher's."""
+        maps = teacher.stages[-1]
+        return F.mse_loss(self.restorer(self.paraphraser(maps)), maps)
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """How far the student's factors are from the teacher's."""
+        with torch.no_grad():
+            theirs = self.paraphraser(teacher.stages[-1])
+        return factor_loss(self.translator(student.stages[-1]), theirs)
+
+
+def encoder(channels: int, middle: int, factors: int, *, norm: bool) -> nn.Sequential:
+    """Three convolutions to the factors, with batch norms between or without."""
+    return nn.Sequential(
+        *step(nn.Conv2d(channels, middle, 3, padding=1), middle if norm else None),
+        *step(nn.Conv2d(middle, factors, 3, padding=1), factors if norm else None),
+        *step(nn.Conv2d(factors, factors, 3, padding=1), factors if norm else None),
+    )
+
+
+def step(conv: nn.Module, normalized: int | None = None) -> list[nn.Module]:
+    """A convolution with its activation, and with a batch norm of so many channels."""
+    norm = nn.Identity() if normalized is None else nn.BatchNorm2d(normalized)
+    return [conv, norm, nn.LeakyReLU(0.1)]
+
+
+def factor_loss(student: Map, teacher: Map) -> Float[Tensor, ""]:
+    """The mean distance of both factors' unit patterns, the larger factor pooled to the smaller's size."""
+    student, teacher = of_one_size(student, teacher)
+    ours, theirs = (F.normalize(maps.square().mean(1).flatten(1)) for maps in (student, teacher))
+    return (ours - theirs).abs().mean()

@@ -1,0 +1,105 @@
+"""KDSVD: the main directions of the channels turn from stage to stage as the teacher's do.
+
+Lee, Kim and Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", ECCV 2018: radial basis
+functions of the right singular vectors of neighbouring stages.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from tekapctl.data.batches import Batch
+from tekapctl.distill.methods.feature_maps import Map, pair_maps, require_equal_channels
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.models.network import Knowledge, Needs
+
+_SPARE = 3
+"""More of the student's vectors are looked at, since their order may differ from the teacher's."""
+
+
+@METHODS.register("kdsvd")
+class KDSVDSpec(MethodSpec):
+    """KDSVD's settings."""
+
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+    needs: ClassVar[Needs] = Needs(stages=True)
+    about: ClassVar[About] = About(
+        "Self-supervised Knowledge Distillation Using Singular Value Decomposition",
+        2018,
+        "sum over neighbouring stages of (R(student) - R(teacher))^2 / batch, R = exp(-(v_i - v_j)^2 / 8) of singular "
+        "vectors",
+        ("feature maps",),
+        "needs networks whose maps have equal numbers of channels",
+    )
+    name: Literal["kdsvd"] = "kdsvd"
+    vectors: int = Field(1, ge=1, le=16, description="Singular vectors of each map.")
+
+    def make(self, pair: Pair) -> "KDSVD":
+        """KDSVD for networks of equal widths."""
+        require_equal_channels(self.name, pair_maps(pair.student.stages, pair.teacher.stages, first=1))
+        return KDSVD(self.vectors)
+
+
+class KDSVD(Method):
+    """Differences of the relations between singular vectors, over all stages but the first.
+
+    Args:
+        vectors: Singular vectors of each map.
+    """
+
+    couples_samples: ClassVar[bool] = False
+
+    def __init__(self, vectors: int) -> None:
+        super().__init__()
+        self.vectors = vectors
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The sum over neighbouring stages; not a number where the maps are not finite."""
+        try:
+            total = self._sum(student, teacher)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            return student.logits.sum() * torch.nan
+        are_finite = torch.stack([maps.isfinite().all() for maps in student.stages]).all()
+        return torch.where(are_finite, total, torch.nan)
+
+    def _sum(self, student: Knowledge, teacher: Knowledge) -> Float[Tensor, ""]:
+        total = student.logits.new_zeros(())
+        before: tuple[Tensor, Tensor] | None = None
+        for pair in pair_maps(student.stages, teacher.stages, first=1):
+            with torch.no_grad():
+                weights, theirs = main_directions(pair.teacher, self.vectors)
+            _, ours = main_directions(pair.student, self.vectors + _SPARE)
+            ours = aligned(ours, theirs) * weights.unsqueeze(1)
+            theirs = theirs * weights.unsqueeze(1)
+            if before is not None:
+                difference = (relation(ours, before[0]) - relation(theirs, before[1])).square()
+                total = total + torch.where(difference.isfinite(), difference, 0.0).sum() / len(ours)
+            before = ours, theirs
+        return total
+
+
+def main_directions(
+    maps: Map, count: int
+) -> tuple[Float[Tensor, "batch vectors"], Float[Tensor, "batch channels vectors"]]:
+    """The greatest singular values, as a unit vector, and their unit right singular vectors."""
+    _, values, vectors = torch.linalg.svd(maps.flatten(2).transpose(1, 2), full_matrices=False)
+    found = vectors.transpose(1, 2)[:, :, :count]
+    return F.normalize(values[:, :count], dim=1), F.normalize(found, dim=1)
+
+
+def aligned(
+    ours: Float[Tensor, "batch channels more"], theirs: Float[Tensor, "batch channels vectors"]
+) -> Float[Tensor, "batch channels vectors"]:
+    """For each of the teacher's vectors the student's nearest, with its sign."""
+    cosine = ours.transpose(1, 2) @ theirs
+    size = cosine.abs()
+    return ours @ torch.where(size == size.amax(1, keepdim=True), cosine.sign(), 0.0)
+
+
+def relation(one: Tensor, other: Tensor) -> Tensor:
+    """Radial basis functions of the differences of all channels of two stages."""
+    return (-(one.unsqueeze(2) - other.unsqueeze(1)).square() / 8).exp()

@@ -1,0 +1,58 @@
+"""NST: the student's channels select the places that the teacher's select.
+
+Huang and Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", 2017: squared maximum mean
+discrepancy (equation 5) with the polynomial kernel of degree 2.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from tekapctl.data.batches import Batch
+from tekapctl.distill.methods.feature_maps import MapPair, pair_maps
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.models.network import Knowledge, Needs
+
+
+@METHODS.register("nst")
+class NSTSpec(MethodSpec):
+    """NST has no settings but its weight."""
+
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=50.0)
+    needs: ClassVar[Needs] = Needs(stages=True)
+    about: ClassVar[About] = About(
+        "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer",
+        2017,
+        "sum over stages of mean k(t, t) + mean k(s, s) - 2 mean k(s, t), k(a, b) = (a . b)^2 over channels' unit maps",
+        ("feature maps",),
+    )
+    name: Literal["nst"] = "nst"
+
+    def make(self, pair: Pair) -> "NST":
+        """NST for networks of two feature maps or more."""
+        pair_maps(pair.student.stages, pair.teacher.stages, first=1)
+        return NST()
+
+
+class NST(Method):
+    """Maximum mean discrepancy between the channels' spatial patterns, over all stages but the first."""
+
+    couples_samples: ClassVar[bool] = False
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The sum over stages."""
+        losses = [discrepancy(pair) for pair in pair_maps(student.stages, teacher.stages, first=1)]
+        return sum(losses, start=student.logits.new_zeros(()))
+
+
+def discrepancy(pair: MapPair) -> Float[Tensor, ""]:
+    """The squared discrepancy of one stage."""
+    ours, theirs = (F.normalize(maps.flatten(2), dim=2) for maps in (pair.student, pair.teacher))
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return torch.bmm(a, b.transpose(1, 2)).square().mean()
+
+    return kernel(theirs, theirs).detach() + kernel(ours, ours) - 2 * kernel(ours, theirs)

@@ -1,0 +1,50 @@
+"""PKT: how likely each sample is another's neighbour is the same for student and teacher.
+
+Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018, equations 4 to 7
+with the cosine kernel.
+"""
+
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tekapctl.data.batches import Batch
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.models.network import Knowledge
+
+EPSILON = 1e-7
+
+
+@METHODS.register("pkt")
+class PKTSpec(MethodSpec):
+    """PKT has no settings but its weight."""
+
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=30000.0)
+    about: ClassVar[About] = About(
+        "Learning Deep Representations with Probabilistic Knowledge Transfer",
+        2018,
+        "mean of p_t log(p_t / p_s), p = rows of (cosine + 1) / 2, of sum 1",
+        ("embedding",),
+    )
+    name: Literal["pkt"] = "pkt"
+
+    def make(self, pair: Pair) -> "PKT":
+        """PKT for any pair."""
+        return PKT()
+
+
+class PKT(Method):
+    """Divergence between the neighbourhoods of both networks' embeddings."""
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The mean over all pairs of samples."""
+        ours, theirs = neighbours(student.embedding), neighbours(teacher.embedding.detach())
+        return (theirs * ((theirs + EPSILON) / (ours + EPSILON)).log()).mean()
+
+
+def neighbours(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
+    """Each sample's distribution over its neighbours, itself among them."""
+    unit = embedding / (embedding.square().sum(1, keepdim=True).sqrt() + EPSILON)
+    similarity = (unit @ unit.T + 1) / 2
+    return similarity / similarity.sum(1, keepdim=True)

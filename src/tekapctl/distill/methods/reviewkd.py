@@ -1,0 +1,166 @@
+"""ReviewKD: the student's stages, fused with all deeper ones, are to be the teacher's.
+
+Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021: attention-based fusion and the hierarchical
+context loss of section 3.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tekapctl.data.batches import Batch
+from tekapctl.distill.methods.eakd import entropy_weights
+from tekapctl.distill.methods.feature_maps import Map, MapPair, pair_maps
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, WarmUp, Weights
+from tekapctl.models.network import Knowledge, Needs
+from tekapctl.registry import Epochs
+
+_LEVELS = (4, 2, 1)
+
+
+@METHODS.register("reviewkd")
+class ReviewKDSpec(MethodSpec):
+    """ReviewKD's settings."""
+
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=5.0)
+    needs: ClassVar[Needs] = Needs(stages=True, preactivations=True)
+    about: ClassVar[About] = About(
+        "Distilling Knowledge via Knowledge Review",
+        2021,
+        "sum over stages of the mean square difference at their size and, counting half each, pooled to 4, 2 and 1",
+        ("feature maps before their ReLU", "embedding"),
+        "reads the student's maps after their ReLU, as published for CIFAR-100; use student_maps=before for ImageNet",
+    )
+    name: Literal["reviewkd"] = "reviewkd"
+    most_channels: int = Field(512, ge=1, le=65536, description="Channels in which stages are fused, at most.")
+    student_maps: Literal["after", "before"] = Field(
+        "after", description="Whether the student's maps are read after their ReLU or before it; the teacher's: before."
+    )
+    entropy_weights: bool = Field(False, description="Weight samples by entropy, as EA-KD does.")
+    warm_up_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
+
+    def make(self, pair: Pair) -> "ReviewKD":
+        """ReviewKD for a pair of networks."""
+        pairs = reviewed(pair.student, pair.teacher, self.student_maps)
+        middle = min(self.most_channels, pairs[-1].student.shape[1])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(pair.seed)
+            fusions = [
+                Fusion(p.student.shape[1], middle, p.teacher.shape[1], fuses=number < len(pairs) - 1)
+                for number, p in enumerate(pairs)
+            ]
+        return ReviewKD(
+            fusions,
+            pair.warm_up(self.warm_up_epochs),
+            self.student_maps,
+            weighs_samples=self.entropy_weights,
+        )
+
+
+def reviewed(student: Knowledge, teacher: Knowledge, student_maps: str) -> list[MapPair]:
+    """All stages but the first, and the embeddings as maps of a single place."""
+    ours = student.stages if student_maps == "after" else student.preactivations
+    maps = pair_maps(ours, teacher.preactivations, first=1, pooled=False)
+    return [*maps, MapPair(student.embedding[:, :, None, None], teacher.embedding[:, :, None, None])]
+
+
+class ReviewKD(Method):
+    """The review mechanism.
+
+    Args:
+        fusions: One for each stage, first to last.
+        warm_up: How the weight rises.
+        student_maps: Whether the student's maps are read `after` their ReLU or `before` it.
+        weighs_samples: Whether to weight samples by entropy, as EA-KD does.
+    """
+
+    couples_samples: ClassVar[bool] = False
+
+    def __init__(
+        self, fusions: list["Fusion"], warm_up: WarmUp, student_maps: str, *, weighs_samples: bool = False
+    ) -> None:
+        super().__init__()
+        self.fusions = nn.ModuleList(fusions)
+        self.warm_up = warm_up
+        self.student_maps = student_maps
+        self.weighs_samples = weighs_samples
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The sum over stages, from the last to the first."""
+        pairs = reviewed(student, teacher, self.student_maps)
+        total, fused = student.logits.new_zeros(()), None
+        weights = entropy_weights(student.logits, teacher.logits) if self.weighs_samples else None
+        for fusion, pair in zip(reversed(self.fusions), reversed(pairs), strict=True):
+            out, fused = fusion(pair.student, fused, pair.teacher.shape[2:])
+            total = total + context_loss(out, pair.teacher, weights)
+        return self.warm_up(batch.step) * total
+
+
+class Fusion(nn.Module):
+    """Fuses a stage with all deeper ones, each place attending to both.
+
+    Args:
+        channels: Channels of the student's map.
+        middle: Channels in which both are fused.
+        out: Channels of the teacher's map.
+        fuses: Whether there are deeper ones.
+    """
+
+    def __init__(self, channels: int, middle: int, out: int, *, fuses: bool) -> None:
+        super().__init__()
+        enter = nn.Conv2d(channels, middle, 1, bias=False)
+        leave = nn.Conv2d(middle, out, 3, padding=1, bias=False)
+        for conv in (enter, leave):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+        self.conv1 = nn.Sequential(enter, nn.BatchNorm2d(middle))
+        self.conv2 = nn.Sequential(leave, nn.BatchNorm2d(out))
+        self.attention = nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid()) if fuses else None
+
+    def forward(self, maps: Map, deeper: Map | None, size: Sequence[int]) -> tuple[Map, Map]:
+        """The teacher's map as the student sees it, and what the next stage is fused with.
+
+        Args:
+            maps: The student's.
+            deeper: What the stage behind it was fused into.
+            size: Height and width of the teacher's map.
+        """
+        own = self.conv1(maps)
+        if self.attention is not None and deeper is not None:
+            other = _resized(deeper, own.shape[2:])
+            share = self.attention(torch.cat([own, other], dim=1))
+            own = own * share[:, :1] + other * share[:, 1:]
+        own = _resized(own, size)
+        return self.conv2(own), own
+
+
+def _resized(maps: Map, size: Sequence[int]) -> Map:
+    return maps if tuple(maps.shape[2:]) == tuple(size) else F.interpolate(maps, size=tuple(size), mode="nearest")
+
+
+def context_loss(student: Map, teacher: Map, weights: Float[Tensor, " batch"] | None = None) -> Float[Tensor, ""]:
+    """The hierarchical context loss of one stage.
+
+    Args:
+        student: The student's map, fused.
+        teacher: The teacher's.
+        weights: Of the samples.
+    """
+
+    def distance(ours: Map, theirs: Map) -> Float[Tensor, ""]:
+        if weights is None:
+            return F.mse_loss(ours, theirs)
+        return (weights * (ours - theirs).square().flatten(1).mean(1)).mean()
+
+    total, weight, all_weights = distance(student, teacher), 1.0, 1.0
+    for size in _LEVELS:
+        if size < student.shape[2]:
+            weight /= 2
+            ours, theirs = (F.adaptive_avg_pool2d(maps, size) for maps in (student, teacher))
+            total = total + weight * distance(ours, theirs)
+            all_weights += weight
+    return total / all_weights

@@ -1,0 +1,95 @@
+"""RLD: the student learns the teacher's confidence, and its relations among the classes below the label.
+
+Sun et al., "Refined Logit Distillation", ICCV 2025 (arXiv 2408.07703): sample confidence and masked correlation, so
+that what a wrong teacher ranks above the label is not learnt.
+"""
+
+from typing import ClassVar, Literal
+
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from tekapctl.data.batches import Batch
+from tekapctl.distill.methods.losses import against_rest, kl_of_each, softened_kl_of_each
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, WarmUp, Weights
+from tekapctl.distill.tekap import Level
+from tekapctl.models.network import Knowledge
+from tekapctl.registry import Epochs, Temperature, Weight
+
+_MASKED = -1e9
+"""The logit of a masked class; with all classes masked both networks are uniform, and the divergence is 0."""
+
+
+@METHODS.register("rld")
+class RLDSpec(MethodSpec):
+    """RLD's settings; alpha and beta of the paper are the two weights, and the run's beta weighs the whole."""
+
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+    level: ClassVar[Level] = "logit"
+    about: ClassVar[About] = About(
+        "Refined Logit Distillation",
+        2025,
+        "confidence_weight * S^2 * KL(b_t || b_s) + correlation_weight * T^2 * KL(m_t || m_s), "
+        "b_t = teacher's highest probability against the rest, b_s = student's of the label against the rest, "
+        "m = the classes with teacher logits below the label's",
+        ("logits",),
+    )
+    name: Literal["rld"] = "rld"
+    confidence_weight: Weight = Field(1.0, description="Weight of the sample confidence.")
+    correlation_weight: Weight = Field(8.0, description="Weight of the masked correlation.")
+    confidence_temperature: Temperature = Field(1.0, description="S, of the sample confidence.")
+    temperature: Temperature = Field(4.0, description="T, of the masked correlation.")
+    warm_up_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
+
+    def make(self, pair: Pair) -> "RLD":
+        """RLD for any pair."""
+        return RLD(self, pair.warm_up(self.warm_up_epochs))
+
+
+class RLD(Method):
+    """Sample confidence and masked correlation.
+
+    Args:
+        spec: The settings.
+        warm_up: How the weight rises.
+    """
+
+    couples_samples: ClassVar[bool] = False
+
+    def __init__(self, spec: RLDSpec, warm_up: WarmUp) -> None:
+        super().__init__()
+        self.spec = spec
+        self.warm_up = warm_up
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """Both parts, warmed up."""
+        spec, ours, theirs = self.spec, student.logits, teacher.logits
+        confidence = sample_confidence(ours, theirs, batch.labels, spec.confidence_temperature).mean()
+        correlation = masked_correlation(ours, theirs, batch.labels, spec.temperature).mean()
+        weighted = spec.confidence_weight * confidence + spec.correlation_weight * correlation
+        return self.warm_up(batch.step) * weighted
+
+
+def sample_confidence(
+    student: Float[Tensor, "batch classes"],
+    teacher: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+    temperature: float,
+) -> Float[Tensor, " batch"]:
+    """Divergence of the student's probability of the label from the teacher's highest, each against its rest."""
+    ours = against_rest(student / temperature, labels)
+    theirs = against_rest(teacher / temperature, teacher.argmax(1))
+    return temperature**2 * kl_of_each(ours, theirs)
+
+
+def masked_correlation(
+    student: Float[Tensor, "batch classes"],
+    teacher: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+    temperature: float,
+) -> Float[Tensor, " batch"]:
+    """Divergence among the classes with teacher logits below the label's; 0 where there is none."""
+    masked = teacher >= teacher.gather(1, labels.unsqueeze(1))
+    ours, theirs = (logits.masked_fill(masked, _MASKED) for logits in (student, teacher))
+    return softened_kl_of_each(ours, theirs, temperature)

@@ -1,0 +1,87 @@
+"""SimKD: the student's last map, through a projector, is the teacher's, and the teacher's classifier classifies it.
+
+Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", CVPR 2022, equation 2. The trained student is
+the student's network without its classifier, the projector and the teacher's classifier.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from tekapctl.data.batches import Batch
+from tekapctl.distill.methods.feature_maps import no_maps, of_one_size
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.models.network import Knowledge, Needs, Network, pool
+from tekapctl.models.reused import Projection, ReusedClassifier, linear_of
+
+
+@METHODS.register("simkd")
+class SimKDSpec(MethodSpec):
+    """SimKD's settings."""
+
+    weights: ClassVar[Weights] = Weights(gamma=0.0, alpha=0.0, beta=1.0)
+    needs: ClassVar[Needs] = Needs(stages=True)
+    about: ClassVar[About] = About(
+        "Knowledge Distillation with the Reused Teacher Classifier",
+        2022,
+        "mean (p(student map) - teacher map)^2, p = the projector, of the last map",
+        ("feature maps", "the teacher's classifier"),
+        "the student that is trained, tested and stored has the projector and the teacher's classifier",
+    )
+    name: Literal["simkd"] = "simkd"
+    factor: int = Field(2, ge=1, le=1024, description="Reduction factor of the projector's hidden channels.")
+
+    def learner(self, student: Network, pair: Pair) -> Network:
+        """The student with a projector and the teacher's classifier."""
+        if not pair.student.stages:
+            raise no_maps("the student")
+        assert pair.classifier is not None, "the teacher must be there to be reused"
+        classifier, last = linear_of(pair.classifier), pair.student.stages[-1]
+        most = pair.teacher.stages[-1].shape[2:] if classifies_last_map(pair.teacher) else None
+        projection = Projection(
+            inputs=last.shape[1],
+            outputs=classifier.in_features,
+            factor=self.factor,
+            most=None if most is None else (most[0], most[1]),
+            bias=classifier.bias is not None,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(pair.seed)
+            network = ReusedClassifier(student, projection)
+        network.take(classifier)
+        return network
+
+    def make(self, pair: Pair) -> "SimKD":
+        """SimKD for a pair of networks, of which the student is what `learner` made."""
+        return SimKD(of_maps=classifies_last_map(pair.teacher))
+
+
+class SimKD(Method):
+    """The squared distance of the projected map and the teacher's.
+
+    Args:
+        of_maps: Whether maps are compared; else what both classifiers read.
+    """
+
+    couples_samples: ClassVar[bool] = False
+
+    def __init__(self, *, of_maps: bool) -> None:
+        super().__init__()
+        self.of_maps = of_maps
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """At the last stage; the larger map is pooled to the smaller's size."""
+        if self.of_maps:
+            return F.mse_loss(*of_one_size(student.stages[-1], teacher.stages[-1]))
+        return F.mse_loss(student.embedding, teacher.embedding)
+
+
+def classifies_last_map(teacher: Knowledge) -> bool:
+    """Whether a network's classifier reads its last map, pooled, and nothing that is behind it."""
+    if not teacher.stages or teacher.stages[-1].shape[1] != teacher.embedding.shape[1]:
+        return False
+    return torch.allclose(pool(teacher.stages[-1]), teacher.embedding, rtol=1e-3, atol=1e-4)

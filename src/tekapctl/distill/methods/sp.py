@@ -1,0 +1,48 @@
+"""SP: samples that are alike to the teacher are alike to the student.
+
+Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, equation 4.
+"""
+
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from tekapctl.data.batches import Batch
+from tekapctl.distill.methods.feature_maps import Map
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.models.network import Knowledge, Needs
+
+
+@METHODS.register("sp")
+class SPSpec(MethodSpec):
+    """SP's settings."""
+
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=3000.0)
+    needs: ClassVar[Needs] = Needs(stages=True)
+    about: ClassVar[About] = About(
+        "Similarity-Preserving Knowledge Distillation",
+        2019,
+        "sum of (G(student) - G(teacher))^2 / batch^2, G = row-normalised products of the samples' maps",
+        ("feature maps",),
+    )
+    name: Literal["sp"] = "sp"
+
+    def make(self, pair: Pair) -> "SP":
+        """SP for any pair."""
+        return SP()
+
+
+class SP(Method):
+    """Squared differences of the batch's similarity matrices at the last stage."""
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """At the last stage."""
+        return similarity_loss(student.stages[-1], teacher.stages[-1])
+
+
+def similarity_loss(student: Map, teacher: Map) -> Float[Tensor, ""]:
+    """Equation 4 for one pair of layers."""
+    ours, theirs = (F.normalize(maps.flatten(1) @ maps.flatten(1).T, dim=1) for maps in (student, teacher))
+    return (theirs - ours).square().mean()

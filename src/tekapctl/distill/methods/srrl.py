@@ -1,0 +1,65 @@
+"""SRRL: the student's embedding, projected, is the teacher's, and says the same to the teacher's classifier.
+
+Yang, Martinez, Bulat and Tzimiropoulos, "Knowledge Distillation via Softmax Regression Representation Learning", ICLR
+2021, equations 3 and 7, of pooled features as SimKD's authors have it.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tekapctl.data.batches import Batch
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.models.network import Knowledge
+from tekapctl.models.reused import linear_of
+
+
+@METHODS.register("srrl")
+class SRRLSpec(MethodSpec):
+    """SRRL's settings."""
+
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=1.0, beta=1.0)
+    about: ClassVar[About] = About(
+        "Knowledge Distillation via Softmax Regression Representation Learning",
+        2021,
+        "mean (p(student) - teacher)^2 + mean (c(p(student)) - c(teacher))^2, p = a linear layer with batch norm and "
+        "ReLU, c = the teacher's classifier, of embeddings",
+        ("embedding", "logits", "the teacher's classifier"),
+    )
+    name: Literal["srrl"] = "srrl"
+
+    def make(self, pair: Pair) -> "SRRL":
+        """SRRL for a pair of networks."""
+        assert pair.classifier is not None, "the teacher must be there to be asked"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(pair.seed)
+            return SRRL(pair.student.embedding.shape[1], pair.teacher.embedding.shape[1], pair.classifier)
+
+
+class SRRL(Method):
+    """Both distances, and the layer that they share.
+
+    Args:
+        student_width: Width of the student's embedding.
+        teacher_width: Width of the teacher's.
+        classifier: The teacher's classifier; a copy is kept, and not trained.
+    """
+
+    couples_samples: ClassVar[bool] = False
+
+    def __init__(self, student_width: int, teacher_width: int, classifier: nn.Module) -> None:
+        super().__init__()
+        # Convolutions of a single place: their batch norm is the kind that several processes bring together.
+        self.project = nn.Sequential(
+            nn.Conv2d(student_width, teacher_width, 1, bias=False), nn.BatchNorm2d(teacher_width), nn.ReLU()
+        )
+        self.classifier = linear_of(classifier)
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The distance of the embeddings plus that of the logits."""
+        projected = self.project(student.embedding[:, :, None, None]).flatten(1)
+        said = self.classifier(projected)
+        return F.mse_loss(projected, teacher.embedding) + F.mse_loss(said, teacher.logits)

@@ -1,0 +1,85 @@
+"""Noise in the directions in which the teacher's logits vary."""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from tekapctl.distill.perturbations.perturbation import (
+    PERTURBATIONS,
+    Basis,
+    LogitPerturbation,
+    Survey,
+    root_mean_square,
+)
+from tekapctl.models.network import Knowledge
+
+
+@PERTURBATIONS.register("covariance")
+class Covariance(LogitPerturbation):
+    """`d = S^(1/2) n`, with `S` the covariance of the teacher's logits, scaled to a mean variance of 1.
+
+    Args:
+        root: The symmetric root of `S`; unlike other roots it does not depend on the signs of eigenvectors.
+    """
+
+    unvaried = "The teacher's logits do not vary over the training images."
+
+    def __init__(self, root: Float[Tensor, "classes classes"]) -> None:
+        self.root = root
+
+    @classmethod
+    def of(cls, basis: Basis) -> "Covariance":
+        """From the covariance over the training images.
+
+        Raises:
+            UsageError: The logits do not vary.
+        """
+        deviations = cls.deviations(basis.survey())
+        scaled = deviations / root_mean_square(deviations.square(), cls.unvaried)
+        variances, directions = torch.linalg.eigh(scaled.T @ scaled / len(scaled))
+        # Variances that are 0 may come out below.
+        root = (directions * variances.clamp(min=0).sqrt()) @ directions.T
+        return cls(root.float().to(basis.device))
+
+    @staticmethod
+    def deviations(survey: Survey) -> Float64[Tensor, "images classes"]:
+        """What the covariance is that of."""
+        return survey.deviations()
+
+    def deviate(
+        self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch classes"]
+    ) -> Float[Tensor, "teachers batch classes"]:
+        """The noise, turned and stretched."""
+        return noise @ self.root
+
+
+@PERTURBATIONS.register("isotropic")
+class Isotropic(LogitPerturbation):
+    """`d = n`, with `n` the noise itself: Hossain et al., ICLR 2025."""
+
+    asks: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, basis: Basis) -> "Isotropic":
+        """The same for any teacher, who is asked nothing."""
+        return cls()
+
+    def deviate(
+        self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch classes"]
+    ) -> Float[Tensor, "teachers batch classes"]:
+        """The noise as it is."""
+        return noise
+
+
+@PERTURBATIONS.register("class-covariance")
+class ClassCovariance(Covariance):
+    """`d = S^(1/2) n`, with `S` the covariance of the logits about their classes' means, pooled over the classes."""
+
+    unvaried = "The teacher's logits do not vary over the training images of any one class."
+
+    @staticmethod
+    def deviations(survey: Survey) -> Float64[Tensor, "images classes"]:
+        """What the covariance is that of."""
+        return survey.deviations_within_classes()

@@ -1,0 +1,40 @@
+"""Relative noise: each logit changed by a random share of itself, as noisy teachers do.
+
+Sau and Balasubramanian, "Deep Model Compression: Distilling Knowledge from Noisy Teachers", 2016 (arXiv 1610.09650).
+"""
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tekapctl.distill.perturbations.perturbation import PERTURBATIONS, Basis, LogitPerturbation, root_mean_square
+from tekapctl.models.network import Knowledge
+
+
+@PERTURBATIONS.register("relative")
+class Relative(LogitPerturbation):
+    """`d = n * z / r`, with a random number `n` for each logit, and `r` the logits' root mean square.
+
+    With `teacher_share` 1 the augmented teacher's logits are `(1 + noise_weight * noise_deviation / r * n) * z`: the
+    noisy teacher of Sau and Balasubramanian, for all samples of a batch instead of a random part of them.
+
+    Args:
+        size: `r`.
+    """
+
+    def __init__(self, size: float) -> None:
+        self.size = size
+
+    @classmethod
+    def of(cls, basis: Basis) -> "Relative":
+        """With `r` over the training images.
+
+        Raises:
+            UsageError: All of the teacher's logits are 0.
+        """
+        return cls(root_mean_square(basis.survey().logits.square(), "The teacher's logits are all 0."))
+
+    def deviate(
+        self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch classes"]
+    ) -> Float[Tensor, "teachers batch classes"]:
+        """The logits, times the noise."""
+        return noise * (view.logits.float() / self.size)

@@ -1,0 +1,124 @@
+"""Asks a teacher once of its training images, for perturbations that are made after what it says."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tekapctl.data.batches import Batches
+from tekapctl.data.image_set import ImageSet
+from tekapctl.distill.perturbations import PERTURBATIONS, Basis, LogitPerturbation, Survey
+from tekapctl.errors import UsageError
+from tekapctl.models import Network
+from tekapctl.spec.run import StudentSpec
+from tekapctl.store.trained import Trained
+from tekapctl.train.device import autocast, resolve_precision
+from tekapctl.train.teacher_cache import Say
+
+MOST_IMAGES = 20_000
+_TOGETHER = 100
+
+
+def chosen(spec: StudentSpec) -> type[LogitPerturbation]:
+    """The perturbation that a run makes: the plain noise where its setting has no effect."""
+    settings = spec.tekap.logit
+    return PERTURBATIONS[settings.perturbation if settings.has_noise and spec.meets_logits else "isotropic"]
+
+
+def images_asked(spec: StudentSpec, train_images: int) -> int:
+    """How many training images the teacher is asked of before a run."""
+    return min(MOST_IMAGES, train_images) if chosen(spec).asks else 0
+
+
+def perturbation_of(spec: StudentSpec, teacher: Trained, train: Batches, say: Say) -> LogitPerturbation:
+    """What the logits of a teacher's augmented teachers deviate by.
+
+    The teacher is asked only if the run has augmented logits, and noise in them. Of several processes each asks for
+    itself, so that all know the same.
+
+    Args:
+        spec: The run's spec.
+        teacher: The teacher, on its device.
+        train: The training batches.
+        say: Is told that it will be asked.
+
+    Raises:
+        UsageError: The perturbation cannot be made of this teacher.
+    """
+
+    def ask() -> Survey:
+        images = train.image_set.spread(MOST_IMAGES)
+        say(f"perturbation {spec.tekap.logit.perturbation}: the teacher is asked of {len(images):,} training images")
+        precision = resolve_precision(spec.precision, train.device, teacher.network, trains=False)
+        return survey(teacher.network, images, train.device, precision)
+
+    basis = Basis(teacher.network.classifier_layer, train.device, spec.tekap.logit.dropout, ask)
+    return chosen(spec).of(basis)
+
+
+@torch.no_grad()
+def survey(network: Network, images: ImageSet, device: torch.device, precision: torch.dtype) -> Survey:
+    """What a network in evaluation mode says of images as they are.
+
+    Args:
+        network: The network, on the device.
+        images: The images.
+        device: Where to compute.
+        precision: Precision of its passes.
+    """
+    batches = Batches(images, _TOGETHER, device=device, padding=0, flip=False, seed=0)
+    logits: list[Tensor] = []
+    squares: list[Tensor] = []
+    for batch in batches.in_order():
+        with autocast(device, precision):
+            said = network.knowledge(network.normalize(batch.images), stages=False)
+        logits.append(said.logits.float())
+        squares.append(said.embedding.float().square().sum(0))
+    # Not every device has float64.
+    mean_squares = torch.stack(squares).cpu().double().sum(0) / len(images)
+    return Survey(torch.cat(logits).cpu().double(), images.labels, mean_squares)
+
+
+@torch.no_grad()
+def class_features(
+    network: Network, images: ImageSet, device: torch.device, precision: torch.dtype, most: int
+) -> Float[Tensor, "classes images width"]:
+    """Embeddings of the same number of unaugmented images of each class.
+
+    Args:
+        network: The teacher, on the device, in evaluation mode.
+        images: The training set.
+        device: Where to compute.
+        precision: Precision of the network's passes.
+        most: Images of a class, at most.
+
+    Raises:
+        UsageError: A class has fewer than two.
+    """
+    chosen = chosen_images(images.labels, len(images.classes), most)
+    part = replace(images, images=images.images[chosen], labels=images.labels[chosen], numbers=None, whole=None)
+    found = []
+    for batch in Batches(part, _TOGETHER, device=device, padding=0, flip=False, seed=0).in_order():
+        with autocast(device, precision):
+            said = network.knowledge(network.normalize(batch.images), stages=False)
+        found.append(said.embedding.float())
+    return torch.cat(found).unflatten(0, (len(images.classes), -1))
+
+
+def chosen_images(labels: Int64[Tensor, " n"], classes: int, most: int) -> Int64[Tensor, " chosen"]:
+    """The first images of each class, class by class.
+
+    Raises:
+        UsageError: A class has fewer than two.
+    """
+    counts = labels.bincount(minlength=classes)
+    count = min(most, int(counts.min()))
+    if count < 2:
+        raise UsageError(
+            "The method compares classes by at least two training images of each, and one class has fewer.",
+            "Use more of the training set, or another method.",
+        )
+    starts = counts.cumsum(0) - counts
+    order = labels.argsort(stable=True)
+    return order[(starts.unsqueeze(1) + torch.arange(count)).flatten()]

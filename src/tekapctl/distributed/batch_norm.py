@@ -1,0 +1,92 @@
+"""Batch norms of several processes: statistics of all samples, or those of each share averaged."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from tekapctl.distributed.communicator import Team
+
+
+def average_running(team: Team, *modules: nn.Module) -> None:
+    """Replace running means and variances by their means over the processes.
+
+    They are moving averages, so that it makes no difference how often this is done.
+
+    Args:
+        team: The processes.
+        modules: Modules with batch norms somewhere.
+    """
+    names = ("running_mean", "running_var")
+    team.average([b for module in modules for name, b in module.named_buffers() if name.endswith(names)])
+
+
+def synchronise(module: nn.Module, team: Team, device: torch.device) -> None:
+    """Let all batch norms in a module use the statistics of the whole batch in training.
+
+    Args:
+        module: Changed in place; its parameters and buffers stay the same tensors.
+        team: The processes.
+        device: Where it computes: a GPU has PyTorch's own.
+    """
+    for name, child in list(module.named_children()):
+        if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+            on_gpu = device.type == "cuda"
+            setattr(
+                module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child) if on_gpu else WholeBatchNorm(child, team)
+            )
+        else:
+            synchronise(child, team, device)
+
+
+class WholeBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation with the statistics of all processes' samples, on any device.
+
+    Args:
+        norm: The batch norm it takes the place of.
+        team: The processes.
+    """
+
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d, team: Team) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        self.team = team
+        self._parameters, self._buffers = norm._parameters, norm._buffers
+        self.training = norm.training
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
+        """Inputs of any number of dimensions will do."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Normalise each channel."""
+        if not self.training:
+            return super().forward(input)
+        values = input.float()
+        dims = [0, *range(2, input.dim())]
+        count = self.team.total(torch.tensor(float(input.numel() // input.shape[1]), device=input.device))
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        mean = cast(Tensor, _Total.apply(values.sum(dims), self.team)) / count
+        centred = values - mean.view(shape)
+        variance = cast(Tensor, _Total.apply(centred.square().sum(dims), self.team)) / count
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean, momentum)
+                self.running_var.lerp_(variance * count / (count - 1), momentum)
+        found = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            found = found * self.weight.view(shape) + self.bias.view(shape)
+        return found.to(input.dtype)
+
+
+class _Total(torch.autograd.Function):
+    """A sum over the processes, each of whose losses has a part of its gradient."""
+
+    @staticmethod
+    def forward(ctx: object, found: Tensor, team: Team) -> Tensor:
+        ctx.team = team  # type: ignore[attr-defined]
+        return team.total(found)
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.team.total(gradients[0]), None  # type: ignore[attr-defined]

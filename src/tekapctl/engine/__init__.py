@@ -1,1 +1,0 @@
-"""The training engine that every command drives."""

@@ -1,0 +1,1 @@
+"""Comparing methods over seeds: groups, intervals, tests, tables."""

@@ -1,0 +1,1 @@
+"""Sweeps: every run of a file, once, on this machine or a cluster."""

@@ -1,0 +1,287 @@
+"""Carries out a sweep as jobs of a Slurm cluster, through submitit."""
+
+import getpass
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from tekapctl.errors import TekapctlError, UsageError, require
+from tekapctl.experiments.sweeps.folder import SweepFolder, read_trial
+from tekapctl.experiments.sweeps.plan import Plan
+from tekapctl.experiments.sweeps.state import Standing
+from tekapctl.experiments.sweeps.trial import carry_out
+from tekapctl.store.home import Home
+from tekapctl.train.callbacks import StoppedError
+
+Cluster = Literal["slurm", "local-jobs"]
+_EXECUTORS: dict[Cluster, str] = {"slurm": "slurm", "local-jobs": "local"}
+_SAFE_PATH = "PYTHONSAFEPATH"
+"""What Python's option -P is called in the environment; submitit starts its own processes without the option."""
+_MINUTES = 24 * 60
+"""Time of a job, where nothing is said of it; a run that takes longer goes on in another job."""
+_TIMES = 1000
+"""How often."""
+_SHARED = ("cpus_per_task", "gpus_per_node", "mem_gb", "nodes", "tasks_per_node", "timeout_min")
+"""Options that submitit translates for each kind of cluster."""
+
+
+class Job:
+    """A trial as submitit takes it; where the job's time is up, it goes back into the queue.
+
+    Args:
+        home: The home folder.
+        name: The sweep's name.
+        digest: The trial.
+        retry: Try again although it failed.
+    """
+
+    def __init__(self, home: Path, name: str, digest: str, *, retry: bool) -> None:
+        self.home, self.name, self.digest, self.retry = home, name, digest, retry
+
+    def __call__(self) -> str:
+        """Carry out the trial; returns its run's id."""
+        folder = SweepFolder(Home(self.home), self.name)
+        warning = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}")
+        back_into_queue = signal.getsignal(warning)
+        warned: list[int] = []
+
+        def warn(number: int, _: FrameType | None) -> None:
+            warned.append(number)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def stop(number: int, _: FrameType | None) -> None:
+            raise SystemExit(128 + number)
+
+        # While it trains, SIGTERM lets the step end and keeps all; submitit itself would pass over it.
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(warning, warn)
+        try:
+            return carry_out(read_trial(folder.trial_file(self.digest)), folder, _Log(), _print, retry=self.retry)
+        except (StoppedError, SystemExit):
+            if warned and callable(back_into_queue):
+                # Slurm ends a job that goes back: it is on its way out by itself.
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                back_into_queue(warned[0], None)
+            raise
+
+    def checkpoint(self) -> Any:
+        """What goes back into the queue: the same again, which goes on where it was."""
+        self.retry = False
+        return require("slurm", "submitit").helpers.DelayedSubmission(self)
+
+
+class _Log:
+    """Tells a job's log how its run goes on."""
+
+    def on_start(self, epochs: int, steps: int, first_epoch: int) -> None: ...
+
+    def on_step(self, epoch: int, step: int) -> None: ...
+
+    def on_epoch(self, metrics: Mapping[str, float | int]) -> None:
+        _print(f"epoch {metrics['epoch']}: test {100 * metrics['test_top1']:.2f}")
+
+
+def _print(text: str) -> None:
+    os.write(2, f"{text}\n".encode())
+
+
+def submit(
+    plan: Plan,
+    folder: SweepFolder,
+    standings: Mapping[str, Standing],
+    on: Cluster,
+    options: Mapping[str, Any],
+    *,
+    retry: bool,
+    at_once: int | None,
+) -> list[str]:
+    """Hand the trials that are left to a cluster; returns their digests.
+
+    Args:
+        plan: The sweep.
+        folder: Its folder.
+        standings: How its trials stand; those that are finished, running or queued are left alone.
+        on: Slurm, or processes of this machine that are handled like jobs.
+        options: What submitit's executor is told, such as `partition`, `time` in minutes, `gpus_per_node`.
+        retry: Hand over failed trials too.
+        at_once: How many of them may run at a time; None leaves it to the cluster.
+
+    Raises:
+        UsageError: submitit is not installed, there is no such cluster, or it knows no such option.
+        TekapctlError: The cluster refused.
+    """
+    states = ("waiting", "interrupted", *(("failed",) if retry else ()))
+    left = [digest for digest in plan.trials if standings[digest].state in states]
+    hopeless = {digest for digest, standing in standings.items() if standing.state == "failed" and digest not in left}
+    left = [digest for digest in left if not hopeless & {need.digest for need in plan.trials[digest].needs.values()}]
+    _executor(folder, on, options, at_once, ())
+    folder.write_trials(plan)
+    handed: dict[str, str] = {digest: job["id"] for digest, job in folder.jobs().items()}
+    # Those that come first are handed over first, so that others can be told to wait for them.
+    parts: dict[tuple[str, ...], list[str]] = {}
+    for digest in left:
+        of_it = {need.digest for need in plan.trials[digest].needs.values()}
+        parts.setdefault(tuple(sorted(of_it)), []).append(digest)
+    for needs, part in parts.items():
+        awaited = [handed[need] for need in needs if need in handed and standings[need].state != "finished"]
+        executor = _executor(folder, on, {"name": plan.name, **options}, at_once, awaited)
+        ids = _hand_over(executor, plan, folder, part, retry=retry)
+        handed |= ids
+        folder.add_jobs({digest: {"id": job, "cluster": on} for digest, job in ids.items()})
+    return left
+
+
+def queued(folder: SweepFolder) -> set[str]:
+    """The trials whose jobs have not ended.
+
+    Raises:
+        UsageError: There are jobs, and submitit is not installed.
+    """
+    jobs = _jobs(folder)
+    processes = {digest: job for digest, job in jobs.items() if _is_process(job)}
+    found = {digest for digest, job in processes.items() if not _process_has_ended(job)}
+    of_slurm = {digest: job for digest, job in jobs.items() if digest not in processes}
+    known = _in_the_queue() if of_slurm else None
+    if known is not None:
+        return found | {digest for digest, job in of_slurm.items() if str(job.job_id) in known}
+    # The first question asks the accounts of all jobs at once.
+    asked = enumerate(of_slurm.items())
+    return found | {digest for number, (digest, job) in asked if not job.done(force_check=not number)}
+
+
+def cancel(folder: SweepFolder) -> int:
+    """Tell all jobs of a sweep to stop; returns how many.
+
+    Raises:
+        UsageError: There are jobs, and submitit is not installed.
+    """
+    waiting = queued(folder)
+    for digest, job in _jobs(folder).items():
+        if digest not in waiting:
+            continue
+        if _is_process(job):
+            os.kill(int(job.job_id), signal.SIGTERM)  # passed on to the job
+        else:
+            job.cancel(check=False)
+    return len(waiting)
+
+
+def _executor(
+    folder: SweepFolder, on: Cluster, options: Mapping[str, Any], at_once: int | None, awaited: Sequence[str]
+) -> Any:
+    submitit = require("slurm", "submitit")
+    try:
+        times = {f"{kind}_max_num_timeout": _TIMES for kind in _EXECUTORS.values()}
+        # -P: a file in the working folder takes no installed module's place.
+        python = {f"{kind}_python": f"{shlex.quote(sys.executable)} -P" for kind in _EXECUTORS.values()}
+        executor = submitit.AutoExecutor(folder.path / "submitit", cluster=_EXECUTORS[on], **times, **python)
+    except RuntimeError:
+        raise UsageError("This machine has no srun: it is no part of a Slurm cluster.", "Leave out --on.") from None
+    given: dict[str, Any] = {"timeout_min": _MINUTES, "gpus_per_node": 1 if on == "slurm" else 0}
+    for name, value in options.items():
+        if name == "time":
+            given["timeout_min"] = value
+        else:
+            given[name if name in (*_SHARED, "name") else f"slurm_{name}"] = value
+    if not given["gpus_per_node"]:
+        del given["gpus_per_node"]
+    if at_once is not None:
+        given["slurm_array_parallelism"] = at_once
+    if awaited:
+        # Whether or not they end well: a trial says itself what it lacks.
+        given["slurm_dependency"] = f"afterany:{':'.join(awaited)}"
+    try:
+        executor.update_parameters(**given)
+    except (NameError, AssertionError, ValueError) as error:
+        what = str(error).partition(" Valid arguments")[0].replace("slurm_", "").splitlines()[0]
+        raise UsageError(
+            f"The cluster cannot be told this: {what}", "Options are those of submitit, as --slurm partition=gpu."
+        ) from None
+    return executor
+
+
+def _hand_over(executor: Any, plan: Plan, folder: SweepFolder, part: Sequence[str], *, retry: bool) -> dict[str, str]:
+    """Submit some trials, all alike; returns their jobs' ids."""
+    try:
+        with _apart(executor.cluster == "local"), executor.batch():
+            jobs = [executor.submit(Job(folder.home.root, plan.name, digest, retry=retry)) for digest in part]
+    except Exception as error:  # whatever the cluster's programs say
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        raise TekapctlError(
+            f"The cluster took no job: {words[-1]}",
+            "Options of its own are given as --slurm NAME=VALUE; nodes without GPUs need --slurm gpus_per_node=0.",
+        ) from None
+    return {digest: str(job.job_id) for digest, job in zip(part, jobs, strict=True)}
+
+
+@contextmanager
+def _apart(processes: bool) -> Iterator[None]:
+    """Have processes that are started now hold none of this one's input and output: they are there for longer.
+
+    Nor is the working folder the first place where they look for modules.
+    """
+    if not processes:
+        yield
+        return
+    safe = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    sys.stdout.flush()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    kept = [os.dup(number) for number in range(3)]
+    try:
+        for number in range(3):
+            os.dup2(nothing, number)
+        yield
+    finally:
+        for number, own in enumerate(kept):
+            os.dup2(own, number)
+            os.close(own)
+        os.close(nothing)
+        if safe is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = safe
+
+
+def _jobs(folder: SweepFolder) -> dict[str, Any]:
+    known = folder.jobs()
+    if not known:
+        return {}
+    submitit = require("slurm", "submitit")
+    kinds = {"slurm": submitit.SlurmJob, "local-jobs": submitit.LocalJob}
+    return {digest: kinds[job["cluster"]](folder.path / "submitit", job["id"]) for digest, job in known.items()}
+
+
+def _in_the_queue() -> set[str] | None:
+    """The user's jobs that a Slurm cluster still has, or None if it cannot be asked.
+
+    submitit asks `sacct`, which knows nothing where a cluster keeps no accounts; `squeue` is everywhere.
+    """
+    command = ["squeue", "--noheader", "--array", "--format=%i", "--user", getpass.getuser()]
+    try:
+        return set(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split())
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _is_process(job: Any) -> bool:
+    return type(job).__name__ == "LocalJob"
+
+
+def _process_has_ended(job: Any) -> bool:
+    return job.paths.result_pickle.exists() or not _lives(int(job.job_id))
+
+
+def _lives(process: int) -> bool:
+    """Whether a process of submitit's is there; its number may be another's by now."""
+    try:
+        return b"submitit" in Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False

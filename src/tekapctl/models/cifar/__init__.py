@@ -1,0 +1,1 @@
+"""Networks for CIFAR-sized images, one file per family."""

@@ -1,0 +1,200 @@
+"""Networks from elsewhere by name: `torchvision:NAME`, `timm:NAME`, or a user's factory, `package.module:factory`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from tekapctl.errors import UsageError
+from tekapctl.models.hooks import Adapted
+from tekapctl.models.network import Network
+from tekapctl.models.normalization import Normalization
+from tekapctl.registry import load_code, unknown_name
+
+LIBRARIES = ("torchvision", "timm")
+_FORMS = "Write it as torchvision:NAME, timm:NAME or package.module:factory, importable from this folder."
+
+Argument = str | int | float | bool | list[int] | list[float]
+"""What `--model-arg` can give."""
+Arguments = Mapping[str, Argument]
+LARGEST_ARGUMENT = 65_536
+"""No width, depth or size of a network is larger."""
+_OF_FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+"""Arguments of timm's that would read files or addresses besides the weights that were asked for."""
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a name is of a network from elsewhere."""
+    return ":" in name
+
+
+def build(name: str, num_classes: int, in_channels: int, arguments: Arguments) -> Network:
+    """A new network from elsewhere.
+
+    Pretrained weights of a library are asked for by its own argument (`weights=DEFAULT`, `pretrained=true`); where they
+    are of another number of classes, the last layer is new.
+
+    Args:
+        name: `torchvision:NAME`, `timm:NAME` or `package.module:factory`.
+        num_classes: Number of classes.
+        in_channels: Number of channels of its images.
+        arguments: Given to the library's or the user's factory.
+
+    Raises:
+        UsageError: There is no such network, it does not take the arguments, or it does not tell what is needed.
+    """
+    source, _, model = name.partition(":")
+    made = _make(name, source, model, num_classes, in_channels, arguments)
+    if isinstance(made, Network):
+        network: Network = made
+    else:
+        if source == "torchvision" and in_channels != 3:
+            _take_channels(made, in_channels, name)
+        adapted = Adapted(made, name, in_channels)
+        if adapted.num_classes != num_classes:
+            _replace_classifier(adapted, num_classes)
+            adapted = Adapted(made, name, in_channels)
+        network = adapted
+    if in_channels == 3 and source in LIBRARIES and (found := _normalization(made, source, model, arguments)):
+        # The student may learn from images of another size than those of its first training.
+        network.normalization = Normalization(found.mean, found.std)
+    if (network.num_classes, network.in_channels) != (num_classes, in_channels):
+        raise UsageError(
+            f"{name} made a network of {network.num_classes} classes and {network.in_channels} channels.",
+            f"Let it make one of {num_classes} classes and {in_channels} channels, as it is asked.",
+        )
+    return network
+
+
+def pretrained(name: str, arguments: Arguments) -> Network:
+    """A library's network with its own pretrained weights and classes, downloaded by the library if need be.
+
+    Raises:
+        UsageError: It has none, or they cannot be had.
+    """
+    source, _, model = name.partition(":")
+    own: Arguments = {"weights": "DEFAULT"} if source == "torchvision" else {"pretrained": True}
+    made = _make(name, source, model, None, None, {**own, **arguments})
+    network = Adapted(made, name, 3)
+    network.normalization = _normalization(made, source, model, {**own, **arguments})
+    return network
+
+
+def _make(
+    name: str, source: str, model: str, classes: int | None, channels: int | None, arguments: Arguments
+) -> nn.Module:
+    _check_arguments(name, arguments)
+    try:
+        if source == "torchvision":
+            return _of_torchvision(model, classes, arguments)
+        if source == "timm":
+            return _of_timm(model, classes, channels, arguments)
+        factory = load_code("network", name, _FORMS)
+        if not callable(factory):
+            raise UsageError(f"{name} is not a factory of networks.", _FORMS)
+        made = factory(num_classes=classes, in_channels=channels, **arguments)
+    except UsageError:
+        raise
+    except Exception as error:  # a factory may raise anything
+        raise UsageError(
+            f"The network {name} cannot be made: {type(error).__name__}: {error}.",
+            "Connect this machine for weights that a library fetches, or give other arguments with "
+            "--model-arg KEY=VALUE."
+            if isinstance(error, OSError)
+            else "Give it other arguments with --model-arg KEY=VALUE.",
+        ) from None
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"{name} made {type(made).__name__}, not a network.", "Let it return a torch.nn.Module.")
+    return made
+
+
+def _check_arguments(name: str, arguments: Arguments) -> None:
+    """Refuse arguments that would read other files or build a network of absurd size.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for key, value in arguments.items():
+        if key in _OF_FILES:
+            raise UsageError(f"{name} is not given {key}.", "Name a checkpoint file as the teacher or the reference.")
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(each, str | int | float) for each in values):
+            raise UsageError(f"The argument {key} of {name} is neither text nor number.", "Give plain values.")
+        if any(isinstance(each, int | float) and not -LARGEST_ARGUMENT <= each <= LARGEST_ARGUMENT for each in values):
+            raise UsageError(f"The argument {key} of {name} is beyond {LARGEST_ARGUMENT:,}.", "Give a smaller one.")
+
+
+def _of_torchvision(model: str, classes: int | None, arguments: Arguments) -> nn.Module:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if model not in known:
+        raise unknown_name("torchvision network", model, known)
+    given: dict[str, object] = dict(arguments)
+    if classes is not None and not given.get("weights"):
+        given.setdefault("num_classes", classes)
+    made: nn.Module = models.get_model(model, **given)
+    return made
+
+
+def _of_timm(model: str, classes: int | None, channels: int | None, arguments: Arguments) -> nn.Module:
+    try:
+        import timm
+    except ImportError:
+        raise UsageError("timm is not installed.", 'Install it with `pip install "tekapctl[timm]"`.') from None
+    if not timm.is_model(model.split(".")[0]):
+        raise unknown_name("timm network", model, timm.list_models())
+    given: dict[str, Any] = dict(arguments)
+    if classes is not None:
+        given |= {"num_classes": classes, "in_chans": channels}
+    made: nn.Module = timm.create_model(model, **given)
+    return made
+
+
+def _normalization(made: nn.Module, source: str, model: str, arguments: Arguments) -> Normalization | None:
+    """How the images were prepared that a library's pretrained weights were trained on; None without such weights."""
+    if source == "timm":
+        config = getattr(made, "pretrained_cfg", None) if arguments.get("pretrained") else None
+        if not config or "mean" not in config:
+            return None
+        return Normalization(config["mean"], config["std"], tuple(config["input_size"][1:]))
+    weights = arguments.get("weights")
+    if not weights:
+        return None
+    from torchvision import models
+
+    known = models.get_model_weights(model)
+    prepare = known[str(weights).rpartition(".")[2]].transforms()
+    size = prepare.crop_size[0]
+    return Normalization(prepare.mean, prepare.std, (size, size))
+
+
+def _take_channels(network: nn.Module, channels: int, name: str) -> None:
+    """Let the first convolution take images of other channels; pretrained kernels are summed for grey ones."""
+    for path, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            new = nn.Conv2d(
+                channels,
+                module.out_channels,
+                (module.kernel_size[0], module.kernel_size[1]),
+                stride=(module.stride[0], module.stride[1]),
+                padding=module.padding if isinstance(module.padding, str) else (module.padding[0], module.padding[1]),
+                bias=module.bias is not None,
+            )
+            with torch.no_grad():
+                if channels == 1:
+                    new.weight.copy_(module.weight.sum(1, keepdim=True))
+                if new.bias is not None and module.bias is not None:
+                    new.bias.copy_(module.bias)
+            network.set_submodule(path, new)
+            return
+    raise UsageError(f"{name} has no convolution that could take {channels} channels.", "Use colour images.")
+
+
+def _replace_classifier(adapted: Adapted, classes: int) -> None:
+    old = adapted.classifier_layer
+    assert isinstance(old, nn.Linear)
+    adapted.network.set_submodule(
+        adapted.classifier_name, nn.Linear(old.in_features, classes, bias=old.bias is not None)
+    )

@@ -1,1 +1,0 @@
-"""How a trained network bears images that are not as those it learned from."""

@@ -1,0 +1,130 @@
+"""The artifact cache as its user sees it: what is there, whether it is whole, and away with it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tekapctl.errors import TekapctlError
+from tekapctl.registry import unknown_name
+from tekapctl.store.atomic import delete, room
+from tekapctl.store.catalogue import FetchedTeacher, damage
+from tekapctl.store.home import Home
+from tekapctl.store.locks import is_held
+from tekapctl.train import teacher_cache
+
+KINDS = ("teachers", "datasets", "downloads", "knowledge")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Something in the cache.
+
+    Attributes:
+        kind: `teachers`, `datasets`, `downloads` or `knowledge`.
+        name: Its name.
+        path: Its file or folder.
+        bytes: Its size.
+    """
+
+    kind: str
+    name: str
+    path: Path
+    bytes: int
+
+
+def list_artifacts(home: Home, kinds: Sequence[str] | None = None) -> list[Artifact]:
+    """What the cache holds, by kind and name.
+
+    Raises:
+        UsageError: There is no such kind.
+    """
+    for kind in kinds or ():
+        if kind not in KINDS:
+            raise unknown_name("kind of cached thing", kind, list(KINDS))
+    found = []
+    for kind in kinds or KINDS:
+        folder = home.root / kind
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if not path.name.startswith(".") and path.name != "sha256.json":
+                found.append(Artifact(kind, path.name.removesuffix(".safetensors"), path, _bytes(path)))
+    return found
+
+
+def verify(home: Home) -> list[tuple[Artifact, str | None]]:
+    """Every artifact with what is wrong with it, or None.
+
+    Teachers are held to their recorded SHA-256, data sets are read whole.
+    """
+    return [(artifact, _problem(home, artifact)) for artifact in list_artifacts(home)]
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """What came of clearing the cache.
+
+    Attributes:
+        bytes: How many were freed.
+        kept: What another process works with, and was left.
+    """
+
+    bytes: int
+    kept: tuple[Artifact, ...]
+
+
+def clear(home: Home, kinds: Sequence[str] | None = None) -> Cleared:
+    """Delete what the cache holds, or some kinds of it. Runs are never touched.
+
+    What another process fetches or works with stays.
+    """
+    freed, kept = 0, []
+    for artifact in list_artifacts(home, kinds):
+        if _is_used(artifact):
+            kept.append(artifact)
+            continue
+        freed += artifact.bytes
+        delete(artifact.path)
+    for kind in kinds or KINDS:
+        if not _is_fetching(home, kind):
+            # Parts and locks of broken downloads, half unpacked archives, what was found out about folders of images.
+            for rest in (home.root / kind).glob(".*"):
+                delete(rest)
+    return Cleared(freed, tuple(kept))
+
+
+def _is_used(artifact: Artifact) -> bool:
+    lock = artifact.path.with_name(f".{artifact.name}.lock")
+    return is_held(lock) or (artifact.kind == "knowledge" and teacher_cache.is_used(artifact.path))
+
+
+def _is_fetching(home: Home, kind: str) -> bool:
+    # Teachers come by way of the downloads.
+    folders = [home.root / kind, *([home.teachers] if kind == "downloads" else [])]
+    return any(is_held(lock) for folder in folders for lock in folder.glob(".*.lock"))
+
+
+def _problem(home: Home, artifact: Artifact) -> str | None:
+    if artifact.kind == "teachers":
+        return damage(home, FetchedTeacher(artifact.name, artifact.path))
+    if artifact.kind == "datasets":
+        from tekapctl.data import data_spec
+
+        try:
+            of_the_hub = artifact.name.startswith("hf--")
+            data_spec(f"folder:{artifact.path}" if of_the_hub else artifact.name).load(home.datasets, offline=True)
+        except TekapctlError as error:
+            return error.problem
+    if artifact.kind == "knowledge":
+        return teacher_cache.damage(artifact.path)
+    return None
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    return sum(map(_room, files))
+
+
+def _room(file: Path) -> int:
+    try:
+        return room(file) if file.is_file() and not file.is_symlink() else 0
+    except OSError:  # deleted meanwhile
+        return 0

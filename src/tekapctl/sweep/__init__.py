@@ -1,1 +1,0 @@
-"""Sweeps: many runs from one file, each carried out once, whatever happens on the way."""

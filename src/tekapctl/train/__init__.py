@@ -1,0 +1,1 @@
+"""Building a run, training, checkpoints and evaluation."""

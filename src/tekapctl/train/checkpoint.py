@@ -1,0 +1,105 @@
+"""Training state on disk: whole or not at all, and checked when it is read."""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tekapctl.errors import TekapctlError, lacking_memory
+from tekapctl.store.atomic import write_whole
+
+KEPT = 2
+"""How many checkpoints a run keeps: the newest, and one to fall back on."""
+
+_SET_ASIDE = ".damaged"
+_MAGIC = b"tekapctl training state, sha256 "
+_NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.state")
+
+
+def save(folder: Path, epoch: int, step: int, state: dict[str, Any]) -> Path:
+    """Write a training state and drop all but the newest checkpoints.
+
+    Args:
+        folder: The run's checkpoints.
+        epoch: Epochs done.
+        step: Steps done of the next.
+        state: The state.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    path = place(folder, epoch, step)
+    write_whole(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+    for _, old in _numbered(folder)[KEPT:]:
+        if old != path:
+            old.unlink(missing_ok=True)
+    return path
+
+
+def place(folder: Path, epoch: int, step: int) -> Path:
+    """Where the training state after so many epochs, and steps of the next, is kept."""
+    return folder / f"epoch-{epoch:06d}-step-{step:08d}.state"
+
+
+class DamagedCheckpointError(TekapctlError):
+    """A checkpoint is not what was written."""
+
+
+def read(path: Path, device: torch.device) -> dict[str, Any]:
+    """The training state in a checkpoint.
+
+    Raises:
+        DamagedCheckpointError: The file is not what was written.
+        OSError: It cannot be read.
+    """
+    content = path.read_bytes()
+    try:
+        header, _, payload = content.partition(b"\n")
+        if header != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
+            raise ValueError("its checksum does not fit")
+        state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError("it is no training state")
+    except Exception as error:
+        if lacking_memory(error) is not None:
+            raise  # nothing is wrong with the file
+        raise DamagedCheckpointError(
+            f"The checkpoint {path} is damaged: {error}.", "The one before it can be used."
+        ) from None
+    return state
+
+
+def described(folder: Path) -> str:
+    """Which checkpoint is the newest, for people."""
+    numbered = _numbered(folder)
+    if not numbered:
+        return "there is no checkpoint yet"
+    (epoch, step), _ = numbered[0]
+    return f"the last good checkpoint is that after epoch {epoch}" + (f", step {step}" if step else "")
+
+
+def newest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, list[Path]]:
+    """The newest training state that is whole, and the damaged ones that were passed over."""
+    damaged: list[Path] = []
+    for _, path in _numbered(folder):
+        try:
+            return read(path, device), damaged
+        except DamagedCheckpointError:
+            damaged.append(path)
+    return None, damaged
+
+
+def set_aside(paths: Iterable[Path]) -> None:
+    """Rename damaged checkpoints, so that they do not count among those that a run keeps."""
+    for path in paths:
+        path.replace(path.with_name(path.name + _SET_ASIDE))
+
+
+def _numbered(folder: Path) -> list[tuple[tuple[int, int], Path]]:
+    """All checkpoints of a folder, newest first."""
+    names = ((_NAME.fullmatch(path.name), path) for path in folder.glob("*.state"))
+    return sorted((((int(match[1]), int(match[2])), path) for match, path in names if match), reverse=True)

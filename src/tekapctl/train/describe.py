@@ -1,0 +1,81 @@
+"""What a run is about to train, in words, and warnings of what can hardly be meant."""
+
+from math import sqrt
+from typing import TYPE_CHECKING
+
+from tekapctl.models.network import parameters
+from tekapctl.spec.run import StudentSpec
+from tekapctl.train.device import describe
+
+if TYPE_CHECKING:
+    from tekapctl.train.build import Setting
+
+
+def describe_run(setting: "Setting") -> list[str]:
+    """The lines with which a run begins: data set, networks, method, loss and training."""
+    spec, train, test = setting.spec, setting.splits.train, setting.splits.test
+    channels, height, width = train.image_shape
+    lines = [
+        f"data set: {spec.data.described}, {len(train):,} training and {len(test):,} test images of "
+        f"{len(train.classes):,} classes, {height}x{width} pixels, {channels} channel{'s' if channels > 1 else ''}; "
+        f"{setting.splits.split}"
+    ]
+    if isinstance(spec, StudentSpec) and setting.teacher_top1 is not None:
+        who = "teacher" if len(setting.teachers) == 1 else f"{len(setting.teachers)} teachers together"
+        lines.append(f"{who}: top-1 {100 * setting.teacher_top1:.2f} % on the test images")
+    role = "student" if isinstance(spec, StudentSpec) else "network"
+    lines.append(f"{role}: {spec.network}, {parameters(setting.trainer.network):,} parameters")
+    if isinstance(spec, StudentSpec):
+        lines += [f"method: {_method(spec)}", f"loss: {_loss(spec)}"]
+    precision = str(setting.trainer.precision).removeprefix("torch.")
+    lines.append(
+        f"training: {spec.total_epochs:,} epochs, batch size {spec.batch_size:,}, learning rate "
+        f"{spec.optimizer.learning_rate:g}, seed {spec.seed}, {describe(setting.trainer.device)}, {precision}"
+    )
+    if setting.teacher_top1 is not None and (warning := chance_warning("teacher", setting.teacher_top1, setting)):
+        lines.append(warning)
+    return lines
+
+
+def chance_warning(who: str, top1: float, setting: "Setting") -> str | None:
+    """A warning of a network that is no better than guessing, or None.
+
+    Args:
+        who: `teacher`, `student` or `network`.
+        top1: Its accuracy on the test images, as a fraction.
+        setting: The run.
+    """
+    test = setting.splits.test
+    chance = test.labels.bincount().max().item() / len(test)
+    # Within three standard errors of always naming the most frequent class.
+    if top1 > chance + 3 * sqrt(chance * (1 - chance) / len(test)):
+        return None
+    return (
+        f"warning: the {who}'s top-1 of {100 * top1:.2f} % is no better than guessing "
+        f"({100 * chance:.2f} % by always naming the most frequent class)"
+    )
+
+
+def _method(spec: StudentSpec) -> str:
+    tekap, levels = spec.in_effect.tekap, []
+    if tekap.logit.teachers:
+        levels.append(f"{_augmented(tekap.logit.teachers)} at the logit level")
+    if tekap.feature.teachers:
+        levels.append(f"{_augmented(tekap.feature.teachers)} at the feature level")
+    if spec.angular.views:
+        levels.append(f"{spec.angular.views} learned views (Angular-KD)")
+    return f"{spec.method.name}, {' and '.join(levels) or 'without TeKAP'}"
+
+
+def _augmented(count: int) -> str:
+    return f"{count} augmented teacher{'s' if count > 1 else ''}"
+
+
+def _loss(spec: StudentSpec) -> str:
+    parts = [
+        (spec.gamma, "cross-entropy"),
+        (spec.alpha, f"KD (temperature {spec.temperature:g})"),
+        (spec.beta, spec.method.name),
+    ]
+    sums = " + ".join(f"{weight:g} {name}" for weight, name in parts if weight)
+    return sums + (", of standardised logits" if spec.standardize_logits else "")

@@ -1,0 +1,145 @@
+"""Several students of one spec that differ in their seed, trained together: the teacher is asked once for all."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from tekapctl.commands.tracking import Trackers
+from tekapctl.data.batches import Batch
+from tekapctl.distributed.communicator import was_launched
+from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.spec.run import StudentSpec, to_dict
+from tekapctl.store.home import Home
+from tekapctl.store.runs import Run
+from tekapctl.train.build import Say, Setting, beside, prepare
+from tekapctl.train.callbacks import Interruption, Notes, StoppedError, Unheard
+from tekapctl.train.describe import chance_warning, describe_run
+from tekapctl.train.run import RunKeeper, fail, finish, start, training_in_words, with_checkpoint
+from tekapctl.train.trainer import Listener, Trainer
+
+LARGEST_SEED = 2**63
+"""No seed is as large."""
+
+
+@dataclass
+class _Trial:
+    run: Run
+    setting: Setting
+    trackers: Trackers
+    keeper: RunKeeper
+    listener: Listener
+
+
+def execute_trials(spec: StudentSpec, count: int, home: Home, listener: Listener, say: Say) -> list[dict[str, Any]]:
+    """Carry out a spec with so many seeds, from its own on, and return the runs' summaries.
+
+    Each is a run of its own in every respect but one: all see the first one's batches (`data_seed`). A run that fails
+    ends alone; its summary then says so.
+
+    Args:
+        spec: The spec.
+        count: How many seeds.
+        home: Where everything is.
+        listener: Is told how the first run goes on.
+        say: Is told what is going on.
+
+    Raises:
+        UsageError: The spec asks for what is not to be had; nothing was written then.
+        StoppedError: A signal stopped them; each goes on alone with `tekapctl resume`.
+    """
+    if was_launched():
+        raise UsageError("Trials share one process, and several were started.", "Leave out --trials, or torchrun.")
+    if spec.seed + count > LARGEST_SEED:
+        raise UsageError(
+            f"{count} seeds from {spec.seed} on go beyond {LARGEST_SEED - 1}.", "Start with a smaller --seed."
+        )
+    Trackers.check(spec.track)
+    first = prepare(spec.model_copy(update={"data_seed": spec.batch_seed}), home, say)
+    assert isinstance(first.spec, StudentSpec)
+    settings = [first]
+    for number in range(1, count):
+        settings.append(beside(first, first.spec.model_copy(update={"seed": spec.seed + number})))
+    interruption = Interruption()
+    with ExitStack() as held, interruption.listening(say):
+        trials = []
+        for number, setting in enumerate(settings):
+            run = held.enter_context(start(setting, home))
+            trackers = Trackers(setting.spec.track, say)
+            trackers.start(run.id, run.path, to_dict(setting.spec), [])
+            keeper = RunKeeper(run, setting, interruption, trackers)
+            trials.append(_Trial(run, setting, trackers, keeper, Notes(run, Unheard() if number else listener)))
+        for line in describe_run(first):
+            say(line)
+        say(f"runs: {', '.join(trial.run.id for trial in trials)}")
+        summaries = _fit(trials, say)
+        return [summaries[trial.run.id] for trial in trials]
+
+
+def _fit(trials: list[_Trial], say: Say) -> dict[str, dict[str, Any]]:
+    """Train all of them, step by step; returns summaries by the runs' ids."""
+    summaries: dict[str, dict[str, Any]] = {}
+    going = list(trials)
+    for trial in trials:
+        trainer = trial.setting.trainer
+        trial.listener.on_start(trainer.spec.total_epochs, len(trainer.train_batches), 0)
+
+    def each(work: Any) -> None:
+        """Do something for every run that still goes on; one that fails ends alone, a signal ends all."""
+        stopped: list[StoppedError] = []
+        for trial in list(going):
+            try:
+                with training_in_words(trial.setting.trainer):
+                    work(trial)
+            except StoppedError as error:
+                stopped.append(error)
+                trial.trackers.finish({"run": trial.run.id, "status": "interrupted"})
+            except TekapctlError as error:
+                going.remove(trial)
+                error = with_checkpoint(error, trial.run)
+                summaries[trial.run.id] = fail(trial.run, error, trial.trackers)
+                say(f"{trial.run.id} has failed: {error}")
+        if stopped:
+            runs = ", ".join(trial.run.id for trial in going)
+            stopped[0].remedy = f"Each goes on alone with `tekapctl resume`: {runs}."
+            raise stopped[0]
+
+    while going and not going[0].setting.trainer.is_done:
+        leader = going[0].setting.trainer
+        each(lambda trial: trial.setting.trainer.begin_epoch())
+        for batch in _in_words(leader):
+            each(lambda trial, batch=batch: trial.setting.trainer.take(batch))
+            each(_after_step)
+        each(_after_epoch)
+
+    def finish_one(trial: _Trial) -> None:
+        summary = summaries[trial.run.id] = finish(trial.run, trial.setting)
+        if warning := chance_warning(f"student of seed {trial.setting.spec.seed}", summary["last_top1"], trial.setting):
+            say(warning)
+        trial.trackers.finish(summaries[trial.run.id])
+
+    each(finish_one)
+    return summaries
+
+
+def _in_words(leader: Trainer) -> Iterator[Batch]:
+    """What is left of an epoch; errors of making a batch, such as a lack of memory, in words."""
+    batches = leader.batches()
+    while True:
+        with training_in_words(leader):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _after_step(trial: _Trial) -> None:
+    progress = trial.setting.trainer.progress
+    trial.listener.on_step(progress.epoch, progress.step - 1)
+    trial.keeper.after_step()
+
+
+def _after_epoch(trial: _Trial) -> None:
+    metrics, is_best = trial.setting.trainer.end_epoch()
+    trial.keeper.after_epoch(metrics, is_best)
+    trial.listener.on_epoch(metrics)

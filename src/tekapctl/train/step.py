@@ -1,0 +1,189 @@
+"""Where the time of a step goes; nothing is timed unless somebody asks."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tekapctl.data.batches import Batch
+from tekapctl.distill.objective import Objective, Parts
+from tekapctl.distributed.communicator import ALONE, Team
+from tekapctl.models import Network
+from tekapctl.models.network import of_batch
+from tekapctl.train.device import autocast, compile_for, synchronize
+
+Clock = Callable[[str], AbstractContextManager[None]]
+"""Gives a context for a phase of a step, by its name."""
+
+_NOTHING = nullcontext()
+
+
+def no_clock(_: str) -> AbstractContextManager[None]:
+    """The clock of an ordinary run."""
+    return _NOTHING
+
+
+class StepClock:
+    """Sums the time of each phase. It waits for the device at both ends, so steps it looks at are slower.
+
+    Args:
+        device: Where the phases compute.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Count the time until the context ends towards the phase."""
+        synchronize(self.device)
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            synchronize(self.device)
+            self.seconds[phase] += time.perf_counter() - began
+
+
+class Learning(nn.Module):
+    """What a step computes before its backward pass.
+
+    Args:
+        network: The learner.
+        objective: Its loss.
+        device: Where both are.
+        precision: Precision of the learner's passes.
+        compiled: Compile the learner for the device.
+    """
+
+    clock: Clock = staticmethod(no_clock)
+
+    def __init__(
+        self, network: Network, objective: Objective, device: torch.device, precision: torch.dtype, *, compiled: bool
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.objective = objective
+        self.device = device
+        self.precision = precision
+        self._knowledge = compile_for(device, network.knowledge) if compiled else network.knowledge
+
+    def forward(self, batch: Batch) -> tuple[Parts, Float[Tensor, "batch classes"]]:
+        """The parts of the loss, and the learner's logits."""
+        with autocast(self.device, self.precision):
+            with self.clock("student forward"), torch.set_grad_enabled(self.objective.trains_learner):
+                knowledge = of_batch(self._knowledge, self.network.normalize, batch, self.objective.needs)
+            return self.objective(knowledge, batch), knowledge.logits
+
+
+Metrics = dict[str, float | int]
+
+
+class EpochSums:
+    """Sums of the loss's parts and of correct answers, and the first step whose loss was not finite.
+
+    Args:
+        device: Where they are.
+        sums: Sums so far, by name, where an epoch goes on that was interrupted.
+        samples: Images so far.
+        seconds: Time so far.
+        bad_step: The first step whose loss was not finite, or -1.
+        bad_parts: The parts of that step's loss.
+        team: The processes, each of which sums over its own samples.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        sums: dict[str, Tensor] | None = None,
+        samples: float | int = 0,
+        seconds: float = 0.0,
+        bad_step: Tensor | None = None,
+        bad_parts: Tensor | None = None,
+        team: Team = ALONE,
+    ) -> None:
+        self.team = team
+        self.sums = dict(sums or {})
+        self.samples = samples
+        self._before = seconds
+        self._began: float | None = None
+        self._bad_step = torch.tensor(-1, device=device) if bad_step is None else bad_step
+        self._bad_parts = bad_parts
+
+    def begin(self) -> None:
+        """The epoch begins, or goes on."""
+        self._before, self._began = self.seconds, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Time that the epoch has taken, without what was between its parts."""
+        return self._before + (time.perf_counter() - self._began if self._began is not None else 0.0)
+
+    def add(self, step: int, parts: dict[str, Tensor], count: float | int) -> None:
+        """Count a step.
+
+        Args:
+            step: Its number in the epoch, from 0.
+            parts: Means over its batch: the loss's parts, and `correct` last.
+            count: Images in the batch, or those that a process's share stands for.
+        """
+        self.samples += count
+        for name, value in parts.items():
+            self.sums[name] = value * count if name not in self.sums else self.sums[name].add_(value, alpha=count)
+        values = torch.stack([value.float() for value in parts.values()])
+        is_first = (self._bad_step < 0) & ~torch.isfinite(values.sum())
+        self._bad_step = torch.where(is_first, step, self._bad_step)
+        known = torch.zeros_like(values) if self._bad_parts is None else self._bad_parts
+        self._bad_parts = torch.where(is_first, values, known)
+
+    def means(self) -> dict[str, float]:
+        """Means over the epoch's images, of all processes; waits for the device."""
+        values = (torch.stack(list(self._total().values())) / self.all_samples).tolist()
+        return dict(zip(self.sums, values, strict=True))
+
+    @property
+    def all_samples(self) -> float | int:
+        """Images so far, of all processes."""
+        return self.samples * self.team.size
+
+    def first_not_finite(self) -> tuple[int, dict[str, float]] | None:
+        """The first step whose loss was not finite on any process, with the loss's parts; waits for the device."""
+        step = int(self._bad_step)
+        mine = None
+        if step >= 0 and self._bad_parts is not None:
+            mine = step, dict(zip(self.sums, self._bad_parts.tolist(), strict=True))
+        found = [each for each in self.team.exchange(mine) if each is not None]
+        if not found:
+            return None
+        step, parts = min(found, key=lambda each: each[0])
+        parts.pop("correct", None)
+        return step, parts
+
+    def _total(self) -> dict[str, Tensor]:
+        """The sums over all processes."""
+        if not self.sums:
+            return {}
+        values = self.team.total(torch.stack([value.float() for value in self.sums.values()]))
+        return dict(zip(self.sums, values, strict=True))
+
+    def split(self) -> "EpochSums":
+        """The same with each process's part of it."""
+        self.sums = {name: value / self.team.size for name, value in self.sums.items()}
+        self.samples /= self.team.size
+        return self
+
+    def state(self) -> dict[str, Any]:
+        """All of it, of all processes, for a training state."""
+        return {
+            "sums": {name: value.clone() for name, value in self._total().items()},
+            "samples": self.all_samples,
+            "seconds": self.seconds,
+            "bad_step": self._bad_step,
+            "bad_parts": self._bad_parts,
+        }
