@@ -18,10 +18,10 @@ from PIL import Image, ImageFilter
 
 from tekapctl import models
 from tekapctl.data import Batches, data_spec
+from tekapctl.device import place, resolve_precision
 from tekapctl.distill.objective import Distillation
 from tekapctl.distill.tekap import SeededNoise, Tekap
 from tekapctl.spec.run import StudentSpec, parse
-from tekapctl.train.device import place, resolve_precision
 from tekapctl.train.trainer import Trainer
 
 CPU = torch.device("cpu")

@@ -10,10 +10,10 @@ import time
 import torch
 from torch import nn
 
+from tekapctl.device import resolve_device
 from tekapctl.distill.perturbations import PERTURBATIONS, Basis, Survey
 from tekapctl.distill.tekap import SeededNoise, Tekap, TekapSpec
 from tekapctl.models.network import Knowledge
-from tekapctl.train.device import resolve_device
 
 SURVEYED = 5_000
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from tekapctl import data, models
+from tekapctl.device import resolve_device
 from tekapctl.spec.run import StudentSpec, parse
 from tekapctl.store.home import Home
-from tekapctl.store.trained import Reference, Trained
 from tekapctl.train.build import Setting, assemble, beside
-from tekapctl.train.device import resolve_device
+from tekapctl.train.trained import Reference, Trained
 
 NOWHERE = Path("nowhere")
 

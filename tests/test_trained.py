@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tekapctl import models
-from tekapctl.store.trained import Reference, load
 from tekapctl.store.weights import save_weights
+from tekapctl.train.trained import Reference, load
 
 
 @pytest.mark.parametrize("name", models.names())

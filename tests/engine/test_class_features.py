@@ -7,9 +7,9 @@ from tekapctl import models
 from tekapctl.data.image_set import ImageSet
 from tekapctl.distill.methods.method import CosineDecay
 from tekapctl.distill.methods.wkd_l import class_distances
-from tekapctl.distill.teacher_statistics import chosen_images, class_features
 from tekapctl.errors import UsageError
 from tekapctl.models.normalization import Normalization
+from tekapctl.train.teacher_statistics import chosen_images, class_features
 
 CPU = torch.device("cpu")
 

@@ -6,10 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tekapctl.distributed.communicator import Team
-from tekapctl.errors import UsageError
-from tekapctl.train import device as devices
-from tekapctl.train.device import (
+from tekapctl import device as devices
+from tekapctl.device import (
     compile_for,
     describe_passes,
     missing_for_compile,
@@ -17,6 +15,8 @@ from tekapctl.train.device import (
     set_float32_precision,
     unusable_gpu,
 )
+from tekapctl.distributed.communicator import Team
+from tekapctl.errors import UsageError
 
 CUDA = torch.device("cuda", 0)
 

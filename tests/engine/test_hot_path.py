@@ -15,10 +15,10 @@ from tekapctl.distill.methods.crd.memory import MemoryBanks
 from tekapctl.distill.methods.crd.negatives import ClassNegatives
 from tekapctl.distill.objective import Distillation
 from tekapctl.distill.perturbations import PERTURBATIONS, Basis
-from tekapctl.distill.teacher_statistics import survey
 from tekapctl.distill.tekap import SeededNoise, Tekap
 from tekapctl.models.normalization import Normalization
 from tekapctl.spec.run import StudentSpec, parse
+from tekapctl.train.teacher_statistics import survey
 from tekapctl.train.trainer import Trainer
 
 CPU = torch.device("cpu")

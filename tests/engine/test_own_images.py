@@ -16,9 +16,9 @@ from tekapctl.errors import UsageError
 from tekapctl.experiments.comparison.groups import find, group
 from tekapctl.experiments.sweeps.plan import plan
 from tekapctl.spec.run import parse
-from tekapctl.store import trained
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
+from tekapctl.train import trained
 from tekapctl.train.run import execute, resume
 
 QUICK = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32"}

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from silent import Silent
 from tekapctl.commands.warm_cache import open_cache, warm
 from tekapctl.data.batches import CPU
+from tekapctl.device import place, resolve_precision
 from tekapctl.models import build
 from tekapctl.models.folding import fold
 from tekapctl.models.normalization import Normalization
@@ -17,7 +18,6 @@ from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
 from tekapctl.train.build import prepare
-from tekapctl.train.device import place, resolve_precision
 from tekapctl.train.run import execute
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher
 
@@ -220,7 +220,7 @@ def test_methods_that_read_feature_maps_keep_the_teacher_live_and_say_so(home):
 
 
 def test_networks_of_grouped_convolutions_train_in_float32_on_the_cpu(monkeypatch):
-    from tekapctl.train import device
+    from tekapctl import device
 
     monkeypatch.setattr(device, "cpu_multiplies_bfloat16", lambda: True)
     cpu = torch.device("cpu")

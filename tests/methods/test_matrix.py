@@ -13,12 +13,12 @@ from tekapctl.data.image_set import ImageSet
 from tekapctl.distill.angular import AngularViews
 from tekapctl.distill.methods import METHODS, Pair
 from tekapctl.distill.objective import Distillation
-from tekapctl.distill.teacher_statistics import class_features
 from tekapctl.distill.tekap import SeededNoise, Tekap
 from tekapctl.errors import UsageError
 from tekapctl.models.network import Needs, of_batch
 from tekapctl.models.normalization import Normalization
 from tekapctl.spec.run import parse
+from tekapctl.train.teacher_statistics import class_features
 from tekapctl.train.trainer import Trainer
 
 CPU = torch.device("cpu")

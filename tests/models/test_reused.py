@@ -11,8 +11,8 @@ from tekapctl.distill.methods.simkd import SimKDSpec
 from tekapctl.errors import UsageError
 from tekapctl.models.network import pool
 from tekapctl.models.reused import NAME, ReusedClassifier
-from tekapctl.store.trained import Reference, load
 from tekapctl.store.weights import save_weights
+from tekapctl.train.trained import Reference, load
 
 IMAGES = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 

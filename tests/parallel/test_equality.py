@@ -12,8 +12,8 @@ from tekapctl.distributed.communicator import Team, joined
 from tekapctl.distributed.shard import spans
 from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
-from tekapctl.store.trained import Reference, Trained
 from tekapctl.train.build import assemble
+from tekapctl.train.trained import Reference, Trained
 
 CPU = torch.device("cpu")
 BASE = {

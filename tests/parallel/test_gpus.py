@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from parallel.processes import together
+from tekapctl.device import check_one_gpu_each
 from tekapctl.distributed.communicator import joined
 from tekapctl.errors import TekapctlError
-from tekapctl.train.device import check_one_gpu_each
 
 
 def told(uuids: list[str]) -> str | None:

@@ -12,13 +12,13 @@ from torch.testing import assert_close
 from tekapctl import data, models
 from tekapctl.data import data_spec
 from tekapctl.distill.perturbations.gaussian import Isotropic
-from tekapctl.distill.teacher_statistics import MOST_IMAGES, survey
 from tekapctl.models.normalization import Normalization
 from tekapctl.spec.effects import keep
 from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
-from tekapctl.store.trained import Reference, Trained, fit_to
 from tekapctl.train.build import Setting, assemble, beside
+from tekapctl.train.teacher_statistics import MOST_IMAGES, survey
+from tekapctl.train.trained import Reference, Trained, fit_to
 
 CPU = torch.device("cpu")
 NOWHERE = Path("nowhere")

@@ -15,8 +15,8 @@ with atheris.instrument_imports(include=["tekapctl", "safetensors", "tomllib", "
     from tekapctl.errors import TekapctlError
     from tekapctl.spec import run
     from tekapctl.store import legacy_checkpoint
-    from tekapctl.store.trained import Reference, load
     from tekapctl.train import checkpoint
+    from tekapctl.train.trained import Reference, load
 
 import torch
 

@@ -9,11 +9,11 @@ from tekapctl.commands.robustness.attacks import FGSM, PGD, Occlusion, ascent
 from tekapctl.commands.robustness.measure import Request, measure_shifts
 from tekapctl.commands.robustness.shift import CORRUPTIONS, Corruption, Seen, Shift
 from tekapctl.data.image_set import ImageSet
+from tekapctl.device import resolve_device
 from tekapctl.errors import UsageError
 from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
 from tekapctl.train.build import assemble
-from tekapctl.train.device import resolve_device
 
 CPU = resolve_device("cpu")
 LABELS = torch.arange(100) % 10

@@ -17,7 +17,7 @@ from filelock import FileLock
 from server import answering, forever, page, redirect, serving
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models import build
-from tekapctl.store import catalogue, trained
+from tekapctl.store import catalogue
 from tekapctl.store.archive import extract_member
 from tekapctl.store.atomic import sha256
 from tekapctl.store.cache import clear, list_artifacts, verify
@@ -26,6 +26,7 @@ from tekapctl.store.home import Home
 from tekapctl.store.http import Patience
 from tekapctl.store.offline import no_network
 from tekapctl.store.weights import read_metadata
+from tekapctl.train import trained
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from tekapctl.errors import UsageError
-from tekapctl.store.atomic import expand_user
+from tekapctl.store.home import expand_user
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):

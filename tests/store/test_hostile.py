@@ -26,8 +26,8 @@ from tekapctl.models import build
 from tekapctl.store import archive
 from tekapctl.store.legacy_checkpoint import read_published, unpack_zip
 from tekapctl.store.runs import Run
-from tekapctl.store.trained import Reference, load
 from tekapctl.store.weights import load_into
+from tekapctl.train.trained import Reference, load
 
 
 @pytest.fixture(autouse=True)

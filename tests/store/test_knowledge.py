@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tekapctl.store import teacher_cache
 from tekapctl.store.cache import clear
 from tekapctl.store.home import Home
-from tekapctl.train import teacher_cache
-from tekapctl.train.teacher_cache import Identity, KnowledgeStore, damage, is_used
+from tekapctl.store.teacher_cache import Identity, KnowledgeStore, damage, is_used
 
 WORDS, RECORDS = 7, 500
 

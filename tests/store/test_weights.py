@@ -17,8 +17,8 @@ from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models import build
 from tekapctl.store.atomic import write_whole
 from tekapctl.store.legacy_checkpoint import read_published
-from tekapctl.store.trained import Reference, load
 from tekapctl.store.weights import load_into, read_metadata, read_weights, save_weights
+from tekapctl.train.trained import Reference, load
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ def predict(
 
     from tekapctl.commands.evaluate import best_of
     from tekapctl.commands.predict import predict_files
-    from tekapctl.store import trained
     from tekapctl.store.home import Home
+    from tekapctl.train import trained
 
     found = trained.find(Home.default(), reference)
     network = trained.load(best_of(found) if best else found)

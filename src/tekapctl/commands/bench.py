@@ -17,18 +17,18 @@ from torch.nn import functional as F
 from tekapctl import data, models
 from tekapctl.data.batches import Batch, Batches
 from tekapctl.data.image_set import ImageSet, Splits
+from tekapctl.device import autocast, describe, resolve_device, resolve_precision, synchronize
 from tekapctl.distill.objective import Distillation
 from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models.network import Needs, of_batch
 from tekapctl.randomness import generator
 from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec
 from tekapctl.store.home import Home
-from tekapctl.store.trained import Reference, Trained
+from tekapctl.timing import StepClock, no_clock
 from tekapctl.train.build import Say, assemble, find_teacher
-from tekapctl.train.device import autocast, describe, resolve_device, resolve_precision, synchronize
 from tekapctl.train.evaluation import predict
-from tekapctl.train.step import StepClock, no_clock
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher
+from tekapctl.train.trained import Reference, Trained
 from tekapctl.train.trainer import Trainer
 
 _WARM_UP = 3

@@ -7,12 +7,12 @@ import torch
 
 from tekapctl import models
 from tekapctl.distill.methods.crd.crd import CRDSpec
-from tekapctl.distill.teacher_statistics import images_asked
 from tekapctl.errors import failures_in_words
 from tekapctl.models.network import macs, parameters
 from tekapctl.spec.run import RunSpec, StudentSpec
-from tekapctl.store import trained
 from tekapctl.store.home import Home
+from tekapctl.train import trained
+from tekapctl.train.teacher_statistics import images_asked
 
 _BACKWARD = 2
 """A backward pass costs about two forward passes."""

@@ -11,18 +11,12 @@ import torch
 
 from tekapctl import __version__
 from tekapctl.data import DATASETS, data_spec
+from tekapctl.device import cpu_multiplies_bfloat16, describe_kind, find_compiler, missing_for_compile, unusable_gpu
 from tekapctl.distributed.communicator import processors
 from tekapctl.errors import TekapctlError
 from tekapctl.store.atomic import size
 from tekapctl.store.cache import list_artifacts
 from tekapctl.store.home import Home
-from tekapctl.train.device import (
-    cpu_multiplies_bfloat16,
-    describe_kind,
-    find_compiler,
-    missing_for_compile,
-    unusable_gpu,
-)
 
 _EXTRAS = {
     "timm": "timm",

@@ -12,14 +12,14 @@ from tekapctl.commands.robustness.measure import Request, measure_shifts
 from tekapctl.commands.robustness.transfer import Transfer, linear_probe
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
+from tekapctl.device import place, resolve_device, resolve_precision, set_float32_precision
 from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models.external import Arguments
 from tekapctl.spec.run import StudentSpec, load_of_run
-from tekapctl.store import trained
 from tekapctl.store.home import Home
-from tekapctl.store.trained import Reference, Trained
-from tekapctl.train.device import place, resolve_device, resolve_precision, set_float32_precision
+from tekapctl.train import trained
 from tekapctl.train.evaluation import evaluate, predict
+from tekapctl.train.trained import Reference, Trained
 
 DEFAULT_DATASET = "cifar100"
 """What the published checkpoints, which do not say, were trained on."""

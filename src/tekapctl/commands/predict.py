@@ -7,7 +7,7 @@ import torch
 
 from tekapctl.data.files.decoding import DamagedImageError, decode
 from tekapctl.errors import UsageError
-from tekapctl.store.trained import Trained
+from tekapctl.train.trained import Trained
 
 _TOGETHER = 64
 _PIXELS = 2**22

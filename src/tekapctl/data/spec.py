@@ -12,8 +12,8 @@ from pydantic import Field, field_validator
 from tekapctl.data.image_set import Splits, long_tail
 from tekapctl.errors import UsageError
 from tekapctl.registry import Registry, Section
-from tekapctl.store.atomic import expand_user
 from tekapctl.store.download import Report, silent
+from tekapctl.store.home import expand_user
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tekapctl.distill.methods.kd import KD, standardized
 from tekapctl.distill.methods.method import Method, summed
 from tekapctl.distill.tekap import LEVELS, AugmentedTeachers, Level, Tekap
 from tekapctl.models.network import Knowledge, Needs
-from tekapctl.train.step import Clock, no_clock
+from tekapctl.timing import Clock, no_clock
 
 Parts = dict[str, Float[Tensor, ""]]
 """Weighted parts of a loss by name; the loss is their sum."""

@@ -15,22 +15,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.home import Home
+from tekapctl.store.home import Home, expand_user
 from tekapctl.store.locks import can_be_told, held, is_held
-
-
-def expand_user(text: str) -> Path:
-    """A path that a user wrote, with `~` and `~NAME` replaced by home folders.
-
-    Raises:
-        UsageError: There is no such user.
-    """
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise UsageError(
-            f"There is no home folder for {Path(text).parts[0]!r}, so {text!r} is no path.", "Write the whole path."
-        ) from None
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from tekapctl.errors import TekapctlError
 from tekapctl.registry import unknown_name
+from tekapctl.store import teacher_cache
 from tekapctl.store.atomic import delete, room
 from tekapctl.store.catalogue import FetchedTeacher, damage
 from tekapctl.store.home import Home
 from tekapctl.store.locks import is_held
-from tekapctl.train import teacher_cache
 
 KINDS = ("teachers", "datasets", "downloads", "knowledge")
 

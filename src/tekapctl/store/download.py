@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.atomic import expand_user, make_folder, sha256
+from tekapctl.store.atomic import make_folder, sha256
+from tekapctl.store.home import expand_user
 from tekapctl.store.http import BrokenError, Part, Patience, RefusedError, Report, check_address, get
 
 

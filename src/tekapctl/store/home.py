@@ -7,7 +7,6 @@ from pathlib import Path
 import platformdirs
 
 from tekapctl.errors import UsageError
-from tekapctl.store.atomic import expand_user
 
 
 @dataclass(frozen=True)
@@ -67,3 +66,17 @@ class Home:
     def sweeps(self) -> Path:
         """What sweeps keep beside their runs, each in a folder of its name."""
         return self.root / "sweeps"
+
+
+def expand_user(text: str) -> Path:
+    """A path that a user wrote, with `~` and `~NAME` replaced by home folders.
+
+    Raises:
+        UsageError: There is no such user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"There is no home folder for {Path(text).parts[0]!r}, so {text!r} is no path.", "Write the whole path."
+        ) from None

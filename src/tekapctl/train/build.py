@@ -13,12 +13,19 @@ from tekapctl import data, models
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import Splits
 from tekapctl.data.spec import DataSpec
+from tekapctl.device import (
+    check_one_gpu_each,
+    make_deterministic,
+    place,
+    resolve_device,
+    resolve_precision,
+    set_float32_precision,
+)
 from tekapctl.distill.angular import AngularViews
 from tekapctl.distill.methods import Method, Pair
 from tekapctl.distill.methods.feature_maps import no_maps
 from tekapctl.distill.objective import Classification, Distillation, Objective, Teacher, of_teachers
 from tekapctl.distill.perturbations import LogitPerturbation
-from tekapctl.distill.teacher_statistics import class_features, perturbation_of
 from tekapctl.distill.tekap import SeededNoise, Tekap
 from tekapctl.distributed.batch_norm import synchronise
 from tekapctl.distributed.communicator import ALONE, Team
@@ -28,21 +35,14 @@ from tekapctl.models.network import Needs
 from tekapctl.models.normalization import Normalization
 from tekapctl.randomness import derive
 from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec
-from tekapctl.store import trained
 from tekapctl.store.home import Home
-from tekapctl.store.trained import Trained
-from tekapctl.train.device import (
-    check_one_gpu_each,
-    make_deterministic,
-    place,
-    resolve_device,
-    resolve_precision,
-    set_float32_precision,
-)
+from tekapctl.train import trained
 from tekapctl.train.diagnosis import Asked, Diagnosis
 from tekapctl.train.evaluation import predict, top_k
 from tekapctl.train.sanity_check import check_batch_sizes
 from tekapctl.train.teacher import AskedOnce, CachedTeacher, LiveTeacher
+from tekapctl.train.teacher_statistics import class_features, perturbation_of
+from tekapctl.train.trained import Trained
 from tekapctl.train.trainer import Trainer
 
 Say = Callable[[str], None]

@@ -3,9 +3,9 @@
 from math import sqrt
 from typing import TYPE_CHECKING
 
+from tekapctl.device import describe
 from tekapctl.models.network import parameters
 from tekapctl.spec.run import StudentSpec
-from tekapctl.train.device import describe
 
 if TYPE_CHECKING:
     from tekapctl.train.build import Setting

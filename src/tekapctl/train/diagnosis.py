@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch, Batches
+from tekapctl.device import autocast
 from tekapctl.distill.objective import Distillation, Objective
 from tekapctl.distill.tekap import Level
 from tekapctl.distributed.communicator import Team
 from tekapctl.errors import failures_in_words
 from tekapctl.models import Network
 from tekapctl.models.network import Knowledge
-from tekapctl.train.device import autocast
 from tekapctl.train.diversity import Examined, Figures, of_augmented, of_teacher, of_views
 from tekapctl.train.step import Learning, Metrics
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
+from tekapctl.device import autocast, synchronize
 from tekapctl.models import Network
 from tekapctl.models.network import macs, parameters
-from tekapctl.train.device import autocast, synchronize
 
 CALIBRATION_BINS = 15
 

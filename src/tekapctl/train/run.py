@@ -15,6 +15,7 @@ import torch
 
 from tekapctl import __version__
 from tekapctl.commands.tracking import Trackers
+from tekapctl.device import describe
 from tekapctl.distributed.communicator import ALONE, LostError, Team, joined
 from tekapctl.errors import (
     OutOfMemoryError,
@@ -32,7 +33,6 @@ from tekapctl.train import checkpoint
 from tekapctl.train.build import Say, Setting, prepare
 from tekapctl.train.callbacks import Interruption, Notes, StoppedError, Unheard
 from tekapctl.train.describe import chance_warning, describe_run
-from tekapctl.train.device import describe
 from tekapctl.train.evaluation import evaluate
 from tekapctl.train.step import Metrics
 from tekapctl.train.trainer import DivergedError, Listener, Trainer

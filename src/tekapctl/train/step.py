@@ -1,9 +1,6 @@
 """Where the time of a step goes; nothing is timed unless somebody asks."""
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,44 +8,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch
+from tekapctl.device import autocast, compile_for
 from tekapctl.distill.objective import Objective, Parts
 from tekapctl.distributed.communicator import ALONE, Team
 from tekapctl.models import Network
 from tekapctl.models.network import of_batch
-from tekapctl.train.device import autocast, compile_for, synchronize
-
-Clock = Callable[[str], AbstractContextManager[None]]
-"""Gives a context for a phase of a step, by its name."""
-
-_NOTHING = nullcontext()
-
-
-def no_clock(_: str) -> AbstractContextManager[None]:
-    """The clock of an ordinary run."""
-    return _NOTHING
-
-
-class StepClock:
-    """Sums the time of each phase. It waits for the device at both ends, so steps it looks at are slower.
-
-    Args:
-        device: Where the phases compute.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        """Count the time until the context ends towards the phase."""
-        synchronize(self.device)
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            synchronize(self.device)
-            self.seconds[phase] += time.perf_counter() - began
+from tekapctl.timing import Clock, no_clock
 
 
 class Learning(nn.Module):

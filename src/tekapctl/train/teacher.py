@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch, Batches
+from tekapctl.device import autocast, compile_for, describe_kind, describe_passes, place
 from tekapctl.models import Network
 from tekapctl.models.folding import fold
 from tekapctl.models.network import Knowledge, Needs, of_batch
-from tekapctl.store.trained import Trained
-from tekapctl.train.device import autocast, compile_for, describe_kind, describe_passes, place
-from tekapctl.train.teacher_cache import Identity, KnowledgeStore, Places, Say
+from tekapctl.store.teacher_cache import Identity, KnowledgeStore, Places, Say
+from tekapctl.train.trained import Trained
 
 _NOTHING_MORE = Needs()
 Asked = Callable[[Batch], Knowledge]

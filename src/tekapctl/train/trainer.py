@@ -18,9 +18,10 @@ from tekapctl.models import Network
 from tekapctl.optim.dot import DOT
 from tekapctl.randomness import derive
 from tekapctl.spec.run import RunSpec
+from tekapctl.timing import Clock, no_clock
 from tekapctl.train.diagnosis import Diagnosis
 from tekapctl.train.evaluation import predict, top_k
-from tekapctl.train.step import Clock, EpochSums, Learning, Metrics, no_clock
+from tekapctl.train.step import EpochSums, Learning, Metrics
 
 
 @runtime_checkable

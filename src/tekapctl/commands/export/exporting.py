@@ -11,14 +11,15 @@ from torch import Tensor
 from tekapctl.commands.evaluate import say_if_changed
 from tekapctl.commands.export.card import Card
 from tekapctl.commands.export.comparison import BATCH_SIZE, Answers, Comparison, ask, compare
-from tekapctl.commands.export.format import Format, Runner, choose, quantise
+from tekapctl.commands.export.format import Format, Runner, choose
+from tekapctl.commands.export.onnx import quantise
 from tekapctl.commands.export.subject import Subject, load_subject, spread
 from tekapctl.data.batches import CPU
+from tekapctl.device import place
 from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models.external import Arguments
 from tekapctl.store.atomic import aside, output_file, sha256
 from tekapctl.store.home import Home
-from tekapctl.train.device import place
 
 CALIBRATION_IMAGES = 512
 TOLERANCE = 1e-4

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from tekapctl.commands.export.format import FORMATS, Format, Runner
 from tekapctl.commands.export.subject import Subject
-from tekapctl.store import trained
-from tekapctl.store.trained import Reference
 from tekapctl.store.weights import encode_weights
+from tekapctl.train import trained
+from tekapctl.train.trained import Reference
 
 
 @FORMATS.register("safetensors")

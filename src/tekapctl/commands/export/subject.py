@@ -18,10 +18,10 @@ from tekapctl.models import Network
 from tekapctl.models.external import Arguments
 from tekapctl.models.folding import fold
 from tekapctl.models.hooks import Adapted, Watch
-from tekapctl.store import trained
 from tekapctl.store.home import Home
-from tekapctl.store.trained import Preparation, Trained
 from tekapctl.store.weights import read_metadata
+from tekapctl.train import trained
+from tekapctl.train.trained import Preparation, Trained
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from tekapctl.errors import TekapctlError
 from tekapctl.experiments.comparison.groups import Group
 from tekapctl.models.external import Arguments
 from tekapctl.spec.run import StudentSpec
-from tekapctl.store import trained
 from tekapctl.store.home import Home
+from tekapctl.train import trained
 from tekapctl.train.evaluation import class_correlation
 
 _TOGETHER = 250

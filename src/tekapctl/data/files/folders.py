@@ -19,8 +19,9 @@ from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.spec import DataSpec, Shape
 from tekapctl.distributed.communicator import processors
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.atomic import expand_user, make_folder, write_whole
+from tekapctl.store.atomic import make_folder, write_whole
 from tekapctl.store.download import Report, silent
+from tekapctl.store.home import expand_user
 
 MOST_IN_MEMORY = 2 * 2**30
 """Bytes of decoded images beyond which they are streamed."""

@@ -18,8 +18,8 @@ from tekapctl.experiments.sweeps import plan as sweeps
 from tekapctl.experiments.sweeps.plan import Plan, complaint
 from tekapctl.spec.io import merged
 from tekapctl.spec.run import StudentSpec, TeacherSpec, load_of_run, parse, to_dict
-from tekapctl.store import trained
 from tekapctl.store.home import Home
+from tekapctl.train import trained
 
 
 @dataclass(frozen=True)

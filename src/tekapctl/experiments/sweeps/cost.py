@@ -8,6 +8,7 @@ from typing import Any
 
 from tekapctl.commands.bench import measure_alone, measure_steps
 from tekapctl.commands.cost import Cost, estimate
+from tekapctl.device import describe, resolve_device
 from tekapctl.errors import TekapctlError
 from tekapctl.experiments.sweeps import identity
 from tekapctl.experiments.sweeps.folder import SweepFolder
@@ -17,7 +18,6 @@ from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
 from tekapctl.store.atomic import write_whole
 from tekapctl.store.home import Home
 from tekapctl.train.build import Say
-from tekapctl.train.device import describe, resolve_device
 
 STEPS = 3
 """Steps that are measured, after others that warm up."""

@@ -10,11 +10,11 @@ from tekapctl.experiments.sweeps import identity
 from tekapctl.experiments.sweeps.folder import MARK, SweepFolder, lock_file
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.spec.run import StudentSpec, load_of_run
-from tekapctl.store import trained
 from tekapctl.store.atomic import sha256
 from tekapctl.store.home import Home
 from tekapctl.store.locks import is_held
 from tekapctl.store.runs import Run, Runs
+from tekapctl.train import trained
 
 State = Literal["finished", "running", "interrupted", "failed", "queued", "waiting"]
 _BEST = ("finished", "running", "interrupted", "failed")

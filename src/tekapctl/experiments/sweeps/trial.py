@@ -14,10 +14,10 @@ from tekapctl.experiments.sweeps.state import Ledger
 from tekapctl.models.network import Needs
 from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
 from tekapctl.store.atomic import size
+from tekapctl.store.teacher_cache import RESERVE
 from tekapctl.train.build import Say
 from tekapctl.train.callbacks import StoppedError
 from tekapctl.train.run import execute, resume
-from tekapctl.train.teacher_cache import RESERVE
 from tekapctl.train.trainer import Listener
 
 

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
+from tekapctl.device import autocast, resolve_precision
 from tekapctl.distill.perturbations import PERTURBATIONS, Basis, LogitPerturbation, Survey
 from tekapctl.errors import UsageError
 from tekapctl.models import Network
 from tekapctl.spec.run import StudentSpec
-from tekapctl.store.trained import Trained
-from tekapctl.train.device import autocast, resolve_precision
-from tekapctl.train.teacher_cache import Say
+from tekapctl.store.teacher_cache import Say
+from tekapctl.train.trained import Trained
 
 MOST_IMAGES = 20_000
 _TOGETHER = 100
