@@ -4,17 +4,21 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.testing import assert_close
 
-from conformance.inputs import batch_of
+from conformance.inputs import batch_of, of_embedding, of_maps
 from tekapctl.knowledge import Knowledge
 from tekapctl.methods.dist import DIST
 from tekapctl.methods.kd import standardized
-from tekapctl.methods.kdsvd import KDSVD
+from tekapctl.methods.kdsvd import KDSVD, main_directions
 from tekapctl.methods.maps import pair_maps
 from tekapctl.methods.method import WarmUp
 from tekapctl.methods.mlkd import MLKD, MLKDSpec, of_classes, of_samples
 from tekapctl.methods.ofd import OFD, partial_distance
+from tekapctl.methods.pkt import PKT
+from tekapctl.methods.rkd import RKD
+from tekapctl.methods.vid import Predictor
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -131,3 +135,53 @@ def test_kdsvd_of_maps_that_are_not_finite_is_no_number(value):
     assert method.loss(student, teacher, batch_of(torch.arange(3))).isfinite()
     student.stages[1][0, 0, 0, 0] = value
     assert method.loss(student, teacher, batch_of(torch.arange(3))).isnan()
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 5), (2, 12, 3, 3)])
+def test_singular_vectors_have_the_gradient_of_a_singular_value_decomposition(shape):
+    maps = random(*shape).requires_grad_()
+    slope = random(shape[0], shape[1], 4, seed=1)
+    ours = main_directions(maps, 4)[1]
+    theirs = torch.linalg.svd(maps.flatten(2).transpose(1, 2), full_matrices=False).Vh.mT[:, :, :4]
+    assert_close(ours, theirs)
+    found, expected = (torch.autograd.grad((each * slope).sum(), maps)[0] for each in (ours, theirs))
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("off", [2, 5, 8])
+def test_kdsvds_gradient_is_a_number_where_channels_are_off(off):
+    student = [random(4, 8, 6, 6, seed=seed).float().relu() for seed in range(3)]
+    teacher = [random(4, 8, 6, 6, seed=10 + seed).float().relu() for seed in range(3)]
+    for maps in student:
+        maps[:, :off] = 0
+        maps.requires_grad_()
+    KDSVD(1).loss(of_maps(student), of_maps(teacher), batch_of(torch.arange(4))).backward()
+    for maps in student[1:]:
+        assert maps.grad is not None
+        assert maps.grad.isfinite().all()
+        assert maps.grad.abs().max() < 10
+        assert maps.grad.any() == (off < 8)
+
+
+@pytest.mark.parametrize("zeros", [1, 4])
+def test_pkts_gradient_is_a_number_for_embeddings_of_zeros(zeros):
+    student = random(4, 6)
+    student[:zeros] = 0
+    student.requires_grad_()
+    PKT().loss(of_embedding(student), of_embedding(random(4, 6, seed=1)), batch_of(torch.arange(4))).backward()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+def test_a_batch_of_one_has_no_relations():
+    student = random(1, 6).requires_grad_()
+    loss = RKD(25.0, 50.0).loss(of_embedding(student), of_embedding(random(1, 6, seed=1)), batch_of(torch.arange(1)))
+    loss.backward()
+    assert loss == 0
+    assert student.grad is not None
+    assert not student.grad.any()
+
+
+@pytest.mark.parametrize("variance", [2e-5, 5.0, 1e3, 1e6])
+def test_vid_starts_with_the_variance_it_is_given(variance):
+    assert_close(F.softplus(Predictor(2, 3, variance).log_scale) + 1e-5, torch.full((3,), variance))
