@@ -122,6 +122,7 @@ def test_a_warm_up_rises_by_epochs():
     weight = WarmUp(epochs=4, steps=10)
     assert [weight(step) for step in (0, 9, 10, 35, 400)] == [0.25, 0.25, 0.5, 1.0, 1.0]
     assert WarmUp(0, 10)(0) == 1
+    assert [WarmUp(4, 10, first=3)(step) for step in (0, 30, 40, 60, 70)] == [0.25, 0.25, 0.5, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
