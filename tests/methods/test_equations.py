@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from conformance.inputs import batch_of, of_embedding, of_maps
+from conformance.inputs import batch_of, of_embedding, of_logits, of_maps
 from tekapctl.knowledge import Knowledge
 from tekapctl.methods.dist import DIST
+from tekapctl.methods.dkd import DKD
 from tekapctl.methods.kd import standardized
 from tekapctl.methods.kdsvd import KDSVD, main_directions
 from tekapctl.methods.maps import pair_maps
@@ -18,6 +19,7 @@ from tekapctl.methods.mlkd import MLKD, MLKDSpec, of_classes, of_samples
 from tekapctl.methods.ofd import OFD, partial_distance
 from tekapctl.methods.pkt import PKT
 from tekapctl.methods.rkd import RKD
+from tekapctl.methods.rld import RLD, RLDSpec
 from tekapctl.methods.vid import Predictor
 
 
@@ -186,3 +188,13 @@ def test_a_batch_of_one_has_no_relations():
 @pytest.mark.parametrize("variance", [2e-5, 5.0, 1e3, 1e6])
 def test_vid_starts_with_the_variance_it_is_given(variance):
     assert_close(F.softplus(Predictor(2, 3, variance).log_scale) + 1e-5, torch.full((3,), variance))
+
+
+@pytest.mark.parametrize("method", [DKD(1.0, 8.0, 4.0, WarmUp(0, 1)), RLD(RLDSpec(), WarmUp(0, 1))])
+def test_a_single_class_has_nothing_to_learn(method):
+    student = random(3, 1).requires_grad_()
+    loss = method.loss(of_logits(student), of_logits(random(3, 1, seed=1)), batch_of(torch.arange(3)))
+    loss.backward()
+    assert loss == 0
+    assert student.grad is not None
+    assert not student.grad.any()
