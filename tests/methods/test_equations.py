@@ -21,6 +21,7 @@ from tekapctl.methods.pkt import PKT
 from tekapctl.methods.rkd import RKD
 from tekapctl.methods.rld import RLD, RLDSpec
 from tekapctl.methods.vid import Predictor
+from tekapctl.methods.wkd_f import distances
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -198,3 +199,22 @@ def test_a_single_class_has_nothing_to_learn(method):
     assert loss == 0
     assert student.grad is not None
     assert not student.grad.any()
+
+
+@pytest.mark.parametrize(("height", "width", "grid"), [(7, 7, 4), (8, 6, 4), (5, 5, 3), (4, 2, 4), (8, 8, 1)])
+def test_wkd_f_compares_the_cells_of_adaptive_pooling(height, width, grid):
+    student, teacher = random(3, 4, height, width), random(3, 4, height, width, seed=1)
+    size = (min(grid, height), min(grid, width))
+    ours, theirs = (F.adaptive_avg_pool2d(maps, size) for maps in (student, teacher))
+    expected = (ours - theirs).square().sum(1).mean()
+    assert_close(distances(student, teacher, grid)[0], expected)
+
+
+def test_wkd_f_finds_the_deviation_in_cells_that_overlap():
+    student, teacher = random(2, 3, 5, 5), random(2, 3, 5, 5, seed=1)
+    expected = 0.0
+    for rows in (slice(0, 3), slice(2, 5)):
+        for columns in (slice(0, 3), slice(2, 5)):
+            ours, theirs = (maps[:, :, rows, columns].flatten(2) for maps in (student, teacher))
+            expected += ((ours.var(2) + 1e-5).sqrt() - (theirs.var(2) + 1e-5).sqrt()).square().sum(1).mean() / 4
+    assert_close(distances(student, teacher, 2)[1], expected)
