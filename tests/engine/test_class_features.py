@@ -47,3 +47,6 @@ def test_the_weight_falls_from_1_to_0_after_its_epoch():
     assert [decay(step) for step in (0, 29)] == [1.0, 1.0]
     assert [decay(step) for step in (30, 35, 40, 49)] == pytest.approx([0.853553, 0.5, 0.146447, 0.0], abs=1e-6)
     assert CosineDecay(start=10, epochs=10, steps=5)(49) == 1.0
+    later = CosineDecay(start=6, epochs=10, steps=5, first=2)
+    assert [later(step) for step in (0, 39)] == [1.0, 1.0]
+    assert [later(step) for step in (40, 59)] == pytest.approx([0.853553, 0.0], abs=1e-6)

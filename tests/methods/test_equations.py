@@ -4,16 +4,23 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.testing import assert_close
 
-from conformance.inputs import batch_of
+from conformance.inputs import batch_of, of_embedding, of_logits, of_maps
 from tekapctl.distill.methods.dist import DIST
+from tekapctl.distill.methods.dkd import DKD
 from tekapctl.distill.methods.feature_maps import pair_maps
 from tekapctl.distill.methods.kd import standardized
-from tekapctl.distill.methods.kdsvd import KDSVD
+from tekapctl.distill.methods.kdsvd import KDSVD, main_directions
 from tekapctl.distill.methods.method import WarmUp
 from tekapctl.distill.methods.mlkd import MLKD, MLKDSpec, of_classes, of_samples
 from tekapctl.distill.methods.ofd import OFD, partial_distance
+from tekapctl.distill.methods.pkt import PKT
+from tekapctl.distill.methods.rkd import RKD
+from tekapctl.distill.methods.rld import RLD, RLDSpec
+from tekapctl.distill.methods.vid import Predictor
+from tekapctl.distill.methods.wkd_f import distances
 from tekapctl.models.network import Knowledge
 
 
@@ -118,6 +125,7 @@ def test_a_warm_up_rises_by_epochs():
     weight = WarmUp(epochs=4, steps=10)
     assert [weight(step) for step in (0, 9, 10, 35, 400)] == [0.25, 0.25, 0.5, 1.0, 1.0]
     assert WarmUp(0, 10)(0) == 1
+    assert [WarmUp(4, 10, first=3)(step) for step in (0, 30, 40, 60, 70)] == [0.25, 0.25, 0.5, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -131,3 +139,82 @@ def test_kdsvd_of_maps_that_are_not_finite_is_no_number(value):
     assert method.loss(student, teacher, batch_of(torch.arange(3))).isfinite()
     student.stages[1][0, 0, 0, 0] = value
     assert method.loss(student, teacher, batch_of(torch.arange(3))).isnan()
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 5), (2, 12, 3, 3)])
+def test_singular_vectors_have_the_gradient_of_a_singular_value_decomposition(shape):
+    maps = random(*shape).requires_grad_()
+    slope = random(shape[0], shape[1], 4, seed=1)
+    ours = main_directions(maps, 4)[1]
+    theirs = torch.linalg.svd(maps.flatten(2).transpose(1, 2), full_matrices=False).Vh.mT[:, :, :4]
+    assert_close(ours, theirs)
+    found, expected = (torch.autograd.grad((each * slope).sum(), maps)[0] for each in (ours, theirs))
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("off", [2, 5, 8])
+def test_kdsvds_gradient_is_a_number_where_channels_are_off(off):
+    student = [random(4, 8, 6, 6, seed=seed).float().relu() for seed in range(3)]
+    teacher = [random(4, 8, 6, 6, seed=10 + seed).float().relu() for seed in range(3)]
+    for maps in student:
+        maps[:, :off] = 0
+        maps.requires_grad_()
+    KDSVD(1).loss(of_maps(student), of_maps(teacher), batch_of(torch.arange(4))).backward()
+    for maps in student[1:]:
+        assert maps.grad is not None
+        assert maps.grad.isfinite().all()
+        assert maps.grad.abs().max() < 10
+        assert maps.grad.any() == (off < 8)
+
+
+@pytest.mark.parametrize("zeros", [1, 4])
+def test_pkts_gradient_is_a_number_for_embeddings_of_zeros(zeros):
+    student = random(4, 6)
+    student[:zeros] = 0
+    student.requires_grad_()
+    PKT().loss(of_embedding(student), of_embedding(random(4, 6, seed=1)), batch_of(torch.arange(4))).backward()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+def test_a_batch_of_one_has_no_relations():
+    student = random(1, 6).requires_grad_()
+    loss = RKD(25.0, 50.0).loss(of_embedding(student), of_embedding(random(1, 6, seed=1)), batch_of(torch.arange(1)))
+    loss.backward()
+    assert loss == 0
+    assert student.grad is not None
+    assert not student.grad.any()
+
+
+@pytest.mark.parametrize("variance", [2e-5, 5.0, 1e3, 1e6])
+def test_vid_starts_with_the_variance_it_is_given(variance):
+    assert_close(F.softplus(Predictor(2, 3, variance).log_scale) + 1e-5, torch.full((3,), variance))
+
+
+@pytest.mark.parametrize("method", [DKD(1.0, 8.0, 4.0, WarmUp(0, 1)), RLD(RLDSpec(), WarmUp(0, 1))])
+def test_a_single_class_has_nothing_to_learn(method):
+    student = random(3, 1).requires_grad_()
+    loss = method.loss(of_logits(student), of_logits(random(3, 1, seed=1)), batch_of(torch.arange(3)))
+    loss.backward()
+    assert loss == 0
+    assert student.grad is not None
+    assert not student.grad.any()
+
+
+@pytest.mark.parametrize(("height", "width", "grid"), [(7, 7, 4), (8, 6, 4), (5, 5, 3), (4, 2, 4), (8, 8, 1)])
+def test_wkd_f_compares_the_cells_of_adaptive_pooling(height, width, grid):
+    student, teacher = random(3, 4, height, width), random(3, 4, height, width, seed=1)
+    size = (min(grid, height), min(grid, width))
+    ours, theirs = (F.adaptive_avg_pool2d(maps, size) for maps in (student, teacher))
+    expected = (ours - theirs).square().sum(1).mean()
+    assert_close(distances(student, teacher, grid)[0], expected)
+
+
+def test_wkd_f_finds_the_deviation_in_cells_that_overlap():
+    student, teacher = random(2, 3, 5, 5), random(2, 3, 5, 5, seed=1)
+    expected = 0.0
+    for rows in (slice(0, 3), slice(2, 5)):
+        for columns in (slice(0, 3), slice(2, 5)):
+            ours, theirs = (maps[:, :, rows, columns].flatten(2) for maps in (student, teacher))
+            expected += ((ours.var(2) + 1e-5).sqrt() - (theirs.var(2) + 1e-5).sqrt()).square().sum(1).mean() / 4
+    assert_close(distances(student, teacher, 2)[1], expected)

@@ -86,9 +86,37 @@ def main_directions(
     maps: Map, count: int
 ) -> tuple[Float[Tensor, "batch vectors"], Float[Tensor, "batch channels vectors"]]:
     """The greatest singular values, as a unit vector, and their unit right singular vectors."""
-    _, values, vectors = torch.linalg.svd(maps.flatten(2).transpose(1, 2), full_matrices=False)
-    found = vectors.transpose(1, 2)[:, :, :count]
+    rows = maps.flatten(2).transpose(1, 2)
+    with torch.no_grad():
+        _, values, transposed = torch.linalg.svd(rows, full_matrices=False)
+    vectors = transposed.mT
+    found = vectors[:, :, :count] + _first_order(rows, vectors, values.square(), count)
     return F.normalize(values[:, :count], dim=1), F.normalize(found, dim=1)
+
+
+def _first_order(
+    rows: Float[Tensor, "batch places channels"],
+    vectors: Float[Tensor, "batch channels all"],
+    squares: Float[Tensor, "batch all"],
+    count: int,
+) -> Float[Tensor, "batch channels vectors"]:
+    """Zeros with the gradient of the first singular vectors, by perturbation theory.
+
+    PyTorch's own gradient divides by the difference of each two singular values, and is not a number where two are
+    equal, as the zeros of a map with two channels that are off. Here vectors of equal values leave each other alone.
+    """
+    main = vectors[:, :, :count]
+    product = rows.mT @ (rows @ main)
+    change = product - product.detach()
+    smallest = torch.finfo(squares.dtype).eps * squares[:, :1, None]
+
+    def over(change: Tensor, gap: Tensor) -> Tensor:
+        is_open = gap.abs() > smallest
+        return change * torch.where(is_open, 1 / torch.where(is_open, gap, 1.0), 0.0)
+
+    among = vectors.mT @ change
+    inside = over(among, squares[:, None, :count] - squares[:, :, None])
+    return vectors @ inside + over(change - vectors @ among, squares[:, None, :count])
 
 
 def aligned(

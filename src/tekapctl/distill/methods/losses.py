@@ -25,5 +25,7 @@ def against_rest(logits: Float[Tensor, "batch classes"], classes: Int[Tensor, " 
     """Log-probabilities of one class of each sample, and of all others together."""
     log_probabilities = logits.log_softmax(1)
     chosen = classes.unsqueeze(1)
-    rest = log_probabilities.scatter(1, chosen, -torch.inf).logsumexp(1, keepdim=True)
+    # Not minus infinity, of which a difference is no number: a data set of one class has no rest.
+    none = torch.finfo(log_probabilities.dtype).min
+    rest = log_probabilities.scatter(1, chosen, none).logsumexp(1, keepdim=True)
     return torch.cat([log_probabilities.gather(1, chosen), rest], dim=1)

@@ -57,14 +57,17 @@ class WarmUp:
     Attributes:
         epochs: Epochs until it is 1; 0 starts with 1.
         steps: Steps an epoch.
+        first: Epochs of a first stage, from whose end on it rises.
     """
 
     epochs: int
     steps: int
+    first: int = 0
 
     def __call__(self, step: int) -> float:
-        """The weight at a step of the run."""
-        return min(1.0, (step // self.steps + 1) / self.epochs) if self.epochs else 1.0
+        """The weight at a step, counted from the beginning of the first stage."""
+        epoch = max(1, step // self.steps + 1 - self.first)
+        return min(1.0, epoch / self.epochs) if self.epochs else 1.0
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,17 @@ class CosineDecay:
         start: The last epoch, counted from 1, in which it is 1.
         epochs: Epochs of the run.
         steps: Steps an epoch.
+        first: Epochs of a first stage, which do not count.
     """
 
     start: int
     epochs: int
     steps: int
+    first: int = 0
 
     def __call__(self, step: int) -> float:
-        """The weight at a step of the run."""
-        epoch = step // self.steps + 1
+        """The weight at a step, counted from the beginning of the first stage."""
+        epoch = step // self.steps + 1 - self.first
         if epoch <= self.start or self.epochs <= self.start:
             return 1.0
         return (1 + math.cos(math.pi * (epoch - self.start) / (self.epochs - self.start))) / 2
@@ -106,6 +111,7 @@ class Pair:
         teacher_norms: The teacher's batch norms in front of its stages' ReLUs (`Network.norms_before_relu`).
         standardize_logits: Whether logit losses are to see logits of mean 0 and deviation 1.
         epochs: Epochs of the run; 0 where nobody counts them.
+        first_epochs: Epochs of a first stage before them, as that of learned views.
         classifier: The teacher's last layer, from embedding to logits.
         class_features: Computes the teacher's embeddings of up to N training images per class.
     """
@@ -118,16 +124,17 @@ class Pair:
     standardize_logits: bool = False
     teacher_norms: tuple[nn.BatchNorm2d, ...] = ()
     epochs: int = 0
+    first_epochs: int = 0
     classifier: nn.Module | None = None
     class_features: ClassFeatures | None = None
 
     def warm_up(self, epochs: int) -> WarmUp:
         """How a weight rises over the first epochs."""
-        return WarmUp(epochs, self.steps_per_epoch)
+        return WarmUp(epochs, self.steps_per_epoch, self.first_epochs)
 
     def cosine_decay(self, start: float) -> CosineDecay:
         """How a weight falls after a fraction of the run's epochs."""
-        return CosineDecay(round(start * self.epochs), self.epochs, self.steps_per_epoch)
+        return CosineDecay(round(start * self.epochs), self.epochs, self.steps_per_epoch, self.first_epochs)
 
 
 class Method(nn.Module, ABC):

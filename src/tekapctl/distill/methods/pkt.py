@@ -45,6 +45,7 @@ class PKT(Method):
 
 def neighbours(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
     """Each sample's distribution over its neighbours, itself among them."""
-    unit = embedding / (embedding.square().sum(1, keepdim=True).sqrt() + EPSILON)
+    # Unlike a square root's, the norm's gradient is a number for an embedding of zeros.
+    unit = embedding / (embedding.norm(dim=1, keepdim=True) + EPSILON)
     similarity = (unit @ unit.T + 1) / 2
     return similarity / similarity.sum(1, keepdim=True)

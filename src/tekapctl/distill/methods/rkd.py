@@ -60,12 +60,12 @@ class RKD(Method):
 
 
 def distances(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
-    """Distances between all samples, over the mean of those above 0."""
+    """Distances between all samples, over the mean of those above 0; 0 for a batch of one."""
     squares = embedding.square().sum(1)
     squared = squares.unsqueeze(0) + squares.unsqueeze(1) - 2 * embedding @ embedding.T
     found = squared.clamp(min=1e-12).sqrt()
     found = found * (1 - torch.eye(len(embedding), device=embedding.device))
-    return found / (found.sum() / (found > 0).sum().clamp(min=1))
+    return found / (found.sum() / (found > 0).sum().clamp(min=1)).clamp(min=1e-12)
 
 
 def angles(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch batch"]:

@@ -63,7 +63,7 @@ class Predictor(nn.Module):
             nn.Conv2d(teacher_channels, teacher_channels, 1, bias=False),
         )
         # Softplus of it, plus epsilon, is the variance.
-        start = math.log(math.expm1(variance - EPSILON))
+        start = variance - EPSILON + math.log(-math.expm1(EPSILON - variance))
         self.log_scale = nn.Parameter(torch.full((teacher_channels,), start))
 
     def forward(self, pair: MapPair) -> Float[Tensor, ""]:

@@ -4,6 +4,7 @@ Lv, Yang and Li, "Wasserstein Distance Rivals Kullback-Leibler Divergence for Kn
 section 3.2: the Wasserstein distance of two Gaussians with diagonal covariances, whose parts are weighed apart.
 """
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -80,24 +81,28 @@ def distances(student: Map, teacher: Map, grid: int) -> tuple[Float[Tensor, ""],
     """The squared distances of the means and of the deviations: summed over channels, averaged over all cells."""
     ours, theirs = (cells(maps, grid) for maps in (student, teacher))
 
-    def distance(one: Tensor, other: Tensor) -> Tensor:
-        return (one - other).square().sum(1).mean()
+    def distance(of: Callable[[Tensor], Tensor]) -> Tensor:
+        pairs = zip(ours, theirs, strict=True)
+        return torch.stack([(of(one) - of(other)).square().sum(1).mean() for one, other in pairs]).mean()
 
-    return distance(ours.mean(-1), theirs.mean(-1)), distance(deviation(ours), deviation(theirs))
+    return distance(lambda pixels: pixels.mean(-1)), distance(deviation)
 
 
-def cells(maps: Map, grid: int) -> Float[Tensor, "batch _c cells pixels"]:
-    """The pixels of each cell of a grid.
+def cells(maps: Map, grid: int) -> list[Float[Tensor, "batch _c _pixels"]]:
+    """The pixels of each cell of a grid, as in adaptive pooling: cells of a side that the grid does not divide overlap.
 
-    Sides that the grid does not divide get the largest smaller number of cells that does.
+    A side of fewer pixels than cells has a cell for each pixel.
     """
-    height, width = maps.shape[2:]
-    rows, columns = (max(n for n in range(1, grid + 1) if side % n == 0) for side in (height, width))
-    found = maps.unflatten(3, (columns, width // columns)).unflatten(2, (rows, height // rows))
-    return found.transpose(3, 4).flatten(4).flatten(2, 3)
+    rows, columns = (spans(side, min(grid, side)) for side in maps.shape[2:])
+    return [maps[:, :, row, column].flatten(2) for row in rows for column in columns]
 
 
-def deviation(pixels: Float[Tensor, "batch _c cells pixels"]) -> Float[Tensor, "batch _c cells"]:
-    """The standard deviation in each cell, from the unbiased variance; that of a single pixel is as of none."""
+def spans(side: int, count: int) -> list[slice]:
+    """Where adaptive pooling to a size begins and ends."""
+    return [slice(number * side // count, -(-(number + 1) * side // count)) for number in range(count)]
+
+
+def deviation(pixels: Float[Tensor, "batch _c _pixels"]) -> Float[Tensor, "batch _c"]:
+    """The standard deviation in a cell, from the unbiased variance; that of a single pixel is as of none."""
     variance = pixels.var(-1, correction=int(pixels.shape[-1] > 1))
     return (variance + _EPS).sqrt()
