@@ -6,7 +6,8 @@ import torch
 from torch.testing import assert_close
 
 from conformance.inputs import batch_of, of_embedding
-from tekapctl.distill.methods import Pair, contrast
+from tekapctl.distill.methods import Pair
+from tekapctl.distill.methods.crd import contrast
 from tekapctl.distill.methods.crd.crd import CRD, CRDSpec
 from tekapctl.distill.methods.crd.negatives import ClassNegatives, draw_subset
 from tekapctl.distill.tekap import FeatureTekap, SeededNoise, Tekap, TekapSpec
