@@ -14,7 +14,7 @@ for seed in ${SEEDS:-0 1 2}; do
   for method in $methods; do
     case $method in
       ab | ft | fsp) own="--init-epochs 2" ;;
-      dkd | reviewkd) own="--set method.warm_up_epochs=1" ;;
+      dkd | reviewkd) own="--set method.warmup_epochs=1" ;;
       mlkd) own="--lr 0.025" ;;
       *) own="" ;;
     esac

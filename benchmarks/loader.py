@@ -43,7 +43,7 @@ def trainer(batches: Batches, spec: StudentSpec, student: str, teacher_name: str
 
     def ask(batch):
         with torch.no_grad():
-            return teacher.knowledge(batch.images, stages=False)
+            return teacher.knowledge(batch.images, feature_maps=False)
 
     objective = Distillation(
         ask, Tekap(spec.tekap, SeededNoise(spec.tekap, 0)), None, gamma=0.1, alpha=0.9, beta=0.0, temperature=4.0

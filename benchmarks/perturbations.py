@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tekapctl.device import resolve_device
-from tekapctl.distill.perturbations import PERTURBATIONS, Basis, Survey
+from tekapctl.distill.perturbations import PERTURBATIONS, PerturbationContext, TeacherStatistics
 from tekapctl.distill.tekap import SeededNoise, Tekap, TekapSpec
 from tekapctl.models.network import Knowledge
 
@@ -33,13 +33,13 @@ def main() -> None:
     with torch.no_grad():
         logits = head(embedding)
     labels = torch.arange(SURVEYED) % given.classes
-    asked = Survey(logits.double(), labels, embedding.double().square().mean(0))
+    asked = TeacherStatistics(logits.double(), labels, embedding.double().square().mean(0))
     batch = Knowledge(logits[: given.batch].to(device), embedding[: given.batch].to(device))
     labels = labels[: given.batch].to(device)
 
     def tekap(name: str) -> Tekap:
         spec = TekapSpec.model_validate({"logit": {"perturbation": name, "teachers": given.teachers}})
-        basis = Basis(head, device, spec.logit.dropout, lambda: asked)
+        basis = PerturbationContext(head, device, spec.logit.dropout, lambda: asked)
         return Tekap(spec, SeededNoise(spec, 0), PERTURBATIONS[name].of(basis))
 
     made = {name: tekap(name) for name in PERTURBATIONS}

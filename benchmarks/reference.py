@@ -123,8 +123,8 @@ def train(options: argparse.Namespace) -> dict[str, float]:
     optimizer = torch.optim.SGD(parts.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     batches = iter(loader)
     began = 0.0
-    for step in range(options.warm_up + options.steps):
-        if step == options.warm_up:
+    for step in range(options.warmup + options.steps):
+        if step == options.warmup:
             began = time.perf_counter()
         images, labels, index, *drawn = (part.to(device) for part in next(batches))
         of_student = student.knowledge(images)
@@ -161,14 +161,14 @@ def contrast_alone(options: argparse.Namespace) -> dict[str, float]:
     student, teacher = torch.randn(options.batch_size, 64, requires_grad=True), torch.randn(options.batch_size, 64)
     del data
     before, times = resident(), []
-    for step in range(options.warm_up + options.steps):
+    for step in range(options.warmup + options.steps):
         began = time.perf_counter()
         index = np.random.default_rng(step).choice(options.samples, options.batch_size, replace=False)
         drawn = np.stack([draw(i, others[labels[i]], options.negatives) for i in index.tolist()])
         contrast(student, teacher, torch.from_numpy(index), torch.from_numpy(drawn)).backward()
         times.append(time.perf_counter() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"step_seconds": float(np.median(times[options.warm_up :])), "extra_bytes": peak - before}
+    return {"step_seconds": float(np.median(times[options.warmup :])), "extra_bytes": peak - before}
 
 
 def resident() -> int:

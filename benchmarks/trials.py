@@ -14,7 +14,7 @@ from tekapctl import data, models
 from tekapctl.device import resolve_device
 from tekapctl.spec.run import StudentSpec, parse
 from tekapctl.store.home import Home
-from tekapctl.train.build import Setting, assemble, beside
+from tekapctl.train.build import RunContext, assemble, beside
 from tekapctl.train.trained import Reference, Trained
 
 NOWHERE = Path("nowhere")
@@ -38,14 +38,14 @@ def main() -> None:
     splits = data.load(spec.data, NOWHERE, seed=0, in_channels=3)
     home = Home(NOWHERE)
     alone = assemble(spec, splits, [teacher], device, home, print)
-    first = Setting(spec, splits, (teacher,), None, None, assemble(spec, splits, [teacher], device, home, print))
+    first = RunContext(spec, splits, (teacher,), None, None, assemble(spec, splits, [teacher], device, home, print))
     others = [beside(first, spec.model_copy(update={"seed": seed})).trainer for seed in range(1, given.trials)]
     together = [first.trainer, *others]
 
     def rate(trainers: list) -> float:
         batches = trainers[0].batches()
         for trainer in trainers:
-            trainer.begin_epoch()
+            trainer.start_epoch()
         began = time.perf_counter()
         for _ in range(given.steps):
             batch = next(batches)

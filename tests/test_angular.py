@@ -201,8 +201,8 @@ def test_pretraining_trains_the_views_alone_and_finds_their_statistics():
 
 def test_the_rate_of_pretraining_falls_after_each_third():
     spec = parse({"method": "kd", "angular": {"views": 5, "pretrain_epochs": 30}})
-    assert spec.first_epochs == 30
-    assert [spec.first_rate(epoch) for epoch in (0, 9, 10, 29)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    assert spec.init_epochs == 30
+    assert [spec.init_lr(epoch) for epoch in (0, 9, 10, 29)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
     with pytest.raises(UsageError, match="ab has a first stage of its own"):
         parse({"method": "ab", "angular": {"views": 5, "pretrain_epochs": 30}})
 

@@ -31,7 +31,7 @@ def test_rld_and_ea_kd_have_their_own_settings_on_imagenet():
         assert (spec.batch_size, spec.optimizer.learning_rate, spec.gamma) == (512, 0.2, 1.0)
         assert spec.rate(99) == pytest.approx(2e-4)
     assert (rld.beta, rld.method.correlation_weight, rld.method.temperature) == (1.0, 0.5, 1.0)
-    assert (rld.method.confidence_weight, rld.method.warm_up_epochs) == (1.0, 1)
+    assert (rld.method.confidence_weight, rld.method.warmup_epochs) == (1.0, 1)
     assert (eakd.beta, eakd.method.temperature) == (0.5, 1.0)
     assert (eakd.method.entropy_temperature, eakd.method.entropy_bound) == (2.0, "log-classes")
 

@@ -25,9 +25,9 @@ data = st.one_of(
 level = st.fixed_dictionaries(
     {
         "teachers": st.integers(0, 20),
-        "teacher_share": weights,
+        "teacher_scale": weights,
         "noise_weight": weights,
-        "noise_deviation": weights,
+        "noise_std": weights,
         "distribution": st.sampled_from(["gaussian", "uniform"]),
         "loss_weight": weights,
     }
@@ -39,7 +39,7 @@ shared = {
     "seed": st.integers(0, 2**63 - 1),
     "precision": st.sampled_from(["auto", "float32", "bfloat16"]),
     "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:1"]),
-    "optimizer": st.fixed_dictionaries({"learning_rate": positive, "decay_at": st.lists(st.floats(0.01, 0.99))}),
+    "optimizer": st.fixed_dictionaries({"learning_rate": positive, "milestones": st.lists(st.floats(0.01, 0.99))}),
 }
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 students = st.fixed_dictionaries(
@@ -147,7 +147,7 @@ def test_any_text_is_a_spec_or_a_usage_error(text):
 
 def test_the_schema_describes_every_method_and_data_set():
     schema = json.dumps(json_schema())
-    for word in ("embedding_width", "train_fraction", "student_term_weight", "test_samples", "decay_at"):
+    for word in ("embedding_width", "train_fraction", "student_term_weight", "test_samples", "milestones"):
         assert word in schema
 
 
@@ -197,6 +197,6 @@ def test_a_run_is_called_tekap_where_a_loss_sees_augmented_teachers(values, augm
 @given(students)
 def test_what_nothing_reads_makes_no_other_experiment(values):
     found = parse(values)
-    in_effect = found.in_effect
-    assert in_effect.augmented == found.augmented
-    assert in_effect.in_effect == in_effect
+    canonical = found.canonical
+    assert canonical.augmented == found.augmented
+    assert canonical.canonical == canonical

@@ -16,8 +16,8 @@ CPU = torch.device("cpu")
 
 def teacher(batch: int = 4, classes: int = 5, width: int = 6) -> Knowledge:
     torch.manual_seed(0)
-    stages = (torch.randn(batch, 2, 3, 3), torch.randn(batch, 4, 2, 2))
-    return Knowledge(logits=torch.randn(batch, classes), embedding=torch.randn(batch, width), stages=stages)
+    feature_maps = (torch.randn(batch, 2, 3, 3), torch.randn(batch, 4, 2, 2))
+    return Knowledge(logits=torch.randn(batch, classes), embedding=torch.randn(batch, width), feature_maps=feature_maps)
 
 
 def tekap(**settings) -> Tekap:
@@ -27,13 +27,13 @@ def tekap(**settings) -> Tekap:
 
 @given(st.floats(0, 2), st.floats(0, 2), st.floats(0, 2), st.integers(1, 5))
 def test_an_augmented_teacher_is_a_share_of_the_teacher_plus_weighted_noise(share, weight, deviation, teachers):
-    spec = LogitTekap(teachers=teachers, teacher_share=share, noise_weight=weight, noise_deviation=deviation)
+    spec = LogitTekap(teachers=teachers, teacher_scale=share, noise_weight=weight, noise_std=deviation)
     z, noise = torch.randn(3, 4), torch.randn(teachers, 3, 4)
     assert_close(perturb(spec, z, noise), share * z + weight * deviation * noise)
 
 
 def test_without_noise_and_shrink_the_augmented_teachers_are_the_teacher():
-    same = LogitTekap(teachers=2, teacher_share=1, noise_weight=0)
+    same = LogitTekap(teachers=2, teacher_scale=1, noise_weight=0)
     for augmented in tekap(logit=same).augment_logits(teacher(), step=0):
         assert_close(augmented.logits, teacher().logits)
 
@@ -51,7 +51,7 @@ def test_levels_touch_only_their_own_knowledge():
     assert not torch.equal(at_logits.logits, teacher().logits)
     assert torch.equal(at_features.logits, teacher().logits)
     assert not torch.equal(at_features.embedding, teacher().embedding)
-    assert not torch.equal(at_features.stages[1], teacher().stages[1])
+    assert not torch.equal(at_features.feature_maps[1], teacher().feature_maps[1])
 
 
 def test_noise_depends_on_seed_step_and_what_it_is_added_to_and_on_nothing_else():
@@ -66,17 +66,21 @@ def test_noise_depends_on_seed_step_and_what_it_is_added_to_and_on_nothing_else(
 
 
 def test_the_noise_of_a_map_does_not_depend_on_which_others_were_asked_for():
-    full = replace(teacher(), preactivations=teacher().stages)
-    parts = [replace(full, stages=(), preactivations=()), replace(full, preactivations=()), replace(full, stages=())]
+    full = replace(teacher(), preactivations=teacher().feature_maps)
+    parts = [
+        replace(full, feature_maps=(), preactivations=()),
+        replace(full, preactivations=()),
+        replace(full, feature_maps=()),
+    ]
     whole = tekap().augment_features(full, 0)
     for part in parts:
         found = tekap().augment_features(part, 0)
         assert torch.equal(found.embeddings, whole.embeddings)
-        assert len(found.stages) == len(part.stages)
-        assert all(map(torch.equal, found.stages, whole.stages))
+        assert len(found.feature_maps) == len(part.feature_maps)
+        assert all(map(torch.equal, found.feature_maps, whole.feature_maps))
         assert len(found.preactivations) == len(part.preactivations)
         assert all(map(torch.equal, found.preactivations, whole.preactivations))
-    assert not torch.equal(whole.stages[0], whole.preactivations[0])
+    assert not torch.equal(whole.feature_maps[0], whole.preactivations[0])
 
 
 @pytest.mark.parametrize("distribution", ["gaussian", "uniform"])
@@ -91,9 +95,9 @@ def test_noise_has_mean_zero_and_variance_one(distribution):
 
 def test_the_published_settings_are_the_defaults():
     logit, feature = LogitTekap(), FeatureTekap()
-    assert (logit.teachers, logit.teacher_share, logit.noise_weight, logit.noise_deviation) == (3, 0.9, 0.1, 1.0)
+    assert (logit.teachers, logit.teacher_scale, logit.noise_weight, logit.noise_std) == (3, 0.9, 0.1, 1.0)
     assert logit.loss_weight == 0.8
-    assert (feature.teachers, feature.teacher_share, feature.noise_weight, feature.noise_deviation) == (
+    assert (feature.teachers, feature.teacher_scale, feature.noise_weight, feature.noise_std) == (
         1,
         0.9,
         0.1,

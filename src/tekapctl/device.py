@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
-from tekapctl.distributed.communicator import ALONE, Team, local_rank
+from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator, local_rank
 from tekapctl.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -26,12 +26,12 @@ OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def resolve_device(name: str, team: Team = ALONE, say: Say = lambda _: None) -> torch.device:
+def resolve_device(name: str, comm: Communicator = SINGLE_PROCESS, say: Say = lambda _: None) -> torch.device:
     """The device that `auto`, `cpu`, `cuda` or `cuda:N` means on this machine.
 
     Args:
         name: What it is called.
-        team: The processes of the run; where there are several, each has the GPU of its number on its machine.
+        comm: The processes of the run; where there are several, each has the GPU of its number on its machine.
         say: Is told why `auto` is the CPU although there is an NVIDIA GPU.
 
     Raises:
@@ -43,10 +43,10 @@ def resolve_device(name: str, team: Team = ALONE, say: Say = lambda _: None) -> 
         if problem is not None:
             say(f"{problem} This run computes on the CPU.")
     device = torch.device(name)
-    if team.size > 1 and device.type != "cpu":
+    if comm.size > 1 and device.type != "cpu":
         if device.type != "cuda" or device.index is not None:
             raise UsageError(
-                f"{name} is a single device, and {team.size} processes need one each.", "Use --device cuda."
+                f"{name} is a single device, and {comm.size} processes need one each.", "Use --device cuda."
             )
         # A job system may show each process its own GPU only, which is then number 0 to all of them.
         device = torch.device("cuda", local_rank() if torch.cuda.device_count() > 1 else 0)
@@ -58,7 +58,7 @@ def resolve_device(name: str, team: Team = ALONE, say: Say = lambda _: None) -> 
         raise UsageError(
             f"There is no device {device}; this machine has {torch.cuda.device_count()}.",
             "Use --device cuda:0, or auto."
-            if team.size == 1
+            if comm.size == 1
             else "Each process needs one: start fewer, or on the CPU.",
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
@@ -69,16 +69,16 @@ def resolve_device(name: str, team: Team = ALONE, say: Say = lambda _: None) -> 
     return device
 
 
-def check_one_gpu_each(device: torch.device, team: Team) -> None:
+def check_one_gpu_each(device: torch.device, comm: Communicator) -> None:
     """Refuse a GPU that two processes share: they would wait for each other for ever. All processes must ask at once.
 
     Raises:
         UsageError: Two processes have the same GPU.
     """
-    if team.size == 1 or device.type != "cuda":
+    if comm.size == 1 or device.type != "cuda":
         return
-    uuid = str(getattr(torch.cuda.get_device_properties(device), "uuid", "")) or f"process {team.rank}"
-    names = team.exchange((socket.gethostname(), uuid))
+    uuid = str(getattr(torch.cuda.get_device_properties(device), "uuid", "")) or f"process {comm.rank}"
+    names = comm.all_gather_object((socket.gethostname(), uuid))
     if len(set(names)) < len(names):
         raise UsageError(
             f"{len(names)} processes have {len(set(names))} different GPUs, and each needs one of its own.",

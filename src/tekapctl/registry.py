@@ -167,7 +167,7 @@ def _trusted() -> set[str]:
     return set(filter(None, os.environ.get(_VARIABLE, "").split(",")))
 
 
-class Section(BaseModel):
+class Settings(BaseModel):
     """A frozen part of a run spec that refuses unknown fields and numbers that are not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)

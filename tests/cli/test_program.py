@@ -102,8 +102,8 @@ def test_presets_are_the_published_experiments(tekapctl):
     assert len(stated) >= 250
     assert all(row["source"] and row["epoch"] in ("last", "best", "not stated") for row in stated)
     mlkd = listed["mlkd/resnet32x4-ShuffleV1"]["spec"]
-    assert [round(at * mlkd["epochs"]) for at in mlkd["optimizer"]["decay_at"]] == [150, 180, 210]
-    assert listed["imagenet/dkd/resnet34-resnet18"]["spec"]["method"]["warm_up_epochs"] == 1
+    assert [round(at * mlkd["epochs"]) for at in mlkd["optimizer"]["milestones"]] == [150, 180, 210]
+    assert listed["imagenet/dkd/resnet34-resnet18"]["spec"]["method"]["warmup_epochs"] == 1
     assert listed["reviewkd/resnet56-resnet20"]["spec"]["beta"] == 0.6
     assert listed["dkd/resnet56-resnet20"]["spec"]["method"]["non_target_weight"] == 2
     assert listed["crd/resnet32x4-resnet8x4"]["published_top1"] == 75.51
@@ -394,7 +394,7 @@ def test_the_demo_compares_and_says_what_the_differences_mean(tekapctl):
 def test_a_control_keeps_what_it_names_in_the_spec(tekapctl):
     options = ["distill", "--method", "crd", "--alpha", "1", "--dry-run", "--json"]
     settings = tekapctl(*options, "--control", "noise", "--control", "weight").json["spec"]["tekap"]
-    assert (settings["logit"]["teacher_share"], settings["logit"]["noise_weight"]) == (1.0, 0.1)
-    assert (settings["logit"]["own_weight"], settings["logit"]["loss_weight"]) == (1.0, 0.8)
+    assert (settings["logit"]["teacher_scale"], settings["logit"]["noise_weight"]) == (1.0, 0.1)
+    assert (settings["logit"]["teacher_loss_weight"], settings["logit"]["loss_weight"]) == (1.0, 0.8)
     assert (settings["feature"]["student_term_weight"], settings["feature"]["bank_updates"]) == (0.0, False)
     assert "Did you mean noise" in tekapctl.refuses(*options, "--control", "nois")

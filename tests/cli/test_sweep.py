@@ -36,7 +36,7 @@ epochs = 2
 """
 
 
-ALONE = """
+SINGLE_PROCESS = """
 name = "alone"
 [spec]
 kind = "teacher"
@@ -112,7 +112,7 @@ def test_a_sweep_that_is_killed_and_repeated_loses_and_repeats_nothing(home, fil
 
 
 def test_a_sweep_that_is_cancelled_stops_its_workers_after_their_step(home, file):
-    file.write_text(ALONE.replace("EPOCHS", "2000"))
+    file.write_text(SINGLE_PROCESS.replace("EPOCHS", "2000"))
     sweeping = start(home, "sweep", str(file))
     until(lambda: epochs(home, "resnet8") > 2)
     assert sweep(home, "cancel", file, "--json").json == {"processes": 1, "jobs": 0}
@@ -191,7 +191,7 @@ def test_jobs_of_a_cluster_carry_out_a_sweep(home, file, tmp_path, monkeypatch):
 
 def test_a_job_that_is_preempted_goes_on_and_one_that_is_cancelled_does_not(home, file):
     pytest.importorskip("submitit", reason="the extra slurm is not installed")
-    file.write_text(ALONE.replace("EPOCHS", "2000"))
+    file.write_text(SINGLE_PROCESS.replace("EPOCHS", "2000"))
     sweep(home, file, "--on", "local-jobs")
     until(lambda: epochs(home, "") > 2)
     ((job, log),) = [(path.name.split("_")[0], path) for path in home.glob("sweeps/alone/submitit/*.err")]

@@ -37,12 +37,12 @@ def of_embedding(embedding: Tensor) -> Knowledge:
 
 
 def of_maps(
-    stages: list[Tensor] | None = None, before: list[Tensor] | None = None, embedding: Tensor | None = None
+    feature_maps: list[Tensor] | None = None, before: list[Tensor] | None = None, embedding: Tensor | None = None
 ) -> Knowledge:
     """Knowledge of feature maps, behind their ReLU and before it."""
-    first = (stages or before or [])[0]
+    first = (feature_maps or before or [])[0]
     embedding = first.new_zeros(len(first), 2) if embedding is None else embedding
-    return Knowledge(first.new_zeros(len(first), 2), embedding, tuple(stages or ()), tuple(before or ()))
+    return Knowledge(first.new_zeros(len(first), 2), embedding, tuple(feature_maps or ()), tuple(before or ()))
 
 
 def with_first(maps: list[Tensor]) -> list[Tensor]:

@@ -15,7 +15,7 @@ from tekapctl.device import (
     set_float32_precision,
     unusable_gpu,
 )
-from tekapctl.distributed.communicator import Team
+from tekapctl.distributed.communicator import Communicator
 from tekapctl.errors import UsageError
 
 CUDA = torch.device("cuda", 0)
@@ -37,7 +37,7 @@ def gpus(monkeypatch):
 def second_of_two(monkeypatch):
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    return Team(1, 2)
+    return Communicator(1, 2)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_more_processes_than_gpus_are_too_many(gpus, monkeypatch):
         monkeypatch.setenv(name, value)
     gpus.count = 2
     with pytest.raises(UsageError, match="no device cuda:2"):
-        resolve_device("cuda", Team(2, 3))
+        resolve_device("cuda", Communicator(2, 3))
 
 
 @pytest.fixture

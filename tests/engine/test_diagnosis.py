@@ -124,7 +124,7 @@ def test_a_run_with_it_ends_in_the_bits_of_the_run_without_it_and_so_does_one_th
 @pytest.mark.parametrize("way", WAYS)
 def test_it_leaves_no_trace(home, way):
     one = trainer(home, **WAYS[way], diagnose=True)
-    one.begin_epoch()
+    one.start_epoch()
     for batch in one.batches():
         one.take(batch)
     before, gradients = tensors(one), [p.grad for p in one.network.parameters()]
@@ -151,7 +151,7 @@ def examined() -> Examined:
 
 
 def tekap(level: str, **settings) -> Tekap:
-    spec = TekapSpec.model_validate({level: {"noise_weight": 0.5, "noise_deviation": 2.0, **settings}})
+    spec = TekapSpec.model_validate({level: {"noise_weight": 0.5, "noise_std": 2.0, **settings}})
     return Tekap(spec, SeededNoise(spec, 3))
 
 
@@ -161,7 +161,7 @@ def tekap(level: str, **settings) -> Tekap:
 def test_predictions_are_those_of_plain_formulas_in_float64(level, teachers, distribution):
     one = examined()
     made = tekap(
-        level, teachers=teachers, teacher_share=0.7, own_weight=1.5, loss_weight=0.6, distribution=distribution
+        level, teachers=teachers, teacher_scale=0.7, teacher_loss_weight=1.5, loss_weight=0.6, distribution=distribution
     )
     found = {name: value.item() for name, value in of_augmented(one, made, level, -1, 64).items()}
 
@@ -195,13 +195,13 @@ def test_how_many_images_are_looked_at_together_makes_no_difference(together_):
 
 def test_a_teacher_of_no_weight_is_not_in_the_ensemble():
     teacher, other = torch.randn(2, 6, 4, generator=source(0))
-    alone = Predictions.of(teacher, other.unsqueeze(0), own_weight=0.0, weight=0.3)
+    alone = Predictions.of(teacher, other.unsqueeze(0), teacher_loss_weight=0.0, weight=0.3)
     torch.testing.assert_close(alone.ensemble, other.log_softmax(1))
-    silent = Predictions.of(teacher, other.unsqueeze(0), own_weight=2.0, weight=0.0)
+    silent = Predictions.of(teacher, other.unsqueeze(0), teacher_loss_weight=2.0, weight=0.0)
     torch.testing.assert_close(silent.ensemble, teacher.log_softmax(1))
 
 
-NO_NOISE = {"noise_weight": 0.0, "teacher_share": 1.0}
+NO_NOISE = {"noise_weight": 0.0, "teacher_scale": 1.0}
 
 
 @pytest.mark.parametrize("level", ["logit", "feature"])
@@ -217,7 +217,7 @@ def test_without_noise_nothing_differs_and_the_ensemble_is_the_teacher(home, lev
 
 
 def test_the_noise_of_published_feature_level_crd_reaches_no_gradient_of_the_student(home):
-    loud = {"teachers": 2, "noise_deviation": 3.0}
+    loud = {"teachers": 2, "noise_std": 3.0}
     values = {"alpha": 1.0, "beta": 0.8, "tekap": {"feature": loud}}
     for found in diagnosed(home, method=CRD, **values):
         assert found["feature_noise_share"] == 0
@@ -288,12 +288,12 @@ def test_where_nobody_is_augmented_it_says_so_and_logs_nothing(home):
 def one_of_several(folder: str) -> tuple[list[dict[str, float]], list[str]]:
     """The metrics of a diagnosed run of several processes, and what ends otherwise than in a run without diagnosis."""
     home = Home(Path(folder))
-    with joined() as team:
+    with joined() as comm:
         values = {**QUICK, "method": CRD, "alpha": 1.0, "beta": 0.8, "sync_batch_norm": True}
         values["optimizer"] = {"learning_rate": 1e-3}  # at higher rates steps make much of the last digit
         histories, last = [], []
         for diagnose in (False, True):
-            one = prepare(parse({**values, "diagnose": diagnose}), home, say, team).trainer
+            one = prepare(parse({**values, "diagnose": diagnose}), home, say, comm).trainer
             one.fit(Silent(), Keep(one))
             histories.append(one.progress.history)
             last.append(tensors(one))

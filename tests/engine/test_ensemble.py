@@ -93,7 +93,7 @@ def test_in_a_first_stage_that_leaves_the_student_alone_its_statistics_stay(home
     values = {"method": {"name": "ft", "init_epochs": 1}, "teacher": "resnet14", "ensemble": ["resnet14"]}
     trainer = prepare(parse({**STUDENT, **values}), home, lambda _: None).trainer
     before = {name: value.clone() for name, value in trainer.network.named_buffers()}
-    trainer.begin_epoch()
+    trainer.start_epoch()
     assert not trainer.network.training
     trainer.take(next(trainer.batches()))
     assert all(torch.equal(value, before[name]) for name, value in trainer.network.named_buffers())

@@ -14,7 +14,7 @@ from tekapctl.distill.methods import Pair
 from tekapctl.distill.methods.crd.memory import MemoryBanks
 from tekapctl.distill.methods.crd.negatives import ClassNegatives
 from tekapctl.distill.objective import Distillation
-from tekapctl.distill.perturbations import PERTURBATIONS, Basis
+from tekapctl.distill.perturbations import PERTURBATIONS, PerturbationContext
 from tekapctl.distill.tekap import SeededNoise, Tekap
 from tekapctl.models.normalization import Normalization
 from tekapctl.spec.run import StudentSpec, parse
@@ -58,10 +58,10 @@ def trainer(**values) -> Trainer:
         probe = torch.randn(2, 3, 16, 16)
         pair = Pair(student.knowledge(probe), teacher.knowledge(probe), image_set.labels, 0)
     asked = survey(teacher, image_set, CPU, torch.float32)
-    basis = Basis(teacher.classifier_layer, CPU, spec.tekap.logit.dropout, lambda: asked)
+    basis = PerturbationContext(teacher.classifier_layer, CPU, spec.tekap.logit.dropout, lambda: asked)
     perturbation = PERTURBATIONS[spec.tekap.logit.perturbation].of(basis)
     objective = Distillation(
-        lambda batch: teacher.knowledge(teacher.normalize(batch.images), stages=False),
+        lambda batch: teacher.knowledge(teacher.normalize(batch.images), feature_maps=False),
         Tekap(spec.tekap, SeededNoise(spec.tekap, 0), perturbation),
         spec.method.build(pair) if spec.beta else None,
         gamma=spec.gamma,

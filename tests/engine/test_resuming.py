@@ -190,13 +190,13 @@ def test_a_checkpoint_whose_checksum_fits_but_holds_no_state_is_an_error(tmp_pat
 def test_weights_that_change_by_epochs_count_from_the_end_of_the_views_own_stage(home, method):
     values = {**QUICK, "teacher": "resnet14", "student": "resnet8", "method": method, "epochs": 8}
 
-    def weights(first_epochs: int) -> list[float]:
-        spec = parse({**values, "angular": {"views": 2, "pretrain_epochs": first_epochs}})
+    def weights(init_epochs: int) -> list[float]:
+        spec = parse({**values, "angular": {"views": 2, "pretrain_epochs": init_epochs}})
         made = prepare(spec, home, lambda _: None).trainer
         (distillation,) = made.objective.distillations
         weight = getattr(distillation.method, "decay" if method == "wkd-f" else "warm_up")
         steps = len(made.train_batches)
-        return [weight(epoch * steps) for epoch in range(first_epochs, first_epochs + 8)]
+        return [weight(epoch * steps) for epoch in range(init_epochs, init_epochs + 8)]
 
     assert weights(3) == weights(0)
     assert len(set(weights(0))) > 1

@@ -40,8 +40,8 @@ def test_of_all_methods_two_cannot_train_on_one_image(home, method):
             ready(home, method=method, batch_size=43)
         return
     trainer = ready(home, method=method, batch_size=43).trainer
-    last = list(trainer.train_batches.epoch(0, strong=trainer.objective.needs.strong_view))[-1]
-    trainer.begin_epoch()
+    last = list(trainer.train_batches.epoch(0, strong=trainer.objective.requires.strong_view))[-1]
+    trainer.start_epoch()
     assert len(last.labels) == 1
     assert all(value.isfinite() for value in trainer.step(last).values())
 

@@ -107,7 +107,7 @@ def test_each_effect_of_published_tekap_is_a_control_of_its_own():
     assert_close(method.memory.teacher, plain.memory.teacher)
     assert_close(method.project_teacher.linear.weight.grad, plain.project_teacher.linear.weight.grad)
 
-    only_updates = FeatureTekap(loss_weight=0, student_term_weight=0, teacher_share=1, noise_weight=0)
+    only_updates = FeatureTekap(loss_weight=0, student_term_weight=0, teacher_scale=1, noise_weight=0)
     method, plain = crd(), crd()
     (loss, gradient), (single_loss, single) = one_step(method, only_updates), one_step(plain)
     assert_close(loss, single_loss)

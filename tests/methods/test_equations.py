@@ -13,7 +13,7 @@ from tekapctl.distill.methods.dkd import DKD
 from tekapctl.distill.methods.feature_maps import pair_maps
 from tekapctl.distill.methods.kd import standardized
 from tekapctl.distill.methods.kdsvd import KDSVD, main_directions
-from tekapctl.distill.methods.method import WarmUp
+from tekapctl.distill.methods.method import Warmup
 from tekapctl.distill.methods.mlkd import MLKD, MLKDSpec, of_classes, of_samples
 from tekapctl.distill.methods.ofd import OFD, partial_distance
 from tekapctl.distill.methods.pkt import PKT
@@ -122,22 +122,22 @@ def test_maps_are_paired_from_the_last_and_pooled_to_the_smaller():
 
 
 def test_a_warm_up_rises_by_epochs():
-    weight = WarmUp(epochs=4, steps=10)
+    weight = Warmup(epochs=4, steps=10)
     assert [weight(step) for step in (0, 9, 10, 35, 400)] == [0.25, 0.25, 0.5, 1.0, 1.0]
-    assert WarmUp(0, 10)(0) == 1
-    assert [WarmUp(4, 10, first=3)(step) for step in (0, 30, 40, 60, 70)] == [0.25, 0.25, 0.5, 1.0, 1.0]
+    assert Warmup(0, 10)(0) == 1
+    assert [Warmup(4, 10, first=3)(step) for step in (0, 30, 40, 60, 70)] == [0.25, 0.25, 0.5, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_kdsvd_of_maps_that_are_not_finite_is_no_number(value):
     def known(seed: int) -> Knowledge:
-        stages = tuple(random(3, 4, 5, 5, seed=seed + number).float() for number in range(3))
-        return Knowledge(torch.zeros(3, 2), torch.zeros(3, 2), stages)
+        feature_maps = tuple(random(3, 4, 5, 5, seed=seed + number).float() for number in range(3))
+        return Knowledge(torch.zeros(3, 2), torch.zeros(3, 2), feature_maps)
 
     teacher, student = known(0), known(10)
     method = KDSVD(1)
     assert method.loss(student, teacher, batch_of(torch.arange(3))).isfinite()
-    student.stages[1][0, 0, 0, 0] = value
+    student.feature_maps[1][0, 0, 0, 0] = value
     assert method.loss(student, teacher, batch_of(torch.arange(3))).isnan()
 
 
@@ -191,7 +191,7 @@ def test_vid_starts_with_the_variance_it_is_given(variance):
     assert_close(F.softplus(Predictor(2, 3, variance).log_scale) + 1e-5, torch.full((3,), variance))
 
 
-@pytest.mark.parametrize("method", [DKD(1.0, 8.0, 4.0, WarmUp(0, 1)), RLD(RLDSpec(), WarmUp(0, 1))])
+@pytest.mark.parametrize("method", [DKD(1.0, 8.0, 4.0, Warmup(0, 1)), RLD(RLDSpec(), Warmup(0, 1))])
 def test_a_single_class_has_nothing_to_learn(method):
     student = random(3, 1).requires_grad_()
     loss = method.loss(of_logits(student), of_logits(random(3, 1, seed=1)), batch_of(torch.arange(3)))

@@ -15,7 +15,7 @@ from tekapctl.distill.methods import METHODS, Pair
 from tekapctl.distill.objective import Distillation
 from tekapctl.distill.tekap import SeededNoise, Tekap
 from tekapctl.errors import UsageError
-from tekapctl.models.network import Needs, of_batch
+from tekapctl.models.network import Requires, of_batch
 from tekapctl.models.normalization import Normalization
 from tekapctl.spec.run import parse
 from tekapctl.train.teacher_statistics import class_features
@@ -77,10 +77,10 @@ def trainer(batches, networks, method: str, student: str, teacher: str, augmenta
     with torch.no_grad():
         seen = learner.eval().knowledge(learner.normalize(batches.probe(2)), preactivations=True)
     method_loss = spec.method.build(replace(pair, student=seen)) if spec.beta else None
-    needs = Needs() if method_loss is None else method_loss.needs
-    sample = of_batch(network.knowledge, network.normalize, next(batches.epoch(0, strong=True)), needs)
+    requires = Requires() if method_loss is None else method_loss.requires
+    sample = of_batch(network.knowledge, network.normalize, next(batches.epoch(0, strong=True)), requires)
     objective = Distillation(
-        lambda batch: of_batch(network.knowledge, network.normalize, batch, needs),
+        lambda batch: of_batch(network.knowledge, network.normalize, batch, requires),
         Tekap(spec.tekap, SeededNoise(spec.tekap, 0)),
         method_loss,
         gamma=spec.gamma,
@@ -100,12 +100,14 @@ def test_one_step_of_every_pair(batches, networks, method):
         try:
             trained = trainer(batches, networks, method, student, teacher, augmentation)
         except UsageError as error:
-            widths = [[s.shape[1] for s in networks[name][1].stages] for name in (student, teacher)]
+            widths = [[s.shape[1] for s in networks[name][1].feature_maps] for name in (student, teacher)]
             assert method in EQUAL_WIDTHS, f"{method} refuses {teacher} > {student}: {error}"
             assert widths[0] != widths[1], f"{method} refuses {teacher} > {student}: {error}"
             continue
-        stages = [True, False] if trained.objective.method is not None and trained.objective.method.init_epochs else []
-        for trained.objective.first_stage in stages or [False]:
+        feature_maps = (
+            [True, False] if trained.objective.method is not None and trained.objective.method.init_epochs else []
+        )
+        for trained.objective.init_stage in feature_maps or [False]:
             trained.optimizer.state.clear()  # as between the stages of a run
             parts = trained.step(batch)
             assert all(torch.isfinite(value) for value in parts.values()), (method, student, teacher, parts)
@@ -118,7 +120,7 @@ def test_the_methods_loss_reaches_the_student_and_augmentation_changes_it(batche
         torch.manual_seed(1)
         trained = trainer(batches, networks, method, "resnet8", "resnet14", augmentation)
         batch = next(batches.epoch(0, strong=True))
-        student = of_batch(trained.network.knowledge, trained.network.normalize, batch, trained.objective.needs)
+        student = of_batch(trained.network.knowledge, trained.network.normalize, batch, trained.objective.requires)
         loss = trained.objective(student, batch)["method"]
         loss.backward()
         gradient = sum(p.grad.abs().sum() for p in trained.network.parameters() if p.grad is not None)
@@ -130,11 +132,11 @@ def test_the_methods_loss_reaches_the_student_and_augmentation_changes_it(batche
 @pytest.mark.parametrize("method", METHODS.names())
 def test_a_network_of_one_feature_map_works_or_is_refused_before_training(batches, networks, method):
     ours, (network, theirs) = networks["resnet8"][1], networks["resnet14"]
-    few = replace(ours, stages=ours.stages[-1:], preactivations=ours.preactivations[-1:])
+    few = replace(ours, feature_maps=ours.feature_maps[-1:], preactivations=ours.preactivations[-1:])
     try:
         loss = parse({"method": method}).method.build(pair_of(batches, few, network, theirs))
     except UsageError as error:
         assert "in all" in error.problem or "hint_layer" in error.remedy, error
         return
-    if loss is not None and loss.needs.stages:
+    if loss is not None and loss.requires.feature_maps:
         assert loss.loss(few, theirs, next(batches.in_order())).isfinite()

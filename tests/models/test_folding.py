@@ -37,7 +37,7 @@ def test_all_batch_norms_behind_convolutions_are_folded_and_nothing_changes(name
         ours, theirs = folded.knowledge(images), network.knowledge(images)
     assert_close(ours.logits, theirs.logits, rtol=1e-4, atol=1e-4 * float(theirs.logits.abs().max()))
     assert_close(ours.embedding, theirs.embedding, rtol=1e-4, atol=1e-4 * float(theirs.embedding.abs().max()))
-    for one, other in zip(ours.stages, theirs.stages, strict=True):
+    for one, other in zip(ours.feature_maps, theirs.feature_maps, strict=True):
         assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
 
 

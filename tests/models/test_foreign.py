@@ -60,8 +60,8 @@ def test_resnets_stages_are_those_between_its_layers():
         for layer in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4):
             maps = layer(maps)
             expected.append(maps)
-    assert len(told.stages) == len(told.preactivations) == 5
-    for stage, before, own in zip(told.stages, told.preactivations, expected, strict=True):
+    assert len(told.feature_maps) == len(told.preactivations) == 5
+    for stage, before, own in zip(told.feature_maps, told.preactivations, expected, strict=True):
         assert_close(stage, own)
         assert_close(before.relu(), own)
         assert (before < 0).any()
@@ -78,10 +78,10 @@ def test_resnets_stages_are_those_between_its_layers():
 def test_stages_are_of_blocks_and_shrink(name, channels):
     network = models.build(f"torchvision:{name}", 10, 3).eval()
     with torch.no_grad():
-        stages = network.knowledge(torch.randn(1, 3, 96, 96)).stages
-    sides = [stage.shape[2] for stage in stages]
+        feature_maps = network.knowledge(torch.randn(1, 3, 96, 96)).feature_maps
+    sides = [stage.shape[2] for stage in feature_maps]
     assert sides == sorted(sides, reverse=True)
-    assert channels is None or [stage.shape[1] for stage in stages] == channels
+    assert channels is None or [stage.shape[1] for stage in feature_maps] == channels
 
 
 def test_a_network_of_timm_is_made_for_classes_and_channels():
@@ -89,7 +89,7 @@ def test_a_network_of_timm_is_made_for_classes_and_channels():
     network = models.build("timm:mobilenetv3_small_050", 5, 1).eval()
     told = network.knowledge(torch.randn(2, 1, 64, 64))
     assert told.logits.shape == (2, 5)
-    assert len(told.stages) == 5
+    assert len(told.feature_maps) == 5
 
 
 def test_copies_and_folded_networks_tell_of_themselves():

@@ -40,8 +40,8 @@ def test_what_is_stored_is_loaded_and_says_the_same(tmp_path, student, teacher):
     found = load(Reference(str(path), path, "a file")).network
     torch.testing.assert_close(found(IMAGES), network(IMAGES))
     knowledge = found.knowledge(IMAGES, preactivations=True)
-    torch.testing.assert_close(pool(knowledge.stages[-1]), knowledge.embedding)
-    torch.testing.assert_close(knowledge.stages[-1], knowledge.preactivations[-1].relu())
+    torch.testing.assert_close(pool(knowledge.feature_maps[-1]), knowledge.embedding)
+    torch.testing.assert_close(knowledge.feature_maps[-1], knowledge.preactivations[-1].relu())
     torch.testing.assert_close(of_teacher.classifier_layer(knowledge.embedding), knowledge.logits)
 
 

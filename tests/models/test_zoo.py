@@ -17,8 +17,8 @@ def test_any_number_of_classes_and_channels_on_small_images(name):
             told = network.eval().knowledge(images)
             assert network(images).shape == told.logits.shape == (2, 7)
         torch.testing.assert_close(network.classifier_layer(told.embedding), told.logits)
-        assert len(told.stages) >= 4
-        assert network.knowledge(images, stages=False).stages == ()
+        assert len(told.feature_maps) >= 4
+        assert network.knowledge(images, feature_maps=False).feature_maps == ()
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2"])

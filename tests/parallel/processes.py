@@ -19,7 +19,7 @@ def free_port() -> int:
 
 
 def together(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `work` returns in each of so many processes; it must be a function of a module, and `joined` by itself."""
+    """What `work`, a function of a module that joins the process group, returns in each of `count` processes."""
     port, pipes, processes = free_port(), [], []
     for rank in range(count):
         ours, theirs = _CONTEXT.Pipe()

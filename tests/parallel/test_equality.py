@@ -8,7 +8,7 @@ import torch
 from parallel.processes import together
 from tekapctl import data, models
 from tekapctl.distill.methods import METHODS
-from tekapctl.distributed.communicator import Team, joined
+from tekapctl.distributed.communicator import Communicator, join_process_group
 from tekapctl.distributed.shard import spans
 from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
@@ -52,17 +52,17 @@ def a_teacher(name: str) -> Trained:
     return Trained(network, name, None, None, "0" * 64, Reference(name, Path("nowhere"), name))
 
 
-def train(case: str, team: Team) -> dict[str, torch.Tensor]:
+def train(case: str, comm: Communicator) -> dict[str, torch.Tensor]:
     """A few steps: the loss's parts, what was learned, and all memory."""
     spec = parse(BASE | CASES[case])
     splits = data.load(spec.data, Path("nowhere"), seed=0, in_channels=1)
     teachers = [a_teacher(name) for name in (spec.teacher, *spec.ensemble)]
-    trainer = assemble(spec, splits, teachers, CPU, Home(Path("nowhere")), lambda _: None, team)
+    trainer = assemble(spec, splits, teachers, CPU, Home(Path("nowhere")), lambda _: None, comm)
     trainer.objective.first_stage = case.endswith("first stage")
     found = {}
-    for step, batch in enumerate(trainer.train_batches.epoch(0, strong=trainer.objective.needs.strong_view)):
+    for step, batch in enumerate(trainer.train_batches.epoch(0, strong=trainer.objective.requires.strong_view)):
         parts = trainer.step(batch)
-        found |= {f"{step}: {name}": team.total(value) / team.size for name, value in parts.items()}
+        found |= {f"{step}: {name}": comm.total(value) / comm.size for name, value in parts.items()}
         held = trainer.optimizer.state_dict()["state"].values()
         for name in dict.fromkeys(name for each in held for name in each):
             found[f"{step}: {name}"] = torch.cat([each[name].flatten() for each in held])
@@ -75,8 +75,8 @@ def train(case: str, team: Team) -> dict[str, torch.Tensor]:
 
 def every_case() -> dict[str, dict[str, torch.Tensor]]:
     torch.set_num_threads(1)
-    with joined() as team:
-        return {case: train(case, team) for case in CASES}
+    with join_process_group() as comm:
+        return {case: train(case, comm) for case in CASES}
 
 
 @pytest.fixture(scope="module")

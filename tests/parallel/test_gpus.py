@@ -7,16 +7,16 @@ import torch
 
 from parallel.processes import together
 from tekapctl.device import check_one_gpu_each
-from tekapctl.distributed.communicator import joined
+from tekapctl.distributed.communicator import join_process_group
 from tekapctl.errors import TekapctlError
 
 
 def told(uuids: list[str]) -> str | None:
-    with joined() as team:
-        torch.cuda.get_device_properties = lambda _: SimpleNamespace(uuid=uuids[team.rank])
+    with join_process_group() as comm:
+        torch.cuda.get_device_properties = lambda _: SimpleNamespace(uuid=uuids[comm.rank])
         try:
-            with team.united():
-                check_one_gpu_each(torch.device("cuda", 0), team)
+            with comm.raise_together():
+                check_one_gpu_each(torch.device("cuda", 0), comm)
         except TekapctlError as error:
             return str(error)
     return None

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from parallel.processes import together
-from tekapctl.distributed.communicator import joined
-from tekapctl.distributed.data_parallel import Averaged
+from tekapctl.distributed.communicator import join_process_group
+from tekapctl.distributed.data_parallel import DataParallelStep
 
 
 def of_gloo() -> list[str]:
@@ -20,8 +20,8 @@ def of_gloo() -> list[str]:
 def step_and_part(fails: bool) -> tuple[list[str], list[str]]:
     """Gloo's threads in the team and behind it, where what was trained is still held, as a run holds it."""
     try:
-        with joined() as team:
-            averaged = Averaged(nn.Linear(2, 1), team)
+        with join_process_group() as comm:
+            averaged = DataParallelStep(nn.Linear(2, 1), comm)
             for _ in range(2):
                 averaged.backward(averaged(torch.ones(2, 2)).mean())
             inside = of_gloo()

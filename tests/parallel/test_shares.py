@@ -8,7 +8,7 @@ from PIL import Image
 from tekapctl.data import Batches, data_spec
 from tekapctl.distill.methods.crd.negatives import ClassNegatives
 from tekapctl.distill.tekap import SeededNoise, TekapSpec
-from tekapctl.distributed.communicator import Team
+from tekapctl.distributed.communicator import Communicator
 from tekapctl.randomness import by_rows
 
 CPU = torch.device("cpu")
@@ -24,8 +24,8 @@ def photographs(tmp_path_factory):
     return folder
 
 
-def batches(section, train, team: Team) -> Batches:
-    return Batches(train, 10, device=CPU, padding=section.padding, flip=True, seed=0, recrop=section.recrop, team=team)
+def batches(section, train, comm: Communicator) -> Batches:
+    return Batches(train, 10, device=CPU, padding=section.padding, flip=True, seed=0, recrop=section.recrop, comm=comm)
 
 
 @pytest.mark.parametrize("augmentation", ["crop-flip", "resized-crop"])
@@ -33,10 +33,11 @@ def test_shares_of_images_are_the_batch(photographs, augmentation):
     section = data_spec({"name": f"folder:{photographs}", "size": 16, "augmentation": augmentation, "workers": 0})
     train = section.load(photographs).train
     alone, *ours = [
-        list(batches(section, train, team).epoch(1, strong=True)) for team in (Team(), *(Team(r, 3) for r in range(3)))
+        list(batches(section, train, comm).epoch(1, strong=True))
+        for comm in (Communicator(), *(Communicator(r, 3) for r in range(3)))
     ]
     for whole, *shares in zip(alone, *ours, strict=True):
-        if shares[0].share.is_whole:  # less than two samples for each
+        if shares[0].shard.is_full_batch:  # less than two samples for each
             shares = shares[:1]
         for name in ("images", "strong", "labels", "index", "view"):
             assert torch.equal(torch.cat([getattr(share, name) for share in shares]), getattr(whole, name)), name

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from tekapctl.data.batches import Batch
 from tekapctl.distill.objective import Distillation
-from tekapctl.distill.perturbations import PERTURBATIONS, Basis, LogitPerturbation, Survey
+from tekapctl.distill.perturbations import PERTURBATIONS, LogitPerturbation, PerturbationContext, TeacherStatistics
 from tekapctl.distill.perturbations.perturbation import HALF_WIDTH
 from tekapctl.distill.tekap import LogitTekap, SeededNoise, Tekap, TekapSpec, perturb
 from tekapctl.errors import UsageError
@@ -46,9 +46,9 @@ def teacher(head, labels) -> Knowledge:
 
 
 @pytest.fixture
-def basis(head, teacher, labels) -> Basis:
+def basis(head, teacher, labels) -> PerturbationContext:
     squares = teacher.embedding.double().square().mean(0)
-    return Basis(head, CPU, DROPOUT, lambda: Survey(teacher.logits.double(), labels, squares))
+    return PerturbationContext(head, CPU, DROPOUT, lambda: TeacherStatistics(teacher.logits.double(), labels, squares))
 
 
 def source(seed: int) -> torch.Generator:
@@ -59,18 +59,18 @@ def spec_of(name: str, **settings) -> TekapSpec:
     return TekapSpec(logit=LogitTekap(perturbation=name, dropout=DROPOUT, **settings))
 
 
-def tekap(name: str, basis: Basis, **settings) -> Tekap:
+def tekap(name: str, basis: PerturbationContext, **settings) -> Tekap:
     spec = spec_of(name, **settings)
     return Tekap(spec, SeededNoise(spec, 0), PERTURBATIONS[name].of(basis))
 
 
-def deviations(name: str, basis: Basis, teacher: Knowledge, labels, teachers: int) -> torch.Tensor:
+def deviations(name: str, basis: PerturbationContext, teacher: Knowledge, labels, teachers: int) -> torch.Tensor:
     """The deviations alone, of augmented teachers who have no share of the teacher."""
-    alone = tekap(name, basis, teachers=teachers, teacher_share=0, noise_weight=1)
+    alone = tekap(name, basis, teachers=teachers, teacher_scale=0, noise_weight=1)
     return alone.augment_logits(teacher, 0, 0, labels).logits
 
 
-def made(name: str, basis: Basis) -> LogitPerturbation:
+def made(name: str, basis: PerturbationContext) -> LogitPerturbation:
     return PERTURBATIONS[name].of(basis)
 
 
@@ -118,7 +118,7 @@ def test_the_covariance_of_the_noise_is_the_teachers_at_a_mean_variance_of_one(
     # Rows whose mean square is exactly the identity stand in for all draws.
     white = (CLASSES**0.5 * torch.eye(CLASSES)).unsqueeze(0)
     some = Knowledge(teacher.logits[:CLASSES], teacher.embedding[:CLASSES])
-    drawn = made(name, basis).deviate(some, None, white)[0].double()
+    drawn = made(name, basis).sample(some, None, white)[0].double()
     assert_close(drawn.T @ drawn / CLASSES, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -126,7 +126,9 @@ def test_logits_that_vary_in_a_plane_are_perturbed_within_it(basis, teacher, lab
     """A covariance need not have full rank."""
     plane = torch.randn(2, CLASSES, generator=source(4), dtype=torch.float64)
     logits = torch.randn(IMAGES, 2, generator=source(5), dtype=torch.float64) @ plane
-    flat = Basis(basis.classifier, CPU, DROPOUT, lambda: Survey(logits, labels, torch.ones(WIDTH).double()))
+    flat = PerturbationContext(
+        basis.classifier, CPU, DROPOUT, lambda: TeacherStatistics(logits, labels, torch.ones(WIDTH).double())
+    )
     found = deviations("covariance", flat, teacher, labels, teachers=2)[0].double()
     outside = found - found @ torch.linalg.pinv(plane) @ plane
     assert outside.abs().max() < 1e-5
@@ -136,18 +138,18 @@ def test_logits_that_vary_in_a_plane_are_perturbed_within_it(basis, teacher, lab
 def test_relative_noise_is_that_of_noisy_teachers(basis, teacher):
     noise = torch.randn(3, len(teacher.logits), CLASSES, generator=torch.Generator().manual_seed(0))
     size = basis.survey().logits.square().mean().sqrt().float()
-    spec = spec_of("relative", teachers=3, teacher_share=1.0, noise_weight=0.2).logit
-    augmented = perturb(spec, teacher.logits, made("relative", basis).deviate(teacher, None, noise))
+    spec = spec_of("relative", teachers=3, teacher_scale=1.0, noise_weight=0.2).logit
+    augmented = perturb(spec, teacher.logits, made("relative", basis).sample(teacher, None, noise))
     torch.testing.assert_close(augmented, (1 + 0.2 / size * noise) * teacher.logits)
 
 
 def test_temperature_is_exactly_another_temperature(basis, teacher, labels):
     noise = torch.randn(3, IMAGES, 1, generator=source(6))
     spec = spec_of("temperature", teachers=3).logit
-    augmented = perturb(spec, teacher.logits, made("temperature", basis).deviate(teacher, labels, noise))
+    augmented = perturb(spec, teacher.logits, made("temperature", basis).sample(teacher, labels, noise))
     z = teacher.logits.double()
     size = (z - z.mean(1, keepdim=True)).square().mean().sqrt()
-    inverse = (spec.teacher_share + spec.noise_weight * spec.noise_deviation * noise.double() / size) / 4
+    inverse = (spec.teacher_scale + spec.noise_weight * spec.noise_std * noise.double() / size) / 4
     assert_close((augmented.double() / 4).softmax(2), (z * inverse).softmax(2), rtol=1e-4, atol=1e-6)
     assert (inverse > 0).all()
     assert torch.equal(augmented.argsort(2), z.float().argsort(1).expand_as(augmented))
@@ -168,7 +170,7 @@ def test_dropout_is_what_the_classifier_says_of_what_is_left(basis, teacher, lab
     noise = HALF_WIDTH * (2 * torch.rand(2, IMAGES, WIDTH, generator=source(7)) - 1)
     kept = (noise / (2 * HALF_WIDTH) + 0.5 >= DROPOUT).float()
     change = head(kept * teacher.embedding / (1 - DROPOUT)) - head(teacher.embedding)
-    found = made("dropout", basis).deviate(teacher, labels, noise)
+    found = made("dropout", basis).sample(teacher, labels, noise)
     scale = (head.weight.T / made("dropout", basis).rows)[0, 0]
     assert_close(found * scale, change.detach(), rtol=1e-4, atol=1e-5)
     assert kept.mean().item() == pytest.approx(1 - DROPOUT, abs=0.03)
@@ -187,7 +189,7 @@ def test_mixing_leads_to_images_of_the_same_class_and_to_all_of_them(basis, teac
 
 @pytest.mark.parametrize("end", [-HALF_WIDTH, HALF_WIDTH])
 def test_mixing_stays_within_the_class_at_the_ends_of_the_draw(end, basis, teacher, labels):
-    found = made("mixing", basis).deviate(teacher, labels, torch.full((1, IMAGES, 1), end))[0]
+    found = made("mixing", basis).sample(teacher, labels, torch.full((1, IMAGES, 1), end))[0]
     for label in range(CLASSES):
         members = (labels == label).nonzero().flatten()
         partner = members[0 if end < 0 else -1]
@@ -198,8 +200,8 @@ def test_mixing_stays_within_the_class_at_the_ends_of_the_draw(end, basis, teach
 
 def test_mixing_leaves_a_class_of_which_no_image_was_surveyed(basis, teacher, labels):
     seen = labels != 4
-    some = Survey(teacher.logits[seen].double(), labels[seen], torch.ones(WIDTH).double())
-    few = Basis(basis.classifier, CPU, DROPOUT, lambda: some)
+    some = TeacherStatistics(teacher.logits[seen].double(), labels[seen], torch.ones(WIDTH).double())
+    few = PerturbationContext(basis.classifier, CPU, DROPOUT, lambda: some)
     found = deviations("mixing", few, teacher, labels, teachers=3)
     assert (found[:, ~seen] == 0).all()
     assert (found[:, seen] != 0).any(2).float().mean() > 0.8
@@ -238,10 +240,10 @@ def test_the_strong_view_is_perturbed_by_draws_of_its_own(name, basis, teacher, 
 def test_isotropic_noise_is_to_the_bit_what_it_was(distribution, teacher):
     """One draw for both views, weighted and added."""
 
-    def unasked() -> Survey:
+    def unasked() -> TeacherStatistics:
         raise AssertionError("isotropic noise asks no teacher")
 
-    basis = Basis(nn.Identity(), CPU, 0.1, unasked)
+    basis = PerturbationContext(nn.Identity(), CPU, 0.1, unasked)
     both = strongly(teacher)
     perturbed = tekap("isotropic", basis, distribution=distribution)
     for knowledge, shown in ((teacher, teacher.logits), (both, torch.cat([both.logits, both.strong.logits], dim=1))):
@@ -271,8 +273,10 @@ def test_logits_are_standardised_after_they_are_perturbed(name, basis, teacher, 
     assert_close(seen.std(2), torch.ones(3, IMAGES))
 
 
-def with_logits(logits: torch.Tensor, labels: torch.Tensor, head: nn.Module) -> Basis:
-    return Basis(head, CPU, DROPOUT, lambda: Survey(logits.double(), labels, torch.zeros(WIDTH).double()))
+def with_logits(logits: torch.Tensor, labels: torch.Tensor, head: nn.Module) -> PerturbationContext:
+    return PerturbationContext(
+        head, CPU, DROPOUT, lambda: TeacherStatistics(logits.double(), labels, torch.zeros(WIDTH).double())
+    )
 
 
 @pytest.mark.parametrize(
@@ -294,11 +298,11 @@ def test_a_teacher_that_leaves_nothing_to_go_by_is_refused(name, logits, said, h
 
 
 def test_dropout_needs_a_linear_classifier_and_asks_no_other(basis):
-    def unasked() -> Survey:
+    def unasked() -> TeacherStatistics:
         raise AssertionError("asked before the classifier was looked at")
 
     with pytest.raises(UsageError, match="its last layer is a Sequential"):
-        made("dropout", Basis(nn.Sequential(basis.classifier), CPU, DROPOUT, unasked))
+        made("dropout", PerturbationContext(nn.Sequential(basis.classifier), CPU, DROPOUT, unasked))
 
 
 @pytest.mark.parametrize(
@@ -319,5 +323,5 @@ def test_settings_that_make_no_sense_are_refused(settings, said):
 def test_perturbations_that_are_made_of_noise_take_either_distribution(name, basis, teacher, labels):
     found = parse({"tekap": {"logit": {"perturbation": name, "distribution": "uniform"}}})
     assert isinstance(found, StudentSpec)
-    drawn = tekap(name, basis, distribution="uniform", teachers=4000, teacher_share=0, noise_weight=1)
+    drawn = tekap(name, basis, distribution="uniform", teachers=4000, teacher_scale=0, noise_weight=1)
     assert drawn.augment_logits(teacher, 0, 0, labels).logits.square().mean().item() == pytest.approx(1, abs=0.03)

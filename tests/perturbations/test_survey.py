@@ -16,7 +16,7 @@ from tekapctl.models.normalization import Normalization
 from tekapctl.spec.effects import keep
 from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
-from tekapctl.train.build import Setting, assemble, beside
+from tekapctl.train.build import RunContext, assemble, beside
 from tekapctl.train.teacher_statistics import MOST_IMAGES, survey
 from tekapctl.train.trained import Reference, Trained, fit_to
 
@@ -37,13 +37,15 @@ def a_teacher(name: str = "resnet14") -> Trained:
     return Trained(models.build(name, 10, 1).eval(), name, None, None, "0" * 64, Reference(name, NOWHERE, name))
 
 
-def prepared(spec) -> tuple[Setting, list[str]]:
+def prepared(spec) -> tuple[RunContext, list[str]]:
     """What a run of a spec would train with, and how often its teachers were asked for that."""
     said: list[str] = []
     splits = data.load(spec.data, NOWHERE, seed=0, in_channels=1)
     teachers = [a_teacher(name) for name in (spec.teacher, *spec.ensemble)]
     trainer = assemble(spec, splits, teachers, CPU, Home(NOWHERE), said.append)
-    return Setting(spec, splits, tuple(teachers), None, None, trainer), [line for line in said if "is asked of" in line]
+    return RunContext(spec, splits, tuple(teachers), None, None, trainer), [
+        line for line in said if "is asked of" in line
+    ]
 
 
 def test_it_is_what_the_teacher_says_of_the_images_as_they_are():

@@ -30,7 +30,7 @@ def seen(splits, tmp_path_factory) -> Seen:
     spec = parse({"kind": "teacher", "model": "resnet8", "data": "digits", "epochs": 4, "precision": "float32"})
     trainer = assemble(spec, splits, [], CPU, Home(tmp_path_factory.mktemp("home")), lambda _: None)
     for _ in range(spec.epochs):
-        trainer.begin_epoch()
+        trainer.start_epoch()
         for batch in trainer.batches():
             trainer.take(batch)
         trainer.end_epoch()

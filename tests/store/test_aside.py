@@ -10,7 +10,7 @@ import pytest
 
 from reliability.inputs.fetch import device
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.atomic import aside, output_file
+from tekapctl.store.atomic import atomic_path, output_file
 from tekapctl.store.home import Home
 
 
@@ -86,7 +86,7 @@ def test_a_link_is_written_through(tmp_path, home):
     link.symlink_to(target)
     dangling.symlink_to(tmp_path / "new.html")
     for path in (link, dangling):
-        with aside(output_file(path, home, force=True)) as (part,):
+        with atomic_path(output_file(path, home, force=True)) as (part,):
             part.write_text("new")
         assert path.is_symlink()
         assert path.read_text() == "new"
@@ -95,7 +95,7 @@ def test_a_link_is_written_through(tmp_path, home):
 
 @pytest.mark.parametrize("name", ["x" * 250 + ".html", "x." + "y" * 250, b"\xff.html".decode(errors="surrogateescape")])
 def test_any_name_that_files_can_have_is_written(tmp_path, home, name):
-    with aside(output_file(tmp_path / name, home, force=False)) as (part,):
+    with atomic_path(output_file(tmp_path / name, home, force=False)) as (part,):
         part.write_text("new")
     assert os.listdir(tmp_path) == [name]  # noqa: PTH208
 
@@ -106,7 +106,7 @@ def test_what_raises_leaves_everything_as_it_was(tmp_path):
         path.write_text("old")
 
     def write() -> None:
-        with aside(*paths) as parts:
+        with atomic_path(*paths) as parts:
             for part in parts:
                 part.write_text("new")
             raise ZeroDivisionError
@@ -119,7 +119,7 @@ def test_what_raises_leaves_everything_as_it_was(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_an_error_in_words(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(TekapctlError, match="could not be written"), aside(tmp_path / "file" / "x"):
+    with pytest.raises(TekapctlError, match="could not be written"), atomic_path(tmp_path / "file" / "x"):
         pass
 
 
@@ -160,16 +160,16 @@ def test_a_kill_at_any_moment_leaves_no_card_of_another_file(tmp_path, moment):
     assert code in (0, -signal.SIGKILL)
     assert code == -signal.SIGKILL or moment > 2
     assert not card.exists() or card.read_text() == file.read_text()
-    with aside(file, card) as parts:
+    with atomic_path(file, card) as parts:
         for part in parts:
             part.write_text("newest")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "net.onnx.md"]
 
 
 def test_a_part_that_another_process_writes_is_not_swept(tmp_path):
-    with aside(tmp_path / "x.html") as (first,):
+    with atomic_path(tmp_path / "x.html") as (first,):
         first.write_text("first")
-        with aside(tmp_path / "x.html") as (second,):
+        with atomic_path(tmp_path / "x.html") as (second,):
             second.write_text("second")
             assert first.exists()
     assert (tmp_path / "x.html").read_text() == "first"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models import build
-from tekapctl.store.atomic import write_whole
+from tekapctl.store.atomic import atomic_write
 from tekapctl.store.legacy_checkpoint import read_published
 from tekapctl.store.weights import load_into, read_metadata, read_weights, save_weights
 from tekapctl.train.trained import Reference, load
@@ -132,12 +132,12 @@ def test_a_damaged_checkpoint_loads_or_is_a_usage_error(tmp_path_factory, data):
 
 def test_a_file_that_could_not_be_written_leaves_the_old_one_and_nothing_else(tmp_path):
     path = tmp_path / "file"
-    write_whole(path, b"old")
+    atomic_write(path, b"old")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.raises(TekapctlError, match="could not be written"):
-            write_whole(path, bytes(5000))
+            atomic_write(path, bytes(5000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == b"old"

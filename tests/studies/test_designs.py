@@ -32,7 +32,7 @@ def specs(made: Design) -> dict[str, dict]:
 
 def tekap_weight(spec: dict, level: str) -> float:
     settings = spec["tekap"][level]
-    return settings["own_weight"] + settings["teachers"] * settings["loss_weight"]
+    return settings["teacher_loss_weight"] + settings["teachers"] * settings["loss_weight"]
 
 
 BY_WAY = [(name, way) for name, way in itertools.product(STUDIES, WAYS) if (name, way) not in NOT_FOR]
@@ -75,7 +75,7 @@ def test_controls_of_kd_are_all_combinations_of_its_effects():
     combinations = {
         (
             tekap_weight(spec, "logit") > 1,
-            spec["tekap"]["logit"]["teachers"] > 0 and spec["tekap"]["logit"]["teacher_share"] < 1,
+            spec["tekap"]["logit"]["teachers"] > 0 and spec["tekap"]["logit"]["teacher_scale"] < 1,
             spec["tekap"]["logit"]["teachers"] > 0 and spec["tekap"]["logit"]["noise_weight"] > 0,
         )
         for spec in made.values()
@@ -89,15 +89,15 @@ def live(spec: StudentSpec) -> dict[tuple[str, str], object]:
         (level, field): value
         for level, settings in to_dict(spec)["tekap"].items()
         for field, value in settings.items()
-        if settings["teachers"] or field == "own_weight"
+        if settings["teachers"] or field == "teacher_loss_weight"
     }
 
 
 @pytest.mark.parametrize(
     ("effect", "fields"),
     [
-        ("weight", {"own_weight", "loss_weight"}),
-        ("shrink", {"teacher_share"}),
+        ("weight", {"teacher_loss_weight", "loss_weight"}),
+        ("shrink", {"teacher_scale"}),
         ("noise", {"noise_weight"}),
         ("student-term", {"student_term_weight"}),
         ("bank-updates", {"bank_updates"}),
@@ -139,9 +139,9 @@ def test_noise_changes_nothing_else():
     for label, spec in made.items():
         distribution, _, factor = label.partition(" x ")
         found = spec["tekap"]["logit"]
-        assert found["noise_deviation"] == pytest.approx(float(factor))
+        assert found["noise_std"] == pytest.approx(float(factor))
         assert found["distribution"] == distribution
-        for field in ("teachers", "teacher_share", "loss_weight", "own_weight"):
+        for field in ("teachers", "teacher_scale", "loss_weight", "teacher_loss_weight"):
             assert found[field] == nothing[field]
 
 
@@ -195,8 +195,8 @@ def test_perturbations_are_of_one_size_and_weight():
         assert weight == pytest.approx(0.9 * 3.4)
         if factor:
             assert spec.tekap.logit.perturbation == perturbation
-            assert spec.tekap.logit.noise_deviation == pytest.approx(float(factor))
-            assert spec.tekap.logit.teacher_share == 0.9
+            assert spec.tekap.logit.noise_std == pytest.approx(float(factor))
+            assert spec.tekap.logit.teacher_scale == 0.9
     assert arms["5 learned views"].angular.views == 5
     assert all(set(each.weights) & {"KD + TeKAP without noise"} for each in made.contrasts)
 

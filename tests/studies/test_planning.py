@@ -43,7 +43,7 @@ def test_a_teacher_that_is_trained_first_sees_all_images_and_is_trained_once(hom
     assert (first.spec.kind, first.spec.model, first.spec.epochs, first.spec.seed) == ("teacher", "resnet20", 4, 0)
     assert (first.spec.data.train_fraction, first.spec.data.imbalance) == (1.0, 1.0)
     assert all(trial.spec.kind == "student" for trial in others)
-    assert all(list(trial.needs.values()) == [first] for trial in others)
+    assert all(list(trial.requires.values()) == [first] for trial in others)
 
 
 def test_a_teacher_that_is_there_is_not_taken_for_one_that_the_study_trains(home):
@@ -51,9 +51,9 @@ def test_a_teacher_that_is_there_is_not_taken_for_one_that_the_study_trains(home
     planned = planning.plan("cost", spec(), home, settings={"ensemble": 2}, is_dry=True)
     students = [trial for trial in planned.plan.trials.values() if trial.spec.kind == "student"]
     by_label = {trial.group: trial for trial in students}
-    assert not by_label["KD"].needs
-    assert [*by_label["KD, 2 teachers"].needs] == ["resnet20, seed 1"]
-    assert [*by_label["KD, by way of resnet14"].needs] == ["assistant resnet14"]
+    assert not by_label["KD"].requires
+    assert [*by_label["KD, 2 teachers"].requires] == ["resnet20, seed 1"]
+    assert [*by_label["KD, by way of resnet14"].requires] == ["assistant resnet14"]
 
 
 def test_another_student_learns_at_its_own_published_rate(home):

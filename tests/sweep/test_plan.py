@@ -85,14 +85,14 @@ epochs = EPOCHS
 def student(teacher: str, label: str = "", epochs: int = 3) -> tuple[str, dict]:
     text = BEFORE.replace("TEACHER", teacher).replace("LABEL", label).replace("EPOCHS", str(epochs))
     digest, trial = list(of(text).trials.items())[-1]
-    return digest, {name: need.spec.network for name, need in trial.needs.items()}
+    return digest, {name: need.spec.network for name, need in trial.requires.items()}
 
 
 def test_a_student_needs_the_teacher_that_comes_first_whatever_it_is_called():
-    by_network, needs = student("resnet14")
-    assert needs == {"resnet14": "resnet14"}
-    by_label, needs = student("large", 'label = "large"')
-    assert needs == {"large": "resnet14"}
+    by_network, requires = student("resnet14")
+    assert requires == {"resnet14": "resnet14"}
+    by_label, requires = student("large", 'label = "large"')
+    assert requires == {"large": "resnet14"}
     assert by_label == by_network
     assert student("resnet14", epochs=4)[0] != by_network, "a student of another teacher is another experiment"
     assert student("resnet20") == (student("resnet20")[0], {})

@@ -9,7 +9,7 @@ from silent import Silent
 from tekapctl.experiments.sweeps.folder import SweepFolder
 from tekapctl.experiments.sweeps.plan import Plan
 from tekapctl.experiments.sweeps.plan import plan as plan_in
-from tekapctl.experiments.sweeps.trial import carry_out, warm_up, warmings
+from tekapctl.experiments.sweeps.trial import carry_out, warmings, warmup
 from tekapctl.experiments.sweeps.workers import environment
 from tekapctl.store.home import Home
 
@@ -49,7 +49,7 @@ def test_a_teacher_is_asked_beforehand_where_its_students_would_ask_for_all(tmp_
     said = []
 
     def warm(epochs: int, always: bool = False):
-        return warm_up(student, folder, epochs, always=always, say=said.append, report=lambda *_: None)
+        return warmup(student, folder, epochs, always=always, say=said.append, report=lambda *_: None)
 
     assert warm(epochs=3 * VIEWS - 1) is None
     assert f"{3 * VIEWS - 1} epochs do not ask for all {VIEWS} views" in said[-1]

@@ -77,7 +77,7 @@ def show(
     row = _row(name, 100, 32)
     with torch.no_grad():
         found = models.build(name, 100).eval().knowledge(torch.zeros(1, 3, 32, 32))
-    row["stages"] = [list(stage.shape[1:]) for stage in found.stages]
+    row["stages"] = [list(stage.shape[1:]) for stage in found.feature_maps]
     row["embedding"] = found.embedding.shape[1]
     if as_json:
         console.show_json(row)

@@ -205,7 +205,7 @@ Processes = Annotated[
 ]
 
 
-def leads() -> bool:
+def is_main() -> bool:
     """Whether this process is the one that shows what comes of a command."""
     return os.environ.get("RANK", "0") == "0"
 
@@ -233,8 +233,8 @@ def divide(processes: int) -> None:
 
 def progress(label: str) -> AbstractContextManager[Any]:
     """Who is told how a run goes on."""
-    if leads():
+    if is_main():
         return console.TrainingProgress(label)
-    from tekapctl.train.callbacks import Unheard
+    from tekapctl.train.callbacks import NullCallback
 
-    return nullcontext(Unheard())
+    return nullcontext(NullCallback())

@@ -59,12 +59,12 @@ def write(found: "list[Group]", baseline: str | None, output: Path, *, quiet: bo
     from tekapctl.commands.report.look import Looker
     from tekapctl.commands.report.page import page
     from tekapctl.experiments.comparison import groups, table
-    from tekapctl.store.atomic import aside
+    from tekapctl.store.atomic import atomic_path
     from tekapctl.store.home import Home
 
     against = groups.baseline_of(found, baseline)
     text = page(found, against, table.compare(found, against), Looker(Home.default()), console.say, opening)
-    with aside(output) as (part,):
+    with atomic_path(output) as (part,):
         # Names of classes and files may hold anything.
         part.write_text(text.translate(_CONTROLS), encoding="utf-8", errors="backslashreplace")
     told = console.printable(f"{output}, {console.size(output.stat().st_size)}")

@@ -29,7 +29,7 @@ def go_on(reference: str, *, as_json: bool, processes: int, track: Sequence[str]
     options.divide(processes)
     with options.progress("resumed") as progress:
         summary = resume_run(reference, Home.default(), progress, console.say, track)
-    if not options.leads():
+    if not options.is_main():
         return
     if as_json:
         console.show_json(summary)

@@ -154,11 +154,11 @@ def warm(
 ) -> None:
     """Ask a sweep's teacher for all it will be asked."""
     from tekapctl.experiments.sweeps.folder import read_trial
-    from tekapctl.experiments.sweeps.trial import warm_up
+    from tekapctl.experiments.sweeps.trial import warmup
 
     _tie(tied)
     with console.CountProgress("views", "asking the teacher") as progress:
-        warm_up(read_trial(file), _folder_of(file), epochs, always=always, say=console.say, report=progress)
+        warmup(read_trial(file), _folder_of(file), epochs, always=always, say=console.say, report=progress)
 
 
 def _folder_of(file: Path) -> Any:

@@ -23,7 +23,7 @@ def run(spec: "TeacherSpec | StudentSpec", *, as_json: bool, dry_run: bool, proc
     options.divide(processes)
     with options.progress(spec.network) as progress:
         summary = execute(spec, home, progress, console.say)
-    if not options.leads():
+    if not options.is_main():
         return
     if as_json:
         console.show_json(summary)

@@ -20,7 +20,7 @@ from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.device import autocast, describe, resolve_device, resolve_precision, synchronize
 from tekapctl.distill.objective import Distillation
 from tekapctl.errors import UsageError, failures_in_words
-from tekapctl.models.network import Needs, of_batch
+from tekapctl.models.network import Requires, of_batch
 from tekapctl.randomness import generator
 from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec
 from tekapctl.store.home import Home
@@ -206,7 +206,7 @@ def _splits(spec: RunSpec, home: Home, channels: int | None, stand_ins: list[str
 
 
 def _batches(trainer: Trainer) -> Iterator[Batch]:
-    strong = trainer.objective.needs.strong_view
+    strong = trainer.objective.requires.strong_view
     epochs = (trainer.train_batches.epoch(epoch, strong=strong) for epoch in itertools.count())
     return trainer.marked(itertools.chain.from_iterable(epochs))
 
@@ -225,12 +225,12 @@ def _step_and_bare_seconds(trainer: Trainer, live: LiveTeacher, steps: int) -> t
     """Steps and bare passes in turn, so that whatever else the machine does slows both."""
     batches = _batches(trainer)
     probe = next(_batches(trainer))
-    needs = Needs(strong_view=trainer.objective.needs.strong_view)
+    requires = Requires(strong_view=trainer.objective.requires.strong_view)
 
     def passes() -> None:
         live(probe)
         with autocast(trainer.device, trainer.precision):
-            said = of_batch(trainer.network.knowledge, trainer.network.normalize, probe, needs)
+            said = of_batch(trainer.network.knowledge, trainer.network.normalize, probe, requires)
         trainer.network.zero_grad(set_to_none=True)
         views = [view.logits.float() for view in (said, said.strong) if view is not None]
         torch.stack([F.cross_entropy(logits, probe.labels) for logits in views]).sum().backward()

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from tekapctl.spec.run import StudentSpec, TeacherSpec, parse
 from tekapctl.store.home import Home
 from tekapctl.train.run import execute
-from tekapctl.train.trainer import Listener
+from tekapctl.train.trainer import Callback
 
 TEACHER, STUDENT = "resnet20", "resnet8"
 TEACHER_EPOCHS = 30
@@ -63,7 +63,7 @@ class Result:
 class Watch(Protocol):
     """Makes the listener of a run."""
 
-    def __call__(self, title: str) -> Listener:
+    def __call__(self, title: str) -> Callback:
         """The listener of the run with this title."""
         ...
 

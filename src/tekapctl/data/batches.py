@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from tekapctl.data.files.streaming import ImageFiles, Loader, Request
 from tekapctl.data.image_set import ImageSet
-from tekapctl.distributed.communicator import ALONE, Team
-from tekapctl.distributed.shard import ALL, Share, spans
+from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
+from tekapctl.distributed.shard import FULL_BATCH, BatchShard, spans
 from tekapctl.randomness import derive, generator
 
 CPU = torch.device("cpu")
@@ -40,23 +40,23 @@ class Batch:
     view: Int64[Tensor, " batch"]
     step: int
     strong: Shaped[Tensor, "batch c h w"] | None = None
-    share: Share = ALL
+    shard: BatchShard = FULL_BATCH
 
-    def whole(self) -> "Batch":
+    def gather(self) -> "Batch":
         """The batch of all processes, for losses that compare its samples; nobody has all of its images."""
-        share = self.share
-        if share.is_whole or share.of is None:
+        shard = self.shard
+        if shard.is_full_batch or shard.of is None:
             return self
         shape = self.images.shape[1:]
         return replace(
             self,
-            images=torch.empty(share.of, *shape, device="meta"),
-            labels=share.whole(self.labels),
-            index=share.whole(self.index),
-            number=share.whole(self.number),
-            view=share.whole(self.view),
-            strong=None if self.strong is None else torch.empty(share.of, *shape, device="meta"),
-            share=ALL,
+            images=torch.empty(shard.of, *shape, device="meta"),
+            labels=shard.gather(self.labels),
+            index=shard.gather(self.index),
+            number=shard.gather(self.number),
+            view=shard.gather(self.view),
+            strong=None if self.strong is None else torch.empty(shard.of, *shape, device="meta"),
+            shard=FULL_BATCH,
         )
 
 
@@ -75,7 +75,7 @@ class Batches:
         recrop: Whether each epoch takes another random part of the files' images, brought to their size; there is no
             padding then.
         seed: Seed of order and augmentation.
-        team: The processes that share each batch.
+        comm: The processes that share each batch.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Batches:
         flip: bool,
         seed: int,
         recrop: bool = False,
-        team: Team = ALONE,
+        comm: Communicator = SINGLE_PROCESS,
     ) -> None:
         if recrop and (padding or not isinstance(image_set.images, ImageFiles)):
             raise ValueError("random parts are taken of files, without padding")
@@ -98,7 +98,7 @@ class Batches:
         self.padding = padding
         self.flip = flip
         self.seed = seed
-        self.team = team
+        self.comm = comm
         self.labels = image_set.labels.to(device)
         self.recrop = recrop
         self._files = image_set.images if isinstance(image_set.images, ImageFiles) else None
@@ -132,28 +132,28 @@ class Batches:
         """
         indices = list(self._order(number).split(self.batch_size))[start_step:end_step]
         crops: list[tuple[str, ...]] = [("crop",), ("strong crop",)] if strong and self.recrop else [("crop",)]
-        shares = [Share.of_batch(len(index), self.team) for index in indices]
+        shards = [BatchShard.of_batch(len(index), self.comm) for index in indices]
         asked = [
             # Each image of a batch has a seed of its own, by its place.
-            (index[share.rows], derive(self.seed, *purpose, number, step) + share.first if self.recrop else None)
-            for step, (index, share) in enumerate(zip(indices, shares, strict=True), start_step)
+            (index[shard.rows], derive(self.seed, *purpose, number, step) + shard.first if self.recrop else None)
+            for step, (index, shard) in enumerate(zip(indices, shards, strict=True), start_step)
             for purpose in crops
         ]
         read = self._read(asked)
-        for step, (index, share) in enumerate(zip(indices, shares, strict=True), start_step):
+        for step, (index, shard) in enumerate(zip(indices, shards, strict=True), start_step):
             stored = next(read)
-            views = self._draw_views(len(index), number, step)[share.rows]
-            batch = self._batch(stored, index[share.rows], views, number * len(self) + step, share)
+            views = self._draw_views(len(index), number, step)[shard.rows]
+            batch = self._batch(stored, index[shard.rows], views, number * len(self) + step, shard)
             if strong:
                 stored = next(read) if self.recrop else stored
-                batch = replace(batch, strong=self._strong(stored, len(index), share, number, step))
+                batch = replace(batch, strong=self._strong(stored, len(index), shard, number, step))
             yield batch
 
     @property
     def largest_share(self) -> int:
         """The most images that a process has of a batch."""
         count = min(self.batch_size, len(self.image_set))
-        return max(end - first for first, end in spans(count, self.team.size))
+        return max(end - first for first, end in spans(count, self.comm.size))
 
     def sample(self, count: int, *, strong: bool = False) -> Batch:
         """The first images of the first epoch as one batch of any size, not augmented; no process's share.
@@ -179,7 +179,7 @@ class Batches:
 
     def in_order(self) -> Iterator[Batch]:
         """All samples once, in order, as they are; of several processes each has every so many-th batch."""
-        indices = torch.arange(len(self.image_set)).split(self.batch_size)[self.team.rank :: self.team.size]
+        indices = torch.arange(len(self.image_set)).split(self.batch_size)[self.comm.rank :: self.comm.size]
         for step, stored in enumerate(self._read([(index, None) for index in indices])):
             yield self._batch(stored, indices[step], torch.full_like(indices[step], self.centre), step)
 
@@ -189,12 +189,12 @@ class Batches:
         Args:
             rows: What this one found, sample by sample.
         """
-        size = self.team.size
+        size = self.comm.size
         if size == 1:
             return rows
         samples = torch.arange(len(self.image_set)).split(self.batch_size)
         own = [torch.cat([torch.empty(0, dtype=torch.int64), *samples[rank::size]]) for rank in range(size)]
-        found = torch.cat(self.team.gather(rows, [len(numbers) for numbers in own]))
+        found = torch.cat(self.comm.gather(rows, [len(numbers) for numbers in own]))
         return found[torch.cat(own).argsort().to(found.device)]
 
     def probe(self, count: int) -> Shaped[Tensor, "_count c h w"]:
@@ -239,12 +239,12 @@ class Batches:
             pixels = crops[torch.arange(len(pixels), device=self.device), :, place // side, place % side]
         return torch.where(flipped.bool().view(-1, 1, 1, 1), pixels.flip(3), pixels) if self.flip else pixels
 
-    def _strong(self, stored: Tensor, count: int, share: Share, epoch: int, step: int) -> Tensor:
+    def _strong(self, stored: Tensor, count: int, shard: BatchShard, epoch: int, step: int) -> Tensor:
         from tekapctl.data.augment.strong import strengthen  # torchvision takes longer to import than all else
 
         source = generator(CPU, self.seed, "strong augmentation", epoch, step)
-        seen = self._seen(stored, self._draw(count, source)[share.rows])
-        return strengthen(seen, source, first=share.first, of=count)
+        seen = self._seen(stored, self._draw(count, source)[shard.rows])
+        return strengthen(seen, source, first=shard.first, of=count)
 
     def _draw_views(self, count: int, epoch: int, step: int) -> Tensor:
         return self._draw(count, generator(CPU, self.seed, "augmentation", epoch, step))
@@ -253,8 +253,8 @@ class Batches:
         drawn = torch.randint(self.views, (count,), generator=source)
         return drawn if self.flip else drawn // 2 * 2
 
-    def _batch(self, stored: Tensor, index: Tensor, view: Tensor, step: int, share: Share = ALL) -> Batch:
+    def _batch(self, stored: Tensor, index: Tensor, view: Tensor, step: int, shard: BatchShard = FULL_BATCH) -> Batch:
         numbers = self.image_set.numbers
         number = index if numbers is None else numbers[index]
         index = index.to(self.device, non_blocking=True)
-        return Batch(self._seen(stored, view), self.labels[index], index, number, view, step, share=share)
+        return Batch(self._seen(stored, view), self.labels[index], index, number, view, step, shard=shard)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tekapctl.data.spec import DataSpec, has_md5
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.atomic import delete, filling, whole_folder
+from tekapctl.store.atomic import atomic_folder, delete, filling
 
 
 def fetch_whole(
@@ -40,7 +40,7 @@ def fetch_whole(
             else:
                 delete(parts)
                 return found
-        with whole_folder(folder) as stage:
+        with atomic_folder(folder) as stage:
             new = stage / folder.name
             try:
                 new.mkdir()

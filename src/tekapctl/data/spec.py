@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from tekapctl.data.image_set import Splits, long_tail
 from tekapctl.errors import UsageError
-from tekapctl.registry import Registry, Section
+from tekapctl.registry import Registry, Settings
 from tekapctl.store.download import Report, silent
 from tekapctl.store.home import expand_user
 
@@ -31,7 +31,7 @@ class Shape:
 _MOST_PADDING = 64
 
 
-class DataSpec(Section, ABC):
+class DataSpec(Settings, ABC):
     """The settings that all data sets have; each has a subclass in its own file."""
 
     name: str = Field(description="Name of the data set.")

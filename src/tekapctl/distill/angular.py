@@ -21,7 +21,7 @@ from tekapctl.data.batches import Batch
 from tekapctl.errors import UsageError
 from tekapctl.models.network import Knowledge
 from tekapctl.randomness import generator
-from tekapctl.registry import Section, Weight
+from tekapctl.registry import Settings, Weight
 
 PUBLISHED_VIEWS = 5
 _SHARPNESS = 0.07
@@ -29,7 +29,7 @@ _SHARPNESS = 0.07
 _DROPOUT_STEP, _MOST_DROPOUT = 0.05, 0.4
 
 
-class AngularSpec(Section):
+class AngularSpec(Settings):
     """Angular-KD's settings; the defaults are the published code's, but for the number of views: 0 switches it off."""
 
     views: int = Field(0, ge=0, le=64, description="Number of learned views; 0 switches them off, 5 is published.")
@@ -246,9 +246,13 @@ class AngularViews(nn.Module):
         embedding, *maps = (
             own * feature + others[0] * views.sum(0) for feature, views in zip(_features(teacher), seen, strict=True)
         )
-        count = len(teacher.stages)
+        count = len(teacher.feature_maps)
         return replace(
-            teacher, logits=mixed, embedding=embedding, stages=tuple(maps[:count]), preactivations=tuple(maps[count:])
+            teacher,
+            logits=mixed,
+            embedding=embedding,
+            feature_maps=tuple(maps[:count]),
+            preactivations=tuple(maps[count:]),
         )
 
 
@@ -324,7 +328,7 @@ def intra_angle(views: Float[Tensor, "views batch width"], teacher: Float[Tensor
 
 
 def _features(teacher: Knowledge) -> tuple[Tensor, ...]:
-    return (teacher.embedding, *teacher.stages, *teacher.preactivations)
+    return (teacher.embedding, *teacher.feature_maps, *teacher.preactivations)
 
 
 def _pooled(feature: Tensor, space: int) -> Tensor:

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.distill.angular import AngularViews
 from tekapctl.distill.methods.kd import KD, standardized
-from tekapctl.distill.methods.method import Method, summed
+from tekapctl.distill.methods.method import Method, sum_over_teachers
 from tekapctl.distill.tekap import LEVELS, AugmentedTeachers, Level, Tekap
-from tekapctl.models.network import Knowledge, Needs
+from tekapctl.models.network import Knowledge, Requires
 from tekapctl.timing import Clock, no_clock
 
 Parts = dict[str, Float[Tensor, ""]]
@@ -26,8 +26,8 @@ Teacher = Callable[[Batch], Knowledge]
 class Objective(nn.Module, ABC):
     """The loss of a learner, with whatever trainable parts and buffers it has of its own."""
 
-    needs: Needs = Needs()
-    first_stage: bool = False
+    requires: Requires = Requires()
+    init_stage: bool = False
     """Whether the method's first stage is under way."""
     clock: Clock = staticmethod(no_clock)
 
@@ -51,13 +51,13 @@ class Classification(Objective):
 
     def forward(self, learner: Knowledge, batch: Batch) -> Parts:
         """The cross-entropy alone."""
-        return {"cross_entropy": batch.share.weigh(F.cross_entropy(learner.logits.float(), batch.labels))}
+        return {"cross_entropy": batch.shard.rescale(F.cross_entropy(learner.logits.float(), batch.labels))}
 
 
 class Distillation(Objective):
     """`gamma * cross-entropy + alpha * KD + beta * method`, each under the teacher and its augmented teachers.
 
-    Where the method has a first stage, its loss is all there is while `first_stage` is set.
+    Where the method has a first stage, its loss is all there is while `init_stage` is set.
 
     Args:
         teacher: Gives the teacher's knowledge of a batch.
@@ -92,19 +92,19 @@ class Distillation(Objective):
         self.gamma, self.alpha, self.beta = gamma, alpha, beta
         self.standardize_logits = standardize_logits
         self.views = views
-        self.needs = Needs() if method is None else method.needs
+        self.requires = Requires() if method is None else method.requires
 
     @property
     def trains_learner(self) -> bool:
         """Whether the learner is trained now, and not only what the method has of its own."""
         if self._pretrains_views:
             return False
-        return not (self.first_stage and self.method is not None and not self.method.first_stage_trains_student)
+        return not (self.init_stage and self.method is not None and not self.method.init_trains_student)
 
     @property
     def _pretrains_views(self) -> bool:
         """Whether only the views are trained now."""
-        return self.first_stage and self.views is not None and self.views.spec.pretrain_epochs > 0
+        return self.init_stage and self.views is not None and self.views.spec.pretrain_epochs > 0
 
     @property
     def distillations(self) -> "list[Distillation]":
@@ -120,7 +120,7 @@ class Distillation(Objective):
     def levels(self) -> tuple[Level, ...]:
         """The levels of augmented teachers that the loss asks now."""
         asked = set()
-        if self.alpha and not self.first_stage:
+        if self.alpha and not self.init_stage:
             asked.add("logit")
         if self._method is not None:
             asked.add(self._method.level)
@@ -129,26 +129,26 @@ class Distillation(Objective):
     @property
     def asks_teacher(self) -> bool:
         """Whether anything is distilled now."""
-        return self._pretrains_views or self._method is not None or bool(self.alpha and not self.first_stage)
+        return self._pretrains_views or self._method is not None or bool(self.alpha and not self.init_stage)
 
     @property
     def _method(self) -> Method | None:
         """The method, where its loss counts now."""
         if self._pretrains_views:
             return None
-        if self.method is None or self.first_stage:
+        if self.method is None or self.init_stage:
             return self.method
-        return None if self.method.only_first_stage or not self.beta else self.method
+        return None if self.method.init_only or not self.beta else self.method
 
     def forward(self, learner: Knowledge, batch: Batch) -> Parts:
         """The parts whose weight is above 0; their mean over all processes is the batch's."""
         if not self.couples_samples:
             parts = self._parts(learner, batch, self.teacher, batch)
-            return {name: batch.share.weigh(value) for name, value in parts.items()}
-        return self._parts(learner.whole(batch.share), batch.whole(), self._teacher_of_all, batch)
+            return {name: batch.shard.rescale(value) for name, value in parts.items()}
+        return self._parts(learner.gather(batch.shard), batch.gather(), self._teacher_of_all, batch)
 
     def _teacher_of_all(self, own: Batch) -> Knowledge:
-        return self.teacher(own).whole(own.share)
+        return self.teacher(own).gather(own.shard)
 
     def _parts(self, learner: Knowledge, batch: Batch, teacher_of: Teacher, own: Batch) -> Parts:
         """The parts for a batch, whose teacher is asked with the samples that this process has of it."""
@@ -160,7 +160,7 @@ class Distillation(Objective):
             with self.clock("views"), torch.autocast(batch.index.device.type, enabled=False):
                 parts["first_stage"] = self.views.pretraining_loss(teacher.float(), batch)
             return parts
-        if self.first_stage and self.method is not None:
+        if self.init_stage and self.method is not None:
             teacher = self._ask(teacher_of, own, batch, parts)
             parts["first_stage"] = self._method_loss(self.method, learner.float(), teacher, batch)
             return parts
@@ -197,8 +197,8 @@ class Distillation(Objective):
         augmented = self._augmented(teacher, batch, method.level, standardize=not method.standardizes_logits)
         with self.clock("method"), torch.autocast(batch.index.device.type, enabled=False):
             teacher = teacher.float()
-            if self.first_stage:
-                return summed(method.first_loss, learner, teacher, augmented, batch)
+            if self.init_stage:
+                return sum_over_teachers(method.init_loss, learner, teacher, augmented, batch)
             if method.level == "logit" and not method.standardizes_logits:
                 learner, teacher = self._for_logit_loss(learner), self._for_logit_loss(teacher)
             return method.augmented_loss(learner, teacher, augmented, batch)
@@ -208,8 +208,8 @@ class Distillation(Objective):
     ) -> AugmentedTeachers:
         with self.clock("TeKAP"), torch.no_grad():
             if level == "feature":
-                return self.tekap.augment_features(teacher, batch.step, batch.share.first)
-            augmented = self.tekap.augment_logits(teacher, batch.step, batch.share.first, batch.labels)
+                return self.tekap.augment_features(teacher, batch.step, batch.shard.first)
+            augmented = self.tekap.augment_logits(teacher, batch.step, batch.shard.first, batch.labels)
             if standardize and self.standardize_logits and augmented.logits is not None:
                 strong = augmented.strong_logits
                 augmented = replace(
@@ -240,20 +240,20 @@ class Ensemble(Objective):
         super().__init__()
         self.members = nn.ModuleList(members)
         for member in members:
-            self.needs |= member.needs
+            self.requires |= member.requires
 
     @property
     def trains_learner(self) -> bool:
         """Whether the learner is trained now."""
         for member in self.distillations:
-            member.first_stage = self.first_stage
+            member.init_stage = self.init_stage
         return any(member.trains_learner for member in self.distillations)
 
     def forward(self, learner: Knowledge, batch: Batch) -> Parts:
         """The cross-entropy, and the mean of each other part."""
         found = []
         for member in self.distillations:
-            member.first_stage = self.first_stage
+            member.init_stage = self.init_stage
             member.clock = self.clock
             found.append(member(learner, batch))
         parts: Parts = {}

@@ -20,7 +20,7 @@ from tekapctl.distill.perturbations.gaussian import Isotropic
 from tekapctl.distill.perturbations.perturbation import HALF_WIDTH
 from tekapctl.models.network import Knowledge
 from tekapctl.randomness import by_rows
-from tekapctl.registry import Section, Weight, unknown_name
+from tekapctl.registry import Settings, Weight, unknown_name
 
 Level = Literal["logit", "feature"]
 Distribution = Literal["gaussian", "uniform"]
@@ -30,21 +30,21 @@ NoiseSource = Callable[[Sequence[int], str, int, torch.device, int], Tensor]
 one on. The text says what it is added to: `logits`, `embedding`, `feature map N` or `preactivation N`."""
 
 
-class Perturbation(Section):
+class Perturbation(Settings):
     """How the augmented teachers of one level are made, and what their losses weigh."""
 
     teachers: int = Field(ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
-    teacher_share: Weight = Field(0.9, description="Share of the teacher's own output in an augmented teacher's.")
+    teacher_scale: Weight = Field(0.9, description="Share of the teacher's own output in an augmented teacher's.")
     noise_weight: Weight = Field(0.1, description="Weight of the noise in an augmented teacher's output.")
-    noise_deviation: Weight = Field(description="Standard deviation of the noise before it is weighted.")
+    noise_std: Weight = Field(description="Standard deviation of the noise before it is weighted.")
     distribution: Distribution = Field("gaussian", description="Distribution of the noise.")
     loss_weight: Weight = Field(description="Weight of each augmented teacher's loss; the teacher's own is 1.")
-    own_weight: Weight = Field(1.0, description="Weight of the teacher's own loss beside them.")
+    teacher_loss_weight: Weight = Field(1.0, description="Weight of the teacher's own loss beside them.")
 
     @property
     def has_noise(self) -> bool:
         """Whether there are augmented teachers who say something else than a share of what the teacher says."""
-        return bool(self.teachers and self.noise_weight and self.noise_deviation)
+        return bool(self.teachers and self.noise_weight and self.noise_std)
 
 
 def _known_perturbation(name: str) -> str:
@@ -61,7 +61,7 @@ class LogitTekap(Perturbation):
     """TeKAP at the logit level; the defaults are the published code's."""
 
     teachers: int = Field(3, ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
-    noise_deviation: Weight = Field(1.0, description="Standard deviation of the noise before it is weighted.")
+    noise_std: Weight = Field(1.0, description="Standard deviation of the noise before it is weighted.")
     loss_weight: Weight = Field(0.8, description="Weight of each augmented teacher's loss; the teacher's own is 1.")
     perturbation: KnownPerturbation = Field(
         "isotropic",
@@ -94,7 +94,7 @@ class FeatureTekap(Perturbation):
     """
 
     teachers: int = Field(1, ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
-    noise_deviation: Weight = Field(0.1, description="Standard deviation of the noise before it is weighted.")
+    noise_std: Weight = Field(0.1, description="Standard deviation of the noise before it is weighted.")
     loss_weight: Weight = Field(1.0, description="Weight of each augmented teacher's loss; the teacher's own is 1.")
     student_term_weight: Weight = Field(
         1.0, description="How much of the student's term (CRD) each augmented teacher adds once more."
@@ -102,7 +102,7 @@ class FeatureTekap(Perturbation):
     bank_updates: bool = Field(True, description="Whether each augmented teacher updates the memory banks (CRD) again.")
 
 
-class TekapSpec(Section):
+class TekapSpec(Settings):
     """Both levels of TeKAP."""
 
     logit: LogitTekap = LogitTekap()
@@ -126,7 +126,7 @@ class TekapSpec(Section):
 def perturb(
     spec: Perturbation, knowledge: Float[Tensor, "..."], noise: Float[Tensor, "teachers ..."]
 ) -> Float[Tensor, "teachers ..."]:
-    """What each augmented teacher says: `teacher_share * knowledge + noise_weight * noise_deviation * noise`.
+    """What each augmented teacher says: `teacher_scale * knowledge + noise_weight * noise_std * noise`.
 
     Args:
         spec: The level's settings.
@@ -134,8 +134,8 @@ def perturb(
         noise: Unit-variance noise, or what a perturbation made of it, one of the knowledge's shape for each augmented
             teacher.
     """
-    scaled = knowledge.float() * spec.teacher_share
-    return torch.add(scaled.unsqueeze(0), noise, alpha=spec.noise_weight * spec.noise_deviation)
+    scaled = knowledge.float() * spec.teacher_scale
+    return torch.add(scaled.unsqueeze(0), noise, alpha=spec.noise_weight * spec.noise_std)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class AugmentedTeachers:
     Attributes:
         logits: Their logits, where the level is the logits, else None.
         embeddings: Their embeddings, where the level is the features and embeddings are used, else None.
-        stages: Their feature maps, where the level is the features, else empty.
+        feature_maps: Their feature maps, where the level is the features, else empty.
         preactivations: Their feature maps before the ReLU, likewise.
         strong_logits: Their logits of the strong views, where the level is the logits and there are strong views.
         spec: The level's settings, the weight of their losses among them.
@@ -155,7 +155,7 @@ class AugmentedTeachers:
     teacher: Knowledge
     logits: Float[Tensor, "teachers batch classes"] | None = None
     embeddings: Float[Tensor, "teachers batch width"] | None = None
-    stages: tuple[Float[Tensor, "teachers batch _c _h _w"], ...] = ()
+    feature_maps: tuple[Float[Tensor, "teachers batch _c _h _w"], ...] = ()
     preactivations: tuple[Float[Tensor, "teachers batch _c _h _w"], ...] = ()
     strong_logits: Float[Tensor, "teachers batch classes"] | None = None
 
@@ -168,7 +168,9 @@ class AugmentedTeachers:
             yield Knowledge(
                 logits=self.teacher.logits if self.logits is None else self.logits[i],
                 embedding=self.teacher.embedding if self.embeddings is None else self.embeddings[i],
-                stages=tuple(stage[i] for stage in self.stages) if self.stages else self.teacher.stages,
+                feature_maps=tuple(stage[i] for stage in self.feature_maps)
+                if self.feature_maps
+                else self.teacher.feature_maps,
                 preactivations=(
                     tuple(maps[i] for maps in self.preactivations)
                     if self.preactivations
@@ -269,14 +271,18 @@ class Tekap:
             return AugmentedTeachers(spec, teacher)
         maps = {
             "embedding": teacher.embedding,
-            **{f"feature map {number}": each for number, each in enumerate(teacher.stages)},
+            **{f"feature map {number}": each for number, each in enumerate(teacher.feature_maps)},
             **{f"preactivation {number}": each for number, each in enumerate(teacher.preactivations)},
         }
         embeddings, *others = (
             perturb(spec, each, self.noise((spec.teachers, *each.shape), name, step, each.device, first))
             for name, each in maps.items()
         )
-        count = len(teacher.stages)
+        count = len(teacher.feature_maps)
         return AugmentedTeachers(
-            spec, teacher, embeddings=embeddings, stages=tuple(others[:count]), preactivations=tuple(others[count:])
+            spec,
+            teacher,
+            embeddings=embeddings,
+            feature_maps=tuple(others[:count]),
+            preactivations=tuple(others[count:]),
         )

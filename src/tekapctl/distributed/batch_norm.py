@@ -5,51 +5,51 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from tekapctl.distributed.communicator import Team
+from tekapctl.distributed.communicator import Communicator
 
 
-def average_running(team: Team, *modules: nn.Module) -> None:
+def average_running_stats(comm: Communicator, *modules: nn.Module) -> None:
     """Replace running means and variances by their means over the processes.
 
     They are moving averages, so that it makes no difference how often this is done.
 
     Args:
-        team: The processes.
+        comm: The processes.
         modules: Modules with batch norms somewhere.
     """
     names = ("running_mean", "running_var")
-    team.average([b for module in modules for name, b in module.named_buffers() if name.endswith(names)])
+    comm.average([b for module in modules for name, b in module.named_buffers() if name.endswith(names)])
 
 
-def synchronise(module: nn.Module, team: Team, device: torch.device) -> None:
+def convert_sync_batchnorm(module: nn.Module, comm: Communicator, device: torch.device) -> None:
     """Let all batch norms in a module use the statistics of the whole batch in training.
 
     Args:
         module: Changed in place; its parameters and buffers stay the same tensors.
-        team: The processes.
+        comm: The processes.
         device: Where it computes: a GPU has PyTorch's own.
     """
     for name, child in list(module.named_children()):
         if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
             on_gpu = device.type == "cuda"
             setattr(
-                module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child) if on_gpu else WholeBatchNorm(child, team)
+                module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child) if on_gpu else SyncBatchNorm(child, comm)
             )
         else:
-            synchronise(child, team, device)
+            convert_sync_batchnorm(child, comm, device)
 
 
-class WholeBatchNorm(nn.BatchNorm2d):
+class SyncBatchNorm(nn.BatchNorm2d):
     """Batch normalisation with the statistics of all processes' samples, on any device.
 
     Args:
         norm: The batch norm it takes the place of.
-        team: The processes.
+        comm: The processes.
     """
 
-    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d, team: Team) -> None:
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d, comm: Communicator) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-        self.team = team
+        self.comm = comm
         self._parameters, self._buffers = norm._parameters, norm._buffers
         self.training = norm.training
 
@@ -62,11 +62,11 @@ class WholeBatchNorm(nn.BatchNorm2d):
             return super().forward(input)
         values = input.float()
         dims = [0, *range(2, input.dim())]
-        count = self.team.total(torch.tensor(float(input.numel() // input.shape[1]), device=input.device))
+        count = self.comm.total(torch.tensor(float(input.numel() // input.shape[1]), device=input.device))
         shape = [1, -1] + [1] * (input.dim() - 2)
-        mean = cast(Tensor, _Total.apply(values.sum(dims), self.team)) / count
+        mean = cast(Tensor, _Total.apply(values.sum(dims), self.comm)) / count
         centred = values - mean.view(shape)
-        variance = cast(Tensor, _Total.apply(centred.square().sum(dims), self.team)) / count
+        variance = cast(Tensor, _Total.apply(centred.square().sum(dims), self.comm)) / count
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             with torch.no_grad():
                 self.num_batches_tracked += 1
@@ -83,10 +83,10 @@ class _Total(torch.autograd.Function):
     """A sum over the processes, each of whose losses has a part of its gradient."""
 
     @staticmethod
-    def forward(ctx: object, found: Tensor, team: Team) -> Tensor:
-        ctx.team = team  # type: ignore[attr-defined]
-        return team.total(found)
+    def forward(ctx: object, found: Tensor, comm: Communicator) -> Tensor:
+        ctx.comm = comm  # type: ignore[attr-defined]
+        return comm.total(found)
 
     @staticmethod
     def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.team.total(gradients[0]), None  # type: ignore[attr-defined]
+        return ctx.comm.total(gradients[0]), None  # type: ignore[attr-defined]

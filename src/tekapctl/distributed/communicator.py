@@ -22,17 +22,17 @@ PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others, which may be reading a data set for the first time."""
 
 
-class ElsewhereError(TekapctlError):
+class RemoteRankError(TekapctlError):
     """Another process has failed, and has said why."""
 
     is_told = True
 
 
-class LostError(TekapctlError):
+class PeerLostError(TekapctlError):
     """Another process is gone."""
 
 
-class Team:
+class Communicator:
     """The processes of a run; the first leads: it alone writes and speaks.
 
     Args:
@@ -46,7 +46,7 @@ class Team:
         self._releases: list[Callable[[], None]] = []
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0
 
@@ -63,7 +63,7 @@ class Team:
         padded = rows.new_zeros(most, *rows.shape[1:])
         padded[: len(rows)] = rows.detach()
         found = [torch.empty_like(padded) for _ in counts]
-        with self.watching():
+        with self.translating_errors():
             dist.all_gather(found, padded)
         return [each[:count] for each, count in zip(found, counts, strict=True)]
 
@@ -72,7 +72,7 @@ class Team:
         if self.size == 1:
             return found
         found = found.detach().clone(memory_format=torch.contiguous_format)
-        with self.watching():
+        with self.translating_errors():
             dist.all_reduce(found)
         return found
 
@@ -86,21 +86,21 @@ class Team:
             for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 
-    def greatest(self, values: Sequence[int]) -> list[int]:
+    def all_reduce_max(self, values: Sequence[int]) -> list[int]:
         """The greatest of each value over the processes; exchanged on the CPU, so that no device is waited for."""
         if self.size == 1:
             return list(values)
         found = torch.tensor(values)
-        with self.watching():
+        with self.translating_errors():
             dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return [int(value) for value in found.tolist()]
 
-    def exchange(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T) -> list[T]:
         """What each process says."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        with self.watching():
+        with self.translating_errors():
             dist.all_gather_object(found, value)
         return found
 
@@ -120,11 +120,11 @@ class Team:
         dist.destroy_process_group()
 
     @contextmanager
-    def united(self) -> Iterator[None]:
+    def raise_together(self) -> Iterator[None]:
         """All processes fail here if one does; only the first that does has something to say.
 
         Raises:
-            ElsewhereError: Another one has failed.
+            RemoteRankError: Another one has failed.
         """
         mine: TekapctlError | None = None
         try:
@@ -135,46 +135,46 @@ class Team:
             mine = error
         if self.size == 1:
             return
-        failures = self.exchange(None if mine is None else (mine.problem, mine.remedy, mine.exit_code))
+        failures = self.all_gather_object(None if mine is None else (mine.problem, mine.remedy, mine.exit_code))
         failed = [rank for rank, failure in enumerate(failures) if failure is not None]
         if mine is not None and failed[0] == self.rank:
             raise mine
         for rank in failed:
             problem, remedy, code = failures[rank] or ("", "", 1)
-            elsewhere = ElsewhereError(problem, remedy)
+            elsewhere = RemoteRankError(problem, remedy)
             elsewhere.exit_code = code
             raise elsewhere
 
-    def leader_first(self, work: Callable[[], T]) -> T:
+    def main_process_first(self, work: Callable[[], T]) -> T:
         """Do some work, the leader before the others, so that what it leaves on the disk need not be made twice."""
         found: list[T] = []
-        with self.united():
-            if self.leads:
+        with self.raise_together():
+            if self.is_main:
                 found.append(work())
-        with self.united():
-            if not self.leads:
+        with self.raise_together():
+            if not self.is_main:
                 found.append(work())
         return found[0]
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def translating_errors(self) -> Iterator[None]:
         """Turn the loss of another process into words.
 
         Raises:
-            LostError: One is gone.
+            PeerLostError: One is gone.
         """
         try:
             yield
         except RuntimeError as error:
             if self.size == 1 or not _is_of_the_network(error):
                 raise
-            raise LostError(
+            raise PeerLostError(
                 f"Process {self.rank} of {self.size} has lost another one, which has died or cannot be reached.",
                 "Go on with `tekapctl resume RUN`, with as many processes as you like.",
             ) from None
 
 
-ALONE = Team()
+SINGLE_PROCESS = Communicator()
 
 
 def _is_of_the_network(error: RuntimeError) -> bool:
@@ -241,21 +241,21 @@ def _number(name: str, default: int) -> int:
 
 
 @contextmanager
-def joined() -> Iterator[Team]:
+def join_process_group() -> Iterator[Communicator]:
     """The team that a launcher has made of several processes, or this process alone."""
     if not was_launched():
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     check_environment()
     end_with_launcher()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    team = Team(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    with team.watching():
+    comm = Communicator(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    with comm.translating_errors():
         dist.init_process_group(backend, timeout=PATIENCE)
     try:
-        yield team
+        yield comm
     finally:
-        team.part()
+        comm.part()
 
 
 def processors() -> int:

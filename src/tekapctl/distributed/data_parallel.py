@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tekapctl.distributed.communicator import Team
+from tekapctl.distributed.communicator import Communicator
 
 # Memory banks and running statistics are buffers, and none of its business. Newer versions have renamed the setting.
 _SETTINGS = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -16,7 +16,7 @@ _NO_BUFFERS: dict[str, Any] = {
 }
 
 
-class Averaged:
+class DataParallelStep:
     """A module whose gradients are the means over the processes after each backward pass.
 
     The first pass is averaged by hand and shows which parameters take part; from the second on
@@ -24,14 +24,14 @@ class Averaged:
 
     Args:
         module: The module, with equal weights on all processes.
-        team: The processes.
+        comm: The processes.
     """
 
-    def __init__(self, module: nn.Module, team: Team) -> None:
+    def __init__(self, module: nn.Module, comm: Communicator) -> None:
         self.module = module
-        self.team = team
+        self.comm = comm
         self._parallel: DistributedDataParallel | None = None
-        team.at_end(self.forget)
+        comm.at_end(self.forget)
 
     def forget(self) -> None:
         """From now on other parameters may take part."""
@@ -45,20 +45,20 @@ class Averaged:
         """The gradients of a loss that the module gave.
 
         Raises:
-            LostError: Another process is gone.
+            PeerLostError: Another process is gone.
         """
-        if self.team.size == 1:
+        if self.comm.size == 1:
             loss.backward()
             return
-        with self.team.watching():
+        with self.comm.translating_errors():
             loss.backward()
             if self._parallel is None:
-                self.team.average([p.grad for p in self.module.parameters() if p.grad is not None])
+                self.comm.average([p.grad for p in self.module.parameters() if p.grad is not None])
                 self._parallel = self._wrap()
 
     def average(self, gradients: Sequence[Tensor | None]) -> None:
         """Replace gradients that were found in another way by their means over the processes."""
-        self.team.average([gradient for gradient in gradients if gradient is not None])
+        self.comm.average([gradient for gradient in gradients if gradient is not None])
 
     def _wrap(self) -> DistributedDataParallel:
         idle = [p for p in self.module.parameters() if p.requires_grad and p.grad is None]

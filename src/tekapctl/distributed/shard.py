@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from tekapctl.distributed.communicator import ALONE, Team
+from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 
 
 def spans(count: int, size: int) -> tuple[tuple[int, int], ...]:
@@ -24,7 +24,7 @@ def spans(count: int, size: int) -> tuple[tuple[int, int], ...]:
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchShard:
     """A process's share of a batch; what a loss averages over the share is turned into its part of the whole's mean.
 
     Processes average their gradients. So that this gives the gradient of the whole batch's loss, a loss that is a mean
@@ -35,21 +35,21 @@ class Share:
         first: The first sample's place in the batch.
         count: Samples in the share; None for all.
         of: Samples in the batch; None for as many.
-        team: The processes.
+        comm: The processes.
     """
 
     first: int = 0
     count: int | None = None
     of: int | None = None
-    team: Team = ALONE
+    comm: Communicator = SINGLE_PROCESS
 
     @classmethod
-    def of_batch(cls, count: int, team: Team) -> "Share":
+    def of_batch(cls, count: int, comm: Communicator) -> "BatchShard":
         """This process's share of a batch of so many samples."""
-        if team.size == 1:
+        if comm.size == 1:
             return cls()
-        first, end = spans(count, team.size)[team.rank]
-        return cls(first, end - first, count, team)
+        first, end = spans(count, comm.size)[comm.rank]
+        return cls(first, end - first, count, comm)
 
     @property
     def rows(self) -> slice:
@@ -57,7 +57,7 @@ class Share:
         return slice(self.first, None if self.count is None else self.first + self.count)
 
     @property
-    def is_whole(self) -> bool:
+    def is_full_batch(self) -> bool:
         """Whether it is the whole batch."""
         return self.count == self.of
 
@@ -67,16 +67,16 @@ class Share:
         Args:
             found: Samples in the share.
         """
-        return found if self.of is None else self.of / self.team.size
+        return found if self.of is None else self.of / self.comm.size
 
-    def weigh(self, mean: Tensor) -> Tensor:
+    def rescale(self, mean: Tensor) -> Tensor:
         """A mean over the share's samples, so that the mean over the processes is that over the batch's."""
-        if self.is_whole or self.count is None or self.of is None:
+        if self.is_full_batch or self.count is None or self.of is None:
             return mean
-        weight = self.count * self.team.size / self.of
+        weight = self.count * self.comm.size / self.of
         return mean if weight == 1 else mean * weight
 
-    def whole(self, rows: Shaped[Tensor, "..."], dim: int = 0) -> Shaped[Tensor, "..."]:
+    def gather(self, rows: Shaped[Tensor, "..."], dim: int = 0) -> Shaped[Tensor, "..."]:
         """The rows of all samples of the batch, in the batch's order.
 
         A loss of what this gives must be computed alike on every process; its gradient then is right.
@@ -85,26 +85,26 @@ class Share:
             rows: One for each sample of the share.
             dim: Where the samples are.
         """
-        if self.is_whole or self.of is None:
+        if self.is_full_batch or self.of is None:
             return rows
-        counts = [end - first for first, end in spans(self.of, self.team.size)]
-        gathered = _Gather.apply(rows.movedim(dim, 0), self.team, counts)
+        counts = [end - first for first, end in spans(self.of, self.comm.size)]
+        gathered = _Gather.apply(rows.movedim(dim, 0), self.comm, counts)
         return gathered.movedim(0, dim)
 
     @torch.no_grad()
-    def total(self, found: Tensor) -> Tensor:
+    def sum(self, found: Tensor) -> Tensor:
         """A sum over the share's samples, summed over the batch's."""
-        return found if self.is_whole else self.team.total(found)
+        return found if self.is_full_batch else self.comm.total(found)
 
     @torch.no_grad()
     def mean(self, found: Tensor) -> Tensor:
         """A mean over the share's samples, averaged over the batch's; without a gradient."""
-        if self.is_whole or self.count is None or self.of is None:
+        if self.is_full_batch or self.count is None or self.of is None:
             return found
-        return self.team.total(found * self.count) / self.of
+        return self.comm.total(found * self.count) / self.of
 
 
-ALL = Share()
+FULL_BATCH = BatchShard()
 """The whole of a batch: what a process alone has."""
 
 
@@ -112,10 +112,10 @@ class _Gather(torch.autograd.Function):
     """Every process gets the rows of all; its own rows' gradient is its part of the others' and its own."""
 
     @staticmethod
-    def forward(ctx: object, rows: Tensor, team: Team, counts: list[int]) -> Tensor:
-        first = sum(counts[: team.rank])
-        ctx.own, ctx.size = slice(first, first + counts[team.rank]), team.size  # type: ignore[attr-defined]
-        return torch.cat(team.gather(rows, counts))
+    def forward(ctx: object, rows: Tensor, comm: Communicator, counts: list[int]) -> Tensor:
+        first = sum(counts[: comm.rank])
+        ctx.own, ctx.size = slice(first, first + counts[comm.rank]), comm.size  # type: ignore[attr-defined]
+        return torch.cat(comm.gather(rows, counts))
 
     @staticmethod
     def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None, None]:

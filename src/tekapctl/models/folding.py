@@ -95,8 +95,8 @@ def _try(network: Network, pairs: list[tuple[str, str]], images: Tensor, expecte
     same = all(
         torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().amax()))
         for a, b in zip(
-            (found.logits, found.embedding, *found.stages),
-            (expected.logits, expected.embedding, *expected.stages),
+            (found.logits, found.embedding, *found.feature_maps),
+            (expected.logits, expected.embedding, *expected.feature_maps),
             strict=True,
         )
     )

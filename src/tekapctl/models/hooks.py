@@ -102,10 +102,10 @@ class Adapted(Network):
             raise UsageError(f"{name} has no linear layer at its end whose input is an embedding.", _WRITE_ONE)
         self.num_classes = logits.shape[1]
         self._classifier = classifiers[-1].place
-        stages = _stages(calls, self.trial_size)
-        self._stages = [stage.place for stage in stages]
-        before = [found for stage in stages if (found := _before_activation(stage, calls)) is not None]
-        self._before = before if len(before) == len(stages) else []
+        feature_maps = _stages(calls, self.trial_size)
+        self._stages = [stage.place for stage in feature_maps]
+        before = [found for stage in feature_maps if (found := _before_activation(stage, calls)) is not None]
+        self._before = before if len(before) == len(feature_maps) else []
         inputs = {self._classifier, *(place for kind, place in self._before if kind == "input")}
         outputs = set(self._stages)
         self._taken: torch.Size | None = None
@@ -128,14 +128,14 @@ class Adapted(Network):
         return self._pass(images, maps)[1]
 
     def knowledge(
-        self, images: Float[Tensor, "batch c h w"], *, stages: bool = True, preactivations: bool = False
+        self, images: Float[Tensor, "batch c h w"], *, feature_maps: bool = True, preactivations: bool = False
     ) -> Knowledge:
         """What the network says of a batch; no maps before their ReLU where it does not tell them.
 
         Raises:
             UsageError: The images have another number of channels, or a size that the network does not take.
         """
-        maps = Maps(stages, preactivations and bool(self._before))
+        maps = Maps(feature_maps, preactivations and bool(self._before))
         try:
             logits, embedding = self._pass(images, maps)
         except TekapctlError:
@@ -151,7 +151,7 @@ class Adapted(Network):
             ) from error
         if images.shape[1:] != self._taken:
             self._taken = images.shape[1:]
-        return Knowledge(logits, embedding, tuple(maps.stages), tuple(maps.preactivations))
+        return Knowledge(logits, embedding, tuple(maps.feature_maps), tuple(maps.preactivations))
 
     def _pass(self, images: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
         self._look.begin()

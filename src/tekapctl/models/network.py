@@ -11,28 +11,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
-from tekapctl.distributed.shard import Share
+from tekapctl.distributed.shard import BatchShard
 from tekapctl.errors import UsageError
 from tekapctl.models.normalization import Normalization
 
 
 @dataclass(frozen=True)
-class Needs:
+class Requires:
     """What is wanted of networks beside logits and embeddings of the batch.
 
     Attributes:
-        stages: Feature maps.
+        feature_maps: Feature maps.
         preactivations: Feature maps before their ReLU.
         strong_view: Knowledge of the batch's strongly augmented images as well.
     """
 
-    stages: bool = False
+    feature_maps: bool = False
     preactivations: bool = False
     strong_view: bool = False
 
-    def __or__(self, other: "Needs") -> "Needs":
-        return Needs(
-            self.stages or other.stages,
+    def __or__(self, other: "Requires") -> "Requires":
+        return Requires(
+            self.feature_maps or other.feature_maps,
             self.preactivations or other.preactivations,
             self.strong_view or other.strong_view,
         )
@@ -45,27 +45,27 @@ class Knowledge:
     Attributes:
         logits: The classifier's output before softmax.
         embedding: The classifier's input, flattened after pooling.
-        stages: Feature maps, first to last, as the published codes expose them; empty where none were asked for.
+        feature_maps: Feature maps, first to last, as the published codes expose them; empty where none were asked for.
         preactivations: The same maps before their ReLU; empty where none were asked for.
         strong: Knowledge of the same samples' strongly augmented images; None where it was not asked for.
     """
 
     logits: Float[Tensor, "batch classes"]
     embedding: Float[Tensor, "batch width"]
-    stages: tuple[Float[Tensor, "batch _c _h _w"], ...] = ()
+    feature_maps: tuple[Float[Tensor, "batch _c _h _w"], ...] = ()
     preactivations: tuple[Float[Tensor, "batch _c _h _w"], ...] = ()
     strong: "Knowledge | None" = None
 
-    def whole(self, share: Share) -> "Knowledge":
+    def gather(self, shard: BatchShard) -> "Knowledge":
         """That of all samples of a batch, from all processes' shares of it."""
-        if share.is_whole:
+        if shard.is_full_batch:
             return self
         return Knowledge(
-            logits=share.whole(self.logits),
-            embedding=share.whole(self.embedding),
-            stages=tuple(share.whole(stage) for stage in self.stages),
-            preactivations=tuple(share.whole(stage) for stage in self.preactivations),
-            strong=None if self.strong is None else self.strong.whole(share),
+            logits=shard.gather(self.logits),
+            embedding=shard.gather(self.embedding),
+            feature_maps=tuple(shard.gather(stage) for stage in self.feature_maps),
+            preactivations=tuple(shard.gather(stage) for stage in self.preactivations),
+            strong=None if self.strong is None else self.strong.gather(shard),
         )
 
     def first(self, count: int) -> "Knowledge":
@@ -75,7 +75,7 @@ class Knowledge:
         return Knowledge(
             logits=self.logits[:count],
             embedding=self.embedding[:count],
-            stages=tuple(stage[:count] for stage in self.stages),
+            feature_maps=tuple(stage[:count] for stage in self.feature_maps),
             preactivations=tuple(stage[:count] for stage in self.preactivations),
             strong=None if self.strong is None else self.strong.first(count),
         )
@@ -85,14 +85,14 @@ class Knowledge:
         return Knowledge(
             logits=self.logits.float(),
             embedding=self.embedding.float(),
-            stages=tuple(stage.float() for stage in self.stages),
+            feature_maps=tuple(stage.float() for stage in self.feature_maps),
             preactivations=tuple(stage.float() for stage in self.preactivations),
             strong=None if self.strong is None else self.strong.float(),
         )
 
 
 def of_batch(
-    forward: Callable[..., Knowledge], normalize: Callable[[Tensor], Tensor], batch: Batch, needs: Needs
+    forward: Callable[..., Knowledge], normalize: Callable[[Tensor], Tensor], batch: Batch, requires: Requires
 ) -> Knowledge:
     """A network's knowledge of a batch, with a second forward pass for the strongly augmented images.
 
@@ -100,13 +100,15 @@ def of_batch(
         forward: The network's `knowledge`, compiled or not.
         normalize: The network's `normalize`.
         batch: The images.
-        needs: What is wanted.
+        requires: What is wanted.
     """
-    found = forward(normalize(batch.images), stages=needs.stages, preactivations=needs.preactivations)
-    if not needs.strong_view:
+    found = forward(normalize(batch.images), feature_maps=requires.feature_maps, preactivations=requires.preactivations)
+    if not requires.strong_view:
         return found
     assert batch.strong is not None
-    strong = forward(normalize(batch.strong), stages=needs.stages, preactivations=needs.preactivations)
+    strong = forward(
+        normalize(batch.strong), feature_maps=requires.feature_maps, preactivations=requires.preactivations
+    )
     return replace(found, strong=strong)
 
 
@@ -117,20 +119,20 @@ class Maps:
     """Collects a forward pass's feature maps, those that were asked for and no others.
 
     Args:
-        stages: Whether feature maps are wanted.
+        feature_maps: Whether feature maps are wanted.
         preactivations: Whether the maps before their ReLU are wanted.
     """
 
-    def __init__(self, stages: bool, preactivations: bool) -> None:
-        self.wants_stages = stages
+    def __init__(self, feature_maps: bool, preactivations: bool) -> None:
+        self.wants_feature_maps = feature_maps
         self.wants_preactivations = preactivations
-        self.stages: list[Tensor] = []
+        self.feature_maps: list[Tensor] = []
         self.preactivations: list[Tensor] = []
 
     def keep(self, stage: Tensor, preactivation: Tensor) -> None:
         """Note a feature map and what it was before its ReLU."""
-        if self.wants_stages:
-            self.stages.append(stage)
+        if self.wants_feature_maps:
+            self.feature_maps.append(stage)
         if self.wants_preactivations:
             self.preactivations.append(preactivation)
 
@@ -184,7 +186,7 @@ class Network(nn.Module, ABC):
     def classifier_layer(self) -> nn.Module:
         """The layer from embedding to logits."""
 
-    def modules_behind_stages(self) -> tuple[nn.Module, ...]:
+    def modules_after_feature_maps(self) -> tuple[nn.Module, ...]:
         """The modules after the last stage, which are not trained in a method's first stage."""
         return (self.classifier_layer,)
 
@@ -193,13 +195,13 @@ class Network(nn.Module, ABC):
         return ()
 
     def knowledge(
-        self, images: Float[Tensor, "batch c h w"], *, stages: bool = True, preactivations: bool = False
+        self, images: Float[Tensor, "batch c h w"], *, feature_maps: bool = True, preactivations: bool = False
     ) -> Knowledge:
         """What the network says of a batch.
 
         Args:
             images: Normalised images of at least 8 pixels a side.
-            stages: Whether to keep the feature maps.
+            feature_maps: Whether to keep the feature maps.
             preactivations: Whether to keep the feature maps before their ReLU.
 
         Raises:
@@ -213,18 +215,18 @@ class Network(nn.Module, ABC):
             )
         if min(height, width) < SMALLEST_IMAGE:
             raise UsageError(f"Images of {height}x{width} pixels are too small.", "Use 8 pixels or more a side.")
-        maps = Maps(stages, preactivations)
+        maps = Maps(feature_maps, preactivations)
         embedding = self.embed(images, maps)
         return Knowledge(
             logits=self.classifier_layer(embedding),
             embedding=embedding,
-            stages=tuple(maps.stages),
+            feature_maps=tuple(maps.feature_maps),
             preactivations=tuple(maps.preactivations),
         )
 
     def forward(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch classes"]:
         """The logits alone."""
-        return self.knowledge(images, stages=False).logits
+        return self.knowledge(images, feature_maps=False).logits
 
 
 def batch_norms(modules: Iterable[object]) -> tuple[nn.BatchNorm2d, ...]:

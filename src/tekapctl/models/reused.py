@@ -84,11 +84,11 @@ class ReusedClassifier(Network):
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
         """The pooled projected map."""
-        own = Maps(stages=True, preactivations=maps.wants_preactivations)
+        own = Maps(feature_maps=True, preactivations=maps.wants_preactivations)
         self.student.embed(images, own)
-        maps.stages += own.stages if maps.wants_stages else []
+        maps.feature_maps += own.feature_maps if maps.wants_feature_maps else []
         maps.preactivations += own.preactivations
-        return pool(self.project(own.stages[-1], maps))
+        return pool(self.project(own.feature_maps[-1], maps))
 
     def project(self, last: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch _c _h _w"]:
         """The student's last map in the channels of the teacher's, noted in `maps`."""

@@ -23,7 +23,7 @@ def keep(spec: StudentSpec, effects: Collection[str]) -> StudentSpec:
     """A TeKAP spec with these of its effects and no others, at each of its levels.
 
     - `weight`: the teacher's and the augmented teachers' losses weigh together what they do; without it, 1.
-    - `shrink`: augmented teachers have `teacher_share` of the teacher's output; without it, all of it.
+    - `shrink`: augmented teachers have `teacher_scale` of the teacher's output; without it, all of it.
     - `noise`: they have its noise; without it, none.
     - `student-term`: CRD's student term counts once more for each augmented teacher; without it, once.
     - `bank-updates`: CRD's banks are updated for each; without it, once.
@@ -60,15 +60,15 @@ def keep(spec: StudentSpec, effects: Collection[str]) -> StudentSpec:
 def _changes(settings: Perturbation, effects: Collection[str], *, needs_teachers: bool) -> dict[str, float | int]:
     if not settings.teachers:
         return {}
-    whole = settings.own_weight + settings.teachers * settings.loss_weight
+    whole = settings.teacher_loss_weight + settings.teachers * settings.loss_weight
     scale = 1.0 if "weight" in effects else 1 / whole
     if not {"shrink", "noise"} & set(effects):
         # Augmented teachers that say what the teacher says are the teacher, with their weight.
         teachers = settings.teachers if needs_teachers else 0
-        return {"teachers": teachers, "own_weight": whole * scale, "loss_weight": 0.0}
+        return {"teachers": teachers, "teacher_loss_weight": whole * scale, "loss_weight": 0.0}
     return {
-        "own_weight": settings.own_weight * scale,
+        "teacher_loss_weight": settings.teacher_loss_weight * scale,
         "loss_weight": settings.loss_weight * scale,
-        "teacher_share": settings.teacher_share if "shrink" in effects else 1.0,
+        "teacher_scale": settings.teacher_scale if "shrink" in effects else 1.0,
         "noise_weight": settings.noise_weight if "noise" in effects else 0.0,
     }

@@ -28,14 +28,14 @@ from tekapctl.distill.methods.kd import KDSpec
 from tekapctl.distill.tekap import FeatureTekap, LogitTekap, TekapSpec
 from tekapctl.errors import UsageError
 from tekapctl.models.external import Argument
-from tekapctl.registry import Epochs, Registry, Section, Temperature, Weight, unknown_name
+from tekapctl.registry import Epochs, Registry, Settings, Temperature, Weight, unknown_name
 
 
 def _chosen_by_name(registry: Registry[Any]) -> BeforeValidator:
     """Reads a name, a table with a `name`, or a ready section as the registry's section of that name."""
 
     def choose(value: Any) -> Any:
-        if isinstance(value, Section):
+        if isinstance(value, Settings):
             return value
         if isinstance(value, str):
             value = {"name": value}
@@ -72,7 +72,7 @@ _PRETRAINING_RATE = 0.1
 """Of learned views, as published."""
 
 
-class OptimizerSpec(Section):
+class OptimizerSpec(Settings):
     """SGD with momentum and a step schedule; the defaults are the published CIFAR-100 ones."""
 
     learning_rate: float = Field(0.05, gt=0, le=1e6, description="Learning rate before the first decay.")
@@ -85,19 +85,19 @@ class OptimizerSpec(Section):
         lt=1,
         description="DOT (ICCV 2023): momentum that distillation has more and the task less; published 0.075.",
     )
-    decay_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (0.625, 0.75, 0.875), description="Fractions of the epochs after which the rate decays (150, 180, 210 of 240)."
     )
-    decay_factor: float = Field(0.1, gt=0, le=1, description="What each decay multiplies the rate by.")
+    lr_gamma: float = Field(0.1, gt=0, le=1, description="What each decay multiplies the rate by.")
 
-    rate_for_batch: int | None = Field(
+    lr_batch_size: int | None = Field(
         None,
         ge=1,
         le=1_000_000,
         description="The batch size that learning_rate is meant for: it is scaled linearly to the run's "
         "(Goyal et al., 2017); off unless given.",
     )
-    warm_up_epochs: Epochs = Field(0, description="Epochs over which the rate rises linearly to its first value.")
+    warmup_epochs: Epochs = Field(0, description="Epochs over which the rate rises linearly to its first value.")
 
     @model_validator(mode="after")
     def _check_dot(self) -> "OptimizerSpec":
@@ -109,7 +109,7 @@ class OptimizerSpec(Section):
 
     def scale(self, batch_size: int) -> float:
         """What rates are multiplied by for batches of a size."""
-        return 1.0 if self.rate_for_batch is None else batch_size / self.rate_for_batch
+        return 1.0 if self.lr_batch_size is None else batch_size / self.lr_batch_size
 
     def rate(self, epoch: int, epochs: int, batch_size: int) -> float:
         """The learning rate of an epoch.
@@ -119,12 +119,12 @@ class OptimizerSpec(Section):
             epochs: Of the run.
             batch_size: Images in a batch, of all processes.
         """
-        decays = sum(epoch >= round(fraction * epochs) for fraction in self.decay_at)
-        risen = min(1.0, (epoch + 1) / self.warm_up_epochs) if self.warm_up_epochs else 1.0
-        return self.learning_rate * self.decay_factor**decays * risen * self.scale(batch_size)
+        decays = sum(epoch >= round(fraction * epochs) for fraction in self.milestones)
+        risen = min(1.0, (epoch + 1) / self.warmup_epochs) if self.warmup_epochs else 1.0
+        return self.learning_rate * self.lr_gamma**decays * risen * self.scale(batch_size)
 
 
-class RunSpec(Section):
+class RunSpec(Settings):
     """What runs of teachers and of students have in common."""
 
     learner: ClassVar[str]
@@ -192,11 +192,11 @@ class RunSpec(Section):
         return self.seed if self.data_seed is None else self.data_seed
 
     @property
-    def first_epochs(self) -> int:
+    def init_epochs(self) -> int:
         """Epochs of a method's first stage, before the run's own."""
         return 0
 
-    def first_rate(self, epoch: int) -> float:
+    def init_lr(self, epoch: int) -> float:
         """The learning rate of an epoch of the first stage, counted from 0."""
         return self.optimizer.learning_rate * self.optimizer.scale(self.batch_size)
 
@@ -207,7 +207,7 @@ class RunSpec(Section):
     @property
     def total_epochs(self) -> int:
         """Epochs of both."""
-        return self.first_epochs + self.epochs
+        return self.init_epochs + self.epochs
 
     @property
     def network(self) -> str:
@@ -315,7 +315,7 @@ class StudentSpec(RunSpec):
         return {"gamma": weights.gamma, "alpha": weights.alpha, "beta": weights.beta, **values}
 
     @property
-    def first_epochs(self) -> int:
+    def init_epochs(self) -> int:
         """Epochs of the method's first stage, or of the views' pretraining."""
         return self.pretrain_epochs or (int(getattr(self.method, "init_epochs", 0)) if self.beta else 0)
 
@@ -324,12 +324,12 @@ class StudentSpec(RunSpec):
         """Epochs in which learned views are trained before the student."""
         return self.angular.pretrain_epochs if self.angular.views else 0
 
-    def first_rate(self, epoch: int) -> float:
+    def init_lr(self, epoch: int) -> float:
         """The learning rate of an epoch of the first stage, as published for the method and the student."""
         if self.pretrain_epochs:
             rate = _PRETRAINING_RATE * 0.1 ** (3 * epoch // self.pretrain_epochs)
         else:
-            rate = self.method.first_rate(self.student) or self.optimizer.learning_rate
+            rate = self.method.init_lr(self.student) or self.optimizer.learning_rate
         return rate * self.optimizer.scale(self.batch_size)
 
     @model_validator(mode="after")
@@ -342,29 +342,31 @@ class StudentSpec(RunSpec):
         return self
 
     @property
-    def meets_logits(self) -> bool:
+    def reads_logits(self) -> bool:
         """Whether a loss compares logits, so that TeKAP's logit level has something to augment."""
         return bool(self.alpha) or (bool(self.beta) and self.method.level == "logit")
 
     @property
-    def meets_features(self) -> bool:
+    def reads_features(self) -> bool:
         """Whether a loss compares features, likewise."""
         return bool(self.beta) and self.method.level == "feature"
 
     @property
     def augmented(self) -> bool:
         """Whether a loss sees augmented teachers."""
-        tekap = self.in_effect.tekap
+        tekap = self.canonical.tekap
         return bool(tekap.logit.teachers or tekap.feature.teachers)
 
     @property
-    def in_effect(self) -> "StudentSpec":
+    def canonical(self) -> "StudentSpec":
         """The same experiment with TeKAP's settings at their defaults where nothing reads them."""
-        logit = self.tekap.logit if self.meets_logits else LogitTekap(teachers=0)
-        feature = self.tekap.feature if self.meets_features else FeatureTekap(teachers=0)
+        logit = self.tekap.logit if self.reads_logits else LogitTekap(teachers=0)
+        feature = self.tekap.feature if self.reads_features else FeatureTekap(teachers=0)
         tekap = TekapSpec(
-            logit=logit if logit.teachers else LogitTekap(teachers=0, own_weight=logit.own_weight),
-            feature=feature if feature.teachers else FeatureTekap(teachers=0, own_weight=feature.own_weight),
+            logit=logit if logit.teachers else LogitTekap(teachers=0, teacher_loss_weight=logit.teacher_loss_weight),
+            feature=feature
+            if feature.teachers
+            else FeatureTekap(teachers=0, teacher_loss_weight=feature.teacher_loss_weight),
         )
         return self.model_copy(update={"tekap": tekap})
 

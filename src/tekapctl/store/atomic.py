@@ -16,10 +16,10 @@ from filelock import FileLock
 
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.store.home import Home, expand_user
-from tekapctl.store.locks import can_be_told, held, is_held
+from tekapctl.store.locks import can_be_told, held, is_locked
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def atomic_write(path: Path, content: bytes) -> None:
     """Write a file so that after a crash at any moment it is either the old one or the new one.
 
     Args:
@@ -162,7 +162,7 @@ def output_file(given: Path, home: Home, *, force: bool, what: str = "") -> Path
 
 
 @contextmanager
-def aside(path: Path, *companions: Path) -> Iterator[tuple[Path, ...]]:
+def atomic_path(path: Path, *companions: Path) -> Iterator[tuple[Path, ...]]:
     """Files to write, each beside its place: put in place where the block ends well, deleted where it raises.
 
     Companions describe the file at `path`: at no moment is there one beside another file than its own.
@@ -199,7 +199,7 @@ def _part(place: Path) -> Iterator[Path]:
     stem = f".{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:16]}"
     suffix = place.suffix if len(os.fsencode(place.suffix)) <= _LONGEST_SUFFIX else ""
     for left in place.parent.glob(f"{stem}.*.part*") if can_be_told else ():
-        if not is_held(left):
+        if not is_locked(left):
             left.unlink(missing_ok=True)
     part = place.with_name(f"{stem}.{secrets.token_hex(4)}.part{suffix}")
     try:
@@ -255,7 +255,7 @@ def filling(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """A place to make a folder anew: when the block ends well, what was made there takes the place of what was there.
 
     Whoever looks meanwhile finds the old folder, none, or the new one, never a part of either.

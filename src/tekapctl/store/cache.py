@@ -10,7 +10,7 @@ from tekapctl.store import teacher_cache
 from tekapctl.store.atomic import delete, room
 from tekapctl.store.catalogue import FetchedTeacher, damage
 from tekapctl.store.home import Home
-from tekapctl.store.locks import is_held
+from tekapctl.store.locks import is_locked
 
 KINDS = ("teachers", "datasets", "downloads", "knowledge")
 
@@ -93,13 +93,13 @@ def clear(home: Home, kinds: Sequence[str] | None = None) -> Cleared:
 
 def _is_used(artifact: Artifact) -> bool:
     lock = artifact.path.with_name(f".{artifact.name}.lock")
-    return is_held(lock) or (artifact.kind == "knowledge" and teacher_cache.is_used(artifact.path))
+    return is_locked(lock) or (artifact.kind == "knowledge" and teacher_cache.is_used(artifact.path))
 
 
 def _is_fetching(home: Home, kind: str) -> bool:
     # Teachers come by way of the downloads.
     folders = [home.root / kind, *([home.teachers] if kind == "downloads" else [])]
-    return any(is_held(lock) for folder in folders for lock in folder.glob(".*.lock"))
+    return any(is_locked(lock) for folder in folders for lock in folder.glob(".*.lock"))
 
 
 def _problem(home: Home, artifact: Artifact) -> str | None:

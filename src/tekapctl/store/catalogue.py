@@ -15,7 +15,7 @@ from torch import Tensor
 from tekapctl.errors import TekapctlError
 from tekapctl.registry import unknown_name
 from tekapctl.store.archive import extract_member
-from tekapctl.store.atomic import make_folder, sha256, sweep, write_whole
+from tekapctl.store.atomic import atomic_write, make_folder, sha256, sweep
 from tekapctl.store.download import Downloaded, download, published, silent, sweep_parts
 from tekapctl.store.home import Home
 from tekapctl.store.http import Report
@@ -177,7 +177,7 @@ def _store(home: Home, teacher: PretrainedTeacher, content: bytes, new: dict[str
     target = home.teachers / f"{teacher.name}.safetensors"
     digest = hashlib.sha256(content).hexdigest()
     _record(home, {_next(target): digest})
-    write_whole(target, content)
+    atomic_write(target, content)
     _record(home, {target.name: digest} | new, without=_next(target))
 
 
@@ -282,7 +282,7 @@ def _record(home: Home, new: dict[str, str], without: str = "") -> None:
     """Add to the records and take one away; other processes may do the same."""
     with _recording(home) as path:
         records = {key: value for key, value in (_records(home) | new).items() if key != without}
-        write_whole(path, (json.dumps(records, indent=2, sort_keys=True) + "\n").encode())
+        atomic_write(path, (json.dumps(records, indent=2, sort_keys=True) + "\n").encode())
 
 
 @contextmanager

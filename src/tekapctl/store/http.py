@@ -21,7 +21,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 
-from tekapctl.store.atomic import write_whole
+from tekapctl.store.atomic import atomic_write
 
 Report = Callable[[int, int | None], None]
 """Is told how many bytes are there, and how many there will be if that is known."""
@@ -94,7 +94,7 @@ class Part:
         """Start over with a version of the file; an empty one cannot be gone on with."""
         self.drop()
         if version:
-            write_whole(self.note, json.dumps({"version": version}).encode())
+            atomic_write(self.note, json.dumps({"version": version}).encode())
 
     def drop(self) -> None:
         """Delete it, bytes first: they are never without their version."""

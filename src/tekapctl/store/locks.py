@@ -18,7 +18,7 @@ can_be_told = fcntl is not None
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Make a file and hold it while the block runs, so that `is_held` says so, whatever it is renamed to.
+    """Make a file and hold it while the block runs, so that `is_locked` says so, whatever it is renamed to.
 
     Raises:
         OSError: It is there, or cannot be made.
@@ -32,7 +32,7 @@ def held(path: Path) -> Iterator[None]:
     yield  # Windows renames no file that is open
 
 
-def is_held(lock: Path) -> bool:
+def is_locked(lock: Path) -> bool:
     """Whether a process holds a lock file; nothing is written, and those who ask at once do not meet each other.
 
     A process that takes the lock in the very microseconds of the question meets it: takers try again for a moment.

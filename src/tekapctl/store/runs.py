@@ -17,8 +17,8 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.atomic import explain, flush_folder, make_folder, sha256, sweep, write_whole
-from tekapctl.store.locks import is_held
+from tekapctl.store.atomic import atomic_write, explain, flush_folder, make_folder, sha256, sweep
+from tekapctl.store.locks import is_locked
 from tekapctl.store.summary import problem_of
 
 Status = Literal["running", "finished", "failed", "interrupted", "damaged", "unknown"]
@@ -76,7 +76,7 @@ class Run:
         lock = self.path / ".lock"
         if os.path.lexists(lock) and not os.access(lock, os.R_OK):
             return "unknown"
-        if is_held(lock):
+        if is_locked(lock):
             return "running"
         # Between the first look and the second the run may have ended.
         return self._ended() or "interrupted"
@@ -142,7 +142,7 @@ class Run:
         digest = hashlib.sha256(content).hexdigest()
         known[name] = [digest, *(old for old in known.get(name, [])[:1] if old != digest)]
         self.write_text(_CHECKSUMS, json.dumps(known, indent=2, sort_keys=True) + "\n")
-        write_whole(self.path / name, content)
+        atomic_write(self.path / name, content)
 
     def check_weights(self, path: Path, digest: str | None = None) -> None:
         """Hold a file of the run's weights to the checksum that was written with it.
@@ -186,7 +186,7 @@ class Run:
     def write_text(self, name: str, text: str) -> None:
         """Write one of the run's files whole."""
         self.check_there()
-        write_whole(self.path / name, text.encode())
+        atomic_write(self.path / name, text.encode())
 
     def append_metrics(self, metrics: Mapping[str, float | int]) -> None:
         """Add a line to the run's metrics."""
@@ -317,10 +317,10 @@ class Runs:
                 new.mkdir()
                 lock.acquire()
             for name, text in files.items():
-                write_whole(new / name, text.encode())
+                atomic_write(new / name, text.encode())
             with all_runs:  # no two take one second
                 name = f"{self._stamp()}-{words}-{secrets.token_hex(2)}"
-                write_whole(new / _MARK, json.dumps({"run": name}).encode() + b"\n")
+                atomic_write(new / _MARK, json.dumps({"run": name}).encode() + b"\n")
                 run = Run(new.rename(self.folder / name))
             flush_folder(self.folder)
         except Timeout:

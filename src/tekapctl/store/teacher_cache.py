@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from tekapctl.store.atomic import explain, make_folder, room, size, sweep, write_whole
+from tekapctl.store.atomic import atomic_write, explain, make_folder, room, size, sweep
 from tekapctl.store.locks import hold_shared, is_open
 
 Words = np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
@@ -104,7 +104,7 @@ class KnowledgeStore:
             records.unlink(missing_ok=True)
             with records.open("wb") as file:
                 file.truncate(self.identity.bytes)  # a hole: takes no room until records are written
-            write_whole(about, self.identity.text.encode())
+            atomic_write(about, self.identity.text.encode())
         self._file = records.open("r+b", buffering=0)
         hold_shared(self._file)
         weakref.finalize(self, self._file.close)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tekapctl.errors import UsageError
-from tekapctl.store.atomic import write_whole
+from tekapctl.store.atomic import atomic_write
 
 _SHOWN = 3
 MOST_CLASSES = 1_000_000
@@ -33,7 +33,7 @@ def encode_weights(state: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
 def save_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a state dict with its metadata; the file appears whole or not at all."""
     # In memory first: the library has its own errors for a full disk.
-    write_whole(path, encode_weights(state, metadata))
+    atomic_write(path, encode_weights(state, metadata))
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -27,11 +27,11 @@ from tekapctl.distill.methods.feature_maps import no_maps
 from tekapctl.distill.objective import Classification, Distillation, Objective, Teacher, of_teachers
 from tekapctl.distill.perturbations import LogitPerturbation
 from tekapctl.distill.tekap import SeededNoise, Tekap
-from tekapctl.distributed.batch_norm import synchronise
-from tekapctl.distributed.communicator import ALONE, Team
+from tekapctl.distributed.batch_norm import convert_sync_batchnorm
+from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models import Network
-from tekapctl.models.network import Needs
+from tekapctl.models.network import Requires
 from tekapctl.models.normalization import Normalization
 from tekapctl.randomness import derive
 from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec
@@ -40,7 +40,7 @@ from tekapctl.train import trained
 from tekapctl.train.diagnosis import Asked, Diagnosis
 from tekapctl.train.evaluation import predict, top_k
 from tekapctl.train.sanity_check import check_batch_sizes
-from tekapctl.train.teacher import AskedOnce, CachedTeacher, LiveTeacher
+from tekapctl.train.teacher import CachedTeacher, LiveTeacher, SharedForward
 from tekapctl.train.teacher_statistics import class_features, perturbation_of
 from tekapctl.train.trained import Trained
 from tekapctl.train.trainer import Trainer
@@ -53,7 +53,7 @@ Asks = Callable[[Trained, Method | None], tuple[Teacher, LogitPerturbation]]
 
 
 @dataclass(frozen=True)
-class Setting:
+class RunContext:
     """Everything that a run trains with.
 
     Attributes:
@@ -79,20 +79,20 @@ class Setting:
 
 
 @failures_in_words("preparing the run")
-def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, team: Team = ALONE) -> Setting:
+def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, comm: Communicator = SINGLE_PROCESS) -> RunContext:
     """Load the data and the teacher, check that all fits together, and build the learner.
 
     Args:
         spec: The run's spec.
         home: Where data sets, teachers and runs are.
         say: Is told what is found.
-        team: The processes of the run.
+        comm: The processes of the run.
 
     Raises:
         UsageError: Data, teacher or device are not to be had, or do not fit.
     """
-    with team.united():
-        device = resolve_device(spec.device, team, say)
+    with comm.raise_together():
+        device = resolve_device(spec.device, comm, say)
         teachers: list[Trained] = []
         if isinstance(spec, StudentSpec):
             first, spec = find_teacher(spec, home, say)
@@ -101,19 +101,21 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, team: Team = 
         spec = spec.model_copy(update={"data": spec.data.pinned(home.datasets)})
         for teacher in teachers:
             say_if_on_other_images(teacher, spec.data, say)
-    with team.united():
-        check_one_gpu_each(device, team)
+    with comm.raise_together():
+        check_one_gpu_each(device, comm)
     channels = teachers[0].network.in_channels if teachers else None
-    splits = team.leader_first(lambda: data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=channels))
+    splits = comm.main_process_first(
+        lambda: data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=channels)
+    )
     for note in splits.notes:
         say(note)
-    with team.united():
-        trainer = assemble(spec, splits, teachers, device, home, say, team)
+    with comm.raise_together():
+        trainer = assemble(spec, splits, teachers, device, home, say, comm)
         check_batch_sizes(trainer)
     if trainer.diagnosis is not None and not trainer.diagnosis.has_something:
         say("there are no augmented teachers and no learned views: --diagnose has nothing to log")
     if not teachers:
-        return Setting(spec, splits, (), None, None, trainer)
+        return RunContext(spec, splits, (), None, None, trainer)
     said = []
     for teacher in teachers:
         asked = resolve_precision(spec.precision, device, teacher.network, trains=False)
@@ -122,7 +124,7 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, team: Team = 
     # An ensemble says the mean of its teachers' probabilities.
     together = torch.stack(said).logsumexp(0) if len(said) > 1 else said[0]
     top1 = top_k(together, labels, 1).item()
-    return Setting(spec, splits, tuple(teachers), together, top1, trainer)
+    return RunContext(spec, splits, tuple(teachers), together, top1, trainer)
 
 
 def find_ensemble(spec: StudentSpec, home: Home, say: Say) -> tuple[list[Trained], StudentSpec]:
@@ -177,7 +179,7 @@ def assemble(
     device: torch.device,
     home: Home,
     say: Say,
-    team: Team = ALONE,
+    comm: Communicator = SINGLE_PROCESS,
 ) -> Trainer:
     """The trainer of a run, from its parts; the teachers are placed on the device.
 
@@ -186,10 +188,10 @@ def assemble(
     """
     make_deterministic(device)
     set_float32_precision(spec.precision, device)
-    train = training_batches(spec, splits, device, team)
+    train = training_batches(spec, splits, device, comm)
     # No more images than a training step has memory for: it keeps what its backward pass needs.
     together = min(_TEST_BATCH, 8 * spec.batch_size)
-    test = Batches(splits.test, together, device=device, padding=0, flip=False, seed=0, team=team)
+    test = Batches(splits.test, together, device=device, padding=0, flip=False, seed=0, comm=comm)
     for teacher in teachers:
         trained.fit_to(teacher, splits.test, spec.data.described)
         place(teacher.network, device)
@@ -197,26 +199,26 @@ def assemble(
     def ask(teacher: Trained, method: Method | None) -> tuple[Teacher, LogitPerturbation]:
         assert isinstance(spec, StudentSpec)
         perturbation = perturbation_of(spec, teacher, train, say)
-        return asked_teacher(spec, teacher, train, home.knowledge, say, method), perturbation
+        return teacher_forward(spec, teacher, train, home.knowledge, say, method), perturbation
 
     return _assemble(spec, splits, teachers, ask, train, test)
 
 
-def beside(setting: Setting, spec: StudentSpec) -> Setting:
+def beside(context: RunContext, spec: StudentSpec) -> RunContext:
     """What another run trains with that differs in its seed only: the same batches, and teachers that are asked once.
 
     Args:
-        setting: The first run's.
+        context: The first run's.
         spec: The other's spec.
     """
-    trainer = setting.trainer
+    trainer = context.trainer
     for distillation in trainer.objective.distillations:
-        if not isinstance(distillation.teacher, AskedOnce):
-            distillation.teacher = AskedOnce(distillation.teacher)
+        if not isinstance(distillation.teacher, SharedForward):
+            distillation.teacher = SharedForward(distillation.teacher)
     asked = iter([(each.teacher, each.tekap.perturbation) for each in trainer.objective.distillations])
     batches = trainer.train_batches, trainer.test_batches
-    other = _assemble(spec, setting.splits, setting.teachers, lambda *_: next(asked), *batches)
-    return replace(setting, spec=spec, trainer=other)
+    other = _assemble(spec, context.splits, context.teachers, lambda *_: next(asked), *batches)
+    return replace(context, spec=spec, trainer=other)
 
 
 def _assemble(
@@ -227,7 +229,7 @@ def _assemble(
     train: Batches,
     test: Batches,
 ) -> Trainer:
-    device, team = train.device, train.team
+    device, comm = train.device, train.comm
     learner = build_learner(spec, splits, device)
     if isinstance(spec, StudentSpec):
         learner = _learner_of_method(spec, learner, teachers, train)
@@ -240,9 +242,9 @@ def _assemble(
             members.append(build_distillation(spec, teacher, ask, learner, train, seed=seed))
         objective = of_teachers(members)
     place(objective, device)
-    if team.size > 1 and spec.sync_batch_norm:
+    if comm.size > 1 and spec.sync_batch_norm:
         for module in (learner, objective):
-            synchronise(module, team, device)
+            convert_sync_batchnorm(module, comm, device)
     precision = resolve_precision(spec.precision, device, learner, trains=True)
     trainer = Trainer(spec, learner, objective, train, test, precision)
     if isinstance(spec, StudentSpec) and spec.diagnose:
@@ -254,7 +256,7 @@ def _assemble(
     return trainer
 
 
-def asked_teacher(
+def teacher_forward(
     spec: StudentSpec, teacher: Trained, train: Batches, knowledge: Path, say: Say, method: Method | None
 ) -> Teacher:
     """The teacher as the spec wants it: live, or with its knowledge cached.
@@ -272,7 +274,7 @@ def asked_teacher(
         teacher.network,
         train,
         precision,
-        needs=Needs() if method is None else method.needs,
+        requires=Requires() if method is None else method.requires,
         compiled=spec.compile,
     )
     if live.folding.kept:
@@ -283,8 +285,8 @@ def asked_teacher(
     if train.recrop:
         say("no two random parts of an image are alike, and none is cached: the teacher stays live")
         return live
-    if live.needs != Needs():
-        what = "strongly augmented images, of which no two are alike" if live.needs.strong_view else "feature maps"
+    if live.requires != Requires():
+        what = "strongly augmented images, of which no two are alike" if live.requires.strong_view else "feature maps"
         say(f"the method {spec.method.name} reads {what}, which are not cached: the teacher stays live")
         return live
     cached = CachedTeacher(live, train, knowledge, teacher, spec.data.name, say)
@@ -292,7 +294,9 @@ def asked_teacher(
     return cached
 
 
-def training_batches(spec: RunSpec, splits: Splits, device: torch.device, team: Team = ALONE) -> Batches:
+def training_batches(
+    spec: RunSpec, splits: Splits, device: torch.device, comm: Communicator = SINGLE_PROCESS
+) -> Batches:
     """The training set in the batches of a run."""
     return Batches(
         splits.train,
@@ -302,7 +306,7 @@ def training_batches(spec: RunSpec, splits: Splits, device: torch.device, team: 
         flip=spec.data.flip,
         seed=spec.batch_seed,
         recrop=spec.data.recrop,
-        team=team,
+        comm=comm,
     )
 
 
@@ -336,7 +340,7 @@ def _pair(spec: StudentSpec, teacher: Trained, learner: Network, train: Batches,
         standardize_logits=spec.standardize_logits,
         teacher_norms=teacher.network.norms_before_relu(),
         epochs=spec.epochs,
-        first_epochs=spec.first_epochs,
+        init_epochs=spec.init_epochs,
         classifier=teacher.network.classifier_layer,
         class_features=partial(class_features, teacher.network, train.image_set, train.device, precision),
     )
@@ -364,9 +368,11 @@ def _build_method(spec: StudentSpec, pair: Pair, teacher: str) -> Method | None:
         UsageError: One does not, or the networks do not fit together.
     """
     method = spec.method.build(pair)
-    needs = Needs() if method is None else method.needs
+    requires = Requires() if method is None else method.requires
     for name, knowledge in ((spec.student, pair.student), (teacher, pair.teacher)):
-        if (needs.stages and not knowledge.stages) or (needs.preactivations and not knowledge.preactivations):
+        if (requires.feature_maps and not knowledge.feature_maps) or (
+            requires.preactivations and not knowledge.preactivations
+        ):
             raise no_maps(f"the network {name}")
     return method
 
@@ -393,16 +399,16 @@ def build_distillation(
     pair = _pair(spec, teacher, learner, train, seed)
     theirs = pair.teacher
     method = _build_method(spec, pair, teacher.model) if spec.beta else None
-    if method is not None and method.only_first_stage and not (spec.gamma or spec.alpha):
+    if method is not None and method.init_only and not (spec.gamma or spec.alpha):
         raise UsageError(
             f"Nothing is learned after the first stage of {spec.method.name}: gamma and alpha are 0.",
             "Give --gamma or --alpha a weight.",
         )
-    needs = Needs() if method is None else method.needs
+    requires = Requires() if method is None else method.requires
     seen = replace(
         theirs,
-        stages=theirs.stages if needs.stages else (),
-        preactivations=theirs.preactivations if needs.preactivations else (),
+        feature_maps=theirs.feature_maps if requires.feature_maps else (),
+        preactivations=theirs.preactivations if requires.preactivations else (),
     )
     asked, perturbation = ask(teacher, method)
     return Distillation(

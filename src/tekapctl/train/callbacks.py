@@ -11,13 +11,13 @@ from typing import Any
 from tekapctl.errors import TekapctlError
 from tekapctl.store.runs import Run
 from tekapctl.train.step import Metrics
-from tekapctl.train.trainer import Listener
+from tekapctl.train.trainer import Callback
 
 SECONDS = 2.0
 """How often at most a run notes how far it is within its epoch."""
 
 
-class Unheard:
+class NullCallback:
     """Tells nobody: the listener of the processes that do not lead."""
 
     def on_start(self, epochs: int, steps: int, first_epoch: int) -> None:
@@ -30,37 +30,37 @@ class Unheard:
         """An epoch ended."""
 
 
-class Notes:
+class ProgressFile:
     """Notes in the run's folder how far it is, for those who watch it from outside, and passes on what it is told.
 
     Args:
         run: The run.
-        listener: Is told all of it too.
+        callback: Is told all of it too.
     """
 
-    def __init__(self, run: Run, listener: Listener) -> None:
+    def __init__(self, run: Run, callback: Callback) -> None:
         self.run = run
-        self.listener = listener
+        self.callback = callback
 
     def on_start(self, epochs: int, steps: int, first_epoch: int) -> None:
         """Training begins."""
         self._epochs, self._steps = epochs, steps
         self._begin()
         self._note(first_epoch, 0)
-        self.listener.on_start(epochs, steps, first_epoch)
+        self.callback.on_start(epochs, steps, first_epoch)
 
     def on_step(self, epoch: int, step: int) -> None:
         """A step was queued."""
         self._done += 1
         if time.monotonic() - self._noted > SECONDS:
             self._note(epoch, step + 1)
-        self.listener.on_step(epoch, step)
+        self.callback.on_step(epoch, step)
 
     def on_epoch(self, metrics: Metrics) -> None:
         """An epoch ended."""
         self._begin()
         self._note(int(metrics["epoch"]), 0)
-        self.listener.on_epoch(metrics)
+        self.callback.on_epoch(metrics)
 
     def _begin(self) -> None:
         self._began, self._done = time.monotonic(), 0

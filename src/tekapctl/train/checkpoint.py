@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tekapctl.errors import TekapctlError, lacking_memory
-from tekapctl.store.atomic import write_whole
+from tekapctl.store.atomic import atomic_write
 
 KEPT = 2
 """How many checkpoints a run keeps: the newest, and one to fall back on."""
@@ -33,7 +33,7 @@ def save(folder: Path, epoch: int, step: int, state: dict[str, Any]) -> Path:
     torch.save(state, buffer)
     payload = buffer.getvalue()
     path = place(folder, epoch, step)
-    write_whole(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+    atomic_write(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
     for _, old in _numbered(folder)[KEPT:]:
         if old != path:
             old.unlink(missing_ok=True)

@@ -1,51 +1,48 @@
 """What a run is about to train, in words, and warnings of what can hardly be meant."""
 
 from math import sqrt
-from typing import TYPE_CHECKING
 
 from tekapctl.device import describe
 from tekapctl.models.network import parameters
 from tekapctl.spec.run import StudentSpec
-
-if TYPE_CHECKING:
-    from tekapctl.train.build import Setting
+from tekapctl.train.build import RunContext
 
 
-def describe_run(setting: "Setting") -> list[str]:
+def describe_run(context: RunContext) -> list[str]:
     """The lines with which a run begins: data set, networks, method, loss and training."""
-    spec, train, test = setting.spec, setting.splits.train, setting.splits.test
+    spec, train, test = context.spec, context.splits.train, context.splits.test
     channels, height, width = train.image_shape
     lines = [
         f"data set: {spec.data.described}, {len(train):,} training and {len(test):,} test images of "
         f"{len(train.classes):,} classes, {height}x{width} pixels, {channels} channel{'s' if channels > 1 else ''}; "
-        f"{setting.splits.split}"
+        f"{context.splits.split}"
     ]
-    if isinstance(spec, StudentSpec) and setting.teacher_top1 is not None:
-        who = "teacher" if len(setting.teachers) == 1 else f"{len(setting.teachers)} teachers together"
-        lines.append(f"{who}: top-1 {100 * setting.teacher_top1:.2f} % on the test images")
+    if isinstance(spec, StudentSpec) and context.teacher_top1 is not None:
+        who = "teacher" if len(context.teachers) == 1 else f"{len(context.teachers)} teachers together"
+        lines.append(f"{who}: top-1 {100 * context.teacher_top1:.2f} % on the test images")
     role = "student" if isinstance(spec, StudentSpec) else "network"
-    lines.append(f"{role}: {spec.network}, {parameters(setting.trainer.network):,} parameters")
+    lines.append(f"{role}: {spec.network}, {parameters(context.trainer.network):,} parameters")
     if isinstance(spec, StudentSpec):
         lines += [f"method: {_method(spec)}", f"loss: {_loss(spec)}"]
-    precision = str(setting.trainer.precision).removeprefix("torch.")
+    precision = str(context.trainer.precision).removeprefix("torch.")
     lines.append(
         f"training: {spec.total_epochs:,} epochs, batch size {spec.batch_size:,}, learning rate "
-        f"{spec.optimizer.learning_rate:g}, seed {spec.seed}, {describe(setting.trainer.device)}, {precision}"
+        f"{spec.optimizer.learning_rate:g}, seed {spec.seed}, {describe(context.trainer.device)}, {precision}"
     )
-    if setting.teacher_top1 is not None and (warning := chance_warning("teacher", setting.teacher_top1, setting)):
+    if context.teacher_top1 is not None and (warning := chance_warning("teacher", context.teacher_top1, context)):
         lines.append(warning)
     return lines
 
 
-def chance_warning(who: str, top1: float, setting: "Setting") -> str | None:
+def chance_warning(who: str, top1: float, context: RunContext) -> str | None:
     """A warning of a network that is no better than guessing, or None.
 
     Args:
         who: `teacher`, `student` or `network`.
         top1: Its accuracy on the test images, as a fraction.
-        setting: The run.
+        context: The run.
     """
-    test = setting.splits.test
+    test = context.splits.test
     chance = test.labels.bincount().max().item() / len(test)
     # Within three standard errors of always naming the most frequent class.
     if top1 > chance + 3 * sqrt(chance * (1 - chance) / len(test)):
@@ -57,7 +54,7 @@ def chance_warning(who: str, top1: float, setting: "Setting") -> str | None:
 
 
 def _method(spec: StudentSpec) -> str:
-    tekap, levels = spec.in_effect.tekap, []
+    tekap, levels = spec.canonical.tekap, []
     if tekap.logit.teachers:
         levels.append(f"{_augmented(tekap.logit.teachers)} at the logit level")
     if tekap.feature.teachers:

@@ -16,23 +16,23 @@ from tekapctl.data.batches import Batch, Batches
 from tekapctl.device import autocast
 from tekapctl.distill.objective import Distillation, Objective
 from tekapctl.distill.tekap import Level
-from tekapctl.distributed.communicator import Team
+from tekapctl.distributed.communicator import Communicator
 from tekapctl.errors import failures_in_words
 from tekapctl.models import Network
 from tekapctl.models.network import Knowledge
 from tekapctl.train.diversity import Examined, Figures, of_augmented, of_teacher, of_views
-from tekapctl.train.step import Learning, Metrics
+from tekapctl.train.step import Metrics, TrainStep
 
 
-def copied(objective: Objective, team: Team) -> Objective:
+def copied(objective: Objective, comm: Communicator) -> Objective:
     """An objective with parameters and buffers of its own, under the same teachers and augmented teachers.
 
     Args:
         objective: The objective.
-        team: The processes of the run, which are no copies either.
+        comm: The processes of the run, which are no copies either.
     """
     shared = {id(each): each for member in objective.distillations for each in (member.teacher, member.tekap)}
-    return copy.deepcopy(objective, {**shared, id(team): team})
+    return copy.deepcopy(objective, {**shared, id(comm): comm})
 
 
 @contextmanager
@@ -103,7 +103,7 @@ class Diagnosis:
         self.teachers = teachers
         self.train_batches = train
         self.test_batches = test
-        self._gradients = StudentGradients(network, objective, train.device, precision, train.team)
+        self._gradients = StudentGradients(network, objective, train.device, precision, train.comm)
         self._known: list[Examined] = []
 
     @property
@@ -127,7 +127,7 @@ class Diagnosis:
         began = time.perf_counter()
         members = self.objective.distillations
         for member in members:
-            member.first_stage = self.objective.first_stage  # an ensemble tells them when they are next asked
+            member.init_stage = self.objective.init_stage  # an ensemble tells them when they are next asked
         smaller = "Train without --diagnose, or with a smaller --batch-size."
         with failures_in_words("the diagnosis", smaller=smaller), random_numbers_kept(self.train_batches.device):
             found = self._predictions(members, epoch) | self._gradients_of(members, epoch)
@@ -158,7 +158,7 @@ class Diagnosis:
         is_taught = any(m.levels or (m.views is not None and m.asks_teacher) for m in members)
         if not (self.objective.trains_learner and is_taught):
             return {}
-        strong = self.objective.needs.strong_view
+        strong = self.objective.requires.strong_view
         batches = self.train_batches.epoch(epoch, 0, BATCHES, strong=strong)
         return _means([self._gradients.figures(batch, members[0].levels) for batch in batches])
 
@@ -176,7 +176,7 @@ class Diagnosis:
         with autocast(test.device, teacher.precision):
             for index in chosen.split(_TOGETHER):
                 images = teacher.network.normalize(test.at(index, torch.full_like(index, test.centre)))
-                said = teacher.network.knowledge(images, stages=False)
+                said = teacher.network.knowledge(images, feature_maps=False)
                 logits.append(said.logits.float())
                 embeddings.append(said.embedding.float())
         labels = test.labels[chosen.to(test.device)]
@@ -207,17 +207,17 @@ class StudentGradients:
         objective: Its loss; copies of it are asked, so that memories and statistics stay as they are.
         device: Where both are.
         precision: Precision of the student's passes.
-        team: The processes, each of which has its share of a batch.
+        comm: The processes, each of which has its share of a batch.
     """
 
     def __init__(
-        self, network: Network, objective: Objective, device: torch.device, precision: torch.dtype, team: Team
+        self, network: Network, objective: Objective, device: torch.device, precision: torch.dtype, comm: Communicator
     ) -> None:
         self.network = network
         self.objective = objective
         self.device = device
         self.precision = precision
-        self.team = team
+        self.comm = comm
 
     def figures(self, batch: Batch, levels: Sequence[Level]) -> Figures:
         """What a batch's gradient g is made of.
@@ -244,18 +244,18 @@ class StudentGradients:
 
         The cross-entropy's gradient follows it, but where the noise of a level is left out.
         """
-        objective = copied(self.objective, self.team)
+        objective = copied(self.objective, self.comm)
         if without is not None:
             for member in objective.distillations:
                 member.tekap = member.tekap.with_spec(member.tekap.spec.quiet(without))
-        learning = Learning(self.network, objective, self.device, self.precision, compiled=False)
+        learning = TrainStep(self.network, objective, self.device, self.precision, compiled=False)
         with buffers_kept(self.network):
             torch.manual_seed(batch.step)  # networks from elsewhere drop the same each time
             parts, _ = learning(batch)
             found = [self._gradient(torch.stack(list(parts.values())).sum())]
             if without is None and "cross_entropy" in parts:
                 found.append(self._gradient(parts["cross_entropy"]))
-        self.team.average(found)
+        self.comm.average(found)
         return found
 
     def _gradient(self, loss: Tensor) -> Tensor:

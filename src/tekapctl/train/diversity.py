@@ -59,7 +59,7 @@ class Predictions:
         teacher: Float[Tensor, "n classes"],
         others: Float[Tensor, "drawn n classes"],
         *,
-        own_weight: float,
+        teacher_loss_weight: float,
         weight: float,
         count: int | None = None,
     ) -> "Predictions":
@@ -68,14 +68,14 @@ class Predictions:
         Args:
             teacher: The teacher's logits.
             others: Those of the augmented teachers.
-            own_weight: What the teacher weighs in the ensemble.
+            teacher_loss_weight: What the teacher weighs in the ensemble.
             weight: What each augmented teacher weighs in it.
             count: How many of the first are the ensemble's; None for all.
         """
         log_probabilities, rows = others.log_softmax(2), others.shape[1:2]
         members = torch.cat([teacher.log_softmax(1).unsqueeze(0), log_probabilities[:count]])
         weights = members.new_full((len(members), 1, 1), weight)
-        weights[0] = own_weight
+        weights[0] = teacher_loss_weight
         return cls(
             ensemble=(members + (weights / weights.sum()).log()).logsumexp(0),
             variance=log_probabilities.exp().var(0).mean(1) if len(others) > 1 else others.new_full(rows, torch.nan),
@@ -83,7 +83,7 @@ class Predictions:
         )
 
     @classmethod
-    def joined(cls, parts: "list[Predictions]") -> "Predictions":
+    def join_process_group(cls, parts: "list[Predictions]") -> "Predictions":
         """Those of all images, from those of parts of them."""
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
 
@@ -122,9 +122,9 @@ def of_augmented(examined: Examined, tekap: Tekap, level: Level, step: int, toge
             assert embeddings is not None
             others, own = examined.classify(embeddings), examined.classify(teacher.embedding)
         assert others is not None
-        weights = {"own_weight": spec.own_weight, "weight": spec.loss_weight}
+        weights = {"teacher_loss_weight": spec.teacher_loss_weight, "weight": spec.loss_weight}
         parts.append(Predictions.of(own, others, **weights, count=spec.teachers))
-    return Predictions.joined(parts).figures(examined.labels)
+    return Predictions.join_process_group(parts).figures(examined.labels)
 
 
 def of_views(examined: Examined, views: AngularViews, step: int) -> Figures:
@@ -136,7 +136,7 @@ def of_views(examined: Examined, views: AngularViews, step: int) -> Figures:
         step: What the dropout depends on, beside the seed.
     """
     others = views.say(examined.knowledge.embedding, step)
-    found = Predictions.of(examined.knowledge.logits, others, own_weight=1.0, weight=views.spec.view_weight)
+    found = Predictions.of(examined.knowledge.logits, others, teacher_loss_weight=1.0, weight=views.spec.view_weight)
     return found.figures(examined.labels)
 
 

@@ -12,11 +12,11 @@ from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.spec.run import StudentSpec, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
-from tekapctl.train.build import Say, Setting, beside, prepare
-from tekapctl.train.callbacks import Interruption, Notes, StoppedError, Unheard
+from tekapctl.train.build import RunContext, Say, beside, prepare
+from tekapctl.train.callbacks import Interruption, NullCallback, ProgressFile, StoppedError
 from tekapctl.train.describe import chance_warning, describe_run
-from tekapctl.train.run import RunKeeper, fail, finish, start, training_in_words, with_checkpoint
-from tekapctl.train.trainer import Listener, Trainer
+from tekapctl.train.run import RunCheckpointer, fail, finish, start, training_in_words, with_checkpoint
+from tekapctl.train.trainer import Callback, Trainer
 
 LARGEST_SEED = 2**63
 """No seed is as large."""
@@ -25,13 +25,13 @@ LARGEST_SEED = 2**63
 @dataclass
 class _Trial:
     run: Run
-    setting: Setting
+    context: RunContext
     trackers: Trackers
-    keeper: RunKeeper
-    listener: Listener
+    checkpointer: RunCheckpointer
+    callback: Callback
 
 
-def execute_trials(spec: StudentSpec, count: int, home: Home, listener: Listener, say: Say) -> list[dict[str, Any]]:
+def execute_trials(spec: StudentSpec, count: int, home: Home, callback: Callback, say: Say) -> list[dict[str, Any]]:
     """Carry out a spec with so many seeds, from its own on, and return the runs' summaries.
 
     Each is a run of its own in every respect but one: all see the first one's batches (`data_seed`). A run that fails
@@ -41,7 +41,7 @@ def execute_trials(spec: StudentSpec, count: int, home: Home, listener: Listener
         spec: The spec.
         count: How many seeds.
         home: Where everything is.
-        listener: Is told how the first run goes on.
+        callback: Is told how the first run goes on.
         say: Is told what is going on.
 
     Raises:
@@ -63,12 +63,14 @@ def execute_trials(spec: StudentSpec, count: int, home: Home, listener: Listener
     interruption = Interruption()
     with ExitStack() as held, interruption.listening(say):
         trials = []
-        for number, setting in enumerate(settings):
-            run = held.enter_context(start(setting, home))
-            trackers = Trackers(setting.spec.track, say)
-            trackers.start(run.id, run.path, to_dict(setting.spec), [])
-            keeper = RunKeeper(run, setting, interruption, trackers)
-            trials.append(_Trial(run, setting, trackers, keeper, Notes(run, Unheard() if number else listener)))
+        for number, context in enumerate(settings):
+            run = held.enter_context(start(context, home))
+            trackers = Trackers(context.spec.track, say)
+            trackers.start(run.id, run.path, to_dict(context.spec), [])
+            checkpointer = RunCheckpointer(run, context, interruption, trackers)
+            trials.append(
+                _Trial(run, context, trackers, checkpointer, ProgressFile(run, NullCallback() if number else callback))
+            )
         for line in describe_run(first):
             say(line)
         say(f"runs: {', '.join(trial.run.id for trial in trials)}")
@@ -81,15 +83,15 @@ def _fit(trials: list[_Trial], say: Say) -> dict[str, dict[str, Any]]:
     summaries: dict[str, dict[str, Any]] = {}
     going = list(trials)
     for trial in trials:
-        trainer = trial.setting.trainer
-        trial.listener.on_start(trainer.spec.total_epochs, len(trainer.train_batches), 0)
+        trainer = trial.context.trainer
+        trial.callback.on_start(trainer.spec.total_epochs, len(trainer.train_batches), 0)
 
     def each(work: Any) -> None:
         """Do something for every run that still goes on; one that fails ends alone, a signal ends all."""
         stopped: list[StoppedError] = []
         for trial in list(going):
             try:
-                with training_in_words(trial.setting.trainer):
+                with training_in_words(trial.context.trainer):
                     work(trial)
             except StoppedError as error:
                 stopped.append(error)
@@ -104,17 +106,17 @@ def _fit(trials: list[_Trial], say: Say) -> dict[str, dict[str, Any]]:
             stopped[0].remedy = f"Each goes on alone with `tekapctl resume`: {runs}."
             raise stopped[0]
 
-    while going and not going[0].setting.trainer.is_done:
-        leader = going[0].setting.trainer
-        each(lambda trial: trial.setting.trainer.begin_epoch())
+    while going and not going[0].context.trainer.is_done:
+        leader = going[0].context.trainer
+        each(lambda trial: trial.context.trainer.start_epoch())
         for batch in _in_words(leader):
-            each(lambda trial, batch=batch: trial.setting.trainer.take(batch))
+            each(lambda trial, batch=batch: trial.context.trainer.take(batch))
             each(_after_step)
         each(_after_epoch)
 
     def finish_one(trial: _Trial) -> None:
-        summary = summaries[trial.run.id] = finish(trial.run, trial.setting)
-        if warning := chance_warning(f"student of seed {trial.setting.spec.seed}", summary["last_top1"], trial.setting):
+        summary = summaries[trial.run.id] = finish(trial.run, trial.context)
+        if warning := chance_warning(f"student of seed {trial.context.spec.seed}", summary["last_top1"], trial.context):
             say(warning)
         trial.trackers.finish(summaries[trial.run.id])
 
@@ -134,12 +136,12 @@ def _in_words(leader: Trainer) -> Iterator[Batch]:
 
 
 def _after_step(trial: _Trial) -> None:
-    progress = trial.setting.trainer.progress
-    trial.listener.on_step(progress.epoch, progress.step - 1)
-    trial.keeper.after_step()
+    progress = trial.context.trainer.progress
+    trial.callback.on_step(progress.epoch, progress.step - 1)
+    trial.checkpointer.after_step()
 
 
 def _after_epoch(trial: _Trial) -> None:
-    metrics, is_best = trial.setting.trainer.end_epoch()
-    trial.keeper.after_epoch(metrics, is_best)
-    trial.listener.on_epoch(metrics)
+    metrics, is_best = trial.context.trainer.end_epoch()
+    trial.checkpointer.after_epoch(metrics, is_best)
+    trial.callback.on_epoch(metrics)

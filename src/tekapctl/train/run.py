@@ -16,7 +16,7 @@ import torch
 from tekapctl import __version__
 from tekapctl.commands.tracking import Trackers
 from tekapctl.device import describe
-from tekapctl.distributed.communicator import ALONE, LostError, Team, joined
+from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator, PeerLostError, join_process_group
 from tekapctl.errors import (
     OutOfMemoryError,
     TekapctlError,
@@ -30,12 +30,12 @@ from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 from tekapctl.store.weights import encode_weights
 from tekapctl.train import checkpoint
-from tekapctl.train.build import Say, Setting, prepare
-from tekapctl.train.callbacks import Interruption, Notes, StoppedError, Unheard
+from tekapctl.train.build import RunContext, Say, prepare
+from tekapctl.train.callbacks import Interruption, NullCallback, ProgressFile, StoppedError
 from tekapctl.train.describe import chance_warning, describe_run
 from tekapctl.train.evaluation import evaluate
 from tekapctl.train.step import Metrics
-from tekapctl.train.trainer import DivergedError, Listener, Trainer
+from tekapctl.train.trainer import Callback, DivergedError, Trainer
 
 _PAUSE = 0.5
 """Seconds between two looks of several processes at whether one of them was told to stop."""
@@ -47,7 +47,7 @@ _TRACEBACK = "traceback.txt"
 def execute(
     spec: TeacherSpec | StudentSpec,
     home: Home,
-    listener: Listener,
+    callback: Callback,
     say: Say,
     files: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def execute(
     Args:
         spec: What to carry out.
         home: Where runs, teachers and data sets are.
-        listener: Is told how it goes on.
+        callback: Is told how it goes on.
         say: Is told what is going on.
         files: Texts by name that the run's folder has from its beginning, besides its own.
 
@@ -66,33 +66,35 @@ def execute(
         UsageError: The spec asks for what is not to be had; nothing was written then.
         TekapctlError: The run failed; its folder holds what it reached.
     """
-    with joined() as team, ExitStack() as held:
-        say = say if team.leads else _silent
-        with team.united():
+    with join_process_group() as comm, ExitStack() as held:
+        say = say if comm.is_main else _silent
+        with comm.raise_together():
             Trackers.check(spec.track)
-        setting = prepare(spec, home, say, team)
+        context = prepare(spec, home, say, comm)
         name = ""
-        with team.united():
-            if team.leads:
-                name = held.enter_context(start(setting, home, files)).id
-        run = Run(home.runs / team.exchange(name)[0])
-        for line in describe_run(setting):
+        with comm.raise_together():
+            if comm.is_main:
+                name = held.enter_context(start(context, home, files)).id
+        run = Run(home.runs / comm.all_gather_object(name)[0])
+        for line in describe_run(context):
             say(line)
         say(f"run: {run.id}")
-        return _train(run, setting, listener, say)
+        return _train(run, context, callback, say)
 
 
-def start(setting: Setting, home: Home, files: Mapping[str, str] = MappingProxyType({})) -> AbstractContextManager[Run]:
+def start(
+    context: RunContext, home: Home, files: Mapping[str, str] = MappingProxyType({})
+) -> AbstractContextManager[Run]:
     """Make the folder of a run, with further files from its beginning; it is held until the context ends."""
     files = {
         **files,
-        "spec.toml": dumps(setting.spec),
-        "environment.json": json.dumps(environment(setting.trainer.device, setting.trainer.team), indent=2) + "\n",
+        "spec.toml": dumps(context.spec),
+        "environment.json": json.dumps(environment(context.trainer.device, context.trainer.comm), indent=2) + "\n",
     }
-    return Runs(home.runs).start(label(setting), files)
+    return Runs(home.runs).start(label(context), files)
 
 
-def resume(reference: str, home: Home, listener: Listener, say: Say, track: Sequence[str] = ()) -> dict[str, Any]:
+def resume(reference: str, home: Home, callback: Callback, say: Say, track: Sequence[str] = ()) -> dict[str, Any]:
     """Go on with a run that was stopped, from its newest whole checkpoint, and return its summary.
 
     It may go on with another number of processes than it began with.
@@ -100,7 +102,7 @@ def resume(reference: str, home: Home, listener: Listener, say: Say, track: Sequ
     Args:
         reference: The run's id, a unique prefix of it, or `latest`.
         home: Where it is.
-        listener: Is told how it goes on.
+        callback: Is told how it goes on.
         say: Is told what is going on.
         track: Trackers that follow it from now on, besides those of its spec.
 
@@ -108,41 +110,41 @@ def resume(reference: str, home: Home, listener: Listener, say: Say, track: Sequ
         UsageError: There is no such run, it is finished, a tracker is not to be had, or its data or teacher are gone.
         TekapctlError: It is running, or it failed.
     """
-    with joined() as team, ExitStack() as held:
-        say = say if team.leads else _silent
-        with team.united():
+    with join_process_group() as comm, ExitStack() as held:
+        say = say if comm.is_main else _silent
+        with comm.raise_together():
             run = Runs(home.runs).find(reference)
-            if team.leads:
+            if comm.is_main:
                 if run.status == "finished":
                     raise UsageError(f"The run {run.id} is finished.", f"See it with `tekapctl runs show {run.id}`.")
                 held.enter_context(run.lock())
             spec = load_of_run(run.path)
             tracked = parse({**to_dict(spec), "track": [*spec.track, *track]})
             Trackers.check(tracked.track)
-        setting = prepare(tracked, home, say, team)
-        with team.united():
-            if team.leads and tracked.track != spec.track:
-                run.write_text("spec.toml", dumps(setting.spec))
-        _restore(run, setting, say)
-        progress = setting.trainer.progress
-        for line in describe_run(setting):
+        context = prepare(tracked, home, say, comm)
+        with comm.raise_together():
+            if comm.is_main and tracked.track != spec.track:
+                run.write_text("spec.toml", dumps(context.spec))
+        _restore(run, context, say)
+        progress = context.trainer.progress
+        for line in describe_run(context):
             say(line)
-        say(f"run: {run.id}, after epoch {progress.epoch} of {setting.spec.total_epochs}, at step {progress.step}")
-        with team.united():
-            if team.leads:
+        say(f"run: {run.id}, after epoch {progress.epoch} of {context.spec.total_epochs}, at step {progress.step}")
+        with comm.raise_together():
+            if comm.is_main:
                 # What was measured after the checkpoint will be measured again.
                 run.write_metrics(progress.history)
                 for name in ("summary.json", _TRACEBACK):
                     (run.path / name).unlink(missing_ok=True)
-        return _train(run, setting, listener, say)
+        return _train(run, context, callback, say)
 
 
-def _restore(run: Run, setting: Setting, say: Say) -> None:
+def _restore(run: Run, context: RunContext, say: Say) -> None:
     """Go back to the newest whole checkpoint, if there is one; the leader says which it is."""
-    trainer = setting.trainer
+    trainer = context.trainer
     place: tuple[int, int] | None = None
-    with trainer.team.united():
-        if trainer.team.leads:
+    with trainer.comm.raise_together():
+        if trainer.comm.is_main:
             state, damaged = checkpoint.newest(run.checkpoints, trainer.device)
             for path in damaged:
                 say(f"the checkpoint {path.name} is damaged and was passed over")
@@ -154,9 +156,9 @@ def _restore(run: Run, setting: Setting, say: Say) -> None:
             checkpoint.set_aside(damaged)
             if state is not None:
                 place = _restore_state(run, trainer, state)
-    place = trainer.team.exchange(place)[0]
-    with trainer.team.united():
-        if place is not None and not trainer.team.leads:
+    place = trainer.comm.all_gather_object(place)[0]
+    with trainer.comm.raise_together():
+        if place is not None and not trainer.comm.is_main:
             _restore_state(run, trainer, checkpoint.read(checkpoint.place(run.checkpoints, *place), trainer.device))
 
 
@@ -185,21 +187,21 @@ def _silent(_: str) -> None:
     """What the processes that do not lead say."""
 
 
-def _train(run: Run, setting: Setting, listener: Listener, say: Say) -> dict[str, Any]:
-    trainer, interruption = setting.trainer, Interruption()
-    if not trainer.team.leads:
+def _train(run: Run, context: RunContext, callback: Callback, say: Say) -> dict[str, Any]:
+    trainer, interruption = context.trainer, Interruption()
+    if not trainer.comm.is_main:
         with interruption.listening(say), training_in_words(trainer):
-            trainer.fit(Unheard(), RunKeeper(run, setting, interruption, None))
+            trainer.fit(NullCallback(), RunCheckpointer(run, context, interruption, None))
         return {"run": run.id, "status": "finished"}
-    trackers = Trackers(setting.spec.track, say)
-    trackers.start(run.id, run.path, to_dict(setting.spec), setting.trainer.progress.history)
+    trackers = Trackers(context.spec.track, say)
+    trackers.start(run.id, run.path, to_dict(context.spec), context.trainer.progress.history)
     try:
         with training_in_words(trainer):
             with interruption.listening(say):
-                trainer.fit(Notes(run, listener), RunKeeper(run, setting, interruption, trackers))
-            summary = finish(run, setting)
-        who = "student" if setting.teachers else "network"
-        if (warning := chance_warning(who, summary["last_top1"], setting)) is not None:
+                trainer.fit(ProgressFile(run, callback), RunCheckpointer(run, context, interruption, trackers))
+            summary = finish(run, context)
+        who = "student" if context.teachers else "network"
+        if (warning := chance_warning(who, summary["last_top1"], context)) is not None:
             say(warning)
         trackers.finish(summary)
         return summary
@@ -224,7 +226,7 @@ def training_in_words(trainer: Trainer) -> AbstractContextManager[None]:
 
 def with_checkpoint(error: TekapctlError, run: Run) -> TekapctlError:
     """The error that ended a run, with what is kept of the run where it can go on."""
-    if not isinstance(error, DivergedError | LostError | UnexpectedError | OutOfMemoryError | UsageError):
+    if not isinstance(error, DivergedError | PeerLostError | UnexpectedError | OutOfMemoryError | UsageError):
         return error
     where = checkpoint.described(run.checkpoints)
     told = TekapctlError(f"{error.problem[:-1]}; {where}.", error.remedy.replace("RUN", run.id))
@@ -244,7 +246,7 @@ def fail(run: Run, error: TekapctlError, trackers: Trackers) -> dict[str, Any]:
     return failed
 
 
-class RunKeeper:
+class RunCheckpointer:
     """Writes a run's training state, metrics and best weights; stops it where a signal asks for that.
 
     Of several processes only the leader writes. All ask each other now and then whether one was told to stop, so that
@@ -252,16 +254,16 @@ class RunKeeper:
 
     Args:
         run: The run.
-        setting: What it trains with.
+        context: What it trains with.
         interruption: Whether it is to stop.
         trackers: Are told each epoch's metrics; None where this process does not lead.
     """
 
-    def __init__(self, run: Run, setting: Setting, interruption: Interruption, trackers: Trackers | None) -> None:
+    def __init__(self, run: Run, context: RunContext, interruption: Interruption, trackers: Trackers | None) -> None:
         self.run = run
         self.trackers = trackers
-        self.setting = setting
-        self.team = setting.trainer.team
+        self.context = context
+        self.comm = context.trainer.comm
         self.interruption = interruption
         self._kept = self._asked = time.monotonic()
         self._pause = self._steps = 1
@@ -271,13 +273,13 @@ class RunKeeper:
         self._steps -= 1
         if self._steps:
             return
-        is_due = time.monotonic() - self._kept >= 60 * self.setting.spec.checkpoint_minutes
-        signal, due, self._steps = self.team.greatest(
-            (self.interruption.signal or 0, int(self.team.leads and is_due), self._next_pause())
+        is_due = time.monotonic() - self._kept >= 60 * self.context.spec.checkpoint_minutes
+        signal, due, self._steps = self.comm.all_reduce_max(
+            (self.interruption.signal or 0, int(self.comm.is_main and is_due), self._next_pause())
         )
         if not signal and not due:
             return
-        trainer = self.setting.trainer
+        trainer = self.context.trainer
         trainer.check_finite()
         self._write_state()
         if signal:
@@ -285,55 +287,55 @@ class RunKeeper:
 
     def after_epoch(self, metrics: Metrics, is_best: bool) -> None:
         """Write all that the epoch brought."""
-        trainer = self.setting.trainer
-        with self.team.united():
-            if is_best and self.team.leads:
-                weights, metadata = trainer.network.state_dict(), _metadata(self.setting, metrics)
+        trainer = self.context.trainer
+        with self.comm.raise_together():
+            if is_best and self.comm.is_main:
+                weights, metadata = trainer.network.state_dict(), _metadata(self.context, metrics)
                 self.run.write_weights("best.safetensors", encode_weights(weights, metadata))
         self._write_state()
-        with self.team.united():
+        with self.comm.raise_together():
             if self.trackers is not None:
                 self.run.append_metrics(metrics)
                 self.trackers.log(metrics)
-        (signal,) = self.team.greatest((self.interruption.signal or 0,))
+        (signal,) = self.comm.all_reduce_max((self.interruption.signal or 0,))
         if signal and trainer.progress.epoch < trainer.spec.total_epochs:
             raise self._stopped(f"after epoch {trainer.progress.epoch}", signal)
 
     def _next_pause(self) -> int:
         """Steps until the processes ask each other again; the leader's clock decides."""
-        if self.team.size == 1:
+        if self.comm.size == 1:
             return 1
         now = time.monotonic()
         a_step = (now - self._asked) / self._pause
         self._asked, self._pause = now, min(max(1, round(_PAUSE / max(a_step, 1e-6))), _MOST_STEPS)
-        return self._pause if self.team.leads else 0
+        return self._pause if self.comm.is_main else 0
 
     def _stopped(self, where: str, signal: int) -> StoppedError:
         error = StoppedError(self.run.id, where, signal)
-        error.is_told = not self.team.leads
+        error.is_told = not self.comm.is_main
         return error
 
     def _write_state(self) -> None:
-        progress, state = self.setting.trainer.progress, self.setting.trainer.state()
-        with self.team.united():
-            if self.team.leads:
+        progress, state = self.context.trainer.progress, self.context.trainer.state()
+        with self.comm.raise_together():
+            if self.comm.is_main:
                 self.run.check_there()
                 checkpoint.save(self.run.checkpoints, progress.epoch, progress.step, state)
         self._kept = time.monotonic()
 
 
-def finish(run: Run, setting: Setting) -> dict[str, Any]:
+def finish(run: Run, context: RunContext) -> dict[str, Any]:
     """Write the last weights, measure them, and write the summary."""
-    spec, trainer = setting.spec, setting.trainer
+    spec, trainer = context.spec, context.trainer
     progress = trainer.progress
-    weights = encode_weights(trainer.network.state_dict(), _metadata(setting, progress.last))
+    weights = encode_weights(trainer.network.state_dict(), _metadata(context, progress.last))
     run.write_weights(run.weights.name, weights)
     evaluation = evaluate(
         trainer.network,
-        setting.splits.test,
+        context.splits.test,
         device=trainer.device,
         precision=trainer.precision,
-        teacher_logits=setting.teacher_logits,
+        teacher_logits=context.teacher_logits,
         batch_size=trainer.test_batches.batch_size,
     )
     summary: dict[str, Any] = {
@@ -343,7 +345,7 @@ def finish(run: Run, setting: Setting) -> dict[str, Any]:
         "model": spec.network,
         "model_args": json.dumps(spec.model_args),
         "dataset": spec.data.name,
-        "train_images": len(setting.splits.train),
+        "train_images": len(context.splits.train),
         "seed": spec.seed,
         "epochs": spec.epochs,
         "last_top1": progress.last["test_top1"],
@@ -352,23 +354,23 @@ def finish(run: Run, setting: Setting) -> dict[str, Any]:
         "seconds": progress.seconds,
         "evaluation": evaluation.to_dict(),
     }
-    if isinstance(spec, StudentSpec) and setting.teacher:
+    if isinstance(spec, StudentSpec) and context.teacher:
         summary["method"] = spec.method.name
         summary["teacher"] = {
-            "model": setting.teacher.model,
-            "reference": setting.teacher.reference.name,
-            "top1": setting.teacher_top1,
-            "digest": setting.teacher.digest,
+            "model": context.teacher.model,
+            "reference": context.teacher.reference.name,
+            "top1": context.teacher_top1,
+            "digest": context.teacher.digest,
             "ensemble": list(spec.ensemble),
         }
     run.write_summary(summary)
     return summary
 
 
-def label(setting: Setting) -> str:
+def label(context: RunContext) -> str:
     """What a run is, for its id."""
-    spec = setting.spec
-    networks = [spec.network] if setting.teacher is None else [setting.teacher.model, spec.network]
+    spec = context.spec
+    networks = [spec.network] if context.teacher is None else [context.teacher.model, spec.network]
     name = [spec.name] if spec.name else []
     return "-".join([*name, *words(spec), *networks, spec.data.name, f"s{spec.seed}"])
 
@@ -382,10 +384,10 @@ def words(spec: RunSpec) -> list[str]:
     return [*added, spec.method.name, *ensemble]
 
 
-def _metadata(setting: Setting, metrics: Metrics) -> dict[str, str]:
-    spec, train = setting.spec, setting.splits.train
+def _metadata(context: RunContext, metrics: Metrics) -> dict[str, str]:
+    spec, train = context.spec, context.splits.train
     channels, height, width = train.image_shape
-    network = setting.trainer.network
+    network = context.trainer.network
     normalization = network.normalization
     assert normalization is not None
     model, arguments = network.recipe(spec.network, spec.model_args)
@@ -409,7 +411,7 @@ def _metadata(setting: Setting, metrics: Metrics) -> dict[str, str]:
     }
 
 
-def environment(device: torch.device, team: Team = ALONE) -> dict[str, Any]:
+def environment(device: torch.device, comm: Communicator = SINGLE_PROCESS) -> dict[str, Any]:
     """What a run ran on: versions, device, processes, and the commit of the folder it was started in."""
     return {
         "tekapctl": __version__,
@@ -417,7 +419,7 @@ def environment(device: torch.device, team: Team = ALONE) -> dict[str, Any]:
         "torch": torch.__version__,
         "platform": platform.platform(),
         "device": describe(device),
-        "processes": team.size,
+        "processes": comm.size,
         "commit": _commit(),
     }
 

@@ -11,7 +11,7 @@ import torch
 from tekapctl.distributed.shard import spans
 from tekapctl.errors import TekapctlError, UsageError, described, failures_in_words, lacking_memory, smaller_batches
 from tekapctl.train.diagnosis import buffers_kept, copied, random_numbers_kept
-from tekapctl.train.step import Learning
+from tekapctl.train.step import TrainStep
 from tekapctl.train.teacher import without_store
 from tekapctl.train.trainer import Trainer
 
@@ -125,7 +125,7 @@ class _Trial:
 
     def _problem(self, count: int) -> Exception | None:
         """What goes wrong in a step with so many images, or with the smallest share of them that a process has."""
-        shares = spans(count, self.trainer.team.size)
+        shares = spans(count, self.trainer.comm.size)
         count = min(end - first for first, end in shares)
         if count not in self._problems and len(self._problems) == _MOST_STEPS:
             return _NotTriedError()
@@ -147,18 +147,18 @@ class _Trial:
         trainer = self.trainer
         network, device = trainer.network, trainer.device
         try:
-            objective = copied(trainer.objective, trainer.team)
+            objective = copied(trainer.objective, trainer.comm)
         except Exception as error:
             raise _NotTriedError from error
         for member in objective.distillations:
             member.teacher = without_store(member.teacher)
-        learning = Learning(network, objective, device, trainer.precision, compiled=False)
-        batch = trainer.train_batches.sample(count, strong=objective.needs.strong_view)
+        learning = TrainStep(network, objective, device, trainer.precision, compiled=False)
+        batch = trainer.train_batches.sample(count, strong=objective.requires.strong_view)
         was_training = network.training
         try:
             with random_numbers_kept(device), buffers_kept(network):
-                for first_stage in (True, False) if trainer.spec.first_epochs else (False,):
-                    objective.first_stage = first_stage
+                for init_stage in (True, False) if trainer.spec.init_epochs else (False,):
+                    objective.init_stage = init_stage
                     network.train(objective.trains_learner)
                     objective.train()
                     _descend(learning(batch)[0], learning)
@@ -170,7 +170,7 @@ def _told(problem: Exception) -> str:
     return str(problem) if isinstance(problem, _NotFiniteError) else described(problem)
 
 
-def _descend(parts: dict[str, torch.Tensor], learning: Learning) -> None:
+def _descend(parts: dict[str, torch.Tensor], learning: TrainStep) -> None:
     """The backward pass, whose gradients nobody keeps."""
     loss = torch.stack(list(parts.values())).sum()
     trained = [parameter for parameter in learning.parameters() if parameter.requires_grad]

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from tekapctl.data.batches import Batch
 from tekapctl.device import autocast, compile_for
 from tekapctl.distill.objective import Objective, Parts
-from tekapctl.distributed.communicator import ALONE, Team
+from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 from tekapctl.models import Network
 from tekapctl.models.network import of_batch
 from tekapctl.timing import Clock, no_clock
 
 
-class Learning(nn.Module):
+class TrainStep(nn.Module):
     """What a step computes before its backward pass.
 
     Args:
@@ -43,7 +43,7 @@ class Learning(nn.Module):
         """The parts of the loss, and the learner's logits."""
         with autocast(self.device, self.precision):
             with self.clock("student forward"), torch.set_grad_enabled(self.objective.trains_learner):
-                knowledge = of_batch(self._knowledge, self.network.normalize, batch, self.objective.needs)
+                knowledge = of_batch(self._knowledge, self.network.normalize, batch, self.objective.requires)
             return self.objective(knowledge, batch), knowledge.logits
 
 
@@ -60,7 +60,7 @@ class EpochSums:
         seconds: Time so far.
         bad_step: The first step whose loss was not finite, or -1.
         bad_parts: The parts of that step's loss.
-        team: The processes, each of which sums over its own samples.
+        comm: The processes, each of which sums over its own samples.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class EpochSums:
         seconds: float = 0.0,
         bad_step: Tensor | None = None,
         bad_parts: Tensor | None = None,
-        team: Team = ALONE,
+        comm: Communicator = SINGLE_PROCESS,
     ) -> None:
-        self.team = team
+        self.comm = comm
         self.sums = dict(sums or {})
         self.samples = samples
         self._before = seconds
@@ -115,7 +115,7 @@ class EpochSums:
     @property
     def all_samples(self) -> float | int:
         """Images so far, of all processes."""
-        return self.samples * self.team.size
+        return self.samples * self.comm.size
 
     def first_not_finite(self) -> tuple[int, dict[str, float]] | None:
         """The first step whose loss was not finite on any process, with the loss's parts; waits for the device."""
@@ -123,7 +123,7 @@ class EpochSums:
         mine = None
         if step >= 0 and self._bad_parts is not None:
             mine = step, dict(zip(self.sums, self._bad_parts.tolist(), strict=True))
-        found = [each for each in self.team.exchange(mine) if each is not None]
+        found = [each for each in self.comm.all_gather_object(mine) if each is not None]
         if not found:
             return None
         step, parts = min(found, key=lambda each: each[0])
@@ -134,13 +134,13 @@ class EpochSums:
         """The sums over all processes."""
         if not self.sums:
             return {}
-        values = self.team.total(torch.stack([value.float() for value in self.sums.values()]))
+        values = self.comm.total(torch.stack([value.float() for value in self.sums.values()]))
         return dict(zip(self.sums, values, strict=True))
 
     def split(self) -> "EpochSums":
         """The same with each process's part of it."""
-        self.sums = {name: value / self.team.size for name, value in self.sums.items()}
-        self.samples /= self.team.size
+        self.sums = {name: value / self.comm.size for name, value in self.sums.items()}
+        self.samples /= self.comm.size
         return self
 
     def state(self) -> dict[str, Any]:

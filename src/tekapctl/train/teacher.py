@@ -11,11 +11,11 @@ from tekapctl.data.batches import Batch, Batches
 from tekapctl.device import autocast, compile_for, describe_kind, describe_passes, place
 from tekapctl.models import Network
 from tekapctl.models.folding import fold
-from tekapctl.models.network import Knowledge, Needs, of_batch
+from tekapctl.models.network import Knowledge, Requires, of_batch
 from tekapctl.store.teacher_cache import Identity, KnowledgeStore, Places, Say
 from tekapctl.train.trained import Trained
 
-_NOTHING_MORE = Needs()
+_NOTHING_MORE = Requires()
 Asked = Callable[[Batch], Knowledge]
 Words = np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
 
@@ -27,7 +27,7 @@ class LiveTeacher:
         network: The trained network.
         batches: Where its images come from.
         precision: Precision of its passes.
-        needs: What is wanted beside logits and embeddings.
+        requires: What is wanted beside logits and embeddings.
         compiled: Compile it for the device.
     """
 
@@ -37,12 +37,12 @@ class LiveTeacher:
         batches: Batches,
         precision: torch.dtype,
         *,
-        needs: Needs = _NOTHING_MORE,
+        requires: Requires = _NOTHING_MORE,
         compiled: bool = False,
     ) -> None:
         self.device = batches.device
         self.precision = precision
-        self.needs = needs
+        self.requires = requires
         self.probe = batches.probe(2)
         self.batch_size = batches.largest_share
         self.folding = fold(network, network.normalize(self.probe))
@@ -55,15 +55,15 @@ class LiveTeacher:
     def __call__(self, batch: Batch) -> Knowledge:
         """What the teacher says of a batch."""
         with autocast(self.device, self.precision):
-            return of_batch(self._of_full_batch, self.network.normalize, batch, self.needs)
+            return of_batch(self._of_full_batch, self.network.normalize, batch, self.requires)
 
     @torch.no_grad()
     def say(self, pixels: Tensor) -> Knowledge:
         """The teacher's logits and embeddings of at most a batch of images, given as pixels."""
         with autocast(self.device, self.precision):
-            return self._of_full_batch(self.network.normalize(pixels), stages=False)
+            return self._of_full_batch(self.network.normalize(pixels), feature_maps=False)
 
-    def _of_full_batch(self, images: Tensor, *, stages: bool, preactivations: bool = False) -> Knowledge:
+    def _of_full_batch(self, images: Tensor, *, feature_maps: bool, preactivations: bool = False) -> Knowledge:
         """The forward pass of a full batch, padded where there are fewer images.
 
         A pass of another batch size computes in another order and rounds differently. With padding, the teacher's
@@ -74,7 +74,7 @@ class LiveTeacher:
             full = images.new_zeros((self.batch_size, *images.shape[1:]))
             full[:count] = images
             images = full.contiguous(memory_format=torch.channels_last)
-        found = self._knowledge(images, stages=stages, preactivations=preactivations)
+        found = self._knowledge(images, feature_maps=feature_maps, preactivations=preactivations)
         return found.first(count)
 
 
@@ -88,7 +88,7 @@ def _cast_weights(network: Network, precision: torch.dtype) -> None:
             module.to(precision)
 
 
-class AskedOnce:
+class SharedForward:
     """A teacher whom several students ask of the same batch, and who answers it once.
 
     Args:
@@ -109,7 +109,7 @@ class AskedOnce:
 
 def without_store(teacher: Asked) -> Asked:
     """The teacher itself, behind what others remember of it."""
-    while isinstance(teacher, AskedOnce):
+    while isinstance(teacher, SharedForward):
         teacher = teacher.teacher
     return teacher.live if isinstance(teacher, CachedTeacher) else teacher
 

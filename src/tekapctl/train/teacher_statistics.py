@@ -9,7 +9,7 @@ from torch import Tensor
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
 from tekapctl.device import autocast, resolve_precision
-from tekapctl.distill.perturbations import PERTURBATIONS, Basis, LogitPerturbation, Survey
+from tekapctl.distill.perturbations import PERTURBATIONS, LogitPerturbation, PerturbationContext, TeacherStatistics
 from tekapctl.errors import UsageError
 from tekapctl.models import Network
 from tekapctl.spec.run import StudentSpec
@@ -23,7 +23,7 @@ _TOGETHER = 100
 def chosen(spec: StudentSpec) -> type[LogitPerturbation]:
     """The perturbation that a run makes: the plain noise where its setting has no effect."""
     settings = spec.tekap.logit
-    return PERTURBATIONS[settings.perturbation if settings.has_noise and spec.meets_logits else "isotropic"]
+    return PERTURBATIONS[settings.perturbation if settings.has_noise and spec.reads_logits else "isotropic"]
 
 
 def images_asked(spec: StudentSpec, train_images: int) -> int:
@@ -47,18 +47,18 @@ def perturbation_of(spec: StudentSpec, teacher: Trained, train: Batches, say: Sa
         UsageError: The perturbation cannot be made of this teacher.
     """
 
-    def ask() -> Survey:
+    def ask() -> TeacherStatistics:
         images = train.image_set.spread(MOST_IMAGES)
         say(f"perturbation {spec.tekap.logit.perturbation}: the teacher is asked of {len(images):,} training images")
         precision = resolve_precision(spec.precision, train.device, teacher.network, trains=False)
         return survey(teacher.network, images, train.device, precision)
 
-    basis = Basis(teacher.network.classifier_layer, train.device, spec.tekap.logit.dropout, ask)
+    basis = PerturbationContext(teacher.network.classifier_layer, train.device, spec.tekap.logit.dropout, ask)
     return chosen(spec).of(basis)
 
 
 @torch.no_grad()
-def survey(network: Network, images: ImageSet, device: torch.device, precision: torch.dtype) -> Survey:
+def survey(network: Network, images: ImageSet, device: torch.device, precision: torch.dtype) -> TeacherStatistics:
     """What a network in evaluation mode says of images as they are.
 
     Args:
@@ -72,12 +72,12 @@ def survey(network: Network, images: ImageSet, device: torch.device, precision: 
     squares: list[Tensor] = []
     for batch in batches.in_order():
         with autocast(device, precision):
-            said = network.knowledge(network.normalize(batch.images), stages=False)
+            said = network.knowledge(network.normalize(batch.images), feature_maps=False)
         logits.append(said.logits.float())
         squares.append(said.embedding.float().square().sum(0))
     # Not every device has float64.
     mean_squares = torch.stack(squares).cpu().double().sum(0) / len(images)
-    return Survey(torch.cat(logits).cpu().double(), images.labels, mean_squares)
+    return TeacherStatistics(torch.cat(logits).cpu().double(), images.labels, mean_squares)
 
 
 @torch.no_grad()
@@ -101,7 +101,7 @@ def class_features(
     found = []
     for batch in Batches(part, _TOGETHER, device=device, padding=0, flip=False, seed=0).in_order():
         with autocast(device, precision):
-            said = network.knowledge(network.normalize(batch.images), stages=False)
+            said = network.knowledge(network.normalize(batch.images), feature_maps=False)
         found.append(said.embedding.float())
     return torch.cat(found).unflatten(0, (len(images.classes), -1))
 

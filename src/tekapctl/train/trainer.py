@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch, Batches
 from tekapctl.distill.objective import Objective, Parts
-from tekapctl.distributed.batch_norm import average_running
-from tekapctl.distributed.data_parallel import Averaged
+from tekapctl.distributed.batch_norm import average_running_stats
+from tekapctl.distributed.data_parallel import DataParallelStep
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models import Network
 from tekapctl.optim.dot import DOT
@@ -21,11 +21,11 @@ from tekapctl.spec.run import RunSpec
 from tekapctl.timing import Clock, no_clock
 from tekapctl.train.diagnosis import Diagnosis
 from tekapctl.train.evaluation import predict, top_k
-from tekapctl.train.step import EpochSums, Learning, Metrics
+from tekapctl.train.step import EpochSums, Metrics, TrainStep
 
 
 @runtime_checkable
-class Listener(Protocol):
+class Callback(Protocol):
     """Is told how a run goes on."""
 
     def on_start(self, epochs: int, steps: int, first_epoch: int) -> None:
@@ -39,7 +39,7 @@ class Listener(Protocol):
 
 
 @runtime_checkable
-class Keeper(Protocol):
+class Checkpointer(Protocol):
     """Keeps what a run has reached."""
 
     def after_step(self) -> None:
@@ -112,20 +112,22 @@ class Trainer:
         self.train_batches = train
         self.test_batches = test
         self.device = train.device
-        self.team = train.team
+        self.comm = train.comm
         self.precision = precision
         self.progress = Progress()
-        self._sums = EpochSums(self.device, team=self.team)
+        self._sums = EpochSums(self.device, comm=self.comm)
         self.clock: Clock = no_clock
         self.diagnosis: Diagnosis | None = None
-        self.learning = Learning(network, objective, self.device, precision, compiled=spec.compile)
-        self._averaged = Averaged(self.learning, self.team)
+        self.learning = TrainStep(network, objective, self.device, precision, compiled=spec.compile)
+        self._averaged = DataParallelStep(self.learning, self.comm)
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise UsageError(
                 f"Nothing of the network {spec.network} can be trained: it has no parameter with requires_grad.",
                 "Let its factory leave the parameters that are to be trained unfrozen.",
             )
-        self._head = [p for module in network.modules_behind_stages() for p in module.parameters() if p.requires_grad]
+        self._head = [
+            p for module in network.modules_after_feature_maps() for p in module.parameters() if p.requires_grad
+        ]
         parameters = [p for module in (network, objective) for p in module.parameters() if p.requires_grad]
         settings = spec.optimizer
         self.optimizer: torch.optim.SGD
@@ -147,43 +149,43 @@ class Trainer:
                 fused=self.device.type in ("cpu", "cuda"),
             )
 
-    def fit(self, listener: Listener, keeper: Keeper) -> None:
+    def fit(self, callback: Callback, checkpointer: Checkpointer) -> None:
         """Train from where the progress stands to the last epoch.
 
         Args:
-            listener: Is told of steps and epochs.
-            keeper: Keeps what is reached; comes before the listener.
+            callback: Is told of steps and epochs.
+            checkpointer: Keeps what is reached; comes before the listener.
 
         Raises:
             DivergedError: The loss is no longer finite.
         """
-        listener.on_start(self.spec.total_epochs, len(self.train_batches), self.progress.epoch)
+        callback.on_start(self.spec.total_epochs, len(self.train_batches), self.progress.epoch)
         while not self.is_done:
-            self.begin_epoch()
+            self.start_epoch()
             for batch in self.batches():
                 self.take(batch)
-                listener.on_step(self.progress.epoch, self.progress.step - 1)
-                keeper.after_step()
+                callback.on_step(self.progress.epoch, self.progress.step - 1)
+                checkpointer.after_step()
             metrics, is_best = self.end_epoch()
-            keeper.after_epoch(metrics, is_best)
-            listener.on_epoch(metrics)
+            checkpointer.after_epoch(metrics, is_best)
+            callback.on_epoch(metrics)
 
     @property
     def is_done(self) -> bool:
         """Whether all epochs are done."""
         return self.progress.epoch >= self.spec.total_epochs
 
-    def begin_epoch(self) -> None:
+    def start_epoch(self) -> None:
         """Get ready for the epoch under way, from its beginning or from where it was left."""
-        epoch, first = self.progress.epoch, self.spec.first_epochs
-        if self.objective.first_stage != (epoch < first):
+        epoch, first = self.progress.epoch, self.spec.init_epochs
+        if self.objective.init_stage != (epoch < first):
             self._averaged.forget()
-        self.objective.first_stage = epoch < first
+        self.objective.init_stage = epoch < first
         self.network.train(self.objective.trains_learner)
-        for module in self.network.modules_behind_stages() if self.objective.first_stage else ():
+        for module in self.network.modules_after_feature_maps() if self.objective.init_stage else ():
             module.eval()
         for parameter in self._head:
-            parameter.requires_grad_(not self.objective.first_stage)
+            parameter.requires_grad_(not self.objective.init_stage)
         self.objective.train()
         if epoch == first > 0 and not self.progress.step:
             self.optimizer.state.clear()  # the first stage's momentum is not the run's
@@ -193,12 +195,12 @@ class Trainer:
 
     @property
     def _rate(self) -> float:
-        epoch, first = self.progress.epoch, self.spec.first_epochs
-        return self.spec.first_rate(epoch) if epoch < first else self.spec.rate(epoch - first)
+        epoch, first = self.progress.epoch, self.spec.init_epochs
+        return self.spec.init_lr(epoch) if epoch < first else self.spec.rate(epoch - first)
 
     def batches(self) -> Iterator[Batch]:
         """What is left of the epoch under way."""
-        strong = self.objective.needs.strong_view
+        strong = self.objective.requires.strong_view
         return self.marked(self.train_batches.epoch(self.progress.epoch, self.progress.step, strong=strong))
 
     def marked(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -228,9 +230,9 @@ class Trainer:
     def take(self, batch: Batch) -> None:
         """Take the next step."""
         # Dropout draws from PyTorch's own generator.
-        place = (self.progress.epoch, self.progress.step, batch.share.first)
+        place = (self.progress.epoch, self.progress.step, batch.shard.first)
         torch.manual_seed(derive(self.spec.seed, "network", *place))
-        self._sums.add(self.progress.step, self.step(batch), batch.share.samples(len(batch.labels)))
+        self._sums.add(self.progress.step, self.step(batch), batch.shard.samples(len(batch.labels)))
         self.progress.step += 1
 
     def end_epoch(self) -> tuple[Metrics, bool]:
@@ -261,8 +263,8 @@ class Trainer:
         if self.diagnosis is not None:
             metrics.update(self.diagnosis(self.progress.epoch))
         self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
-        self._sums = EpochSums(self.device, team=self.team)
-        is_best = not self.objective.first_stage and metrics["test_top1"] > self.progress.best_top1
+        self._sums = EpochSums(self.device, comm=self.comm)
+        is_best = not self.objective.init_stage and metrics["test_top1"] > self.progress.best_top1
         if is_best:
             self.progress.best_epoch, self.progress.best_top1 = self.progress.epoch, metrics["test_top1"]
         self.progress.history.append(metrics)
@@ -289,7 +291,7 @@ class Trainer:
         parts, logits = self._averaged(batch)
         self._descend(parts)
         found = {name: value.detach() for name, value in parts.items()}
-        found["correct"] = batch.share.weigh((logits.detach().argmax(1) == batch.labels).float().mean())
+        found["correct"] = batch.shard.rescale((logits.detach().argmax(1) == batch.labels).float().mean())
         return found
 
     def _descend(self, parts: Parts) -> None:
@@ -315,7 +317,7 @@ class Trainer:
     def test(self) -> Metrics:
         """The network on the test set."""
         began = time.perf_counter()
-        average_running(self.team, self.network)
+        average_running_stats(self.comm, self.network)
         logits, labels = predict(self.network, self.test_batches, self.precision)
         figures = torch.stack(
             [top_k(logits, labels, 1), top_k(logits, labels, 5), nn.functional.cross_entropy(logits, labels)]
@@ -325,7 +327,7 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """The whole training state, for `restore`, on as many processes as one likes; all must ask for it at once."""
-        average_running(self.team, self.network, self.objective)
+        average_running_stats(self.comm, self.network, self.objective)
         return {
             "network": self.network.state_dict(),
             "objective": self.objective.state_dict(),
@@ -340,4 +342,4 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
-        self._sums = EpochSums(self.device, **state["sums"], team=self.team).split()
+        self._sums = EpochSums(self.device, **state["sums"], comm=self.comm).split()

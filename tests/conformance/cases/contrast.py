@@ -44,7 +44,7 @@ def crd(x: Case) -> Iterator[tuple[str, Any]]:
     spec = FeatureTekap(teachers=0)
     if tekap:
         spec = FeatureTekap(
-            teachers=1, teacher_share=x.feature_weight, noise_weight=x.noise_weight, noise_deviation=x.noise_std
+            teachers=1, teacher_scale=x.feature_weight, noise_weight=x.noise_weight, noise_std=x.noise_std
         )
     method = crd_of(x, x.student_dim, x.teacher_dim)
     losses = []

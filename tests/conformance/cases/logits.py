@@ -12,7 +12,7 @@ from conformance.vectors import Case
 from tekapctl.distill.methods.dist import DIST
 from tekapctl.distill.methods.dkd import DKD
 from tekapctl.distill.methods.kd import KD
-from tekapctl.distill.methods.method import Method, WarmUp
+from tekapctl.distill.methods.method import Method, Warmup
 from tekapctl.distill.methods.mlkd import MLKD, MLKDSpec
 from tekapctl.distill.objective import Distillation
 from tekapctl.distill.tekap import LogitTekap, Tekap, TekapSpec
@@ -49,7 +49,7 @@ def kd(x: Case) -> Found:
 def tekap_of_logits(x: Case) -> Found:
     spec = LogitTekap(
         teachers=len(x.noise),
-        teacher_share=x.logit_weight,
+        teacher_scale=x.logit_weight,
         noise_weight=x.noise_weight,
         loss_weight=x.augmented_loss_weight,
     )
@@ -63,7 +63,7 @@ def tekap_of_logits(x: Case) -> Found:
 
 @evaluates("dkd")
 def dkd(x: Case) -> Found:
-    return of_one_view(x, DKD(x.alpha, x.beta, x.temperature, WarmUp(0, 1)))
+    return of_one_view(x, DKD(x.alpha, x.beta, x.temperature, Warmup(0, 1)))
 
 
 @evaluates("dist_*")
@@ -76,7 +76,7 @@ def standardized_logits(x: Case) -> Found:
     """Through the run's objective, which standardises."""
     method, weights = None, {"alpha": x.kd_weight if x.has("kd_weight") else 1.0, "beta": 0.0}
     if x.has("alpha"):
-        method = DKD(x.alpha, x.beta, x.temperature, WarmUp(0, 1))
+        method = DKD(x.alpha, x.beta, x.temperature, Warmup(0, 1))
         method.level = "logit"
         weights = {"alpha": 0.0, "beta": 1.0}
     gamma = x.ce_weight if x.has("ce_weight") else 0.0

@@ -110,7 +110,7 @@ def sp(x: Case) -> Found:
 @evaluates("fsp")
 def fsp(x: Case) -> Found:
     ours = own(x, "student")
-    loss = FSP(1).first_loss(of_maps(ours), of_maps(own(x, "teacher")), batch(ours))
+    loss = FSP(1).init_loss(of_maps(ours), of_maps(own(x, "teacher")), batch(ours))
     loss.backward()
     yield "loss", loss
     yield from gradients_to(ours)
@@ -161,7 +161,7 @@ def ab_of_shared_maps(x: Case) -> Found:
     method = built(ABSpec(), student, teacher)
     for name, parameter in method.connectors.named_parameters():
         parameter.data = x.tensors[f"connector.connectors.{name}"]
-    loss = method.first_loss(student, teacher, batch(ours))
+    loss = method.init_loss(student, teacher, batch(ours))
     loss.backward()
     yield "loss", loss
     yield from gradients_to(ours)
@@ -175,7 +175,7 @@ def ab(x: Case) -> Found:
     published = "connectors.{}".format
     if x.has("filled"):
         load(x, "connector", method.connectors, published)
-    loss = method.first_loss(student, teacher, batch(ours))
+    loss = method.init_loss(student, teacher, batch(ours))
     loss.backward()
     yield "loss", loss
     yield from gradients_to(ours)
@@ -201,7 +201,7 @@ def ft(x: Case) -> Found:
     paraphraser = nn.ModuleDict({"encoder": method.paraphraser, "decoder": method.restorer})
     load(x, "paraphraser", paraphraser, str)
     load(x, "translator", method.translator, "encoder.{}".format)
-    first = method.first_loss(student, teacher, batch(ours))
+    first = method.init_loss(student, teacher, batch(ours))
     first.backward()
     yield "first_stage_loss", first
     yield from gradients_of(x, "paraphraser", paraphraser, str)
@@ -231,7 +231,7 @@ def reviewkd(x: Case) -> Found:
     teacher = of_maps(before=with_first(theirs), embedding=x.teacher_embedding)
     spec = ReviewKDSpec(
         student_maps="before" if x.student_preactivation else "after",
-        warm_up_epochs=0,
+        warmup_epochs=0,
         entropy_weights=x.name.startswith("ea_"),
     )
     if x.has("student_logits"):

@@ -23,12 +23,12 @@ def network(x: Case) -> Iterator[tuple[str, Any]]:
         told = model.eval().knowledge(images, preactivations=True)
     yield "logits_eval", told.logits
     yield "embedding_eval", told.embedding
-    *stages, embedding = x.features
-    assert [list(maps.shape[1:]) for maps in told.stages] == [stage["shape"] for stage in stages]
+    *feature_maps, embedding = x.features
+    assert [list(maps.shape[1:]) for maps in told.feature_maps] == [stage["shape"] for stage in feature_maps]
     assert list(told.embedding.shape[1:]) == embedding["shape"]
-    yield "mean", [maps.mean() for maps in told.stages], [stage["mean"] for stage in stages]
-    yield "deviation", [maps.std() for maps in told.stages], [stage["std"] for stage in stages]
+    yield "mean", [maps.mean() for maps in told.feature_maps], [stage["mean"] for stage in feature_maps]
+    yield "deviation", [maps.std() for maps in told.feature_maps], [stage["std"] for stage in feature_maps]
     before = [maps.abs().sum() for maps in told.preactivations]
-    yield "before ReLU", before, [stage["abs_sum_preact"] for stage in stages]
+    yield "before ReLU", before, [stage["abs_sum_preact"] for stage in feature_maps]
     with torch.no_grad():
         yield "logits_train", model.train()(images)

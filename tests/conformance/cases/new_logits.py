@@ -6,7 +6,7 @@ from conformance.registry import evaluates
 from conformance.vectors import Case
 from tekapctl.distill.methods.dkd import DKD
 from tekapctl.distill.methods.eakd import EAKD, entropy_weights
-from tekapctl.distill.methods.method import Method, WarmUp
+from tekapctl.distill.methods.method import Method, Warmup
 from tekapctl.distill.methods.mlkd import MLKDSpec
 from tekapctl.distill.methods.rld import RLD, RLDSpec
 from tekapctl.distill.methods.wttm import WTTM
@@ -27,7 +27,7 @@ def rld(x: Case) -> Found:
         confidence_temperature=x.alpha_temperature,
         temperature=x.temperature,
     )
-    return of_one_view(x, RLD(spec, WarmUp(0, 1)))
+    return of_one_view(x, RLD(spec, Warmup(0, 1)))
 
 
 @evaluates("ea_kd*")
@@ -40,7 +40,7 @@ def eakd(x: Case) -> Found:
 @evaluates("ea_dkd*")
 def entropy_weighted_dkd(x: Case) -> Found:
     weighting = {"entropy_weights": True, "entropy_bound": x.entropy_bound}
-    method = DKD(x.alpha, x.beta, x.temperature, WarmUp(0, 1), **weighting)
+    method = DKD(x.alpha, x.beta, x.temperature, Warmup(0, 1), **weighting)
     return of_objective(x, method, gamma=x.ce_weight, standardize_logits=x.standardised)
 
 

@@ -36,7 +36,7 @@ class NetworkPair:
         source = torch.Generator().manual_seed(x.image_seed)
         self.images = torch.randn(x.batch, 3, 32, 32, generator=source).double()
         if x.name.startswith(("pair_ab", "pair_fsp")):  # as a first stage trains the student
-            for module in self.student.modules_behind_stages():
+            for module in self.student.modules_after_feature_maps():
                 module.eval()  # nor is it trained there
 
     def _network(self, side: str) -> Network:
@@ -83,7 +83,7 @@ def norm(parameter: nn.Parameter) -> Tensor:
 @evaluates("pair_reviewkd_*")
 def reviewkd(x: Case) -> Found:
     pair = NetworkPair(x)
-    method = pair.method(ReviewKDSpec(warm_up_epochs=0))
+    method = pair.method(ReviewKDSpec(warmup_epochs=0))
     published = published_fusion(len(method.fusions))
     load(x, "fusions", method.fusions, published)
     yield from _of_run(pair, method)
@@ -119,7 +119,7 @@ def ft(x: Case) -> Found:
     load(x, "paraphraser", paraphraser, str)
     load(x, "translator", method.translator, "encoder.{}".format)
     teacher = pair.teacher_knowledge()
-    first = method.first_loss(teacher, teacher, _batch(pair))
+    first = method.init_loss(teacher, teacher, _batch(pair))
     first.backward()
     yield "first_stage_loss", first
     yield from pair.norms("paraphraser", paraphraser, str)
@@ -135,7 +135,7 @@ def ab(x: Case) -> Found:
         load(x, "connector", method.connectors, "connectors.{}".format)
     student, teacher = pair.knowledge(pair.student), pair.teacher_knowledge()
     yield "losses", method.losses(student, teacher)
-    loss = method.first_loss(student, teacher, _batch(pair))
+    loss = method.init_loss(student, teacher, _batch(pair))
     loss.backward()
     yield "loss", loss
     yield from pair.gradients()
@@ -146,7 +146,7 @@ def ab(x: Case) -> Found:
 @evaluates("pair_fsp_*")
 def fsp(x: Case) -> Found:
     pair = NetworkPair(x)
-    loss = pair.method(FSPSpec()).first_loss(pair.knowledge(pair.student), pair.teacher_knowledge(), _batch(pair))
+    loss = pair.method(FSPSpec()).init_loss(pair.knowledge(pair.student), pair.teacher_knowledge(), _batch(pair))
     loss.backward()
     yield "loss", loss
     yield from pair.gradients()

@@ -30,7 +30,7 @@ def trace(x: Case) -> Iterator[tuple[str, Any]]:
         return torch.stack([x.at("noise", step, i) for i in draws])
 
     objective = Distillation(
-        lambda batch: teacher.knowledge(batch.images, stages=False),
+        lambda batch: teacher.knowledge(batch.images, feature_maps=False),
         Tekap(spec, noise),
         _crd(x) if x.beta else None,
         gamma=float(x.gamma),

@@ -18,7 +18,7 @@ from tekapctl.data.batches import CPU
 from tekapctl.device import place
 from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models.external import Arguments
-from tekapctl.store.atomic import aside, output_file, sha256
+from tekapctl.store.atomic import atomic_path, output_file, sha256
 from tekapctl.store.home import Home
 
 CALIBRATION_IMAGES = 512
@@ -96,7 +96,7 @@ def export(
     say(f"checking it with {len(images):,} test images of {subject.data.described}")
     network = subject.trained.network
     expected = ask(_network(subject), images, network)
-    with aside(output, page) as (part, card):
+    with atomic_path(output, page) as (part, card):
         part.write_bytes(content)
         check = compare(ask(chosen.open(part), images, network), expected)
         check.check_same(wanted.tolerance)

@@ -127,7 +127,7 @@ def _said(trained_network: trained.Trained, images: data.ImageSet) -> Said:
     trained.fit_to(trained_network, images, "the test images")
     batches = Batches(images, _TOGETHER, device=CPU, padding=0, flip=False, seed=0)
     network = trained_network.network
-    found = [network.knowledge(network.normalize(batch.images), stages=False) for batch in batches.in_order()]
+    found = [network.knowledge(network.normalize(batch.images), feature_maps=False) for batch in batches.in_order()]
     logits = torch.cat([each.logits for each in found]).float()
     embeddings = torch.cat([each.embedding for each in found]).float()
     if not (logits.isfinite().all() and embeddings.isfinite().all()):

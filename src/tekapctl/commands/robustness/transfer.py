@@ -116,5 +116,5 @@ def _embeddings(
         pixels = batch.images
         if size is not None and pixels.shape[2:] != size:
             pixels = F.interpolate(pixels.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
-        found.append(network.eval().knowledge(network.normalize(pixels), stages=False).embedding.float())
+        found.append(network.eval().knowledge(network.normalize(pixels), feature_maps=False).embedding.float())
     return torch.cat(found), batches.labels

@@ -13,7 +13,7 @@ from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.spec import DATASETS, DataSpec, Shape, check_md5, find_folder
 from tekapctl.errors import UsageError
 from tekapctl.store.archive import members
-from tekapctl.store.atomic import make_folder, write_whole
+from tekapctl.store.atomic import atomic_write, make_folder
 from tekapctl.store.download import Report, download, file_in, published, silent
 
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
@@ -81,7 +81,7 @@ def _keep_labelled(archive: Path, folder: Path) -> None:
             continue
         if member.size > wanted.pop(name):
             raise UsageError(f"{member.path} in {archive} is larger than it should be.", "Fetch it anew.")
-        write_whole(folder / name, member.read())
+        atomic_write(folder / name, member.read())
         if not wanted:
             return  # the images without labels come last, and are most of it
     raise UsageError(f"The archive {archive} has no {', '.join(wanted)}.", "Use another.")

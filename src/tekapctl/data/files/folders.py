@@ -19,7 +19,7 @@ from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.spec import DataSpec, Shape
 from tekapctl.distributed.communicator import processors
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.atomic import make_folder, write_whole
+from tekapctl.store.atomic import atomic_write, make_folder
 from tekapctl.store.download import Report, silent
 from tekapctl.store.home import expand_user
 
@@ -287,7 +287,7 @@ class FileImages(DataSpec):
                     levels[:, 0] -= len(lost) * self.side**2
         (mean, std) = normalisation(levels)
         make_folder(kept.parent)
-        write_whole(kept, json.dumps({"mean": mean, "std": std, "damaged": damaged}).encode())
+        atomic_write(kept, json.dumps({"mean": mean, "std": std, "damaged": damaged}).encode())
         return (mean, std), damaged
 
     def _check_damaged(self, damaged: Sequence[str], sets: Sequence[tuple[Sized, Tensor]]) -> None:

@@ -1,6 +1,6 @@
 """Distillation methods, one file each."""
 
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Needs
+from tekapctl.models.network import Requires
 
-__all__ = ["METHODS", "About", "Method", "MethodSpec", "Needs", "Pair", "Weights"]
+__all__ = ["METHODS", "About", "Method", "MethodSpec", "Pair", "Requires", "Weights"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import Map, connector_or_identity, pair_maps
 from tekapctl.distill.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Needs
+from tekapctl.models.network import Knowledge, Requires
 from tekapctl.registry import Weight
 
 _SCALE = 3 / 1000
@@ -25,7 +25,7 @@ class ABSpec(MethodSpec):
     """AB's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
-    needs: ClassVar[Needs] = Needs(preactivations=True)
+    requires: ClassVar[Requires] = Requires(preactivations=True)
     about: ClassVar[About] = About(
         "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
         2019,
@@ -57,7 +57,7 @@ class AB(Method):
 
     couples_samples: ClassVar[bool] = False
 
-    only_first_stage: ClassVar[bool] = True
+    init_only: ClassVar[bool] = True
 
     def __init__(self, init_epochs: int, margin: float, connectors: list[nn.Module]) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class AB(Method):
         self.margin = margin
         self.connectors = nn.ModuleList(connectors)
 
-    def first_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+    def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The sum over stages, each counting half of the next."""
         return torch.stack(self.losses(student, teacher)).sum()
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import Map, pair_maps
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Needs
+from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("at")
@@ -20,7 +20,7 @@ class ATSpec(MethodSpec):
     """Attention transfer has no settings but its weight."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1000.0)
-    needs: ClassVar[Needs] = Needs(stages=True)
+    requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "Paying More Attention to Attention",
         2017,
@@ -31,7 +31,7 @@ class ATSpec(MethodSpec):
 
     def make(self, pair: Pair) -> "AT":
         """AT for networks of two feature maps or more."""
-        pair_maps(pair.student.stages, pair.teacher.stages, first=1)
+        pair_maps(pair.student.feature_maps, pair.teacher.feature_maps, first=1)
         return AT()
 
 
@@ -42,7 +42,7 @@ class AT(Method):
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The sum over stages."""
-        pairs = pair_maps(student.stages, teacher.stages, first=1)
+        pairs = pair_maps(student.feature_maps, teacher.feature_maps, first=1)
         losses = [(attention(pair.student) - attention(pair.teacher)).square().mean() for pair in pairs]
         return sum(losses, start=student.logits.new_zeros(()))
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.eakd import Bound, entropy_weights
 from tekapctl.distill.methods.losses import against_rest, kl_of_each
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, WarmUp, Weights
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Warmup, Weights
 from tekapctl.distill.tekap import Level
 from tekapctl.models.network import Knowledge
 from tekapctl.registry import Epochs, Temperature, Weight
@@ -39,7 +39,7 @@ class DKDSpec(MethodSpec):
     target_weight: Weight = Field(1.0, description="Weight of the target class's part.")
     non_target_weight: Weight = Field(8.0, description="Weight of the other classes' part.")
     temperature: Temperature = Field(4.0, description="T.")
-    warm_up_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
+    warmup_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
     entropy_weights: bool = Field(False, description="Weight samples by entropy, as EA-KD does (temperature 3).")
     entropy_bound: Bound = Field(100.0, description="What EA-KD's weights divide the student's entropy by.")
 
@@ -49,7 +49,7 @@ class DKDSpec(MethodSpec):
             self.target_weight,
             self.non_target_weight,
             self.temperature,
-            pair.warm_up(self.warm_up_epochs),
+            pair.warmup(self.warmup_epochs),
             entropy_weights=self.entropy_weights,
             entropy_bound=self.entropy_bound,
         )
@@ -74,7 +74,7 @@ class DKD(Method):
         target_weight: float,
         non_target_weight: float,
         temperature: float,
-        warm_up: WarmUp,
+        warmup: Warmup,
         *,
         entropy_weights: bool = False,
         entropy_bound: Bound = "log-classes",
@@ -83,7 +83,7 @@ class DKD(Method):
         self.target_weight = target_weight
         self.non_target_weight = non_target_weight
         self.temperature = temperature
-        self.warm_up = warm_up
+        self.warmup = warmup
         self.entropy_weights = entropy_weights
         self.entropy_bound = entropy_bound
 
@@ -93,7 +93,7 @@ class DKD(Method):
         of_each = self.target_weight * target + self.non_target_weight * others
         if self.entropy_weights:
             of_each = entropy_weights(student.logits, teacher.logits, bound=self.entropy_bound) * of_each
-        return self.warm_up(batch.step) * of_each.mean()
+        return self.warmup(batch.step) * of_each.mean()
 
 
 def decoupled(

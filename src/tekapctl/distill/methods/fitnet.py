@@ -16,7 +16,7 @@ from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import Connector, pair_maps
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 from tekapctl.errors import UsageError
-from tekapctl.models.network import Knowledge, Needs
+from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("fitnet")
@@ -24,7 +24,7 @@ class FitNetSpec(MethodSpec):
     """FitNet's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=100.0)
-    needs: ClassVar[Needs] = Needs(stages=True)
+    requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "FitNets: Hints for Thin Deep Nets",
         2015,
@@ -36,7 +36,7 @@ class FitNetSpec(MethodSpec):
 
     def make(self, pair: Pair) -> "FitNet":
         """FitNet for a pair of networks."""
-        pairs = pair_maps(pair.student.stages, pair.teacher.stages, pooled=False)
+        pairs = pair_maps(pair.student.feature_maps, pair.teacher.feature_maps, pooled=False)
         if self.hint_layer >= len(pairs):
             raise UsageError(
                 f"There is no stage {self.hint_layer}: the networks share {len(pairs)}.",
@@ -65,5 +65,5 @@ class FitNet(Method):
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """At the hint's stage."""
-        hint = pair_maps(student.stages, teacher.stages, pooled=False)[self.hint_layer]
+        hint = pair_maps(student.feature_maps, teacher.feature_maps, pooled=False)[self.hint_layer]
         return F.mse_loss(self.connector(hint.student), hint.teacher)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import Map, pair_maps, require_equal_channels
 from tekapctl.distill.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Needs
+from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("fsp")
@@ -23,7 +23,7 @@ class FSPSpec(MethodSpec):
     """FSP's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=50.0)
-    needs: ClassVar[Needs] = Needs(stages=True)
+    requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "A Gift from Knowledge Distillation",
         2017,
@@ -36,7 +36,7 @@ class FSPSpec(MethodSpec):
 
     def make(self, pair: Pair) -> "FSP":
         """FSP for networks of equal widths."""
-        require_equal_channels(self.name, pair_maps(pair.student.stages, pair.teacher.stages))
+        require_equal_channels(self.name, pair_maps(pair.student.feature_maps, pair.teacher.feature_maps))
         return FSP(self.init_epochs)
 
 
@@ -49,15 +49,15 @@ class FSP(Method):
 
     couples_samples: ClassVar[bool] = False
 
-    only_first_stage: ClassVar[bool] = True
+    init_only: ClassVar[bool] = True
 
     def __init__(self, init_epochs: int) -> None:
         super().__init__()
         self.init_epochs = init_epochs
 
-    def first_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+    def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The sum over neighbouring stages."""
-        pairs = pair_maps(student.stages, teacher.stages)
+        pairs = pair_maps(student.feature_maps, teacher.feature_maps)
         ours, theirs = flows([pair.student for pair in pairs]), flows([pair.teacher for pair in pairs])
         losses = [(one - other).square().mean() for one, other in zip(ours, theirs, strict=True)]
         return sum(losses, start=student.logits.new_zeros(()))

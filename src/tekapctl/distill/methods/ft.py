@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import Map, of_one_size, pair_maps
 from tekapctl.distill.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Needs
+from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("ft")
@@ -23,7 +23,7 @@ class FTSpec(MethodSpec):
     """FT's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=200.0)
-    needs: ClassVar[Needs] = Needs(stages=True)
+    requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "Paraphrasing Complex Network: Network Compression via Factor Transfer",
         2018,
@@ -35,13 +35,13 @@ class FTSpec(MethodSpec):
     init_epochs: InitEpochs = 30
     rate: float = Field(0.5, gt=0, le=4, description="Channels of a factor, of the teacher's map's.")
 
-    def first_rate(self, student: str) -> float | None:
+    def init_lr(self, student: str) -> float | None:
         """0.01 for the resnet and wrn students."""
         return 0.01 if student.startswith(("resnet", "wrn")) else None
 
     def make(self, pair: Pair) -> "FT":
         """FT for a pair of networks."""
-        last = pair_maps(pair.student.stages, pair.teacher.stages, pooled=False)[-1]
+        last = pair_maps(pair.student.feature_maps, pair.teacher.feature_maps, pooled=False)[-1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(pair.seed)
             return FT(self.init_epochs, last.student.shape[1], last.teacher.shape[1], self.rate)
@@ -58,7 +58,7 @@ class FT(Method):
     """
 
     couples_samples: ClassVar[bool] = False
-    first_stage_trains_student: ClassVar[bool] = False
+    init_trains_student: ClassVar[bool] = False
 
     def __init__(self, init_epochs: int, student_channels: int, teacher_channels: int, rate: float) -> None:
         super().__init__()
@@ -72,16 +72,16 @@ class FT(Method):
         )
         self.translator = encoder(student_channels, student_channels, factors, norm=True)
 
-    def first_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+    def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """How far the map restored from its factors is from the teacher's."""
-        maps = teacher.stages[-1]
+        maps = teacher.feature_maps[-1]
         return F.mse_loss(self.restorer(self.paraphraser(maps)), maps)
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """How far the student's factors are from the teacher's."""
         with torch.no_grad():
-            theirs = self.paraphraser(teacher.stages[-1])
-        return factor_loss(self.translator(student.stages[-1]), theirs)
+            theirs = self.paraphraser(teacher.feature_maps[-1])
+        return factor_loss(self.translator(student.feature_maps[-1]), theirs)
 
 
 def encoder(channels: int, middle: int, factors: int, *, norm: bool) -> nn.Sequential:

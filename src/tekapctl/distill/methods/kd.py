@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights, weighed
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights, scaled
 from tekapctl.distill.tekap import AugmentedTeachers, Level
 from tekapctl.models.network import Knowledge
 
@@ -53,17 +53,17 @@ class KD(Method):
     def augmented_loss(
         self, student: Knowledge, teacher: Knowledge, augmented: AugmentedTeachers, batch: Batch
     ) -> Float[Tensor, ""]:
-        """TeKAP at the logit level: `own_weight * KL(teacher) + loss_weight * sum of KL(augmented teacher)`."""
+        """TeKAP at the logit level: teacher_loss_weight * KL(teacher) + loss_weight * sum of KL(augmented)."""
         spec = augmented.spec
         if augmented.logits is None:
-            return weighed(self.loss(student, teacher, batch), spec.own_weight)
+            return scaled(self.loss(student, teacher, batch), spec.teacher_loss_weight)
         return kl_of_many(
             student.logits,
             teacher.logits,
             augmented.logits,
             spec.loss_weight,
             self.temperature,
-            own_weight=spec.own_weight,
+            teacher_loss_weight=spec.teacher_loss_weight,
         )
 
 
@@ -84,9 +84,9 @@ def kl_of_many(
     weight: float,
     temperature: float,
     *,
-    own_weight: float = 1.0,
+    teacher_loss_weight: float = 1.0,
 ) -> Float[Tensor, ""]:
-    """`T^2 * [own_weight * KL(teacher || student) + weight * sum of KL(augmented || student)]`.
+    """`T^2 * [teacher_loss_weight * KL(teacher || student) + weight * sum of KL(augmented || student)]`.
 
     KL is linear in its target but for the target's entropy, which has no gradient: all targets are pooled before they
     meet the student, so that the student's side costs the same for any number of teachers.
@@ -96,7 +96,7 @@ def kl_of_many(
         log_targets = F.log_softmax(targets, dim=2)
         probabilities = log_targets.exp()
         weights = torch.full((targets.shape[0], 1, 1), weight, device=targets.device)
-        weights[0].fill_(own_weight)  # an assignment would send a number to the device
+        weights[0].fill_(teacher_loss_weight)  # an assignment would send a number to the device
         weighted = weights * probabilities
         pooled = weighted.sum(0)
         negative_entropy = (weighted * log_targets).sum()

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import Map, pair_maps, require_equal_channels
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Needs
+from tekapctl.models.network import Knowledge, Requires
 
 _SPARE = 3
 """More of the student's vectors are looked at, since their order may differ from the teacher's."""
@@ -26,7 +26,7 @@ class KDSVDSpec(MethodSpec):
     """KDSVD's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
-    needs: ClassVar[Needs] = Needs(stages=True)
+    requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "Self-supervised Knowledge Distillation Using Singular Value Decomposition",
         2018,
@@ -40,7 +40,7 @@ class KDSVDSpec(MethodSpec):
 
     def make(self, pair: Pair) -> "KDSVD":
         """KDSVD for networks of equal widths."""
-        require_equal_channels(self.name, pair_maps(pair.student.stages, pair.teacher.stages, first=1))
+        require_equal_channels(self.name, pair_maps(pair.student.feature_maps, pair.teacher.feature_maps, first=1))
         return KDSVD(self.vectors)
 
 
@@ -63,13 +63,13 @@ class KDSVD(Method):
             total = self._sum(student, teacher)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             return student.logits.sum() * torch.nan
-        are_finite = torch.stack([maps.isfinite().all() for maps in student.stages]).all()
+        are_finite = torch.stack([maps.isfinite().all() for maps in student.feature_maps]).all()
         return torch.where(are_finite, total, torch.nan)
 
     def _sum(self, student: Knowledge, teacher: Knowledge) -> Float[Tensor, ""]:
         total = student.logits.new_zeros(())
         before: tuple[Tensor, Tensor] | None = None
-        for pair in pair_maps(student.stages, teacher.stages, first=1):
+        for pair in pair_maps(student.feature_maps, teacher.feature_maps, first=1):
             with torch.no_grad():
                 weights, theirs = main_directions(pair.teacher, self.vectors)
             _, ours = main_directions(pair.student, self.vectors + _SPARE)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch
 from tekapctl.distill.tekap import AugmentedTeachers, Level
-from tekapctl.models.network import Knowledge, Needs, Network
-from tekapctl.registry import Registry, Section
+from tekapctl.models.network import Knowledge, Network, Requires
+from tekapctl.registry import Registry, Settings
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ InitEpochs = Annotated[
 
 
 @dataclass(frozen=True)
-class WarmUp:
+class Warmup:
     """A weight that rises from 1 / epochs in the first epoch to 1.
 
     Attributes:
@@ -124,37 +124,37 @@ class Pair:
     standardize_logits: bool = False
     teacher_norms: tuple[nn.BatchNorm2d, ...] = ()
     epochs: int = 0
-    first_epochs: int = 0
+    init_epochs: int = 0
     classifier: nn.Module | None = None
     class_features: ClassFeatures | None = None
 
-    def warm_up(self, epochs: int) -> WarmUp:
+    def warmup(self, epochs: int) -> Warmup:
         """How a weight rises over the first epochs."""
-        return WarmUp(epochs, self.steps_per_epoch, self.first_epochs)
+        return Warmup(epochs, self.steps_per_epoch, self.init_epochs)
 
     def cosine_decay(self, start: float) -> CosineDecay:
         """How a weight falls after a fraction of the run's epochs."""
-        return CosineDecay(round(start * self.epochs), self.epochs, self.steps_per_epoch, self.first_epochs)
+        return CosineDecay(round(start * self.epochs), self.epochs, self.steps_per_epoch, self.init_epochs)
 
 
 class Method(nn.Module, ABC):
     """A distillation loss with its own trainable parts and buffers."""
 
-    needs: Needs = Needs()
+    requires: Requires = Requires()
     """As its spec declares; `MethodSpec.build` sets it."""
     level: Level = "feature"
     """Likewise."""
     init_epochs: int = 0
-    """Epochs of a first stage, in which `first_loss` is all there is."""
-    first_stage_trains_student: ClassVar[bool] = True
+    """Epochs of a first stage, in which `init_loss` is all there is."""
+    init_trains_student: ClassVar[bool] = True
     couples_samples: ClassVar[bool] = True
     """Whether the losses are more than means over samples, so that several processes must bring theirs together."""
     standardizes_logits: ClassVar[bool] = False
     """Whether it standardises logits by itself where the run asks for it, instead of getting standardised ones."""
-    only_first_stage: ClassVar[bool] = False
+    init_only: ClassVar[bool] = False
     """Whether nothing of the method is left after its first stage."""
 
-    def first_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+    def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The loss of the first stage under one teacher.
 
         Raises:
@@ -170,15 +170,15 @@ class Method(nn.Module, ABC):
         self, student: Knowledge, teacher: Knowledge, augmented: AugmentedTeachers, batch: Batch
     ) -> Float[Tensor, ""]:
         """The weighted losses under the teacher and under each augmented teacher."""
-        return summed(self.loss, student, teacher, augmented, batch)
+        return sum_over_teachers(self.loss, student, teacher, augmented, batch)
 
 
-def weighed(loss: Float[Tensor, ""], weight: float) -> Float[Tensor, ""]:
+def scaled(loss: Float[Tensor, ""], weight: float) -> Float[Tensor, ""]:
     """A loss times its weight, and the very loss where that is 1."""
     return loss if weight == 1 else weight * loss
 
 
-def summed(
+def sum_over_teachers(
     loss: Callable[[Knowledge, Knowledge, Batch], Tensor],
     student: Knowledge,
     teacher: Knowledge,
@@ -186,13 +186,13 @@ def summed(
     batch: Batch,
 ) -> Float[Tensor, ""]:
     """The weighted losses under the teacher and under each augmented teacher."""
-    total = weighed(loss(student, teacher, batch), augmented.spec.own_weight)
+    total = scaled(loss(student, teacher, batch), augmented.spec.teacher_loss_weight)
     for perspective in augmented:
         total = total + augmented.spec.loss_weight * loss(student, perspective, batch)
     return total
 
 
-class MethodSpec(Section, ABC):
+class MethodSpec(Settings, ABC):
     """The settings of a method; each method has a subclass in its own file."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
@@ -201,14 +201,14 @@ class MethodSpec(Section, ABC):
     """How many views of each image the networks see."""
     level: ClassVar[Level] = "feature"
     """Where TeKAP augments the teacher for this method: at its logits, or at all features that the method reads."""
-    needs: ClassVar[Needs] = Needs()
+    requires: ClassVar[Requires] = Requires()
     """What the loss reads beside logits and embeddings; nothing is kept of the rest."""
     tekap: ClassVar[bool] = False
     """Whether TeKAP was published with this method, and is on unless it is switched off."""
 
     name: str = Field(description="Name of the method.")
 
-    def first_rate(self, student: str) -> float | None:
+    def init_lr(self, student: str) -> float | None:
         """The published learning rate of the method's first stage; None for the run's.
 
         Args:
@@ -224,7 +224,7 @@ class MethodSpec(Section, ABC):
         """The method's own loss, weighted by beta; None for KD, which is the logit loss that alpha weighs."""
         method = self.make(pair)
         if method is not None:
-            method.level, method.needs = self.level, self.needs
+            method.level, method.requires = self.level, self.requires
         return method
 
     @abstractmethod

@@ -17,7 +17,7 @@ from tekapctl.distill.methods.kd import kl, standardized
 from tekapctl.distill.methods.losses import softened_kl_of_each
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 from tekapctl.distill.tekap import Level
-from tekapctl.models.network import Knowledge, Needs
+from tekapctl.models.network import Knowledge, Requires
 from tekapctl.registry import Temperature, Weight
 
 Temperatures = tuple[Temperature, ...]
@@ -35,7 +35,7 @@ class MLKDSpec(MethodSpec):
 
     weights: ClassVar[Weights] = Weights(gamma=0.1, alpha=0.0, beta=0.9)
     level: ClassVar[Level] = "logit"
-    needs: ClassVar[Needs] = Needs(strong_view=True)
+    requires: ClassVar[Requires] = Requires(strong_view=True)
     about: ClassVar[About] = About(
         "Multi-Level Logit Distillation",
         2023,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import MapPair, pair_maps
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Needs
+from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("nst")
@@ -22,7 +22,7 @@ class NSTSpec(MethodSpec):
     """NST has no settings but its weight."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=50.0)
-    needs: ClassVar[Needs] = Needs(stages=True)
+    requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer",
         2017,
@@ -33,7 +33,7 @@ class NSTSpec(MethodSpec):
 
     def make(self, pair: Pair) -> "NST":
         """NST for networks of two feature maps or more."""
-        pair_maps(pair.student.stages, pair.teacher.stages, first=1)
+        pair_maps(pair.student.feature_maps, pair.teacher.feature_maps, first=1)
         return NST()
 
 
@@ -44,7 +44,7 @@ class NST(Method):
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The sum over stages."""
-        losses = [discrepancy(pair) for pair in pair_maps(student.stages, teacher.stages, first=1)]
+        losses = [discrepancy(pair) for pair in pair_maps(student.feature_maps, teacher.feature_maps, first=1)]
         return sum(losses, start=student.logits.new_zeros(()))
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import Map, pair_maps
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.distributed.shard import ALL, Share
-from tekapctl.models.network import Knowledge, Needs
+from tekapctl.distributed.shard import FULL_BATCH, BatchShard
+from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("ofd")
@@ -24,7 +24,7 @@ class OFDSpec(MethodSpec):
     """OFD has no settings but its weight."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1e-3)
-    needs: ClassVar[Needs] = Needs(preactivations=True)
+    requires: ClassVar[Requires] = Requires(preactivations=True)
     about: ClassVar[About] = About(
         "A Comprehensive Overhaul of Feature Distillation",
         2019,
@@ -78,21 +78,21 @@ class OFD(Method):
         pairs = pair_maps(student.preactivations, teacher.preactivations, first=1)
         total = student.logits.new_zeros(())
         for number, (connect, pair) in enumerate(zip(self.connectors, pairs, strict=True)):
-            margin = self._margin(number, pair.teacher, batch.share)
+            margin = self._margin(number, pair.teacher, batch.shard)
             distance = partial_distance(connect(pair.student), pair.teacher, margin)
             total = total + 2.0 ** (number + 1 - len(pairs)) * distance
         return total
 
     @torch.no_grad()
-    def _margin(self, number: int, teacher: Map, share: Share = ALL) -> Float[Tensor, " channels"]:
+    def _margin(self, number: int, teacher: Map, shard: BatchShard = FULL_BATCH) -> Float[Tensor, " channels"]:
         """The mean of the negative values of each channel."""
         if self.is_known:
             margin: Tensor = getattr(self, f"margin_{number}")
             return margin
         total, count = getattr(self, f"negative_sum_{number}"), getattr(self, f"negative_count_{number}")
         if self.training:
-            total += share.total(teacher.clamp(max=0).sum((0, 2, 3)))
-            count += share.total((teacher < 0).sum((0, 2, 3)))
+            total += shard.sum(teacher.clamp(max=0).sum((0, 2, 3)))
+            count += shard.sum((teacher < 0).sum((0, 2, 3)))
         return total / count.clamp(min=1)
 
 

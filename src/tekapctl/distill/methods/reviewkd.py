@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.eakd import entropy_weights
 from tekapctl.distill.methods.feature_maps import Map, MapPair, pair_maps
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, WarmUp, Weights
-from tekapctl.models.network import Knowledge, Needs
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Warmup, Weights
+from tekapctl.models.network import Knowledge, Requires
 from tekapctl.registry import Epochs
 
 _LEVELS = (4, 2, 1)
@@ -28,7 +28,7 @@ class ReviewKDSpec(MethodSpec):
     """ReviewKD's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=5.0)
-    needs: ClassVar[Needs] = Needs(stages=True, preactivations=True)
+    requires: ClassVar[Requires] = Requires(feature_maps=True, preactivations=True)
     about: ClassVar[About] = About(
         "Distilling Knowledge via Knowledge Review",
         2021,
@@ -42,7 +42,7 @@ class ReviewKDSpec(MethodSpec):
         "after", description="Whether the student's maps are read after their ReLU or before it; the teacher's: before."
     )
     entropy_weights: bool = Field(False, description="Weight samples by entropy, as EA-KD does.")
-    warm_up_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
+    warmup_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
 
     def make(self, pair: Pair) -> "ReviewKD":
         """ReviewKD for a pair of networks."""
@@ -56,7 +56,7 @@ class ReviewKDSpec(MethodSpec):
             ]
         return ReviewKD(
             fusions,
-            pair.warm_up(self.warm_up_epochs),
+            pair.warmup(self.warmup_epochs),
             self.student_maps,
             weighs_samples=self.entropy_weights,
         )
@@ -64,7 +64,7 @@ class ReviewKDSpec(MethodSpec):
 
 def reviewed(student: Knowledge, teacher: Knowledge, student_maps: str) -> list[MapPair]:
     """All stages but the first, and the embeddings as maps of a single place."""
-    ours = student.stages if student_maps == "after" else student.preactivations
+    ours = student.feature_maps if student_maps == "after" else student.preactivations
     maps = pair_maps(ours, teacher.preactivations, first=1, pooled=False)
     return [*maps, MapPair(student.embedding[:, :, None, None], teacher.embedding[:, :, None, None])]
 
@@ -82,11 +82,11 @@ class ReviewKD(Method):
     couples_samples: ClassVar[bool] = False
 
     def __init__(
-        self, fusions: list["Fusion"], warm_up: WarmUp, student_maps: str, *, weighs_samples: bool = False
+        self, fusions: list["Fusion"], warmup: Warmup, student_maps: str, *, weighs_samples: bool = False
     ) -> None:
         super().__init__()
         self.fusions = nn.ModuleList(fusions)
-        self.warm_up = warm_up
+        self.warmup = warmup
         self.student_maps = student_maps
         self.weighs_samples = weighs_samples
 
@@ -98,7 +98,7 @@ class ReviewKD(Method):
         for fusion, pair in zip(reversed(self.fusions), reversed(pairs), strict=True):
             out, fused = fusion(pair.student, fused, pair.teacher.shape[2:])
             total = total + context_loss(out, pair.teacher, weights)
-        return self.warm_up(batch.step) * total
+        return self.warmup(batch.step) * total
 
 
 class Fusion(nn.Module):

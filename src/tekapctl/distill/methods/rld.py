@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.losses import against_rest, kl_of_each, softened_kl_of_each
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, WarmUp, Weights
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Warmup, Weights
 from tekapctl.distill.tekap import Level
 from tekapctl.models.network import Knowledge
 from tekapctl.registry import Epochs, Temperature, Weight
@@ -40,11 +40,11 @@ class RLDSpec(MethodSpec):
     correlation_weight: Weight = Field(8.0, description="Weight of the masked correlation.")
     confidence_temperature: Temperature = Field(1.0, description="S, of the sample confidence.")
     temperature: Temperature = Field(4.0, description="T, of the masked correlation.")
-    warm_up_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
+    warmup_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
 
     def make(self, pair: Pair) -> "RLD":
         """RLD for any pair."""
-        return RLD(self, pair.warm_up(self.warm_up_epochs))
+        return RLD(self, pair.warmup(self.warmup_epochs))
 
 
 class RLD(Method):
@@ -57,10 +57,10 @@ class RLD(Method):
 
     couples_samples: ClassVar[bool] = False
 
-    def __init__(self, spec: RLDSpec, warm_up: WarmUp) -> None:
+    def __init__(self, spec: RLDSpec, warmup: Warmup) -> None:
         super().__init__()
         self.spec = spec
-        self.warm_up = warm_up
+        self.warmup = warmup
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """Both parts, warmed up."""
@@ -68,7 +68,7 @@ class RLD(Method):
         confidence = sample_confidence(ours, theirs, batch.labels, spec.confidence_temperature).mean()
         correlation = masked_correlation(ours, theirs, batch.labels, spec.temperature).mean()
         weighted = spec.confidence_weight * confidence + spec.correlation_weight * correlation
-        return self.warm_up(batch.step) * weighted
+        return self.warmup(batch.step) * weighted
 
 
 def sample_confidence(

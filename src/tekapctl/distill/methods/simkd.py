@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import no_maps, of_one_size
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Needs, Network, pool
+from tekapctl.models.network import Knowledge, Network, Requires, pool
 from tekapctl.models.reused import Projection, ReusedClassifier, linear_of
 
 
@@ -24,7 +24,7 @@ class SimKDSpec(MethodSpec):
     """SimKD's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=0.0, alpha=0.0, beta=1.0)
-    needs: ClassVar[Needs] = Needs(stages=True)
+    requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "Knowledge Distillation with the Reused Teacher Classifier",
         2022,
@@ -37,11 +37,11 @@ class SimKDSpec(MethodSpec):
 
     def learner(self, student: Network, pair: Pair) -> Network:
         """The student with a projector and the teacher's classifier."""
-        if not pair.student.stages:
+        if not pair.student.feature_maps:
             raise no_maps("the student")
         assert pair.classifier is not None, "the teacher must be there to be reused"
-        classifier, last = linear_of(pair.classifier), pair.student.stages[-1]
-        most = pair.teacher.stages[-1].shape[2:] if classifies_last_map(pair.teacher) else None
+        classifier, last = linear_of(pair.classifier), pair.student.feature_maps[-1]
+        most = pair.teacher.feature_maps[-1].shape[2:] if classifies_last_map(pair.teacher) else None
         projection = Projection(
             inputs=last.shape[1],
             outputs=classifier.in_features,
@@ -76,12 +76,12 @@ class SimKD(Method):
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """At the last stage; the larger map is pooled to the smaller's size."""
         if self.of_maps:
-            return F.mse_loss(*of_one_size(student.stages[-1], teacher.stages[-1]))
+            return F.mse_loss(*of_one_size(student.feature_maps[-1], teacher.feature_maps[-1]))
         return F.mse_loss(student.embedding, teacher.embedding)
 
 
 def classifies_last_map(teacher: Knowledge) -> bool:
     """Whether a network's classifier reads its last map, pooled, and nothing that is behind it."""
-    if not teacher.stages or teacher.stages[-1].shape[1] != teacher.embedding.shape[1]:
+    if not teacher.feature_maps or teacher.feature_maps[-1].shape[1] != teacher.embedding.shape[1]:
         return False
-    return torch.allclose(pool(teacher.stages[-1]), teacher.embedding, rtol=1e-3, atol=1e-4)
+    return torch.allclose(pool(teacher.feature_maps[-1]), teacher.embedding, rtol=1e-3, atol=1e-4)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import Map
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Needs
+from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("sp")
@@ -20,7 +20,7 @@ class SPSpec(MethodSpec):
     """SP's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=3000.0)
-    needs: ClassVar[Needs] = Needs(stages=True)
+    requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "Similarity-Preserving Knowledge Distillation",
         2019,
@@ -39,7 +39,7 @@ class SP(Method):
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """At the last stage."""
-        return similarity_loss(student.stages[-1], teacher.stages[-1])
+        return similarity_loss(student.feature_maps[-1], teacher.feature_maps[-1])
 
 
 def similarity_loss(student: Map, teacher: Map) -> Float[Tensor, ""]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import MapPair, pair_maps
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Needs
+from tekapctl.models.network import Knowledge, Requires
 
 EPSILON = 1e-5
 
@@ -26,7 +26,7 @@ class VIDSpec(MethodSpec):
     """VID's settings."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
-    needs: ClassVar[Needs] = Needs(stages=True)
+    requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "Variational Information Distillation for Knowledge Transfer",
         2019,
@@ -40,7 +40,7 @@ class VIDSpec(MethodSpec):
         """VID for a pair of networks."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(pair.seed)
-            pairs = pair_maps(pair.student.stages, pair.teacher.stages, first=1)
+            pairs = pair_maps(pair.student.feature_maps, pair.teacher.feature_maps, first=1)
             return VID([Predictor(p.student.shape[1], p.teacher.shape[1], self.variance) for p in pairs])
 
 
@@ -88,6 +88,6 @@ class VID(Method):
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The sum over stages."""
-        pairs = pair_maps(student.stages, teacher.stages, first=1)
+        pairs = pair_maps(student.feature_maps, teacher.feature_maps, first=1)
         losses = [predictor(pair) for predictor, pair in zip(self.predictors, pairs, strict=True)]
         return sum(losses, start=student.logits.new_zeros(()))

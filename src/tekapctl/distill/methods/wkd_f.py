@@ -15,7 +15,7 @@ from torch import Tensor
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import Connector, Map, pair_maps
 from tekapctl.distill.methods.method import METHODS, About, CosineDecay, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Needs
+from tekapctl.models.network import Knowledge, Requires
 from tekapctl.registry import Weight
 
 _EPS = 1e-5
@@ -27,7 +27,7 @@ class WKDFSpec(MethodSpec):
     """WKD-F's settings; the defaults are those published for resnet32x4 and resnet8x4."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=0.08)
-    needs: ClassVar[Needs] = Needs(stages=True)
+    requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation",
         2024,
@@ -45,7 +45,7 @@ class WKDFSpec(MethodSpec):
 
     def make(self, pair: Pair) -> "WKDF":
         """WKD-F for a pair of networks."""
-        last = pair_maps(pair.student.stages, pair.teacher.stages, pooled=False)[-1]
+        last = pair_maps(pair.student.feature_maps, pair.teacher.feature_maps, pooled=False)[-1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(pair.seed)
             connector = Connector(last, relu=True)
@@ -73,7 +73,7 @@ class WKDF(Method):
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """Both parts, weighted."""
-        means, deviations = distances(self.connector(student.stages[-1]), teacher.stages[-1], self.grid)
+        means, deviations = distances(self.connector(student.feature_maps[-1]), teacher.feature_maps[-1], self.grid)
         return self.decay(batch.step) * (self.mean_weight * means + deviations)
 
 

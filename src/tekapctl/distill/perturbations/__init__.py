@@ -1,5 +1,10 @@
 """Perturbations of teacher logits, one file each."""
 
-from tekapctl.distill.perturbations.perturbation import PERTURBATIONS, Basis, LogitPerturbation, Survey
+from tekapctl.distill.perturbations.perturbation import (
+    PERTURBATIONS,
+    LogitPerturbation,
+    PerturbationContext,
+    TeacherStatistics,
+)
 
-__all__ = ["PERTURBATIONS", "Basis", "LogitPerturbation", "Survey"]
+__all__ = ["PERTURBATIONS", "LogitPerturbation", "PerturbationContext", "TeacherStatistics"]

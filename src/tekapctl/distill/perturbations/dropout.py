@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from tekapctl.distill.perturbations.perturbation import (
     HALF_WIDTH,
     PERTURBATIONS,
-    Basis,
     LogitPerturbation,
+    PerturbationContext,
     root_mean_square,
 )
 from tekapctl.errors import UsageError
@@ -37,7 +37,7 @@ class Dropout(LogitPerturbation):
         self.threshold = HALF_WIDTH * (2 * probability - 1)
 
     @classmethod
-    def of(cls, basis: Basis) -> "Dropout":
+    def of(cls, basis: PerturbationContext) -> "Dropout":
         """With `r` over the training images and all masks.
 
         Raises:
@@ -59,7 +59,7 @@ class Dropout(LogitPerturbation):
         """One for each of the embedding's entries."""
         return view.embedding.shape[1]
 
-    def deviate(
+    def sample(
         self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch width"]
     ) -> Float[Tensor, "teachers batch classes"]:
         """What the classifier says of the embedding's change."""

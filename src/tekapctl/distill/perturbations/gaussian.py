@@ -8,9 +8,9 @@ from torch import Tensor
 
 from tekapctl.distill.perturbations.perturbation import (
     PERTURBATIONS,
-    Basis,
     LogitPerturbation,
-    Survey,
+    PerturbationContext,
+    TeacherStatistics,
     root_mean_square,
 )
 from tekapctl.models.network import Knowledge
@@ -30,7 +30,7 @@ class Covariance(LogitPerturbation):
         self.root = root
 
     @classmethod
-    def of(cls, basis: Basis) -> "Covariance":
+    def of(cls, basis: PerturbationContext) -> "Covariance":
         """From the covariance over the training images.
 
         Raises:
@@ -44,11 +44,11 @@ class Covariance(LogitPerturbation):
         return cls(root.float().to(basis.device))
 
     @staticmethod
-    def deviations(survey: Survey) -> Float64[Tensor, "images classes"]:
+    def deviations(survey: TeacherStatistics) -> Float64[Tensor, "images classes"]:
         """What the covariance is that of."""
         return survey.deviations()
 
-    def deviate(
+    def sample(
         self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch classes"]
     ) -> Float[Tensor, "teachers batch classes"]:
         """The noise, turned and stretched."""
@@ -62,11 +62,11 @@ class Isotropic(LogitPerturbation):
     asks: ClassVar[bool] = False
 
     @classmethod
-    def of(cls, basis: Basis) -> "Isotropic":
+    def of(cls, basis: PerturbationContext) -> "Isotropic":
         """The same for any teacher, who is asked nothing."""
         return cls()
 
-    def deviate(
+    def sample(
         self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch classes"]
     ) -> Float[Tensor, "teachers batch classes"]:
         """The noise as it is."""
@@ -80,6 +80,6 @@ class ClassCovariance(Covariance):
     unvaried = "The teacher's logits do not vary over the training images of any one class."
 
     @staticmethod
-    def deviations(survey: Survey) -> Float64[Tensor, "images classes"]:
+    def deviations(survey: TeacherStatistics) -> Float64[Tensor, "images classes"]:
         """What the covariance is that of."""
         return survey.deviations_within_classes()

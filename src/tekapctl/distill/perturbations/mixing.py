@@ -7,9 +7,9 @@ from torch import Tensor
 from tekapctl.distill.perturbations.perturbation import (
     HALF_WIDTH,
     PERTURBATIONS,
-    Basis,
     LogitPerturbation,
-    Survey,
+    PerturbationContext,
+    TeacherStatistics,
     root_mean_square,
 )
 from tekapctl.models.network import Knowledge
@@ -33,7 +33,7 @@ class Mixing(LogitPerturbation):
 
     takes_distribution = False
 
-    def __init__(self, survey: Survey, classes: int, device: torch.device) -> None:
+    def __init__(self, survey: TeacherStatistics, classes: int, device: torch.device) -> None:
         problem = "The teacher's logits do not vary over the training images of any one class."
         size = root_mean_square(2 * survey.deviations_within_classes().square(), problem)
         counts = torch.bincount(survey.labels, minlength=classes)
@@ -43,7 +43,7 @@ class Mixing(LogitPerturbation):
         self.scales = torch.where(counts > 0, 1 / size, 0.0).unsqueeze(1).to(device)
 
     @classmethod
-    def of(cls, basis: Basis) -> "Mixing":
+    def of(cls, basis: PerturbationContext) -> "Mixing":
         """With the training images' logits."""
         survey = basis.survey()
         return cls(survey, survey.logits.shape[1], basis.device)
@@ -52,7 +52,7 @@ class Mixing(LogitPerturbation):
         """One, which says the other sample."""
         return 1
 
-    def deviate(
+    def sample(
         self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch 1"]
     ) -> Float[Tensor, "teachers batch classes"]:
         """The way to the other sample's logits.

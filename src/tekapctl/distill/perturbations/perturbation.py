@@ -19,7 +19,7 @@ HALF_WIDTH = math.sqrt(3)
 
 
 @dataclass(frozen=True)
-class Survey:
+class TeacherStatistics:
     """What the teacher says of the training images as they are, neither cropped nor flipped; on the CPU.
 
     Attributes:
@@ -45,7 +45,7 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class Basis:
+class PerturbationContext:
     """What a perturbation may know when it is built.
 
     Attributes:
@@ -58,11 +58,11 @@ class Basis:
     classifier: nn.Module
     device: torch.device
     dropout: float
-    survey: Callable[[], Survey]
+    survey: Callable[[], TeacherStatistics]
 
 
 class LogitPerturbation(ABC):
-    """The deviation `d` of an augmented teacher, which says `teacher_share * z + noise_weight * noise_deviation * d`.
+    """The deviation `d` of an augmented teacher, which says `teacher_scale * z + noise_weight * noise_std * d`.
 
     Its root mean square is 1 for each logit, over the training images and the draws. So perturbations differ in their
     direction and not in their size. It is made of independent random numbers of variance one.
@@ -75,7 +75,7 @@ class LogitPerturbation(ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, basis: Basis) -> "LogitPerturbation":
+    def of(cls, basis: PerturbationContext) -> "LogitPerturbation":
         """The perturbation of one teacher.
 
         Raises:
@@ -91,7 +91,7 @@ class LogitPerturbation(ABC):
         return view.logits.shape[1]
 
     @abstractmethod
-    def deviate(
+    def sample(
         self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch numbers"]
     ) -> Float[Tensor, "teachers batch classes"]:
         """The deviations of a batch.
@@ -110,9 +110,9 @@ class LogitPerturbation(ABC):
     ) -> Float[Tensor, "teachers batch all_classes"]:
         """The deviations of all views of a batch side by side, each made of its own part of the random numbers."""
         if len(views) == 1:
-            return self.deviate(views[0], labels, noise)
+            return self.sample(views[0], labels, noise)
         parts = noise.split([self.numbers(view) for view in views], dim=2)
-        return torch.cat([self.deviate(view, labels, part) for view, part in zip(views, parts, strict=True)], dim=2)
+        return torch.cat([self.sample(view, labels, part) for view, part in zip(views, parts, strict=True)], dim=2)
 
 
 def root_mean_square(squares: Tensor, problem: str) -> float:

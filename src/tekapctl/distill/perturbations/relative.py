@@ -6,7 +6,12 @@ Sau and Balasubramanian, "Deep Model Compression: Distilling Knowledge from Nois
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tekapctl.distill.perturbations.perturbation import PERTURBATIONS, Basis, LogitPerturbation, root_mean_square
+from tekapctl.distill.perturbations.perturbation import (
+    PERTURBATIONS,
+    LogitPerturbation,
+    PerturbationContext,
+    root_mean_square,
+)
 from tekapctl.models.network import Knowledge
 
 
@@ -14,7 +19,7 @@ from tekapctl.models.network import Knowledge
 class Relative(LogitPerturbation):
     """`d = n * z / r`, with a random number `n` for each logit, and `r` the logits' root mean square.
 
-    With `teacher_share` 1 the augmented teacher's logits are `(1 + noise_weight * noise_deviation / r * n) * z`: the
+    With `teacher_scale` 1 the augmented teacher's logits are `(1 + noise_weight * noise_std / r * n) * z`: the
     noisy teacher of Sau and Balasubramanian, for all samples of a batch instead of a random part of them.
 
     Args:
@@ -25,7 +30,7 @@ class Relative(LogitPerturbation):
         self.size = size
 
     @classmethod
-    def of(cls, basis: Basis) -> "Relative":
+    def of(cls, basis: PerturbationContext) -> "Relative":
         """With `r` over the training images.
 
         Raises:
@@ -33,7 +38,7 @@ class Relative(LogitPerturbation):
         """
         return cls(root_mean_square(basis.survey().logits.square(), "The teacher's logits are all 0."))
 
-    def deviate(
+    def sample(
         self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch classes"]
     ) -> Float[Tensor, "teachers batch classes"]:
         """The logits, times the noise."""

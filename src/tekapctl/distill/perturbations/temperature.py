@@ -3,7 +3,12 @@
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tekapctl.distill.perturbations.perturbation import PERTURBATIONS, Basis, LogitPerturbation, root_mean_square
+from tekapctl.distill.perturbations.perturbation import (
+    PERTURBATIONS,
+    LogitPerturbation,
+    PerturbationContext,
+    root_mean_square,
+)
 from tekapctl.models.network import Knowledge
 
 
@@ -12,7 +17,7 @@ class Temperature(LogitPerturbation):
     """`d = n * (z - mean(z)) / r`, with one random number `n` a sample, and `r` the centred logits' root mean square.
 
     A softmax does not see a shift. To it the augmented teacher is the teacher at the temperature
-    `T / (teacher_share + noise_weight * noise_deviation * n / r)`, exactly and not to first order only.
+    `T / (teacher_scale + noise_weight * noise_std * n / r)`, exactly and not to first order only.
 
     Args:
         size: `r`.
@@ -22,7 +27,7 @@ class Temperature(LogitPerturbation):
         self.size = size
 
     @classmethod
-    def of(cls, basis: Basis) -> "Temperature":
+    def of(cls, basis: PerturbationContext) -> "Temperature":
         """With `r` over the training images.
 
         Raises:
@@ -36,7 +41,7 @@ class Temperature(LogitPerturbation):
         """One."""
         return 1
 
-    def deviate(
+    def sample(
         self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch 1"]
     ) -> Float[Tensor, "teachers batch classes"]:
         """The centred logits, times the noise."""

@@ -12,7 +12,7 @@ from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec, load_of_run, re
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 
-NO_DIFFERENCE = (
+NOT_IN_IDENTITY = (
     *("seed", "name", "device", "compile", "checkpoint_minutes", "cache_teacher", "diagnose", "track"),
     *("data.folder", "data.stream", "data.workers"),
 )
@@ -25,7 +25,7 @@ def identifying(spec: RunSpec) -> dict[str, Any]:
     Images of the user's own are told by their fingerprint, wherever they are; without one, by their folder.
     """
     table = to_dict(spec)
-    for path in NO_DIFFERENCE:
+    for path in NOT_IN_IDENTITY:
         if path == "data.folder" and isinstance(spec.data, FileImages) and spec.data.fingerprint is None:
             continue
         *parents, last = path.split(".")

@@ -103,7 +103,7 @@ _AS_KD = {"tekap-l": "kd", "angular-l": "kd"}
 _IMAGENET: dict[str, Any] = {
     "epochs": 100,
     "batch_size": 256,
-    "optimizer": {"learning_rate": 0.1, "weight_decay": 1e-4, "decay_at": (0.3, 0.6, 0.9)},
+    "optimizer": {"learning_rate": 0.1, "weight_decay": 1e-4, "milestones": (0.3, 0.6, 0.9)},
 }
 """The usual recipe there: the learning rate falls after 30, 60 and 90 of 100 epochs."""
 

@@ -16,7 +16,7 @@ def relevant(spec: StudentSpec) -> StudentSpec:
     Raises:
         UsageError: It has no augmented teachers.
     """
-    unmet = {"logit": not spec.meets_logits, "feature": not spec.meets_features}
+    unmet = {"logit": not spec.reads_logits, "feature": not spec.reads_features}
     table = to_dict(spec)["tekap"]
     found = changed(
         spec,

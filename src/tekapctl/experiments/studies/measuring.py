@@ -16,7 +16,7 @@ from tekapctl.experiments.studies.planning import Planned
 from tekapctl.experiments.sweeps.cost import estimated
 from tekapctl.experiments.sweeps.plan import Trial
 from tekapctl.experiments.sweeps.state import Standing
-from tekapctl.store.atomic import write_whole
+from tekapctl.store.atomic import atomic_write
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
 from tekapctl.train.build import Say
@@ -76,7 +76,7 @@ def _evaluation(run: Run, label: str, request: Request, limit: int | None, home:
         pass  # not measured yet
     say(f"measuring {label}")
     found = measure(home, run.id, robustness=request, limit=limit, beside_teacher=False)
-    write_whole(path, (json.dumps(found, indent=2) + "\n").encode())
+    atomic_write(path, (json.dumps(found, indent=2) + "\n").encode())
     return found
 
 
@@ -101,10 +101,10 @@ def _is_whole(found: Any, request: Request) -> bool:
 def cost_of(trial: Trial, home: Home) -> tuple[float, float]:
     """Multiply-accumulates of a trial's training, and of that of its teachers and theirs, each counted once."""
     before: dict[str, Trial] = {}
-    rest = list(trial.needs.values())
+    rest = list(trial.requires.values())
     while rest:
         need = rest.pop()
         if need.digest not in before:
             before[need.digest] = need
-            rest.extend(need.needs.values())
+            rest.extend(need.requires.values())
     return estimated(trial, home).total_macs, sum(estimated(need, home).total_macs for need in before.values())

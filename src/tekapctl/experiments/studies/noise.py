@@ -47,6 +47,6 @@ class Noise(Study):
 def _noisy(spec: StudentSpec, factor: float, distribution: Distribution) -> StudentSpec:
     tekap: dict[str, Any] = to_dict(spec)["tekap"]
     for level in tekap.values():
-        level["noise_deviation"] *= factor
+        level["noise_std"] *= factor
         level["distribution"] = distribution
     return changed(spec, tekap=tekap)

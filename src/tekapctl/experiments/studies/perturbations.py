@@ -56,14 +56,14 @@ class Perturbations(Study):
 def _perturbed(spec: StudentSpec, perturbation: str, factor: float) -> StudentSpec:
     tekap: dict[str, Any] = to_dict(spec)["tekap"]
     tekap["logit"]["perturbation"] = perturbation
-    tekap["logit"]["noise_deviation"] *= factor
+    tekap["logit"]["noise_std"] *= factor
     return changed(spec, tekap=tekap)
 
 
 def _with_views(spec: StudentSpec) -> StudentSpec:
     """Learned views in the augmented teachers' place, with all their weight."""
     found = spec.tekap.logit
-    weight = found.own_weight + found.teachers * found.loss_weight
+    weight = found.teacher_loss_weight + found.teachers * found.loss_weight
     without = {level: {**settings, "teachers": 0} for level, settings in to_dict(spec)["tekap"].items()}
     weights = {"alpha": spec.alpha * weight}
     if spec.method.level == "logit":

@@ -10,7 +10,7 @@ from tekapctl.errors import UsageError
 from tekapctl.experiments.studies.contrast import Contrast
 from tekapctl.experiments.studies.outcome import TOP1, Outcome
 from tekapctl.models import is_known
-from tekapctl.registry import Registry, Section
+from tekapctl.registry import Registry, Settings
 from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
 
 
@@ -129,7 +129,7 @@ def teacher_of(spec: StudentSpec, network: str, epochs: int) -> TeacherSpec:
     return found
 
 
-class Study(Section, ABC):
+class Study(Settings, ABC):
     """A question with the runs that answer it; its fields are its settings."""
 
     question: ClassVar[str]

@@ -120,17 +120,17 @@ def submit(
     states = ("waiting", "interrupted", *(("failed",) if retry else ()))
     left = [digest for digest in plan.trials if standings[digest].state in states]
     hopeless = {digest for digest, standing in standings.items() if standing.state == "failed" and digest not in left}
-    left = [digest for digest in left if not hopeless & {need.digest for need in plan.trials[digest].needs.values()}]
+    left = [digest for digest in left if not hopeless & {need.digest for need in plan.trials[digest].requires.values()}]
     _executor(folder, on, options, at_once, ())
     folder.write_trials(plan)
     handed: dict[str, str] = {digest: job["id"] for digest, job in folder.jobs().items()}
     # Those that come first are handed over first, so that others can be told to wait for them.
     parts: dict[tuple[str, ...], list[str]] = {}
     for digest in left:
-        of_it = {need.digest for need in plan.trials[digest].needs.values()}
+        of_it = {need.digest for need in plan.trials[digest].requires.values()}
         parts.setdefault(tuple(sorted(of_it)), []).append(digest)
-    for needs, part in parts.items():
-        awaited = [handed[need] for need in needs if need in handed and standings[need].state != "finished"]
+    for requires, part in parts.items():
+        awaited = [handed[need] for need in requires if need in handed and standings[need].state != "finished"]
         executor = _executor(folder, on, {"name": plan.name, **options}, at_once, awaited)
         ids = _hand_over(executor, plan, folder, part, retry=retry)
         handed |= ids

@@ -15,7 +15,7 @@ from tekapctl.experiments.sweeps.folder import SweepFolder
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.experiments.sweeps.state import Standing
 from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
-from tekapctl.store.atomic import write_whole
+from tekapctl.store.atomic import atomic_write
 from tekapctl.store.home import Home
 from tekapctl.train.build import Say
 
@@ -100,7 +100,7 @@ def _by_network(trial: Trial) -> TeacherSpec | StudentSpec:
     spec = trial.spec
     if not isinstance(spec, StudentSpec):
         return spec
-    names = {name: need.spec.network for name, need in trial.needs.items()}
+    names = {name: need.spec.network for name, need in trial.requires.items()}
     ensemble = [names.get(name, name) for name in spec.ensemble]
     return parse({**to_dict(spec), "teacher": names.get(spec.teacher, spec.teacher), "ensemble": ensemble})
 
@@ -123,7 +123,7 @@ def _seconds(trial: Trial, folder: SweepFolder, say: Say) -> float | None:
         except TekapctlError as error:
             say(f"{trial.group} was not measured: {error.problem}")
             return None
-        write_whole(path, (json.dumps(known, indent=2) + "\n").encode())
+        atomic_write(path, (json.dumps(known, indent=2) + "\n").encode())
     return known[key]
 
 

@@ -14,7 +14,7 @@ from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.experiments.sweeps.identity import digest
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.spec.run import parse, to_dict
-from tekapctl.store.atomic import make_folder, write_whole
+from tekapctl.store.atomic import atomic_write, make_folder
 from tekapctl.store.home import Home
 
 CLUSTERS = ("slurm", "local-jobs")
@@ -66,7 +66,7 @@ class SweepFolder:
         for key, trial in plan.trials.items():
             path, text = self.trial_file(key), json.dumps(described(trial), indent=2) + "\n"
             if not path.is_file() or path.read_bytes() != text.encode():
-                write_whole(path, text.encode())
+                atomic_write(path, text.encode())
         for path in (self.path / "logs", self.path / "problems"):
             make_folder(path)
 
@@ -79,7 +79,7 @@ class SweepFolder:
 
     def write_problem(self, digest: str, text: str) -> None:
         """Note why a trial came to nothing."""
-        write_whole(self.problem_file(digest), f"{text}\n".encode())
+        atomic_write(self.problem_file(digest), f"{text}\n".encode())
 
     def jobs(self) -> dict[str, dict[str, str]]:
         """The cluster's jobs, by trial: `id` and `cluster`."""
@@ -100,7 +100,7 @@ class SweepFolder:
     def add_jobs(self, jobs: Mapping[str, Mapping[str, str]]) -> None:
         """Note jobs of the cluster."""
         with FileLock(make_folder(self.path) / ".jobs.lock"):
-            write_whole(self.jobs_file, (json.dumps({**self.jobs(), **jobs}, indent=2) + "\n").encode())
+            atomic_write(self.jobs_file, (json.dumps({**self.jobs(), **jobs}, indent=2) + "\n").encode())
 
 
 class NotYetError(TekapctlError):
@@ -142,7 +142,7 @@ def described(trial: Trial) -> dict[str, Any]:
     return {
         "label": trial.label,
         "spec": to_dict(trial.spec),
-        "needs": {name: described(need) for name, need in trial.needs.items()},
+        "needs": {name: described(need) for name, need in trial.requires.items()},
     }
 
 

@@ -9,28 +9,28 @@ from tekapctl.experiments.comparison.groups import identifying
 from tekapctl.spec.run import RunSpec, StudentSpec, parse
 
 Identity = dict[str, Any]
-"""Plain values: `spec`, and as `needs` the identities of the trials whose networks teach it."""
+"""Plain values: `spec`, and as `requires` the identities of the trials whose networks teach it."""
 
 
-def identity(spec: RunSpec, needs: Mapping[str, Identity]) -> Identity:
+def identity(spec: RunSpec, requires: Mapping[str, Identity]) -> Identity:
     """What a trial is, without what makes no other experiment of it, such as its device or its name.
 
     Args:
         spec: Its spec.
-        needs: Identities of other trials, by the names under which the spec has them as teachers.
+        requires: Identities of other trials, by the names under which the spec has them as teachers.
     """
     table = {**identifying(spec), "seed": spec.seed}
     # What a file calls its teachers is its own affair.
-    places = {name: f"@{number}" for number, name in enumerate(needs)}
+    places = {name: f"@{number}" for number, name in enumerate(requires)}
     if "teacher" in table:
         table["teacher"] = places.get(table["teacher"], table["teacher"])
         table["ensemble"] = [places.get(name, name) for name in table["ensemble"]]
-    return {"spec": table, "needs": list(needs.values())}
+    return {"spec": table, "needs": list(requires.values())}
 
 
 def experiment(spec: RunSpec) -> str:
     """The same for all specs that differ in their seed alone, or in what nothing reads."""
-    return group(identity(spec.in_effect if isinstance(spec, StudentSpec) else spec, {}))
+    return group(identity(spec.canonical if isinstance(spec, StudentSpec) else spec, {}))
 
 
 def digest(of: Identity) -> str:
@@ -50,5 +50,5 @@ def renewed(kept: Identity) -> Identity:
         UsageError: Its spec is no longer valid.
         KeyError: It is none.
     """
-    needs = {f"@{number}": renewed(need) for number, need in enumerate(kept["needs"])}
-    return identity(parse(kept["spec"]), needs)
+    requires = {f"@{number}": renewed(need) for number, need in enumerate(kept["needs"])}
+    return identity(parse(kept["spec"]), requires)

@@ -162,7 +162,7 @@ class LocalSweep:
                 continue
             if standing.state == "failed" and not self.retry:
                 continue
-            if any(standings[need.digest].state != "finished" for need in trial.needs.values()):
+            if any(standings[need.digest].state != "finished" for need in trial.requires.values()):
                 continue
             store = self._store_of.get(digest)
             if store is None or (store in self._tried and all(worker.task != store for worker in self._workers)):

@@ -14,7 +14,7 @@ from tekapctl.experiments.presets import preset, presets
 from tekapctl.experiments.sweeps import identity
 from tekapctl.experiments.sweeps.grid import Point, combinations
 from tekapctl.experiments.sweeps.identity import Identity, experiment
-from tekapctl.registry import Section
+from tekapctl.registry import Settings
 from tekapctl.spec.io import merged
 from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec, parse, read_file
 
@@ -22,7 +22,7 @@ _SHOWN = 5
 """Refused specs that are named one by one."""
 
 
-class Settings(Section):
+class SweepSettings(Settings):
     """How a sweep goes about its runs."""
 
     warm: bool | None = Field(
@@ -30,11 +30,11 @@ class Settings(Section):
     )
 
 
-class SweepFile(Section):
+class SweepFile(Settings):
     """What a sweep's file may hold."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", description="The sweep's name.")
-    sweep: Settings = Settings()
+    sweep: SweepSettings = SweepSettings()
     spec: dict[str, Any] = Field({}, description="Fields that all runs of the grid share.")
     grid: dict[str, Any] = Field({}, description="Axes: fields with lists of values, or words with lists of tables.")
     before: tuple[dict[str, Any], ...] = Field((), description="Runs that come first: teachers of the others.")
@@ -48,20 +48,20 @@ class Trial:
         label: What it is called.
         group: What it and those of other seeds are called together.
         spec: Its spec, as the file has it.
-        needs: Trials whose networks the spec names as teachers, by that name.
+        requires: Trials whose networks the spec names as teachers, by that name.
         published: The published top-1 in percent of the same experiment, if a table has it.
     """
 
     label: str
     group: str
     spec: TeacherSpec | StudentSpec
-    needs: Mapping[str, "Trial"] = field(default_factory=dict)
+    requires: Mapping[str, "Trial"] = field(default_factory=dict)
     published: float | None = None
 
     @cached_property
     def identity(self) -> Identity:
         """What makes it the trial that it is."""
-        return identity.identity(self.spec, {name: need.identity for name, need in self.needs.items()})
+        return identity.identity(self.spec, {name: need.identity for name, need in self.requires.items()})
 
     @cached_property
     def digest(self) -> str:
@@ -80,7 +80,7 @@ class Plan:
     """
 
     name: str
-    settings: Settings
+    settings: SweepSettings
     trials: Mapping[str, Trial]
 
     @property
@@ -166,7 +166,7 @@ def _before(
 def _named(trial: Trial) -> Trial:
     """A trial that comes first and was given no label."""
     words = f"{trial.spec.network} on {trial.spec.data.name}"
-    return Trial(words, words, trial.spec, trial.needs)
+    return Trial(words, words, trial.spec, trial.requires)
 
 
 def _of_grid(file: SweepFile, first: Sequence[Trial], by_network: bool, datasets: Path) -> Iterator[Trial]:
@@ -175,14 +175,14 @@ def _of_grid(file: SweepFile, first: Sequence[Trial], by_network: bool, datasets
         label = ", ".join(filter(None, (point.label for point in points))) or file.name
         try:
             spec = _spec(_table(file.spec, points), file.name, datasets)
-            needs = _needs(spec, first, by_network)
+            requires = _needs(spec, first, by_network)
         except UsageError as error:
             refused.append(f"{_with_seed(label, points)}: {error.problem.rstrip('.')}")
             remedy = error.remedy
             continue
         by_seed = any("seed" in point.table for point in points)
         full = f"{label}, seed {spec.seed}" if by_seed else label
-        found.append(Trial(full, label, spec, needs, None if needs else published(spec)))
+        found.append(Trial(full, label, spec, requires, None if requires else published(spec)))
     if refused:
         more = f"; and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
         raise UsageError("; ".join(refused[:_SHOWN]) + f"{more}.", remedy)

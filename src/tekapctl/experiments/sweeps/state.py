@@ -12,7 +12,7 @@ from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.spec.run import StudentSpec, load_of_run
 from tekapctl.store.atomic import sha256
 from tekapctl.store.home import Home
-from tekapctl.store.locks import is_held
+from tekapctl.store.locks import is_locked
 from tekapctl.store.runs import Run, Runs
 from tekapctl.train import trained
 
@@ -74,7 +74,7 @@ class Ledger:
             if standing.state not in ("finished", "running"):
                 problem = folder.problem(digest)
                 state = standing.state
-                if is_held(lock_file(self.home, digest)):
+                if is_locked(lock_file(self.home, digest)):
                     state, problem = "running", None
                 elif state == "waiting" and problem is not None:
                     state = "failed"
@@ -150,7 +150,7 @@ class Ledger:
 
     def weights(self, trial: Trial, name: str) -> str | None:
         """The SHA-256 of the weights that a trial's teacher has now; None where it is not there."""
-        need = trial.needs.get(name)
+        need = trial.requires.get(name)
         if need is not None:
             key = need.digest
             standing = self.find(key, need)

@@ -11,25 +11,25 @@ from tekapctl.experiments.sweeps import identity
 from tekapctl.experiments.sweeps.folder import MARK, NotYetError, SweepFolder, lock, mark
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.experiments.sweeps.state import Ledger
-from tekapctl.models.network import Needs
+from tekapctl.models.network import Requires
 from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
 from tekapctl.store.atomic import size
 from tekapctl.store.teacher_cache import RESERVE
 from tekapctl.train.build import Say
 from tekapctl.train.callbacks import StoppedError
 from tekapctl.train.run import execute, resume
-from tekapctl.train.trainer import Listener
+from tekapctl.train.trainer import Callback
 
 
 def carry_out(
-    trial: Trial, folder: SweepFolder, listener: Listener, say: Say, *, retry: bool = False, wait: bool = False
+    trial: Trial, folder: SweepFolder, callback: Callback, say: Say, *, retry: bool = False, wait: bool = False
 ) -> str:
     """Bring a trial to its end from wherever it stands, and those that it needs before it; returns its run's id.
 
     Args:
         trial: The trial.
         folder: The sweep's folder.
-        listener: Is told how runs go on.
+        callback: Is told how runs go on.
         say: Is told what is going on.
         retry: Try again although it failed.
         wait: Wait for another process that carries it out.
@@ -49,13 +49,13 @@ def carry_out(
         problem = standing.error if standing.state == "failed" else folder.problem(digest)
         if problem is not None and standing.state != "interrupted" and not retry:
             raise TekapctlError(f"It failed before: {problem}", "Try again with --retry.")
-        teachers = {name: _need(name, need, folder, listener, say) for name, need in trial.needs.items()}
+        teachers = {name: _need(name, need, folder, callback, say) for name, need in trial.requires.items()}
         folder.problem_file(digest).unlink(missing_ok=True)
         try:
             if standing.run is not None:
-                summary = resume(standing.run, folder.home, listener, say)
+                summary = resume(standing.run, folder.home, callback, say)
             else:
-                summary = execute(taught_by(trial, teachers), folder.home, listener, say, {MARK: mark(trial)})
+                summary = execute(taught_by(trial, teachers), folder.home, callback, say, {MARK: mark(trial)})
         except (StoppedError, NotYetError):
             raise
         except TekapctlError as error:
@@ -79,9 +79,9 @@ def taught_by(trial: Trial, teachers: dict[str, str]) -> TeacherSpec | StudentSp
     return parse({**to_dict(spec), "teacher": teachers.get(spec.teacher, spec.teacher), "ensemble": names})
 
 
-def _need(name: str, need: Trial, folder: SweepFolder, listener: Listener, say: Say) -> str:
+def _need(name: str, need: Trial, folder: SweepFolder, callback: Callback, say: Say) -> str:
     try:
-        return carry_out(need, folder, listener, say, wait=True)
+        return carry_out(need, folder, callback, say, wait=True)
     except StoppedError:
         raise
     except TekapctlError as error:
@@ -127,7 +127,7 @@ def warmings(plan: Plan, wanted: Mapping[str, Trial]) -> tuple[dict[str, Warming
     return stores, store_of
 
 
-def warm_up(
+def warmup(
     trial: Trial, folder: SweepFolder, epochs: int, *, always: bool, say: Say, report: Report
 ) -> dict[str, Any] | None:
     """Fill the store of a trial's teacher, if that pays; what is known already is not asked for again.
@@ -144,7 +144,7 @@ def warm_up(
         UsageError: The teacher or its data are not to be had.
     """
     ledger, teachers = Ledger(folder.home), {}
-    for name, need in trial.needs.items():
+    for name, need in trial.requires.items():
         standing = ledger.find(need.digest, need)
         if standing.run is not None:
             teachers[name] = standing.run
@@ -171,14 +171,14 @@ def _reads_store(trial: Trial) -> bool:
     spec = trial.spec
     if not isinstance(spec, StudentSpec) or not spec.cache_teacher or spec.ensemble or spec.data.recrop:
         return False
-    return not spec.beta or spec.method.needs == Needs()
+    return not spec.beta or spec.method.requires == Requires()
 
 
 def _store(trial: Trial) -> str:
     """What a store depends on, as far as it is known before the teacher and the data are loaded."""
     assert isinstance(trial.spec, StudentSpec)
     table = to_dict(trial.spec)
-    need = trial.needs.get(trial.spec.teacher)
+    need = trial.requires.get(trial.spec.teacher)
     teacher = need.digest if need is not None else [table[field] for field in ("teacher", "teacher_args")]
     # A share of the images is drawn by the seed.
     seed = trial.spec.batch_seed if trial.spec.data.is_subset else None

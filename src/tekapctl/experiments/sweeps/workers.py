@@ -14,7 +14,7 @@ from tekapctl.errors import UsageError
 from tekapctl.experiments.sweeps.folder import SweepFolder
 from tekapctl.experiments.sweeps.plan import Plan
 from tekapctl.store.atomic import make_folder
-from tekapctl.store.locks import is_held
+from tekapctl.store.locks import is_locked
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def stop_all(folder: SweepFolder, say: Callable[[str], None]) -> int:
     told = 0
     for path in sorted((folder.path / "processes").glob("*+*")):
         machine, _, process = path.name.rpartition("+")
-        if not is_held(path):
+        if not is_locked(path):
             path.unlink(missing_ok=True)  # it was killed
         elif machine != platform.node():
             say(f"a process on {machine} carries it out too: cancel it there")

@@ -45,8 +45,8 @@ class VGG(Network):
 
     def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:
         """The last of each stage."""
-        stages = (self.get_submodule(f"block{number}") for number in range(1, len(WIDTHS)))
-        return batch_norms(stage[-1] for stage in stages)  # type: ignore[index]
+        feature_maps = (self.get_submodule(f"block{number}") for number in range(1, len(WIDTHS)))
+        return batch_norms(stage[-1] for stage in feature_maps)  # type: ignore[index]
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
         """The pooled last stage."""

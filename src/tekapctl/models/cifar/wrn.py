@@ -76,7 +76,7 @@ class WideResNet(Network):
         """The layer from embedding to logits."""
         return self.fc
 
-    def modules_behind_stages(self) -> tuple[nn.Module, ...]:
+    def modules_after_feature_maps(self) -> tuple[nn.Module, ...]:
         """The last batch norm belongs to it, as in RepDistiller."""
         return self.bn1, self.fc
 

@@ -131,12 +131,12 @@ class CRD(Method):
         assert isinstance(spec, FeatureTekap)
         if augmented.embeddings is None:
             terms = self._terms(student, teacher.embedding.unsqueeze(0), batch, updates=1)
-            return terms.student + spec.own_weight * terms.teachers[0]
+            return terms.student + spec.teacher_loss_weight * terms.teachers[0]
         embeddings = torch.cat([teacher.embedding.float().unsqueeze(0), augmented.embeddings])
         updates = len(embeddings) if spec.bank_updates else 1
         terms = self._terms(student, embeddings, batch, updates=updates)
         of_augmented = spec.loss_weight * terms.teachers[1:].sum()
-        of_teacher = spec.own_weight * terms.teachers[0]
+        of_teacher = spec.teacher_loss_weight * terms.teachers[0]
         return terms.student * (1 + spec.student_term_weight * len(augmented)) + of_teacher + of_augmented
 
     def _terms(
@@ -150,5 +150,5 @@ class CRD(Method):
                 batch.labels,
                 batch.step,
                 updates=updates,
-                share=batch.share,
+                shard=batch.shard,
             )

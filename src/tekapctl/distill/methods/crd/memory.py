@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tekapctl.distill.methods.crd.contrast import Moved, contrast
 from tekapctl.distill.methods.crd.negatives import ContrastSampler
-from tekapctl.distributed.shard import ALL, Share
+from tekapctl.distributed.shard import FULL_BATCH, BatchShard
 from tekapctl.randomness import generator
 
 _NO_CLASS = -1
@@ -43,7 +43,7 @@ class Memory(nn.Module, ABC):
         step: int,
         *,
         updates: int,
-        share: Share = ALL,
+        shard: BatchShard = FULL_BATCH,
     ) -> Terms:
         """The terms of a batch against the entries as they are; then the entries take in the batch.
 
@@ -56,7 +56,7 @@ class Memory(nn.Module, ABC):
             labels: Their classes.
             step: Number of the step in the run.
             updates: How many of the teachers update the memory, from the first on.
-            share: Which part of a batch these samples are.
+            shard: Which part of a batch these samples are.
         """
 
 
@@ -108,20 +108,20 @@ class MemoryQueue(Memory):
         step: int,
         *,
         updates: int,
-        share: Share = ALL,
+        shard: BatchShard = FULL_BATCH,
     ) -> Terms:
         """Both sides' terms; each sample enters the queue once, whatever `updates` says."""
         is_negative = self.labels.unsqueeze(0) != labels.unsqueeze(1)
         positive = (of_student * of_teachers[0].detach()).sum(1)
         student_term, self.normalizer_student = self._contrast(
-            of_student.unsqueeze(0), positive.unsqueeze(0), self.teacher, is_negative, self.normalizer_student, share
+            of_student.unsqueeze(0), positive.unsqueeze(0), self.teacher, is_negative, self.normalizer_student, shard
         )
         positives = (of_teachers * of_student.detach()).sum(2)
         teacher_terms, self.normalizer_teacher = self._contrast(
-            of_teachers, positives, self.student, is_negative, self.normalizer_teacher, share
+            of_teachers, positives, self.student, is_negative, self.normalizer_teacher, shard
         )
         with torch.no_grad():
-            of_student, of_teacher, labels = (share.whole(rows) for rows in (of_student, of_teachers[0], labels))
+            of_student, of_teacher, labels = (shard.gather(rows) for rows in (of_student, of_teachers[0], labels))
             # A batch longer than the queue leaves its last samples in it.
             kept = min(len(labels), self.length)
             places = (self.head + torch.arange(kept, device=labels.device)) % self.length
@@ -139,16 +139,16 @@ class MemoryQueue(Memory):
         entries: Tensor,
         is_negative: Tensor,
         normalizer: Tensor,
-        share: Share,
+        shard: BatchShard,
     ) -> tuple[Tensor, Tensor]:
         """Equation 17 of CRD with the queue as the set that noise is drawn from: a loss for each teacher."""
         # The clone keeps what the backward pass needs from the update that follows.
         scores = (embeddings @ entries.clone().T / self.temperature).exp() * is_negative
         own = positive / self.temperature
         settled = normalizer
-        if share.is_whole or not self._are_settled:
+        if shard.is_full_batch or not self._are_settled:
             sums = torch.stack([scores[0].sum() + own[0].exp().sum(), is_negative.sum() + len(own[0])]).detach()
-            total, count = share.total(sums)
+            total, count = shard.sum(sums)
             settled = torch.where(normalizer < 0, total / count * self.length, normalizer)
         # The set that noise is drawn from is the queue, of which all are drawn: K / samples is 1.
         losses = (scores / settled).log1p().sum(2) + F.softplus(settled.log() - own)
@@ -194,17 +194,17 @@ class MemoryBanks(Memory):
         step: int,
         *,
         updates: int,
-        share: Share = ALL,
+        shard: BatchShard = FULL_BATCH,
     ) -> Terms:
         """Both sides' terms, as if each teacher's were found in its turn, with an update of the banks behind it."""
-        drawn = self.sampler(index, step, share.first)
-        if not (share.is_whole or self._are_settled):
-            self._settle("student", of_student.unsqueeze(0), self.teacher, drawn, share)
-            self._settle("teacher", of_teachers[:1], self.student, drawn, share)
+        drawn = self.sampler(index, step, shard.first)
+        if not (shard.is_full_batch or self._are_settled):
+            self._settle("student", of_student.unsqueeze(0), self.teacher, drawn, shard)
+            self._settle("teacher", of_teachers[:1], self.student, drawn, shard)
             self._are_settled = True
         with torch.no_grad():
-            all_students, all_teachers = share.whole(of_student), share.whole(of_teachers, dim=1)
-            index = share.whole(index)
+            all_students, all_teachers = shard.gather(of_student), shard.gather(of_teachers, dim=1)
+            index = shard.gather(index)
         student_term, self.normalizer_student = contrast(
             of_student.unsqueeze(0), self.teacher, drawn, self.normalizer_student, self.temperature
         )
@@ -231,12 +231,12 @@ class MemoryBanks(Memory):
         return Terms(student_term[0], teacher_terms)
 
     @torch.no_grad()
-    def _settle(self, side: str, embeddings: Tensor, bank: Tensor, drawn: Tensor, share: Share) -> None:
+    def _settle(self, side: str, embeddings: Tensor, bank: Tensor, drawn: Tensor, shard: BatchShard) -> None:
         """Set a normaliser that is not set yet from the scores of the whole batch, not of the share alone."""
         normalizer = getattr(self, f"normalizer_{side}")
         if normalizer < 0:
             _, found = contrast(embeddings, bank, drawn, normalizer, self.temperature)
-            setattr(self, f"normalizer_{side}", share.mean(found))
+            setattr(self, f"normalizer_{side}", shard.mean(found))
 
     def _moved(self, rows: Tensor, towards: Tensor) -> Tensor:
         return F.normalize(torch.lerp(towards, rows, self.momentum), dim=1, eps=1e-12)
