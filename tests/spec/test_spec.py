@@ -171,7 +171,7 @@ def test_tekap_is_on_by_default_for_the_methods_it_was_published_with_alone(meth
     assert found.augmented == (method in ("kd", "crd"))
     levels = {"logit": {"teachers": 3}, "feature": {"teachers": 1}}
     assert parse({"method": method, "tekap": levels}).augmented
-    if found.method.level == "feature" and not found.method.tekap:
+    if found.method.requires.level == "feature" and not found.method.tekap:
         assert not parse({"method": method, "tekap": {"logit": {"teachers": 0}}}).augmented
         assert parse({"method": method, "tekap": {"feature": {"noise_weight": 0.2}}}).augmented
     assert parse(to_dict(found)) == found

@@ -10,7 +10,7 @@ import torch
 from helpers.program import run, start
 from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
-from tekapctl.train.build import beside, prepare
+from tekapctl.train.build import build_run, sibling
 
 STUDENT = [
     "distill",
@@ -83,8 +83,8 @@ def test_for_compiled_networks_a_step_begins_with_the_batch_and_not_with_each_st
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: happened.append("mark"))
     values = {"method": "kd", "teacher": "resnet8", "student": "resnet8", "device": "cpu", "compile": True}
     values |= {"data": {"name": "digits", "train_fraction": 0.1}, "batch_size": 32, "epochs": 1}
-    first = prepare(parse(values), Home(home))
-    second = beside(first, parse({**values, "seed": 1}))
+    first = build_run(parse(values), Home(home), share_teachers=True)
+    second = sibling(first, parse({**values, "seed": 1}))
     ask = first.trainer.objective.teacher.teacher
     first.trainer.objective.teacher.teacher = lambda batch: happened.append("teacher") or ask(batch)
     trainers = [first.trainer, second.trainer]

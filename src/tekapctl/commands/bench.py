@@ -26,8 +26,9 @@ from tekapctl.randomness import generator
 from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec
 from tekapctl.store.home import Home
 from tekapctl.timing import StepClock, no_clock
-from tekapctl.train.build import assemble, find_teacher
+from tekapctl.train.build import assemble
 from tekapctl.train.evaluation import predict
+from tekapctl.train.source import find_teacher
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher
 from tekapctl.train.trained import Reference, Trained
 from tekapctl.train.trainer import Trainer

@@ -28,6 +28,7 @@ from tekapctl.distill.methods.kd import KDSpec
 from tekapctl.distill.tekap import FeatureTekap, LogitTekap, TekapSpec
 from tekapctl.errors import UsageError
 from tekapctl.models.external import Argument
+from tekapctl.models.network import Level, Requires
 from tekapctl.registry import Epochs, Registry, Settings, Temperature, Weight, unknown_name
 
 
@@ -342,14 +343,16 @@ class StudentSpec(RunSpec):
         return self
 
     @property
-    def reads_logits(self) -> bool:
-        """Whether a loss compares logits, so that TeKAP's logit level has something to augment."""
-        return bool(self.alpha) or (bool(self.beta) and self.method.level == "logit")
+    def requires(self) -> Requires:
+        """What the losses read, of those that have a weight."""
+        method = self.method.requires if self.beta else Requires()
+        return method | Requires(logits=bool(self.alpha))
 
     @property
-    def reads_features(self) -> bool:
-        """Whether a loss compares features, likewise."""
-        return bool(self.beta) and self.method.level == "feature"
+    def levels(self) -> set[Level]:
+        """Where TeKAP has something to augment."""
+        levels: set[Level] = {"logit"} if self.alpha else set()
+        return levels | ({self.method.requires.level} if self.beta else set())
 
     @property
     def augmented(self) -> bool:
@@ -360,8 +363,8 @@ class StudentSpec(RunSpec):
     @property
     def canonical(self) -> "StudentSpec":
         """The same experiment with TeKAP's settings at their defaults where nothing reads them."""
-        logit = self.tekap.logit if self.reads_logits else LogitTekap(teachers=0)
-        feature = self.tekap.feature if self.reads_features else FeatureTekap(teachers=0)
+        logit = self.tekap.logit if "logit" in self.levels else LogitTekap(teachers=0)
+        feature = self.tekap.feature if "feature" in self.levels else FeatureTekap(teachers=0)
         tekap = TekapSpec(
             logit=logit if logit.teachers else LogitTekap(teachers=0, teacher_loss_weight=logit.teacher_loss_weight),
             feature=feature

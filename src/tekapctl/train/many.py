@@ -13,7 +13,7 @@ from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.spec.run import StudentSpec, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
-from tekapctl.train.build import RunContext, beside, prepare
+from tekapctl.train.build import RunContext, build_run, sibling
 from tekapctl.train.callbacks import Interruption, NullCallback, ProgressFile, StoppedError
 from tekapctl.train.describe import log_run, warn_if_chance
 from tekapctl.train.run import RunCheckpointer, fail, finish, start, training_in_words, with_checkpoint
@@ -62,11 +62,11 @@ def execute_trials(
             f"{count} seeds from {spec.seed} on go beyond {LARGEST_SEED - 1}.", "Start with a smaller --seed."
         )
     Trackers.check(spec.track)
-    first = prepare(spec.model_copy(update={"data_seed": spec.batch_seed}), home)
+    first = build_run(spec.model_copy(update={"data_seed": spec.batch_seed}), home, share_teachers=count > 1)
     assert isinstance(first.spec, StudentSpec)
     settings = [first]
     for number in range(1, count):
-        settings.append(beside(first, first.spec.model_copy(update={"seed": spec.seed + number})))
+        settings.append(sibling(first, first.spec.model_copy(update={"seed": spec.seed + number})))
     interruption = Interruption()
     with ExitStack() as held, interruption.listening():
         trials = []

@@ -31,7 +31,7 @@ from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 from tekapctl.store.weights import encode_weights
 from tekapctl.train import checkpoint
-from tekapctl.train.build import RunContext, prepare
+from tekapctl.train.build import RunContext, build_run
 from tekapctl.train.callbacks import Interruption, NullCallback, ProgressFile, StoppedError
 from tekapctl.train.describe import log_run, warn_if_chance
 from tekapctl.train.evaluation import evaluate
@@ -70,7 +70,7 @@ def execute(
     with join_process_group() as comm, ExitStack() as held:
         with comm.raise_together():
             Trackers.check(spec.track)
-        context = prepare(spec, home, comm)
+        context = build_run(spec, home, comm)
         name = ""
         with comm.raise_together():
             if comm.is_main:
@@ -118,7 +118,7 @@ def resume(reference: str, home: Home, callback: Callback, track: Sequence[str] 
             spec = load_of_run(run.path)
             tracked = parse({**to_dict(spec), "track": [*spec.track, *track]})
             Trackers.check(tracked.track)
-        context = prepare(tracked, home, comm)
+        context = build_run(tracked, home, comm)
         with comm.raise_together():
             if comm.is_main and tracked.track != spec.track:
                 run.write_text("spec.toml", dumps(context.spec))

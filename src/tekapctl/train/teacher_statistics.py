@@ -25,7 +25,7 @@ _TOGETHER = 100
 def chosen(spec: StudentSpec) -> type[LogitPerturbation]:
     """The perturbation that a run makes: the plain noise where its setting has no effect."""
     settings = spec.tekap.logit
-    return PERTURBATIONS[settings.perturbation if settings.has_noise and spec.reads_logits else "isotropic"]
+    return PERTURBATIONS[settings.perturbation if settings.has_noise and "logit" in spec.levels else "isotropic"]
 
 
 def images_asked(spec: StudentSpec, train_images: int) -> int:

@@ -17,7 +17,8 @@ from tekapctl.models.normalization import Normalization
 from tekapctl.spec.effects import keep
 from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
-from tekapctl.train.build import RunContext, assemble, beside
+from tekapctl.train.build import RunContext, build_trainer, make_batches, open_teachers, sibling
+from tekapctl.train.source import shared
 from tekapctl.train.teacher_statistics import MOST_IMAGES, survey
 from tekapctl.train.trained import Reference, Trained, fit_to
 
@@ -43,8 +44,10 @@ def prepared(spec) -> tuple[RunContext, list[str]]:
     splits = data.load(spec.data, NOWHERE, seed=0, in_channels=1)
     teachers = [a_teacher(name) for name in (spec.teacher, *spec.ensemble)]
     with recorded() as said:
-        trainer = assemble(spec, splits, teachers, CPU, Home(NOWHERE))
-    return RunContext(spec, splits, tuple(teachers), None, None, trainer), [
+        train, test = make_batches(spec, splits, CPU)
+        sources = shared(open_teachers(spec, teachers, splits, train, Home(NOWHERE)))
+        trainer = build_trainer(spec, splits, sources, train, test)
+    return RunContext(spec, splits, tuple(sources), None, None, trainer), [
         line for line in said if "is asked of" in line
     ]
 
@@ -118,7 +121,7 @@ def test_nobody_is_asked_where_no_logits_are_perturbed(spec):
 def test_a_teacher_is_asked_once(method):
     setting, asked = prepared(parse({**SPEC, "method": method, "tekap": COVARIANCE}))
     assert len(asked) == 1
-    other = beside(setting, setting.spec.model_copy(update={"seed": 1}))
+    other = sibling(setting, setting.spec.model_copy(update={"seed": 1}))
     perturbations = [each.trainer.objective.tekap.perturbation for each in (setting, other)]
     assert perturbations[0] is perturbations[1]
     assert len(asked) == 1

@@ -66,7 +66,7 @@ def _with_views(spec: StudentSpec) -> StudentSpec:
     weight = found.teacher_loss_weight + found.teachers * found.loss_weight
     without = {level: {**settings, "teachers": 0} for level, settings in to_dict(spec)["tekap"].items()}
     weights = {"alpha": spec.alpha * weight}
-    if spec.method.level == "logit":
+    if spec.method.requires.level == "logit":
         weights["beta"] = spec.beta * weight
     views = {**to_dict(spec)["angular"], "views": PUBLISHED_VIEWS}
     return changed(spec, tekap=without, angular=views, **weights)

@@ -12,7 +12,6 @@ from tekapctl.experiments.sweeps import identity
 from tekapctl.experiments.sweeps.folder import MARK, NotYetError, SweepFolder, lock, mark
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.experiments.sweeps.state import Ledger
-from tekapctl.models.network import Requires
 from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
 from tekapctl.store.atomic import size
 from tekapctl.store.teacher_cache import RESERVE
@@ -178,7 +177,7 @@ def _reads_store(trial: Trial) -> bool:
     spec = trial.spec
     if not isinstance(spec, StudentSpec) or not spec.cache_teacher or spec.ensemble or spec.data.recrop:
         return False
-    return not spec.beta or spec.method.requires == Requires()
+    return not spec.beta or spec.method.requires.uncached is None
 
 
 def _store(trial: Trial) -> str:
