@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tekapctl import load_student
 from tekapctl.data import Batches
 from tekapctl.data.files.listing import list_images
-from tekapctl.spec.run import load
+from tekapctl.spec import load
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ from tekapctl.distill.objective import Distillation
 from tekapctl.distill.tekap import SeededNoise, Tekap, TekapSpec
 from tekapctl.errors import UsageError
 from tekapctl.models.network import Knowledge
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 
 BATCH, WIDTH, CLASSES = 6, 8, 4
 NONE = TekapSpec().without()

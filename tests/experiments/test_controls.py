@@ -12,8 +12,8 @@ from tekapctl.distill.methods.kd import KD
 from tekapctl.distill.tekap import Tekap
 from tekapctl.errors import UsageError
 from tekapctl.models.network import Knowledge
+from tekapctl.spec import parse
 from tekapctl.spec.effects import EFFECTS, keep
-from tekapctl.spec.run import parse
 
 CPU = torch.device("cpu")
 BATCH, CLASSES, WIDTH = 6, 5, 4

@@ -10,8 +10,7 @@ from pydantic import ValidationError
 
 from tekapctl.distill.methods import METHODS
 from tekapctl.errors import UsageError
-from tekapctl.spec import run
-from tekapctl.spec.run import OptimizerSpec, StudentSpec, TeacherSpec, dumps, json_schema, load, loads, parse, to_dict
+from tekapctl.spec import OptimizerSpec, StudentSpec, TeacherSpec, dumps, json_schema, load, loads, parse, run, to_dict
 from tekapctl.train.run import words
 
 positive = st.floats(1e-6, 1e6)

@@ -11,7 +11,7 @@ from helpers.silent import Silent
 from tekapctl.distill.tekap import SeededNoise, Tekap, TekapSpec
 from tekapctl.distributed.communicator import join_process_group
 from tekapctl.models.network import Knowledge
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.train import checkpoint
 from tekapctl.train.build import build_run

@@ -5,7 +5,7 @@ import torch
 
 from helpers.silent import Silent
 from tekapctl.errors import UsageError
-from tekapctl.spec.run import loads, parse
+from tekapctl.spec import loads, parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
 from tekapctl.train.build import build_run

@@ -17,7 +17,7 @@ from tekapctl.distill.objective import Distillation
 from tekapctl.distill.perturbations import PERTURBATIONS, PerturbationContext
 from tekapctl.distill.tekap import SeededNoise, Tekap
 from tekapctl.models.normalization import Normalization
-from tekapctl.spec.run import StudentSpec, parse
+from tekapctl.spec import StudentSpec, parse
 from tekapctl.train.teacher_statistics import survey
 from tekapctl.train.trainer import Trainer
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers.program import run, start
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.train.build import build_run, sibling
 

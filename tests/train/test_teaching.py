@@ -14,7 +14,7 @@ from tekapctl.device import place, resolve_precision
 from tekapctl.models import build
 from tekapctl.models.folding import fold
 from tekapctl.models.normalization import Normalization
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
 from tekapctl.train.build import build_run

@@ -9,7 +9,7 @@ import typer
 from tekapctl.cli import console, options
 
 if TYPE_CHECKING:
-    from tekapctl.spec.run import StudentSpec
+    from tekapctl.spec import StudentSpec
 
 
 def student_spec(
@@ -97,7 +97,7 @@ def student_spec(
     from tekapctl.distill.angular import PUBLISHED_VIEWS
     from tekapctl.distill.tekap import TekapSpec
     from tekapctl.experiments.presets import for_pair
-    from tekapctl.spec.run import StudentSpec
+    from tekapctl.spec import StudentSpec
 
     values = {
         "teacher": teacher[0] if teacher else None,

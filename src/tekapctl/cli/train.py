@@ -8,7 +8,7 @@ import typer
 from tekapctl.cli import console, options
 
 if TYPE_CHECKING:
-    from tekapctl.spec.run import StudentSpec, TeacherSpec
+    from tekapctl.spec import StudentSpec, TeacherSpec
 
 
 def run(spec: "TeacherSpec | StudentSpec", *, as_json: bool, dry_run: bool, processes: int) -> None:
@@ -64,7 +64,7 @@ def _show_trials(finished: list[dict[str, Any]]) -> None:
 
 def _estimate(spec: "TeacherSpec | StudentSpec", home: Any, *, as_json: bool) -> None:
     from tekapctl.commands.cost import estimate
-    from tekapctl.spec.run import dumps, to_dict
+    from tekapctl.spec import dumps, to_dict
 
     cost = estimate(spec, home)
     if as_json:

@@ -4,7 +4,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from tekapctl.spec.run import StudentSpec, TeacherSpec, parse
+from tekapctl.spec import StudentSpec, TeacherSpec, parse
 from tekapctl.store.home import Home
 from tekapctl.train.run import execute
 from tekapctl.train.trainer import Callback

@@ -11,7 +11,8 @@ from typing import Literal, get_args
 from tekapctl.distill.tekap import Perturbation
 from tekapctl.errors import UsageError
 from tekapctl.registry import unknown_name
-from tekapctl.spec.run import StudentSpec, parse, to_dict
+from tekapctl.spec.io import parse, to_dict
+from tekapctl.spec.run import StudentSpec
 
 Effect = Literal["weight", "shrink", "noise", "student-term", "bank-updates"]
 EFFECTS: tuple[Effect, ...] = get_args(Effect)

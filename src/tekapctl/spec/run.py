@@ -1,25 +1,18 @@
 """Run specs: everything that a run depends on, checked, frozen, and kept with the run."""
 
-import json
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import tomli_w
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
     SerializeAsAny,
-    TypeAdapter,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from tekapctl import models
-from tekapctl.commands.tracking.tracker import TRACKERS
 from tekapctl.data.datasets.cifar import CIFAR100
 from tekapctl.data.spec import DATASETS, DataSpec, spelled_out
 from tekapctl.distill.angular import AngularSpec
@@ -29,7 +22,9 @@ from tekapctl.distill.tekap import FeatureTekap, LogitTekap, TekapSpec
 from tekapctl.errors import UsageError
 from tekapctl.models.external import Argument
 from tekapctl.models.network import Level, Requires
-from tekapctl.registry import Epochs, Registry, Settings, Temperature, Weight, unknown_name
+from tekapctl.registry import Registry
+from tekapctl.settings import Settings, Temperature, Weight
+from tekapctl.spec.optimizer import OptimizerSpec
 
 
 def _chosen_by_name(registry: Registry[Any]) -> BeforeValidator:
@@ -60,69 +55,8 @@ AnyMethod = Annotated[
 ]
 
 
-def _known_tracker(name: str) -> str:
-    if name not in TRACKERS:
-        raise ValueError(str(unknown_name(TRACKERS.kind, name, TRACKERS.names())))
-    return name
-
-
-TrackerName = Annotated[str, AfterValidator(_known_tracker)]
-
-
 _PRETRAINING_RATE = 0.1
 """Of learned views, as published."""
-
-
-class OptimizerSpec(Settings):
-    """SGD with momentum and a step schedule; the defaults are the published CIFAR-100 ones."""
-
-    learning_rate: float = Field(0.05, gt=0, le=1e6, description="Learning rate before the first decay.")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: Weight = 5e-4
-    nesterov: bool = False
-    dot_delta: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="DOT (ICCV 2023): momentum that distillation has more and the task less; published 0.075.",
-    )
-    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
-        (0.625, 0.75, 0.875), description="Fractions of the epochs after which the rate decays (150, 180, 210 of 240)."
-    )
-    lr_gamma: float = Field(0.1, gt=0, le=1, description="What each decay multiplies the rate by.")
-
-    lr_batch_size: int | None = Field(
-        None,
-        ge=1,
-        le=1_000_000,
-        description="The batch size that learning_rate is meant for: it is scaled linearly to the run's "
-        "(Goyal et al., 2017); off unless given.",
-    )
-    warmup_epochs: Epochs = Field(0, description="Epochs over which the rate rises linearly to its first value.")
-
-    @model_validator(mode="after")
-    def _check_dot(self) -> "OptimizerSpec":
-        if self.dot_delta and not (self.dot_delta <= self.momentum < 1 - self.dot_delta):
-            raise ValueError("momentum less and plus dot_delta must both be at least 0 and below 1")
-        if self.dot_delta and self.nesterov:
-            raise ValueError("DOT has no Nesterov momentum: set nesterov to false")
-        return self
-
-    def scale(self, batch_size: int) -> float:
-        """What rates are multiplied by for batches of a size."""
-        return 1.0 if self.lr_batch_size is None else batch_size / self.lr_batch_size
-
-    def rate(self, epoch: int, epochs: int, batch_size: int) -> float:
-        """The learning rate of an epoch.
-
-        Args:
-            epoch: Counted from 0.
-            epochs: Of the run.
-            batch_size: Images in a batch, of all processes.
-        """
-        decays = sum(epoch >= round(fraction * epochs) for fraction in self.milestones)
-        risen = min(1.0, (epoch + 1) / self.warmup_epochs) if self.warmup_epochs else 1.0
-        return self.learning_rate * self.lr_gamma**decays * risen * self.scale(batch_size)
 
 
 class RunSpec(Settings):
@@ -162,7 +96,7 @@ class RunSpec(Settings):
     model_args: dict[str, Argument] = Field(
         {}, description="Arguments of the learning network, where it is from elsewhere."
     )
-    track: tuple[TrackerName, ...] = Field((), description="Trackers that follow the run beside its metrics.jsonl.")
+    track: tuple[str, ...] = Field((), description="Trackers that follow the run beside its metrics.jsonl.")
     name: str | None = Field(None, min_length=1, max_length=80, description="A word of the user's own in the run's id.")
 
     @model_validator(mode="before")
@@ -384,128 +318,3 @@ class StudentSpec(RunSpec):
         if not (self.gamma or self.alpha or self.beta):
             raise ValueError("gamma, alpha and beta are all 0: nothing would be learned")
         return self
-
-
-AnySpec = Annotated[TeacherSpec | StudentSpec, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[TeacherSpec | StudentSpec] = TypeAdapter(AnySpec)
-
-
-def parse(values: Mapping[str, Any]) -> TeacherSpec | StudentSpec:
-    """The spec that a mapping describes; a mapping without a `kind` describes a student's run.
-
-    Raises:
-        UsageError: A field is unknown, missing or out of range; the message has each field's path.
-    """
-    try:
-        return _ADAPTER.validate_python({"kind": "student", **values})
-    except ValidationError as error:
-        raise UsageError(f"The spec is not valid: {'; '.join(_complaints(error))}.", _REMEDY) from None
-    except RecursionError:
-        raise UsageError("The spec is nested too deeply.", _REMEDY) from None
-
-
-_REMEDY = "`tekapctl schema` prints what a spec may hold."
-
-
-def _complaints(error: ValidationError) -> list[str]:
-    complaints = []
-    for entry in error.errors(include_url=False):
-        # The first part says which kind of spec was meant.
-        path = ".".join(str(part) for part in entry["loc"][1:])
-        what = "unknown field" if entry["type"] == "extra_forbidden" else entry["msg"].removeprefix("Value error, ")
-        complaints.append(f"{path or 'spec'}: {what.rstrip('.?')}")
-    return complaints
-
-
-def to_dict(spec: RunSpec) -> dict[str, Any]:
-    """The spec as plain values, without the fields that are none."""
-    values: dict[str, Any] = spec.model_dump(mode="json", exclude_none=True)
-    return values
-
-
-def loads(text: str, kind: Literal["toml", "json"] = "toml") -> TeacherSpec | StudentSpec:
-    """The spec in a TOML or JSON text.
-
-    Raises:
-        UsageError: The text does not parse, or its spec is not valid.
-    """
-    return parse(read_table(text, kind))
-
-
-def dumps(spec: RunSpec, kind: Literal["toml", "json"] = "toml") -> str:
-    """The spec as TOML or JSON; `loads` gives it back without loss."""
-    values = to_dict(spec)
-    return tomli_w.dumps(values) if kind == "toml" else json.dumps(values, indent=2) + "\n"
-
-
-def read_table(text: str, kind: Literal["toml", "json"] = "toml") -> dict[str, Any]:
-    """The table in a TOML or JSON text, not yet checked against the spec.
-
-    Raises:
-        UsageError: The text does not parse, or is no table.
-    """
-    try:
-        table = tomllib.loads(text) if kind == "toml" else json.loads(text)
-    except (ValueError, RecursionError) as error:
-        problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise UsageError(f"The spec is not {kind.upper()}: {problem}.", "Correct the file.") from None
-    if not isinstance(table, dict):
-        raise UsageError(f"The spec's {kind.upper()} is no table.", "Write fields with their values.")
-    return table
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """The table in a spec file, not yet checked: JSON if its name ends so, else TOML.
-
-    Raises:
-        UsageError: The file cannot be read, is too large, or does not parse.
-    """
-    try:
-        if path.stat().st_size > 1_000_000:
-            raise UsageError(f"The spec file {path} is larger than a megabyte.", "Name a spec file.")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The spec file {path} cannot be read: {error}.", "Name a TOML or JSON file.") from None
-    return read_table(text, "json" if path.suffix == ".json" else "toml")
-
-
-def load(path: Path | str) -> TeacherSpec | StudentSpec:
-    """The spec in a TOML or JSON file.
-
-    Raises:
-        UsageError: The file cannot be read or its spec is not valid.
-    """
-    return parse(read_file(Path(path)))
-
-
-def load_of_run(folder: Path) -> TeacherSpec | StudentSpec:
-    """The spec in a run's folder.
-
-    Raises:
-        UsageError: It cannot be read, is not valid, or is not a run's, which says of which kind it is.
-    """
-    table = read_file(folder / "spec.toml")
-    if "kind" not in table:
-        raise UsageError(f"The spec of the run {folder.name} is damaged: it has no kind.", "Leave the run out.")
-    return parse(table)
-
-
-def dump(spec: RunSpec, path: Path | str) -> None:
-    """Write the spec to a TOML file, or to a JSON file if its name ends so."""
-    path = Path(path)
-    path.write_text(dumps(spec, "json" if path.suffix == ".json" else "toml"), encoding="utf-8")
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of run specs."""
-    schema = _ADAPTER.json_schema()
-    definitions = schema.setdefault("$defs", {})
-    for registry, base in ((DATASETS, "DataSpec"), (METHODS, "MethodSpec")):
-        chosen = []
-        for name in registry:
-            section: dict[str, Any] = registry[name].model_json_schema(ref_template="#/$defs/{model}")
-            definitions.update(section.pop("$defs", {}))
-            definitions[section["title"]] = section
-            chosen.append({"$ref": f"#/$defs/{section['title']}"})
-        definitions[base] = {"anyOf": chosen}
-    return schema

@@ -5,7 +5,7 @@ from math import sqrt
 
 from tekapctl.device import describe
 from tekapctl.models.network import parameters
-from tekapctl.spec.run import StudentSpec
+from tekapctl.spec import StudentSpec
 from tekapctl.train.build import RunContext
 
 logger = logging.getLogger(__name__)

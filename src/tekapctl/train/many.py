@@ -10,7 +10,7 @@ from tekapctl.commands.tracking import Trackers
 from tekapctl.data.batches import Batch
 from tekapctl.distributed.communicator import was_launched
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.spec.run import StudentSpec, to_dict
+from tekapctl.spec import StudentSpec, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
 from tekapctl.train.build import RunContext, build_run, sibling

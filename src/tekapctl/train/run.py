@@ -26,7 +26,7 @@ from tekapctl.errors import (
     failures_in_words,
     smaller_batches,
 )
-from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec, dumps, load_of_run, parse, to_dict
+from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec, dumps, load_of_run, parse, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 from tekapctl.store.weights import encode_weights

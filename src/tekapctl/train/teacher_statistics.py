@@ -13,7 +13,7 @@ from tekapctl.device import autocast, resolve_precision
 from tekapctl.distill.perturbations import PERTURBATIONS, LogitPerturbation, PerturbationContext, TeacherStatistics
 from tekapctl.errors import UsageError
 from tekapctl.models import Network
-from tekapctl.spec.run import StudentSpec
+from tekapctl.spec import StudentSpec
 from tekapctl.train.trained import Trained
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models import Network
 from tekapctl.optim.dot import DOT
 from tekapctl.randomness import derive
-from tekapctl.spec.run import RunSpec
+from tekapctl.spec import RunSpec
 from tekapctl.timing import Clock, no_clock
 from tekapctl.train.diagnosis import Diagnosis
 from tekapctl.train.evaluation import predict, top_k

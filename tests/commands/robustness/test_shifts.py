@@ -11,7 +11,7 @@ from tekapctl.commands.robustness.shift import CORRUPTIONS, Corruption, Seen, Sh
 from tekapctl.data.image_set import ImageSet
 from tekapctl.device import resolve_device
 from tekapctl.errors import UsageError
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.train.build import assemble
 

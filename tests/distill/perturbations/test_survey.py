@@ -14,8 +14,8 @@ from tekapctl import data, models
 from tekapctl.data import data_spec
 from tekapctl.distill.perturbations.gaussian import Isotropic
 from tekapctl.models.normalization import Normalization
+from tekapctl.spec import parse
 from tekapctl.spec.effects import keep
-from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
 from tekapctl.train.build import RunContext, build_trainer, make_batches, open_teachers, sibling
 from tekapctl.train.source import shared

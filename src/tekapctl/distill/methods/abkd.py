@@ -14,7 +14,7 @@ from torch import Tensor
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 from tekapctl.models.network import Knowledge, Requires
-from tekapctl.registry import Temperature
+from tekapctl.settings import Temperature
 
 Exponent = Annotated[float, Field(ge=-5, le=5)]
 _ZERO = 1e-2

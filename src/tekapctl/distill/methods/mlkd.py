@@ -17,7 +17,7 @@ from tekapctl.distill.methods.kd import kl, standardized
 from tekapctl.distill.methods.losses import softened_kl_of_each
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 from tekapctl.models.network import Knowledge, Requires
-from tekapctl.registry import Temperature, Weight
+from tekapctl.settings import Temperature, Weight
 
 Temperatures = tuple[Temperature, ...]
 
