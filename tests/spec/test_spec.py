@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tekapctl.distill.methods import METHODS
 from tekapctl.errors import UsageError
 from tekapctl.spec import OptimizerSpec, StudentSpec, TeacherSpec, dumps, json_schema, load, loads, parse, run, to_dict
-from tekapctl.train.run import words
+from tekapctl.train.summary import words
 
 positive = st.floats(1e-6, 1e6)
 weights = st.floats(0, 1e6)

@@ -126,7 +126,7 @@ def test_it_leaves_no_trace(home, way):
     one = trainer(home, **WAYS[way], diagnose=True)
     one.start_epoch()
     for batch in one.batches():
-        one.take(batch)
+        one.train_step(batch)
     before, gradients = tensors(one), [p.grad for p in one.network.parameters()]
     modes = [module.training for root in (one.network, one.objective) for module in root.modules()]
     attributes = [dict(vars(module)) for module in one.objective.modules()]

@@ -93,7 +93,7 @@ def test_for_compiled_networks_a_step_begins_with_the_batch_and_not_with_each_st
         trainer.start_epoch()
     for batch in trainers[0].batches():
         for trainer in trainers:
-            trainer.take(batch)
+            trainer.train_step(batch)
     assert happened == ["mark", "teacher"] * 5
 
 

@@ -6,8 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from tekapctl.spec import StudentSpec, TeacherSpec, parse
 from tekapctl.store.home import Home
+from tekapctl.train.callbacks import Callback
 from tekapctl.train.run import execute
-from tekapctl.train.trainer import Callback
 
 TEACHER, STUDENT = "resnet20", "resnet8"
 TEACHER_EPOCHS = 30

@@ -7,14 +7,39 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from tekapctl.errors import TekapctlError
 from tekapctl.store.runs import Run
 from tekapctl.train.step import Metrics
-from tekapctl.train.trainer import Callback
 
 logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Callback(Protocol):
+    """Is told how a run goes on."""
+
+    def on_start(self, epochs: int, steps: int, first_epoch: int) -> None:
+        """Training begins with epoch `first_epoch` (from 0) of `epochs`, each of so many steps."""
+
+    def on_step(self, epoch: int, step: int) -> None:
+        """A step was queued; nothing of it may be read back."""
+
+    def on_epoch(self, metrics: Metrics) -> None:
+        """An epoch ended."""
+
+
+@runtime_checkable
+class Checkpointer(Protocol):
+    """Keeps what a run has reached."""
+
+    def after_step(self) -> None:
+        """A step was queued. May stop the run by raising."""
+
+    def after_epoch(self, metrics: Metrics, is_best: bool) -> None:
+        """An epoch ended; it may be the best so far."""
+
 
 SECONDS = 2.0
 """How often at most a run notes how far it is within its epoch."""

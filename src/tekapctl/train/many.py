@@ -14,10 +14,12 @@ from tekapctl.spec import StudentSpec, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
 from tekapctl.train.build import RunContext, build_run, sibling
-from tekapctl.train.callbacks import Interruption, NullCallback, ProgressFile, StoppedError
+from tekapctl.train.callbacks import Callback, Interruption, NullCallback, ProgressFile, StoppedError
+from tekapctl.train.checkpointer import RunCheckpointer
 from tekapctl.train.describe import log_run, warn_if_chance
-from tekapctl.train.run import RunCheckpointer, fail, finish, start, training_in_words, with_checkpoint
-from tekapctl.train.trainer import Callback, Trainer
+from tekapctl.train.run import fail, start, training_in_words, with_checkpoint
+from tekapctl.train.summary import finish
+from tekapctl.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +120,7 @@ def _fit(
         leader = going[0].context.trainer
         each(lambda trial: trial.context.trainer.start_epoch())
         for batch in _in_words(leader):
-            each(lambda trial, batch=batch: trial.context.trainer.take(batch))
+            each(lambda trial, batch=batch: trial.context.trainer.train_step(batch))
             each(_after_step)
         each(_after_epoch)
 

@@ -4,49 +4,26 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch, Batches
-from tekapctl.distill.objective import Objective, Parts
+from tekapctl.distill.objective import Objective
 from tekapctl.distributed.batch_norm import average_running_stats
 from tekapctl.distributed.data_parallel import DataParallelStep
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models import Network
-from tekapctl.optim.dot import DOT
+from tekapctl.optim import build_optimizer
 from tekapctl.randomness import derive
 from tekapctl.spec import RunSpec
 from tekapctl.timing import Clock, no_clock
+from tekapctl.train.callbacks import Callback, Checkpointer
 from tekapctl.train.diagnosis import Diagnosis
 from tekapctl.train.evaluation import predict, top_k
+from tekapctl.train.stages import Stages
 from tekapctl.train.step import EpochSums, Metrics, TrainStep
-
-
-@runtime_checkable
-class Callback(Protocol):
-    """Is told how a run goes on."""
-
-    def on_start(self, epochs: int, steps: int, first_epoch: int) -> None:
-        """Training begins with epoch `first_epoch` (from 0) of `epochs`, each of so many steps."""
-
-    def on_step(self, epoch: int, step: int) -> None:
-        """A step was queued; nothing of it may be read back."""
-
-    def on_epoch(self, metrics: Metrics) -> None:
-        """An epoch ended."""
-
-
-@runtime_checkable
-class Checkpointer(Protocol):
-    """Keeps what a run has reached."""
-
-    def after_step(self) -> None:
-        """A step was queued. May stop the run by raising."""
-
-    def after_epoch(self, metrics: Metrics, is_best: bool) -> None:
-        """An epoch ended; it may be the best so far."""
 
 
 @dataclass
@@ -119,35 +96,15 @@ class Trainer:
         self.clock: Clock = no_clock
         self.diagnosis: Diagnosis | None = None
         self.learning = TrainStep(network, objective, self.device, precision, compiled=spec.compile)
-        self._averaged = DataParallelStep(self.learning, self.comm)
+        self._parallel = DataParallelStep(self.learning, self.comm)
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise UsageError(
                 f"Nothing of the network {spec.network} can be trained: it has no parameter with requires_grad.",
                 "Let its factory leave the parameters that are to be trained unfrozen.",
             )
-        self._head = [
-            p for module in network.modules_after_feature_maps() for p in module.parameters() if p.requires_grad
-        ]
+        self._stages = Stages(spec, network, objective)
         parameters = [p for module in (network, objective) for p in module.parameters() if p.requires_grad]
-        settings = spec.optimizer
-        self.optimizer: torch.optim.SGD
-        if settings.dot_delta:
-            self.optimizer = DOT(
-                parameters,
-                lr=settings.learning_rate,
-                momentum=settings.momentum,
-                weight_decay=settings.weight_decay,
-                delta=settings.dot_delta,
-            )
-        else:
-            self.optimizer = torch.optim.SGD(
-                parameters,
-                lr=settings.learning_rate,
-                momentum=settings.momentum,
-                weight_decay=settings.weight_decay,
-                nesterov=settings.nesterov,
-                fused=self.device.type in ("cpu", "cuda"),
-            )
+        self.optimizer = build_optimizer(spec.optimizer, parameters, self.device)
 
     def fit(self, callback: Callback, checkpointer: Checkpointer) -> None:
         """Train from where the progress stands to the last epoch.
@@ -163,7 +120,7 @@ class Trainer:
         while not self.is_done:
             self.start_epoch()
             for batch in self.batches():
-                self.take(batch)
+                self.train_step(batch)
                 callback.on_step(self.progress.epoch, self.progress.step - 1)
                 checkpointer.after_step()
             metrics, is_best = self.end_epoch()
@@ -176,27 +133,15 @@ class Trainer:
         return self.progress.epoch >= self.spec.total_epochs
 
     def start_epoch(self) -> None:
-        """Get ready for the epoch under way, from its beginning or from where it was left."""
-        epoch, first = self.progress.epoch, self.spec.init_epochs
-        if self.objective.init_stage != (epoch < first):
-            self._averaged.forget()
-        self.objective.init_stage = epoch < first
-        self.network.train(self.objective.trains_learner)
-        for module in self.network.modules_after_feature_maps() if self.objective.init_stage else ():
-            module.eval()
-        for parameter in self._head:
-            parameter.requires_grad_(not self.objective.init_stage)
-        self.objective.train()
-        if epoch == first > 0 and not self.progress.step:
-            self.optimizer.state.clear()  # the first stage's momentum is not the run's
+        """Set up the epoch under way, from its beginning or from where it was left."""
+        epoch = self.progress.epoch
+        if self._stages.enter(epoch):
+            self._parallel.forget()
+        if self._stages.begins_student(epoch) and not self.progress.step:
+            self.optimizer.state.clear()  # momentum of the init stage is not the run's
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rate
+            group["lr"] = self._stages.learning_rate(epoch)
         self._sums.begin()
-
-    @property
-    def _rate(self) -> float:
-        epoch, first = self.progress.epoch, self.spec.init_epochs
-        return self.spec.init_lr(epoch) if epoch < first else self.spec.rate(epoch - first)
 
     def batches(self) -> Iterator[Batch]:
         """What is left of the epoch under way."""
@@ -227,7 +172,7 @@ class Trainer:
             f"the test after epoch {epoch}" if step == len(self.train_batches) else f"step {step + 1} of epoch {epoch}"
         )
 
-    def take(self, batch: Batch) -> None:
+    def train_step(self, batch: Batch) -> None:
         """Take the next step."""
         # Dropout draws from PyTorch's own generator.
         place = (self.progress.epoch, self.progress.step, batch.shard.first)
@@ -247,7 +192,7 @@ class Trainer:
         correct = means.pop("correct")
         metrics: Metrics = {
             "epoch": self.progress.epoch + 1,
-            "learning_rate": self._rate,
+            "learning_rate": self._stages.learning_rate(self.progress.epoch),
             "train_loss": sum(means.values()),
             **{f"train_{name}": value for name, value in means.items()},
             "train_top1": correct,
@@ -288,31 +233,11 @@ class Trainer:
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimiser step; returns the parts of the loss and `correct`, the accuracy on the batch."""
-        parts, logits = self._averaged(batch)
-        self._descend(parts)
+        parts, logits = self._parallel(batch)
+        self.optimizer.minimize(parts, self._parallel, self.clock)
         found = {name: value.detach() for name, value in parts.items()}
         found["correct"] = batch.shard.rescale((logits.detach().argmax(1) == batch.labels).float().mean())
         return found
-
-    def _descend(self, parts: Parts) -> None:
-        """Take a step along the gradient of the loss's parts."""
-        if isinstance(self.optimizer, DOT):
-            with self.clock("backward"):
-                task = parts.get("cross_entropy", torch.zeros((), device=self.device))
-                others = [value for name, value in parts.items() if name != "cross_entropy"]
-                distillation = torch.stack(others).sum() if others else torch.zeros((), device=self.device)
-                gradients = self.optimizer.backward(task, distillation)
-                for each in gradients:
-                    self._averaged.average(each)
-            with self.clock("optimiser"):
-                self.optimizer.apply(gradients)
-            return
-        with self.clock("backward"):
-            loss = torch.stack(list(parts.values())).sum()
-            self.optimizer.zero_grad(set_to_none=True)
-            self._averaged.backward(loss)
-        with self.clock("optimiser"):
-            self.optimizer.step()
 
     def test(self) -> Metrics:
         """The network on the test set."""

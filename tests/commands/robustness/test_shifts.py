@@ -32,7 +32,7 @@ def seen(splits, tmp_path_factory) -> Seen:
     for _ in range(spec.epochs):
         trainer.start_epoch()
         for batch in trainer.batches():
-            trainer.take(batch)
+            trainer.train_step(batch)
         trainer.end_epoch()
     return Seen(trainer.network.eval())
 

@@ -15,9 +15,8 @@ from tekapctl.experiments.sweeps.state import Ledger
 from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
 from tekapctl.store.atomic import size
 from tekapctl.store.teacher_cache import RESERVE
-from tekapctl.train.callbacks import StoppedError
+from tekapctl.train.callbacks import Callback, StoppedError
 from tekapctl.train.run import execute, resume
-from tekapctl.train.trainer import Callback
 
 logger = logging.getLogger(__name__)
 
