@@ -80,6 +80,7 @@ def words(spec: RunSpec) -> list[str]:
 
 
 def weights_metadata(context: RunContext, metrics: Metrics) -> dict[str, str]:
+    """The metadata of a weights file: the network, its classes and images, and how good it is."""
     spec, train = context.spec, context.splits.train
     channels, height, width = train.image_shape
     network = context.trainer.network
