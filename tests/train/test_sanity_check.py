@@ -145,7 +145,7 @@ def test_a_run_that_a_network_broke_says_where_and_goes_on_to_the_same_bits(home
     ) as e:
         run(8, lambda: execute(spec, home, Silent()))
     assert e.value.exit_code == 1
-    assert "the last good checkpoint is that after epoch 1" in e.value.problem
+    assert "the last good checkpoint is after epoch 1" in e.value.problem
     broken = Runs(home.runs).all()[-1]
     assert broken.status == "failed"
     assert f"tekapctl resume {broken.id}" in e.value.remedy

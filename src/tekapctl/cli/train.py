@@ -34,10 +34,10 @@ def run(spec: "TeacherSpec | StudentSpec", *, as_json: bool, dry_run: bool, proc
 def run_trials(spec: "StudentSpec", count: int, *, as_json: bool) -> None:
     """Carry out a spec with so many seeds, and show what came of all."""
     from tekapctl.store.home import Home
-    from tekapctl.train.many import execute_trials
+    from tekapctl.train.many import execute_seeds
 
     with console.TrainingProgress(f"{count} x {spec.network}") as progress:
-        summaries = execute_trials(spec, count, Home.default(), progress)
+        summaries = execute_seeds(spec, count, Home.default(), progress)
     finished = [summary for summary in summaries if summary["status"] == "finished"]
     if as_json:
         console.show_json(summaries)

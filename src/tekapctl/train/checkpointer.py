@@ -12,23 +12,23 @@ from tekapctl.train.step import Metrics
 from tekapctl.train.summary import weights_metadata
 
 _PAUSE = 0.5
-"""Seconds between two looks of several processes at whether one of them was told to stop."""
+"""Seconds between checks of several processes whether one of them received a signal."""
 
 
 _MOST_STEPS = 1000
 
 
 class RunCheckpointer:
-    """Writes a run's training state, metrics and best weights; stops it where a signal asks for that.
+    """Writes a run's training state, metrics and best weights, and stops it after a signal.
 
-    Of several processes only the leader writes. All ask each other now and then whether one was told to stop, so that
-    they stop after the same step.
+    Only the main process writes. Processes check together whether one of them received a signal, so that all stop after
+    the same step.
 
     Args:
         run: The run.
         context: What it trains with.
-        interruption: Whether it is to stop.
-        trackers: Are told each epoch's metrics; None where this process does not lead.
+        interruption: Whether a signal was received.
+        trackers: Log each epoch's metrics; None in all processes but the main one.
     """
 
     def __init__(self, run: Run, context: RunContext, interruption: Interruption, trackers: Trackers | None) -> None:
@@ -41,7 +41,7 @@ class RunCheckpointer:
         self._pause = self._steps = 1
 
     def after_step(self) -> None:
-        """Write the training state every so many minutes, and before the run is stopped."""
+        """Write the training state every `checkpoint_minutes`, and before the run stops."""
         self._steps -= 1
         if self._steps:
             return
@@ -58,7 +58,7 @@ class RunCheckpointer:
             raise self._stopped(f"after step {trainer.progress.step} of epoch {trainer.progress.epoch + 1}", signal)
 
     def after_epoch(self, metrics: Metrics, is_best: bool) -> None:
-        """Write all that the epoch brought."""
+        """Write the epoch's metrics and training state, and the weights if they are the best so far."""
         trainer = self.context.trainer
         with self.comm.raise_together():
             if is_best and self.comm.is_main:
@@ -74,7 +74,7 @@ class RunCheckpointer:
             raise self._stopped(f"after epoch {trainer.progress.epoch}", signal)
 
     def _next_pause(self) -> int:
-        """Steps until the processes ask each other again; the leader's clock decides."""
+        """Steps until the next check of all processes, by the main process's clock."""
         if self.comm.size == 1:
             return 1
         now = time.monotonic()

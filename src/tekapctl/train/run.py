@@ -1,4 +1,4 @@
-"""Carries out a run: from its spec to its summary."""
+"""Runs a spec from beginning to end, and resumes runs that were stopped."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ from tekapctl.train.trainer import DivergedError, Trainer
 logger = logging.getLogger(__name__)
 
 _TRACEBACK = "traceback.txt"
-"""Where a failed run keeps what Python says of the error."""
+"""Holds the traceback of a failed run."""
 
 
 def execute(
@@ -41,19 +41,19 @@ def execute(
     callback: Callback,
     files: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Carry out a run and return its summary, which is also in the run's folder.
+    """Train what a spec describes, and return the summary that is also in the run's folder.
 
-    Where a launcher has started several processes, they carry it out together, and the first of them writes.
+    If a launcher has started several processes, they train together and the first of them writes.
 
     Args:
-        spec: What to carry out.
+        spec: What to train.
         home: Where runs, teachers and data sets are.
-        callback: Is told how it goes on.
-        files: Texts by name that the run's folder has from its beginning, besides its own.
+        callback: Called as training proceeds.
+        files: Further text files for the run's folder, by name.
 
     Raises:
-        UsageError: The spec asks for what is not to be had; nothing was written then.
-        TekapctlError: The run failed; its folder holds what it reached.
+        UsageError: Data, teacher, device or a tracker is missing; nothing was written.
+        TekapctlError: The run failed; its folder keeps the last checkpoint.
     """
     with join_process_group() as comm, ExitStack() as held:
         with comm.raise_together():
@@ -72,7 +72,7 @@ def execute(
 def start(
     context: RunContext, home: Home, files: Mapping[str, str] = MappingProxyType({})
 ) -> AbstractContextManager[Run]:
-    """Make the folder of a run, with further files from its beginning; it is held until the context ends."""
+    """Create and lock the folder of a run; the lock is released when the context ends."""
     files = {
         **files,
         "spec.toml": dumps(context.spec),
@@ -82,19 +82,19 @@ def start(
 
 
 def resume(reference: str, home: Home, callback: Callback, track: Sequence[str] = ()) -> dict[str, Any]:
-    """Go on with a run that was stopped, from its newest whole checkpoint, and return its summary.
+    """Resume a run that was stopped from its newest intact checkpoint, and return its summary.
 
-    It may go on with another number of processes than it began with.
+    The number of processes may differ from the one it began with.
 
     Args:
         reference: The run's id, a unique prefix of it, or `latest`.
         home: Where it is.
-        callback: Is told how it goes on.
-        track: Trackers that follow it from now on, besides those of its spec.
+        callback: Called as training proceeds.
+        track: Further trackers, besides those of its spec.
 
     Raises:
-        UsageError: There is no such run, it is finished, a tracker is not to be had, or its data or teacher are gone.
-        TekapctlError: It is running, or it failed.
+        UsageError: There is no such run, it is finished, or its data, its teacher or a tracker is missing.
+        TekapctlError: It is still running, or it failed.
     """
     with join_process_group() as comm, ExitStack() as held:
         with comm.raise_together():
@@ -118,25 +118,22 @@ def resume(reference: str, home: Home, callback: Callback, track: Sequence[str] 
         )
         with comm.raise_together():
             if comm.is_main:
-                # What was measured after the checkpoint will be measured again.
+                # Epochs after the checkpoint are trained again.
                 run.write_metrics(progress.history)
                 for name in ("summary.json", _TRACEBACK):
                     (run.path / name).unlink(missing_ok=True)
         return _train(run, context, callback)
 
 
-def _restore(
-    run: Run,
-    context: RunContext,
-) -> None:
-    """Go back to the newest whole checkpoint, if there is one; the leader says which it is."""
+def _restore(run: Run, context: RunContext) -> None:
+    """Load the newest intact checkpoint, if there is one; the main process chooses it."""
     trainer = context.trainer
     place: tuple[int, int] | None = None
     with trainer.comm.raise_together():
         if trainer.comm.is_main:
             state, damaged = checkpoint.newest(run.checkpoints, trainer.device)
             for path in damaged:
-                logger.info(f"the checkpoint {path.name} is damaged and was passed over")
+                logger.info(f"the checkpoint {path.name} is damaged and was skipped")
             if damaged and state is None:
                 raise TekapctlError(
                     f"All checkpoints of the run {run.id} are damaged.",
@@ -152,31 +149,27 @@ def _restore(
 
 
 def _restore_state(run: Run, trainer: Trainer, state: dict[str, Any]) -> tuple[int, int]:
-    """Go back to a training state; returns its epoch and step.
+    """Load a training state; returns its epoch and step.
 
     Raises:
-        TekapctlError: It does not fit the run's spec.
+        TekapctlError: It does not match the run's spec.
     """
     try:
         trainer.restore(state)
         epoch, step = int(trainer.progress.epoch), int(trainer.progress.step)
-        # A checkpoint after the last step of an epoch comes before its test.
+        # A checkpoint after an epoch's last step is written before its test.
         if not (0 <= epoch <= trainer.spec.total_epochs and 0 <= step <= len(trainer.train_batches)):
             raise ValueError(f"it is of step {step} after epoch {epoch}")
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TekapctlError(
-            f"The checkpoint of the run {run.id} does not fit its spec: {why.rstrip('.:')}.",
-            "Put spec.toml back as it was when the run began, or start a new run.",
+            f"The checkpoint of the run {run.id} does not match its spec: {why.rstrip('.:')}.",
+            "Restore the spec.toml that the run began with, or start a new run.",
         ) from None
     return epoch, step
 
 
-def _train(
-    run: Run,
-    context: RunContext,
-    callback: Callback,
-) -> dict[str, Any]:
+def _train(run: Run, context: RunContext, callback: Callback) -> dict[str, Any]:
     trainer, interruption = context.trainer, Interruption()
     if not trainer.comm.is_main:
         with interruption.listening(), training_in_words(trainer):
@@ -203,17 +196,17 @@ def _train(
 
 
 def training_in_words(trainer: Trainer) -> AbstractContextManager[None]:
-    """Turn whatever ends the training, or the evaluation after it, into words."""
+    """Turn any exception during training, or the evaluation after it, into one of the program's errors."""
     return failures_in_words(
         lambda: trainer.place,
         smaller=smaller_batches(trainer.spec.batch_size),
-        remedy=f"{_TRACEBACK} in the run's folder shows where; `tekapctl resume RUN` goes on when that is mended.",
+        remedy=f"{_TRACEBACK} in the run's folder shows where; fix it and continue with `tekapctl resume RUN`.",
         spared=(),
     )
 
 
 def with_checkpoint(error: TekapctlError, run: Run) -> TekapctlError:
-    """The error that ended a run, with what is kept of the run where it can go on."""
+    """The error that ended a run, with the checkpoint from which it can be resumed."""
     if not isinstance(error, DivergedError | PeerLostError | UnexpectedError | OutOfMemoryError | UsageError):
         return error
     where = checkpoint.described(run.checkpoints)
@@ -223,9 +216,9 @@ def with_checkpoint(error: TekapctlError, run: Run) -> TekapctlError:
 
 
 def fail(run: Run, error: TekapctlError, trackers: Trackers) -> dict[str, Any]:
-    """Write that a run has failed, and why; returns its summary."""
+    """Write why a run failed; returns its summary."""
     failed = {"run": run.id, "status": "failed", "error": str(error)}
-    with suppress(TekapctlError):  # what went wrong first is what counts
+    with suppress(TekapctlError):  # the first error is the one to report
         run.write_summary(failed)
         if error.__cause__ is not None:
             told = "".join(traceback.format_exception(error.__cause__))

@@ -33,7 +33,7 @@ def carry_out(trial: Trial, folder: SweepFolder, callback: Callback, *, retry: b
 
     Raises:
         NotYetError: Another process carries it out, or one that it needs has failed.
-        StoppedError: It was told to stop; all of it is kept.
+        StoppedError: It was told to stop; the run is saved.
         TekapctlError: It failed, now or before.
     """
     digest = trial.digest
