@@ -114,7 +114,7 @@ def test_a_warm_cache_asks_the_teacher_nothing_and_serves_every_seed_and_fractio
 
     other = cached_teacher(home, precision="float32", seed=5)
     assert other.store.path == teacher.store.path
-    monkeypatch.setattr(other.live, "say", None)
+    monkeypatch.setattr(other.live, "forward_pixels", None)
     expected = [
         teacher.live.network.knowledge(teacher.live.network.normalize(b.images)).logits for b in other.batches.epoch(3)
     ]
@@ -161,7 +161,7 @@ def test_a_damaged_record_is_asked_for_again(home):
 def test_what_the_teacher_says_of_an_image_does_not_depend_on_how_many_it_is_asked_of(home, count):
     teacher = cached_teacher(home, precision="float32").live
     images = next(teacher_batches(home)).images
-    whole, some = teacher.say(images), teacher.say(images[:count])
+    whole, some = teacher.forward_pixels(images), teacher.forward_pixels(images[:count])
     assert torch.equal(some.logits, whole.logits[:count])
     assert torch.equal(some.embedding, whole.embedding[:count])
 

@@ -67,9 +67,7 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
     except Exception as error:
         if lacking_memory(error) is not None:
             raise  # nothing is wrong with the file
-        raise DamagedCheckpointError(
-            f"The checkpoint {path} is damaged: {error}.", "Use the one before it."
-        ) from None
+        raise DamagedCheckpointError(f"The checkpoint {path} is damaged: {error}.", "Use the one before it.") from None
     return state
 
 

@@ -28,14 +28,14 @@ from tekapctl.train.step import EpochSums, Metrics, TrainStep
 
 @dataclass
 class Progress:
-    """How far a run has come; part of the training state.
+    """How far a run has come; part of its checkpoints.
 
     Attributes:
         epoch: Epochs done.
-        step: Steps done of the epoch under way.
+        step: Steps done of the current epoch.
         best_epoch: The epoch, from 1, with the best top-1 accuracy on the test set so far.
-        best_top1: That accuracy.
-        seconds: Time spent on the epochs done, with their tests.
+        best_top1: That accuracy, as a fraction.
+        seconds: Time spent on the epochs done, including their tests.
         history: The metrics of the epochs done.
     """
 
@@ -60,18 +60,18 @@ class DivergedError(TekapctlError):
 
 
 class Trainer:
-    """Trains a network towards an objective.
+    """Trains a network with an objective.
 
     Args:
-        spec: Epochs, optimiser and schedule.
-        network: The learner, on its device.
-        objective: Its loss, on the same device; its own parameters are trained too.
+        spec: Epochs, optimizer and schedule.
+        network: The network, on its device.
+        objective: Its loss, on the same device; parameters of the loss are trained too.
         train: The training batches.
-        test: The test batches, seen after every epoch.
+        test: The test batches, evaluated after every epoch.
         precision: Precision of the networks' passes.
 
     Raises:
-        UsageError: The learner has no parameter that can be trained.
+        UsageError: The network has no trainable parameter.
     """
 
     def __init__(
@@ -99,19 +99,19 @@ class Trainer:
         self._parallel = DataParallelStep(self.learning, self.comm)
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise UsageError(
-                f"Nothing of the network {spec.network} can be trained: it has no parameter with requires_grad.",
-                "Let its factory leave the parameters that are to be trained unfrozen.",
+                f"The network {spec.network} has no trainable parameter.",
+                "Set requires_grad on the parameters that its factory should leave trainable.",
             )
         self._stages = Stages(spec, network, objective)
         parameters = [p for module in (network, objective) for p in module.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(spec.optimizer, parameters, self.device)
 
     def fit(self, callback: Callback, checkpointer: Checkpointer) -> None:
-        """Train from where the progress stands to the last epoch.
+        """Train from the current progress to the last epoch.
 
         Args:
-            callback: Is told of steps and epochs.
-            checkpointer: Keeps what is reached; comes before the listener.
+            callback: Called after steps and epochs.
+            checkpointer: Called before the callback.
 
         Raises:
             DivergedError: The loss is no longer finite.
@@ -133,7 +133,7 @@ class Trainer:
         return self.progress.epoch >= self.spec.total_epochs
 
     def start_epoch(self) -> None:
-        """Set up the epoch under way, from its beginning or from where it was left."""
+        """Set up the current epoch, from its beginning or from where it was interrupted."""
         epoch = self.progress.epoch
         if self._stages.enter(epoch):
             self._parallel.forget()
@@ -144,15 +144,15 @@ class Trainer:
         self._sums.begin()
 
     def batches(self) -> Iterator[Batch]:
-        """What is left of the epoch under way."""
+        """The rest of the current epoch."""
         strong = self.objective.requires.strong_view
         return self.marked(self.train_batches.epoch(self.progress.epoch, self.progress.step, strong=strong))
 
     def marked(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Batches, each the beginning of a step for compiled networks.
+        """Mark each batch as the beginning of a step for compiled networks.
 
-        On CUDA they write over what they gave in the step before. Where several students ask one teacher of a batch,
-        a step begins with the batch and not with each student.
+        On CUDA these reuse their output buffers from step to step. Several students that share a teacher share its step
+        as well.
 
         Args:
             batches: The batches.
@@ -164,7 +164,7 @@ class Trainer:
 
     @property
     def place(self) -> str:
-        """What is being done, for error messages."""
+        """What is running, for error messages."""
         if self.is_done:
             return "the evaluation after the last epoch"
         epoch, step = self.progress.epoch + 1, self.progress.step
@@ -173,7 +173,7 @@ class Trainer:
         )
 
     def train_step(self, batch: Batch) -> None:
-        """Take the next step."""
+        """Take one step."""
         # Dropout draws from PyTorch's own generator.
         place = (self.progress.epoch, self.progress.step, batch.shard.first)
         torch.manual_seed(derive(self.spec.seed, "network", *place))
@@ -181,7 +181,7 @@ class Trainer:
         self.progress.step += 1
 
     def end_epoch(self) -> tuple[Metrics, bool]:
-        """Test after the last step of an epoch; returns its metrics, and whether it is the best so far.
+        """Evaluate after the last step of an epoch; returns its metrics, and whether it is the best so far.
 
         Raises:
             DivergedError: The loss is no longer finite.
@@ -217,10 +217,10 @@ class Trainer:
         return metrics, is_best
 
     def check_finite(self) -> None:
-        """Look whether all losses of the epoch under way were finite; waits for the device.
+        """Check that all losses of the current epoch were finite; waits for the device.
 
         Raises:
-            DivergedError: One was not; the message says in which step, and what its parts were.
+            DivergedError: One was not; the message has its step and its parts.
         """
         found = self._sums.first_not_finite()
         if found is not None:
@@ -240,7 +240,7 @@ class Trainer:
         return found
 
     def test(self) -> Metrics:
-        """The network on the test set."""
+        """Evaluate the network on the test set."""
         began = time.perf_counter()
         average_running_stats(self.comm, self.network)
         logits, labels = predict(self.network, self.test_batches, self.precision)
@@ -251,7 +251,7 @@ class Trainer:
         return {**dict(zip(names, figures, strict=True)), "test_seconds": time.perf_counter() - began}
 
     def state(self) -> dict[str, Any]:
-        """The whole training state, for `restore`, on as many processes as one likes; all must ask for it at once."""
+        """The training state, for `restore` on any number of processes; all processes must call this together."""
         average_running_stats(self.comm, self.network, self.objective)
         return {
             "network": self.network.state_dict(),
@@ -262,7 +262,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a training state; every later step is what it would have been without the break."""
+        """Load a training state; later steps are what they would have been without the interruption."""
         self.network.load_state_dict(state["network"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
