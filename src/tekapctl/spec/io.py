@@ -25,9 +25,9 @@ _CHOICES = ("data", "method")
 
 
 def merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """A table with another over it, field by field; dotted names are paths.
+    """Merge a table into another, field by field; dotted names are paths.
 
-    Another data set or method than the table's starts from its own defaults.
+    A different data set or method starts from its own defaults.
 
     Raises:
         UsageError: A path leads through a field that has no fields.

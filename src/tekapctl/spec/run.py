@@ -28,7 +28,7 @@ from tekapctl.spec.optimizer import OptimizerSpec
 
 
 def _chosen_by_name(registry: Registry[Any]) -> BeforeValidator:
-    """Reads a name, a table with a `name`, or a ready section as the registry's section of that name."""
+    """Turns a name, a table with a `name`, or ready settings into the registered settings of that name."""
 
     def choose(value: Any) -> Any:
         if isinstance(value, Settings):
@@ -60,49 +60,50 @@ _PRETRAINING_RATE = 0.1
 
 
 class RunSpec(Settings):
-    """What runs of teachers and of students have in common."""
+    """Settings of every run."""
 
     learner: ClassVar[str]
-    """The field that names the network that learns."""
+    """The field that names the network to train."""
 
     data: AnyData = Field(default_factory=lambda: CIFAR100())
-    epochs: int = Field(240, ge=1, le=1_000_000)
-    batch_size: int = Field(64, ge=1, le=1_000_000)
+    epochs: int = Field(240, ge=1, le=1_000_000, description="Training epochs, after an init stage.")
+    batch_size: int = Field(64, ge=1, le=1_000_000, description="Batch size, over all processes.")
     optimizer: OptimizerSpec = OptimizerSpec()
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of every random choice of the run.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Random seed of the run.")
     data_seed: int | None = Field(
         None,
         ge=0,
         lt=2**63,
-        description="Seed of the choice, order and augmentation of training images: `seed`, unless given. Runs that "
-        "share it see the same batches.",
+        description="Seed of the sampling, order and augmentation of training images (default: seed). Runs with the "
+        "same data_seed see the same batches.",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", description="auto, cpu, cuda or cuda:N.")
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = Field(
         "auto",
-        description="Precision of the networks. On CUDA float32 is IEEE float32; tf32 rounds what convolutions and "
-        "matrix products multiply to 10 bits.",
+        description="Precision of the forward passes. On CUDA, float32 is IEEE float32 and tf32 rounds the factors of "
+        "convolutions and matrix products to 10 bits.",
     )
     sync_batch_norm: bool = Field(
-        False, description="Of several processes: batch norms use the statistics of the whole batch, not of each share."
+        False,
+        description="With several processes: compute batch norm statistics over the full batch, not over each process's shard.",
     )
-    compile: bool = Field(False, description="Compile the networks with torch.compile before training.")
+    compile: bool = Field(False, description="Compile the networks with torch.compile.")
     checkpoint_minutes: float = Field(
         10.0,
         gt=0,
         le=1e6,
-        description="The training state is kept after every epoch, and within one every so many minutes.",
+        description="Minutes between checkpoints within an epoch; one is written after every epoch as well.",
     )
     model_args: dict[str, Argument] = Field(
-        {}, description="Arguments of the learning network, where it is from elsewhere."
+        {}, description="Keyword arguments of an external network (torchvision, timm or your own)."
     )
-    track: tuple[str, ...] = Field((), description="Trackers that follow the run beside its metrics.jsonl.")
-    name: str | None = Field(None, min_length=1, max_length=80, description="A word of the user's own in the run's id.")
+    track: tuple[str, ...] = Field((), description="Experiment trackers to log to, besides the run's metrics.jsonl.")
+    name: str | None = Field(None, min_length=1, max_length=80, description="A label to put into the run's id.")
 
     @model_validator(mode="before")
     @classmethod
     def _fill_learning_rate(cls, values: Any) -> Any:
-        """The published rate depends on the network that learns."""
+        """Fill in the network's published learning rate."""
         if not isinstance(values, Mapping):
             return values
         network = values.get(cls.learner, cls.model_fields[cls.learner].default)
@@ -123,30 +124,30 @@ class RunSpec(Settings):
 
     @property
     def batch_seed(self) -> int:
-        """The seed of everything about training images."""
+        """Seed of the sampling, order and augmentation of training images."""
         return self.seed if self.data_seed is None else self.data_seed
 
     @property
     def init_epochs(self) -> int:
-        """Epochs of a method's first stage, before the run's own."""
+        """Epochs of the init stage, before the run's own."""
         return 0
 
     def init_lr(self, epoch: int) -> float:
-        """The learning rate of an epoch of the first stage, counted from 0."""
+        """The learning rate of an epoch of the init stage, counted from 0."""
         return self.optimizer.learning_rate * self.optimizer.scale(self.batch_size)
 
     def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch after the first stage, counted from 0."""
+        """The learning rate of an epoch after the init stage, counted from 0."""
         return self.optimizer.rate(epoch, self.epochs, self.batch_size)
 
     @property
     def total_epochs(self) -> int:
-        """Epochs of both."""
+        """Epochs of the init stage and after it."""
         return self.init_epochs + self.epochs
 
     @property
     def network(self) -> str:
-        """Name of the network that learns."""
+        """Name of the network to train."""
         return str(getattr(self, self.learner))
 
 
@@ -167,12 +168,13 @@ class TeacherSpec(RunSpec):
     learner: ClassVar[str] = "model"
     kind: Literal["teacher"] = "teacher"
     model: NetworkName = Field(
-        "resnet32x4", description="The network to train: of the zoo, torchvision:NAME, timm:NAME or module:factory."
+        "resnet32x4",
+        description="Architecture to train: a built-in network, torchvision:NAME, timm:NAME or module:factory.",
     )
 
 
 def _method_name(values: Mapping[str, Any]) -> str:
-    """The method's name in a spec's values, which may be a name, a table or a ready section; "" of anything else."""
+    """The method's name in a spec's values (a name, a table or ready settings), or ""."""
     method = values.get("method", "kd")
     name = method.get("name") if isinstance(method, Mapping) else getattr(method, "name", method)
     return name if isinstance(name, str) else ""
@@ -184,25 +186,29 @@ class StudentSpec(RunSpec):
     learner: ClassVar[str] = "student"
     kind: Literal["student"] = "student"
     student: NetworkName = Field(
-        "resnet8x4", description="The network that learns: of the zoo, torchvision:NAME, timm:NAME or module:factory."
+        "resnet8x4",
+        description="Student architecture: a built-in network, torchvision:NAME, timm:NAME or module:factory.",
     )
     teacher: str = Field(
-        "resnet32x4", min_length=1, max_length=4096, description="A run, a checkpoint file, or a network's name."
+        "resnet32x4",
+        min_length=1,
+        max_length=4096,
+        description="The teacher: a run, a checkpoint file, or a network's name.",
     )
     teacher_model: NetworkName | None = Field(
-        None, description="The network of a teacher's checkpoint file, where neither the file nor its weights say."
+        None, description="Architecture of the teacher's checkpoint file, if the file does not name it."
     )
-    teacher_args: dict[str, Argument] = Field({}, description="Arguments of a teacher's network from elsewhere.")
+    teacher_args: dict[str, Argument] = Field({}, description="Keyword arguments of an external teacher network.")
     teacher_digest: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="SHA-256 of the teacher's weights; held to where it is given."
+        None, pattern="^[0-9a-f]{64}$", description="Expected SHA-256 of the teacher's weights."
     )
     ensemble: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(
         (),
         max_length=64,
-        description="Further teachers, each of the weight of the first, with augmented ones of its own.",
+        description="Further teachers with equal weights, each with augmented teachers of its own.",
     )
     ensemble_digests: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = Field(
-        (), max_length=64, description="SHA-256 of their weights, in their order; held to where given."
+        (), max_length=64, description="Expected SHA-256 of their weights, in the same order."
     )
     method: AnyMethod = KDSpec()
     gamma: Weight = Field(description="Weight of the cross-entropy.")
@@ -210,22 +216,22 @@ class StudentSpec(RunSpec):
     beta: Weight = Field(description="Weight of the method's own loss.")
     temperature: Temperature = Field(4.0, description="Temperature of KD's logit loss.")
     standardize_logits: bool = Field(
-        False, description="Logit losses see logits of mean 0 and deviation 1 (Sun et al., CVPR 2024)."
+        False, description="Standardize logits to mean 0 and std 1 in logit losses (Sun et al., CVPR 2024)."
     )
     tekap: TekapSpec = TekapSpec()
     angular: AngularSpec = AngularSpec()
     cache_teacher: bool = Field(
-        False, description="Keep what the teacher says of each view of each image on disk, for all runs with it."
+        False, description="Cache the teacher's outputs for each view of each image on disk and reuse them across runs."
     )
     diagnose: bool = Field(
         False,
-        description="After each epoch, log how augmented teachers differ and what their noise does to the student.",
+        description="After each epoch, log the diversity of the augmented teachers and the effect of their noise.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _fill_tekap(cls, values: Any) -> Any:
-        """TeKAP is on by default for the methods it was published with, and gives way to learned views."""
+        """Switch TeKAP on for the methods it was published with, and off with learned views."""
         if not isinstance(values, Mapping):
             return values
         angular = values.get("angular")
@@ -234,13 +240,13 @@ class StudentSpec(RunSpec):
         given = values.get("tekap", {})
         if (name in METHODS and METHODS[name].tekap and not views) or not isinstance(given, Mapping):
             return values
-        # A level of which anything is given is asked for.
+        # A level with any setting given stays on.
         return {**values, "tekap": {"logit": {"teachers": 0}, "feature": {"teachers": 0}, **given}}
 
     @model_validator(mode="before")
     @classmethod
     def _fill_weights(cls, values: Any) -> Any:
-        """Weights that are not given are the method's published ones."""
+        """Fill in the method's published loss weights."""
         if not isinstance(values, Mapping):
             return values
         name = _method_name(values)
@@ -251,16 +257,16 @@ class StudentSpec(RunSpec):
 
     @property
     def init_epochs(self) -> int:
-        """Epochs of the method's first stage, or of the views' pretraining."""
+        """Epochs of the method's init stage, or of pretraining the learned views."""
         return self.pretrain_epochs or (int(getattr(self.method, "init_epochs", 0)) if self.beta else 0)
 
     @property
     def pretrain_epochs(self) -> int:
-        """Epochs in which learned views are trained before the student."""
+        """Epochs of pretraining the learned views."""
         return self.angular.pretrain_epochs if self.angular.views else 0
 
     def init_lr(self, epoch: int) -> float:
-        """The learning rate of an epoch of the first stage, as published for the method and the student."""
+        """The learning rate of an epoch of the init stage, as published for the method and the student."""
         if self.pretrain_epochs:
             rate = _PRETRAINING_RATE * 0.1 ** (3 * epoch // self.pretrain_epochs)
         else:
@@ -268,23 +274,23 @@ class StudentSpec(RunSpec):
         return rate * self.optimizer.scale(self.batch_size)
 
     @model_validator(mode="after")
-    def _check_first_stages(self) -> "StudentSpec":
+    def _check_init_stages(self) -> "StudentSpec":
         if self.pretrain_epochs and self.beta and getattr(self.method, "init_epochs", 0):
             raise ValueError(
-                f"{self.method.name} has a first stage of its own, beside which views cannot be pretrained: set "
-                "angular.pretrain_epochs or method.init_epochs to 0"
+                f"{self.method.name} has an init stage, so that views cannot be pretrained: set angular.pretrain_epochs "
+                "or method.init_epochs to 0"
             )
         return self
 
     @property
     def requires(self) -> Requires:
-        """What the losses read, of those that have a weight."""
+        """What the losses with a weight read."""
         method = self.method.requires if self.beta else Requires()
         return method | Requires(logits=bool(self.alpha))
 
     @property
     def levels(self) -> set[Level]:
-        """Where TeKAP has something to augment."""
+        """The levels at which a loss reads something that TeKAP can augment."""
         levels: set[Level] = {"logit"} if self.alpha else set()
         return levels | ({self.method.requires.level} if self.beta else set())
 
@@ -296,7 +302,7 @@ class StudentSpec(RunSpec):
 
     @property
     def canonical(self) -> "StudentSpec":
-        """The same experiment with TeKAP's settings at their defaults where nothing reads them."""
+        """The same experiment, with TeKAP's settings at their defaults where they have no effect."""
         logit = self.tekap.logit if "logit" in self.levels else LogitTekap(teachers=0)
         feature = self.tekap.feature if "feature" in self.levels else FeatureTekap(teachers=0)
         tekap = TekapSpec(
@@ -310,11 +316,11 @@ class StudentSpec(RunSpec):
     @model_validator(mode="after")
     def _check_weights(self) -> "StudentSpec":
         if self.angular.views and (self.tekap.logit.teachers or self.tekap.feature.teachers):
-            raise ValueError("learned views take the place of TeKAP's noise: give --no-tekap, or angular.views 0")
+            raise ValueError("learned views replace TeKAP's noise: switch TeKAP off, or set angular.views to 0")
         if self.method.name == "kd" and self.beta:
-            raise ValueError("the method kd has no loss for beta to weigh: give alpha its weight, and beta 0")
+            raise ValueError("the method kd has no loss for beta to weigh: set alpha, and beta to 0")
         if self.ensemble_digests and len(self.ensemble_digests) != len(self.ensemble):
-            raise ValueError("ensemble_digests has another number of teachers than ensemble")
+            raise ValueError("ensemble_digests and ensemble differ in length")
         if not (self.gamma or self.alpha or self.beta):
             raise ValueError("gamma, alpha and beta are all 0: nothing would be learned")
         return self

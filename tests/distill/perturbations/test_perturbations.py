@@ -137,7 +137,7 @@ def test_logits_that_vary_in_a_plane_are_perturbed_within_it(basis, teacher, lab
 
 def test_relative_noise_is_that_of_noisy_teachers(basis, teacher):
     noise = torch.randn(3, len(teacher.logits), CLASSES, generator=torch.Generator().manual_seed(0))
-    size = basis.statistics_of().logits.square().mean().sqrt().float()
+    size = basis.survey().logits.square().mean().sqrt().float()
     spec = spec_of("relative", teachers=3, teacher_scale=1.0, noise_weight=0.2).logit
     augmented = perturb(spec, teacher.logits, made("relative", basis).sample(teacher, None, noise))
     torch.testing.assert_close(augmented, (1 + 0.2 / size * noise) * teacher.logits)

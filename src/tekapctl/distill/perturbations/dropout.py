@@ -51,7 +51,7 @@ class Dropout(LogitPerturbation):
             )
         weight, p = basis.classifier.weight.detach(), basis.dropout
         problem = "The teacher's embeddings, or the weights of its classifier, are all 0: dropout changes nothing."
-        squares = weight.cpu().double().square() @ basis.statistics_of().embedding_squares
+        squares = weight.cpu().double().square() @ basis.survey().embedding_squares
         size = root_mean_square(squares, problem) * math.sqrt(p / (1 - p))
         return cls((weight.float() / size).T.to(basis.device), p)
 

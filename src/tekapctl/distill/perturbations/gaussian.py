@@ -36,7 +36,7 @@ class Covariance(LogitPerturbation):
         Raises:
             UsageError: The logits do not vary.
         """
-        deviations = cls.deviations(basis.statistics_of())
+        deviations = cls.deviations(basis.survey())
         scaled = deviations / root_mean_square(deviations.square(), cls.unvaried)
         variances, directions = torch.linalg.eigh(scaled.T @ scaled / len(scaled))
         # Variances that are 0 may come out below.

@@ -45,7 +45,7 @@ class Mixing(LogitPerturbation):
     @classmethod
     def of(cls, basis: PerturbationContext) -> "Mixing":
         """With the training images' logits."""
-        survey = basis.statistics_of()
+        survey = basis.survey()
         return cls(survey, survey.logits.shape[1], basis.device)
 
     def numbers(self, view: Knowledge) -> int:

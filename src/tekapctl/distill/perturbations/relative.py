@@ -36,7 +36,7 @@ class Relative(LogitPerturbation):
         Raises:
             UsageError: All of the teacher's logits are 0.
         """
-        return cls(root_mean_square(basis.statistics_of().logits.square(), "The teacher's logits are all 0."))
+        return cls(root_mean_square(basis.survey().logits.square(), "The teacher's logits are all 0."))
 
     def sample(
         self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch classes"]

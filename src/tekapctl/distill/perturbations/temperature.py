@@ -33,7 +33,7 @@ class Temperature(LogitPerturbation):
         Raises:
             UsageError: The teacher gives all classes the same logit.
         """
-        logits = basis.statistics_of().logits
+        logits = basis.survey().logits
         problem = "The teacher's logits are the same for all classes, so that no temperature changes them."
         return cls(root_mean_square((logits - logits.mean(1, keepdim=True)).square(), problem))
 
