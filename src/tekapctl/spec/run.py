@@ -85,7 +85,7 @@ class RunSpec(Settings):
     )
     sync_batch_norm: bool = Field(
         False,
-        description="With several processes: compute batch norm statistics over the full batch, not over each process's shard.",
+        description="With several processes: compute batch norm statistics over the full batch.",
     )
     compile: bool = Field(False, description="Compile the networks with torch.compile.")
     checkpoint_minutes: float = Field(
@@ -277,8 +277,8 @@ class StudentSpec(RunSpec):
     def _check_init_stages(self) -> "StudentSpec":
         if self.pretrain_epochs and self.beta and getattr(self.method, "init_epochs", 0):
             raise ValueError(
-                f"{self.method.name} has an init stage, so that views cannot be pretrained: set angular.pretrain_epochs "
-                "or method.init_epochs to 0"
+                f"{self.method.name} has an init stage, so views cannot be pretrained: set angular.pretrain_epochs or "
+                "method.init_epochs to 0"
             )
         return self
 
