@@ -153,7 +153,7 @@ def test_runs_say_how_they_differ_from_the_published_experiment(tekapctl):
 
 
 def test_presets_of_a_prefix_are_listed_in_a_table_for_each_kind_of_number(tekapctl):
-    shown = tekapctl("presets", "mlkd-ls").out
+    shown = " ".join(tekapctl("presets", "mlkd-ls").out.split())
     assert "best epoch" in shown
     assert "not stated" in shown
     assert "of the last epoch" not in shown

@@ -28,7 +28,8 @@ def presets(
 
     found = list(all_presets())
     if prefix is not None:
-        found = [one for one in found if _begins(one.name, prefix)]
+        whole = [one for one in found if one.name.startswith(f"{prefix.rstrip('/')}/")]
+        found = whole or [one for one in found if one.name.startswith(prefix)]
         if not found:
             raise UsageError(f"No preset's name begins with {prefix!r}.", "`tekapctl presets` lists them all.")
     if as_json:
@@ -60,11 +61,6 @@ _TITLES = {
     None: "Published settings without an accuracy",
 }
 """One table for each kind of number: they do not compare."""
-
-
-def _begins(name: str, prefix: str) -> bool:
-    """Whether a name begins with a prefix, whose last part is a whole way unless it ends within a pair."""
-    return name.startswith(f"{prefix.rstrip('/')}/") or ("-" in prefix.rpartition("/")[2] and name.startswith(prefix))
 
 
 def _row(one: "Preset") -> dict[str, Any]:
