@@ -65,18 +65,8 @@ def test_an_entry_that_nobody_knows_is_not_compared():
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "{",
-        "[]",
-        "[1, 2]",
-        "null",
-        "3",
-        '{"seed": 1}',
-        '{"cases": {}}',
-        '{"seed": 1, "cases": {}}',
-        '{"seed": 1, "cases": []}',
-        '{"cases": {"rkd": {"loss": 1}}}',
-        '{"seed": 1, "cases": {"rkd": 3}}',
+        *("", "{", "[]", "[1, 2]", "null", "3", '{"seed": 1}', '{"cases": {}}', '{"seed": 1, "cases": {}}'),
+        *('{"seed": 1, "cases": []}', '{"cases": {"rkd": {"loss": 1}}}', '{"seed": 1, "cases": {"rkd": 3}}'),
         '{"seed": 1, "cases": {"rkd": {}}}',
     ],
 )
