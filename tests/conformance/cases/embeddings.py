@@ -29,7 +29,7 @@ def of_embeddings(x: Case, method: Method) -> Found:
 
 @evaluates("rkd*")
 def rkd(x: Case) -> Found:
-    return of_embeddings(x, RKD(x.get("distance_weight", 25.0), x.get("angle_weight", 50.0)))
+    return of_embeddings(x, RKD(float(x.get("distance_weight", 25.0)), float(x.get("angle_weight", 50.0))))
 
 
 @evaluates("pkt*")
