@@ -9,6 +9,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +28,15 @@ FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
+
+LAUNCH = """
+import fcntl, os, sys
+reads, writes = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3])
+os.dup2(reads, 3)
+os.dup2(writes, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Chromium reads commands from descriptor 3 and writes answers to descriptor 4."""
 
 
 def find_chromium() -> str | None:
@@ -84,15 +94,12 @@ class Page:
     def wait_for(self, condition: str) -> None:
         """Wait until a JavaScript expression is true; the test's own time limit ends a wait in vain."""
         self.run(
-            "new Promise(done => { const look = () => "
-            f"({condition}) ? done(true) : setTimeout(look, 50); look(); }})"
+            f"new Promise(done => {{ const look = () => ({condition}) ? done(true) : setTimeout(look, 50); look(); }})"
         )
 
     def resize(self, width: int, height: int) -> None:
         """Set the size of the window in CSS pixels."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def prefer(self, scheme: str) -> None:
         """Set what the system prefers: `light` or `dark`."""
@@ -127,13 +134,14 @@ def chromium(path: str) -> Iterator[Page]:
     Args:
         path: The program, as `find_chromium` gives it.
     """
-    # Chromium reads commands from descriptor 3 and writes answers to descriptor 4.
     command_reads, command_writes = os.pipe()
     answer_reads, answer_writes = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         started = subprocess.Popen(
-            ["sh", "-c", f'exec "$0" "$@" 3<&{command_reads} 4>&{answer_writes}', path]
-            + [*FLAGS, f"--user-data-dir={profile}"],
+            [
+                *(sys.executable, "-c", LAUNCH, str(command_reads), str(answer_writes)),
+                *(path, *FLAGS, f"--user-data-dir={profile}"),
+            ],
             pass_fds=(command_reads, answer_writes),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
