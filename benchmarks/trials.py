@@ -37,8 +37,8 @@ def main() -> None:
     teacher = Trained(network, given.teacher, None, None, "0" * 64, Reference(given.teacher, NOWHERE, given.teacher))
     splits = data.load(spec.data, NOWHERE, seed=0, in_channels=3)
     home = Home(NOWHERE)
-    alone = assemble(spec, splits, [teacher], device, home, print)
-    first = RunContext(spec, splits, (teacher,), None, None, assemble(spec, splits, [teacher], device, home, print))
+    alone = assemble(spec, splits, [teacher], device, home)
+    first = RunContext(spec, splits, (teacher,), None, None, assemble(spec, splits, [teacher], device, home))
     others = [beside(first, spec.model_copy(update={"seed": seed})).trainer for seed in range(1, given.trials)]
     together = [first.trainer, *others]
 

@@ -53,7 +53,7 @@ def train_teacher(
         UsageError: The spec is not valid, or asks for what is not to be had.
         TekapctlError: The run failed; `resume_run` goes on with it.
     """
-    return execute(_spec(spec, TeacherSpec, "teacher", fields), _home(home), _Told(on_epoch), _silent)
+    return execute(_spec(spec, TeacherSpec, "teacher", fields), _home(home), _Told(on_epoch))
 
 
 def distill(
@@ -74,7 +74,7 @@ def distill(
         UsageError: The spec is not valid, or asks for what is not to be had.
         TekapctlError: The run failed; `resume_run` goes on with it.
     """
-    return execute(_spec(spec, StudentSpec, "student", fields), _home(home), _Told(on_epoch), _silent)
+    return execute(_spec(spec, StudentSpec, "student", fields), _home(home), _Told(on_epoch))
 
 
 def resume_run(reference: str, *, home: Path | str | None = None, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def resume_run(reference: str, *, home: Path | str | None = None, on_epoch: OnEp
     Raises:
         UsageError: There is no such run, or it is finished.
     """
-    return resume(reference, _home(home), _Told(on_epoch), _silent)
+    return resume(reference, _home(home), _Told(on_epoch))
 
 
 def evaluate(reference: str, *, home: Path | str | None = None, **options: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Where a run computes, and in which precision."""
 
+import logging
 import os
 import re
 import shutil
@@ -18,21 +19,24 @@ from torch import nn
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator, local_rank
 from tekapctl.errors import UsageError
 
+logger = logging.getLogger(__name__)
+
 F = TypeVar("F", bound=Callable[..., object])
-Say = Callable[[str], None]
 
 OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}
 """The oldest NVIDIA driver that each major version of CUDA runs with, on Linux."""
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def resolve_device(name: str, comm: Communicator = SINGLE_PROCESS, say: Say = lambda _: None) -> torch.device:
+def resolve_device(
+    name: str,
+    comm: Communicator = SINGLE_PROCESS,
+) -> torch.device:
     """The device that `auto`, `cpu`, `cuda` or `cuda:N` means on this machine.
 
     Args:
         name: What it is called.
         comm: The processes of the run; where there are several, each has the GPU of its number on its machine.
-        say: Is told why `auto` is the CPU although there is an NVIDIA GPU.
 
     Raises:
         UsageError: The machine has no such device, or it is one for several processes.
@@ -41,7 +45,7 @@ def resolve_device(name: str, comm: Communicator = SINGLE_PROCESS, say: Say = la
         name = "cuda" if torch.cuda.is_available() else "cpu"
         problem = unusable_gpu() if name == "cpu" else None
         if problem is not None:
-            say(f"{problem} This run computes on the CPU.")
+            logger.info(f"{problem} This run computes on the CPU.")
     device = torch.device(name)
     if comm.size > 1 and device.type != "cpu":
         if device.type != "cuda" or device.index is not None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from program import start
-from result import Result
+from helpers.program import start
+from helpers.result import Result
 
 
 @dataclass

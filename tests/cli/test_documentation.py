@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.documentation import PAGES, ROOT, blocks
+from helpers.documentation import PAGES, ROOT, blocks
 
 
 def test_the_reference_is_the_programs_own():

@@ -18,14 +18,14 @@ import pytest
 import torch
 from torchvision.models import resnet18, resnet34
 
-from cli.documentation import PAGES, ROOT, commands
 from cli.test_own_data import SHAPES, photograph
 from data.test_folder import picture
 from data.test_hub import encoded, publish
 from data.test_photographs import write_stl10, write_svhn, write_tiny_imagenet
 from data.test_sources import pack, write_cifar, write_fashion
-from program import Started
-from server import serving
+from helpers.documentation import PAGES, ROOT, commands
+from helpers.program import Started
+from helpers.server import serving
 from tekapctl.models import build
 
 TUTORIAL = "tutorial.md"  # is carried out as it stands, in test_documentation.py

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from server import serving
+from helpers.server import serving
 from tekapctl import __version__
 from tekapctl.models import build
 from tekapctl.spec.run import loads

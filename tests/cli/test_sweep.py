@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from program import run, start
-from result import Result
+from helpers.program import run, start
+from helpers.result import Result
 from tekapctl import train_teacher
 from tekapctl.data.datasets.digits import Digits
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from events import in_metrics, in_tensorboard
+from helpers.events import in_metrics, in_tensorboard
 from tekapctl.store.runs import Run
 
 RUN = ["train-teacher", "--model", "resnet8", "--dataset", "digits", "--device", "cpu"]

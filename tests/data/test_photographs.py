@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data.test_folder import picture
-from server import serving
+from helpers.server import serving
 from tekapctl.data import Batches, data_spec
 from tekapctl.errors import UsageError
 

@@ -11,7 +11,7 @@ import pytest
 
 from data import test_photographs as photographs
 from data import test_sources as sources
-from server import serving
+from helpers.server import serving
 from tekapctl.data import data_spec
 from tekapctl.errors import TekapctlError
 from tekapctl.store.atomic import atomic_folder, filling

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server import serving
+from helpers.server import serving
 from tekapctl.data import DATASETS, data_spec, load
 from tekapctl.data.image_set import ImageSet
 from tekapctl.errors import TekapctlError, UsageError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from program import Started, run
+from helpers.program import Started, run
 from reliability.case import Case, filled, read_cases
 from reliability.inputs import MAKERS, load_all
 from reliability.limit import limit

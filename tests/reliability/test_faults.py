@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from program import Started, run, start
-from server import serving
+from helpers.program import Started, run, start
+from helpers.server import serving
 from tekapctl.models import build
 
 TEACHER = ["train-teacher", "--model", "resnet8", "--dataset", "digits", "--batch-size", "16", "--device", "cpu"]

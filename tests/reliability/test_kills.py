@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from program import run, start
-from server import serving
+from helpers.program import run, start
+from helpers.server import serving
 from tekapctl.models import build
 
 KILLS = int(os.environ.get("TEKAPCTL_KILLS", "50"))

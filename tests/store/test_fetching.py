@@ -14,7 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from server import answering, forever, page, redirect, serving
+from helpers.server import answering, forever, page, redirect, serving
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models import build
 from tekapctl.store import catalogue

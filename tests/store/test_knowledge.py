@@ -71,27 +71,25 @@ def test_a_record_at_another_place_or_of_another_teacher_is_not_believed(tmp_pat
 
 
 @pytest.mark.parametrize("name", ["records.bin", "identity.json"])
-def test_a_store_that_was_cut_short_is_made_anew_and_says_so(tmp_path, name):
+def test_a_store_that_was_cut_short_is_made_anew_and_says_so(tmp_path, name, logged):
     store = filled(tmp_path, np.arange(10))
     path = store.path / name
     assert damage(store.path) is None
     path.write_bytes(path.read_bytes()[:-9])
     assert damage(store.path) is not None
-    said: list[str] = []
-    again = KnowledgeStore(tmp_path, identity(), said.append)
-    assert "made anew" in said[0]
+    again = KnowledgeStore(tmp_path, identity())
+    assert "made anew" in logged[0]
     assert not again.read(np.arange(10))[1].any()
     assert damage(store.path) is None
 
 
-def test_a_nearly_full_disk_ends_the_caching_and_nothing_else(tmp_path, monkeypatch):
+def test_a_nearly_full_disk_ends_the_caching_and_nothing_else(tmp_path, monkeypatch, logged):
     monkeypatch.setattr(teacher_cache, "RESERVE", 2**62)
-    said: list[str] = []
-    store = KnowledgeStore(tmp_path, identity(), said.append)
+    store = KnowledgeStore(tmp_path, identity())
     for place in range(3):
         store.write(np.array([place]), words_of(np.array([place])))
     assert store.is_full
-    assert len(said) == 1
+    assert len(logged) == 1
     assert not store.read(np.arange(3))[1].any()
 
 
@@ -118,17 +116,18 @@ def test_processes_that_fill_one_store_at_once_do_not_disturb_each_other(tmp_pat
 
 
 @pytest.mark.parametrize("deleted", ["folder", "all"])
-def test_a_store_that_is_deleted_while_it_is_filled_ends_the_caching_and_nothing_else(tmp_path, monkeypatch, deleted):
+def test_a_store_that_is_deleted_while_it_is_filled_ends_the_caching_and_nothing_else(
+    tmp_path, monkeypatch, deleted, logged
+):
     monkeypatch.setattr(teacher_cache, "_CHECK_EVERY", 0)
-    said: list[str] = []
-    store = KnowledgeStore(tmp_path / "knowledge", identity(), said.append)
+    store = KnowledgeStore(tmp_path / "knowledge", identity())
     store.write(np.arange(3), words_of(np.arange(3)))
     shutil.rmtree(store.path if deleted == "folder" else tmp_path / "knowledge")
     for place in range(3, 6):
         store.write(np.array([place]), words_of(np.array([place])))
     assert store.is_full
-    assert len(said) == 1
-    assert "was deleted: no more knowledge is cached, the teacher stays live" in said[0]
+    assert len(logged) == 1
+    assert "was deleted: no more knowledge is cached, the teacher stays live" in logged[0]
     assert store.read(np.arange(3))[1].all()
     assert store.bytes_used == 0
 

@@ -24,7 +24,7 @@ def bench(
     from tekapctl.commands.bench import measure_steps
     from tekapctl.store.home import Home
 
-    found = measure_steps(spec, Home.default(), steps, console.say)
+    found = measure_steps(spec, Home.default(), steps)
     if as_json:
         console.show_json(found.to_dict())
         return

@@ -60,7 +60,7 @@ def warm_cache(
     """
     from tekapctl.commands.warm_cache import open_cache, warm
 
-    cached = open_cache(spec, _home(), console.say)
+    cached = open_cache(spec, _home())
     console.say(f"cached knowledge: {cached.store.described}")
     if dry_run:
         found = {"store": str(cached.store.path), "bytes": cached.store.bytes_used}

@@ -26,7 +26,14 @@ def compare(
     from tekapctl.experiments.comparison import groups
     from tekapctl.store.home import Home
 
-    found = groups.group(groups.find(Home.default(), references or [], name=name, every=every, say=console.say))
+    found = groups.group(
+        groups.find(
+            Home.default(),
+            references or [],
+            name=name,
+            every=every,
+        )
+    )
     show(found, baseline, form)
 
 

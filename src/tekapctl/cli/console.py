@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import sys
 import time
@@ -27,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tekapctl.errors import TekapctlError
+from tekapctl.logging import ROOT
 from tekapctl.store.atomic import size as size
 
 _stderr = Console(stderr=True, highlight=False)
@@ -41,6 +43,14 @@ def printable(text: str) -> str:
 def say(text: str) -> None:
     """A line for the user, on stderr."""
     _stderr.print(escape(printable(text)), soft_wrap=True)
+
+
+class LogHandler(logging.Handler):
+    """Prints log records as lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record; a warning says that it is one."""
+        say(f"warning: {record.getMessage()}" if record.levelno >= logging.WARNING else record.getMessage())
 
 
 def show_error(problem: str, remedy: str) -> None:
@@ -442,3 +452,5 @@ def prepare() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
         setattr(sys, name, Output(stream, must_arrive=must_arrive))
+    ROOT.setLevel(logging.INFO)
+    ROOT.handlers[:] = [LogHandler()]

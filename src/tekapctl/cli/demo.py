@@ -1,10 +1,12 @@
 """`tekapctl demo`."""
 
 import statistics
+from logging import WARNING
 from typing import Annotated
 
 import typer
 
+from tekapctl import logging
 from tekapctl.cli import console, options
 
 
@@ -25,17 +27,13 @@ def demo(
 
     console.say("UCI optical digits: 1,297 training and 500 test images of 8x8 pixels, in the package.")
 
-    def quiet(_: str) -> None:
-        """The runs' own remarks would hide the demo's."""
-
     class Watched:
         def __call__(self, title: str) -> console.TrainingProgress:
             console.say(f"training: {title}")
             return console.TrainingProgress(title, quiet=True, live=False)
 
-    teacher, results = demonstrate(
-        Home.default(), seeds=seeds, epochs=epochs, fraction=fraction, watch=Watched(), say=quiet
-    )
+    with logging.level(WARNING):  # the runs' own lines would hide the demo's
+        teacher, results = demonstrate(Home.default(), seeds=seeds, epochs=epochs, fraction=fraction, watch=Watched())
     verdicts = [verdict(results[-1], other) for other in results[-2::-1]]
     if as_json:
         console.show_json(

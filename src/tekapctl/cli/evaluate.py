@@ -77,7 +77,6 @@ def evaluate(
             probes=probes or (),
         ),
         limit=limit,
-        say=console.say,
     )
     if as_json:
         console.show_json(result)

@@ -77,7 +77,6 @@ def export(
         best=best,
         dataset=dataset,
         folder=data_dir,
-        say=console.say,
     )
     if as_json:
         console.show_json(result)

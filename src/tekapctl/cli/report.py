@@ -30,7 +30,14 @@ def report(
     from tekapctl.store.home import Home
 
     output = writable(output, force=force)
-    found = groups.group(groups.find(Home.default(), references or [], name=name, every=every, say=console.say))
+    found = groups.group(
+        groups.find(
+            Home.default(),
+            references or [],
+            name=name,
+            every=every,
+        )
+    )
     write(found, baseline, output)
 
 
@@ -63,7 +70,7 @@ def write(found: "list[Group]", baseline: str | None, output: Path, *, quiet: bo
     from tekapctl.store.home import Home
 
     against = groups.baseline_of(found, baseline)
-    text = page(found, against, table.compare(found, against), Looker(Home.default()), console.say, opening)
+    text = page(found, against, table.compare(found, against), Looker(Home.default()), opening)
     with atomic_path(output) as (part,):
         # Names of classes and files may hold anything.
         part.write_text(text.translate(_CONTROLS), encoding="utf-8", errors="backslashreplace")

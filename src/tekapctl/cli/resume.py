@@ -28,7 +28,7 @@ def go_on(reference: str, *, as_json: bool, processes: int, track: Sequence[str]
 
     options.divide(processes)
     with options.progress("resumed") as progress:
-        summary = resume_run(reference, Home.default(), progress, console.say, track)
+        summary = resume_run(reference, Home.default(), progress, track)
     if not options.is_main():
         return
     if as_json:

@@ -157,7 +157,7 @@ def _result(planned: "Planned", standings: Any, home: "Home", output: Path | Non
     from tekapctl.experiments.studies.result import result
 
     with console.CountProgress("runs", "measuring") as progress:
-        measured = measured_runs(planned, standings, home, console.say, progress)
+        measured = measured_runs(planned, standings, home, progress)
     finished = sum(standing.state == "finished" for standing in standings.values())
     found = result(planned, measured, finished)
     if output is not None:

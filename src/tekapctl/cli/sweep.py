@@ -93,7 +93,7 @@ def cancel(file: File, as_json: options.Json = False) -> None:
     from tekapctl.experiments.sweeps.plan import read
 
     folder = SweepFolder(sweeping.home(), read(file, sweeping.home().datasets).name)
-    processes = workers.stop_all(folder, console.say)
+    processes = workers.stop_all(folder)
     jobs = cluster.cancel(folder) if folder.jobs() else 0
     if as_json:
         console.show_json({"processes": processes, "jobs": jobs})
@@ -122,7 +122,7 @@ def report_sweep(
     if output is not None:
         output = report.writable(output, force=force)
     home = sweeping.home()
-    found = finished_groups(plan, sweeping.look(plan, SweepFolder(home, plan.name)), home, console.say)
+    found = finished_groups(plan, sweeping.look(plan, SweepFolder(home, plan.name)), home)
     if as_json or output is None:
         compare.show(found, baseline, "json" if as_json else "terminal")
     if output is not None:
@@ -142,7 +142,7 @@ def trial(
     _tie(tied)
     one = read_trial(file)
     with console.TrainingProgress(one.label) as progress:
-        carry_out(one, _folder_of(file), progress, console.say, retry=retry)
+        carry_out(one, _folder_of(file), progress, retry=retry)
 
 
 @app.command("warm", hidden=True)
@@ -158,7 +158,7 @@ def warm(
 
     _tie(tied)
     with console.CountProgress("views", "asking the teacher") as progress:
-        warmup(read_trial(file), _folder_of(file), epochs, always=always, say=console.say, report=progress)
+        warmup(read_trial(file), _folder_of(file), epochs, always=always, report=progress)
 
 
 def _folder_of(file: Path) -> Any:

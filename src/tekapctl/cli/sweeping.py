@@ -92,7 +92,6 @@ def carry_out(plan: "Plan", folder: "SweepFolder", how: How) -> "dict[str, Stand
             show=lambda standings: display.show(
                 _rows(plan, standings), _lines(plan, standings), _moving(plan, standings)
             ),
-            say=display.say,
         ).run()
 
 
@@ -200,7 +199,7 @@ def estimate(plan: "Plan", folder: Any, workers: int, *, measured: bool, as_json
 
     standings = look(plan, folder)
     with console.CountProgress("kinds of runs", "measuring" if measured else "estimating") as progress:
-        found = costs(plan, standings, folder, measured=measured, say=console.say, report=progress)
+        found = costs(plan, standings, folder, measured=measured, report=progress)
     total = hours(found, workers) if measured else None
     macs = sum(each.left * each.macs for each in found)
     left, trials = sum(each.left for each in found), len(plan.trials)

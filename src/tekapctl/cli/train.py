@@ -22,7 +22,7 @@ def run(spec: "TeacherSpec | StudentSpec", *, as_json: bool, dry_run: bool, proc
         return
     options.divide(processes)
     with options.progress(spec.network) as progress:
-        summary = execute(spec, home, progress, console.say)
+        summary = execute(spec, home, progress)
     if not options.is_main():
         return
     if as_json:
@@ -37,7 +37,7 @@ def run_trials(spec: "StudentSpec", count: int, *, as_json: bool) -> None:
     from tekapctl.train.many import execute_trials
 
     with console.TrainingProgress(f"{count} x {spec.network}") as progress:
-        summaries = execute_trials(spec, count, Home.default(), progress, console.say)
+        summaries = execute_trials(spec, count, Home.default(), progress)
     finished = [summary for summary in summaries if summary["status"] == "finished"]
     if as_json:
         console.show_json(summaries)

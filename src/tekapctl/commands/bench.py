@@ -1,6 +1,7 @@
 """Measures the steps of a run without running it."""
 
 import itertools
+import logging
 import resource
 import statistics
 import sys
@@ -25,11 +26,13 @@ from tekapctl.randomness import generator
 from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec
 from tekapctl.store.home import Home
 from tekapctl.timing import StepClock, no_clock
-from tekapctl.train.build import Say, assemble, find_teacher
+from tekapctl.train.build import assemble, find_teacher
 from tekapctl.train.evaluation import predict
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher
 from tekapctl.train.trained import Reference, Trained
 from tekapctl.train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 _WARM_UP = 3
 _MOST_STAND_IN_BYTES = 2**30
@@ -75,46 +78,56 @@ class Benchmark:
 
 
 @failures_in_words("measuring the steps")
-def measure_steps(spec: StudentSpec, home: Home, steps: int, say: Say) -> Benchmark:
+def measure_steps(
+    spec: StudentSpec,
+    home: Home,
+    steps: int,
+) -> Benchmark:
     """Measure some steps of a run; nothing is kept but, if the spec wants it, cached knowledge of their batches.
 
     Args:
         spec: The run's spec.
         home: Where teachers and data sets are.
         steps: Steps to measure.
-        say: Is told what stands in for what.
 
     Raises:
         UsageError: Teacher or data do not fit, or the device is not there.
     """
     if spec.ensemble:
         raise UsageError("bench measures one teacher at a time.", "Give a single --teacher.")
-    device = resolve_device(spec.device, say=say)
+    device = resolve_device(
+        spec.device,
+    )
     stand_ins: list[str] = []
-    teacher, spec = _teacher(spec, home, stand_ins, say)
-    splits = _splits(spec, home, teacher.network.in_channels, stand_ins, say)
+    teacher, spec = _teacher(spec, home, stand_ins)
+    splits = _splits(spec, home, teacher.network.in_channels, stand_ins)
     with tempfile.TemporaryDirectory() as scratch:
         # What a network with random weights says is not to stay in the cache.
         kept = Home(Path(scratch)) if stand_ins else home
-        trainer = assemble(spec, splits, [teacher], device, kept, say)
+        trainer = assemble(spec, splits, [teacher], device, kept)
         return _measure(spec, trainer, teacher, steps, tuple(stand_ins))
 
 
 @failures_in_words("measuring the steps")
-def measure_alone(spec: TeacherSpec, home: Home, steps: int, say: Say) -> float:
+def measure_alone(
+    spec: TeacherSpec,
+    home: Home,
+    steps: int,
+) -> float:
     """Seconds that a run without a teacher takes, estimated from some of its steps; nothing is kept.
 
     Args:
         spec: The run's spec.
         home: Where data sets are.
         steps: Steps to measure.
-        say: Is told what stands in for what.
 
     Raises:
         UsageError: The data do not fit, or the device is not there.
     """
-    device = resolve_device(spec.device, say=say)
-    trainer = assemble(spec, _splits(spec, home, None, [], say), [], device, home, say)
+    device = resolve_device(
+        spec.device,
+    )
+    trainer = assemble(spec, _splits(spec, home, None, []), [], device, home)
     trainer.network.train()
     batches = _batches(trainer)
     _seconds_a_step(trainer, batches, _WARM_UP)
@@ -160,14 +173,18 @@ def _measure(
     )
 
 
-def _teacher(spec: StudentSpec, home: Home, stand_ins: list[str], say: Say) -> tuple[Trained, StudentSpec]:
+def _teacher(
+    spec: StudentSpec,
+    home: Home,
+    stand_ins: list[str],
+) -> tuple[Trained, StudentSpec]:
     try:
-        return find_teacher(spec, home, say)
+        return find_teacher(spec, home)
     except UsageError:
         if not models.is_known(spec.teacher):
             raise
     stand_ins.append("teacher")
-    say(f"no trained {spec.teacher} for {spec.data.name} is here: one with random weights stands in for it")
+    logger.info(f"no trained {spec.teacher} for {spec.data.name} is here: one with random weights stands in for it")
     shape = spec.data.shape(home.datasets)
     network = models.build(spec.teacher, shape.classes, shape.channels, spec.teacher_args).eval()
     name = f"random {spec.teacher}"
@@ -175,14 +192,19 @@ def _teacher(spec: StudentSpec, home: Home, stand_ins: list[str], say: Say) -> t
     return Trained(network, spec.teacher, None, None, digest, Reference(name, home.root, name)), spec
 
 
-def _splits(spec: RunSpec, home: Home, channels: int | None, stand_ins: list[str], say: Say) -> Splits:
+def _splits(
+    spec: RunSpec,
+    home: Home,
+    channels: int | None,
+    stand_ins: list[str],
+) -> Splits:
     try:
         return data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=channels)
     except UsageError:
         if spec.data.folder is not None:
             raise
     stand_ins.append("data set")
-    say(f"the data set {spec.data.name} is not here: random images of its shape stand in for it")
+    logger.info(f"the data set {spec.data.name} is not here: random images of its shape stand in for it")
     shape = spec.data.shape(home.datasets)
 
     def part(count: int) -> ImageSet:

@@ -1,7 +1,6 @@
 """A small, honest comparison on the embedded digits: a student alone, with KD, and with TeKAP at both levels."""
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -69,7 +68,12 @@ class Watch(Protocol):
 
 
 def demonstrate(
-    home: Home, *, seeds: int, epochs: int, fraction: float, watch: Watch, say: Callable[[str], None]
+    home: Home,
+    *,
+    seeds: int,
+    epochs: int,
+    fraction: float,
+    watch: Watch,
 ) -> tuple[dict[str, Any], list[Result]]:
     """Train a teacher on all digits and students on few, over several seeds.
 
@@ -79,19 +83,16 @@ def demonstrate(
         epochs: Epochs of each student.
         fraction: Share of the training images that the students see.
         watch: Makes a listener for a run.
-        say: Is told what is going on.
 
     Returns:
         The teacher's summary and each arm's results.
     """
     teacher_spec = parse({"kind": "teacher", "model": TEACHER, "data": "digits", "epochs": TEACHER_EPOCHS})
-    teacher = execute(teacher_spec, home, watch(f"teacher {TEACHER}"), say)
+    teacher = execute(teacher_spec, home, watch(f"teacher {TEACHER}"))
     results = []
     for arm in ARMS:
         summaries = [
-            execute(
-                arm_spec(arm, teacher["run"], seed, epochs, fraction), home, watch(f"{arm.title}, seed {seed}"), say
-            )
+            execute(arm_spec(arm, teacher["run"], seed, epochs, fraction), home, watch(f"{arm.title}, seed {seed}"))
             for seed in range(seeds)
         ]
         results.append(Result(arm, summaries))

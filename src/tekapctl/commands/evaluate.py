@@ -1,6 +1,6 @@
 """Evaluation of a trained network by name: what `tekapctl evaluate` does."""
 
-from collections.abc import Callable
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from tekapctl.store.home import Home
 from tekapctl.train import trained
 from tekapctl.train.evaluation import evaluate, predict
 from tekapctl.train.trained import Reference, Trained
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_DATASET = "cifar100"
 """What the published checkpoints, which do not say, were trained on."""
@@ -41,7 +43,6 @@ def measure(
     robustness: Request | None = None,
     limit: int | None = None,
     beside_teacher: bool = True,
-    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Measure a trained network on a data set's test images.
 
@@ -59,7 +60,6 @@ def measure(
         robustness: What is measured beside, on shifted images and on other data sets.
         limit: Use so many test images, evenly spread, for that; all if None.
         beside_teacher: Measure a student's teacher beside it.
-        say: Is told what is going on.
 
     Raises:
         UsageError: Network, data or device are not to be had, or do not fit.
@@ -70,14 +70,16 @@ def measure(
     if best:
         reference = best_of(reference)
     network = trained.load(reference, model=model, arguments=arguments)
-    where = resolve_device(device, say=say)
+    where = resolve_device(
+        device,
+    )
     set_float32_precision(precision, where)
     section = data_of(network, dataset, folder)
     splits = data.load(section, home.datasets, seed=0, in_channels=network.network.in_channels)
-    say_if_changed(network, section, home.datasets, say)
+    say_if_changed(network, section, home.datasets)
     trained.fit_to(network, splits.test, section.described)
     place(network.network, where)
-    teacher = _teacher_of(home, network, section, say) if beside_teacher else None
+    teacher = _teacher_of(home, network, section) if beside_teacher else None
     of_teacher = None
     if teacher is not None:
         trained.fit_to(teacher, splits.test, section.described)
@@ -100,9 +102,8 @@ def measure(
         device=where,
         teacher=None if teacher is None else teacher.network,
         batch_size=batch_size,
-        report=say,
     )
-    probed = [_probe(home, probe, network, teacher, splits.test, where, say) for probe in request.probes]
+    probed = [_probe(home, probe, network, teacher, splits.test, where) for probe in request.probes]
     return {
         "reference": reference.name,
         "source": reference.described,
@@ -122,10 +123,9 @@ def _probe(
     teacher: Trained | None,
     seen: ImageSet,
     device: torch.device,
-    say: Callable[[str], None],
 ) -> Transfer:
     """A linear probe on another data set, whose images are brought to the size of those that the network knows."""
-    say(f"linear probe on {name}")
+    logger.info(f"linear probe on {name}")
     section, size = data.data_spec({"name": name}), seen.image_shape[1:]
 
     def probe(one: Trained) -> tuple[float, float]:
@@ -162,19 +162,27 @@ def data_of(network: Trained, dataset: str | None, folder: str | None) -> data.D
     return section if known is None else section.like(known)
 
 
-def say_if_changed(network: Trained, section: data.DataSpec, downloads: Path, say: Callable[[str], None]) -> None:
+def say_if_changed(
+    network: Trained,
+    section: data.DataSpec,
+    downloads: Path,
+) -> None:
     """Warn of images that are not those that a network was trained on, of which it may know some."""
     if network.fingerprint is None or network.data is None or network.data.name != section.name:
         return
     now = section.model_copy(update={"fingerprint": None}).stamped(downloads).fingerprint
     if now != network.fingerprint:
-        say(
-            f"warning: the images of {section.described} are not those that the network was trained on; it may have "
+        logger.warning(
+            f"the images of {section.described} are not those that the network was trained on; it may have "
             "been trained on some of these test images"
         )
 
 
-def _teacher_of(home: Home, network: Trained, section: data.DataSpec, say: Callable[[str], None]) -> Trained | None:
+def _teacher_of(
+    home: Home,
+    network: Trained,
+    section: data.DataSpec,
+) -> Trained | None:
     """The teacher of a student's run, if it is still there and is the same."""
     run = network.reference.run
     spec = load_of_run(run.path) if run is not None else None
@@ -182,16 +190,18 @@ def _teacher_of(home: Home, network: Trained, section: data.DataSpec, say: Calla
         return None
     try:
         if spec.ensemble:
-            say("compared with the first of its teachers alone")
+            logger.info("compared with the first of its teachers alone")
         teacher = trained.load(
             trained.find(home, spec.teacher, dataset=section.name),
             model=spec.teacher_model,
             arguments=spec.teacher_args,
         )
     except UsageError as error:
-        say(f"not compared with its teacher: {error.problem}")
+        logger.info(f"not compared with its teacher: {error.problem}")
         return None
     if teacher.digest != spec.teacher_digest:
-        say(f"not compared with its teacher: the weights of {spec.teacher} are no longer those it learned from.")
+        logger.info(
+            f"not compared with its teacher: the weights of {spec.teacher} are no longer those it learned from."
+        )
         return None
     return teacher

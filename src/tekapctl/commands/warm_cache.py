@@ -11,7 +11,7 @@ from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.spec.run import StudentSpec
 from tekapctl.store.home import Home
 from tekapctl.train import trained
-from tekapctl.train.build import Say, find_teacher, training_batches
+from tekapctl.train.build import find_teacher, training_batches
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher
 
 Report = Callable[[int, int], None]
@@ -19,7 +19,10 @@ Report = Callable[[int, int], None]
 
 
 @failures_in_words("asking the teacher")
-def open_cache(spec: StudentSpec, home: Home, say: Say) -> CachedTeacher:
+def open_cache(
+    spec: StudentSpec,
+    home: Home,
+) -> CachedTeacher:
     """The cached teacher of a run's spec.
 
     Raises:
@@ -27,10 +30,12 @@ def open_cache(spec: StudentSpec, home: Home, say: Say) -> CachedTeacher:
     """
     if spec.ensemble:
         raise UsageError("The knowledge of one teacher is cached at a time.", "Give a single --teacher.")
-    device = resolve_device(spec.device, say=say)
+    device = resolve_device(
+        spec.device,
+    )
     make_deterministic(device)
     set_float32_precision(spec.precision, device)
-    teacher, spec = find_teacher(spec, home, say)
+    teacher, spec = find_teacher(spec, home)
     spec = spec.model_copy(update={"data": spec.data.pinned(home.datasets)})
     splits = data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=teacher.network.in_channels)
     trained.fit_to(teacher, splits.test, spec.data.described)
@@ -38,7 +43,7 @@ def open_cache(spec: StudentSpec, home: Home, say: Say) -> CachedTeacher:
     batches = training_batches(spec, splits, device)
     precision = resolve_precision(spec.precision, device, teacher.network, trains=False)
     live = LiveTeacher(teacher.network, batches, precision, compiled=spec.compile)
-    return CachedTeacher(live, batches, home.knowledge, teacher, spec.data.name, say)
+    return CachedTeacher(live, batches, home.knowledge, teacher, spec.data.name)
 
 
 @failures_in_words("asking the teacher")

@@ -190,7 +190,7 @@ class AngularViews(nn.Module):
         return [weight / total for weight in weights]
 
     @torch.no_grad()
-    def say(self, embedding: Float[Tensor, "batch width"], step: int) -> Float[Tensor, "views batch classes"]:
+    def logits_of(self, embedding: Float[Tensor, "batch width"], step: int) -> Float[Tensor, "views batch classes"]:
         """The views' logits of images as they are while the student trains.
 
         Args:

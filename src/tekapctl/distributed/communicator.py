@@ -1,6 +1,7 @@
 """The processes of a run: which of them this is, and what they tell each other."""
 
 import gc
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from torch import distributed as dist
 
 from tekapctl.distributed.watchdog import end_with_launcher
 from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.logging import ROOT
 
 T = TypeVar("T")
 
@@ -250,6 +252,8 @@ def join_process_group() -> Iterator[Communicator]:
     end_with_launcher()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     comm = Communicator(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    if not comm.is_main:
+        ROOT.setLevel(logging.ERROR)  # one process speaks for all
     with comm.translating_errors():
         dist.init_process_group(backend, timeout=PATIENCE)
     try:

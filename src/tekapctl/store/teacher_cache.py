@@ -7,9 +7,10 @@ read and filled by several processes at once.
 
 import errno
 import json
+import logging
 import shutil
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,9 +21,10 @@ from filelock import FileLock
 from tekapctl.store.atomic import atomic_write, explain, make_folder, room, size, sweep
 from tekapctl.store.locks import hold_shared, is_open
 
+logger = logging.getLogger(__name__)
+
 Words = np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
 Places = np.ndarray[tuple[int], np.dtype[np.int64]]
-Say = Callable[[str], None]
 
 RESERVE = 2**30
 """Bytes of the disk that are left to others."""
@@ -69,15 +71,17 @@ class KnowledgeStore:
     Args:
         folder: Where stores are, each in a folder of its own.
         identity: Whose records these are.
-        say: Is told if a damaged store is made anew, and if it can take no more.
 
     Raises:
         TekapctlError: The folder cannot be written.
     """
 
-    def __init__(self, folder: Path, identity: Identity, say: Say = lambda _: None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: Identity,
+    ) -> None:
         self.identity = identity
-        self.say = say
         self.path = folder / f"{identity.name}-{identity.key[:6].hex()}"
         self._row = identity.words + 1
         self._key = int.from_bytes(identity.key[-4:], "little")
@@ -100,7 +104,7 @@ class KnowledgeStore:
         known = about.is_file() and about.read_text(errors="replace") == self.identity.text
         if not known or not records.is_file() or records.stat().st_size != self.identity.bytes:
             if records.exists() or about.exists():
-                self.say(f"the cached knowledge in {self.path.name} is damaged or not this teacher's: made anew")
+                logger.info(f"the cached knowledge in {self.path.name} is damaged or not this teacher's: made anew")
             records.unlink(missing_ok=True)
             with records.open("wb") as file:
                 file.truncate(self.identity.bytes)  # a hole: takes no room until records are written
@@ -171,7 +175,7 @@ class KnowledgeStore:
 
     def _stop(self, why: str) -> None:
         self.is_full = True
-        self.say(f"{why}: no more knowledge is cached, the teacher stays live")
+        logger.info(f"{why}: no more knowledge is cached, the teacher stays live")
 
 
 def damage(path: Path) -> str | None:

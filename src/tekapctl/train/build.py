@@ -1,5 +1,6 @@
 """Gets everything ready that a run trains with, before anything is written."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,7 +46,8 @@ from tekapctl.train.teacher_statistics import class_features, perturbation_of
 from tekapctl.train.trained import Trained
 from tekapctl.train.trainer import Trainer
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 _TEST_BATCH = 500
 """Test images at a time, at most."""
 Asks = Callable[[Trained, Method | None], tuple[Teacher, LogitPerturbation]]
@@ -79,28 +81,27 @@ class RunContext:
 
 
 @failures_in_words("preparing the run")
-def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, comm: Communicator = SINGLE_PROCESS) -> RunContext:
+def prepare(spec: TeacherSpec | StudentSpec, home: Home, comm: Communicator = SINGLE_PROCESS) -> RunContext:
     """Load the data and the teacher, check that all fits together, and build the learner.
 
     Args:
         spec: The run's spec.
         home: Where data sets, teachers and runs are.
-        say: Is told what is found.
         comm: The processes of the run.
 
     Raises:
         UsageError: Data, teacher or device are not to be had, or do not fit.
     """
     with comm.raise_together():
-        device = resolve_device(spec.device, comm, say)
+        device = resolve_device(spec.device, comm)
         teachers: list[Trained] = []
         if isinstance(spec, StudentSpec):
-            first, spec = find_teacher(spec, home, say)
-            others, spec = find_ensemble(spec, home, say)
+            first, spec = find_teacher(spec, home)
+            others, spec = find_ensemble(spec, home)
             teachers = [first, *others]
         spec = spec.model_copy(update={"data": spec.data.pinned(home.datasets)})
         for teacher in teachers:
-            say_if_on_other_images(teacher, spec.data, say)
+            say_if_on_other_images(teacher, spec.data)
     with comm.raise_together():
         check_one_gpu_each(device, comm)
     channels = teachers[0].network.in_channels if teachers else None
@@ -108,12 +109,12 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, comm: Communi
         lambda: data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=channels)
     )
     for note in splits.notes:
-        say(note)
+        logger.info(note)
     with comm.raise_together():
-        trainer = assemble(spec, splits, teachers, device, home, say, comm)
+        trainer = assemble(spec, splits, teachers, device, home, comm)
         check_batch_sizes(trainer)
     if trainer.diagnosis is not None and not trainer.diagnosis.has_something:
-        say("there are no augmented teachers and no learned views: --diagnose has nothing to log")
+        logger.info("there are no augmented teachers and no learned views: --diagnose has nothing to log")
     if not teachers:
         return RunContext(spec, splits, (), None, None, trainer)
     said = []
@@ -127,7 +128,10 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, say: Say, comm: Communi
     return RunContext(spec, splits, tuple(teachers), together, top1, trainer)
 
 
-def find_ensemble(spec: StudentSpec, home: Home, say: Say) -> tuple[list[Trained], StudentSpec]:
+def find_ensemble(
+    spec: StudentSpec,
+    home: Home,
+) -> tuple[list[Trained], StudentSpec]:
     """The further teachers that a spec names, and the spec with them pinned.
 
     Raises:
@@ -136,13 +140,16 @@ def find_ensemble(spec: StudentSpec, home: Home, say: Say) -> tuple[list[Trained
     found = []
     for number, name in enumerate(spec.ensemble):
         digest = spec.ensemble_digests[number] if spec.ensemble_digests else None
-        teacher, _ = find_teacher(spec.model_copy(update={"teacher": name, "teacher_digest": digest}), home, say)
+        teacher, _ = find_teacher(spec.model_copy(update={"teacher": name, "teacher_digest": digest}), home)
         found.append(teacher)
     names, digests = [one.reference.name for one in found], [one.digest for one in found]
     return found, spec.model_copy(update={"ensemble": tuple(names), "ensemble_digests": tuple(digests)})
 
 
-def find_teacher(spec: StudentSpec, home: Home, say: Say) -> tuple[Trained, StudentSpec]:
+def find_teacher(
+    spec: StudentSpec,
+    home: Home,
+) -> tuple[Trained, StudentSpec]:
     """The teacher that a spec names, and the spec with it pinned and with its data set's settings.
 
     Raises:
@@ -156,18 +163,21 @@ def find_teacher(spec: StudentSpec, home: Home, say: Say) -> tuple[Trained, Stud
             f"The weights of {teacher.reference.described} are not those that the spec names by teacher_digest.",
             "Name the teacher by the run or file that has them, or remove teacher_digest from the spec.",
         )
-    say(f"teacher: {teacher.model} from {teacher.reference.described}")
+    logger.info(f"teacher: {teacher.model} from {teacher.reference.described}")
     data = spec.data if teacher.data is None else spec.data.like(teacher.data)
     pinned = {"teacher": teacher.reference.name, "teacher_digest": teacher.digest, "data": data}
     return teacher, spec.model_copy(update=pinned)
 
 
-def say_if_on_other_images(teacher: Trained, data: DataSpec, say: Say) -> None:
+def say_if_on_other_images(
+    teacher: Trained,
+    data: DataSpec,
+) -> None:
     """Warn of a teacher that was trained on other images than the student will be."""
     if teacher.fingerprint is None or data.fingerprint in (None, teacher.fingerprint):
         return
-    say(
-        f"warning: the images of {data.described} are not those that the teacher was trained on; it may have been "
+    logger.warning(
+        f"the images of {data.described} are not those that the teacher was trained on; it may have been "
         "trained on some of the test images, so that its accuracy and the student's agreement with it say little"
     )
 
@@ -178,7 +188,6 @@ def assemble(
     teachers: Sequence[Trained],
     device: torch.device,
     home: Home,
-    say: Say,
     comm: Communicator = SINGLE_PROCESS,
 ) -> Trainer:
     """The trainer of a run, from its parts; the teachers are placed on the device.
@@ -198,8 +207,8 @@ def assemble(
 
     def ask(teacher: Trained, method: Method | None) -> tuple[Teacher, LogitPerturbation]:
         assert isinstance(spec, StudentSpec)
-        perturbation = perturbation_of(spec, teacher, train, say)
-        return teacher_forward(spec, teacher, train, home.knowledge, say, method), perturbation
+        perturbation = perturbation_of(spec, teacher, train)
+        return teacher_forward(spec, teacher, train, home.knowledge, method), perturbation
 
     return _assemble(spec, splits, teachers, ask, train, test)
 
@@ -257,7 +266,7 @@ def _assemble(
 
 
 def teacher_forward(
-    spec: StudentSpec, teacher: Trained, train: Batches, knowledge: Path, say: Say, method: Method | None
+    spec: StudentSpec, teacher: Trained, train: Batches, knowledge: Path, method: Method | None
 ) -> Teacher:
     """The teacher as the spec wants it: live, or with its knowledge cached.
 
@@ -266,7 +275,6 @@ def teacher_forward(
         teacher: The teacher, on its device.
         train: The training batches.
         knowledge: Where cached knowledge is kept.
-        say: Is told of the cache.
         method: What it is asked for; feature maps are not cached.
     """
     precision = resolve_precision(spec.precision, train.device, teacher.network, trains=False)
@@ -279,18 +287,20 @@ def teacher_forward(
     )
     if live.folding.kept:
         kept, total = live.folding.kept, live.folding.kept + live.folding.folded
-        say(f"teacher: {kept} of {total} batch norms cannot be folded into the convolutions before them, and stay")
+        logger.info(
+            f"teacher: {kept} of {total} batch norms cannot be folded into the convolutions before them, and stay"
+        )
     if not spec.cache_teacher:
         return live
     if train.recrop:
-        say("no two random parts of an image are alike, and none is cached: the teacher stays live")
+        logger.info("no two random parts of an image are alike, and none is cached: the teacher stays live")
         return live
     if live.requires != Requires():
         what = "strongly augmented images, of which no two are alike" if live.requires.strong_view else "feature maps"
-        say(f"the method {spec.method.name} reads {what}, which are not cached: the teacher stays live")
+        logger.info(f"the method {spec.method.name} reads {what}, which are not cached: the teacher stays live")
         return live
-    cached = CachedTeacher(live, train, knowledge, teacher, spec.data.name, say)
-    say(f"cached knowledge: {cached.store.described}")
+    cached = CachedTeacher(live, train, knowledge, teacher, spec.data.name)
+    logger.info(f"cached knowledge: {cached.store.described}")
     return cached
 
 

@@ -1,9 +1,10 @@
 """Who else is told how a run goes on, besides the user."""
 
+import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -12,6 +13,8 @@ from tekapctl.errors import TekapctlError
 from tekapctl.store.runs import Run
 from tekapctl.train.step import Metrics
 from tekapctl.train.trainer import Callback
+
+logger = logging.getLogger(__name__)
 
 SECONDS = 2.0
 """How often at most a run notes how far it is within its epoch."""
@@ -95,12 +98,8 @@ class Interruption:
         self.signal: int | None = None
 
     @contextmanager
-    def listening(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Take SIGINT and SIGTERM as wishes to stop after the step; a second one stops at once.
-
-        Args:
-            say: Is told that the wish was heard.
-        """
+    def listening(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM as wishes to stop after the step; a second one stops at once."""
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread gets signals
             return
@@ -109,7 +108,9 @@ class Interruption:
             if self.signal is not None:
                 raise KeyboardInterrupt
             self.signal = number
-            say("stopping after this step; once more stops at once, and loses what came after the last checkpoint")
+            logger.info(
+                "stopping after this step; once more stops at once, and loses what came after the last checkpoint"
+            )
 
         before: dict[int, Any] = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
         if hasattr(signal, "SIGHUP"):

@@ -1,5 +1,6 @@
-"""What a run is about to train, in words, and warnings of what can hardly be meant."""
+"""Logs what a run is about to train, and warns of what can hardly be meant."""
 
+import logging
 from math import sqrt
 
 from tekapctl.device import describe
@@ -7,9 +8,11 @@ from tekapctl.models.network import parameters
 from tekapctl.spec.run import StudentSpec
 from tekapctl.train.build import RunContext
 
+logger = logging.getLogger(__name__)
 
-def describe_run(context: RunContext) -> list[str]:
-    """The lines with which a run begins: data set, networks, method, loss and training."""
+
+def log_run(context: RunContext) -> None:
+    """Log what a run begins with: data set, networks, method, loss and training."""
     spec, train, test = context.spec, context.splits.train, context.splits.test
     channels, height, width = train.image_shape
     lines = [
@@ -29,13 +32,14 @@ def describe_run(context: RunContext) -> list[str]:
         f"training: {spec.total_epochs:,} epochs, batch size {spec.batch_size:,}, learning rate "
         f"{spec.optimizer.learning_rate:g}, seed {spec.seed}, {describe(context.trainer.device)}, {precision}"
     )
-    if context.teacher_top1 is not None and (warning := chance_warning("teacher", context.teacher_top1, context)):
-        lines.append(warning)
-    return lines
+    for line in lines:
+        logger.info(line)
+    if context.teacher_top1 is not None:
+        warn_if_chance("teacher", context.teacher_top1, context)
 
 
-def chance_warning(who: str, top1: float, context: RunContext) -> str | None:
-    """A warning of a network that is no better than guessing, or None.
+def warn_if_chance(who: str, top1: float, context: RunContext) -> None:
+    """Warn of a network that is no better than guessing.
 
     Args:
         who: `teacher`, `student` or `network`.
@@ -46,9 +50,9 @@ def chance_warning(who: str, top1: float, context: RunContext) -> str | None:
     chance = test.labels.bincount().max().item() / len(test)
     # Within three standard errors of always naming the most frequent class.
     if top1 > chance + 3 * sqrt(chance * (1 - chance) / len(test)):
-        return None
-    return (
-        f"warning: the {who}'s top-1 of {100 * top1:.2f} % is no better than guessing "
+        return
+    logger.warning(
+        f"the {who}'s top-1 of {100 * top1:.2f} % is no better than guessing "
         f"({100 * chance:.2f} % by always naming the most frequent class)"
     )
 

@@ -135,7 +135,7 @@ def of_views(examined: Examined, views: AngularViews, step: int) -> Figures:
         views: The views; their running statistics move.
         step: What the dropout depends on, beside the seed.
     """
-    others = views.say(examined.knowledge.embedding, step)
+    others = views.logits_of(examined.knowledge.embedding, step)
     found = Predictions.of(examined.knowledge.logits, others, teacher_loss_weight=1.0, weight=views.spec.view_weight)
     return found.figures(examined.labels)
 

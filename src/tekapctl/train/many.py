@@ -1,5 +1,6 @@
 """Several students of one spec that differ in their seed, trained together: the teacher is asked once for all."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.spec.run import StudentSpec, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
-from tekapctl.train.build import RunContext, Say, beside, prepare
+from tekapctl.train.build import RunContext, beside, prepare
 from tekapctl.train.callbacks import Interruption, NullCallback, ProgressFile, StoppedError
-from tekapctl.train.describe import chance_warning, describe_run
+from tekapctl.train.describe import log_run, warn_if_chance
 from tekapctl.train.run import RunCheckpointer, fail, finish, start, training_in_words, with_checkpoint
 from tekapctl.train.trainer import Callback, Trainer
+
+logger = logging.getLogger(__name__)
 
 LARGEST_SEED = 2**63
 """No seed is as large."""
@@ -31,7 +34,12 @@ class _Trial:
     callback: Callback
 
 
-def execute_trials(spec: StudentSpec, count: int, home: Home, callback: Callback, say: Say) -> list[dict[str, Any]]:
+def execute_trials(
+    spec: StudentSpec,
+    count: int,
+    home: Home,
+    callback: Callback,
+) -> list[dict[str, Any]]:
     """Carry out a spec with so many seeds, from its own on, and return the runs' summaries.
 
     Each is a run of its own in every respect but one: all see the first one's batches (`data_seed`). A run that fails
@@ -42,7 +50,6 @@ def execute_trials(spec: StudentSpec, count: int, home: Home, callback: Callback
         count: How many seeds.
         home: Where everything is.
         callback: Is told how the first run goes on.
-        say: Is told what is going on.
 
     Raises:
         UsageError: The spec asks for what is not to be had; nothing was written then.
@@ -55,30 +62,31 @@ def execute_trials(spec: StudentSpec, count: int, home: Home, callback: Callback
             f"{count} seeds from {spec.seed} on go beyond {LARGEST_SEED - 1}.", "Start with a smaller --seed."
         )
     Trackers.check(spec.track)
-    first = prepare(spec.model_copy(update={"data_seed": spec.batch_seed}), home, say)
+    first = prepare(spec.model_copy(update={"data_seed": spec.batch_seed}), home)
     assert isinstance(first.spec, StudentSpec)
     settings = [first]
     for number in range(1, count):
         settings.append(beside(first, first.spec.model_copy(update={"seed": spec.seed + number})))
     interruption = Interruption()
-    with ExitStack() as held, interruption.listening(say):
+    with ExitStack() as held, interruption.listening():
         trials = []
         for number, context in enumerate(settings):
             run = held.enter_context(start(context, home))
-            trackers = Trackers(context.spec.track, say)
+            trackers = Trackers(context.spec.track)
             trackers.start(run.id, run.path, to_dict(context.spec), [])
             checkpointer = RunCheckpointer(run, context, interruption, trackers)
             trials.append(
                 _Trial(run, context, trackers, checkpointer, ProgressFile(run, NullCallback() if number else callback))
             )
-        for line in describe_run(first):
-            say(line)
-        say(f"runs: {', '.join(trial.run.id for trial in trials)}")
-        summaries = _fit(trials, say)
+        log_run(first)
+        logger.info(f"runs: {', '.join(trial.run.id for trial in trials)}")
+        summaries = _fit(trials)
         return [summaries[trial.run.id] for trial in trials]
 
 
-def _fit(trials: list[_Trial], say: Say) -> dict[str, dict[str, Any]]:
+def _fit(
+    trials: list[_Trial],
+) -> dict[str, dict[str, Any]]:
     """Train all of them, step by step; returns summaries by the runs' ids."""
     summaries: dict[str, dict[str, Any]] = {}
     going = list(trials)
@@ -100,7 +108,7 @@ def _fit(trials: list[_Trial], say: Say) -> dict[str, dict[str, Any]]:
                 going.remove(trial)
                 error = with_checkpoint(error, trial.run)
                 summaries[trial.run.id] = fail(trial.run, error, trial.trackers)
-                say(f"{trial.run.id} has failed: {error}")
+                logger.info(f"{trial.run.id} has failed: {error}")
         if stopped:
             runs = ", ".join(trial.run.id for trial in going)
             stopped[0].remedy = f"Each goes on alone with `tekapctl resume`: {runs}."
@@ -116,8 +124,7 @@ def _fit(trials: list[_Trial], say: Say) -> dict[str, dict[str, Any]]:
 
     def finish_one(trial: _Trial) -> None:
         summary = summaries[trial.run.id] = finish(trial.run, trial.context)
-        if warning := chance_warning(f"student of seed {trial.context.spec.seed}", summary["last_top1"], trial.context):
-            say(warning)
+        warn_if_chance(f"student of seed {trial.context.spec.seed}", summary["last_top1"], trial.context)
         trial.trackers.finish(summaries[trial.run.id])
 
     each(finish_one)

@@ -1,6 +1,7 @@
 """Carries out a run: from its spec to its summary."""
 
 import json
+import logging
 import platform
 import subprocess
 import time
@@ -30,12 +31,14 @@ from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 from tekapctl.store.weights import encode_weights
 from tekapctl.train import checkpoint
-from tekapctl.train.build import RunContext, Say, prepare
+from tekapctl.train.build import RunContext, prepare
 from tekapctl.train.callbacks import Interruption, NullCallback, ProgressFile, StoppedError
-from tekapctl.train.describe import chance_warning, describe_run
+from tekapctl.train.describe import log_run, warn_if_chance
 from tekapctl.train.evaluation import evaluate
 from tekapctl.train.step import Metrics
 from tekapctl.train.trainer import Callback, DivergedError, Trainer
+
+logger = logging.getLogger(__name__)
 
 _PAUSE = 0.5
 """Seconds between two looks of several processes at whether one of them was told to stop."""
@@ -48,7 +51,6 @@ def execute(
     spec: TeacherSpec | StudentSpec,
     home: Home,
     callback: Callback,
-    say: Say,
     files: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Carry out a run and return its summary, which is also in the run's folder.
@@ -59,7 +61,6 @@ def execute(
         spec: What to carry out.
         home: Where runs, teachers and data sets are.
         callback: Is told how it goes on.
-        say: Is told what is going on.
         files: Texts by name that the run's folder has from its beginning, besides its own.
 
     Raises:
@@ -67,19 +68,17 @@ def execute(
         TekapctlError: The run failed; its folder holds what it reached.
     """
     with join_process_group() as comm, ExitStack() as held:
-        say = say if comm.is_main else _silent
         with comm.raise_together():
             Trackers.check(spec.track)
-        context = prepare(spec, home, say, comm)
+        context = prepare(spec, home, comm)
         name = ""
         with comm.raise_together():
             if comm.is_main:
                 name = held.enter_context(start(context, home, files)).id
         run = Run(home.runs / comm.all_gather_object(name)[0])
-        for line in describe_run(context):
-            say(line)
-        say(f"run: {run.id}")
-        return _train(run, context, callback, say)
+        log_run(context)
+        logger.info(f"run: {run.id}")
+        return _train(run, context, callback)
 
 
 def start(
@@ -94,7 +93,7 @@ def start(
     return Runs(home.runs).start(label(context), files)
 
 
-def resume(reference: str, home: Home, callback: Callback, say: Say, track: Sequence[str] = ()) -> dict[str, Any]:
+def resume(reference: str, home: Home, callback: Callback, track: Sequence[str] = ()) -> dict[str, Any]:
     """Go on with a run that was stopped, from its newest whole checkpoint, and return its summary.
 
     It may go on with another number of processes than it began with.
@@ -103,7 +102,6 @@ def resume(reference: str, home: Home, callback: Callback, say: Say, track: Sequ
         reference: The run's id, a unique prefix of it, or `latest`.
         home: Where it is.
         callback: Is told how it goes on.
-        say: Is told what is going on.
         track: Trackers that follow it from now on, besides those of its spec.
 
     Raises:
@@ -111,7 +109,6 @@ def resume(reference: str, home: Home, callback: Callback, say: Say, track: Sequ
         TekapctlError: It is running, or it failed.
     """
     with join_process_group() as comm, ExitStack() as held:
-        say = say if comm.is_main else _silent
         with comm.raise_together():
             run = Runs(home.runs).find(reference)
             if comm.is_main:
@@ -121,25 +118,29 @@ def resume(reference: str, home: Home, callback: Callback, say: Say, track: Sequ
             spec = load_of_run(run.path)
             tracked = parse({**to_dict(spec), "track": [*spec.track, *track]})
             Trackers.check(tracked.track)
-        context = prepare(tracked, home, say, comm)
+        context = prepare(tracked, home, comm)
         with comm.raise_together():
             if comm.is_main and tracked.track != spec.track:
                 run.write_text("spec.toml", dumps(context.spec))
-        _restore(run, context, say)
+        _restore(run, context)
         progress = context.trainer.progress
-        for line in describe_run(context):
-            say(line)
-        say(f"run: {run.id}, after epoch {progress.epoch} of {context.spec.total_epochs}, at step {progress.step}")
+        log_run(context)
+        logger.info(
+            f"run: {run.id}, after epoch {progress.epoch} of {context.spec.total_epochs}, at step {progress.step}"
+        )
         with comm.raise_together():
             if comm.is_main:
                 # What was measured after the checkpoint will be measured again.
                 run.write_metrics(progress.history)
                 for name in ("summary.json", _TRACEBACK):
                     (run.path / name).unlink(missing_ok=True)
-        return _train(run, context, callback, say)
+        return _train(run, context, callback)
 
 
-def _restore(run: Run, context: RunContext, say: Say) -> None:
+def _restore(
+    run: Run,
+    context: RunContext,
+) -> None:
     """Go back to the newest whole checkpoint, if there is one; the leader says which it is."""
     trainer = context.trainer
     place: tuple[int, int] | None = None
@@ -147,7 +148,7 @@ def _restore(run: Run, context: RunContext, say: Say) -> None:
         if trainer.comm.is_main:
             state, damaged = checkpoint.newest(run.checkpoints, trainer.device)
             for path in damaged:
-                say(f"the checkpoint {path.name} is damaged and was passed over")
+                logger.info(f"the checkpoint {path.name} is damaged and was passed over")
             if damaged and state is None:
                 raise TekapctlError(
                     f"All checkpoints of the run {run.id} are damaged.",
@@ -183,26 +184,25 @@ def _restore_state(run: Run, trainer: Trainer, state: dict[str, Any]) -> tuple[i
     return epoch, step
 
 
-def _silent(_: str) -> None:
-    """What the processes that do not lead say."""
-
-
-def _train(run: Run, context: RunContext, callback: Callback, say: Say) -> dict[str, Any]:
+def _train(
+    run: Run,
+    context: RunContext,
+    callback: Callback,
+) -> dict[str, Any]:
     trainer, interruption = context.trainer, Interruption()
     if not trainer.comm.is_main:
-        with interruption.listening(say), training_in_words(trainer):
+        with interruption.listening(), training_in_words(trainer):
             trainer.fit(NullCallback(), RunCheckpointer(run, context, interruption, None))
         return {"run": run.id, "status": "finished"}
-    trackers = Trackers(context.spec.track, say)
+    trackers = Trackers(context.spec.track)
     trackers.start(run.id, run.path, to_dict(context.spec), context.trainer.progress.history)
     try:
         with training_in_words(trainer):
-            with interruption.listening(say):
+            with interruption.listening():
                 trainer.fit(ProgressFile(run, callback), RunCheckpointer(run, context, interruption, trackers))
             summary = finish(run, context)
         who = "student" if context.teachers else "network"
-        if (warning := chance_warning(who, summary["last_top1"], context)) is not None:
-            say(warning)
+        warn_if_chance(who, summary["last_top1"], context)
         trackers.finish(summary)
         return summary
     except StoppedError:

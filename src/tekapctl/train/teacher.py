@@ -12,7 +12,7 @@ from tekapctl.device import autocast, compile_for, describe_kind, describe_passe
 from tekapctl.models import Network
 from tekapctl.models.folding import fold
 from tekapctl.models.network import Knowledge, Requires, of_batch
-from tekapctl.store.teacher_cache import Identity, KnowledgeStore, Places, Say
+from tekapctl.store.teacher_cache import Identity, KnowledgeStore, Places
 from tekapctl.train.trained import Trained
 
 _NOTHING_MORE = Requires()
@@ -126,11 +126,15 @@ class CachedTeacher:
         folder: Where stores are.
         trained: Where the teacher came from.
         dataset: Name of the data set, for people.
-        say: Is told of the store.
     """
 
     def __init__(
-        self, live: LiveTeacher, batches: Batches, folder: Path, trained: Trained, dataset: str, say: Say
+        self,
+        live: LiveTeacher,
+        batches: Batches,
+        folder: Path,
+        trained: Trained,
+        dataset: str,
     ) -> None:
         self.live = live
         self.batches = batches
@@ -165,7 +169,6 @@ class CachedTeacher:
                 records=whole * batches.distinct_views,
                 words=(values + self._padding) * self.dtype.itemsize // 4,
             ),
-            say,
         )
 
     def __call__(self, batch: Batch) -> Knowledge:

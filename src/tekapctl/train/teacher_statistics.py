@@ -1,5 +1,6 @@
 """Asks a teacher once of its training images, for perturbations that are made after what it says."""
 
+import logging
 from dataclasses import replace
 
 import torch
@@ -13,8 +14,9 @@ from tekapctl.distill.perturbations import PERTURBATIONS, LogitPerturbation, Per
 from tekapctl.errors import UsageError
 from tekapctl.models import Network
 from tekapctl.spec.run import StudentSpec
-from tekapctl.store.teacher_cache import Say
 from tekapctl.train.trained import Trained
+
+logger = logging.getLogger(__name__)
 
 MOST_IMAGES = 20_000
 _TOGETHER = 100
@@ -31,7 +33,11 @@ def images_asked(spec: StudentSpec, train_images: int) -> int:
     return min(MOST_IMAGES, train_images) if chosen(spec).asks else 0
 
 
-def perturbation_of(spec: StudentSpec, teacher: Trained, train: Batches, say: Say) -> LogitPerturbation:
+def perturbation_of(
+    spec: StudentSpec,
+    teacher: Trained,
+    train: Batches,
+) -> LogitPerturbation:
     """What the logits of a teacher's augmented teachers deviate by.
 
     The teacher is asked only if the run has augmented logits, and noise in them. Of several processes each asks for
@@ -41,7 +47,6 @@ def perturbation_of(spec: StudentSpec, teacher: Trained, train: Batches, say: Sa
         spec: The run's spec.
         teacher: The teacher, on its device.
         train: The training batches.
-        say: Is told that it will be asked.
 
     Raises:
         UsageError: The perturbation cannot be made of this teacher.
@@ -49,7 +54,9 @@ def perturbation_of(spec: StudentSpec, teacher: Trained, train: Batches, say: Sa
 
     def ask() -> TeacherStatistics:
         images = train.image_set.spread(MOST_IMAGES)
-        say(f"perturbation {spec.tekap.logit.perturbation}: the teacher is asked of {len(images):,} training images")
+        logger.info(
+            f"perturbation {spec.tekap.logit.perturbation}: the teacher is asked of {len(images):,} training images"
+        )
         precision = resolve_precision(spec.precision, train.device, teacher.network, trains=False)
         return survey(teacher.network, images, train.device, precision)
 

@@ -1,6 +1,6 @@
 """Export of a trained network by name: what `tekapctl export` does."""
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models.external import Arguments
 from tekapctl.store.atomic import atomic_path, output_file, sha256
 from tekapctl.store.home import Home
+
+logger = logging.getLogger(__name__)
 
 CALIBRATION_IMAGES = 512
 TOLERANCE = 1e-4
@@ -62,7 +64,6 @@ def export(
     best: bool = False,
     dataset: str | None = None,
     folder: str | None = None,
-    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Write a trained network to a file, check the file against the network, and write a model card beside it.
 
@@ -75,7 +76,6 @@ def export(
         best: Take a run's best epoch's weights, not the last's.
         dataset: The data set's name; the one it was trained on if None.
         folder: A folder with the data set's files.
-        say: Is told what is going on.
 
     Raises:
         UsageError: Network or data are not to be had, something is not installed, or the file is there already.
@@ -89,18 +89,18 @@ def export(
         raise UsageError(f"There is no int8 in the format {kind}.", "Use --format onnx, or leave out --int8.")
     chosen.check()
     subject = load_subject(home, name, model=model, arguments=arguments, best=best, dataset=dataset, folder=folder)
-    say_if_changed(subject.trained, subject.data, home.datasets, say)
-    say(f"exporting {subject.trained.model} from {subject.trained.reference.described} as {kind}")
+    say_if_changed(subject.trained, subject.data, home.datasets)
+    logger.info(f"exporting {subject.trained.model} from {subject.trained.reference.described} as {kind}")
     content = chosen.encode(subject)
     images = spread(subject.splits.test, wanted.images)
-    say(f"checking it with {len(images):,} test images of {subject.data.described}")
+    logger.info(f"checking it with {len(images):,} test images of {subject.data.described}")
     network = subject.trained.network
     expected = ask(_network(subject), images, network)
     with atomic_path(output, page) as (part, card):
         part.write_bytes(content)
         check = compare(ask(chosen.open(part), images, network), expected)
         check.check_same(wanted.tolerance)
-        eight = _to_int8(subject, chosen, content, part, expected, check, wanted, say) if wanted.int8 else None
+        eight = _to_int8(subject, chosen, content, part, expected, check, wanted) if wanted.int8 else None
         text = Card(subject, kind, chosen, output.name, check, eight).text()
         card.write_text(text, encoding="utf-8", errors="backslashreplace")
     return {
@@ -146,17 +146,16 @@ def _to_int8(
     expected: Answers,
     in_float32: Comparison,
     wanted: ExportOptions,
-    say: Callable[[str], None],
 ) -> Comparison:
     """Put the network in eight bits in the place of the one in float32."""
     calibration = spread(subject.splits.train, wanted.calibration_images)
-    say(f"quantising it with {len(calibration):,} training images")
+    logger.info(f"quantising it with {len(calibration):,} training images")
     part.write_bytes(quantise(content, calibration, subject.trained.network, subject.metadata | {"precision": "int8"}))
     images = spread(subject.splits.test, wanted.images)
     found = compare(ask(chosen.open(part), images, subject.trained.network), expected)
     found.check_accurate(wanted.most_lost)
     if found.images_per_second < in_float32.images_per_second:
-        say("in eight bits it is slower on this processor than in float32, only smaller")
+        logger.info("in eight bits it is slower on this processor than in float32, only smaller")
     return found
 
 

@@ -13,7 +13,7 @@ from tekapctl.commands.export.format import FORMATS, Format, Runner
 from tekapctl.commands.export.subject import Subject, normalized
 from tekapctl.data.image_set import ImageSet
 from tekapctl.errors import TekapctlError, require
-from tekapctl.logging import quiet
+from tekapctl.logging import silence_libraries
 from tekapctl.models import Network
 
 INPUT, OUTPUT = "images", "logits"
@@ -28,7 +28,7 @@ class Onnx(Format):
 
     def check(self) -> None:
         """The optional part `export` must be there."""
-        with quiet():
+        with silence_libraries():
             for module in ("onnx", "onnxscript", "onnxruntime"):
                 require("export", module)
 
@@ -36,7 +36,7 @@ class Onnx(Format):
         """The network traced by PyTorch, for batches of any size."""
         bare, example = subject.bare(), subject.example
         batch = torch.export.Dim("batch", min=1)
-        with quiet(), torch.no_grad():
+        with silence_libraries(), torch.no_grad():
             try:
                 program = torch.onnx.export(
                     bare,
@@ -114,7 +114,7 @@ def quantise(model: bytes, images: ImageSet, network: Network, metadata: dict[st
     Raises:
         UsageError: The optional part `export` is missing.
     """
-    with quiet(), tempfile.TemporaryDirectory() as folder:
+    with silence_libraries(), tempfile.TemporaryDirectory() as folder:
         library = require("export", "onnxruntime.quantization")
         given, ready, done = (Path(folder) / name for name in ("given.onnx", "ready.onnx", "done.onnx"))
         given.write_bytes(model)

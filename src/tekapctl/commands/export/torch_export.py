@@ -11,7 +11,7 @@ from torch import Tensor
 from tekapctl.commands.export.format import FORMATS, Format, Runner
 from tekapctl.commands.export.onnx import untraceable
 from tekapctl.commands.export.subject import Subject
-from tekapctl.logging import quiet
+from tekapctl.logging import silence_libraries
 
 EXTRA = "tekapctl.json"
 
@@ -29,7 +29,7 @@ class TorchExport(Format):
         """The network traced, for batches of any size, batch norms folded."""
         bare, example = subject.bare(), subject.example
         written = io.BytesIO()
-        with quiet(), torch.no_grad():
+        with silence_libraries(), torch.no_grad():
             try:
                 program = torch.export.export(bare, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
             except Exception as error:  # what the tracer of any network may raise
@@ -39,7 +39,7 @@ class TorchExport(Format):
 
     def open(self, path: Path) -> Runner:
         """The program as PyTorch runs it."""
-        with quiet():
+        with silence_libraries():
             module = torch.export.load(io.BytesIO(path.read_bytes())).module()
 
         def run(images: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The page: what the runs were, what came of them, and the pictures of what their networks say."""
 
+import logging
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from html import escape
 from importlib import resources
@@ -15,18 +16,16 @@ from tekapctl.experiments.comparison.groups import Group
 from tekapctl.experiments.comparison.table import COLUMNS, Row, cells
 from tekapctl.spec.run import StudentSpec, dumps
 
+logger = logging.getLogger(__name__)
+
 _POINTS = 1000
 _CLASSES_SHOWN = 10
 _MOST_BARS = 30
 _MOST_CONFUSIONS = 20
 _SHOWN_PAIRS = 12
 
-Say = Callable[[str], None]
 
-
-def page(
-    groups: Sequence[Group], baseline: Group, rows: Sequence[Row], looker: Looker, say: Say, opening: str = ""
-) -> str:
+def page(groups: Sequence[Group], baseline: Group, rows: Sequence[Row], looker: Looker, opening: str = "") -> str:
     """The whole page, HTML that needs nothing from anywhere.
 
     Args:
@@ -34,7 +33,6 @@ def page(
         baseline: The one that others are compared with.
         rows: The table of their comparison.
         looker: Asks networks about the test images.
-        say: Is told what is going on.
         opening: What comes before all else, as HTML.
     """
     style = resources.files("tekapctl.commands.report").joinpath("style.css").read_text(encoding="utf-8")
@@ -49,7 +47,7 @@ def page(
         ),
         _section("Training", charts.training(groups)),
         _section("Diversity of the teachers", charts.diversity(groups)),
-        *_networks(groups, baseline, looker, say),
+        *_networks(groups, baseline, looker),
         _section("Specs", _specs(groups)),
         f"<footer>Made by tekapctl {__version__} on {datetime.now().astimezone():%Y-%m-%d}. Accuracies are top-1 on "
         "the test images, in percent.</footer>",
@@ -138,13 +136,17 @@ def _differences(rows: Sequence[Row], baseline: Group) -> str:
     return "<h3>Differences</h3>" + figure(drawn, caption)
 
 
-def _networks(groups: Sequence[Group], baseline: Group, looker: Looker, say: Say) -> list[str]:
+def _networks(
+    groups: Sequence[Group],
+    baseline: Group,
+    looker: Looker,
+) -> list[str]:
     """The pictures that need the networks themselves."""
     said: dict[str, Said] = {}
     taught: dict[str, Said] = {}
     missing: list[str] = []
     for group in groups:
-        say(f"looking at {group.label}")
+        logger.info(f"looking at {group.label}")
         try:
             said[group.label] = looker.student(group)
         except TekapctlError as error:

@@ -1,6 +1,7 @@
 """What robustness a user asks to be measured."""
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from tekapctl.data.image_set import ImageSet
 from tekapctl.errors import UsageError
 from tekapctl.models import Network
 from tekapctl.registry import unknown_name
+
+logger = logging.getLogger(__name__)
 
 EPSILON = 8 / 255
 _ATTACKS = {"fgsm": FGSM, "pgd": PGD}
@@ -98,7 +101,6 @@ def measure_shifts(
     device: torch.device,
     teacher: Network | None = None,
     batch_size: int = 500,
-    report: Callable[[str], None] = lambda _: None,
 ) -> list[Robustness]:
     """Measure a network under each shift, in float32; an attack is made for this network, also where its teacher looks.
 
@@ -109,7 +111,6 @@ def measure_shifts(
         device: Where to compute.
         teacher: Its teacher, on the device.
         batch_size: Images at a time.
-        report: Is told which shift is being measured.
     """
     seen = Seen(network.eval())
     of_teacher = None if teacher is None else Seen(teacher.eval())
@@ -118,7 +119,7 @@ def measure_shifts(
         unchanged = torch.cat([seen.logits(pixels).argmax(1) for pixels, *_ in _walk(batches)])
     found = []
     for shift in shifts:
-        report(shift.name)
+        logger.info("shift: %s", shift.name)
         ours, theirs, labels = [], [], []
         for pixels, given, first in _walk(batches):
             changed = shift(pixels, given, first, seen)

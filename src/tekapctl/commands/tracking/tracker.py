@@ -1,5 +1,6 @@
 """What a tracker of experiments is; each is one file beside this one."""
 
+import logging
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -9,6 +10,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from tekapctl.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 Metrics = Mapping[str, float | int]
 
@@ -90,13 +93,15 @@ class Follower:
     Args:
         name: The tracker's name.
         tracker: The tracker.
-        say: Is told what went wrong.
     """
 
-    def __init__(self, name: str, tracker: Tracker, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        tracker: Tracker,
+    ) -> None:
         self.name = name
         self._tracker = tracker
-        self._say = say
         self._left = False
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
         # A daemon: what a tracker still waits for must not keep the program from ending.
@@ -124,7 +129,7 @@ class Follower:
                 if self._left:
                     return
                 what = " ".join(str(error).split()) or type(error).__name__
-                self._say(f"the tracker {self.name} failed and is switched off; the run goes on: {what}")
+                logger.info(f"the tracker {self.name} failed and is switched off; the run goes on: {what}")
                 return
 
 
@@ -133,12 +138,13 @@ class Trackers:
 
     Args:
         names: Their names.
-        say: Is told what goes wrong.
     """
 
-    def __init__(self, names: Iterable[str], say: Callable[[str], None]) -> None:
-        self._say = say
-        self._followers = [Follower(name, TRACKERS[name](), say) for name in names]
+    def __init__(
+        self,
+        names: Iterable[str],
+    ) -> None:
+        self._followers = [Follower(name, TRACKERS[name]()) for name in names]
 
     @staticmethod
     def check(names: Iterable[str]) -> None:
@@ -173,14 +179,14 @@ class Trackers:
         try:
             late = self._not_ended(min(_SOON, PATIENCE))
             if late:
-                self._say(f"waiting for {_names(late)}, {PATIENCE:.0f} seconds at most")
+                logger.info(f"waiting for {_names(late)}, {PATIENCE:.0f} seconds at most")
                 late = self._not_ended(PATIENCE - _SOON)
         except KeyboardInterrupt:
             late = self._not_ended(0)
         for follower in late:
             follower.leave()
         if late:
-            self._say(f"{_names(late)} had not taken all of the run and was left behind; metrics.jsonl has it")
+            logger.info(f"{_names(late)} had not taken all of the run and was left behind; metrics.jsonl has it")
 
     def _not_ended(self, seconds: float) -> list[Follower]:
         deadline = time.monotonic() + seconds

@@ -1,7 +1,8 @@
 """Finished runs, grouped by what their specs say beside the seed."""
 
+import logging
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from tekapctl.errors import UsageError
 from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec, load_of_run, read_file, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
+
+logger = logging.getLogger(__name__)
 
 NOT_IN_IDENTITY = (
     *("seed", "name", "device", "compile", "checkpoint_minutes", "cache_teacher", "diagnose", "track"),
@@ -99,7 +102,6 @@ def find(
     *,
     name: str | None = None,
     every: bool = False,
-    say: Callable[[str], None] = lambda _: None,
 ) -> list[Finished]:
     """Finished runs.
 
@@ -110,7 +112,6 @@ def find(
         references: Ids, unique prefixes, or `latest`.
         name: The word that their specs have as name.
         every: Whether all runs are meant.
-        say: Is told of each run that is left out, and why.
 
     Raises:
         UsageError: There is none, or one that was named is not finished or has no valid spec.
@@ -128,7 +129,7 @@ def find(
             try:
                 found.append(read_finished(run))
             except UsageError as error:
-                say(f"left out {run.id}: {error.problem}")
+                logger.info(f"left out {run.id}: {error.problem}")
     if not found:
         raise UsageError(
             "There are no finished runs to compare.", "Name runs of `tekapctl runs list`, --name or --all."

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -19,14 +20,15 @@ from tekapctl.experiments.sweeps.state import Standing
 from tekapctl.store.atomic import atomic_write
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
-from tekapctl.train.build import Say
+
+logger = logging.getLogger(__name__)
 
 Report = Callable[[int, int], None]
 """Is told how many runs are measured, of how many."""
 
 
 def measured_runs(
-    planned: Planned, standings: Mapping[str, Standing], home: Home, say: Say, report: Report
+    planned: Planned, standings: Mapping[str, Standing], home: Home, report: Report
 ) -> dict[str, dict[int, Measured]]:
     """The finished runs of a study, by what they are called in its sweep and by seed, with what is measured of them.
 
@@ -36,7 +38,6 @@ def measured_runs(
         planned: The study.
         standings: How its trials stand.
         home: Where runs are.
-        say: Is told what is going on.
         report: Is told how far it is.
     """
     design, plan = planned.design, planned.plan
@@ -51,9 +52,9 @@ def measured_runs(
         try:
             one = read_finished(run)
             if design.request is not None:
-                evaluation = _evaluation(run, trial.label, design.request, design.limit, home, say)
+                evaluation = _evaluation(run, trial.label, design.request, design.limit, home)
         except TekapctlError as error:
-            say(f"left out {run.id}: {error.problem}")
+            logger.info(f"left out {run.id}: {error.problem}")
             continue
         if design.request is not None:
             report(number + 1, len(wanted))
@@ -63,7 +64,13 @@ def measured_runs(
     return found
 
 
-def _evaluation(run: Run, label: str, request: Request, limit: int | None, home: Home, say: Say) -> dict[str, Any]:
+def _evaluation(
+    run: Run,
+    label: str,
+    request: Request,
+    limit: int | None,
+    home: Home,
+) -> dict[str, Any]:
     """What is measured of a run's network, now or before: kept in its folder, for this version of the program."""
     asked = {**asdict(request), "limit": limit, "version": __version__}
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
@@ -74,7 +81,7 @@ def _evaluation(run: Run, label: str, request: Request, limit: int | None, home:
             return dict(found)
     except (OSError, ValueError, RecursionError):
         pass  # not measured yet
-    say(f"measuring {label}")
+    logger.info(f"measuring {label}")
     found = measure(home, run.id, robustness=request, limit=limit, beside_teacher=False)
     atomic_write(path, (json.dumps(found, indent=2) + "\n").encode())
     return found

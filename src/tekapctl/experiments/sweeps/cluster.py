@@ -1,6 +1,7 @@
 """Carries out a sweep as jobs of a Slurm cluster, through submitit."""
 
 import getpass
+import logging
 import os
 import shlex
 import signal
@@ -17,6 +18,7 @@ from tekapctl.experiments.sweeps.folder import SweepFolder, read_trial
 from tekapctl.experiments.sweeps.plan import Plan
 from tekapctl.experiments.sweeps.state import Standing
 from tekapctl.experiments.sweeps.trial import carry_out
+from tekapctl.logging import ROOT
 from tekapctl.store.home import Home
 from tekapctl.train.callbacks import StoppedError
 
@@ -59,11 +61,13 @@ class Job:
         def stop(number: int, _: FrameType | None) -> None:
             raise SystemExit(128 + number)
 
+        ROOT.setLevel(logging.INFO)
+        ROOT.handlers[:] = [logging.StreamHandler()]
         # While it trains, SIGTERM lets the step end and keeps all; submitit itself would pass over it.
         signal.signal(signal.SIGTERM, stop)
         signal.signal(warning, warn)
         try:
-            return carry_out(read_trial(folder.trial_file(self.digest)), folder, _Log(), _print, retry=self.retry)
+            return carry_out(read_trial(folder.trial_file(self.digest)), folder, _Log(), retry=self.retry)
         except (StoppedError, SystemExit):
             if warned and callable(back_into_queue):
                 # Slurm ends a job that goes back: it is on its way out by itself.

@@ -1,6 +1,7 @@
 """What a sweep will cost, estimated for each trial and measured for each group of them."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from tekapctl.experiments.sweeps.state import Standing
 from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
 from tekapctl.store.atomic import atomic_write
 from tekapctl.store.home import Home
-from tekapctl.train.build import Say
+
+logger = logging.getLogger(__name__)
 
 STEPS = 3
 """Steps that are measured, after others that warm up."""
@@ -52,7 +54,7 @@ class GroupCost:
 
 
 def costs(
-    plan: Plan, standings: Mapping[str, Standing], folder: SweepFolder, *, measured: bool, say: Say, report: Report
+    plan: Plan, standings: Mapping[str, Standing], folder: SweepFolder, *, measured: bool, report: Report
 ) -> list[GroupCost]:
     """What each group costs.
 
@@ -61,7 +63,6 @@ def costs(
         standings: How its trials stand.
         folder: Where measured times are kept for the next time.
         measured: Measure some steps of one trial of each group.
-        say: Is told what cannot be measured.
         report: Is told how far it is.
 
     Raises:
@@ -72,7 +73,7 @@ def costs(
     for number, (label, digests) in enumerate(groups.items()):
         trial = plan.trials[digests[0]]
         cost = estimated(trial, folder.home)
-        seconds = _seconds(trial, folder, say) if measured else None
+        seconds = _seconds(trial, folder) if measured else None
         left = sum(standings[digest].state != "finished" for digest in digests)
         found.append(GroupCost(label, len(digests), left, cost.total_macs, cost.memory_bytes, seconds))
         report(number + 1, len(groups))
@@ -105,7 +106,10 @@ def _by_network(trial: Trial) -> TeacherSpec | StudentSpec:
     return parse({**to_dict(spec), "teacher": names.get(spec.teacher, spec.teacher), "ensemble": ensemble})
 
 
-def _seconds(trial: Trial, folder: SweepFolder, say: Say) -> float | None:
+def _seconds(
+    trial: Trial,
+    folder: SweepFolder,
+) -> float | None:
     """Time of a trial, measured now or before."""
     spec = _by_network(trial)
     path = folder.path / "measured.json"
@@ -117,11 +121,11 @@ def _seconds(trial: Trial, folder: SweepFolder, say: Say) -> float | None:
     if key not in known:
         try:
             if isinstance(spec, StudentSpec):
-                known[key] = measure_steps(spec, folder.home, STEPS, lambda _: None).run_seconds
+                known[key] = measure_steps(spec, folder.home, STEPS).run_seconds
             else:
-                known[key] = measure_alone(spec, folder.home, STEPS, lambda _: None)
+                known[key] = measure_alone(spec, folder.home, STEPS)
         except TekapctlError as error:
-            say(f"{trial.group} was not measured: {error.problem}")
+            logger.info(f"{trial.group} was not measured: {error.problem}")
             return None
         atomic_write(path, (json.dumps(known, indent=2) + "\n").encode())
     return known[key]

@@ -1,5 +1,6 @@
 """Carries out a sweep on this machine: a process a trial, so many at a time."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -16,7 +17,8 @@ from tekapctl.experiments.sweeps.plan import Plan
 from tekapctl.experiments.sweeps.state import Ledger, Standing
 from tekapctl.experiments.sweeps.trial import Warming, warmings
 from tekapctl.experiments.sweeps.workers import check, environment, present
-from tekapctl.train.build import Say
+
+logger = logging.getLogger(__name__)
 
 _PAUSE = 0.2
 """Seconds between two looks at the workers."""
@@ -70,7 +72,6 @@ class LocalSweep:
         retry: Try failed trials again.
         again: The command that goes on with it, for the user.
         show: Is told how it goes on.
-        say: Is told what else there is to say.
     """
 
     def __init__(
@@ -83,11 +84,10 @@ class LocalSweep:
         retry: bool,
         again: str,
         show: Show,
-        say: Say,
     ) -> None:
         check(on, plan)
         self.plan, self.folder, self.again = plan, folder, again
-        self.retry, self.show, self.say = retry, show, say
+        self.retry, self.show = retry, show
         self._variables = [environment(on[slot % len(on)] if on else None, workers) for slot in range(workers)]
         self._ledger = Ledger(folder.home)
         self._workers: list[_Worker] = []
@@ -136,7 +136,7 @@ class LocalSweep:
         if self._signal is not None:
             raise KeyboardInterrupt  # the workers stop at once when this process is gone
         self._signal = number
-        self.say("stopping: each run ends its step and is kept; once more stops at once")
+        logger.info("stopping: each run ends its step and is kept; once more stops at once")
         for worker in self._workers:
             worker.process.terminate()
 
@@ -207,7 +207,7 @@ class LocalSweep:
                 worker.process.stdin.close()
             code = worker.process.returncode
             if worker.task in self._stores:
-                self.say(self._last_line(worker.task) or f"asking a teacher beforehand ended with {code}")
+                logger.info(self._last_line(worker.task) or f"asking a teacher beforehand ended with {code}")
             elif code == NotYetError.exit_code:
                 self._tried.discard(worker.task)
             elif code and self._signal is None:

@@ -1,8 +1,9 @@
 """A sweep's trials, grouped by everything but the seed."""
 
+import logging
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from tekapctl.experiments.sweeps.plan import Plan
 from tekapctl.experiments.sweeps.state import Standing
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,9 @@ def rows(plan: Plan, standings: Mapping[str, Standing]) -> list[Row]:
 
 
 def finished_groups(
-    plan: Plan, standings: Mapping[str, Standing], home: Home, say: Callable[[str], None]
+    plan: Plan,
+    standings: Mapping[str, Standing],
+    home: Home,
 ) -> list[Group]:
     """The finished runs of a sweep, in its groups.
 
@@ -77,7 +82,6 @@ def finished_groups(
         plan: The sweep.
         standings: How its trials stand.
         home: Where the runs are.
-        say: Is told of each run that is left out, and why.
 
     Raises:
         UsageError: There are none.
@@ -91,7 +95,7 @@ def finished_groups(
                 try:
                     runs[plan.trials[digest].spec.seed] = read_finished(Run(home.runs / standing.run))
                 except UsageError as error:
-                    say(f"left out {standing.run}: {error.problem}")
+                    logger.info(f"left out {standing.run}: {error.problem}")
         if runs:
             groups.append(Group(label, runs))
     if not groups:

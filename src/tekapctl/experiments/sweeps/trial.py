@@ -1,5 +1,6 @@
 """One trial of a sweep, carried out by this process, or found to be done."""
 
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,22 +16,20 @@ from tekapctl.models.network import Requires
 from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
 from tekapctl.store.atomic import size
 from tekapctl.store.teacher_cache import RESERVE
-from tekapctl.train.build import Say
 from tekapctl.train.callbacks import StoppedError
 from tekapctl.train.run import execute, resume
 from tekapctl.train.trainer import Callback
 
+logger = logging.getLogger(__name__)
 
-def carry_out(
-    trial: Trial, folder: SweepFolder, callback: Callback, say: Say, *, retry: bool = False, wait: bool = False
-) -> str:
+
+def carry_out(trial: Trial, folder: SweepFolder, callback: Callback, *, retry: bool = False, wait: bool = False) -> str:
     """Bring a trial to its end from wherever it stands, and those that it needs before it; returns its run's id.
 
     Args:
         trial: The trial.
         folder: The sweep's folder.
         callback: Is told how runs go on.
-        say: Is told what is going on.
         retry: Try again although it failed.
         wait: Wait for another process that carries it out.
 
@@ -49,13 +48,13 @@ def carry_out(
         problem = standing.error if standing.state == "failed" else folder.problem(digest)
         if problem is not None and standing.state != "interrupted" and not retry:
             raise TekapctlError(f"It failed before: {problem}", "Try again with --retry.")
-        teachers = {name: _need(name, need, folder, callback, say) for name, need in trial.requires.items()}
+        teachers = {name: _need(name, need, folder, callback) for name, need in trial.requires.items()}
         folder.problem_file(digest).unlink(missing_ok=True)
         try:
             if standing.run is not None:
-                summary = resume(standing.run, folder.home, callback, say)
+                summary = resume(standing.run, folder.home, callback)
             else:
-                summary = execute(taught_by(trial, teachers), folder.home, callback, say, {MARK: mark(trial)})
+                summary = execute(taught_by(trial, teachers), folder.home, callback, {MARK: mark(trial)})
         except (StoppedError, NotYetError):
             raise
         except TekapctlError as error:
@@ -79,9 +78,14 @@ def taught_by(trial: Trial, teachers: dict[str, str]) -> TeacherSpec | StudentSp
     return parse({**to_dict(spec), "teacher": teachers.get(spec.teacher, spec.teacher), "ensemble": names})
 
 
-def _need(name: str, need: Trial, folder: SweepFolder, callback: Callback, say: Say) -> str:
+def _need(
+    name: str,
+    need: Trial,
+    folder: SweepFolder,
+    callback: Callback,
+) -> str:
     try:
-        return carry_out(need, folder, callback, say, wait=True)
+        return carry_out(need, folder, callback, wait=True)
     except StoppedError:
         raise
     except TekapctlError as error:
@@ -127,9 +131,7 @@ def warmings(plan: Plan, wanted: Mapping[str, Trial]) -> tuple[dict[str, Warming
     return stores, store_of
 
 
-def warmup(
-    trial: Trial, folder: SweepFolder, epochs: int, *, always: bool, say: Say, report: Report
-) -> dict[str, Any] | None:
+def warmup(trial: Trial, folder: SweepFolder, epochs: int, *, always: bool, report: Report) -> dict[str, Any] | None:
     """Fill the store of a trial's teacher, if that pays; what is known already is not asked for again.
 
     Args:
@@ -137,7 +139,6 @@ def warmup(
         folder: The sweep's folder.
         epochs: Epochs of all of them together.
         always: Do it even where runs that fill the store as they go would ask for less, or the disk is small.
-        say: Is told what is going on, and why nothing is where nothing is.
         report: Is told how far it is.
 
     Raises:
@@ -150,19 +151,25 @@ def warmup(
             teachers[name] = standing.run
     spec = taught_by(trial, teachers)
     assert isinstance(spec, StudentSpec)
-    cached = open_cache(spec, folder.home, say)
+    cached = open_cache(spec, folder.home)
     views = cached.batches.distinct_views
     missing = cached.store.identity.bytes - cached.store.bytes_used
     free = shutil.disk_usage(cached.store.path).free
     if not always and epochs < _ASKED_ANYWAY * views:
-        say(f"{spec.teacher} is not asked beforehand: {epochs:,} epochs do not ask for all {views:,} views of an image")
+        logger.info(
+            f"{spec.teacher} is not asked beforehand: {epochs:,} epochs do not ask for all {views:,} views of an image"
+        )
         return None
     if not always and missing + RESERVE > free / 2:
-        say(f"{spec.teacher} is not asked beforehand: that would take {size(missing)} of the disk's {size(free)}")
+        logger.info(
+            f"{spec.teacher} is not asked beforehand: that would take {size(missing)} of the disk's {size(free)}"
+        )
         return None
     found = warm(cached, report)
     cached_bytes = size(found["bytes"])
-    say(f"{spec.teacher} was asked for {found['asked']:,} of {found['views']:,} views; {cached_bytes} are cached")
+    logger.info(
+        f"{spec.teacher} was asked for {found['asked']:,} of {found['views']:,} views; {cached_bytes} are cached"
+    )
     return found
 
 

@@ -1,10 +1,11 @@
 """Which processes carry out a sweep, so that another one can tell them to stop."""
 
+import logging
 import os
 import platform
 import re
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from filelock import FileLock
@@ -15,6 +16,8 @@ from tekapctl.experiments.sweeps.folder import SweepFolder
 from tekapctl.experiments.sweeps.plan import Plan
 from tekapctl.store.atomic import make_folder
 from tekapctl.store.locks import is_locked
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -28,12 +31,13 @@ def present(folder: SweepFolder) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def stop_all(folder: SweepFolder, say: Callable[[str], None]) -> int:
+def stop_all(
+    folder: SweepFolder,
+) -> int:
     """Tell all processes of this machine that carry out the sweep to stop; returns how many.
 
     Args:
         folder: The sweep's folder.
-        say: Is told of those that are elsewhere.
     """
     told = 0
     for path in sorted((folder.path / "processes").glob("*+*")):
@@ -41,7 +45,7 @@ def stop_all(folder: SweepFolder, say: Callable[[str], None]) -> int:
         if not is_locked(path):
             path.unlink(missing_ok=True)  # it was killed
         elif machine != platform.node():
-            say(f"a process on {machine} carries it out too: cancel it there")
+            logger.info(f"a process on {machine} carries it out too: cancel it there")
         else:
             os.kill(int(process), signal.SIGTERM)
             told += 1

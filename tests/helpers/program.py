@@ -16,7 +16,7 @@ from collections.abc import Callable
 from multiprocessing import forkserver
 from pathlib import Path
 
-from result import Result
+from helpers.result import Result
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -24,7 +24,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 @functools.cache
 def _start_server() -> None:
     """Start the fork server where it finds `preloaded`: it does not take over this process's `sys.path`."""
-    CONTEXT.set_forkserver_preload(["preloaded"])
+    CONTEXT.set_forkserver_preload(["helpers.preloaded"])
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), before]))
     try:
@@ -95,7 +95,7 @@ def _run(
     os.dup2(os.open(out, os.O_WRONLY | os.O_TRUNC), 1)
     os.dup2(os.open(err, os.O_WRONLY | os.O_TRUNC), 2)
     sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(n, "wb", 0), write_through=True) for n in (1, 2))
-    from preloaded import COMMAND
+    from helpers.preloaded import COMMAND
     from tekapctl.cli import console
 
     importlib.reload(console)  # it has looked at the output and the environment

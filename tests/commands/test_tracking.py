@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from events import in_metrics, in_tensorboard
-from silent import Silent
+from helpers.events import in_metrics, in_tensorboard
+from helpers.silent import Silent
 from tekapctl.commands.tracking import TRACKERS, Tracker, Trackers, tracker
 from tekapctl.commands.tracking.tensorboard import TensorBoard
 from tekapctl.commands.tracking.tracker import in_groups
@@ -51,11 +51,11 @@ class HaltAfter(Silent):
 def failed_then_resumed(home: Home, track: list[str], then: tuple[str, ...] = (), **fields) -> Run:
     """A run that fails after its first epoch and is resumed."""
     with pytest.raises(HaltError):
-        execute(parse({**SPEC, "track": track, **fields}), home, HaltAfter(1), print)
+        execute(parse({**SPEC, "track": track, **fields}), home, HaltAfter(1))
     (run,) = Runs(home.runs).all()
     assert run.status == "failed"
     assert len(run.metrics()) == 1
-    resume("latest", home, Silent(), print, then)
+    resume("latest", home, Silent(), then)
     assert run.status == "finished"
     return run
 
@@ -85,16 +85,16 @@ def test_epochs_that_are_trained_again_replace_those_before(tmp_path):
     assert in_tensorboard(tmp_path)["train/loss"] == {1: 1, 2: 2, 3: 30}
 
 
-def test_a_tracker_that_fails_is_reported_once_and_the_run_goes_on(tmp_path):
-    home, told = Home(tmp_path), []
+def test_a_tracker_that_fails_is_reported_once_and_the_run_goes_on(tmp_path, logged):
+    home = Home(tmp_path)
     with pytest.raises(HaltError):
-        execute(parse({**SPEC, "track": []}), home, HaltAfter(1), told.append)
+        execute(parse({**SPEC, "track": []}), home, HaltAfter(1))
     (run,) = Runs(home.runs).all()
     (run.path / "tensorboard").write_text("a file where a folder should be")
-    summary = resume("latest", home, Silent(), told.append, ["tensorboard"])
+    summary = resume("latest", home, Silent(), ["tensorboard"])
     assert summary["status"] == "finished"
     assert len(run.metrics()) == 3
-    (failure,) = [line for line in told if "tracker" in line]
+    (failure,) = [line for line in logged if "tracker" in line]
     assert "tensorboard failed and is switched off; the run goes on" in failure
 
 
@@ -116,20 +116,19 @@ class Endless(Tracker):
     def finish(self, summary): ...
 
 
-def test_a_tracker_that_never_answers_is_left_behind(tmp_path, monkeypatch):
+def test_a_tracker_that_never_answers_is_left_behind(tmp_path, monkeypatch, logged):
     if "endless" not in TRACKERS:
         TRACKERS.register("endless")(Endless)
     monkeypatch.setattr(tracker, "PATIENCE", 0.2)
-    told = []
-    trackers = Trackers(["endless"], told.append)
+    trackers = Trackers(["endless"])
     began = time.monotonic()
     trackers.start("x", tmp_path, {}, [])
     trackers.log(ENTRY)
     assert time.monotonic() - began < 0.1
     trackers.finish({"status": "finished"})
     assert time.monotonic() - began < 2
-    assert "waiting for the tracker endless" in told[0]
-    assert "the tracker endless had not taken all of the run and was left behind" in told[1]
+    assert "waiting for the tracker endless" in logged[0]
+    assert "the tracker endless had not taken all of the run and was left behind" in logged[1]
     Endless.never.set()
 
 

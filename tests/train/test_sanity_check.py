@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from silent import Silent
+from helpers.silent import Silent
 from tekapctl.distill.methods import METHODS
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.spec.run import parse
@@ -25,12 +25,12 @@ IMAGES = 130
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Home:
     home = Home(tmp_path_factory.mktemp("home"))
-    execute(parse({**BASE, "kind": "teacher", "model": "resnet14"}), home, Silent(), lambda _: None)
+    execute(parse({**BASE, "kind": "teacher", "model": "resnet14"}), home, Silent())
     return home
 
 
 def ready(home: Home, **values):
-    return prepare(parse({**STUDENT, **values}), home, lambda _: None)
+    return prepare(parse({**STUDENT, **values}), home)
 
 
 @pytest.mark.parametrize("method", METHODS.names())
@@ -76,7 +76,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_the_check_leaves_no_trace(home, way):
     values = {**(BASE if WAYS[way].get("kind") else STUDENT), **WAYS[way], "batch_size": 48}
-    trainer = prepare(parse(values), home, lambda _: None).trainer
+    trainer = prepare(parse(values), home).trainer
     modes = [module.training for module in trainer.network.modules()]
     before = copy.deepcopy(trainer.state())
     records = [path.read_bytes() for path in sorted(home.knowledge.rglob("records.bin"))]
@@ -138,18 +138,18 @@ def test_a_run_that_a_network_broke_says_where_and_goes_on_to_the_same_bits(home
         sys.dont_write_bytecode = True
         return work()
 
-    whole = run(1000, lambda: execute(spec, home, Silent(), lambda _: None))
+    whole = run(1000, lambda: execute(spec, home, Silent()))
     # The check takes the first pass, an epoch five.
     with pytest.raises(
         TekapctlError, match=r"Step 3 of epoch 2 failed: RuntimeError: the file of weights is gone;"
     ) as e:
-        run(8, lambda: execute(spec, home, Silent(), lambda _: None))
+        run(8, lambda: execute(spec, home, Silent()))
     assert e.value.exit_code == 1
     assert "the last good checkpoint is that after epoch 1" in e.value.problem
     broken = Runs(home.runs).all()[-1]
     assert broken.status == "failed"
     assert f"tekapctl resume {broken.id}" in e.value.remedy
     assert "the file of weights is gone" in (broken.path / "traceback.txt").read_text()
-    run(1000, lambda: resume(broken.id, home, Silent(), lambda _: None))
+    run(1000, lambda: resume(broken.id, home, Silent()))
     assert not (broken.path / "traceback.txt").exists()
     assert broken.weights.read_bytes() == Runs(home.runs).find(whole["run"]).weights.read_bytes()

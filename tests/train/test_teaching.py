@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from silent import Silent
+from helpers.silent import Silent
 from tekapctl.commands.warm_cache import open_cache, warm
 from tekapctl.data.batches import CPU
 from tekapctl.device import place, resolve_precision
@@ -37,7 +37,7 @@ STUDENT = {
 def home(tmp_path_factory) -> Home:
     home = Home(tmp_path_factory.mktemp("home"))
     teacher = {"kind": "teacher", "model": "resnet14", "data": "digits", "epochs": 1, "precision": "float32"}
-    execute(parse(teacher), home, Silent(), lambda _: None)
+    execute(parse(teacher), home, Silent())
     return home
 
 
@@ -48,12 +48,12 @@ def spec_of(**values):
 def weights(home: Home, **values) -> dict[str, torch.Tensor]:
     from tekapctl.store.weights import read_weights
 
-    summary = execute(spec_of(**values), home, Silent(), lambda _: None)
+    summary = execute(spec_of(**values), home, Silent())
     return read_weights(Runs(home.runs).find(summary["run"]).weights)[0]
 
 
 def cached_teacher(home: Home, **values) -> CachedTeacher:
-    found = prepare(spec_of(cache_teacher=True, **values), home, lambda _: None).trainer.objective.teacher
+    found = prepare(spec_of(cache_teacher=True, **values), home).trainer.objective.teacher
     assert isinstance(found, CachedTeacher)
     return found
 
@@ -68,7 +68,7 @@ def test_training_from_cached_knowledge_is_training_from_the_live_teacher(home, 
 
 
 def test_weights_are_rounded_once_and_not_in_each_pass(home):
-    batches = prepare(spec_of(precision="float32"), home, lambda _: None).trainer.train_batches
+    batches = prepare(spec_of(precision="float32"), home).trainer.train_batches
     batch, casts = next(batches.epoch(0)), Counter()
 
     class Count(TorchDispatchMode):
@@ -167,15 +167,15 @@ def test_what_the_teacher_says_of_an_image_does_not_depend_on_how_many_it_is_ask
 
 
 def teacher_batches(home: Home):
-    return prepare(spec_of(precision="float32"), home, lambda _: None).trainer.train_batches.epoch(0)
+    return prepare(spec_of(precision="float32"), home).trainer.train_batches.epoch(0)
 
 
 @pytest.mark.parametrize("lost", [[0], [3, 7], "all"])
 def test_a_run_whose_records_were_lost_goes_on_to_the_bits_of_the_live_teacher(home, tmp_path, lost):
     values = {"precision": "float32", "seed": 11, "batch_size": 43, "method": "kd", "beta": 0.0, "alpha": 0.9}
-    live = prepare(spec_of(**values), home, lambda _: None).trainer
+    live = prepare(spec_of(**values), home).trainer
     live.fit(Silent(), Nowhere())
-    cached = prepare(spec_of(cache_teacher=True, **values), home, lambda _: None).trainer
+    cached = prepare(spec_of(cache_teacher=True, **values), home).trainer
     assert len(list(cached.train_batches.epoch(0))[-1].labels) == 1
     teacher = cached.objective.teacher
     stop = Nowhere(after=4)
@@ -189,7 +189,7 @@ def test_a_run_whose_records_were_lost_goes_on_to_the_bits_of_the_live_teacher(h
     for number in later if lost == "all" else [later[each] for each in lost]:
         content[number * row] ^= 255
     records.write_bytes(content)
-    resumed = prepare(spec_of(cache_teacher=True, **values), home, lambda _: None).trainer
+    resumed = prepare(spec_of(cache_teacher=True, **values), home).trainer
     resumed.restore(state)
     resumed.fit(Silent(), Nowhere())
     for trainer in (cached, resumed):
@@ -212,11 +212,10 @@ class Nowhere:
     def after_epoch(self, metrics, is_best): ...
 
 
-def test_methods_that_read_feature_maps_keep_the_teacher_live_and_say_so(home):
-    said: list[str] = []
-    found = prepare(spec_of(method="at", beta=1000.0, alpha=0.0, cache_teacher=True), home, said.append)
+def test_methods_that_read_feature_maps_keep_the_teacher_live_and_say_so(home, logged):
+    found = prepare(spec_of(method="at", beta=1000.0, alpha=0.0, cache_teacher=True), home)
     assert isinstance(found.trainer.objective.teacher, LiveTeacher)
-    assert any("at reads feature maps" in line for line in said)
+    assert any("at reads feature maps" in line for line in logged)
 
 
 def test_networks_of_grouped_convolutions_train_in_float32_on_the_cpu(monkeypatch):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from silent import Silent
+from helpers.logs import recorded
+from helpers.silent import Silent
 from tekapctl.commands.evaluate import measure
 from tekapctl.commands.report.look import Looker
 from tekapctl.data import data_spec
@@ -38,8 +39,8 @@ def pictures(folder: Path, classes: str, count: int = 14) -> str:
 
 def run(home: Home, **values) -> tuple[str, list[str]]:
     """A run's id, and what it said."""
-    said: list[str] = []
-    return execute(parse({**QUICK, **values}), home, Silent(), said.append)["run"], said
+    with recorded() as lines:
+        return execute(parse({**QUICK, **values}), home, Silent())["run"], lines
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_a_teacher_of_other_images_is_found_by_its_run_alone_and_warned_of(home,
     assert "No resnet8 was trained on these images" in str(error.value)
     assert teachers["abc"] in str(error.value)
     _, said = run(home, **{**STUDENT, "teacher": teachers["abc"]}, data=f"folder:{place / 'more'}")
-    assert any(line.startswith("warning: the images of") for line in said), said
+    assert any(line.startswith("the images of") for line in said), said
 
 
 def test_a_run_whose_images_have_changed_does_not_go_on(home, place):
@@ -116,7 +117,7 @@ def test_a_run_whose_images_have_changed_does_not_go_on(home, place):
     (found.path / "summary.json").unlink()
     (place / "changing" / "a" / "0.png").rename(place / "changing" / "a" / "late.png")
     with pytest.raises(UsageError, match="no longer those that the spec was made for"):
-        resume(student, home, Silent(), lambda _: None)
+        resume(student, home, Silent())
 
 
 def test_weights_are_measured_on_their_own_test_images_wherever_they_are(home, place):
@@ -127,13 +128,14 @@ def test_weights_are_measured_on_their_own_test_images_wherever_they_are(home, p
     shutil.copy(weights, place / "elsewhere.safetensors")
     own = measure(home, teacher)["evaluation"]
     for name in (teacher, str(weights), str(place / "elsewhere.safetensors")):
-        said: list[str] = []
-        found = measure(home, name, dataset=folder, say=said.append)["evaluation"]
+        with recorded() as said:
+            found = measure(home, name, dataset=folder)["evaluation"]
         assert (found["images"], found["top1"]) == (own["images"], own["top1"])
         assert not said
     pictures(place / "split", "abc", 21)
-    measure(home, teacher, say=said.append)
-    assert "warning: the images of" in said[-1]
+    with recorded() as said:
+        measure(home, teacher)
+    assert "the images of" in said[-1]
     with pytest.raises(UsageError, match="no longer those"):
         Looker(home).student(group(find(home, [teacher]))[0])
 

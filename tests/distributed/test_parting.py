@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from parallel.processes import together
+from helpers.processes import together
 from tekapctl.distributed.communicator import join_process_group
 from tekapctl.distributed.data_parallel import DataParallelStep
 

@@ -90,10 +90,9 @@ def old_driver(gpus, monkeypatch, tmp_path):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def test_auto_says_why_it_is_the_cpu_where_the_driver_is_too_old(old_driver):
-    said: list[str] = []
-    assert resolve_device("auto", say=said.append).type == "cpu"
-    (line,) = said
+def test_auto_says_why_it_is_the_cpu_where_the_driver_is_too_old(old_driver, logged):
+    assert resolve_device("auto").type == "cpu"
+    (line,) = logged
     assert "driver on your system is too old (found version 12020)." in line
     assert "CUDA 13.0 needs NVIDIA driver 580 or newer; 535.104.05 is installed." in line
     assert line.endswith("This run computes on the CPU.")
@@ -106,7 +105,7 @@ def test_a_build_without_cuda_on_a_machine_with_a_driver_is_told(old_driver, mon
     assert "is a build without CUDA" in unusable_gpu()
 
 
-def test_nothing_is_said_where_the_gpu_is_hidden_or_there_is_none(old_driver, monkeypatch, tmp_path):
+def test_nothing_is_said_where_the_gpu_is_hidden_or_there_is_none(old_driver, monkeypatch, tmp_path, logged):
     assert unusable_gpu() is not None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert unusable_gpu() is None
@@ -114,9 +113,8 @@ def test_nothing_is_said_where_the_gpu_is_hidden_or_there_is_none(old_driver, mo
     monkeypatch.setattr(devices, "_DRIVER", tmp_path / "nothing")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert unusable_gpu() is None
-    said: list[str] = []
-    resolve_device("auto", say=said.append)
-    assert not said
+    resolve_device("auto")
+    assert not logged
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from silent import Silent
+from helpers.silent import Silent
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.experiments.sweeps.cluster import submit
 from tekapctl.experiments.sweeps.folder import SweepFolder, lock, read_trial
@@ -37,7 +37,7 @@ def folder(tmp_path) -> SweepFolder:
 
 def do(folder: SweepFolder, made: Plan, digest: str, **options) -> str:
     folder.write_trials(made)
-    return carry_out(read_trial(folder.trial_file(digest)), folder, Silent(), lambda _: None, **options)
+    return carry_out(read_trial(folder.trial_file(digest)), folder, Silent(), **options)
 
 
 def states(folder: SweepFolder, made: Plan) -> list[str]:

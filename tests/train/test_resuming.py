@@ -6,7 +6,7 @@ import io
 import pytest
 import torch
 
-from silent import Silent
+from helpers.silent import Silent
 from tekapctl.distill.methods import METHODS
 from tekapctl.errors import TekapctlError
 from tekapctl.spec.run import parse
@@ -82,7 +82,7 @@ class BreakAfter:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Home:
     home = Home(tmp_path_factory.mktemp("home"))
-    execute(parse({**QUICK, "kind": "teacher", "model": "resnet14", "epochs": 2}), home, Silent(), lambda _: None)
+    execute(parse({**QUICK, "kind": "teacher", "model": "resnet14", "epochs": 2}), home, Silent())
     return home
 
 
@@ -90,7 +90,7 @@ def trainer(home: Home, way: str) -> Trainer:
     values = {**QUICK, **WAYS[way]}
     if values.get("kind") != "teacher":
         values |= {"teacher": "resnet14", "student": "resnet8"}
-    return prepare(parse(values), home, lambda _: None).trainer
+    return prepare(parse(values), home).trainer
 
 
 def everything(state) -> dict:
@@ -153,7 +153,7 @@ def test_a_new_checkpoint_stays_where_those_kept_sort_behind_it(tmp_path):
 
 def test_without_a_whole_checkpoint_nothing_is_overwritten(tmp_path):
     home = Home(tmp_path)
-    execute(parse({**QUICK, "kind": "teacher", "model": "resnet8"}), home, Silent(), lambda _: None)
+    execute(parse({**QUICK, "kind": "teacher", "model": "resnet8"}), home, Silent())
     run = Runs(home.runs).find("latest")
     (run.path / "summary.json").unlink()
     states = sorted(run.checkpoints.glob("*.state"))
@@ -161,7 +161,7 @@ def test_without_a_whole_checkpoint_nothing_is_overwritten(tmp_path):
     for state in states:
         state.write_bytes(b"damaged")
     with pytest.raises(TekapctlError, match=f"All checkpoints of the run {run.id} are damaged"):
-        resume(run.id, home, Silent(), lambda _: None)
+        resume(run.id, home, Silent())
     assert (run.path / "metrics.jsonl").read_bytes() == metrics
 
 
@@ -192,7 +192,7 @@ def test_weights_that_change_by_epochs_count_from_the_end_of_the_views_own_stage
 
     def weights(init_epochs: int) -> list[float]:
         spec = parse({**values, "angular": {"views": 2, "pretrain_epochs": init_epochs}})
-        made = prepare(spec, home, lambda _: None).trainer
+        made = prepare(spec, home).trainer
         (distillation,) = made.objective.distillations
         weight = getattr(distillation.method, "decay" if method == "wkd-f" else "warm_up")
         steps = len(made.train_batches)

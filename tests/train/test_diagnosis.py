@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from parallel.processes import together
-from silent import Silent
+from helpers.processes import together
+from helpers.silent import Silent
 from tekapctl.distill.tekap import SeededNoise, Tekap, TekapSpec
-from tekapctl.distributed.communicator import joined
+from tekapctl.distributed.communicator import join_process_group
 from tekapctl.models.network import Knowledge
 from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
@@ -53,13 +53,13 @@ def say(_: str) -> None: ...
 def home(tmp_path_factory) -> Home:
     home = Home(tmp_path_factory.mktemp("home"))
     teacher = {k: v for k, v in QUICK.items() if k not in ("student", "teacher")}
-    execute(parse({**teacher, "kind": "teacher", "model": "resnet14", "epochs": 4}), home, Silent(), say)
+    execute(parse({**teacher, "kind": "teacher", "model": "resnet14", "epochs": 4}), home, Silent())
     return home
 
 
 def trainer(home: Home, **values) -> Trainer:
     torch.manual_seed(0)  # what networks from elsewhere drop
-    return prepare(parse({**QUICK, **values}), home, say).trainer
+    return prepare(parse({**QUICK, **values}), home).trainer
 
 
 class Keep:
@@ -258,7 +258,7 @@ def labels_alone(trainer: Trainer, _, batch) -> torch.Tensor:
 
 
 def test_of_several_teachers_the_figures_are_means(home):
-    execute(parse({**QUICK, "kind": "student", "name": "other", "method": "kd"}), home, Silent(), say)
+    execute(parse({**QUICK, "kind": "student", "name": "other", "method": "kd"}), home, Silent())
     other = next(run.name for run in home.runs.iterdir() if "other" in run.name)
     one, two = (diagnosed(home, method="kd", teacher=name, epochs=1)[0] for name in ("resnet14", other))
     both = diagnosed(home, method="kd", teacher="resnet14", ensemble=[other], epochs=1)[0]
@@ -277,23 +277,22 @@ def test_views_have_predictions_but_no_noise(home):
     assert all(math.isfinite(value) for value in single.values())
 
 
-def test_where_nobody_is_augmented_it_says_so_and_logs_nothing(home):
-    said: list[str] = []
+def test_where_nobody_is_augmented_it_says_so_and_logs_nothing(home, logged):
     none = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
-    one = prepare(parse({**QUICK, "method": "kd", "tekap": none, "diagnose": True}), home, said.append).trainer
-    assert any("--diagnose has nothing to log" in words for words in said)
+    one = prepare(parse({**QUICK, "method": "kd", "tekap": none, "diagnose": True}), home).trainer
+    assert any("--diagnose has nothing to log" in words for words in logged)
     assert one.diagnosis(0) == {}
 
 
 def one_of_several(folder: str) -> tuple[list[dict[str, float]], list[str]]:
     """The metrics of a diagnosed run of several processes, and what ends otherwise than in a run without diagnosis."""
     home = Home(Path(folder))
-    with joined() as comm:
+    with join_process_group() as comm:
         values = {**QUICK, "method": CRD, "alpha": 1.0, "beta": 0.8, "sync_batch_norm": True}
         values["optimizer"] = {"learning_rate": 1e-3}  # at higher rates steps make much of the last digit
         histories, last = [], []
         for diagnose in (False, True):
-            one = prepare(parse({**values, "diagnose": diagnose}), home, say, comm).trainer
+            one = prepare(parse({**values, "diagnose": diagnose}), home, comm).trainer
             one.fit(Silent(), Keep(one))
             histories.append(one.progress.history)
             last.append(tensors(one))

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from summaries import plain_summary
+from helpers.summaries import plain_summary
 from tekapctl.experiments.studies import planning
 from tekapctl.experiments.studies.measuring import measured_runs
 from tekapctl.experiments.sweeps.state import Ledger, Standing
@@ -40,23 +40,22 @@ def damage_spec(run):
 
 
 @pytest.mark.parametrize("damage", [damage_summary, damage_spec, shutil.rmtree])
-def test_a_damaged_run_is_left_out_of_a_study_and_of_a_sweeps_report(finished, damage):
+def test_a_damaged_run_is_left_out_of_a_study_and_of_a_sweeps_report(finished, damage, logged):
     home, planned, standings = finished
-    told = []
-    whole = measured_runs(planned, standings, home, told.append, lambda *_: None)
-    assert told == []
+    whole = measured_runs(planned, standings, home, lambda *_: None)
+    assert logged == []
     digests = planned.plan.groups[next(iter(whole))]
     bad = standings[digests[0]].run
     damage(home.runs / bad)
-    left = measured_runs(planned, standings, home, told.append, lambda *_: None)
+    left = measured_runs(planned, standings, home, lambda *_: None)
     assert sum(map(len, left.values())) == sum(map(len, whole.values())) - 1
-    groups = finished_groups(planned.plan, standings, home, told.append)
+    groups = finished_groups(planned.plan, standings, home)
     assert bad not in [one.run.id for group in groups for one in group.runs.values()]
-    assert len(told) == 2
-    assert all(each.startswith(f"left out {bad}: ") for each in told)
+    assert len(logged) == 2
+    assert all(each.startswith(f"left out {bad}: ") for each in logged)
 
 
-def test_a_run_that_cannot_be_measured_is_left_out_of_a_study(finished):
+def test_a_run_that_cannot_be_measured_is_left_out_of_a_study(finished, logged):
     home, _, _ = finished
     spec = parse({"student": "resnet8", "teacher": "resnet20", "data": "digits", "epochs": 2})
     planned = planning.plan("robustness", spec, home, seeds=1, settings={}, is_dry=True)
@@ -65,10 +64,9 @@ def test_a_run_that_cannot_be_measured_is_left_out_of_a_study(finished):
     run.mkdir()
     (run / "spec.toml").write_text(dumps(trial.spec))
     (run / "summary.json").write_text(json.dumps(plain_summary(run=run.name)))
-    told = []
-    found = measured_runs(planned, {digest: Standing("finished", run.name)}, home, told.append, lambda *_: None)
+    found = measured_runs(planned, {digest: Standing("finished", run.name)}, home, lambda *_: None)
     assert not any(found.values())
-    assert told[-1].startswith(f"left out {run.name}: ")
+    assert logged[-1].startswith(f"left out {run.name}: ")
 
 
 def test_of_a_trials_runs_those_that_cannot_be_read_do_not_count(finished):

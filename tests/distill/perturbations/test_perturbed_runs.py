@@ -5,7 +5,7 @@ import tomllib
 import pytest
 import torch
 
-from program import run
+from helpers.program import run
 from tekapctl import models
 from tekapctl.distill.perturbations import PERTURBATIONS
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from parallel.processes import together
+from helpers.processes import together
 from tekapctl import data, models
 from tekapctl.distill.methods import METHODS
 from tekapctl.distributed.communicator import Communicator, join_process_group
@@ -57,7 +57,7 @@ def train(case: str, comm: Communicator) -> dict[str, torch.Tensor]:
     spec = parse(BASE | CASES[case])
     splits = data.load(spec.data, Path("nowhere"), seed=0, in_channels=1)
     teachers = [a_teacher(name) for name in (spec.teacher, *spec.ensemble)]
-    trainer = assemble(spec, splits, teachers, CPU, Home(Path("nowhere")), lambda _: None, comm)
+    trainer = assemble(spec, splits, teachers, CPU, Home(Path("nowhere")), comm)
     trainer.objective.first_stage = case.endswith("first stage")
     found = {}
     for step, batch in enumerate(trainer.train_batches.epoch(0, strong=trainer.objective.requires.strong_view)):

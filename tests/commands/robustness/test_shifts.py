@@ -28,7 +28,7 @@ def splits(tmp_path_factory):
 def seen(splits, tmp_path_factory) -> Seen:
     """A small network that knows the digits."""
     spec = parse({"kind": "teacher", "model": "resnet8", "data": "digits", "epochs": 4, "precision": "float32"})
-    trainer = assemble(spec, splits, [], CPU, Home(tmp_path_factory.mktemp("home")), lambda _: None)
+    trainer = assemble(spec, splits, [], CPU, Home(tmp_path_factory.mktemp("home")))
     for _ in range(spec.epochs):
         trainer.start_epoch()
         for batch in trainer.batches():

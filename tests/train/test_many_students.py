@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from program import run, start
+from helpers.program import run, start
 from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
 from tekapctl.train.build import beside, prepare
@@ -83,7 +83,7 @@ def test_for_compiled_networks_a_step_begins_with_the_batch_and_not_with_each_st
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: happened.append("mark"))
     values = {"method": "kd", "teacher": "resnet8", "student": "resnet8", "device": "cpu", "compile": True}
     values |= {"data": {"name": "digits", "train_fraction": 0.1}, "batch_size": 32, "epochs": 1}
-    first = prepare(parse(values), Home(home), lambda _: None)
+    first = prepare(parse(values), Home(home))
     second = beside(first, parse({**values, "seed": 1}))
     ask = first.trainer.objective.teacher.teacher
     first.trainer.objective.teacher.teacher = lambda batch: happened.append("teacher") or ask(batch)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from parallel.processes import together
+from helpers.processes import together
 from tekapctl.device import check_one_gpu_each
 from tekapctl.distributed.communicator import join_process_group
 from tekapctl.errors import TekapctlError

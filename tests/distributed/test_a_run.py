@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from parallel.processes import free_port
-from program import Started, run, start
+from helpers.processes import free_port
+from helpers.program import Started, run, start
 
 TEACHER = ["train-teacher", "--model", "resnet8", "--dataset", "digits", "--epochs", "1"]
 STUDENT = [

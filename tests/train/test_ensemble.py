@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from silent import Silent
+from helpers.silent import Silent
 from tekapctl.errors import UsageError
 from tekapctl.spec.run import loads, parse
 from tekapctl.store.home import Home
@@ -29,12 +29,12 @@ def home(tmp_path_factory) -> Home:
     home = Home(tmp_path_factory.mktemp("home"))
     for model in ("resnet14", "resnet8"):
         spec = {"kind": "teacher", "model": model, "data": "digits", "epochs": 1, "precision": "float32"}
-        execute(parse(spec), home, Silent(), lambda _: None)
+        execute(parse(spec), home, Silent())
     return home
 
 
 def parts(home: Home, **values) -> dict[str, float]:
-    trainer = prepare(parse({**STUDENT, **values}), home, lambda _: None).trainer
+    trainer = prepare(parse({**STUDENT, **values}), home).trainer
     batch = next(trainer.train_batches.epoch(0))
     found = trainer.objective(trainer.network.knowledge(trainer.network.normalize(batch.images)), batch)
     return {name: value.item() for name, value in found.items()}
@@ -56,9 +56,7 @@ def test_equal_teachers_have_noise_of_their_own(home):
 
 
 def test_a_run_from_two_teachers_is_pinned_to_both(home):
-    summary = execute(
-        parse({**STUDENT, "teacher": "resnet14", "ensemble": ["resnet8"]}), home, Silent(), lambda _: None
-    )
+    summary = execute(parse({**STUDENT, "teacher": "resnet14", "ensemble": ["resnet8"]}), home, Silent())
     run = Runs(home.runs).find(summary["run"])
     spec = loads((run.path / "spec.toml").read_text())
     assert "ensemble2" in run.id
@@ -67,12 +65,12 @@ def test_a_run_from_two_teachers_is_pinned_to_both(home):
     assert summary["teacher"]["ensemble"] == list(spec.ensemble)
     wrong = spec.model_copy(update={"ensemble_digests": ("0" * 64,)})
     with pytest.raises(UsageError, match="teacher_digest"):
-        prepare(wrong, home, lambda _: None)
+        prepare(wrong, home)
 
 
 def test_each_teacher_has_a_method_with_parts_of_its_own(home):
     spec = parse({**STUDENT, "teacher": "resnet14", "ensemble": ["resnet8"]})
-    trainer = prepare(spec, home, lambda _: None).trainer
+    trainer = prepare(spec, home).trainer
     first, second = trainer.objective.members
     weights = [member.method.project_student.linear.weight for member in (first, second)]
     assert not torch.equal(*weights)
@@ -82,16 +80,16 @@ def test_each_teacher_has_a_method_with_parts_of_its_own(home):
 
 def test_a_student_becomes_the_teacher_of_a_smaller_one(home):
     assistant = execute(
-        parse({**STUDENT, "student": "resnet14", "teacher": "resnet14", "name": "assistant"}), home, Silent(), print
+        parse({**STUDENT, "student": "resnet14", "teacher": "resnet14", "name": "assistant"}), home, Silent()
     )
-    summary = execute(parse({**STUDENT, "teacher": assistant["run"]}), home, Silent(), print)
+    summary = execute(parse({**STUDENT, "teacher": assistant["run"]}), home, Silent())
     assert summary["teacher"]["reference"] == assistant["run"]
     assert summary["teacher"]["model"] == "resnet14"
 
 
 def test_in_a_first_stage_that_leaves_the_student_alone_its_statistics_stay(home):
     values = {"method": {"name": "ft", "init_epochs": 1}, "teacher": "resnet14", "ensemble": ["resnet14"]}
-    trainer = prepare(parse({**STUDENT, **values}), home, lambda _: None).trainer
+    trainer = prepare(parse({**STUDENT, **values}), home).trainer
     before = {name: value.clone() for name, value in trainer.network.named_buffers()}
     trainer.start_epoch()
     assert not trainer.network.training

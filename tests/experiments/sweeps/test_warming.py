@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from silent import Silent
+from helpers.silent import Silent
 from tekapctl.experiments.sweeps.folder import SweepFolder
 from tekapctl.experiments.sweeps.plan import Plan
 from tekapctl.experiments.sweeps.plan import plan as plan_in
@@ -41,18 +41,17 @@ def test_runs_share_a_store_where_they_ask_the_same_teacher_of_the_same_images()
     assert warmings(live, live.trials) == ({}, {})
 
 
-def test_a_teacher_is_asked_beforehand_where_its_students_would_ask_for_all(tmp_path):
+def test_a_teacher_is_asked_beforehand_where_its_students_would_ask_for_all(tmp_path, logged):
     made = sweep(DATA, method=["kd"])
     teacher, student = made.trials.values()
     folder = SweepFolder(Home(tmp_path), "x")
-    carry_out(teacher, folder, Silent(), lambda _: None)
-    said = []
+    carry_out(teacher, folder, Silent())
 
     def warm(epochs: int, always: bool = False):
-        return warmup(student, folder, epochs, always=always, say=said.append, report=lambda *_: None)
+        return warmup(student, folder, epochs, always=always, report=lambda *_: None)
 
     assert warm(epochs=3 * VIEWS - 1) is None
-    assert f"{3 * VIEWS - 1} epochs do not ask for all {VIEWS} views" in said[-1]
+    assert f"{3 * VIEWS - 1} epochs do not ask for all {VIEWS} views" in logged[-1]
     found = warm(epochs=3 * VIEWS)
     images = found["views"] // VIEWS
     assert found["asked"] == found["views"] == images * VIEWS

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+from helpers.logs import recorded
 from tekapctl import data, models
 from tekapctl.data import data_spec
 from tekapctl.distill.perturbations.gaussian import Isotropic
@@ -39,10 +40,10 @@ def a_teacher(name: str = "resnet14") -> Trained:
 
 def prepared(spec) -> tuple[RunContext, list[str]]:
     """What a run of a spec would train with, and how often its teachers were asked for that."""
-    said: list[str] = []
     splits = data.load(spec.data, NOWHERE, seed=0, in_channels=1)
     teachers = [a_teacher(name) for name in (spec.teacher, *spec.ensemble)]
-    trainer = assemble(spec, splits, teachers, CPU, Home(NOWHERE), said.append)
+    with recorded() as said:
+        trainer = assemble(spec, splits, teachers, CPU, Home(NOWHERE))
     return RunContext(spec, splits, tuple(teachers), None, None, trainer), [
         line for line in said if "is asked of" in line
     ]
