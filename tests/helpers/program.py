@@ -26,7 +26,7 @@ def _start_server() -> None:
     """Start the fork server where it finds `preloaded`: it does not take over this process's `sys.path`."""
     CONTEXT.set_forkserver_preload(["helpers.preloaded"])
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), before]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), before]))
     try:
         forkserver.ensure_running()
     finally:
@@ -68,6 +68,7 @@ class Started:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         if self.process.is_alive():
+            assert self.process.pid is not None
             os.kill(self.process.pid, number)
 
     def wait(self, seconds: float = 120) -> Result:
