@@ -82,8 +82,13 @@ class Page:
         self._events.clear()
         failed = self.call("Page.navigate", url=url).get("errorText")
         assert failed is None, f"{url}: {failed}"
-        while "Page.loadEventFired" not in self._events:
-            self._receive()
+        self._wait_until_loaded()
+
+    def click(self, script: str) -> None:
+        """Click the link that a JavaScript expression finds, and wait until its page is loaded."""
+        self._events.clear()
+        self.run(f"setTimeout(() => ({script}).click())")
+        self._wait_until_loaded()
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression, awaited if it is a promise."""
@@ -104,6 +109,10 @@ class Page:
     def prefer(self, scheme: str) -> None:
         """Set what the system prefers: `light` or `dark`."""
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def _wait_until_loaded(self) -> None:
+        while "Page.loadEventFired" not in self._events:
+            self._receive()
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
