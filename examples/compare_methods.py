@@ -15,12 +15,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=["kd", "dkd", "at"])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=60)
     options = parser.parse_args()
 
-    teacher = train_teacher(model="resnet20", data="digits", epochs=options.epochs)
+    training = {"batch_size": 32, "optimizer": {"learning_rate": 0.01}}
+    teacher = train_teacher(model="resnet20", data="digits", epochs=max(1, options.epochs // 2), **training)
     print(f"teacher: {teacher['last_top1']:.1%}")
-    few = {"data": {"name": "digits", "train_fraction": 0.3}, "epochs": options.epochs}
+    few = {"data": {"name": "digits", "train_fraction": 0.1}, "epochs": options.epochs, **training}
     results: dict[str, list[float]] = {"alone": []}
     for seed in range(options.seeds):
         results["alone"].append(train_teacher(model="resnet8", seed=seed, **few)["last_top1"])
