@@ -54,6 +54,11 @@ print(json.dumps({
 """
 
 
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
+        assert "://" in target or (ROOT / target).exists(), target
+
+
 @pytest.fixture(scope="module")
 def files() -> dict[str, str]:
     """The examples by the name of their file."""
