@@ -12,17 +12,16 @@ from torch.nn import functional as F
 
 from tekapctl.api import distill, train_teacher
 from tekapctl.data import Batch
-from tekapctl.distill.methods import About, Method, MethodSpec, Pair, Weights
-from tekapctl.distill.tekap import Level
+from tekapctl.distill.methods import About, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.models.network import Knowledge
 
 
 class CosineSpec(MethodSpec):
     """The settings, and what the method reads."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=2.0)
-    level: ClassVar[Level] = "logit"
-    about: ClassVar[About] = About("An example", 2026, "mean of (1 - cos(student, teacher))^power", ("logits",))
+    weights: ClassVar[Weights] = Weights(beta=2.0)
+    requires: ClassVar[Requires] = Requires(logits=True)
+    about: ClassVar[About] = About("An example", 2026, "mean of (1 - cos(student, teacher))^power")
     name: str = "custom_method:CosineSpec"
     power: float = Field(1.0, gt=0, le=100, description="Exponent of the distance.")
 
