@@ -6,7 +6,6 @@ https://chromedevtools.github.io/devtools-protocol: messages are JSON objects th
 import contextlib
 import json
 import os
-import select
 import shutil
 import subprocess
 import sys
@@ -116,8 +115,6 @@ class Page:
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
-            ready, _, _ = select.select([self._reads], [], [], 120)
-            assert ready, "Chromium has not answered for two minutes"
             part = os.read(self._reads, 1 << 20)
             assert part, "Chromium has ended"
             self._buffer += part
