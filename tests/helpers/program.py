@@ -17,6 +17,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 from helpers.result import Result
+from helpers.waiting import until
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -71,9 +72,12 @@ class Started:
             assert self.process.pid is not None
             os.kill(self.process.pid, number)
 
-    def wait(self, seconds: float = 120) -> Result:
-        self.process.join(seconds)
-        assert self.process.exitcode is not None, f"still running: {self.err.read_text()}"
+    def until(self, holds: Callable[[], object]) -> None:
+        """Wait until something holds; fail if the program ends first."""
+        until(holds, self.process.is_alive)
+
+    def wait(self) -> Result:
+        self.process.join()
         return Result(self.process.exitcode, self.out.read_text(), self.err.read_text())
 
 

@@ -163,14 +163,14 @@ def forever(begin: bytes, piece: bytes) -> Callable[[socket.socket], None]:
 @contextmanager
 def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
     """The address of a server that answers each request with whatever bytes it is told to, HTTP or not."""
-    with socket.create_server(("127.0.0.1", 0)) as callback:
-        callback.settimeout(0.02)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.02)
         is_over = threading.Event()
 
         def serve() -> None:
             while not is_over.is_set():
                 with suppress(OSError):
-                    connection, _ = callback.accept()
+                    connection, _ = listener.accept()
                     threading.Thread(target=talk, args=(connection,), daemon=True).start()
 
         def talk(connection: socket.socket) -> None:
@@ -184,7 +184,7 @@ def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{callback.getsockname()[1]}"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             is_over.set()
             thread.join()
