@@ -78,6 +78,7 @@ class Started:
 
     def wait(self) -> Result:
         self.process.join()
+        assert self.process.exitcode is not None
         return Result(self.process.exitcode, self.out.read_text(), self.err.read_text())
 
 

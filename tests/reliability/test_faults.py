@@ -114,7 +114,7 @@ def test_a_run_whose_folder_is_deleted_says_so_and_writes_nothing_more(tmp_path)
 def test_one_run_is_resumed_by_one_process(tmp_path):
     home = tmp_path / "home"
     first = start(home, *TEACHER, "--epochs", "400")
-    path = await_path(program, home, "runs/2*/checkpoints/*.state").parents[1]
+    path = await_path(first, home, "runs/2*/checkpoints/*.state").parents[1]
     second = run(home, "resume", path.name)
     assert second.code == 1
     assert "Another process works on" in words(second.err)

@@ -163,7 +163,10 @@ def test_a_data_set_survives_a_fetch_that_is_killed_at_any_moment(tmp_path, serv
             program = start(home, "fetch", "tiny-imagenet", "--force", "--from", addresses[number % 2])
             if source.random() < 0.7:
                 parts = ".tiny-imagenet.????????.part"
-                until(lambda p=program: list(place.parent.glob(parts)) or not p.process.is_alive(), lambda: True)
+                until(
+                    lambda p=program, parts=parts: list(place.parent.glob(parts)) or not p.process.is_alive(),
+                    lambda: True,
+                )
             time.sleep(source.uniform(0, 0.2))
             program.kill()
             assert program.wait().code in (0, -9)
