@@ -40,6 +40,12 @@ def await_checkpoint(program: Started, home: Path) -> None:
     until(lambda: not states(home) <= before or not program.process.is_alive(), lambda: True)
 
 
+def await_part(program: Started, folder: Path) -> None:
+    """Wait until a program has begun to unpack Tiny ImageNet, or has ended."""
+    parts = ".tiny-imagenet.????????.part"
+    until(lambda: list(folder.glob(parts)) or not program.process.is_alive(), lambda: True)
+
+
 def test_a_run_survives_being_killed_at_any_moment(tmp_path, record_property):
     home, whole = tmp_path / "home", tmp_path / "whole"
     for place in (home, whole):
@@ -162,11 +168,7 @@ def test_a_data_set_survives_a_fetch_that_is_killed_at_any_moment(tmp_path, serv
         for number in range(12):
             program = start(home, "fetch", "tiny-imagenet", "--force", "--from", addresses[number % 2])
             if source.random() < 0.7:
-                parts = ".tiny-imagenet.????????.part"
-                until(
-                    lambda p=program, parts=parts: list(place.parent.glob(parts)) or not p.process.is_alive(),
-                    lambda: True,
-                )
+                await_part(program, place.parent)
             time.sleep(source.uniform(0, 0.2))
             program.kill()
             assert program.wait().code in (0, -9)
