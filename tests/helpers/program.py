@@ -27,7 +27,7 @@ def _start_server() -> None:
     """Start the fork server where it finds `preloaded`: it does not take over this process's `sys.path`."""
     CONTEXT.set_forkserver_preload(["helpers.preloaded"])
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), before]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), before]))
     try:
         forkserver.ensure_running()
     finally:
@@ -69,6 +69,7 @@ class Started:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         if self.process.is_alive():
+            assert self.process.pid is not None
             os.kill(self.process.pid, number)
 
     def until(self, holds: Callable[[], object]) -> None:
@@ -77,6 +78,7 @@ class Started:
 
     def wait(self) -> Result:
         self.process.join()
+        assert self.process.exitcode is not None
         return Result(self.process.exitcode, self.out.read_text(), self.err.read_text())
 
 
