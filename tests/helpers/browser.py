@@ -162,7 +162,7 @@ def chromium(path: str) -> Iterator[Page]:
             os.close(answer_reads)
             started.terminate()
             try:
-                started.wait(20)
+                started.wait()
             except subprocess.TimeoutExpired:
                 started.kill()
                 started.wait()

@@ -280,7 +280,7 @@ def test_views_have_predictions_but_no_noise(home):
 def test_where_nobody_is_augmented_it_says_so_and_logs_nothing(home, logged):
     none = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
     one = build_run(parse({**QUICK, "method": "kd", "tekap": none, "diagnose": True}), home).trainer
-    assert any("--diagnose has nothing to log" in words for words in logged)
+    assert any("diagnose has nothing to log" in words for words in logged)
     assert one.diagnosis(0) == {}
 
 

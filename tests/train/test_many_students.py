@@ -107,7 +107,7 @@ def test_a_student_that_breaks_ends_alone(home, tmp_path):
 
 
 BREAKS = """
-from tekapctl.distill.methods import Method, MethodSpec
+from tekapctl.distill.methods import Method, MethodSpec, Requires
 
 
 class Breaks(Method):
@@ -122,6 +122,8 @@ class Breaks(Method):
 
 
 class Odd(MethodSpec):
+    requires = Requires(logits=True)
+
     def make(self, pair):
         return Breaks(2 if pair.seed else 100)
 """

@@ -35,7 +35,7 @@ def ready(home: Home, **values):
 
 @pytest.mark.parametrize("method", METHODS.names())
 def test_of_all_methods_two_cannot_train_on_one_image(home, method):
-    if method in ("reviewkd", "rkd", "srrl"):
+    if method in ("reviewkd", "srrl"):
         with pytest.raises(UsageError, match="last batch has 1 image"):
             ready(home, method=method, batch_size=43)
         return

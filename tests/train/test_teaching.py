@@ -124,7 +124,7 @@ def test_a_warm_cache_asks_the_teacher_nothing_and_serves_every_seed_and_fractio
 
 def test_a_warm_cache_holds_the_bits_of_the_live_teacher(home):
     values = {"data": {"name": "digits", "padding": 0, "train_fraction": 0.1}, "precision": "float32"}
-    warm(open_cache(spec_of(**values), home, lambda _: None), lambda done, total: None)
+    warm(open_cache(spec_of(**values), home), lambda done, total: None)
     teacher = cached_teacher(home, **values)
     for batch in teacher.batches.epoch(0):
         assert torch.equal(teacher(batch).logits, teacher.live(batch).logits)
