@@ -105,7 +105,7 @@ def test_knowledge_keeps_its_precision_and_its_bits(home):
 
 
 def test_a_warm_cache_asks_the_teacher_nothing_and_serves_every_seed_and_fraction(home, monkeypatch):
-    teacher = open_cache(spec_of(data={"name": "digits", "padding": 1}, precision="float32"), home, lambda _: None)
+    teacher = open_cache(spec_of(data={"name": "digits", "padding": 1}, precision="float32"), home)
     found = warm(teacher, lambda done, total: None)
     assert found["complete"]
     assert found["views"] == len(teacher.batches.image_set) * teacher.batches.distinct_views
