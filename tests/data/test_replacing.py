@@ -12,10 +12,10 @@ import pytest
 from data import test_photographs as photographs
 from data import test_sources as sources
 from helpers.server import serving
+from tekapctl.commands.cache import verify
 from tekapctl.data import data_spec
 from tekapctl.errors import TekapctlError
 from tekapctl.store.atomic import atomic_folder, filling
-from tekapctl.store.cache import verify
 from tekapctl.store.home import Home
 from tekapctl.store.offline import no_network
 

@@ -15,12 +15,11 @@ import torch
 from filelock import FileLock
 
 from helpers.server import answering, forever, page, redirect, serving
+from tekapctl.commands.cache import clear, list_artifacts, verify
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.models import build
-from tekapctl.store import catalogue
+from tekapctl.models import build, pretrained
 from tekapctl.store.archive import extract_member
 from tekapctl.store.atomic import sha256
-from tekapctl.store.cache import clear, list_artifacts, verify
 from tekapctl.store.download import download
 from tekapctl.store.home import Home
 from tekapctl.store.http import Patience
@@ -250,8 +249,8 @@ def test_without_the_network_no_thread_connects_and_no_host_is_looked_up(served)
 def test_a_mirror_of_the_users_own_is_asked_first(home, published, tmp_path, monkeypatch):
     with serving(tmp_path / "served") as server:
         monkeypatch.setenv("TEKAPCTL_MIRROR", f"{server.address}/ok")
-        found = catalogue.fetch(home, "resnet56")
-        again = catalogue.fetch(home, "resnet56")
+        found = pretrained.fetch(home, "resnet56")
+        again = pretrained.fetch(home, "resnet56")
         assert len(server.requests) == 1
     assert found == again
     metadata = read_metadata(found.path)
@@ -259,31 +258,31 @@ def test_a_mirror_of_the_users_own_is_asked_first(home, published, tmp_path, mon
 
 
 def test_the_first_fetch_is_recorded_and_later_ones_are_held_to_it(home, published, tmp_path, monkeypatch):
-    monkeypatch.setattr(catalogue, "ORIGIN", "http://127.0.0.1:9")
-    monkeypatch.setattr(catalogue, "MIRROR", "http://127.0.0.1:9/teachers.tar")
+    monkeypatch.setattr(pretrained, "ORIGIN", "http://127.0.0.1:9")
+    monkeypatch.setattr(pretrained, "MIRROR", "http://127.0.0.1:9/teachers.tar")
     with serving(tmp_path / "served") as server:
         monkeypatch.setenv("TEKAPCTL_MIRROR", f"{server.address}/ok")
-        catalogue.fetch(home, "resnet56")
+        pretrained.fetch(home, "resnet56")
         torch.save({"model": build("resnet56").state_dict()}, published)
         with pytest.raises(TekapctlError, match="SHA-256"):
-            catalogue.fetch(home, "resnet56", force=True)
-    assert catalogue.fetched(home, "resnet56") is not None
+            pretrained.fetch(home, "resnet56", force=True)
+    assert pretrained.fetched(home, "resnet56") is not None
 
 
 def test_a_checkpoint_of_another_network_is_refused(home, tmp_path):
     path = tmp_path / "vgg.pth"
     torch.save({"model": build("vgg8").state_dict()}, path)
     with pytest.raises(UsageError, match="another architecture"):
-        catalogue.fetch(home, "resnet56", source=str(path))
-    assert catalogue.fetched(home, "resnet56") is None
+        pretrained.fetch(home, "resnet56", source=str(path))
+    assert pretrained.fetched(home, "resnet56") is None
 
 
 def test_a_teacher_comes_out_of_the_mirrors_archive(home, published, tmp_path):
     archive = tmp_path / "cifar_teachers.tar"
     with tarfile.open(archive, "w") as opened:
-        opened.add(published, arcname=catalogue.CATALOGUE["resnet56"].member)
-    catalogue.fetch(home, "resnet56", source=str(archive))
-    assert catalogue.fetched(home, "resnet56") is not None
+        opened.add(published, arcname=pretrained.CATALOGUE["resnet56"].member)
+    pretrained.fetch(home, "resnet56", source=str(archive))
+    assert pretrained.fetched(home, "resnet56") is not None
 
 
 @pytest.mark.parametrize("kind", ["link", "missing", "cut"])
@@ -306,18 +305,18 @@ def test_hostile_archives_are_refused(tmp_path, kind):
 
 def test_offline_never_fetches(home):
     with pytest.raises(UsageError, match="--offline"):
-        catalogue.fetch(home, "resnet56", offline=True)
+        pretrained.fetch(home, "resnet56", offline=True)
 
 
 def test_the_cache_is_listed_verified_and_cleared(home, published):
-    found = catalogue.fetch(home, "resnet56", source=str(published))
+    found = pretrained.fetch(home, "resnet56", source=str(published))
     assert [(a.kind, a.name) for a in list_artifacts(home)] == [("teachers", "resnet56")]
     assert [problem for _, problem in verify(home)] == [None]
     content = bytearray(found.path.read_bytes())
     content[-1] ^= 1
     found.path.write_bytes(content)
     assert "SHA-256" in verify(home)[0][1]
-    catalogue.fetch(home, "resnet56", source=str(published))
+    pretrained.fetch(home, "resnet56", source=str(published))
     assert [problem for _, problem in verify(home)] == [None]
     assert clear(home, ["teachers"]).bytes > 0
     assert list_artifacts(home) == []
@@ -326,13 +325,13 @@ def test_the_cache_is_listed_verified_and_cleared(home, published):
 
 
 def test_what_a_killed_fetch_left_is_swept_away_by_the_next_one(home, published):
-    catalogue.fetch(home, "resnet56", source=str(published))
+    pretrained.fetch(home, "resnet56", source=str(published))
     left = [home.teachers / f".{name}.0123abcd.part" for name in ("sha256.json", "resnet56.safetensors")]
     left += [home.downloads / f".resnet56.{name}.{64 * '0'}.part" for name in ("published", "tar")]
     left.append(left[-1].with_suffix(".json"))
     for path in left:
         path.write_bytes(b"half")
-    catalogue.fetch(home, "resnet56", offline=True)
+    pretrained.fetch(home, "resnet56", offline=True)
     assert not any(path.exists() for path in left)
 
 
@@ -345,7 +344,7 @@ def test_clearing_takes_hidden_folders_with_it(home):
 
 
 def test_fetched_weights_that_were_damaged_since_are_not_used(home, published):
-    found = catalogue.fetch(home, "resnet56", source=str(published))
+    found = pretrained.fetch(home, "resnet56", source=str(published))
     content = bytearray(found.path.read_bytes())
     content[-1] ^= 1
     found.path.write_bytes(content)
@@ -355,29 +354,29 @@ def test_fetched_weights_that_were_damaged_since_are_not_used(home, published):
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "7", "", '{"resnet56.safetensors": [[]]}', f"[{'9' * 5000}]"])
 def test_hostile_records_of_checksums_are_damage_in_words(home, published, text):
-    found = catalogue.fetch(home, "resnet56", source=str(published))
+    found = pretrained.fetch(home, "resnet56", source=str(published))
     (home.teachers / "sha256.json").write_text(text)
-    assert catalogue.damage(home, found)
-    catalogue.fetch(home, "resnet56", source=str(published))
-    assert catalogue.damage(home, found) is None
+    assert pretrained.damage(home, found)
+    pretrained.fetch(home, "resnet56", source=str(published))
+    assert pretrained.damage(home, found) is None
 
 
 def test_a_pipe_for_a_teacher_is_not_opened(home, published):
-    found = catalogue.fetch(home, "resnet56", source=str(published))
+    found = pretrained.fetch(home, "resnet56", source=str(published))
     found.path.unlink()
     os.mkfifo(found.path)
-    assert [problem for _, problem in verify(home)] == ["is no file"]
-    assert catalogue.fetched(home, "resnet56") is None
+    assert [problem for _, problem in verify(home)] == ["is not a file"]
+    assert pretrained.fetched(home, "resnet56") is None
 
 
 def test_clearing_leaves_what_another_process_fetches(home, published):
-    catalogue.fetch(home, "resnet56", source=str(published))
+    pretrained.fetch(home, "resnet56", source=str(published))
     (home.downloads / ".resnet56.published.part").write_bytes(b"half")
     with FileLock(home.teachers / ".resnet56.lock"):
         cleared = clear(home, ["teachers", "downloads"])
         assert [artifact.name for artifact in cleared.kept] == ["resnet56"]
         assert (home.downloads / ".resnet56.published.part").exists()
-    assert catalogue.fetched(home, "resnet56") is not None
+    assert pretrained.fetched(home, "resnet56") is not None
     assert clear(home).kept == ()
     assert list(home.downloads.iterdir()) == []
     assert [path.name for path in home.teachers.iterdir()] == ["sha256.json"]
@@ -396,22 +395,22 @@ def test_clearing_deletes_links_and_not_what_they_lead_to(home, tmp_path):
 
 @pytest.mark.parametrize("source", ["published", "downloads/resnet56.published", "teachers/resnet56.safetensors"])
 def test_a_source_inside_the_cache_stays(home, published, source):
-    first = catalogue.fetch(home, "resnet56", source=str(published))
+    first = pretrained.fetch(home, "resnet56", source=str(published))
     path = home.root / source
     if source != "teachers/resnet56.safetensors":
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(published, path)
-    catalogue.fetch(home, "resnet56", source=str(path))
+    pretrained.fetch(home, "resnet56", source=str(path))
     assert path.exists()
-    assert catalogue.damage(home, first) is None
+    assert pretrained.damage(home, first) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
 def test_a_teacher_stays_when_what_comes_is_damaged(home, published, content):
-    found = catalogue.fetch(home, "resnet56", source=str(published))
+    found = pretrained.fetch(home, "resnet56", source=str(published))
     before = sha256(found.path)
     published.write_bytes(published.read_bytes()[:5000] if content is None else content)
     with pytest.raises(TekapctlError):
-        catalogue.fetch(home, "resnet56", source=str(published))
+        pretrained.fetch(home, "resnet56", source=str(published))
     assert sha256(found.path) == before
-    assert catalogue.damage(home, found) is None
+    assert pretrained.damage(home, found) is None

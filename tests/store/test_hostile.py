@@ -24,7 +24,8 @@ from tekapctl.data.datasets import cifar, fashion_mnist, svhn
 from tekapctl.errors import UsageError
 from tekapctl.models import build
 from tekapctl.store import archive
-from tekapctl.store.legacy_checkpoint import read_published, unpack_zip
+from tekapctl.store.archive import unpack_zip
+from tekapctl.store.legacy_checkpoint import read_published
 from tekapctl.store.runs import Run
 from tekapctl.store.weights import load_into
 from tekapctl.train.trained import Reference, load
@@ -259,7 +260,7 @@ def two_of_one_name() -> bytes:
 ZIPS = {
     "encrypted": (zipped(flags=1), "damaged"),
     "packed in an unknown way": (zipped(method=77), "damaged"),
-    "larger than allowed": (zipped(size=2**32 - 2), "far larger"),
+    "larger than allowed": (zipped(size=2**32 - 2), "larger than expected"),
     "another folder": (zipped().replace(b"inner", b"outer"), "no folder"),
     "cut": (zipped()[:-10], "damaged"),
     "a file that is a folder too": (two_of_one_name(), "damaged"),
@@ -334,13 +335,16 @@ def test_any_bytes_are_a_table_or_a_usage_error(content):
 
 
 IDX = {
-    "more images than fit": (struct.pack(">HBBIII", 0, 8, 3, 2**20, 2**10, 2**10) + bytes(10**7), "far larger"),
+    "more images than fit": (
+        struct.pack(">HBBIII", 0, 8, 3, 2**20, 2**10, 2**10) + bytes(10**7),
+        "larger than expected",
+    ),
     "more than they claim": (struct.pack(">HBBIII", 0, 8, 3, 10, 28, 28) + bytes(10**7), "damaged"),
     "fewer than they claim": (struct.pack(">HBBIII", 0, 8, 3, 10, 28, 28) + bytes(100), "damaged"),
     "no images at all": (struct.pack(">HBBIII", 0, 8, 3, 0, 2**32 - 1, 2**32 - 1), "damaged"),
     "numbers of eight bytes": (struct.pack(">HBBI", 0, 14, 1, 10) + bytes(80), "damaged"),
     "255 dimensions": (struct.pack(">HBB", 0, 8, 255) + b"\0\0\0\1" * 255 + b"\0", "damaged"),
-    "more labels than there are": (struct.pack(">HBBI", 0, 8, 1, 2**25) + bytes(2**25), "far larger"),
+    "more labels than there are": (struct.pack(">HBBI", 0, 8, 1, 2**25) + bytes(2**25), "larger than expected"),
     "zeros alone": (bytes(10**7), "damaged"),
     "nothing": (b"", "damaged"),
 }
@@ -366,8 +370,8 @@ def test_an_archive_with_a_huge_member_before_the_one_is_not_read_through(tmp_pa
             packed.addfile(entry, io.BytesIO(bytes(size)))
     with pytest.raises(UsageError, match="zeros"):
         archive.extract_member(path, "wanted", tmp_path / "target", most_bytes=10**6, most_in_all=10**6)
-    monkeypatch.setattr(cifar, "MOST_ARCHIVE", 10**6)
-    with pytest.raises(UsageError, match="far larger"):
+    monkeypatch.setattr(cifar, "MAX_ARCHIVE", 10**6)
+    with pytest.raises(UsageError, match="larger than expected"):
         cifar._from_archive(path, "inner", ["wanted"])
     assert not (tmp_path / "target").exists()
 

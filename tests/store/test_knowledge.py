@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tekapctl.commands.cache import clear
 from tekapctl.store import teacher_cache
-from tekapctl.store.cache import clear
 from tekapctl.store.home import Home
 from tekapctl.store.teacher_cache import Identity, KnowledgeStore, damage, is_used
 

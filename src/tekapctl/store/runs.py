@@ -17,7 +17,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.atomic import atomic_write, explain, flush_folder, make_folder, sha256, sweep
+from tekapctl.store.atomic import atomic_write, explain, flush_folder, make_folder, remove_stale, sha256
 from tekapctl.store.locks import is_locked
 from tekapctl.store.summary import problem_of
 
@@ -114,8 +114,8 @@ class Run:
         """
         try:
             with FileLock(self.path / ".lock", timeout=_MOMENT, poll_interval=0.01):
-                sweep(self.path)
-                sweep(self.checkpoints)
+                remove_stale(self.path)
+                remove_stale(self.checkpoints)
                 yield
         except Timeout:
             raise TekapctlError(f"Another process works on the run {self.id}.", "Wait for it, or stop it.") from None

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from tekapctl.store.atomic import atomic_write, explain, make_folder, room, size, sweep
-from tekapctl.store.locks import hold_shared, is_open
+from tekapctl.store.atomic import atomic_write, disk_usage, explain, format_bytes, make_folder, remove_stale
+from tekapctl.store.locks import is_in_use, lock_shared
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class KnowledgeStore:
 
     def _open(self) -> None:
         """Map the file; one of another identity or length is made anew."""
-        sweep(self.path)
+        remove_stale(self.path)
         records, about = self.path / "records.bin", self.path / "identity.json"
         known = about.is_file() and about.read_text(errors="replace") == self.identity.text
         if not known or not records.is_file() or records.stat().st_size != self.identity.bytes:
@@ -110,7 +110,7 @@ class KnowledgeStore:
                 file.truncate(self.identity.bytes)  # a hole: takes no room until records are written
             atomic_write(about, self.identity.text.encode())
         self._file = records.open("r+b", buffering=0)
-        hold_shared(self._file)
+        lock_shared(self._file)
         weakref.finalize(self, self._file.close)
         self._records: Words = np.memmap(
             self._file, dtype=np.uint32, mode="r", shape=(self.identity.records, self._row)
@@ -145,7 +145,7 @@ class KnowledgeStore:
     def bytes_used(self) -> int:
         """Room that the records take on the disk; none after they were deleted."""
         try:
-            return room(self.path / "records.bin")
+            return disk_usage(self.path / "records.bin")
         except OSError:
             return 0
 
@@ -153,8 +153,8 @@ class KnowledgeStore:
     def described(self) -> str:
         """Where it is and how full, for the user."""
         free, missing = shutil.disk_usage(self.path).free, self.identity.bytes - self.bytes_used
-        words = f"{size(self.bytes_used)} of at most {size(self.identity.bytes)} in {self.path}"
-        return words if free - RESERVE > missing else f"{words}, for which {size(free)} of disk are left"
+        words = f"{format_bytes(self.bytes_used)} of at most {format_bytes(self.identity.bytes)} in {self.path}"
+        return words if free - RESERVE > missing else f"{words}, for which {format_bytes(free)} of disk are left"
 
     def _sums(self, places: Places, words: Words) -> Words:
         own = (places.astype(np.uint64) * np.uint64(2654435761) + np.uint64(self._key)).astype(np.uint32)
@@ -200,4 +200,4 @@ def damage(path: Path) -> str | None:
 
 def is_used(path: Path) -> bool:
     """Whether a process reads or fills the store in a folder."""
-    return is_open(path / "records.bin")
+    return is_in_use(path / "records.bin")

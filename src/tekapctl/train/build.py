@@ -292,7 +292,7 @@ def teacher_forward(
         )
     if not spec.cache_teacher:
         return live
-    if train.recrop:
+    if train.random_resized_crop:
         logger.info("no two random parts of an image are alike, and none is cached: the teacher stays live")
         return live
     if live.requires != Requires():
@@ -315,7 +315,7 @@ def training_batches(
         padding=spec.data.padding,
         flip=spec.data.flip,
         seed=spec.batch_seed,
-        recrop=spec.data.recrop,
+        random_resized_crop=spec.data.random_resized_crop,
         comm=comm,
     )
 

@@ -403,7 +403,7 @@ def _metadata(context: RunContext, metrics: Metrics) -> dict[str, str]:
         "classes": json.dumps(train.classes),
         "mean": json.dumps(normalization.mean),
         "std": json.dumps(normalization.std),
-        "middle": str(train.middle),
+        "middle": str(train.center_crop),
         "epoch": str(metrics["epoch"]),
         "top1": f"{metrics['test_top1']:.6f}",
         **({"data_settings": json.dumps(spec.data.shared)} if spec.data.shared else {}),

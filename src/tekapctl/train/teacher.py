@@ -44,7 +44,7 @@ class LiveTeacher:
         self.precision = precision
         self.requires = requires
         self.probe = batches.probe(2)
-        self.batch_size = batches.largest_share
+        self.batch_size = batches.largest_shard
         self.folding = fold(network, network.normalize(self.probe))
         self.network = self.folding.network
         place(self.network, self.device)
@@ -147,7 +147,7 @@ class CachedTeacher:
         self._padding = (-values * self.dtype.itemsize) % 4 // self.dtype.itemsize
         image_set = batches.image_set
         normalization = live.network.normalization
-        whole = len(image_set if image_set.whole is None else image_set.whole)
+        whole = len(image_set if image_set.full_images is None else image_set.full_images)
         precision = str(self.dtype).removeprefix("torch.")
         self.store = KnowledgeStore(
             folder,
@@ -173,7 +173,7 @@ class CachedTeacher:
 
     def __call__(self, batch: Batch) -> Knowledge:
         """What the teacher says of a batch."""
-        places = self.places(batch.number, batch.view)
+        places = self.places(batch.source_index, batch.view)
         words, is_known = self.store.read(places)
         if not is_known.all():
             missing = np.flatnonzero(~is_known)

@@ -113,7 +113,7 @@ def load_subject(
     assert normalization is not None
     channels, height, width = splits.test.image_shape
     height, width = normalization.size or (height, width)
-    preparation = Preparation((height, width), normalization.mean, normalization.std, splits.test.middle)
+    preparation = Preparation((height, width), normalization.mean, normalization.std, splits.test.center_crop)
     stated = read_metadata(reference.path) if reference.path.suffix == ".safetensors" else {}
     metadata = {
         "model_args": json.dumps(dict(arguments or {})),
