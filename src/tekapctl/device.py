@@ -47,10 +47,10 @@ def resolve_device(
         if problem is not None:
             logger.info(f"{problem} This run computes on the CPU.")
     device = torch.device(name)
-    if comm.size > 1 and device.type != "cpu":
+    if comm.world_size > 1 and device.type != "cpu":
         if device.type != "cuda" or device.index is not None:
             raise UsageError(
-                f"{name} is a single device, and {comm.size} processes need one each.", "Use --device cuda."
+                f"{name} is a single device, and {comm.world_size} processes need one each.", "Use --device cuda."
             )
         # A job system may show each process its own GPU only, which is then number 0 to all of them.
         device = torch.device("cuda", local_rank() if torch.cuda.device_count() > 1 else 0)
@@ -62,7 +62,7 @@ def resolve_device(
         raise UsageError(
             f"There is no device {device}; this machine has {torch.cuda.device_count()}.",
             "Use --device cuda:0, or auto."
-            if comm.size == 1
+            if comm.world_size == 1
             else "Each process needs one: start fewer, or on the CPU.",
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
@@ -79,7 +79,7 @@ def check_one_gpu_each(device: torch.device, comm: Communicator) -> None:
     Raises:
         UsageError: Two processes have the same GPU.
     """
-    if comm.size == 1 or device.type != "cuda":
+    if comm.world_size == 1 or device.type != "cuda":
         return
     uuid = str(getattr(torch.cuda.get_device_properties(device), "uuid", "")) or f"process {comm.rank}"
     names = comm.all_gather_object((socket.gethostname(), uuid))

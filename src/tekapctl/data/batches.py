@@ -157,7 +157,7 @@ class Batches:
     def largest_shard(self) -> int:
         """The largest number of images that a process has in a batch."""
         count = min(self.batch_size, len(self.image_set))
-        return max(end - first for first, end in spans(count, self.comm.size))
+        return max(end - first for first, end in spans(count, self.comm.world_size))
 
     def sample(self, count: int, *, strong: bool = False) -> Batch:
         """The first images of the first epoch as one batch of any size, without augmentation.
@@ -183,7 +183,7 @@ class Batches:
 
     def in_order(self) -> Iterator[Batch]:
         """All samples once, in order, without augmentation; batches are dealt out to the processes in turn."""
-        indices = torch.arange(len(self.image_set)).split(self.batch_size)[self.comm.rank :: self.comm.size]
+        indices = torch.arange(len(self.image_set)).split(self.batch_size)[self.comm.rank :: self.comm.world_size]
         for step, stored in enumerate(self._read([(index, None) for index in indices])):
             yield self._batch(stored, indices[step], torch.full_like(indices[step], self.centre), step)
 
@@ -193,12 +193,12 @@ class Batches:
         Args:
             rows: One row per sample of this process.
         """
-        size = self.comm.size
+        size = self.comm.world_size
         if size == 1:
             return rows
         samples = torch.arange(len(self.image_set)).split(self.batch_size)
         own = [torch.cat([torch.empty(0, dtype=torch.int64), *samples[rank::size]]) for rank in range(size)]
-        found = torch.cat(self.comm.gather(rows, [len(numbers) for numbers in own]))
+        found = torch.cat(self.comm.all_gather(rows, [len(numbers) for numbers in own]))
         return found[torch.cat(own).argsort().to(found.device)]
 
     def probe(self, count: int) -> Shaped[Tensor, "_count c h w"]:

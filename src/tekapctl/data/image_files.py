@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tekapctl.data.files.listing import Listing, count, few
-from tekapctl.data.files.loading import decode_all, scan
 from tekapctl.data.files.streaming import ImageFiles
 from tekapctl.data.image_set import ChannelStatistics, ImageSet, Splits, channel_statistics, histogram
+from tekapctl.data.loading import decode_all, scan
 from tekapctl.data.spec import DataSpec, Shape
 from tekapctl.distributed.communicator import processors
 from tekapctl.errors import UsageError

@@ -65,7 +65,7 @@ class Identity:
         return self.records * (self.words + 1) * 4
 
 
-class KnowledgeStore:
+class TeacherCache:
     """The records of one teacher, data set, augmentation and precision.
 
     Args:

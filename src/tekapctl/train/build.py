@@ -251,7 +251,7 @@ def _assemble(
             members.append(build_distillation(spec, teacher, ask, learner, train, seed=seed))
         objective = of_teachers(members)
     place(objective, device)
-    if comm.size > 1 and spec.sync_batch_norm:
+    if comm.world_size > 1 and spec.sync_batch_norm:
         for module in (learner, objective):
             convert_sync_batchnorm(module, comm, device)
     precision = resolve_precision(spec.precision, device, learner, trains=True)

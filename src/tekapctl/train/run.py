@@ -303,7 +303,7 @@ class RunCheckpointer:
 
     def _next_pause(self) -> int:
         """Steps until the processes ask each other again; the leader's clock decides."""
-        if self.comm.size == 1:
+        if self.comm.world_size == 1:
             return 1
         now = time.monotonic()
         a_step = (now - self._asked) / self._pause
@@ -419,7 +419,7 @@ def environment(device: torch.device, comm: Communicator = SINGLE_PROCESS) -> di
         "torch": torch.__version__,
         "platform": platform.platform(),
         "device": describe(device),
-        "processes": comm.size,
+        "processes": comm.world_size,
         "commit": _commit(),
     }
 

@@ -12,7 +12,7 @@ from tekapctl.device import autocast, compile_for, describe_kind, describe_passe
 from tekapctl.models import Network
 from tekapctl.models.folding import fold
 from tekapctl.models.network import Knowledge, Requires, of_batch
-from tekapctl.store.teacher_cache import Identity, KnowledgeStore, Places
+from tekapctl.store.teacher_cache import Identity, Places, TeacherCache
 from tekapctl.train.trained import Trained
 
 _NOTHING_MORE = Requires()
@@ -149,7 +149,7 @@ class CachedTeacher:
         normalization = live.network.normalization
         whole = len(image_set if image_set.full_images is None else image_set.full_images)
         precision = str(self.dtype).removeprefix("torch.")
-        self.store = KnowledgeStore(
+        self.store = TeacherCache(
             folder,
             Identity(
                 f"{trained.model}-{dataset}-{precision}",

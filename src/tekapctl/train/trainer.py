@@ -179,7 +179,7 @@ class Trainer:
         """Get ready for the epoch under way, from its beginning or from where it was left."""
         epoch, first = self.progress.epoch, self.spec.init_epochs
         if self.objective.init_stage != (epoch < first):
-            self._averaged.forget()
+            self._averaged.reset()
         self.objective.init_stage = epoch < first
         self.network.train(self.objective.trains_learner)
         for module in self.network.modules_after_feature_maps() if self.objective.init_stage else ():
