@@ -6,14 +6,15 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = (
-    ("errors", "logging", "randomness", "registry"),
+    ("errors", "logging", "randomness", "registry", "settings"),
     ("distributed",),
     ("device", "timing"),
     ("store",),
     ("data",),
     ("models",),
-    ("distill", "optim"),
+    ("distill",),
     ("spec",),
+    ("optim",),
     ("train",),
     ("commands", "experiments"),
     ("api",),
@@ -31,7 +32,6 @@ PARTS = {
 }
 """Layers within the package of data sets; the file decoders know nothing of settings, settings nothing of data sets."""
 EXCEPTIONS = {
-    ("spec", "commands"): "a spec names the trackers of a run, whose registry is among the commands",
     ("train", "commands"): "a run starts its trackers, which are among the commands",
 }
 """Arrows that run up, from package to package, each with its reason; a new one needs a better reason than these."""

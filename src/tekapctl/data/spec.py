@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError, field_validator
 from tekapctl.data.fetching import PublishedFile, download_files, replace_folder
 from tekapctl.data.image_set import Splits, long_tail
 from tekapctl.errors import UsageError
-from tekapctl.registry import Registry, Settings
+from tekapctl.registry import Registry
+from tekapctl.settings import Settings
 from tekapctl.store.download import Downloaded, Report, silent
 from tekapctl.store.home import expand_user
 

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tekapctl.distill.tekap import LEVELS
 from tekapctl.errors import UsageError
 from tekapctl.experiments.studies.contrast import Contrast, doublings, mean_of, trend
 from tekapctl.experiments.studies.study import Arm, Design, Place
+from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
 from tekapctl.spec.effects import EFFECTS, OF_CRD, keep
-from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
 
 
 def relevant(spec: StudentSpec) -> StudentSpec:
@@ -16,7 +17,7 @@ def relevant(spec: StudentSpec) -> StudentSpec:
     Raises:
         UsageError: It has no augmented teachers.
     """
-    unmet = {"logit": not spec.reads_logits, "feature": not spec.reads_features}
+    unmet = {level: level not in spec.levels for level in LEVELS}
     table = to_dict(spec)["tekap"]
     found = changed(
         spec,

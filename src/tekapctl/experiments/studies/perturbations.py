@@ -11,7 +11,7 @@ from tekapctl.errors import UsageError
 from tekapctl.experiments.studies.baselines import changed, name_of, noiseless, relevant
 from tekapctl.experiments.studies.contrast import less
 from tekapctl.experiments.studies.study import STUDIES, Arm, Base, Design, Place, Study
-from tekapctl.spec.run import StudentSpec, to_dict
+from tekapctl.spec import StudentSpec, to_dict
 
 
 @STUDIES.register("perturbations")
@@ -66,7 +66,7 @@ def _with_views(spec: StudentSpec) -> StudentSpec:
     weight = found.teacher_loss_weight + found.teachers * found.loss_weight
     without = {level: {**settings, "teachers": 0} for level, settings in to_dict(spec)["tekap"].items()}
     weights = {"alpha": spec.alpha * weight}
-    if spec.method.level == "logit":
+    if spec.method.requires.level == "logit":
         weights["beta"] = spec.beta * weight
     views = {**to_dict(spec)["angular"], "views": PUBLISHED_VIEWS}
     return changed(spec, tekap=without, angular=views, **weights)

@@ -14,9 +14,8 @@ from tekapctl.experiments.presets import preset, presets
 from tekapctl.experiments.sweeps import identity
 from tekapctl.experiments.sweeps.grid import Point, combinations
 from tekapctl.experiments.sweeps.identity import Identity, experiment
-from tekapctl.registry import Settings
-from tekapctl.spec.io import merged
-from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec, parse, read_file
+from tekapctl.settings import Settings
+from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec, merged, parse, read_file
 
 _SHOWN = 5
 """Refused specs that are named one by one."""

@@ -12,13 +12,11 @@ from tekapctl.experiments.sweeps import identity
 from tekapctl.experiments.sweeps.folder import MARK, NotYetError, SweepFolder, lock, mark
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.experiments.sweeps.state import Ledger
-from tekapctl.models.network import Requires
-from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
+from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
 from tekapctl.store.atomic import format_bytes
 from tekapctl.store.teacher_cache import RESERVE
-from tekapctl.train.callbacks import StoppedError
+from tekapctl.train.callbacks import Callback, StoppedError
 from tekapctl.train.run import execute, resume
-from tekapctl.train.trainer import Callback
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +33,7 @@ def carry_out(trial: Trial, folder: SweepFolder, callback: Callback, *, retry: b
 
     Raises:
         NotYetError: Another process carries it out, or one that it needs has failed.
-        StoppedError: It was told to stop; all of it is kept.
+        StoppedError: It was told to stop; the run is saved.
         TekapctlError: It failed, now or before.
     """
     digest = trial.digest
@@ -179,7 +177,7 @@ def _reads_store(trial: Trial) -> bool:
     spec = trial.spec
     if not isinstance(spec, StudentSpec) or not spec.cache_teacher or spec.ensemble or spec.data.random_resized_crop:
         return False
-    return not spec.beta or spec.method.requires == Requires()
+    return not spec.beta or spec.method.requires.uncached is None
 
 
 def _store(trial: Trial) -> str:
