@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tekapctl.commands.tracking.tracker import in_groups
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 
 
 def in_tensorboard(run: Path) -> dict[str, dict[int, float]]:

@@ -26,7 +26,7 @@ from tekapctl.models import build
 from tekapctl.store import archive
 from tekapctl.store.archive import unpack_zip
 from tekapctl.store.legacy_checkpoint import read_published
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 from tekapctl.store.weights import load_into
 from tekapctl.train.trained import Reference, load
 

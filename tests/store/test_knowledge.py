@@ -78,7 +78,7 @@ def test_a_store_that_was_cut_short_is_made_anew_and_says_so(tmp_path, name, log
     path.write_bytes(path.read_bytes()[:-9])
     assert damage(store.path) is not None
     again = TeacherCache(tmp_path, identity())
-    assert "made anew" in logged[0]
+    assert "starting again" in logged[0]
     assert not again.read(np.arange(10))[1].any()
     assert damage(store.path) is None
 

@@ -3,7 +3,7 @@
 import time
 
 from tekapctl.commands.tracking import Trackers
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 from tekapctl.store.weights import encode_weights
 from tekapctl.train import checkpoint
 from tekapctl.train.build import RunContext

@@ -12,7 +12,7 @@ from tekapctl import __version__
 from tekapctl.device import describe
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 from tekapctl.spec import RunSpec, StudentSpec
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 from tekapctl.store.weights import encode_weights
 from tekapctl.train.build import RunContext
 from tekapctl.train.evaluation import evaluate

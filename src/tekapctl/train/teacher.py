@@ -12,7 +12,7 @@ from tekapctl.device import autocast, compile_for, describe_kind, describe_passe
 from tekapctl.models import Network
 from tekapctl.models.folding import fold
 from tekapctl.models.network import Knowledge, Requires, of_batch
-from tekapctl.store.teacher_cache import Identity, Places, TeacherCache
+from tekapctl.store.teacher_cache import Identity, Indices, TeacherCache
 from tekapctl.train.trained import Trained
 
 _NOTHING_MORE = Requires()
@@ -181,11 +181,11 @@ class CachedTeacher:
             self.store.write(places[missing], words[missing])
         return self._decode(words)
 
-    def places(self, number: Tensor, view: Tensor) -> Places:
+    def places(self, number: Tensor, view: Tensor) -> Indices:
         """The records of samples, by their numbers in the full set and their views."""
         if not self.batches.flip:
             view = view // 2
-        found: Places = (number * self.batches.distinct_views + view).numpy()
+        found: Indices = (number * self.batches.distinct_views + view).numpy()
         return found
 
     def warm(self, number: Tensor, index: Tensor, view: Tensor) -> int:

@@ -23,7 +23,8 @@ from tekapctl.spec import load_of_run
 from tekapctl.store.atomic import sha256
 from tekapctl.store.home import Home, expand_user
 from tekapctl.store.legacy_checkpoint import read_published
-from tekapctl.store.runs import Run, Runs
+from tekapctl.store.run import Run
+from tekapctl.store.runs import Runs
 from tekapctl.store.weights import MemoryBudget, classifier_shape, load_into, read_metadata, read_weights
 
 LARGEST_IMAGE = 1024

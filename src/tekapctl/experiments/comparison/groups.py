@@ -11,7 +11,8 @@ from tekapctl.data.image_files import ImageFilesSpec
 from tekapctl.errors import UsageError
 from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec, load_of_run, read_file, to_dict
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Run, Runs
+from tekapctl.store.run import Run
+from tekapctl.store.runs import Runs
 
 logger = logging.getLogger(__name__)
 
