@@ -17,7 +17,7 @@ from tekapctl.data import data_spec
 from tekapctl.errors import TekapctlError
 from tekapctl.store.atomic import atomic_folder, filling
 from tekapctl.store.home import Home
-from tekapctl.store.offline import no_network
+from tekapctl.store.network import no_network
 
 
 def cifar(name: str, archive: str) -> Callable[[Path], Path]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.store.atomic import atomic_folder, delete, filling
-from tekapctl.store.download import Downloaded, Report, download, file_in, published
+from tekapctl.store.download import Downloaded, download, file_in, published
+from tekapctl.store.http import Report
 
 _ARCHIVES = (".tar.gz", ".zip")
 

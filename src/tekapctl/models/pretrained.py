@@ -17,11 +17,11 @@ from tekapctl.models.zoo import build
 from tekapctl.registry import unknown_name
 from tekapctl.store.archive import extract_member
 from tekapctl.store.atomic import atomic_write, make_folder, remove_stale, sha256
-from tekapctl.store.download import Downloaded, download, published, silent, sweep_parts
+from tekapctl.store.download import Downloaded, download, published, remove_stale_parts, silent
 from tekapctl.store.home import Home
 from tekapctl.store.http import Report
 from tekapctl.store.legacy_checkpoint import read_published
-from tekapctl.store.offline import OfflineError, no_network
+from tekapctl.store.network import OfflineError, no_network
 from tekapctl.store.weights import classifier_shape, encode_weights, load_into, read_weights
 
 ORIGIN = "http://shape2prog.csail.mit.edu/repo"
@@ -120,7 +120,7 @@ def fetch(
             _take(home, CATALOGUE[name], source, report)
         remove_stale(home.teachers, f"{name}.safetensors")
         for part in (f"{name}.published", f"{name}.tar"):
-            sweep_parts(home.downloads, part)
+            remove_stale_parts(home.downloads, part)
         with _recording(home) as records:
             remove_stale(records.parent, records.name)
     return FetchedTeacher(name, home.teachers / f"{name}.safetensors")
