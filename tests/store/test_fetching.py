@@ -148,11 +148,11 @@ ANSWERS = {
     "endless headers": (forever(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 1000), "violated HTTP"),
     "nothing": (lambda _: None, "closed the connection"),
     "half a header": (lambda c: c.sendall(b"HTTP/1.1 2"), "violated HTTP|closed the connection"),
-    "broken chunks": (page(b"Transfer-Encoding: chunked", body=b"zz\r\nabc"), "no HTTP"),
+    "broken chunks": (page(b"Transfer-Encoding: chunked", body=b"zz\r\nabc"), "violated HTTP"),
     "cut chunks": (page(b"Transfer-Encoding: chunked", body=b"ff\r\nabc"), "stopped sending|violated HTTP|closed"),
     "a part unasked": (lambda c: c.sendall(b"HTTP/1.1 206 X\r\nContent-Length: 3\r\n\r\nabc"), "answered 206"),
     "no content": (lambda c: c.sendall(b"HTTP/1.1 204 X\r\n\r\n"), "answered 204"),
-    "a number that is none": (lambda c: c.sendall(b"HTTP/1.1 999 X\r\n\r\n"), "answered 999|no HTTP"),
+    "a number that is none": (lambda c: c.sendall(b"HTTP/1.1 999 X\r\n\r\n"), "answered 999|violated HTTP"),
 }
 
 
@@ -195,7 +195,7 @@ def test_the_next_source_is_asked_and_nobody_listening_is_an_error(served, parts
         urls = ["http://127.0.0.1:9/file", f"{server.address}/ok/missing", f"{server.address}/ok/file"]
         with download(urls, parts, "file", **settings) as file:
             assert file.origin == urls[2]
-    with pytest.raises(TekapctlError, match=r"no connection.*--from"):
+    with pytest.raises(TekapctlError, match=r"the connection failed.*--from"):
         get(urls[0], parts, **settings)
 
 

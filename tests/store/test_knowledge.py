@@ -127,7 +127,7 @@ def test_a_store_that_is_deleted_while_it_is_filled_ends_the_caching_and_nothing
         store.write(np.array([place]), words_of(np.array([place])))
     assert store.is_full
     assert len(logged) == 1
-    assert "was deleted: no more knowledge is cached, the teacher stays live" in logged[0]
+    assert "was deleted: no more teacher outputs are cached, the teacher runs instead" in logged[0]
     assert store.read(np.arange(3))[1].all()
     assert store.bytes_used == 0
 
