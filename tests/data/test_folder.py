@@ -134,6 +134,20 @@ def test_a_student_takes_its_teachers_settings_unless_others_are_given(tmp_path)
     assert (alone.size, alone.channels, alone.test_fraction, alone.split_seed) == (64, "colour", 0.2, 0)
 
 
+def test_settings_are_read_without_the_disk_and_pinned_to_an_absolute_folder(tmp_path, monkeypatch):
+    for relative in ("photographs", "~nosuchuser/photographs"):
+        assert data_spec(f"folder:{relative}").folder == relative
+    make(tmp_path / "photographs", {"cat": 5, "dog": 5})
+    section = data_spec({"name": "folder:photographs", "test_fraction": 0.4})
+    monkeypatch.chdir(tmp_path)
+    pinned = section.pinned(tmp_path)
+    monkeypatch.chdir("/")
+    assert pinned.folder == str(tmp_path / "photographs")
+    assert len(pinned.load(tmp_path).train) + len(pinned.load(tmp_path).test) == 10
+    with pytest.raises(UsageError, match="There is no folder"):
+        section.load(tmp_path)
+
+
 def test_settings_bound_to_images_refuse_others(tmp_path):
     make(tmp_path, {"cat": 20, "dog": 15})
     bound = data_spec(f"folder:{tmp_path}").pinned(tmp_path)

@@ -110,7 +110,8 @@ def test_fashion_mnist_from_a_folder_that_holds_its_files(tmp_path, unpacked):
 def test_cifar_from_a_folder_and_from_its_archive(tmp_path, name):
     inside = write_cifar(tmp_path, name)
     expected = 500 if name == "cifar10" else 100
-    archive = pack(tmp_path / "..", inside, f"{inside.name}.tar.gz")
+    published = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
+    archive = pack(tmp_path / "..", inside, published[name])
     packed = tmp_path / "packed"
     packed.mkdir()
     archive.rename(packed / archive.name)

@@ -47,7 +47,7 @@ QUICK = Patience(attempts=2, pause=0.0)
 
 def get(address: str, target: Path, name: str = "file", **settings) -> bytes:
     """Download a file with its parts in `target`; returns its content."""
-    settings = {"most_bytes": 10**6, "patience": QUICK, **settings}
+    settings = {"max_bytes": 10**6, "patience": QUICK, **settings}
     with download([address], target, name, **settings) as file:
         return file.path.read_bytes()
 
@@ -190,7 +190,7 @@ def test_a_server_that_dribbles_is_given_up(served, parts):
 
 
 def test_the_next_source_is_asked_and_nobody_listening_is_an_error(served, parts):
-    settings = {"most_bytes": 10**6, "patience": replace(QUICK, attempts=1)}
+    settings = {"max_bytes": 10**6, "patience": replace(QUICK, attempts=1)}
     with serving(served) as server:
         urls = ["http://127.0.0.1:9/file", f"{server.address}/ok/missing", f"{server.address}/ok/file"]
         with download(urls, parts, "file", **settings) as file:
@@ -202,7 +202,7 @@ def test_the_next_source_is_asked_and_nobody_listening_is_an_error(served, parts
 @pytest.mark.parametrize("written", ["{path}", "file://{path}", "file://localhost{path}", "FILE:{path}"])
 def test_a_file_of_the_users_own_is_read_where_it_is(served, parts, written):
     source = written.format(path=served / "file")
-    with no_network("this"), download([source], parts, "file", most_bytes=10**6) as file:
+    with no_network("this"), download([source], parts, "file", max_bytes=10**6) as file:
         assert file.path == served / "file"
         file.place(parts / "copy")
     assert (served / "file").read_bytes() == (parts / "copy").read_bytes()
@@ -299,7 +299,7 @@ def test_hostile_archives_are_refused(tmp_path, kind):
     if kind == "cut":
         archive.write_bytes(archive.read_bytes()[:700])
     with pytest.raises(UsageError):
-        extract_member(archive, "wanted", tmp_path / "out", most_bytes=10**6, most_in_all=10**6)
+        extract_member(archive, "wanted", tmp_path / "out", max_bytes=10**6, max_total_bytes=10**6)
     assert not (tmp_path.parent / "wanted").exists()
 
 

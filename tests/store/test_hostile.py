@@ -218,7 +218,7 @@ def test_hostile_archives_are_refused_before_they_take_memory(tmp_path, name, is
     path = tmp_path / "bad.tar"
     path.write_bytes(gzip.compress(TARS[name], 1) if is_packed else TARS[name])
     with pytest.raises(UsageError, match=r"bad\.tar"):
-        archive.extract_member(path, "wanted", tmp_path / "out", most_bytes=10**6, most_in_all=10**9)
+        archive.extract_member(path, "wanted", tmp_path / "out", max_bytes=10**6, max_total_bytes=10**9)
     with pytest.raises(UsageError, match=r"bad\.tar"):
         cifar._from_archive(path, ".", ["wanted"])
 
@@ -231,7 +231,7 @@ def test_a_bomb_in_a_header_is_refused(tmp_path):
         for _ in range(2**10):
             file.write(bytes(2**20))
     with pytest.raises(UsageError, match="claims an impossible size"):
-        archive.extract_member(path, "wanted", tmp_path / "out", most_bytes=10**6, most_in_all=10**10)
+        archive.extract_member(path, "wanted", tmp_path / "out", max_bytes=10**6, max_total_bytes=10**10)
 
 
 def zipped(**changes: object) -> bytes:
@@ -369,7 +369,7 @@ def test_an_archive_with_a_huge_member_before_the_one_is_not_read_through(tmp_pa
             entry.size = size
             packed.addfile(entry, io.BytesIO(bytes(size)))
     with pytest.raises(UsageError, match="zeros"):
-        archive.extract_member(path, "wanted", tmp_path / "target", most_bytes=10**6, most_in_all=10**6)
+        archive.extract_member(path, "wanted", tmp_path / "target", max_bytes=10**6, max_total_bytes=10**6)
     monkeypatch.setattr(cifar, "MAX_ARCHIVE", 10**6)
     with pytest.raises(UsageError, match="larger than expected"):
         cifar._from_archive(path, "inner", ["wanted"])

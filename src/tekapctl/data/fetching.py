@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.atomic import atomic_folder, delete, filling
+from tekapctl.store.atomic import atomic_folder, delete, replacement_lock
 from tekapctl.store.download import Downloaded, download, file_in, published
 from tekapctl.store.http import Report
 
@@ -56,7 +56,7 @@ def download_files(
     for file in files:
         suffixes = [suffix for suffix in _ARCHIVES if file.name.endswith(suffix)] if len(files) == 1 else []
         sources = [file_in(source, file.name, *suffixes)] if source else published(*file.addresses)
-        with download(sources, parts, file.name, most_bytes=file.max_bytes, report=report) as found:
+        with download(sources, parts, file.name, max_bytes=file.max_bytes, report=report) as found:
             if source is None and file.md5 is not None and not _has_md5(found.path, file.md5):
                 raise UsageError(
                     f"{found.path.name} is not the file that was published: its MD5 is not {file.md5}.",
@@ -87,7 +87,7 @@ def replace_folder(
         TekapctlError: They could not be downloaded or written.
     """
     parts = folder.with_name(f".{folder.name}.parts")
-    with filling(folder):
+    with replacement_lock(folder):
         if not force and folder.is_dir():
             try:
                 found = check(folder)

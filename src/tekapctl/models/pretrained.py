@@ -26,8 +26,8 @@ from tekapctl.store.weights import classifier_shape, encode_weights, load_into, 
 
 ORIGIN = "http://shape2prog.csail.mit.edu/repo"
 MIRROR = "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar"
-MOST_CHECKPOINT = 512 * 2**20
-MOST_ARCHIVE = 4 * 2**30
+MAX_CHECKPOINT = 512 * 2**20
+MAX_ARCHIVE = 4 * 2**30
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 
 
@@ -190,15 +190,15 @@ def _obtained(
     get = partial(download, folder=home.downloads, report=report)
     with ExitStack() as stack:
         if source is not None and source.endswith(_ARCHIVES):
-            archive = stack.enter_context(get([source], name=f"{teacher.name}.tar", most_bytes=MOST_ARCHIVE))
+            archive = stack.enter_context(get([source], name=f"{teacher.name}.tar", max_bytes=MAX_ARCHIVE))
             yield stack.enter_context(_extracted(home, teacher, archive, None))
             return
         if source is not None:
-            yield stack.enter_context(get([source], name=name, most_bytes=MOST_CHECKPOINT))
+            yield stack.enter_context(get([source], name=name, max_bytes=MAX_CHECKPOINT))
             return
         sources = published(teacher.origin)
         try:
-            file = stack.enter_context(get(sources, name=name, most_bytes=MOST_CHECKPOINT, digest=digest))
+            file = stack.enter_context(get(sources, name=name, max_bytes=MAX_CHECKPOINT, digest=digest))
         except TekapctlError as first:
             try:
                 archive = _mirrored(home, report)
@@ -219,7 +219,7 @@ def _mirrored(home: Home, report: Report) -> Downloaded:
     with FileLock(archive.with_name(f".{archive.name}.lock")):
         if not archive.is_file():
             name = archive.name
-            with download(published(MIRROR), home.downloads, name, most_bytes=MOST_ARCHIVE, report=report) as file:
+            with download(published(MIRROR), home.downloads, name, max_bytes=MAX_ARCHIVE, report=report) as file:
                 file.place(archive)
     return Downloaded(archive, MIRROR, is_users=False)
 
@@ -230,7 +230,7 @@ def _extracted(home: Home, teacher: PretrainedTeacher, archive: Downloaded, dige
     raw = home.downloads / f".{teacher.name}.published.{secrets.token_hex(32)}.part"
     try:
         try:
-            extract_member(archive.path, teacher.member, raw, most_bytes=MOST_CHECKPOINT, most_in_all=MOST_ARCHIVE)
+            extract_member(archive.path, teacher.member, raw, max_bytes=MAX_CHECKPOINT, max_total_bytes=MAX_ARCHIVE)
             if digest is not None and (found := sha256(raw)) != digest:
                 raise TekapctlError(f"{teacher.member} has SHA-256 {found}, not {digest}.")
         except TekapctlError:

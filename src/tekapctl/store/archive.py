@@ -55,21 +55,21 @@ class Member:
             yield piece
 
 
-def members(archive: Path, *, most_bytes: int) -> Iterator[Member]:
+def members(archive: Path, *, max_bytes: int) -> Iterator[Member]:
     """Yield the regular files of a tar archive, which may be compressed with gzip, in order.
 
     Args:
         archive: The archive.
-        most_bytes: An archive that unpacks to more is refused before it does.
+        max_bytes: An archive that unpacks to more is refused before it does.
 
     Raises:
         UsageError: The archive is damaged or too large.
     """
     with _refusing(archive), _opened(archive) as plain:
-        bounded: Any = _Bounded(plain, most_bytes)
+        bounded: Any = _Bounded(plain, max_bytes)
         with tarfile.open(fileobj=bounded, mode="r:") as opened:
             for entry in opened:
-                if entry.offset_data + entry.size > most_bytes:
+                if entry.offset_data + entry.size > max_bytes:
                     raise UsageError(
                         f"The archive {archive} is larger than expected: {entry.name} has {entry.size:,} bytes.",
                         "Use another archive.",
@@ -82,24 +82,24 @@ def members(archive: Path, *, most_bytes: int) -> Iterator[Member]:
                 yield Member(PurePosixPath(entry.name), entry.size, content, archive)
 
 
-def extract_member(archive: Path, member: str, target: Path, *, most_bytes: int, most_in_all: int) -> None:
+def extract_member(archive: Path, member: str, target: Path, *, max_bytes: int, max_total_bytes: int) -> None:
     """Extract one regular file from a tar archive.
 
     Args:
         archive: The archive.
         member: The file's path in the archive.
         target: The file to write.
-        most_bytes: A larger file is refused.
-        most_in_all: An archive that unpacks to more is refused.
+        max_bytes: A larger file is refused.
+        max_total_bytes: An archive that unpacks to more is refused.
 
     Raises:
         UsageError: The archive is damaged or has no such file, or the file is a link or too large.
     """
     wanted = PurePosixPath(member)
-    for found in members(archive, most_bytes=most_in_all):
+    for found in members(archive, max_bytes=max_total_bytes):
         if found.path != wanted:
             continue
-        if found.size > most_bytes:
+        if found.size > max_bytes:
             raise UsageError(f"{member} in {archive.name} has {found.size:,} bytes.", "Use another archive.")
         found.write(target)
         return
@@ -111,8 +111,8 @@ def extract_member(archive: Path, member: str, target: Path, *, most_bytes: int,
 class _Bounded:
     """Limits reads and seeks in an unpacked archive to what a valid archive needs."""
 
-    def __init__(self, file: io.BufferedIOBase, most_bytes: int) -> None:
-        self._file, self._most = file, most_bytes
+    def __init__(self, file: io.BufferedIOBase, max_bytes: int) -> None:
+        self._file, self._most = file, max_bytes
 
     def read(self, size: int = -1) -> bytes:
         # Headers state their own length.

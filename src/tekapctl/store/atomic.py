@@ -182,7 +182,7 @@ _TOKEN = "?" * 8  # the length of the random part of tempfile's names
 
 
 @contextmanager
-def filling(folder: Path) -> Iterator[None]:
+def replacement_lock(folder: Path) -> Iterator[None]:
     """Lock a folder for replacement, and clean up after processes that were killed.
 
     Raises:
@@ -205,7 +205,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     Other processes see the old folder, none, or the new one, but never a part of one.
 
     Args:
-        folder: The folder; the caller holds `filling` for it. A link is replaced, and its target stays.
+        folder: The folder; the caller holds `replacement_lock` for it. A link is replaced, and its target stays.
 
     Yields:
         A temporary folder, in which the block creates a folder of the same name.

@@ -56,7 +56,7 @@ def download(
     folder: Path,
     name: str,
     *,
-    most_bytes: int,
+    max_bytes: int,
     digest: str | None = None,
     report: Report = silent,
     patience: Patience | None = None,
@@ -70,7 +70,7 @@ def download(
         sources: URLs (http, https, file) and paths, in order.
         folder: Where unfinished downloads are; the caller holds the lock for downloading `name`.
         name: The name of the file.
-        most_bytes: A larger file is refused, and no more than this is ever written.
+        max_bytes: A larger file is refused, and no more than this is ever written.
         digest: SHA-256 that the file must have, if known.
         report: Receives the progress.
         patience: How long to wait for servers.
@@ -84,7 +84,7 @@ def download(
     failures = []
     for source, part in parts.items():
         try:
-            found = _from(source, part, most_bytes, report, patience or Patience())
+            found = _from(source, part, max_bytes, report, patience or Patience())
             if digest is not None and (actual := sha256(found.path)) != digest:
                 raise RefusedError(f"its SHA-256 is {actual}, not {digest}")
         except RefusedError as error:
@@ -182,16 +182,16 @@ def remove_stale_parts(folder: Path, name: str, parts: Mapping[str, Part] = Mapp
             path.unlink(missing_ok=True)
 
 
-def _from(source: str, part: Part, most_bytes: int, report: Report, patience: Patience) -> Downloaded:
+def _from(source: str, part: Part, max_bytes: int, report: Report, patience: Patience) -> Downloaded:
     path = local_path(source)
     if path is not None:
-        _check_file(path, most_bytes)
+        _check_file(path, max_bytes)
         return Downloaded(path, source, is_users=True)
     check_address(source)
     ends = time.monotonic() + patience.deadline
     for attempt in range(patience.attempts):
         try:
-            get(source, part, most_bytes=most_bytes, report=report, patience=patience, ends=ends)
+            get(source, part, max_bytes=max_bytes, report=report, patience=patience, ends=ends)
             break
         except BrokenError:
             if attempt + 1 == patience.attempts or time.monotonic() > ends:
@@ -200,10 +200,10 @@ def _from(source: str, part: Part, most_bytes: int, report: Report, patience: Pa
     return Downloaded(part.path, source, is_users=False)
 
 
-def _check_file(path: Path, most_bytes: int) -> None:
+def _check_file(path: Path, max_bytes: int) -> None:
     if not path.exists():
         raise RefusedError("there is no such file")
     if not path.is_file():
         raise RefusedError("it is not a regular file")
-    if path.stat().st_size > most_bytes:
-        raise RefusedError(f"it is larger than {most_bytes:,} bytes")
+    if path.stat().st_size > max_bytes:
+        raise RefusedError(f"it is larger than {max_bytes:,} bytes")

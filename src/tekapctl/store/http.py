@@ -97,13 +97,13 @@ class Part:
             self.drop()
 
 
-def get(address: str, part: Part, *, most_bytes: int, report: Report, patience: Patience, ends: float) -> None:
+def get(address: str, part: Part, *, max_bytes: int, report: Report, patience: Patience, ends: float) -> None:
     """Download a file, or the rest of it.
 
     Args:
         address: Its address.
         part: Where its bytes go; the download is resumed if the server still has the same version of the file.
-        most_bytes: No more than this is ever written.
+        max_bytes: No more than this is ever written.
         report: Receives the progress.
         patience: How long to wait.
         ends: When to give up, as a time of the monotonic clock.
@@ -139,11 +139,11 @@ def get(address: str, part: Part, *, most_bytes: int, report: Report, patience: 
             raise RefusedError(f"the server answered {response.status_code}")
         if response.headers.get("Content-Type", "").lower().startswith("text/html"):
             raise RefusedError("it is a web page, not the file")
-        if total is not None and total > most_bytes:
-            raise RefusedError(f"it claims to have {total:,} bytes, more than {most_bytes:,}")
+        if total is not None and total > max_bytes:
+            raise RefusedError(f"it claims to have {total:,} bytes, more than {max_bytes:,}")
         if not have:
             part.begin(_version(response.headers))
-        _store(response, part, have, total, most_bytes, report, patience)
+        _store(response, part, have, total, max_bytes, report, patience)
 
 
 def _check_rest(headers: Mapping[str, str], part: Part, have: int, version: str) -> int:
@@ -183,7 +183,7 @@ def _store(
     part: Part,
     have: int,
     total: int | None,
-    most_bytes: int,
+    max_bytes: int,
     report: Report,
     patience: Patience,
 ) -> None:
@@ -194,8 +194,8 @@ def _store(
         # read() would wait for full pieces, forever if the server sends them slowly.
         while piece := response.raw.read1(_CHUNK):
             have += len(piece)
-            if have > most_bytes:
-                raise RefusedError(f"it has more than {most_bytes:,} bytes")
+            if have > max_bytes:
+                raise RefusedError(f"it has more than {max_bytes:,} bytes")
             if total is not None and have > total:
                 raise RefusedError(f"it has more than the {total:,} bytes that the server announced")
             file.write(piece)

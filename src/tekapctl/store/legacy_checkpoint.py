@@ -15,10 +15,10 @@ from torch import Tensor
 
 from tekapctl.errors import UsageError
 
-MOST_BYTES = 2 * 2**30
+MAX_BYTES = 2 * 2**30
 _REBUILDING = re.compile(rb"_rebuild_\w+")
 _PLAIN = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"}
-_MOST_SHARED = 4
+_MAX_SHARED = 4
 """A file's tensors may claim at most this many times its size; tied weights share memory."""
 _HARMLESS = [argparse.Namespace, np.dtype, np.float64, np.float32, np.dtypes.Float64DType, np.dtypes.Float32DType]
 
@@ -44,7 +44,7 @@ def read_published(path: Path) -> PublishedCheckpoint:
     Raises:
         UsageError: The file is damaged or not a checkpoint, or its pickle holds more than data.
     """
-    if path.stat().st_size > MOST_BYTES:
+    if path.stat().st_size > MAX_BYTES:
         raise UsageError(f"The checkpoint {path} is larger than 2 GiB.", "Name a checkpoint of a network of the zoo.")
     _check_records(path)
     content = _unpickle(path)
@@ -79,7 +79,7 @@ def _check_tensors(path: Path, state: dict[str, Tensor]) -> None:
         needed = value.numel() * value.itemsize
         claimed += needed
         # A view with strides of 0 can claim any shape over a few bytes.
-        if needed > value.untyped_storage().nbytes() or claimed > _MOST_SHARED * path.stat().st_size:
+        if needed > value.untyped_storage().nbytes() or claimed > _MAX_SHARED * path.stat().st_size:
             raise UsageError(
                 f"{key} in the checkpoint {path} claims more elements than the file holds.",
                 "Use a file written by PyTorch.",

@@ -16,8 +16,8 @@ from tekapctl.errors import UsageError
 from tekapctl.store.atomic import atomic_write
 
 _SHOWN = 3
-MOST_CLASSES = 1_000_000
-MOST_CHANNELS = 1024
+MAX_CLASSES = 1_000_000
+MAX_CHANNELS = 1024
 _METADATA = "tekapctl"
 
 
@@ -117,7 +117,7 @@ def classifier_shape(state: dict[str, Tensor], source: str) -> tuple[int, int]:
         )
     classes, channels = matrices[-1].shape[0], kernels[0].shape[1]
     # A tensor without elements can claim any shape.
-    if not 0 < classes <= MOST_CLASSES or not 0 < channels <= MOST_CHANNELS:
+    if not 0 < classes <= MAX_CLASSES or not 0 < channels <= MAX_CHANNELS:
         raise UsageError(
             f"The weights in {source} claim {classes:,} classes and {channels:,} channels.",
             "Name a checkpoint of a network.",
@@ -131,13 +131,13 @@ class MemoryBudget(TorchDispatchMode):
     The arguments in a file can ask for a network of any size.
 
     Args:
-        most_bytes: Limit for all new tensors together.
+        max_bytes: Limit for all new tensors together.
         source: Where the arguments are from, for the error.
     """
 
-    def __init__(self, most_bytes: int, source: str) -> None:
+    def __init__(self, max_bytes: int, source: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.left = most_bytes
+        self.left = max_bytes
         self.source = source
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -218,7 +218,7 @@ def _from_folder(folder: Path, name: str) -> dict[str, Any]:
 
 def _from_archive(archive: Path, inner: str, names: list[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for member in members(archive, most_bytes=MAX_ARCHIVE):
+    for member in members(archive, max_bytes=MAX_ARCHIVE):
         name = member.path.name
         if member.path.parent != PurePosixPath(inner) or name not in names or name in found:
             continue

@@ -58,7 +58,7 @@ class STL10(DataSpec):
     def unpack(self, file: Downloaded, folder: Path, name: str) -> None:
         """Keep the labelled files of the archive."""
         wanted, archive = dict(_FILES), file.path
-        for member in members(archive, most_bytes=_MAX_ARCHIVE):
+        for member in members(archive, max_bytes=_MAX_ARCHIVE):
             if member.path.name not in wanted:
                 continue
             if member.size > wanted.pop(member.path.name):
