@@ -114,14 +114,7 @@ class DataSpec(Settings, ABC):
         return self.model_copy(update={"folder": self.absolute_folder})
 
     def pinned(self, downloads: Path) -> "DataSpec":
-        """The same settings with their fingerprint and with values for everything that was left open.
-
-        Args:
-            downloads: Where data sets are kept.
-
-        Raises:
-            UsageError: There are no images, or they do not have the fingerprint that is already set.
-        """
+        """As `with_fingerprint`, and with values for everything that was left open."""
         return self.with_fingerprint(downloads)
 
     def is_same_as(self, other: "DataSpec") -> bool:
