@@ -268,7 +268,8 @@ def _known() -> dict[str, float]:
     found = {}
     for one in presets():
         row = one.published
-        # Sweeps show last epochs' accuracies; the best on the test set does not compare with them.
-        if row is not None and row.top1 is not None and row.epoch != "best":
+        # Sweeps show last epochs' accuracies; others do not compare with them.
+        if row is not None and row.epoch == "last" and one.is_runnable:
+            assert row.top1 is not None
             found[experiment(parse(one.table))] = row.top1
     return found
