@@ -98,7 +98,7 @@ def main() -> None:
                 padding=section.padding,
                 flip=True,
                 seed=0,
-                recrop=section.recrop,
+                random_resized_crop=section.random_resized_crop,
             )
             runs[way] = trainer(batches, spec, given.student, given.teacher)
         files = (

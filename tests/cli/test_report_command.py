@@ -22,7 +22,7 @@ def test_a_report_of_runs_is_one_page(tekapctl, teacher, student, tmp_path):
     assert "Compared with: kd + TeKAP" in words
     assert f'teacher = "{teacher}"' in words
     assert "http" not in text.split("</style>")[1]
-    assert "is there already" in tekapctl.refuses("report", student, "--output", str(page))
+    assert "already exists" in tekapctl.refuses("report", student, "--output", str(page))
     tekapctl("report", student, "--output", str(page), "--force")
 
 

@@ -19,7 +19,8 @@ from tekapctl.errors import TekapctlError
 from tekapctl.experiments.comparison.groups import Finished, group
 from tekapctl.spec import loads, parse
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Run, Runs
+from tekapctl.store.run import Run
+from tekapctl.store.runs import Runs
 from tekapctl.train.run import execute, resume
 
 SPEC = {

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tekapctl.cli.console import WatchDisplay, show_watched
 from tekapctl.commands.watch import look
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 
 
 def entry(epoch: int, **more: float) -> dict[str, float]:

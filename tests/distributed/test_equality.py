@@ -62,7 +62,7 @@ def train(case: str, comm: Communicator) -> dict[str, torch.Tensor]:
     found = {}
     for step, batch in enumerate(trainer.train_batches.epoch(0, strong=trainer.objective.requires.strong_view)):
         parts = trainer.step(batch)
-        found |= {f"{step}: {name}": comm.total(value) / comm.size for name, value in parts.items()}
+        found |= {f"{step}: {name}": comm.all_reduce_sum(value) / comm.world_size for name, value in parts.items()}
         held = trainer.optimizer.state_dict()["state"].values()
         for name in dict.fromkeys(name for each in held for name in each):
             found[f"{step}: {name}"] = torch.cat([each[name].flatten() for each in held])

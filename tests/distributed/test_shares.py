@@ -25,7 +25,16 @@ def photographs(tmp_path_factory):
 
 
 def batches(section, train, comm: Communicator) -> Batches:
-    return Batches(train, 10, device=CPU, padding=section.padding, flip=True, seed=0, recrop=section.recrop, comm=comm)
+    return Batches(
+        train,
+        10,
+        device=CPU,
+        padding=section.padding,
+        flip=True,
+        seed=0,
+        random_resized_crop=section.random_resized_crop,
+        comm=comm,
+    )
 
 
 @pytest.mark.parametrize("augmentation", ["crop-flip", "resized-crop"])

@@ -15,7 +15,7 @@ from tekapctl.experiments.comparison.groups import Finished, baseline_of, group
 from tekapctl.experiments.comparison.intervals import holm, incomplete_beta, paired, t_quantile, two_sided
 from tekapctl.experiments.comparison.table import cells, comma_separated, compare, latex, markdown
 from tekapctl.spec import parse
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 
 NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
 
@@ -117,7 +117,7 @@ def test_runs_that_differ_in_their_seed_are_a_group_named_by_what_sets_it_apart(
     assert baseline_of(groups, "KD + tekap").label == "kd + TeKAP"
 
 
-@pytest.mark.parametrize("others", [{"fingerprint": "b" * 64}, {"split_seed": 1}, {"test_share": 0.5}])
+@pytest.mark.parametrize("others", [{"fingerprint": "b" * 64}, {"split_seed": 1}, {"test_fraction": 0.5}])
 def test_runs_on_other_images_are_not_tested_against_each_other(tmp_path, others):
     made = []
     for number, more in enumerate(({}, others)):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tekapctl.commands.tracking.tracker import in_groups
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 
 
 def in_tensorboard(run: Path) -> dict[str, dict[int, float]]:

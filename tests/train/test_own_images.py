@@ -56,7 +56,7 @@ def place(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def teachers(home, place) -> dict[str, str]:
     """A teacher of one set of images, and then one of another."""
-    settings = {"size": 16, "channels": "grey", "test_share": 0.3}
+    settings = {"size": 16, "channels": "grey", "test_fraction": 0.3}
     return {
         classes: run(
             home, kind="teacher", model="resnet8", data={"name": pictures(place / classes, classes), **settings}
@@ -70,7 +70,7 @@ def test_a_teacher_by_name_is_the_one_of_the_same_images_and_lends_its_settings(
         student, said = run(home, **STUDENT, data=f"folder:{place / classes}")
         spec = Runs(home.runs).find(student)
         found = trained.data_of_run(spec)
-        assert (found.size, found.channels, found.test_share) == (16, "grey", 0.3)
+        assert (found.size, found.channels, found.test_fraction) == (16, "grey", 0.3)
         assert found == trained.data_of_run(Runs(home.runs).find(teacher))
         assert any(f"run of resnet8, {teacher}" in line for line in said), said
 
@@ -116,13 +116,13 @@ def test_a_run_whose_images_have_changed_does_not_go_on(home, place):
     found = Runs(home.runs).find(student)
     (found.path / "summary.json").unlink()
     (place / "changing" / "a" / "0.png").rename(place / "changing" / "a" / "late.png")
-    with pytest.raises(UsageError, match="no longer those that the spec was made for"):
+    with pytest.raises(UsageError, match="have changed since the spec was written"):
         resume(student, home, Silent())
 
 
 def test_weights_are_measured_on_their_own_test_images_wherever_they_are(home, place):
     folder = pictures(place / "split", "abc", 20)
-    settings = {"size": 16, "channels": "grey", "test_share": 0.5, "split_seed": 7}
+    settings = {"size": 16, "channels": "grey", "test_fraction": 0.5, "split_seed": 7}
     teacher, _ = run(home, kind="teacher", model="resnet8", data={"name": folder, **settings})
     weights = Runs(home.runs).find(teacher).weights
     shutil.copy(weights, place / "elsewhere.safetensors")
@@ -136,7 +136,7 @@ def test_weights_are_measured_on_their_own_test_images_wherever_they_are(home, p
     with recorded() as said:
         measure(home, teacher)
     assert "the images of" in said[-1]
-    with pytest.raises(UsageError, match="no longer those"):
+    with pytest.raises(UsageError, match="have changed"):
         Looker(home).student(group(find(home, [teacher]))[0])
 
 

@@ -40,7 +40,7 @@ def bench(
             f"teacher forward and student forward and backward alone ({1000 * found.bare_seconds:.2f} ms)",
             "speed": f"{found.images_per_second:,.0f} images/s",
             "precision": f"teacher {found.teacher_precision}, student {found.student_precision}",
-            "peak memory": f"{console.size(found.peak_memory_bytes)} ({found.peak_memory_of})",
+            "peak memory": f"{console.format_bytes(found.peak_memory_bytes)} ({found.peak_memory_of})",
             "whole run": f"{console.duration(found.run_seconds)} for {spec.epochs} epochs, tests after each included",
         }
     )

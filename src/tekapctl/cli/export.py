@@ -88,7 +88,7 @@ def _show(result: dict[str, Any]) -> None:
     check, int8, threads = result["check"], result["int8"], result["threads"]
     console.show_fields(
         {
-            "file": f"{result['file']}, {console.size(result['bytes'])}",
+            "file": f"{result['file']}, {console.format_bytes(result['bytes'])}",
             "model card": result["card"],
             "network": f"{result['model']} from {result['source']}",
             "checked on": f"{check['images']:,} test images of {result['dataset']}, on the CPU in batches of "

@@ -14,7 +14,7 @@ app = typer.Typer(
 def _row(name: str, classes: int, size: int) -> dict[str, Any]:
     from tekapctl import models
     from tekapctl.models.network import macs, parameters
-    from tekapctl.store.catalogue import CATALOGUE
+    from tekapctl.models.pretrained import CATALOGUE
 
     network = models.build(name, classes)
     pretrained = CATALOGUE.get(name)

@@ -47,8 +47,7 @@ def writable(output: Path, *, force: bool) -> Path:
     Raises:
         UsageError: It is a folder, a device or the home's, or is there already and is not to be replaced.
     """
-    from tekapctl.store.atomic import output_file
-    from tekapctl.store.home import Home
+    from tekapctl.store.home import Home, output_file
 
     return output_file(output, Home.default(), force=force)
 
@@ -74,5 +73,5 @@ def write(found: "list[Group]", baseline: str | None, output: Path, *, quiet: bo
     with atomic_path(output) as (part,):
         # Names of classes and files may hold anything.
         part.write_text(text.translate(_CONTROLS), encoding="utf-8", errors="backslashreplace")
-    told = console.printable(f"{output}, {console.size(output.stat().st_size)}")
+    told = console.printable(f"{output}, {console.format_bytes(output.stat().st_size)}")
     (console.say if quiet else console.show_text)(told)

@@ -8,7 +8,8 @@ from tekapctl.cli import console, options
 from tekapctl.errors import TekapctlError
 
 if TYPE_CHECKING:
-    from tekapctl.store.runs import Run, Runs
+    from tekapctl.store.run import Run
+    from tekapctl.store.runs import Runs
 
 app = typer.Typer(no_args_is_help=True, help="List, show, verify and remove runs.\n\nExample: tekapctl runs list")
 Reference = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, or latest.")]

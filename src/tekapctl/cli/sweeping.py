@@ -227,7 +227,7 @@ def estimate(plan: "Plan", folder: Any, workers: int, *, measured: bool, as_json
                 str(each.trials),
                 str(each.trials - each.left),
                 f"{each.macs:.3g}",
-                console.size(each.memory_bytes),
+                console.format_bytes(each.memory_bytes),
                 "" if each.seconds is None else console.duration(each.seconds),
                 "" if (number := published[each.label]) is None else f"{number:.2f}",
             )

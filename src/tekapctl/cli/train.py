@@ -78,7 +78,7 @@ def _estimate(spec: "TeacherSpec | StudentSpec", home: Any, *, as_json: bool) ->
             "# MACs an image, teacher": "none" if cost.teacher_macs is None else f"{cost.teacher_macs:,}",
             "# steps": f"{cost.steps:,} ({cost.steps_per_epoch:,} an epoch)",
             "# MACs of the whole run": f"{cost.total_macs:.3g}",
-            "# memory at most about": console.size(cost.memory_bytes),
+            "# memory at most about": console.format_bytes(cost.memory_bytes),
         }
     )
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from tekapctl import __version__
+from tekapctl.commands.cache import list_artifacts
 from tekapctl.data import DATASETS, data_spec
 from tekapctl.device import cpu_multiplies_bfloat16, describe_kind, find_compiler, missing_for_compile, unusable_gpu
 from tekapctl.distributed.communicator import processors
 from tekapctl.errors import TekapctlError
-from tekapctl.store.atomic import size
-from tekapctl.store.cache import list_artifacts
+from tekapctl.store.atomic import format_bytes
 from tekapctl.store.home import Home
 
 _EXTRAS = {
@@ -54,7 +54,7 @@ def examine(home: Home) -> dict[str, Any]:
         "devices": devices,
         "compiler": find_compiler("cpu"),
         "home": {"path": str(home.root), "writable": os.access(there, os.W_OK), "free_bytes": free, "cached": cached},
-        "data_sets": {name: _is_ready(name, home) for name in DATASETS if name != "folder"},
+        "data_sets": {name: _is_ready(name, home) for name in DATASETS if not DATASETS[name].needs_location},
         "extras": {extra: _version(package) for extra, package in _EXTRAS.items()},
     }
     return {**found, "remarks": _remarks(found)}
@@ -150,6 +150,6 @@ def _remarks(found: dict[str, Any]) -> list[str]:
         remarks.append(f"{home['path']} cannot be written: name another folder by TEKAPCTL_HOME.")
     if home["free_bytes"] < _LITTLE_ROOM:
         remarks.append(
-            f"Only {size(home['free_bytes'])} are free for {home['path']}: a teacher's cached knowledge takes more."
+            f"Only {format_bytes(home['free_bytes'])} are free in {home['path']}; cached teacher outputs take more."
         )
     return remarks

@@ -97,7 +97,7 @@ def measure(
     )
     found = measure_shifts(
         network.network,
-        splits.test if limit is None else splits.test.spread(limit),
+        splits.test if limit is None else splits.test.subsample(limit),
         shifts,
         device=where,
         teacher=None if teacher is None else teacher.network,
@@ -170,7 +170,7 @@ def say_if_changed(
     """Warn of images that are not those that a network was trained on, of which it may know some."""
     if network.fingerprint is None or network.data is None or network.data.name != section.name:
         return
-    now = section.model_copy(update={"fingerprint": None}).stamped(downloads).fingerprint
+    now = section.model_copy(update={"fingerprint": None}).with_fingerprint(downloads).fingerprint
     if now != network.fingerprint:
         logger.warning(
             f"the images of {section.described} are not those that the network was trained on; it may have "

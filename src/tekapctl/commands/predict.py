@@ -54,7 +54,9 @@ def predict_files(trained: Trained, images: Sequence[str], *, top: int = 5) -> I
         chosen = images[start : start + together]
         for image in chosen:
             try:
-                read[image] = decode(image, trained.network.in_channels, preparation.size, middle=preparation.middle)
+                read[image] = decode(
+                    image, trained.network.in_channels, preparation.size, center_crop=preparation.middle
+                )
             except DamagedImageError as error:
                 problems[image] = str(error)
         said = {}

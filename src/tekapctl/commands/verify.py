@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tekapctl.errors import TekapctlError
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 
 TOLERANCE = 1e-5
 """Of the top-1 in the weights' metadata, which has six digits."""

@@ -59,7 +59,7 @@ def warm(cached: CachedTeacher, report: Report) -> dict[str, Any]:
         What came of it, as plain values.
     """
     batches = cached.batches
-    numbers = batches.image_set.numbers
+    numbers = batches.image_set.source_index
     views = torch.arange(0, batches.views, 1 if batches.flip else 2)
     total, seen, asked = len(batches.image_set) * len(views), 0, 0
     for part in torch.arange(total).split(cached.live.batch_size):

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tekapctl.errors import TekapctlError
-from tekapctl.store.runs import Run, Status
+from tekapctl.store.run import Run, Status
 
 _NEEDED = ("epoch", "train_loss", "train_top1", "test_top1", "images_per_second", "train_seconds", "test_seconds")
 _RECENT = 5

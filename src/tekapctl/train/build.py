@@ -181,7 +181,7 @@ def training_batches(
         padding=spec.data.padding,
         flip=spec.data.flip,
         seed=spec.batch_seed,
-        recrop=spec.data.recrop,
+        random_resized_crop=spec.data.random_resized_crop,
         comm=comm,
     )
 
@@ -212,7 +212,7 @@ def build_trainer(
     """
     student = build_student(spec, splits, sources, train)
     objective = build_objective(spec, sources, student, train)
-    if train.comm.size > 1 and spec.sync_batch_norm:
+    if train.comm.world_size > 1 and spec.sync_batch_norm:
         for module in (student, objective):
             convert_sync_batchnorm(module, train.comm, train.device)
     precision = resolve_precision(spec.precision, train.device, student, trains=True)

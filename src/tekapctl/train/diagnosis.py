@@ -254,7 +254,7 @@ class StudentGradients:
             found = [self._gradient(torch.stack(list(parts.values())).sum())]
             if without is None and "cross_entropy" in parts:
                 found.append(self._gradient(parts["cross_entropy"]))
-        self.comm.average(found)
+        self.comm.all_reduce_mean(found)
         return found
 
     def _gradient(self, loss: Tensor) -> Tensor:

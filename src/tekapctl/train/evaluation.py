@@ -73,7 +73,7 @@ def predict(
                 found = [network(network.normalize(images.probe(1)))[:0].float()]
     finally:
         network.train(was_training)
-    return images.of_all(torch.cat(found)), images.labels
+    return images.gather(torch.cat(found)), images.labels
 
 
 def top_k(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], k: int) -> Float[Tensor, ""]:

@@ -20,7 +20,8 @@ from tekapctl.errors import (
 )
 from tekapctl.spec import StudentSpec, TeacherSpec, dumps, load_of_run, parse, to_dict
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Run, Runs
+from tekapctl.store.run import Run
+from tekapctl.store.runs import Runs
 from tekapctl.train import checkpoint
 from tekapctl.train.build import RunContext, build_run
 from tekapctl.train.callbacks import Callback, Interruption, NullCallback, ProgressFile, StoppedError

@@ -125,7 +125,7 @@ class _Trial:
 
     def _problem(self, count: int) -> Exception | None:
         """What goes wrong in a step with so many images, or with the smallest share of them that a process has."""
-        shares = spans(count, self.trainer.comm.size)
+        shares = spans(count, self.trainer.comm.world_size)
         count = min(end - first for first, end in shares)
         if count not in self._problems and len(self._problems) == _MOST_STEPS:
             return _NotTriedError()

@@ -93,7 +93,7 @@ def open_teacher(spec: StudentSpec, teacher: Trained, train: Batches, cache: Pat
         logger.info(f"teacher: {kept} of {total} batch norms do not follow a convolution, and are not folded")
     if not spec.cache_teacher:
         return TeacherSource(teacher, live, perturbation)
-    if train.recrop:
+    if train.random_resized_crop:
         logger.info("every random crop is different, so the teacher's outputs are not cached: the teacher stays live")
         return TeacherSource(teacher, live, perturbation)
     if spec.requires.uncached:

@@ -48,7 +48,7 @@ def perturbation_of(spec: StudentSpec, teacher: Trained, train: Batches) -> Logi
     """
 
     def compute() -> TeacherStatistics:
-        images = train.image_set.spread(MOST_IMAGES)
+        images = train.image_set.subsample(MOST_IMAGES)
         logger.info(
             f"perturbation {spec.tekap.logit.perturbation}: the teacher is asked of {len(images):,} training images"
         )
@@ -101,7 +101,9 @@ def class_features(
         UsageError: A class has fewer than two.
     """
     chosen = chosen_images(images.labels, len(images.classes), most)
-    part = replace(images, images=images.images[chosen], labels=images.labels[chosen], numbers=None, whole=None)
+    part = replace(
+        images, images=images.images[chosen], labels=images.labels[chosen], source_index=None, full_images=None
+    )
     found = []
     for batch in Batches(part, _TOGETHER, device=device, padding=0, flip=False, seed=0).in_order():
         with autocast(device, precision):

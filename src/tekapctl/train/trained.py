@@ -15,15 +15,16 @@ from tekapctl.data.image_set import ImageSet
 from tekapctl.data.spec import DataSpec
 from tekapctl.errors import UsageError
 from tekapctl.models import Network, external
-from tekapctl.models.hooks import Adapted
+from tekapctl.models.hooks import ExternalNetwork
 from tekapctl.models.network import SMALLEST_IMAGE
 from tekapctl.models.normalization import Normalization, check_normalization
+from tekapctl.models.pretrained import CATALOGUE, fetched, recorded
 from tekapctl.spec import load_of_run
 from tekapctl.store.atomic import sha256
-from tekapctl.store.catalogue import CATALOGUE, fetched, recorded
 from tekapctl.store.home import Home, expand_user
 from tekapctl.store.legacy_checkpoint import read_published
-from tekapctl.store.runs import Run, Runs
+from tekapctl.store.run import Run
+from tekapctl.store.runs import Runs
 from tekapctl.store.weights import MemoryBudget, classifier_shape, load_into, read_metadata, read_weights
 
 LARGEST_IMAGE = 1024
@@ -314,7 +315,7 @@ def _without_weights(arguments: external.Arguments) -> external.Arguments:
 def _named_as_in(network: Network, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights as a network from elsewhere has them, whether they were saved by us or by its own library."""
     own = network.state_dict().keys()
-    if isinstance(network, Adapted) and not own & state.keys():
+    if isinstance(network, ExternalNetwork) and not own & state.keys():
         return {f"network.{key}": value for key, value in state.items()}
     return state
 

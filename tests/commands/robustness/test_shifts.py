@@ -117,15 +117,15 @@ class Unchanged(Shift):
 def test_where_nothing_is_shifted_every_class_is_kept(seen, splits):
     (found,) = measure_shifts(seen.network, splits.test, [Unchanged()], device=CPU, teacher=seen.network, batch_size=64)
     assert (found.kept, found.agreement, found.top1) == (1.0, 1.0, found.teacher_top1)
-    (spread,) = measure_shifts(seen.network, splits.test.spread(50), [Occlusion(1.0)], device=CPU)
+    (spread,) = measure_shifts(seen.network, splits.test.subsample(50), [Occlusion(1.0)], device=CPU)
     assert spread.teacher_top1 is None
     assert spread.top1 < 0.3
 
 
 def test_a_spread_of_a_set_is_evenly_taken(splits):
-    part: ImageSet = splits.test.spread(10)
+    part: ImageSet = splits.test.subsample(10)
     assert torch.equal(part.images, splits.test.images[torch.arange(10) * 50])
-    assert len(splits.test.spread(10**6)) == len(splits.test)
+    assert len(splits.test.subsample(10**6)) == len(splits.test)
 
 
 @pytest.mark.parametrize(

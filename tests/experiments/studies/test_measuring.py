@@ -12,7 +12,7 @@ from tekapctl.experiments.sweeps.state import Ledger, Standing
 from tekapctl.experiments.sweeps.table import finished_groups
 from tekapctl.spec import dumps, parse
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from tekapctl.experiments.studies.report import arm_cells, contrast_cells, openi
 from tekapctl.experiments.studies.result import Result, result
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 
 
 def outcome_of(home: Home, name: str, top1, seeds: int = 3, macs: float | None = None, **settings) -> Result:

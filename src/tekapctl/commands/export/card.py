@@ -16,7 +16,7 @@ from tekapctl.commands.export.comparison import Comparison
 from tekapctl.commands.export.format import Format
 from tekapctl.commands.export.subject import Subject
 from tekapctl.models.network import macs, parameters
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 from tekapctl.train.trained import Preparation
 
 _FENCE = re.compile(r"`{3,}")

@@ -18,8 +18,8 @@ from tekapctl.data.batches import CPU
 from tekapctl.device import place
 from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models.external import Arguments
-from tekapctl.store.atomic import atomic_path, output_file, sha256
-from tekapctl.store.home import Home
+from tekapctl.store.atomic import atomic_path, sha256
+from tekapctl.store.home import Home, output_file
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from tekapctl.data.spec import DataSpec
 from tekapctl.models import Network
 from tekapctl.models.external import Arguments
 from tekapctl.models.folding import fold
-from tekapctl.models.hooks import Adapted, Watch
+from tekapctl.models.hooks import ExternalNetwork, ForwardHook
 from tekapctl.store.home import Home
 from tekapctl.store.weights import read_metadata
 from tekapctl.train import trained
@@ -60,14 +60,14 @@ class Subject:
     def bare(self) -> nn.Module:
         """From images to logits, to be traced: batch norms folded into convolutions where that leaves what it says."""
         folded = fold(self.trained.network, self.example).network
-        return without_watches(folded) if isinstance(folded, Adapted) else folded
+        return without_watches(folded) if isinstance(folded, ExternalNetwork) else folded
 
 
-def without_watches(adapted: Adapted) -> nn.Module:
+def without_watches(adapted: ExternalNetwork) -> nn.Module:
     """The classifier inside an adapted network, without what looks into it; the adapted network is of no more use."""
     for module in adapted.network.modules():
         for key, hook in list(module._forward_hooks.items()):
-            if isinstance(hook, Watch):
+            if isinstance(hook, ForwardHook):
                 del module._forward_hooks[key]
     return adapted.network
 
@@ -113,7 +113,7 @@ def load_subject(
     assert normalization is not None
     channels, height, width = splits.test.image_shape
     height, width = normalization.size or (height, width)
-    preparation = Preparation((height, width), normalization.mean, normalization.std, splits.test.middle)
+    preparation = Preparation((height, width), normalization.mean, normalization.std, splits.test.center_crop)
     stated = read_metadata(reference.path) if reference.path.suffix == ".safetensors" else {}
     metadata = {
         "model_args": json.dumps(dict(arguments or {})),

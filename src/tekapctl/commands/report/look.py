@@ -113,7 +113,7 @@ class Looker:
             network = trained.load(
                 trained.find(self.home, name, dataset=section.name), model=model, arguments=arguments
             )
-            section.stamped(self.home.datasets)  # raises if they are no longer the images of the run
+            section.with_fingerprint(self.home.datasets)  # raises if they are no longer the images of the run
             splits = data.load(section, self.home.datasets, seed=0, in_channels=network.network.in_channels)
             self._known[key] = network.digest, _said(network, splits.test)
         found, said = self._known[key]

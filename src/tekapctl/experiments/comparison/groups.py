@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tekapctl.data.files.folders import FileImages
+from tekapctl.data.image_files import ImageFilesSpec
 from tekapctl.errors import UsageError
 from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec, load_of_run, read_file, to_dict
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Run, Runs
+from tekapctl.store.run import Run
+from tekapctl.store.runs import Runs
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def identifying(spec: RunSpec) -> dict[str, Any]:
     """
     table = to_dict(spec)
     for path in NOT_IN_IDENTITY:
-        if path == "data.folder" and isinstance(spec.data, FileImages) and spec.data.fingerprint is None:
+        if path == "data.folder" and isinstance(spec.data, ImageFilesSpec) and spec.data.fingerprint is None:
             continue
         *parents, last = path.split(".")
         inner: Any = table

@@ -12,7 +12,7 @@ from tekapctl.experiments.studies.baselines import changed, name_of, noiseless, 
 from tekapctl.experiments.studies.contrast import less
 from tekapctl.experiments.studies.outcome import CALIBRATION, MACS, MACS_WITH_TEACHERS, TOP1
 from tekapctl.experiments.studies.study import STUDIES, Arm, Base, Before, Design, Study
-from tekapctl.models.external import is_foreign
+from tekapctl.models.external import is_external
 from tekapctl.models.network import parameters
 
 
@@ -73,7 +73,7 @@ def _between(teacher: str, student: str) -> str:
         UsageError: There is none between them, or the networks are not the zoo's.
     """
     remedy = "Name one: --with assistant=NETWORK."
-    if is_foreign(teacher) or is_foreign(student):
+    if is_external(teacher) or is_external(student):
         raise UsageError("An assistant between networks from elsewhere is for the user to choose.", remedy)
     with torch.device("meta"):  # as sizes go, weights need not be there
         networks = {name: models.build(name) for name in [*models.names(), teacher, student]}

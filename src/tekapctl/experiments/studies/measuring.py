@@ -19,7 +19,7 @@ from tekapctl.experiments.sweeps.plan import Trial
 from tekapctl.experiments.sweeps.state import Standing
 from tekapctl.store.atomic import atomic_write
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 
 logger = logging.getLogger(__name__)
 

@@ -211,7 +211,7 @@ def _spec(values: dict[str, Any], name: str, datasets: Path) -> TeacherSpec | St
         values = {field: value for field, value in values.items() if field not in only}
     spec = parse(values)
     with suppress(UsageError):  # of images that are not there yet the run itself will say so
-        spec = spec.model_copy(update={"data": spec.data.stamped(datasets)})
+        spec = spec.model_copy(update={"data": spec.data.with_fingerprint(datasets)})
     return spec
 
 

@@ -13,7 +13,8 @@ from tekapctl.spec import StudentSpec, load_of_run
 from tekapctl.store.atomic import sha256
 from tekapctl.store.home import Home
 from tekapctl.store.locks import is_locked
-from tekapctl.store.runs import Run, Runs
+from tekapctl.store.run import Run
+from tekapctl.store.runs import Runs
 from tekapctl.train import trained
 
 State = Literal["finished", "running", "interrupted", "failed", "queued", "waiting"]

@@ -12,7 +12,7 @@ from tekapctl.experiments.comparison.groups import Group, read_finished
 from tekapctl.experiments.sweeps.plan import Plan
 from tekapctl.experiments.sweeps.state import Standing
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 
 logger = logging.getLogger(__name__)
 

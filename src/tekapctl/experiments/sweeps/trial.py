@@ -13,7 +13,7 @@ from tekapctl.experiments.sweeps.folder import MARK, NotYetError, SweepFolder, l
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.experiments.sweeps.state import Ledger
 from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
-from tekapctl.store.atomic import size
+from tekapctl.store.atomic import format_bytes
 from tekapctl.store.teacher_cache import RESERVE
 from tekapctl.train.callbacks import Callback, StoppedError
 from tekapctl.train.run import execute, resume
@@ -160,11 +160,12 @@ def warmup(trial: Trial, folder: SweepFolder, epochs: int, *, always: bool, repo
         return None
     if not always and missing + RESERVE > free / 2:
         logger.info(
-            f"{spec.teacher} is not asked beforehand: that would take {size(missing)} of the disk's {size(free)}"
+            f"the outputs of {spec.teacher} are not cached in advance: they would take {format_bytes(missing)} of "
+            f"{format_bytes(free)} free disk space"
         )
         return None
     found = warm(cached, report)
-    cached_bytes = size(found["bytes"])
+    cached_bytes = format_bytes(found["bytes"])
     logger.info(
         f"{spec.teacher} was asked for {found['asked']:,} of {found['views']:,} views; {cached_bytes} are cached"
     )
@@ -174,7 +175,7 @@ def warmup(trial: Trial, folder: SweepFolder, epochs: int, *, always: bool, repo
 def _reads_store(trial: Trial) -> bool:
     """Whether its teacher's knowledge comes from a store."""
     spec = trial.spec
-    if not isinstance(spec, StudentSpec) or not spec.cache_teacher or spec.ensemble or spec.data.recrop:
+    if not isinstance(spec, StudentSpec) or not spec.cache_teacher or spec.ensemble or spec.data.random_resized_crop:
         return False
     return not spec.beta or spec.method.requires.uncached is None
 

@@ -1,14 +1,15 @@
-"""The artifact cache as its user sees it: what is there, whether it is whole, and away with it."""
+"""List, verify and clear the artifact cache."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tekapctl.data import data_spec
 from tekapctl.errors import TekapctlError
+from tekapctl.models.pretrained import FetchedTeacher, damage
 from tekapctl.registry import unknown_name
 from tekapctl.store import teacher_cache
-from tekapctl.store.atomic import delete, room
-from tekapctl.store.catalogue import FetchedTeacher, damage
+from tekapctl.store.atomic import delete, disk_usage
 from tekapctl.store.home import Home
 from tekapctl.store.locks import is_locked
 
@@ -17,13 +18,13 @@ KINDS = ("teachers", "datasets", "downloads", "knowledge")
 
 @dataclass(frozen=True)
 class Artifact:
-    """Something in the cache.
+    """A file or folder in the cache.
 
     Attributes:
         kind: `teachers`, `datasets`, `downloads` or `knowledge`.
         name: Its name.
-        path: Its file or folder.
-        bytes: Its size.
+        path: Its path.
+        bytes: Its size on disk.
     """
 
     kind: str
@@ -33,14 +34,14 @@ class Artifact:
 
 
 def list_artifacts(home: Home, kinds: Sequence[str] | None = None) -> list[Artifact]:
-    """What the cache holds, by kind and name.
+    """The artifacts in the cache, by kind and name.
 
     Raises:
         UsageError: There is no such kind.
     """
     for kind in kinds or ():
         if kind not in KINDS:
-            raise unknown_name("kind of cached thing", kind, list(KINDS))
+            raise unknown_name("kind of artifact", kind, list(KINDS))
     found = []
     for kind in kinds or KINDS:
         folder = home.root / kind
@@ -51,20 +52,20 @@ def list_artifacts(home: Home, kinds: Sequence[str] | None = None) -> list[Artif
 
 
 def verify(home: Home) -> list[tuple[Artifact, str | None]]:
-    """Every artifact with what is wrong with it, or None.
+    """Every artifact with its problem, or None.
 
-    Teachers are held to their recorded SHA-256, data sets are read whole.
+    The SHA-256 of teachers is compared with the recorded one, data sets are read completely.
     """
     return [(artifact, _problem(home, artifact)) for artifact in list_artifacts(home)]
 
 
 @dataclass(frozen=True)
 class Cleared:
-    """What came of clearing the cache.
+    """The result of clearing the cache.
 
     Attributes:
-        bytes: How many were freed.
-        kept: What another process works with, and was left.
+        bytes: Number of bytes freed.
+        kept: Artifacts that were left because another process uses them.
     """
 
     bytes: int
@@ -72,10 +73,7 @@ class Cleared:
 
 
 def clear(home: Home, kinds: Sequence[str] | None = None) -> Cleared:
-    """Delete what the cache holds, or some kinds of it. Runs are never touched.
-
-    What another process fetches or works with stays.
-    """
+    """Delete all artifacts, or those of some kinds, except those that another process uses. Runs are not artifacts."""
     freed, kept = 0, []
     for artifact in list_artifacts(home, kinds):
         if _is_used(artifact):
@@ -85,7 +83,7 @@ def clear(home: Home, kinds: Sequence[str] | None = None) -> Cleared:
         delete(artifact.path)
     for kind in kinds or KINDS:
         if not _is_fetching(home, kind):
-            # Parts and locks of broken downloads, half unpacked archives, what was found out about folders of images.
+            # Unfinished downloads, half unpacked archives, locks, and scans of image folders.
             for rest in (home.root / kind).glob(".*"):
                 delete(rest)
     return Cleared(freed, tuple(kept))
@@ -97,7 +95,7 @@ def _is_used(artifact: Artifact) -> bool:
 
 
 def _is_fetching(home: Home, kind: str) -> bool:
-    # Teachers come by way of the downloads.
+    # Teachers are downloaded to the folder of downloads first.
     folders = [home.root / kind, *([home.teachers] if kind == "downloads" else [])]
     return any(is_locked(lock) for folder in folders for lock in folder.glob(".*.lock"))
 
@@ -106,11 +104,9 @@ def _problem(home: Home, artifact: Artifact) -> str | None:
     if artifact.kind == "teachers":
         return damage(home, FetchedTeacher(artifact.name, artifact.path))
     if artifact.kind == "datasets":
-        from tekapctl.data import data_spec
-
         try:
-            of_the_hub = artifact.name.startswith("hf--")
-            data_spec(f"folder:{artifact.path}" if of_the_hub else artifact.name).load(home.datasets, offline=True)
+            is_from_hub = artifact.name.startswith("hf--")
+            data_spec(f"folder:{artifact.path}" if is_from_hub else artifact.name).load(home.datasets, offline=True)
         except TekapctlError as error:
             return error.problem
     if artifact.kind == "knowledge":
@@ -120,11 +116,11 @@ def _problem(home: Home, artifact: Artifact) -> str | None:
 
 def _bytes(path: Path) -> int:
     files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
-    return sum(map(_room, files))
+    return sum(map(_bytes_of_file, files))
 
 
-def _room(file: Path) -> int:
+def _bytes_of_file(file: Path) -> int:
     try:
-        return room(file) if file.is_file() and not file.is_symlink() else 0
-    except OSError:  # deleted meanwhile
+        return disk_usage(file) if file.is_file() and not file.is_symlink() else 0
+    except OSError:  # deleted in the meantime
         return 0

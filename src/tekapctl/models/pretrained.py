@@ -1,4 +1,4 @@
-"""The published pretrained teachers, fetched once and kept as safetensors."""
+"""Published pretrained teachers: downloaded once, checked and stored as safetensors."""
 
 import hashlib
 import json
@@ -13,20 +13,21 @@ from filelock import FileLock
 from torch import Tensor
 
 from tekapctl.errors import TekapctlError
+from tekapctl.models.zoo import build
 from tekapctl.registry import unknown_name
 from tekapctl.store.archive import extract_member
-from tekapctl.store.atomic import atomic_write, make_folder, sha256, sweep
-from tekapctl.store.download import Downloaded, download, published, silent, sweep_parts
+from tekapctl.store.atomic import atomic_write, make_folder, remove_stale, sha256
+from tekapctl.store.download import Downloaded, download, published, remove_stale_parts, silent
 from tekapctl.store.home import Home
 from tekapctl.store.http import Report
 from tekapctl.store.legacy_checkpoint import read_published
-from tekapctl.store.offline import OfflineError, no_network
-from tekapctl.store.weights import classifier_shape, encode_weights, read_weights
+from tekapctl.store.network import OfflineError, no_network
+from tekapctl.store.weights import classifier_shape, encode_weights, load_into, read_weights
 
 ORIGIN = "http://shape2prog.csail.mit.edu/repo"
 MIRROR = "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar"
-MOST_CHECKPOINT = 512 * 2**20
-MOST_ARCHIVE = 4 * 2**30
+MAX_CHECKPOINT = 512 * 2**20
+MAX_ARCHIVE = 4 * 2**30
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 
 
@@ -35,10 +36,10 @@ class PretrainedTeacher:
     """A published teacher.
 
     Attributes:
-        name: Its network's name in the zoo.
-        accuracy: Its published top-1 on the test set, in percent.
-        digest: SHA-256 of the published file, where it is known.
-        dataset: What it was trained on.
+        name: Name of its network in the zoo.
+        accuracy: Published top-1 accuracy on the test set, in percent.
+        digest: SHA-256 of the published file, if known.
+        dataset: The data set it was trained on.
     """
 
     name: str
@@ -48,12 +49,12 @@ class PretrainedTeacher:
 
     @property
     def origin(self) -> str:
-        """Where the authors published it."""
+        """Address of the authors' file."""
         return f"{ORIGIN}/{self.name}_vanilla/ckpt_epoch_240.pth"
 
     @property
     def member(self) -> str:
-        """Its path in the mirror's archive."""
+        """Path in the mirror's archive."""
         return f"cifar_teachers/{self.name}_vanilla/ckpt_epoch_240.pth"
 
 
@@ -72,19 +73,14 @@ CATALOGUE = {
 
 @dataclass(frozen=True)
 class FetchedTeacher:
-    """A teacher in the cache.
-
-    Attributes:
-        name: Its name.
-        path: Its weights, as safetensors.
-    """
+    """A teacher in the cache: its name and its weights as safetensors."""
 
     name: str
     path: Path
 
 
 def fetched(home: Home, name: str) -> FetchedTeacher | None:
-    """The teacher, if it is in the cache."""
+    """The teacher if it is in the cache, else None."""
     path = home.teachers / f"{name}.safetensors"
     return FetchedTeacher(name, path) if path.is_file() else None
 
@@ -98,23 +94,22 @@ def fetch(
     offline: bool = False,
     report: Report = silent,
 ) -> FetchedTeacher:
-    """Get a published teacher into the cache.
+    """Download a published teacher into the cache.
 
-    The file must have the catalogue's SHA-256; where that is not known, the first fetch records it and later ones are
-    held to it.
+    The file must have the SHA-256 in the catalogue; if that is unknown, the first download records it for later ones.
 
     Args:
-        home: Where it goes.
-        name: Its name in the catalogue.
-        force: Fetch it although it is there.
-        source: A file or address to take it from: a checkpoint of any known layout, or the mirror's archive. What the
-            user names so needs no known SHA-256.
-        offline: Never touch the network.
-        report: Is told of the download's progress.
+        home: Holds the cache.
+        name: Name in the catalogue.
+        force: Download it again even if it is there.
+        source: A file or URL to take it from: a checkpoint of any known layout, or the mirror's archive. Its SHA-256 is
+            not checked.
+        offline: Never use the network.
+        report: Receives the progress.
 
     Raises:
-        UsageError: There is no such teacher, or what came is not one.
-        TekapctlError: It could not be had.
+        UsageError: There is no such teacher, or the file is not a checkpoint of it.
+        TekapctlError: It could not be downloaded.
     """
     if name not in CATALOGUE:
         raise unknown_name("pretrained teacher", name, list(CATALOGUE))
@@ -123,40 +118,40 @@ def fetch(
         present = fetched(home, name)
         if present is None or force or source is not None or damage(home, present):
             _take(home, CATALOGUE[name], source, report)
-        sweep(home.teachers, f"{name}.safetensors")
-        for part in (_published(name), _archive(name)):
-            sweep_parts(home.downloads, part)
+        remove_stale(home.teachers, f"{name}.safetensors")
+        for part in (f"{name}.published", f"{name}.tar"):
+            remove_stale_parts(home.downloads, part)
         with _recording(home) as records:
-            sweep(records.parent, records.name)
+            remove_stale(records.parent, records.name)
     return FetchedTeacher(name, home.teachers / f"{name}.safetensors")
 
 
 def damage(home: Home, teacher: FetchedTeacher) -> str | None:
-    """What is wrong with a cached teacher's file, or None."""
+    """What is wrong with the file of a cached teacher, or None."""
     known = recorded(home, teacher)
     if not known:
         return "its SHA-256 was never recorded"
     if not teacher.path.is_file():
-        return "is no file"
+        return "is not a file"
     found = sha256(teacher.path)
     return None if found in known else f"its SHA-256 is {found}, and {known[0]} was recorded"
 
 
 def recorded(home: Home, teacher: FetchedTeacher) -> tuple[str, ...]:
-    """The SHA-256 that a cached teacher may have: that of its file, and of one that was about to take its place."""
+    """The valid SHA-256 values of a cached teacher: of its file, and of one that was about to replace it."""
     records = _records(home)
     return tuple(records[key] for key in (teacher.path.name, _next(teacher.path)) if key in records)
 
 
 def _take(home: Home, teacher: PretrainedTeacher, source: str | None, report: Report) -> None:
-    """Put the teacher in the cache, in the place of the one that is there, when it is known to be good."""
+    """Download a teacher, check it and store it in the cache."""
     published_key = f"{teacher.name} as published"
-    # What the user names with --from may be another training of the same network: the catalogue does not bind it.
+    # A source of the user may be another training of the same network, with another SHA-256.
     digest = None if source else teacher.digest or _records(home).get(published_key)
     with _obtained(home, teacher, source, digest, report) as file:
         state, stated = _read(file.path)
         network_classes, channels = classifier_shape(state, f"the file for {teacher.name}")
-        _check_architecture(teacher.name, state, network_classes, channels)
+        load_into(build(teacher.name, network_classes, channels), state, source=f"the file for {teacher.name}")
         found = sha256(file.path)
     metadata = {
         "format": "tekapctl weights 1",
@@ -173,7 +168,7 @@ def _take(home: Home, teacher: PretrainedTeacher, source: str | None, report: Re
 
 
 def _store(home: Home, teacher: PretrainedTeacher, content: bytes, new: dict[str, str]) -> None:
-    """Replace a teacher so that its file is a recorded one at every moment."""
+    """Replace a teacher so that at every moment the SHA-256 of its file is recorded."""
     target = home.teachers / f"{teacher.name}.safetensors"
     digest = hashlib.sha256(content).hexdigest()
     _record(home, {_next(target): digest})
@@ -182,38 +177,28 @@ def _store(home: Home, teacher: PretrainedTeacher, content: bytes, new: dict[str
 
 
 def _next(path: Path) -> str:
-    """Under which the checksum is recorded of the file that is about to take the place of one."""
+    """The key for the checksum of the file that is about to replace another one."""
     return f"{path.name} next"
-
-
-def _published(name: str) -> str:
-    """What the download of a published checkpoint is called."""
-    return f"{name}.published"
-
-
-def _archive(name: str) -> str:
-    """What the download of a user's archive is called."""
-    return f"{name}.tar"
 
 
 @contextmanager
 def _obtained(
     home: Home, teacher: PretrainedTeacher, source: str | None, digest: str | None, report: Report
 ) -> Iterator[Downloaded]:
-    """The published file: what the user named, the authors' own, or the one in the mirror's archive."""
-    name = _published(teacher.name)
+    """The published file: from the user's source, the authors' address, or the mirror's archive."""
+    name = f"{teacher.name}.published"
     get = partial(download, folder=home.downloads, report=report)
     with ExitStack() as stack:
         if source is not None and source.endswith(_ARCHIVES):
-            archive = stack.enter_context(get([source], name=_archive(teacher.name), most_bytes=MOST_ARCHIVE))
+            archive = stack.enter_context(get([source], name=f"{teacher.name}.tar", max_bytes=MAX_ARCHIVE))
             yield stack.enter_context(_extracted(home, teacher, archive, None))
             return
         if source is not None:
-            yield stack.enter_context(get([source], name=name, most_bytes=MOST_CHECKPOINT))
+            yield stack.enter_context(get([source], name=name, max_bytes=MAX_CHECKPOINT))
             return
         sources = published(teacher.origin)
         try:
-            file = stack.enter_context(get(sources, name=name, most_bytes=MOST_CHECKPOINT, digest=digest))
+            file = stack.enter_context(get(sources, name=name, max_bytes=MAX_CHECKPOINT, digest=digest))
         except TekapctlError as first:
             try:
                 archive = _mirrored(home, report)
@@ -228,24 +213,24 @@ def _obtained(
 
 
 def _mirrored(home: Home, report: Report) -> Downloaded:
-    """The mirror's archive of all teachers, downloaded once for all of them."""
+    """The mirror's archive, downloaded once for all teachers."""
     archive = home.downloads / "cifar_teachers.tar"
     make_folder(home.downloads)
     with FileLock(archive.with_name(f".{archive.name}.lock")):
         if not archive.is_file():
             name = archive.name
-            with download(published(MIRROR), home.downloads, name, most_bytes=MOST_ARCHIVE, report=report) as file:
+            with download(published(MIRROR), home.downloads, name, max_bytes=MAX_ARCHIVE, report=report) as file:
                 file.place(archive)
     return Downloaded(archive, MIRROR, is_users=False)
 
 
 @contextmanager
 def _extracted(home: Home, teacher: PretrainedTeacher, archive: Downloaded, digest: str | None) -> Iterator[Downloaded]:
-    """A teacher's file out of an archive of them."""
-    raw = home.downloads / f".{_published(teacher.name)}.{secrets.token_hex(32)}.part"
+    """Extract the file of a teacher from an archive."""
+    raw = home.downloads / f".{teacher.name}.published.{secrets.token_hex(32)}.part"
     try:
         try:
-            extract_member(archive.path, teacher.member, raw, most_bytes=MOST_CHECKPOINT, most_in_all=MOST_ARCHIVE)
+            extract_member(archive.path, teacher.member, raw, max_bytes=MAX_CHECKPOINT, max_total_bytes=MAX_ARCHIVE)
             if digest is not None and (found := sha256(raw)) != digest:
                 raise TekapctlError(f"{teacher.member} has SHA-256 {found}, not {digest}.")
         except TekapctlError:
@@ -260,26 +245,15 @@ def _extracted(home: Home, teacher: PretrainedTeacher, archive: Downloaded, dige
 def _read(raw: Path) -> tuple[dict[str, Tensor], float | None]:
     with raw.open("rb") as file:
         head = file.read(9)
-    # Safetensors begin with the length of their header and its brace.
+    # Safetensors files start with the length of the JSON header (8 bytes) and its opening brace.
     if len(head) == 9 and head[8:] == b"{":
         return read_weights(raw)[0], None
     checkpoint = read_published(raw)
     return checkpoint.state, checkpoint.accuracy
 
 
-def _check_architecture(name: str, state: dict[str, Tensor], classes: int, channels: int) -> None:
-    from tekapctl.models import build
-    from tekapctl.store.weights import load_into
-
-    load_into(build(name, classes, channels), state, source=f"the file for {name}")
-
-
-def _records_path(home: Home) -> Path:
-    return home.teachers / "sha256.json"
-
-
 def _record(home: Home, new: dict[str, str], without: str = "") -> None:
-    """Add to the records and take one away; other processes may do the same."""
+    """Add records and remove one; other processes may do the same at once."""
     with _recording(home) as path:
         records = {key: value for key, value in (_records(home) | new).items() if key != without}
         atomic_write(path, (json.dumps(records, indent=2, sort_keys=True) + "\n").encode())
@@ -287,14 +261,14 @@ def _record(home: Home, new: dict[str, str], without: str = "") -> None:
 
 @contextmanager
 def _recording(home: Home) -> Iterator[Path]:
-    """The records' file, which no other process writes meanwhile."""
-    path = _records_path(home)
+    """Lock the file of records, and return its path."""
+    path = home.teachers / "sha256.json"
     with FileLock(path.with_name(f".{path.name}.lock")):
         yield path
 
 
 def _records(home: Home) -> dict[str, str]:
-    path = _records_path(home)
+    path = home.teachers / "sha256.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError, RecursionError):
