@@ -81,7 +81,7 @@ def test_a_run_begins_by_saying_what_it_trains(home, place, teachers):
     listing = list_images(place / "abc", 0.3, 0)
     for words in (
         f"{len(listing.train)} training and {len(listing.test)} test images of 3 classes, 16x16 pixels, 1 channel",
-        "30% for testing, chosen by a hash of their names",
+        "30% for testing, chosen by a hash of the file names",
         "teacher: resnet8 from newest finished run of resnet8",
         "% on the test images",
         "student: resnet8, ",
