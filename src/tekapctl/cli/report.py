@@ -63,14 +63,14 @@ def write(found: "list[Group]", baseline: str | None, output: Path, *, quiet: bo
         quiet: Say so on stderr.
         opening: What the page has before all else, as HTML.
     """
-    from tekapctl.commands.report.look import Looker
     from tekapctl.commands.report.page import page
+    from tekapctl.commands.report.predictions import Predictor
     from tekapctl.experiments.comparison import groups, table
     from tekapctl.store.atomic import atomic_path
     from tekapctl.store.home import Home
 
     against = groups.baseline_of(found, baseline)
-    text = page(found, against, table.compare(found, against), Looker(Home.default()), opening)
+    text = page(found, against, table.compare(found, against), Predictor(Home.default()), opening)
     with atomic_path(output) as (part,):
         # Names of classes and files may hold anything.
         part.write_text(text.translate(_CONTROLS), encoding="utf-8", errors="backslashreplace")

@@ -6,7 +6,7 @@ import pytest
 
 from tekapctl.errors import UsageError
 from tekapctl.experiments.studies import STUDIES
-from tekapctl.experiments.studies.study import Base, Design
+from tekapctl.experiments.studies.study import Design, StudySetup
 from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
 
 WAYS = {
@@ -23,7 +23,7 @@ NOT_FOR = {("perturbations", "feature"), ("perturbations", "other")}
 def design(name: str, settings=None, **values) -> Design:
     spec = parse({"student": "resnet8", "teacher": "resnet20", "data": "digits", "epochs": 2, **values})
     assert isinstance(spec, StudentSpec)
-    return STUDIES[name](**(settings or {})).design(Base(spec))
+    return STUDIES[name](**(settings or {})).design(StudySetup(spec))
 
 
 def specs(made: Design) -> dict[str, dict]:
@@ -121,7 +121,7 @@ def test_an_effect_is_looked_at_between_arms_that_differ_in_it_alone(effect, fie
 def test_one_weight_whatever_the_number_of_augmented_teachers():
     made = specs(design("teachers", {"counts": (1, 3, 16)}))
     kept = [
-        tekap_weight(spec, "logit") for label, spec in made.items() if "weight as of" in label or label.endswith("of 3")
+        tekap_weight(spec, "logit") for label, spec in made.items() if ", weight of" in label or label.endswith("of 3")
     ]
     assert kept == pytest.approx([3.4] * len(kept))
     for count in (1, 3, 16):
@@ -164,19 +164,19 @@ def test_shares_are_of_what_the_user_takes_of_the_data():
 
 def test_the_cost_study_trains_the_ensemble_and_the_assistant():
     made = design("cost", {"ensemble": 3}, data={"name": "digits", "train_fraction": 0.2})
-    *further, assistant = made.before
+    *further, assistant = made.prerequisites
     assert [each.spec.seed for each in further] == [1, 2]
     assert all(each.spec.data.train_fraction == 1 for each in further)
     assert assistant.spec.student == "resnet14"
     assert assistant.spec.tekap == assistant.spec.tekap.without()
     of_many = next(arm.spec for arm in made.arms if "3 teachers" in arm.label)
-    by_way = next(arm.spec for arm in made.arms if "by way of" in arm.label)
+    by_way = next(arm.spec for arm in made.arms if "assistant" in arm.label)
     assert of_many.ensemble == tuple(each.label for each in further)
     assert by_way.teacher == assistant.label
 
 
 def test_a_teacher_that_is_a_run_does_not_say_what_further_ones_should_be():
-    with pytest.raises(UsageError, match="does not say of which network"):
+    with pytest.raises(UsageError, match="does not say which network"):
         design("cost", teacher="20260101-run")
 
 

@@ -116,7 +116,7 @@ def test_a_run_that_failed_is_tried_again_on_request_and_its_students_wait(folde
     wild = {**SWEEP["before"][0], "optimizer": {"learning_rate": 1e6}, "precision": "float32"}
     made = plan({**SWEEP, "before": (wild,)})
     teacher, first, _ = made.trials
-    with pytest.raises(TekapctlError, match="not there yet: The loss is not finite"):
+    with pytest.raises(TekapctlError, match="not ready: The loss is not finite"):
         do(folder, made, first)
     standings = Ledger(folder.home).look(made)
     assert [standing.state for standing in standings.values()] == ["failed", "waiting", "waiting"]
