@@ -93,7 +93,7 @@ def _accuracy(groups: Sequence[Group], rows: Sequence[Row]) -> Any:
         colour = _COLOURS[number % len(_COLOURS)]
         half = None if row.top1.ci_half_width is None else 100 * row.top1.ci_half_width
         seeds = [100 * top1 for top1 in group.top1]
-        axes.scatter(seeds, [number] * len(seeds), s=9, color=colour, alpha=0.45, linewidths=0)
+        axes.scatter(seeds, [number + 0.25] * len(seeds), s=9, color=colour, alpha=0.45, linewidths=0)
         axes.errorbar(100 * row.top1.mean, number, xerr=half, fmt="D", markersize=3.5, capsize=2, color=colour)
     axes.set_xlabel("top-1 accuracy (%)")
     return figure
@@ -120,7 +120,8 @@ def _training(groups: Sequence[Group]) -> Any:
     ]
     if not any(line.epochs for panel in lines for line in panel):
         return None
-    legend_rows = -(-len(groups) // 4)
+    columns = max(1, min(4, 110 // max(len(group.label) + 8 for group in groups)))
+    legend_rows = -(-len(groups) // columns)
     figure, panels = _axes(PAGE, 2.1 + 0.16 * legend_rows, len(CURVES))
     for axes, panel, (_, title, unit, _) in zip(panels, lines, CURVES, strict=True):
         for number, line in enumerate(panel):
@@ -128,9 +129,10 @@ def _training(groups: Sequence[Group]) -> Any:
             axes.plot(line.epochs, line.mean, dash, color=colour, label=_printable(line.label))
             axes.fill_between(line.epochs, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
         axes.set_xlabel("epoch")
-        axes.set_ylabel(f"{title.lower()}, {unit}")
+        axes.set_ylabel(f"{title.lower()} (%)" if "%" in unit else title.lower())
+        axes.xaxis.get_major_locator().set_params(integer=True)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(groups)))
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns)
     return figure
 
 
