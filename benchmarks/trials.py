@@ -12,9 +12,10 @@ import torch
 
 from tekapctl import data, models
 from tekapctl.device import resolve_device
-from tekapctl.spec.run import StudentSpec, parse
+from tekapctl.spec import StudentSpec, parse
 from tekapctl.store.home import Home
-from tekapctl.train.build import RunContext, assemble, beside
+from tekapctl.train.build import assemble, build_trainer, make_batches, open_teachers
+from tekapctl.train.source import shared
 from tekapctl.train.trained import Reference, Trained
 
 NOWHERE = Path("nowhere")
@@ -38,9 +39,10 @@ def main() -> None:
     splits = data.load(spec.data, NOWHERE, seed=0, in_channels=3)
     home = Home(NOWHERE)
     alone = assemble(spec, splits, [teacher], device, home)
-    first = RunContext(spec, splits, (teacher,), None, None, assemble(spec, splits, [teacher], device, home))
-    others = [beside(first, spec.model_copy(update={"seed": seed})).trainer for seed in range(1, given.trials)]
-    together = [first.trainer, *others]
+    train, test = make_batches(spec, splits, device)
+    sources = shared(open_teachers(spec, [teacher], splits, train, home))
+    specs = [spec.model_copy(update={"seed": seed}) for seed in range(given.trials)]
+    together = [build_trainer(each, splits, sources, train, test) for each in specs]
 
     def rate(trainers: list) -> float:
         batches = trainers[0].batches()

@@ -3,7 +3,7 @@
 import pytest
 
 from tekapctl.experiments.presets import for_pair, preset, presets, published
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 
 
 def test_every_preset_is_a_valid_spec_and_is_found_by_its_name():

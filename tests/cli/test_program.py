@@ -15,7 +15,7 @@ import torch
 from helpers.server import serving
 from tekapctl import __version__
 from tekapctl.models import build
-from tekapctl.spec.run import loads
+from tekapctl.spec import loads
 
 
 def test_help_is_quick_to_start_and_has_examples(tekapctl):

@@ -12,7 +12,7 @@ from tekapctl.commands.report.figures import COLUMN, PAGE, figure_files, write_f
 from tekapctl.errors import UsageError
 from tekapctl.experiments.comparison.groups import Finished, Group
 from tekapctl.experiments.comparison.table import compare
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
 

@@ -10,9 +10,8 @@ from pydantic import ValidationError
 
 from tekapctl.distill.methods import METHODS
 from tekapctl.errors import UsageError
-from tekapctl.spec import run
-from tekapctl.spec.run import OptimizerSpec, StudentSpec, TeacherSpec, dumps, json_schema, load, loads, parse, to_dict
-from tekapctl.train.run import words
+from tekapctl.spec import OptimizerSpec, StudentSpec, TeacherSpec, dumps, json_schema, load, loads, parse, run, to_dict
+from tekapctl.train.summary import words
 
 positive = st.floats(1e-6, 1e6)
 weights = st.floats(0, 1e6)
@@ -171,7 +170,7 @@ def test_tekap_is_on_by_default_for_the_methods_it_was_published_with_alone(meth
     assert found.augmented == (method in ("kd", "crd"))
     levels = {"logit": {"teachers": 3}, "feature": {"teachers": 1}}
     assert parse({"method": method, "tekap": levels}).augmented
-    if found.method.level == "feature" and not found.method.tekap:
+    if found.method.requires.level == "feature" and not found.method.tekap:
         assert not parse({"method": method, "tekap": {"logit": {"teachers": 0}}}).augmented
         assert parse({"method": method, "tekap": {"feature": {"noise_weight": 0.2}}}).augmented
     assert parse(to_dict(found)) == found

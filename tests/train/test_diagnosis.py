@@ -11,10 +11,10 @@ from helpers.silent import Silent
 from tekapctl.distill.tekap import SeededNoise, Tekap, TekapSpec
 from tekapctl.distributed.communicator import join_process_group
 from tekapctl.models.network import Knowledge
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.train import checkpoint
-from tekapctl.train.build import prepare
+from tekapctl.train.build import build_run
 from tekapctl.train.diagnosis import PREFIX
 from tekapctl.train.diversity import Examined, Predictions, of_augmented
 from tekapctl.train.run import execute
@@ -59,7 +59,7 @@ def home(tmp_path_factory) -> Home:
 
 def trainer(home: Home, **values) -> Trainer:
     torch.manual_seed(0)  # what networks from elsewhere drop
-    return prepare(parse({**QUICK, **values}), home).trainer
+    return build_run(parse({**QUICK, **values}), home).trainer
 
 
 class Keep:
@@ -126,7 +126,7 @@ def test_it_leaves_no_trace(home, way):
     one = trainer(home, **WAYS[way], diagnose=True)
     one.start_epoch()
     for batch in one.batches():
-        one.take(batch)
+        one.train_step(batch)
     before, gradients = tensors(one), [p.grad for p in one.network.parameters()]
     modes = [module.training for root in (one.network, one.objective) for module in root.modules()]
     attributes = [dict(vars(module)) for module in one.objective.modules()]
@@ -279,7 +279,7 @@ def test_views_have_predictions_but_no_noise(home):
 
 def test_where_nobody_is_augmented_it_says_so_and_logs_nothing(home, logged):
     none = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
-    one = prepare(parse({**QUICK, "method": "kd", "tekap": none, "diagnose": True}), home).trainer
+    one = build_run(parse({**QUICK, "method": "kd", "tekap": none, "diagnose": True}), home).trainer
     assert any("--diagnose has nothing to log" in words for words in logged)
     assert one.diagnosis(0) == {}
 
@@ -292,7 +292,7 @@ def one_of_several(folder: str) -> tuple[list[dict[str, float]], list[str]]:
         values["optimizer"] = {"learning_rate": 1e-3}  # at higher rates steps make much of the last digit
         histories, last = [], []
         for diagnose in (False, True):
-            one = prepare(parse({**values, "diagnose": diagnose}), home, comm).trainer
+            one = build_run(parse({**values, "diagnose": diagnose}), home, comm).trainer
             one.fit(Silent(), Keep(one))
             histories.append(one.progress.history)
             last.append(tensors(one))

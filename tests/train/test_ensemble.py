@@ -5,10 +5,10 @@ import torch
 
 from helpers.silent import Silent
 from tekapctl.errors import UsageError
-from tekapctl.spec.run import loads, parse
+from tekapctl.spec import loads, parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
-from tekapctl.train.build import prepare
+from tekapctl.train.build import build_run
 from tekapctl.train.run import execute
 
 STUDENT = {
@@ -34,7 +34,7 @@ def home(tmp_path_factory) -> Home:
 
 
 def parts(home: Home, **values) -> dict[str, float]:
-    trainer = prepare(parse({**STUDENT, **values}), home).trainer
+    trainer = build_run(parse({**STUDENT, **values}), home).trainer
     batch = next(trainer.train_batches.epoch(0))
     found = trainer.objective(trainer.network.knowledge(trainer.network.normalize(batch.images)), batch)
     return {name: value.item() for name, value in found.items()}
@@ -65,12 +65,12 @@ def test_a_run_from_two_teachers_is_pinned_to_both(home):
     assert summary["teacher"]["ensemble"] == list(spec.ensemble)
     wrong = spec.model_copy(update={"ensemble_digests": ("0" * 64,)})
     with pytest.raises(UsageError, match="teacher_digest"):
-        prepare(wrong, home)
+        build_run(wrong, home)
 
 
 def test_each_teacher_has_a_method_with_parts_of_its_own(home):
     spec = parse({**STUDENT, "teacher": "resnet14", "ensemble": ["resnet8"]})
-    trainer = prepare(spec, home).trainer
+    trainer = build_run(spec, home).trainer
     first, second = trainer.objective.members
     weights = [member.method.project_student.linear.weight for member in (first, second)]
     assert not torch.equal(*weights)
@@ -89,9 +89,9 @@ def test_a_student_becomes_the_teacher_of_a_smaller_one(home):
 
 def test_in_a_first_stage_that_leaves_the_student_alone_its_statistics_stay(home):
     values = {"method": {"name": "ft", "init_epochs": 1}, "teacher": "resnet14", "ensemble": ["resnet14"]}
-    trainer = prepare(parse({**STUDENT, **values}), home).trainer
+    trainer = build_run(parse({**STUDENT, **values}), home).trainer
     before = {name: value.clone() for name, value in trainer.network.named_buffers()}
     trainer.start_epoch()
     assert not trainer.network.training
-    trainer.take(next(trainer.batches()))
+    trainer.train_step(next(trainer.batches()))
     assert all(torch.equal(value, before[name]) for name, value in trainer.network.named_buffers())

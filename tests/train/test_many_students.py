@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from helpers.program import run, start
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
-from tekapctl.train.build import beside, prepare
+from tekapctl.train.build import build_run, sibling
 
 STUDENT = [
     "distill",
@@ -74,7 +74,7 @@ def test_trials_and_several_processes_are_one_too_many(home):
     options = [*STUDENT, "--epochs", "1", "--trials", "2"]
     for result in (run(home, *options, "--nproc", "2"), run(home, *options, WORLD_SIZE="2", RANK="0")):
         assert result.code == 2
-        assert "Trials share one process" in result.err
+        assert "trained in one process" in result.err
 
 
 def test_for_compiled_networks_a_step_begins_with_the_batch_and_not_with_each_student(home, monkeypatch):
@@ -83,8 +83,8 @@ def test_for_compiled_networks_a_step_begins_with_the_batch_and_not_with_each_st
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: happened.append("mark"))
     values = {"method": "kd", "teacher": "resnet8", "student": "resnet8", "device": "cpu", "compile": True}
     values |= {"data": {"name": "digits", "train_fraction": 0.1}, "batch_size": 32, "epochs": 1}
-    first = prepare(parse(values), Home(home))
-    second = beside(first, parse({**values, "seed": 1}))
+    first = build_run(parse(values), Home(home), share_teachers=True)
+    second = sibling(first, parse({**values, "seed": 1}))
     ask = first.trainer.objective.teacher.teacher
     first.trainer.objective.teacher.teacher = lambda batch: happened.append("teacher") or ask(batch)
     trainers = [first.trainer, second.trainer]
@@ -93,7 +93,7 @@ def test_for_compiled_networks_a_step_begins_with_the_batch_and_not_with_each_st
         trainer.start_epoch()
     for batch in trainers[0].batches():
         for trainer in trainers:
-            trainer.take(batch)
+            trainer.train_step(batch)
     assert happened == ["mark", "teacher"] * 5
 
 

@@ -9,11 +9,11 @@ import torch
 from helpers.silent import Silent
 from tekapctl.distill.methods import METHODS
 from tekapctl.errors import TekapctlError
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
 from tekapctl.train import checkpoint
-from tekapctl.train.build import prepare
+from tekapctl.train.build import build_run
 from tekapctl.train.run import execute, resume
 from tekapctl.train.trainer import Trainer
 
@@ -90,7 +90,7 @@ def trainer(home: Home, way: str) -> Trainer:
     values = {**QUICK, **WAYS[way]}
     if values.get("kind") != "teacher":
         values |= {"teacher": "resnet14", "student": "resnet8"}
-    return prepare(parse(values), home).trainer
+    return build_run(parse(values), home).trainer
 
 
 def everything(state) -> dict:
@@ -192,7 +192,7 @@ def test_weights_that_change_by_epochs_count_from_the_end_of_the_views_own_stage
 
     def weights(init_epochs: int) -> list[float]:
         spec = parse({**values, "angular": {"views": 2, "pretrain_epochs": init_epochs}})
-        made = prepare(spec, home).trainer
+        made = build_run(spec, home).trainer
         (distillation,) = made.objective.distillations
         weight = getattr(distillation.method, "decay" if method == "wkd-f" else "warm_up")
         steps = len(made.train_batches)

@@ -10,10 +10,10 @@ from torch import nn
 from helpers.silent import Silent
 from tekapctl.distill.methods import METHODS
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
-from tekapctl.train.build import prepare
+from tekapctl.train.build import build_run
 from tekapctl.train.run import execute, resume
 from tekapctl.train.sanity_check import check_batch_sizes
 
@@ -30,7 +30,7 @@ def home(tmp_path_factory) -> Home:
 
 
 def ready(home: Home, **values):
-    return prepare(parse({**STUDENT, **values}), home)
+    return build_run(parse({**STUDENT, **values}), home)
 
 
 @pytest.mark.parametrize("method", METHODS.names())
@@ -76,7 +76,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_the_check_leaves_no_trace(home, way):
     values = {**(BASE if WAYS[way].get("kind") else STUDENT), **WAYS[way], "batch_size": 48}
-    trainer = prepare(parse(values), home).trainer
+    trainer = build_run(parse(values), home).trainer
     modes = [module.training for module in trainer.network.modules()]
     before = copy.deepcopy(trainer.state())
     records = [path.read_bytes() for path in sorted(home.knowledge.rglob("records.bin"))]
@@ -145,7 +145,7 @@ def test_a_run_that_a_network_broke_says_where_and_goes_on_to_the_same_bits(home
     ) as e:
         run(8, lambda: execute(spec, home, Silent()))
     assert e.value.exit_code == 1
-    assert "the last good checkpoint is that after epoch 1" in e.value.problem
+    assert "the last good checkpoint is after epoch 1" in e.value.problem
     broken = Runs(home.runs).all()[-1]
     assert broken.status == "failed"
     assert f"tekapctl resume {broken.id}" in e.value.remedy

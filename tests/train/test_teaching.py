@@ -14,10 +14,10 @@ from tekapctl.device import place, resolve_precision
 from tekapctl.models import build
 from tekapctl.models.folding import fold
 from tekapctl.models.normalization import Normalization
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
-from tekapctl.train.build import prepare
+from tekapctl.train.build import build_run
 from tekapctl.train.run import execute
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher
 
@@ -53,7 +53,7 @@ def weights(home: Home, **values) -> dict[str, torch.Tensor]:
 
 
 def cached_teacher(home: Home, **values) -> CachedTeacher:
-    found = prepare(spec_of(cache_teacher=True, **values), home).trainer.objective.teacher
+    found = build_run(spec_of(cache_teacher=True, **values), home).trainer.objective.teacher
     assert isinstance(found, CachedTeacher)
     return found
 
@@ -68,7 +68,7 @@ def test_training_from_cached_knowledge_is_training_from_the_live_teacher(home, 
 
 
 def test_weights_are_rounded_once_and_not_in_each_pass(home):
-    batches = prepare(spec_of(precision="float32"), home).trainer.train_batches
+    batches = build_run(spec_of(precision="float32"), home).trainer.train_batches
     batch, casts = next(batches.epoch(0)), Counter()
 
     class Count(TorchDispatchMode):
@@ -114,7 +114,7 @@ def test_a_warm_cache_asks_the_teacher_nothing_and_serves_every_seed_and_fractio
 
     other = cached_teacher(home, precision="float32", seed=5)
     assert other.store.path == teacher.store.path
-    monkeypatch.setattr(other.live, "say", None)
+    monkeypatch.setattr(other.live, "forward_pixels", None)
     expected = [
         teacher.live.network.knowledge(teacher.live.network.normalize(b.images)).logits for b in other.batches.epoch(3)
     ]
@@ -161,21 +161,21 @@ def test_a_damaged_record_is_asked_for_again(home):
 def test_what_the_teacher_says_of_an_image_does_not_depend_on_how_many_it_is_asked_of(home, count):
     teacher = cached_teacher(home, precision="float32").live
     images = next(teacher_batches(home)).images
-    whole, some = teacher.say(images), teacher.say(images[:count])
+    whole, some = teacher.forward_pixels(images), teacher.forward_pixels(images[:count])
     assert torch.equal(some.logits, whole.logits[:count])
     assert torch.equal(some.embedding, whole.embedding[:count])
 
 
 def teacher_batches(home: Home):
-    return prepare(spec_of(precision="float32"), home).trainer.train_batches.epoch(0)
+    return build_run(spec_of(precision="float32"), home).trainer.train_batches.epoch(0)
 
 
 @pytest.mark.parametrize("lost", [[0], [3, 7], "all"])
 def test_a_run_whose_records_were_lost_goes_on_to_the_bits_of_the_live_teacher(home, tmp_path, lost):
     values = {"precision": "float32", "seed": 11, "batch_size": 43, "method": "kd", "beta": 0.0, "alpha": 0.9}
-    live = prepare(spec_of(**values), home).trainer
+    live = build_run(spec_of(**values), home).trainer
     live.fit(Silent(), Nowhere())
-    cached = prepare(spec_of(cache_teacher=True, **values), home).trainer
+    cached = build_run(spec_of(cache_teacher=True, **values), home).trainer
     assert len(list(cached.train_batches.epoch(0))[-1].labels) == 1
     teacher = cached.objective.teacher
     stop = Nowhere(after=4)
@@ -189,7 +189,7 @@ def test_a_run_whose_records_were_lost_goes_on_to_the_bits_of_the_live_teacher(h
     for number in later if lost == "all" else [later[each] for each in lost]:
         content[number * row] ^= 255
     records.write_bytes(content)
-    resumed = prepare(spec_of(cache_teacher=True, **values), home).trainer
+    resumed = build_run(spec_of(cache_teacher=True, **values), home).trainer
     resumed.restore(state)
     resumed.fit(Silent(), Nowhere())
     for trainer in (cached, resumed):
@@ -213,7 +213,7 @@ class Nowhere:
 
 
 def test_methods_that_read_feature_maps_keep_the_teacher_live_and_say_so(home, logged):
-    found = prepare(spec_of(method="at", beta=1000.0, alpha=0.0, cache_teacher=True), home)
+    found = build_run(spec_of(method="at", beta=1000.0, alpha=0.0, cache_teacher=True), home)
     assert isinstance(found.trainer.objective.teacher, LiveTeacher)
     assert any("at reads feature maps" in line for line in logged)
 

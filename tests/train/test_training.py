@@ -8,11 +8,11 @@ import torch
 from helpers.silent import Silent
 from tekapctl.commands.cost import estimate
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.atomic import sha256
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
-from tekapctl.train.build import prepare
+from tekapctl.train.build import build_run
 from tekapctl.train.run import execute, training_in_words
 
 NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
@@ -96,7 +96,7 @@ def test_divergence_in_the_last_step_ends_the_run_too(home):
 
 
 def test_a_device_without_memory_is_answered_with_the_batch_size_to_try(home):
-    trainer = prepare(parse({**QUICK, "kind": "teacher", "model": "resnet8"}), home).trainer
+    trainer = build_run(parse({**QUICK, "kind": "teacher", "model": "resnet8"}), home).trainer
     trainer.network.conv1.register_forward_pre_hook(give_out)
     with pytest.raises(TekapctlError, match=r"step 1 of epoch 1.*--batch-size 32"), training_in_words(trainer):
         trainer.step(next(trainer.batches()))
@@ -118,12 +118,12 @@ def test_a_teacher_of_other_classes_is_refused_before_anything_is_written(home, 
 
 
 def test_a_teachers_name_means_its_newest_finished_run_on_the_data_set(home, teacher, logged):
-    prepare(parse({**QUICK, "teacher": "resnet14", "student": "resnet8"}), home)
+    build_run(parse({**QUICK, "teacher": "resnet14", "student": "resnet8"}), home)
     assert teacher["run"] in logged[0]
     with pytest.raises(UsageError, match="train-teacher --model resnet14 --dataset cifar100"):
-        prepare(parse({"teacher": "resnet14"}), home)
+        build_run(parse({"teacher": "resnet14"}), home)
     with pytest.raises(UsageError, match="tekapctl fetch resnet32x4"):
-        prepare(parse({}), home)
+        build_run(parse({}), home)
 
 
 def teacher_digest(home: Home, teacher) -> str:
@@ -132,10 +132,10 @@ def teacher_digest(home: Home, teacher) -> str:
 
 def test_a_spec_holds_to_the_teacher_it_names(home, teacher):
     values = {**QUICK, "teacher": teacher["run"], "student": "resnet8"}
-    pinned = prepare(parse(values), home).spec
+    pinned = build_run(parse(values), home).spec
     assert pinned.teacher_digest == teacher_digest(home, teacher)
     with pytest.raises(UsageError, match="not those that the spec names"):
-        prepare(parse({**values, "teacher_digest": "0" * 64}), home)
+        build_run(parse({**values, "teacher_digest": "0" * 64}), home)
 
 
 def test_the_estimate_counts_what_the_run_will_do(home):

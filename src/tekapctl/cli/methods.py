@@ -24,7 +24,7 @@ def _row(name: str, method: "type[MethodSpec]") -> dict[str, Any]:
         "method": name,
         "paper": about.paper,
         "year": about.year,
-        "uses": list(about.uses),
+        "uses": method.requires.described,
         "weights": {"gamma": weights.gamma, "alpha": weights.alpha, "beta": weights.beta},
         "settings": _defaults(method),
         "formula": about.formula,
@@ -76,7 +76,7 @@ def show(
 
     method = METHODS[name]
     row = _row(name, method)
-    augmented = "logits" if row["uses"] == ["logits"] else "what it reads of the teacher"
+    augmented = "logits" if METHODS[row["method"]].requires.level == "logit" else "what it reads of the teacher"
     row["tekap"] = f"{augmented}: noise anew in each step, one loss more for each augmented teacher"
     row["angular"] = f"{augmented}: the mean with learned views, one loss in all"
     row["example"] = f"tekapctl distill --teacher resnet56 --student resnet20 --method {name}"

@@ -15,7 +15,7 @@ from tekapctl.cli.console import say
 from tekapctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from tekapctl.spec.run import StudentSpec, TeacherSpec
+    from tekapctl.spec import StudentSpec, TeacherSpec
 
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable result on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the complete spec and a cost estimate; train nothing.")]
@@ -145,11 +145,11 @@ def build_spec(
     Raises:
         UsageError: The file, an assignment or the spec is not valid, or the file is a spec of the other kind.
     """
-    from tekapctl.spec import run
+    from tekapctl import spec as specs
 
     if preset is not None and file is not None:
         raise UsageError("--preset and --spec both are where to start from.", "Give one of them.")
-    table = run.read_file(file) if file else _preset(preset) if preset else {}
+    table = specs.read_file(file) if file else _preset(preset) if preset else {}
     if table.setdefault("kind", kind) != kind:
         command = "train-teacher" if kind == "student" else "distill"
         raise UsageError(f"{file} is a spec of kind {table['kind']!r}.", f"Use it with `tekapctl {command}`.")
@@ -170,7 +170,7 @@ def build_spec(
         if path.startswith("method."):
             table.setdefault("method", {"name": "kd"})
         assign(table, path, value)
-    return run.parse(table)
+    return specs.parse(table)
 
 
 class WarningCommand(TyperCommand):

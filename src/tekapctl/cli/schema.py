@@ -8,6 +8,6 @@ def schema() -> None:
 
     Example: tekapctl schema > tekapctl.schema.json
     """
-    from tekapctl.spec.run import json_schema
+    from tekapctl.spec import json_schema
 
     console.show_json(json_schema())

@@ -9,7 +9,7 @@ import typer
 from tekapctl.cli import console, options
 
 if TYPE_CHECKING:
-    from tekapctl.spec.run import StudentSpec
+    from tekapctl.spec import StudentSpec
 
 
 def student_spec(
@@ -97,7 +97,7 @@ def student_spec(
     from tekapctl.distill.angular import PUBLISHED_VIEWS
     from tekapctl.distill.tekap import TekapSpec
     from tekapctl.experiments.presets import for_pair
-    from tekapctl.spec.run import StudentSpec
+    from tekapctl.spec import StudentSpec
 
     values = {
         "teacher": teacher[0] if teacher else None,
@@ -142,7 +142,7 @@ def student_spec(
         preset = known.name
         spec = build({})
         console.say(f"settings of {known.name} as published by {known.source}: {known.settings}")
-    for level, is_read in (("logit", spec.reads_logits), ("feature", spec.reads_features)):
+    for level, is_read in (("logit", "logit" in spec.levels), ("feature", "feature" in spec.levels)):
         if not is_read and any(text.startswith(f"tekap.{level}.") for text in assignments or []):
             console.say(f"warning: tekap.{level} has no effect: no loss of this run compares at the {level} level")
     if tekap and spec.tekap == spec.tekap.without():

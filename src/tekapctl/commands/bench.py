@@ -23,11 +23,12 @@ from tekapctl.distill.objective import Distillation
 from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models.network import Requires, of_batch
 from tekapctl.randomness import generator
-from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec
+from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec
 from tekapctl.store.home import Home
 from tekapctl.timing import StepClock, no_clock
-from tekapctl.train.build import assemble, find_teacher
+from tekapctl.train.build import assemble
 from tekapctl.train.evaluation import predict
+from tekapctl.train.source import find_teacher
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher
 from tekapctl.train.trained import Reference, Trained
 from tekapctl.train.trainer import Trainer

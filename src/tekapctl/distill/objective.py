@@ -13,8 +13,8 @@ from tekapctl.data.batches import Batch
 from tekapctl.distill.angular import AngularViews
 from tekapctl.distill.methods.kd import KD, standardized
 from tekapctl.distill.methods.method import Method, sum_over_teachers
-from tekapctl.distill.tekap import LEVELS, AugmentedTeachers, Level, Tekap
-from tekapctl.models.network import Knowledge, Requires
+from tekapctl.distill.tekap import LEVELS, AugmentedTeachers, Tekap
+from tekapctl.models.network import Knowledge, Level, Requires
 from tekapctl.timing import Clock, no_clock
 
 Parts = dict[str, Float[Tensor, ""]]

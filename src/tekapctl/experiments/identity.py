@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tekapctl.data.files.folders import FileImages
-from tekapctl.spec.run import RunSpec, StudentSpec, parse, to_dict
+from tekapctl.spec import RunSpec, StudentSpec, parse, to_dict
 
 NOT_IN_IDENTITY = (
     *("seed", "name", "device", "compile", "checkpoint_minutes", "cache_teacher", "diagnose", "track"),

@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import astuple, dataclass, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
@@ -15,27 +15,61 @@ from tekapctl.distributed.shard import BatchShard
 from tekapctl.errors import UsageError
 from tekapctl.models.normalization import Normalization
 
+Level = Literal["logit", "feature"]
+"""What TeKAP augments: the teacher's logits, or its embedding and feature maps."""
+
+_DESCRIPTIONS = {
+    "logits": "logits",
+    "embedding": "embedding",
+    "feature_maps": "feature maps",
+    "preactivations": "feature maps before ReLU",
+    "strong_view": "strongly augmented images",
+    "classifier": "the teacher's classifier",
+    "class_features": "the teacher's embeddings of some training images",
+}
+
 
 @dataclass(frozen=True)
 class Requires:
-    """What is wanted of networks beside logits and embeddings of the batch.
+    """What a loss reads of student and teacher. Networks return logits and embeddings in any case.
 
     Attributes:
-        feature_maps: Feature maps.
+        logits: The logits.
+        embedding: The embedding, which is the classifier's input.
+        feature_maps: Feature maps after their ReLU.
         preactivations: Feature maps before their ReLU.
-        strong_view: Knowledge of the batch's strongly augmented images as well.
+        strong_view: The same of strongly augmented images as well.
+        classifier: The teacher's last layer.
+        class_features: The teacher's embeddings of some training images of each class, before training begins.
     """
 
+    logits: bool = False
+    embedding: bool = False
     feature_maps: bool = False
     preactivations: bool = False
     strong_view: bool = False
+    classifier: bool = False
+    class_features: bool = False
 
     def __or__(self, other: "Requires") -> "Requires":
-        return Requires(
-            self.feature_maps or other.feature_maps,
-            self.preactivations or other.preactivations,
-            self.strong_view or other.strong_view,
-        )
+        return Requires(*(one or two for one, two in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def level(self) -> Level:
+        """Where TeKAP augments the teacher: at its logits if the loss reads nothing else of a batch."""
+        return "feature" if self.embedding or self.feature_maps or self.preactivations else "logit"
+
+    @property
+    def uncached(self) -> str | None:
+        """What it reads that the cache of teacher outputs does not hold; None if the cache holds all of it."""
+        if self.strong_view:
+            return "strongly augmented images, of which no two are alike"
+        return "feature maps" if self.feature_maps or self.preactivations else None
+
+    @property
+    def described(self) -> list[str]:
+        """What it reads, in words."""
+        return [words for name, words in _DESCRIPTIONS.items() if getattr(self, name)]
 
 
 @dataclass(frozen=True)

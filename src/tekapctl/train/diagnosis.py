@@ -15,11 +15,10 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch, Batches
 from tekapctl.device import autocast
 from tekapctl.distill.objective import Distillation, Objective
-from tekapctl.distill.tekap import Level
 from tekapctl.distributed.communicator import Communicator
 from tekapctl.errors import failures_in_words
 from tekapctl.models import Network
-from tekapctl.models.network import Knowledge
+from tekapctl.models.network import Knowledge, Level
 from tekapctl.train.diversity import Examined, Figures, of_augmented, of_teacher, of_views
 from tekapctl.train.step import Metrics, TrainStep
 

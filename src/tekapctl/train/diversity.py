@@ -8,8 +8,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tekapctl.distill.angular import AngularViews
-from tekapctl.distill.tekap import Level, Tekap
-from tekapctl.models.network import Knowledge
+from tekapctl.distill.tekap import Tekap
+from tekapctl.models.network import Knowledge, Level
 from tekapctl.train.evaluation import calibration_error, top_k
 
 Figures = dict[str, Float[Tensor, ""]]

@@ -16,6 +16,7 @@ from tekapctl.distill.methods.method import Method, Warmup
 from tekapctl.distill.methods.mlkd import MLKD, MLKDSpec
 from tekapctl.distill.objective import Distillation
 from tekapctl.distill.tekap import LogitTekap, Tekap, TekapSpec
+from tekapctl.models.network import Requires
 
 Found = Iterator[tuple[str, Any]]
 NONE = TekapSpec().without()
@@ -77,7 +78,7 @@ def standardized_logits(x: Case) -> Found:
     method, weights = None, {"alpha": x.kd_weight if x.has("kd_weight") else 1.0, "beta": 0.0}
     if x.has("alpha"):
         method = DKD(x.alpha, x.beta, x.temperature, Warmup(0, 1))
-        method.level = "logit"
+        method.requires = Requires(logits=True)
         weights = {"alpha": 0.0, "beta": 1.0}
     gamma = x.ce_weight if x.has("ce_weight") else 0.0
     student = x.student_logits.requires_grad_()
@@ -110,7 +111,7 @@ def of_two_views(x: Case, spec: MLKDSpec, *, standardize: bool) -> Found:
     every = tuple(x.temperatures)
     at = {"temperatures": every, "strong_temperatures": every[:3], "again_temperatures": every[3:]}
     method = MLKD(spec.model_copy(update=at), standardize=standardize)
-    method.level = "logit"
+    method.requires = Requires(logits=True)
     objective = Distillation(
         lambda _: of_logits(x.teacher_weak_logits, x.teacher_strong_logits),
         Tekap(NONE, no_noise),

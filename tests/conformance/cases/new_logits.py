@@ -12,6 +12,7 @@ from tekapctl.distill.methods.rld import RLD, RLDSpec
 from tekapctl.distill.methods.wttm import WTTM
 from tekapctl.distill.objective import Distillation
 from tekapctl.distill.tekap import Tekap
+from tekapctl.models.network import Requires
 
 
 @evaluates("ttm", "wttm")
@@ -48,7 +49,7 @@ def of_objective(
     x: Case, method: Method, *, gamma: float, beta: float = 1.0, standardize_logits: bool = False
 ) -> Found:
     """The weighted loss of a method of logits, its gradient, and the cross-entropy, by the run's objective."""
-    method.level = "logit"
+    method.requires = Requires(logits=True)
     student = x.student_logits.requires_grad_()
     objective = Distillation(
         lambda _: of_logits(x.teacher_logits),

@@ -14,11 +14,12 @@ from tekapctl import data, models
 from tekapctl.data import data_spec
 from tekapctl.distill.perturbations.gaussian import Isotropic
 from tekapctl.models.normalization import Normalization
+from tekapctl.spec import parse
 from tekapctl.spec.effects import keep
-from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
-from tekapctl.train.build import RunContext, assemble, beside
-from tekapctl.train.teacher_statistics import MOST_IMAGES, survey
+from tekapctl.train.build import RunContext, build_trainer, make_batches, open_teachers, sibling
+from tekapctl.train.source import shared
+from tekapctl.train.teacher_statistics import MOST_IMAGES, statistics_of
 from tekapctl.train.trained import Reference, Trained, fit_to
 
 CPU = torch.device("cpu")
@@ -43,8 +44,10 @@ def prepared(spec) -> tuple[RunContext, list[str]]:
     splits = data.load(spec.data, NOWHERE, seed=0, in_channels=1)
     teachers = [a_teacher(name) for name in (spec.teacher, *spec.ensemble)]
     with recorded() as said:
-        trainer = assemble(spec, splits, teachers, CPU, Home(NOWHERE))
-    return RunContext(spec, splits, tuple(teachers), None, None, trainer), [
+        train, test = make_batches(spec, splits, CPU)
+        sources = shared(open_teachers(spec, teachers, splits, train, Home(NOWHERE)))
+        trainer = build_trainer(spec, splits, sources, train, test)
+    return RunContext(spec, splits, tuple(sources), None, None, trainer), [
         line for line in said if "is asked of" in line
     ]
 
@@ -54,7 +57,7 @@ def test_it_is_what_the_teacher_says_of_the_images_as_they_are():
     teacher = a_teacher()
     fit_to(teacher, splits.train, "digits")
     network = teacher.network
-    found = survey(network, splits.train, CPU, torch.float32)
+    found = statistics_of(network, splits.train, CPU, torch.float32)
     pixels = splits.train.images.float() / 255
     with torch.no_grad():
         said = network.knowledge((pixels - splits.train.mean[0]) / splits.train.std[0])
@@ -75,7 +78,7 @@ def test_images_that_stay_in_their_files_are_asked_of_too(tmp_path):
     torch.manual_seed(0)
     network = models.build("resnet8", 2, 3).eval()
     network.normalization = Normalization(train.mean, train.std)
-    streamed, held = (survey(network, images, CPU, torch.float32) for images in (train, decoded))
+    streamed, held = (statistics_of(network, images, CPU, torch.float32) for images in (train, decoded))
     assert torch.equal(streamed.logits, held.logits)
     assert torch.equal(streamed.labels, held.labels)
 
@@ -118,7 +121,7 @@ def test_nobody_is_asked_where_no_logits_are_perturbed(spec):
 def test_a_teacher_is_asked_once(method):
     setting, asked = prepared(parse({**SPEC, "method": method, "tekap": COVARIANCE}))
     assert len(asked) == 1
-    other = beside(setting, setting.spec.model_copy(update={"seed": 1}))
+    other = sibling(setting, setting.spec.model_copy(update={"seed": 1}))
     perturbations = [each.trainer.objective.tekap.perturbation for each in (setting, other)]
     assert perturbations[0] is perturbations[1]
     assert len(asked) == 1

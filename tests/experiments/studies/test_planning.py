@@ -8,7 +8,7 @@ from tekapctl.experiments.presets import preset
 from tekapctl.experiments.studies import planning
 from tekapctl.experiments.studies.measuring import cost_of
 from tekapctl.experiments.sweeps.cost import estimated
-from tekapctl.spec.run import StudentSpec, parse
+from tekapctl.spec import StudentSpec, parse
 from tekapctl.store.home import Home
 
 

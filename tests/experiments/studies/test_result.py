@@ -7,7 +7,7 @@ from tekapctl.experiments.comparison.groups import Finished
 from tekapctl.experiments.studies import planning
 from tekapctl.experiments.studies.outcomes import Measured
 from tekapctl.experiments.studies.result import Result, arm_cells, contrast_cells, result
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
 

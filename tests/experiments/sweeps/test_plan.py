@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tekapctl.errors import UsageError
 from tekapctl.experiments.sweeps.plan import Plan, read
 from tekapctl.experiments.sweeps.plan import plan as plan_in
-from tekapctl.spec.run import StudentSpec
+from tekapctl.spec import StudentSpec
 
 plan = partial(plan_in, datasets=Path("no-data-sets"))
 

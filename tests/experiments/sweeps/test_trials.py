@@ -151,14 +151,13 @@ METHOD = """
 import os
 from typing import ClassVar
 
-from tekapctl.distill.methods import About, Method, MethodSpec, Weights
+from tekapctl.distill.methods import About, Method, MethodSpec, Requires, Weights
 
 
 class BrokenSpec(MethodSpec):
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
-    about: ClassVar[About] = About("Mine", 2026, "0", ("logits",))
-
-    level: ClassVar[str] = "logit"
+    about: ClassVar[About] = About("Mine", 2026, "0")
+    requires: ClassVar[Requires] = Requires(logits=True)
 
     def make(self, pair):
         return Broken()

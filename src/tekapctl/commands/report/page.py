@@ -14,7 +14,7 @@ from tekapctl.commands.report.predictions import Predictions, Predictor
 from tekapctl.errors import TekapctlError
 from tekapctl.experiments.comparison.groups import Group
 from tekapctl.experiments.comparison.table import COLUMNS, Row, cells
-from tekapctl.spec.run import dumps
+from tekapctl.spec import dumps
 
 logger = logging.getLogger(__name__)
 

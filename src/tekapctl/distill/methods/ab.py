@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import Map, connector_or_identity, pair_maps
-from tekapctl.distill.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair, Weights
+from tekapctl.distill.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair
 from tekapctl.models.network import Knowledge, Requires
-from tekapctl.registry import Weight
+from tekapctl.settings import Weight
 
 _SCALE = 3 / 1000
 
@@ -24,13 +24,11 @@ _SCALE = 3 / 1000
 class ABSpec(MethodSpec):
     """AB's settings."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
     requires: ClassVar[Requires] = Requires(preactivations=True)
     about: ClassVar[About] = About(
         "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
         2019,
         "first stage: sum over stages of 2^-(stages after it) * sum (c(student) +- margin)^2 where the signs differ",
-        ("feature maps before their ReLU",),
         "in the first stage only",
     )
     name: Literal["ab"] = "ab"
@@ -39,10 +37,8 @@ class ABSpec(MethodSpec):
 
     def make(self, pair: Pair) -> "AB":
         """AB for a pair of networks."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(pair.seed)
-            pairs = pair_maps(pair.student.preactivations, pair.teacher.preactivations, first=1, pooled=False)
-            connectors = [connector_or_identity(each) for each in pairs]
+        pairs = pair_maps(pair.student.preactivations, pair.teacher.preactivations, first=1, pooled=False)
+        connectors = [connector_or_identity(each) for each in pairs]
         return AB(self.init_epochs, self.margin, connectors)
 
 

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.distill.tekap import Level
-from tekapctl.models.network import Knowledge
-from tekapctl.registry import Temperature
+from tekapctl.models.network import Knowledge, Requires
+from tekapctl.settings import Temperature
 
 Exponent = Annotated[float, Field(ge=-5, le=5)]
 _ZERO = 1e-2
@@ -26,15 +25,14 @@ _ZERO = 1e-2
 class ABKDSpec(MethodSpec):
     """ABKD's settings; the defaults are those of the published example for resnet56 > resnet20."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=32.0)
-    level: ClassVar[Level] = "logit"
+    weights: ClassVar[Weights] = Weights(beta=32.0)
+    requires: ClassVar[Requires] = Requires(logits=True)
     about: ClassVar[About] = About(
         "ABKD: Pursuing a Proper Allocation of the Probability Mass in Knowledge Distillation via "
         "alpha-beta-Divergence",
         2025,
         "-1 / (a * b) * sum over classes of [p^a * q^b - a / (a + b) * p^(a + b) - b / (a + b) * q^(a + b)], "
         "p and q = softmax(teacher / T) and softmax(student / T), a = teacher_exponent, b = student_exponent",
-        ("logits",),
         "exponents 1 and 0 are KL(teacher || student), 0 and 1 are KL(student || teacher); no factor T^2; weight and "
         "exponents were published per pair",
     )

@@ -19,13 +19,12 @@ from tekapctl.models.network import Knowledge, Requires
 class ATSpec(MethodSpec):
     """Attention transfer has no settings but its weight."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1000.0)
+    weights: ClassVar[Weights] = Weights(beta=1000.0)
     requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "Paying More Attention to Attention",
         2017,
         "sum over stages of mean (A(student) - A(teacher))^2, A = the channels' mean square, of unit length",
-        ("feature maps",),
     )
     name: Literal["at"] = "at"
 

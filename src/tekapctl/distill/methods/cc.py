@@ -6,36 +6,33 @@ the distances of neighbouring samples of the batch.
 
 from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge
+from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("cc")
 class CCSpec(MethodSpec):
     """CC's settings."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=0.02)
+    weights: ClassVar[Weights] = Weights(beta=0.02)
+    requires: ClassVar[Requires] = Requires(embedding=True)
     about: ClassVar[About] = About(
         "Correlation Congruence for Knowledge Distillation",
         2019,
         "mean over neighbours i, i+1 of d_i . d_{i+1}, d = |embedded student - embedded teacher|",
-        ("embedding",),
     )
     name: Literal["cc"] = "cc"
     embedding_width: int = Field(128, ge=1, le=65536, description="Width of the space in which both are compared.")
 
     def make(self, pair: Pair) -> "CC":
         """CC for any pair."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(pair.seed)
-            widths = pair.student.embedding.shape[1], pair.teacher.embedding.shape[1]
-            return CC(*widths, self.embedding_width)
+        widths = pair.student.embedding.shape[1], pair.teacher.embedding.shape[1]
+        return CC(*widths, self.embedding_width)
 
 
 class CC(Method):

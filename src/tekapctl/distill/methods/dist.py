@@ -10,24 +10,21 @@ from pydantic import Field
 from torch import Tensor
 
 from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.distill.tekap import Level
-from tekapctl.models.network import Knowledge
-from tekapctl.registry import Temperature, Weight
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair
+from tekapctl.models.network import Knowledge, Requires
+from tekapctl.settings import Temperature, Weight
 
 
 @METHODS.register("dist")
 class DISTSpec(MethodSpec):
     """DIST's settings."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
-    level: ClassVar[Level] = "logit"
+    requires: ClassVar[Requires] = Requires(logits=True)
     about: ClassVar[About] = About(
         "Knowledge Distillation from A Stronger Teacher",
         2022,
         "T^2 * [between_weight * mean (1 - r(rows)) + within_weight * mean (1 - r(columns))], r = Pearson's "
         "correlation of softened probabilities",
-        ("logits",),
     )
     name: Literal["dist"] = "dist"
     between_weight: Weight = Field(2.0, description="Weight of the correlation over classes.")

@@ -13,10 +13,9 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.eakd import Bound, entropy_weights
 from tekapctl.distill.methods.losses import against_rest, kl_of_each
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Warmup, Weights
-from tekapctl.distill.tekap import Level
-from tekapctl.models.network import Knowledge
-from tekapctl.registry import Epochs, Temperature, Weight
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Warmup
+from tekapctl.models.network import Knowledge, Requires
+from tekapctl.settings import Epochs, Temperature, Weight
 
 _MASKED = 1000.0
 """Taken from the target's logit, so that its probability among the others is 0."""
@@ -26,14 +25,12 @@ _MASKED = 1000.0
 class DKDSpec(MethodSpec):
     """DKD's settings; beta 8 of the paper is `non_target_weight`, and the run's beta weighs the whole."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
-    level: ClassVar[Level] = "logit"
+    requires: ClassVar[Requires] = Requires(logits=True)
     about: ClassVar[About] = About(
         "Decoupled Knowledge Distillation",
         2022,
         "T^2 * [target_weight * KL(b_t || b_s) + non_target_weight * KL(n_t || n_s)], b = target against the rest, "
         "n = the rest among themselves",
-        ("logits",),
     )
     name: Literal["dkd"] = "dkd"
     target_weight: Weight = Field(1.0, description="Weight of the target class's part.")

@@ -15,9 +15,8 @@ from torch import Tensor
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.losses import softened_kl_of_each
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.distill.tekap import Level
-from tekapctl.models.network import Knowledge
-from tekapctl.registry import Temperature
+from tekapctl.models.network import Knowledge, Requires
+from tekapctl.settings import Temperature
 
 Bound = Literal["log-classes"] | Annotated[float, Field(ge=1e-3, le=1e6)]
 """Of an entropy; `log-classes` is its largest possible value."""
@@ -30,14 +29,13 @@ class EAKDSpec(MethodSpec):
     There that code divides the student's entropy by 100; on ImageNet by its largest value, log(classes).
     """
 
-    weights: ClassVar[Weights] = Weights(gamma=0.1, alpha=0.0, beta=0.9)
-    level: ClassVar[Level] = "logit"
+    weights: ClassVar[Weights] = Weights(gamma=0.1, beta=0.9)
+    requires: ClassVar[Requires] = Requires(logits=True)
     about: ClassVar[About] = About(
         "Entropy-based Adaptive Knowledge Distillation",
         2025,
         "T^2 * w * KL(softmax(teacher / T) || softmax(student / T)), w = H_t * (1 + H_s / bound) / 2, "
         "H = entropy of softmax(logits / entropy_temperature), without gradient",
-        ("logits",),
         "dkd and mlkd take the same weights with entropy_weights=true",
     )
     name: Literal["eakd"] = "eakd"

@@ -50,9 +50,9 @@ def pair_maps(student: Sequence[Map], teacher: Sequence[Map], *, first: int = 0,
 
 
 def no_maps(network: str) -> UsageError:
-    """The error for a network that does not tell the maps that a method reads, as some from elsewhere."""
+    """The error for a network without the feature maps that a method reads, as some external ones."""
     return UsageError(
-        f"The method reads feature maps that {network} does not tell, such as those before a ReLU.",
+        f"The method reads feature maps that {network} does not return, such as those before a ReLU.",
         "Choose another method, or write the network as a tekapctl.models.Network.",
     )
 

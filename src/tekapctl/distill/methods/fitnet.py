@@ -6,7 +6,6 @@ RepDistiller does, not in a stage of its own, through its connectors for maps of
 
 from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -23,13 +22,12 @@ from tekapctl.models.network import Knowledge, Requires
 class FitNetSpec(MethodSpec):
     """FitNet's settings."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=100.0)
+    weights: ClassVar[Weights] = Weights(beta=100.0)
     requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "FitNets: Hints for Thin Deep Nets",
         2015,
         "mean (r(student map) - teacher map)^2, r = convolution, batch norm and ReLU",
-        ("feature maps",),
     )
     name: Literal["fitnet"] = "fitnet"
     hint_layer: int = Field(2, ge=0, le=16, description="Number of the stage that is the hint, from 0.")
@@ -43,9 +41,7 @@ class FitNetSpec(MethodSpec):
                 f"Use --set method.hint_layer={len(pairs) - 1} or less.",
             )
         hint = pairs[self.hint_layer]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(pair.seed)
-            return FitNet(self.hint_layer, Connector(hint, relu=True))
+        return FitNet(self.hint_layer, Connector(hint, relu=True))
 
 
 class FitNet(Method):

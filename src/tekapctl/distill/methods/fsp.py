@@ -22,13 +22,12 @@ from tekapctl.models.network import Knowledge, Requires
 class FSPSpec(MethodSpec):
     """FSP's settings."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=50.0)
+    weights: ClassVar[Weights] = Weights(beta=50.0)
     requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "A Gift from Knowledge Distillation",
         2017,
         "first stage: sum over neighbouring stages of mean (F(student) - F(teacher))^2, F = mean product of channels",
-        ("feature maps",),
         "needs networks whose maps have equal numbers of channels; in the first stage only",
     )
     name: Literal["fsp"] = "fsp"

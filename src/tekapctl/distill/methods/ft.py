@@ -22,13 +22,12 @@ from tekapctl.models.network import Knowledge, Requires
 class FTSpec(MethodSpec):
     """FT's settings."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=200.0)
+    weights: ClassVar[Weights] = Weights(beta=200.0)
     requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "Paraphrasing Complex Network: Network Compression via Factor Transfer",
         2018,
         "mean |n(translator(student)) - n(paraphraser(teacher))|, n = the channels' mean square, of unit length",
-        ("feature maps",),
         "the paraphraser learns from the teacher alone in the first stage",
     )
     name: Literal["ft"] = "ft"
@@ -42,9 +41,7 @@ class FTSpec(MethodSpec):
     def make(self, pair: Pair) -> "FT":
         """FT for a pair of networks."""
         last = pair_maps(pair.student.feature_maps, pair.teacher.feature_maps, pooled=False)[-1]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(pair.seed)
-            return FT(self.init_epochs, last.student.shape[1], last.teacher.shape[1], self.rate)
+        return FT(self.init_epochs, last.student.shape[1], last.teacher.shape[1], self.rate)
 
 
 class FT(Method):

@@ -12,22 +12,21 @@ from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights, scaled
-from tekapctl.distill.tekap import AugmentedTeachers, Level
-from tekapctl.models.network import Knowledge
+from tekapctl.distill.tekap import AugmentedTeachers
+from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("kd")
 class KDSpec(MethodSpec):
     """KD alone: alpha weighs its loss, beta is 0, and the spec's `temperature` is its T."""
 
-    level: ClassVar[Level] = "logit"
     tekap: ClassVar[bool] = True
     weights: ClassVar[Weights] = Weights(gamma=0.1, alpha=0.9, beta=0.0)
+    requires: ClassVar[Requires] = Requires(logits=True)
     about: ClassVar[About] = About(
         "Distilling the Knowledge in a Neural Network",
         2015,
         "T^2 * KL(softmax(teacher / T) || softmax(student / T)), weighted by alpha",
-        ("logits",),
     )
     name: Literal["kd"] = "kd"
 

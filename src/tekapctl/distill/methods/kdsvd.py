@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import Map, pair_maps, require_equal_channels
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair
 from tekapctl.models.network import Knowledge, Requires
 
 _SPARE = 3
@@ -25,14 +25,12 @@ _SPARE = 3
 class KDSVDSpec(MethodSpec):
     """KDSVD's settings."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
     requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "Self-supervised Knowledge Distillation Using Singular Value Decomposition",
         2018,
         "sum over neighbouring stages of (R(student) - R(teacher))^2 / batch, R = exp(-(v_i - v_j)^2 / 8) of singular "
         "vectors",
-        ("feature maps",),
         "needs networks whose maps have equal numbers of channels",
     )
     name: Literal["kdsvd"] = "kdsvd"

@@ -3,45 +3,47 @@
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch
-from tekapctl.distill.tekap import AugmentedTeachers, Level
-from tekapctl.models.network import Knowledge, Network, Requires
-from tekapctl.registry import Registry, Settings
+from tekapctl.distill.methods.feature_maps import no_maps
+from tekapctl.distill.tekap import AugmentedTeachers
+from tekapctl.models.network import Knowledge, Level, Network, Requires
+from tekapctl.registry import Registry
+from tekapctl.settings import Settings
 
 
 @dataclass(frozen=True)
 class Weights:
     """Default weights of the cross-entropy, of KD's logit loss and of the method's own loss."""
 
-    gamma: float
-    alpha: float
-    beta: float
+    gamma: float = 1.0
+    alpha: float = 0.0
+    beta: float = 1.0
 
 
 @dataclass(frozen=True)
 class About:
-    """What a method is, for people.
+    """Where a method comes from, for `tekapctl methods` and the docs.
 
     Attributes:
         paper: Title of the paper.
         year: Its year.
-        formula: The loss in words and signs.
-        uses: What it reads of the networks: `logits`, `embedding`, `feature maps`.
-        note: What else one must know.
+        formula: The loss.
+        note: What else a user should know.
     """
 
     paper: str
     year: int
     formula: str
-    uses: tuple[str, ...]
     note: str = ""
 
 
@@ -137,13 +139,19 @@ class Pair:
         return CosineDecay(round(start * self.epochs), self.epochs, self.steps_per_epoch, self.init_epochs)
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed PyTorch's generator of the CPU, and restore it afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 class Method(nn.Module, ABC):
     """A distillation loss with its own trainable parts and buffers."""
 
-    requires: Requires = Requires()
-    """As its spec declares; `MethodSpec.build` sets it."""
-    level: Level = "feature"
-    """Likewise."""
+    requires: Requires = Requires(embedding=True)
+    """What its spec declares; `MethodSpec.build` sets it."""
     init_epochs: int = 0
     """Epochs of a first stage, in which `init_loss` is all there is."""
     init_trains_student: ClassVar[bool] = True
@@ -153,6 +161,11 @@ class Method(nn.Module, ABC):
     """Whether it standardises logits by itself where the run asks for it, instead of getting standardised ones."""
     init_only: ClassVar[bool] = False
     """Whether nothing of the method is left after its first stage."""
+
+    @property
+    def level(self) -> Level:
+        """Where TeKAP augments the teacher for this method."""
+        return self.requires.level
 
     def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The loss of the first stage under one teacher.
@@ -196,13 +209,12 @@ class MethodSpec(Settings, ABC):
     """The settings of a method; each method has a subclass in its own file."""
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
-    about: ClassVar[About] = About("not told", 0, "not told", ())
+    about: ClassVar[About] = About("unpublished", 0, "not documented")
     views: ClassVar[int] = 1
     """How many views of each image the networks see."""
-    level: ClassVar[Level] = "feature"
-    """Where TeKAP augments the teacher for this method: at its logits, or at all features that the method reads."""
-    requires: ClassVar[Requires] = Requires()
-    """What the loss reads beside logits and embeddings; nothing is kept of the rest."""
+    requires: ClassVar[Requires]
+    """What the loss reads. Labels of runs, the level at which TeKAP augments, the teacher cache, sweeps and docs follow
+    from it; every method declares it."""
     tekap: ClassVar[bool] = False
     """Whether TeKAP was published with this method, and is on unless it is switched off."""
 
@@ -221,10 +233,22 @@ class MethodSpec(Settings, ABC):
         return student
 
     def build(self, pair: Pair) -> Method | None:
-        """The method's own loss, weighted by beta; None for KD, which is the logit loss that alpha weighs."""
-        method = self.make(pair)
+        """The method's own loss, weighted by beta; None for KD, which is the logit loss that alpha weighs.
+
+        Trainable parts are initialised from the pair's seed.
+
+        Raises:
+            UsageError: A network lacks the feature maps that the method reads, or the networks do not fit together.
+        """
+        for role, knowledge in (("student", pair.student), ("teacher", pair.teacher)):
+            maps = [*(knowledge.feature_maps * self.requires.feature_maps)]
+            maps += knowledge.preactivations * self.requires.preactivations
+            if not maps and (self.requires.feature_maps or self.requires.preactivations):
+                raise no_maps(f"the {role}")
+        with seeded(pair.seed):
+            method = self.make(pair)
         if method is not None:
-            method.level, method.requires = self.level, self.requires
+            method.requires = self.requires
         return method
 
     @abstractmethod
@@ -235,5 +259,10 @@ class MethodSpec(Settings, ABC):
 METHODS: Registry[type[MethodSpec]] = Registry(
     "method",
     "tekapctl.distill.methods",
-    lambda found: isinstance(found, type) and issubclass(found, MethodSpec) and not inspect.isabstract(found),
+    lambda found: (
+        isinstance(found, type)
+        and issubclass(found, MethodSpec)
+        and not inspect.isabstract(found)
+        and hasattr(found, "requires")
+    ),
 )

@@ -16,9 +16,8 @@ from tekapctl.distill.methods.eakd import entropy_weights
 from tekapctl.distill.methods.kd import kl, standardized
 from tekapctl.distill.methods.losses import softened_kl_of_each
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.distill.tekap import Level
 from tekapctl.models.network import Knowledge, Requires
-from tekapctl.registry import Temperature, Weight
+from tekapctl.settings import Temperature, Weight
 
 Temperatures = tuple[Temperature, ...]
 
@@ -33,15 +32,13 @@ class MLKDSpec(MethodSpec):
     divergences' are.
     """
 
-    weights: ClassVar[Weights] = Weights(gamma=0.1, alpha=0.0, beta=0.9)
-    level: ClassVar[Level] = "logit"
-    requires: ClassVar[Requires] = Requires(strong_view=True)
+    weights: ClassVar[Weights] = Weights(gamma=0.1, beta=0.9)
+    requires: ClassVar[Requires] = Requires(logits=True, strong_view=True)
     about: ClassVar[About] = About(
         "Multi-Level Logit Distillation",
         2023,
         "sum over T of T^2 * KL(p_t || p_s) + |P_t P_t' - P_s P_s'|^2 / batch + |P_t' P_t - P_s' P_s|^2 / classes, "
         "P = a batch's softmax(logits / T)",
-        ("logits",),
         "sees a strongly augmented view of each image too, in its KL and in the cross-entropy; published with "
         "learning rate 0.025 (0.01 for mobile networks) and 240 or 480 epochs",
     )

@@ -21,13 +21,12 @@ from tekapctl.models.network import Knowledge, Requires
 class NSTSpec(MethodSpec):
     """NST has no settings but its weight."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=50.0)
+    weights: ClassVar[Weights] = Weights(beta=50.0)
     requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer",
         2017,
         "sum over stages of mean k(t, t) + mean k(s, s) - 2 mean k(s, t), k(a, b) = (a . b)^2 over channels' unit maps",
-        ("feature maps",),
     )
     name: Literal["nst"] = "nst"
 

@@ -23,14 +23,13 @@ from tekapctl.models.network import Knowledge, Requires
 class OFDSpec(MethodSpec):
     """OFD has no settings but its weight."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1e-3)
+    weights: ClassVar[Weights] = Weights(beta=1e-3)
     requires: ClassVar[Requires] = Requires(preactivations=True)
     about: ClassVar[About] = About(
         "A Comprehensive Overhaul of Feature Distillation",
         2019,
         "sum over stages of 2^-(stages after it) * sum (c(student) - max(teacher, m))^2 / batch, not where the student "
         "is below a negative teacher",
-        ("feature maps before their ReLU",),
     )
     name: Literal["ofd"] = "ofd"
 
@@ -39,9 +38,7 @@ class OFDSpec(MethodSpec):
         pairs = pair_maps(pair.student.preactivations, pair.teacher.preactivations, first=1)
         channels = [(p.student.shape[1], p.teacher.shape[1]) for p in pairs]
         norms = pair.teacher_norms[-len(pairs) :] if len(pair.teacher_norms) >= len(pairs) else ()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(pair.seed)
-            return OFD(channels, [margin_of(norm) for norm in norms])
+        return OFD(channels, [margin_of(norm) for norm in norms])
 
 
 class OFD(Method):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge
+from tekapctl.models.network import Knowledge, Requires
 
 EPSILON = 1e-7
 
@@ -20,12 +20,12 @@ EPSILON = 1e-7
 class PKTSpec(MethodSpec):
     """PKT has no settings but its weight."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=30000.0)
+    weights: ClassVar[Weights] = Weights(beta=30000.0)
+    requires: ClassVar[Requires] = Requires(embedding=True)
     about: ClassVar[About] = About(
         "Learning Deep Representations with Probabilistic Knowledge Transfer",
         2018,
         "mean of p_t log(p_t / p_s), p = rows of (cosine + 1) / 2, of sum 1",
-        ("embedding",),
     )
     name: Literal["pkt"] = "pkt"
 

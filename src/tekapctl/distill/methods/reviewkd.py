@@ -18,7 +18,7 @@ from tekapctl.distill.methods.eakd import entropy_weights
 from tekapctl.distill.methods.feature_maps import Map, MapPair, pair_maps
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Warmup, Weights
 from tekapctl.models.network import Knowledge, Requires
-from tekapctl.registry import Epochs
+from tekapctl.settings import Epochs
 
 _LEVELS = (4, 2, 1)
 
@@ -27,13 +27,12 @@ _LEVELS = (4, 2, 1)
 class ReviewKDSpec(MethodSpec):
     """ReviewKD's settings."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=5.0)
-    requires: ClassVar[Requires] = Requires(feature_maps=True, preactivations=True)
+    weights: ClassVar[Weights] = Weights(beta=5.0)
+    requires: ClassVar[Requires] = Requires(embedding=True, feature_maps=True, preactivations=True)
     about: ClassVar[About] = About(
         "Distilling Knowledge via Knowledge Review",
         2021,
         "sum over stages of the mean square difference at their size and, counting half each, pooled to 4, 2 and 1",
-        ("feature maps before their ReLU", "embedding"),
         "reads the student's maps after their ReLU, as published for CIFAR-100; use student_maps=before for ImageNet",
     )
     name: Literal["reviewkd"] = "reviewkd"
@@ -48,12 +47,10 @@ class ReviewKDSpec(MethodSpec):
         """ReviewKD for a pair of networks."""
         pairs = reviewed(pair.student, pair.teacher, self.student_maps)
         middle = min(self.most_channels, pairs[-1].student.shape[1])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(pair.seed)
-            fusions = [
-                Fusion(p.student.shape[1], middle, p.teacher.shape[1], fuses=number < len(pairs) - 1)
-                for number, p in enumerate(pairs)
-            ]
+        fusions = [
+            Fusion(p.student.shape[1], middle, p.teacher.shape[1], fuses=number < len(pairs) - 1)
+            for number, p in enumerate(pairs)
+        ]
         return ReviewKD(
             fusions,
             pair.warmup(self.warmup_epochs),

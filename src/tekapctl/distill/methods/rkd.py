@@ -12,22 +12,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge
-from tekapctl.registry import Weight
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair
+from tekapctl.models.network import Knowledge, Requires
+from tekapctl.settings import Weight
 
 
 @METHODS.register("rkd")
 class RKDSpec(MethodSpec):
     """RKD's settings."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+    requires: ClassVar[Requires] = Requires(embedding=True)
     about: ClassVar[About] = About(
         "Relational Knowledge Distillation",
         2019,
         "distance_weight * huber(d_s, d_t) + angle_weight * huber(a_s, a_t), d = pairwise distances over their mean, "
         "a = cosines of the angles of all triples",
-        ("embedding",),
     )
     name: Literal["rkd"] = "rkd"
     distance_weight: Weight = Field(25.0, description="Weight of the distances.")

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.losses import against_rest, kl_of_each, softened_kl_of_each
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Warmup, Weights
-from tekapctl.distill.tekap import Level
-from tekapctl.models.network import Knowledge
-from tekapctl.registry import Epochs, Temperature, Weight
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Warmup
+from tekapctl.models.network import Knowledge, Requires
+from tekapctl.settings import Epochs, Temperature, Weight
 
 _MASKED = -1e9
 """The logit of a masked class; with all classes masked both networks are uniform, and the divergence is 0."""
@@ -25,15 +24,13 @@ _MASKED = -1e9
 class RLDSpec(MethodSpec):
     """RLD's settings; alpha and beta of the paper are the two weights, and the run's beta weighs the whole."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
-    level: ClassVar[Level] = "logit"
+    requires: ClassVar[Requires] = Requires(logits=True)
     about: ClassVar[About] = About(
         "Refined Logit Distillation",
         2025,
         "confidence_weight * S^2 * KL(b_t || b_s) + correlation_weight * T^2 * KL(m_t || m_s), "
         "b_t = teacher's highest probability against the rest, b_s = student's of the label against the rest, "
         "m = the classes with teacher logits below the label's",
-        ("logits",),
     )
     name: Literal["rld"] = "rld"
     confidence_weight: Weight = Field(1.0, description="Weight of the sample confidence.")

@@ -23,13 +23,12 @@ from tekapctl.models.reused import Projection, ReusedClassifier, linear_of
 class SimKDSpec(MethodSpec):
     """SimKD's settings."""
 
-    weights: ClassVar[Weights] = Weights(gamma=0.0, alpha=0.0, beta=1.0)
-    requires: ClassVar[Requires] = Requires(feature_maps=True)
+    weights: ClassVar[Weights] = Weights(gamma=0.0)
+    requires: ClassVar[Requires] = Requires(feature_maps=True, classifier=True)
     about: ClassVar[About] = About(
         "Knowledge Distillation with the Reused Teacher Classifier",
         2022,
         "mean (p(student map) - teacher map)^2, p = the projector, of the last map",
-        ("feature maps", "the teacher's classifier"),
         "the student that is trained, tested and stored has the projector and the teacher's classifier",
     )
     name: Literal["simkd"] = "simkd"
@@ -49,9 +48,7 @@ class SimKDSpec(MethodSpec):
             most=None if most is None else (most[0], most[1]),
             bias=classifier.bias is not None,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(pair.seed)
-            network = ReusedClassifier(student, projection)
+        network = ReusedClassifier(student, projection)
         network.take(classifier)
         return network
 

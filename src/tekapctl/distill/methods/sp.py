@@ -19,13 +19,12 @@ from tekapctl.models.network import Knowledge, Requires
 class SPSpec(MethodSpec):
     """SP's settings."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=3000.0)
+    weights: ClassVar[Weights] = Weights(beta=3000.0)
     requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "Similarity-Preserving Knowledge Distillation",
         2019,
         "sum of (G(student) - G(teacher))^2 / batch^2, G = row-normalised products of the samples' maps",
-        ("feature maps",),
     )
     name: Literal["sp"] = "sp"
 

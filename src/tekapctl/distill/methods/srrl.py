@@ -6,14 +6,13 @@ Yang, Martinez, Bulat and Tzimiropoulos, "Knowledge Distillation via Softmax Reg
 
 from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge
+from tekapctl.models.network import Knowledge, Requires
 from tekapctl.models.reused import linear_of
 
 
@@ -21,22 +20,20 @@ from tekapctl.models.reused import linear_of
 class SRRLSpec(MethodSpec):
     """SRRL's settings."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=1.0, beta=1.0)
+    weights: ClassVar[Weights] = Weights(alpha=1.0)
+    requires: ClassVar[Requires] = Requires(embedding=True, logits=True, classifier=True)
     about: ClassVar[About] = About(
         "Knowledge Distillation via Softmax Regression Representation Learning",
         2021,
         "mean (p(student) - teacher)^2 + mean (c(p(student)) - c(teacher))^2, p = a linear layer with batch norm and "
         "ReLU, c = the teacher's classifier, of embeddings",
-        ("embedding", "logits", "the teacher's classifier"),
     )
     name: Literal["srrl"] = "srrl"
 
     def make(self, pair: Pair) -> "SRRL":
         """SRRL for a pair of networks."""
         assert pair.classifier is not None, "the teacher must be there to be asked"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(pair.seed)
-            return SRRL(pair.student.embedding.shape[1], pair.teacher.embedding.shape[1], pair.classifier)
+        return SRRL(pair.student.embedding.shape[1], pair.teacher.embedding.shape[1], pair.classifier)
 
 
 class SRRL(Method):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import MapPair, pair_maps
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair
 from tekapctl.models.network import Knowledge, Requires
 
 EPSILON = 1e-5
@@ -25,23 +25,19 @@ EPSILON = 1e-5
 class VIDSpec(MethodSpec):
     """VID's settings."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
     requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "Variational Information Distillation for Knowledge Transfer",
         2019,
         "sum over stages of mean ((m(student) - teacher)^2 / v + log v) / 2, m = three 1x1 convolutions",
-        ("feature maps",),
     )
     name: Literal["vid"] = "vid"
     variance: float = Field(5.0, gt=EPSILON, le=1e6, description="The variance before the first step.")
 
     def make(self, pair: Pair) -> "VID":
         """VID for a pair of networks."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(pair.seed)
-            pairs = pair_maps(pair.student.feature_maps, pair.teacher.feature_maps, first=1)
-            return VID([Predictor(p.student.shape[1], p.teacher.shape[1], self.variance) for p in pairs])
+        pairs = pair_maps(pair.student.feature_maps, pair.teacher.feature_maps, first=1)
+        return VID([Predictor(p.student.shape[1], p.teacher.shape[1], self.variance) for p in pairs])
 
 
 class Predictor(nn.Module):

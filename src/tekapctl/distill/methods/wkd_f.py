@@ -16,7 +16,7 @@ from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import Connector, Map, pair_maps
 from tekapctl.distill.methods.method import METHODS, About, CosineDecay, Method, MethodSpec, Pair, Weights
 from tekapctl.models.network import Knowledge, Requires
-from tekapctl.registry import Weight
+from tekapctl.settings import Weight
 
 _EPS = 1e-5
 """Added to a variance before its square root is taken."""
@@ -26,14 +26,13 @@ _EPS = 1e-5
 class WKDFSpec(MethodSpec):
     """WKD-F's settings; the defaults are those published for resnet32x4 and resnet8x4."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=0.08)
+    weights: ClassVar[Weights] = Weights(beta=0.08)
     requires: ClassVar[Requires] = Requires(feature_maps=True)
     about: ClassVar[About] = About(
         "Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation",
         2024,
         "mean over samples and cells of [mean_weight * |m_t - m_s|^2 + |d_t - d_s|^2], m and d = means and deviations "
         "of each channel of the last map",
-        ("feature maps",),
         "published for ShuffleV1 under wrn_40_2: beta 0.3, mean_weight 3, grid 4",
     )
     name: Literal["wkd-f"] = "wkd-f"
@@ -46,9 +45,7 @@ class WKDFSpec(MethodSpec):
     def make(self, pair: Pair) -> "WKDF":
         """WKD-F for a pair of networks."""
         last = pair_maps(pair.student.feature_maps, pair.teacher.feature_maps, pooled=False)[-1]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(pair.seed)
-            connector = Connector(last, relu=True)
+        connector = Connector(last, relu=True)
         return WKDF(connector, self.mean_weight, self.grid, pair.cosine_decay(self.decay_start))
 
 

@@ -13,11 +13,10 @@ from pydantic import Field
 from torch import Tensor
 
 from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, CosineDecay, Method, MethodSpec, Pair, Weights
-from tekapctl.distill.tekap import Level
+from tekapctl.distill.methods.method import METHODS, About, CosineDecay, Method, MethodSpec, Pair
 from tekapctl.errors import UsageError
-from tekapctl.models.network import Knowledge
-from tekapctl.registry import Temperature, Weight
+from tekapctl.models.network import Knowledge, Requires
+from tekapctl.settings import Temperature, Weight
 
 _EPS = 1e-8
 """Added to the sums that Sinkhorn's iterations divide by, as in the authors' code."""
@@ -27,14 +26,12 @@ _EPS = 1e-8
 class WKDLSpec(MethodSpec):
     """WKD-L's settings; the defaults are those published for resnet32x4 and resnet8x4."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
-    level: ClassVar[Level] = "logit"
+    requires: ClassVar[Requires] = Requires(logits=True, class_features=True)
     about: ClassVar[About] = About(
         "Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation",
         2024,
         "-p_t log p_s of the target + distance_weight * cost of moving the other classes' softened probabilities, "
         "cost = 1 - exp(-sharpen * (1 - CKA of the classes' features))",
-        ("logits", "the teacher's embeddings of some training images"),
         "published for ShuffleV1 under wrn_40_2: distance_weight 200, temperature 6",
     )
     name: Literal["wkd-l"] = "wkd-l"

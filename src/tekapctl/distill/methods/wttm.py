@@ -13,22 +13,20 @@ from torch import Tensor
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.losses import kl_of_each
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.distill.tekap import Level
-from tekapctl.models.network import Knowledge
+from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("wttm")
 class WTTMSpec(MethodSpec):
     """WTTM's settings; the defaults are those of the published example for vgg13 > vgg8."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=4.0)
-    level: ClassVar[Level] = "logit"
+    weights: ClassVar[Weights] = Weights(beta=4.0)
+    requires: ClassVar[Requires] = Requires(logits=True)
     about: ClassVar[About] = About(
         "Knowledge Distillation Based on Transformed Teacher Matching",
         2024,
         "U * KL(p^g / U || softmax(student)), p = softmax(teacher), g = exponent, U = sum over classes of p^g; "
         "without U in front it is TTM",
-        ("logits",),
         "weight and exponent were published per pair; the defaults are the example for vgg13 > vgg8 beside CRD at 0.8; "
         "TTM's example has weight 45 and exponent 0.1",
     )

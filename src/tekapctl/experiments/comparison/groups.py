@@ -8,7 +8,7 @@ from typing import Any
 
 from tekapctl.errors import UsageError
 from tekapctl.experiments.identity import identifying
-from tekapctl.spec.run import StudentSpec, TeacherSpec, load_of_run, read_file
+from tekapctl.spec import StudentSpec, TeacherSpec, load_of_run, read_file
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 

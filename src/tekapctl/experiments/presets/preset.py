@@ -11,8 +11,7 @@ from tekapctl import models
 from tekapctl.distill.angular import PUBLISHED_VIEWS
 from tekapctl.distill.methods import METHODS
 from tekapctl.registry import unknown_name
-from tekapctl.spec.io import merged
-from tekapctl.spec.run import StudentSpec
+from tekapctl.spec import StudentSpec, merged
 
 Dataset = Literal["cifar100", "imagenet"]
 Epoch = Literal["last", "best", "not stated"]

@@ -11,8 +11,8 @@ from tekapctl.errors import UsageError
 from tekapctl.experiments.studies.arms import Labels, changed, effects_of, noiseless, plain, relevant, with_tekap
 from tekapctl.experiments.studies.contrasts import Contrast, mean_of, trend, versus
 from tekapctl.experiments.studies.study import STUDIES, Arm, Design, Study, StudySetup
+from tekapctl.spec import StudentSpec, to_dict
 from tekapctl.spec.effects import keep
-from tekapctl.spec.run import StudentSpec, to_dict
 
 Factor = Annotated[float, Field(gt=0)]
 
@@ -185,7 +185,7 @@ def _with_views(spec: StudentSpec) -> StudentSpec:
     found = spec.tekap.logit
     weight = found.teacher_loss_weight + found.teachers * found.loss_weight
     weights = {"alpha": spec.alpha * weight}
-    if spec.method.level == "logit":
+    if spec.method.requires.level == "logit":
         weights["beta"] = spec.beta * weight
     views = {**to_dict(spec)["angular"], "views": PUBLISHED_VIEWS}
     without = with_tekap(spec, {"logit": {"teachers": 0}, "feature": {"teachers": 0}})

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from tekapctl.distill.tekap import LEVELS
 from tekapctl.errors import UsageError
 from tekapctl.experiments.comparison.groups import NO_DISTILLATION
 from tekapctl.experiments.studies.contrasts import Contrast, mean_of, trend, versus
 from tekapctl.experiments.studies.study import Arm, Design
+from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
 from tekapctl.spec.effects import EFFECTS, OF_CRD, keep
-from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
 
 
 def relevant(spec: StudentSpec) -> StudentSpec:
@@ -17,8 +18,7 @@ def relevant(spec: StudentSpec) -> StudentSpec:
     Raises:
         UsageError: It has no augmented teachers.
     """
-    unread = {"logit": not spec.reads_logits, "feature": not spec.reads_features}
-    found = with_tekap(spec, {level: {"teachers": 0} for level, is_unread in unread.items() if is_unread})
+    found = with_tekap(spec, {level: {"teachers": 0} for level in LEVELS if level not in spec.levels})
     if not (found.tekap.logit.teachers or found.tekap.feature.teachers):
         raise UsageError("The study's runs would have no augmented teachers.", "Enable TeKAP, and not Angular-KD.")
     return found

@@ -14,7 +14,7 @@ from tekapctl.experiments.studies.outcomes import CALIBRATION, MACS, MACS_WITH_T
 from tekapctl.experiments.studies.study import STUDIES, Arm, Design, Prerequisite, Study, StudySetup
 from tekapctl.models.external import is_foreign
 from tekapctl.models.network import parameters
-from tekapctl.spec.run import StudentSpec
+from tekapctl.spec import StudentSpec
 
 
 @STUDIES.register("cost")

@@ -12,8 +12,7 @@ from tekapctl.experiments.sweeps.folder import SweepFolder
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.experiments.sweeps.state import Ledger
 from tekapctl.experiments.sweeps.trial import taught_by
-from tekapctl.models.network import Requires
-from tekapctl.spec.run import StudentSpec, to_dict
+from tekapctl.spec import StudentSpec, to_dict
 from tekapctl.store.atomic import size
 from tekapctl.store.teacher_cache import RESERVE
 
@@ -101,7 +100,7 @@ def _reads_cache(trial: Trial) -> bool:
     spec = trial.spec
     if not isinstance(spec, StudentSpec) or not spec.cache_teacher or spec.ensemble or spec.data.recrop:
         return False
-    return not spec.beta or spec.method.requires == Requires()
+    return not spec.beta or spec.method.requires.uncached is None
 
 
 def _cache_key(trial: Trial) -> str:

@@ -16,7 +16,7 @@ from tekapctl.experiments.sweeps.folder import SweepFolder
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.experiments.sweeps.state import Standing
 from tekapctl.experiments.sweeps.trial import taught_by
-from tekapctl.spec.run import StudentSpec, TeacherSpec
+from tekapctl.spec import StudentSpec, TeacherSpec
 from tekapctl.store.atomic import atomic_write
 from tekapctl.store.home import Home
 

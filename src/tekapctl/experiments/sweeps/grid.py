@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tekapctl.errors import UsageError
-from tekapctl.spec.run import StudentSpec, TeacherSpec
+from tekapctl.spec import StudentSpec, TeacherSpec
 
 MOST = 100_000
 """Maximum number of runs of a sweep."""

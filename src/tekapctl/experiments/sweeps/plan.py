@@ -14,9 +14,8 @@ from tekapctl.experiments import identity
 from tekapctl.experiments.identity import Identity, experiment
 from tekapctl.experiments.presets import preset, presets
 from tekapctl.experiments.sweeps.grid import Point, combinations
-from tekapctl.registry import Settings
-from tekapctl.spec.io import merged
-from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, read_file
+from tekapctl.settings import Settings
+from tekapctl.spec import StudentSpec, TeacherSpec, merged, parse, read_file
 
 _SHOWN = 5
 """Maximum number of invalid specs in an error message."""

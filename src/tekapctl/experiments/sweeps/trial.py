@@ -4,10 +4,9 @@ from tekapctl.errors import TekapctlError
 from tekapctl.experiments.sweeps.folder import MARK, NotYetError, SweepFolder, lock, mark
 from tekapctl.experiments.sweeps.plan import Trial
 from tekapctl.experiments.sweeps.state import Ledger
-from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
-from tekapctl.train.callbacks import StoppedError
+from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
+from tekapctl.train.callbacks import Callback, StoppedError
 from tekapctl.train.run import execute, resume
-from tekapctl.train.trainer import Callback
 
 
 def carry_out(trial: Trial, folder: SweepFolder, callback: Callback, *, retry: bool = False, wait: bool = False) -> str:

@@ -17,7 +17,7 @@ from tekapctl.distill.methods.crd.memory import Memory, MemoryBanks, MemoryQueue
 from tekapctl.distill.methods.crd.negatives import ClassNegatives
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 from tekapctl.distill.tekap import AugmentedTeachers, FeatureTekap
-from tekapctl.models.network import Knowledge
+from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("crd")
@@ -25,13 +25,13 @@ class CRDSpec(MethodSpec):
     """The settings of CRD; the defaults are the published ones."""
 
     tekap: ClassVar[bool] = True
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=0.8)
+    weights: ClassVar[Weights] = Weights(beta=0.8)
+    requires: ClassVar[Requires] = Requires(embedding=True)
     about: ClassVar[About] = About(
         "Contrastive Representation Distillation",
         2020,
         "-log p0 / (p0 + c) - sum over K negatives of log c / (p + c), p = exp(embedding . bank entry / T) / Z, "
         "c = K / samples, for both sides",
-        ("embedding",),
     )
     name: Literal["crd"] = "crd"
     embedding_width: int = Field(128, ge=1, le=65536, description="Width of the space in which both are compared.")
@@ -59,7 +59,6 @@ class CRDSpec(MethodSpec):
             student_width=pair.student.embedding.shape[1],
             teacher_width=pair.teacher.embedding.shape[1],
             memory=self._memory(pair),
-            seed=pair.seed,
         )
 
     def _memory(self, pair: Pair) -> Memory:
@@ -100,19 +99,16 @@ class CRD(Method):
         student_width: Width of the student's embedding.
         teacher_width: Width of the teacher's embedding.
         memory: What batches are contrasted with.
-        seed: Seed of the projections.
     """
 
     couples_samples: ClassVar[bool] = False
 
-    def __init__(self, spec: CRDSpec, *, student_width: int, teacher_width: int, memory: Memory, seed: int = 0) -> None:
+    def __init__(self, spec: CRDSpec, *, student_width: int, teacher_width: int, memory: Memory) -> None:
         super().__init__()
         self.spec = spec
         self.memory = memory
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.project_student = Projection(student_width, spec.embedding_width)
-            self.project_teacher = Projection(teacher_width, spec.embedding_width)
+        self.project_student = Projection(student_width, spec.embedding_width)
+        self.project_teacher = Projection(teacher_width, spec.embedding_width)
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The student's term plus the teacher's term; updates the memory."""
