@@ -1,6 +1,8 @@
 """Every study's design: arms that differ in what they say they differ in, contrasts between arms that are there."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 
@@ -206,3 +208,49 @@ def test_some_perturbations_may_be_chosen():
     assert [arm.label for arm in made.arms] == ["KD + TeKAP without noise", "dropout x 10"]
     with pytest.raises(ValueError, match="no perturbation named 'dropuot'"):
         design("perturbations", {"only": ("dropuot",)})
+
+
+NEW_STUDY = '''
+from typing import ClassVar
+
+from tekapctl.experiments.studies.arms import changed, name_of
+from tekapctl.experiments.studies.contrasts import trend
+from tekapctl.experiments.studies.study import STUDIES, Arm, Design, Study
+
+
+@STUDIES.register("temperature")
+class Temperature(Study):
+    """Several temperatures."""
+
+    question: ClassVar[str] = "Which temperature is best?"
+    temperatures: tuple[float, ...] = (1.0, 2.0, 4.0)
+
+    def design(self, setup):
+        labels = {t: f"{name_of(setup.spec)}, T = {t:g}" for t in self.temperatures}
+        arms = [Arm(label, changed(setup.spec, temperature=t), "temperature", t) for t, label in labels.items()]
+        return Design(arms, [trend("temperature", list(labels.values()), list(labels))], axis="temperature")
+'''
+
+PLAN_NEW_STUDY = """
+import sys
+from pathlib import Path
+from tekapctl.experiments import studies
+
+studies.__path__.append(sys.argv[1])
+from tekapctl.experiments.studies import planning
+from tekapctl.spec import parse
+from tekapctl.store.home import Home
+
+planned = planning.plan("temperature", parse({"data": "digits"}), Home(Path(sys.argv[1])), seeds=2, is_dry=True)
+print("|".join(trial.label for trial in planned.plan.trials.values()))
+"""
+
+
+def test_a_study_is_one_new_file(tmp_path):
+    (tmp_path / "temperature.py").write_text(NEW_STUDY)
+    done = subprocess.run(
+        [sys.executable, "-c", PLAN_NEW_STUDY, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip().split("|") == [f"KD, T = {t}, seed {seed}" for t in (1, 2, 4) for seed in (0, 1)], (
+        done.stderr
+    )
