@@ -99,13 +99,7 @@ class Predictor:
         )
 
     def _predict(
-        self,
-        group: Group,
-        name: str,
-        *,
-        model: str | None,
-        arguments: Arguments | None,
-        digest: str | None = None,
+        self, group: Group, name: str, *, model: str | None, arguments: Arguments | None, digest: str | None = None
     ) -> Predictions:
         section = group.first.spec.data
         key = (name, repr(section), model, repr(arguments))

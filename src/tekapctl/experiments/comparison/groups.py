@@ -61,13 +61,7 @@ class Group:
         return [self.runs[seed].top1 for seed in sorted(self.runs)]
 
 
-def find(
-    home: Home,
-    references: Sequence[str],
-    *,
-    name: str | None = None,
-    every: bool = False,
-) -> list[Finished]:
+def find(home: Home, references: Sequence[str], *, name: str | None = None, every: bool = False) -> list[Finished]:
     """Find finished runs. Runs that are not listed in `references` and cannot be read are skipped.
 
     Args:

@@ -8,15 +8,7 @@ from pydantic import Field
 from tekapctl.commands.robustness.measure import Request
 from tekapctl.commands.robustness.shift import CORRUPTIONS
 from tekapctl.experiments.studies.arms import over_axis, standard_arms
-from tekapctl.experiments.studies.outcomes import (
-    AGREEMENT,
-    CALIBRATION,
-    CORRELATION,
-    DIVERGENCE,
-    TOP1,
-    probed,
-    under,
-)
+from tekapctl.experiments.studies.outcomes import AGREEMENT, CALIBRATION, CORRELATION, DIVERGENCE, TOP1, probed, under
 from tekapctl.experiments.studies.study import STUDIES, Design, Study, StudySetup
 
 Fraction = Annotated[float, Field(gt=0, le=1)]

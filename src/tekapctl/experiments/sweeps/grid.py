@@ -60,8 +60,7 @@ def _points(path: str, values: object) -> list[Point]:
         return [Point(_word(path, value), {path: value}) for value in values]
     if not all(isinstance(value, Mapping) for value in values):
         raise UsageError(
-            f"The grid axis {path} is not a spec field.",
-            "Use a field of `tekapctl schema`, or give a list of tables.",
+            f"The grid axis {path} is not a spec field.", "Use a field of `tekapctl schema`, or give a list of tables."
         )
     return [_point(path, dict(value)) for value in values]
 

@@ -70,15 +70,7 @@ class LocalSweep:
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        folder: SweepFolder,
-        *,
-        workers: int,
-        on: Sequence[str],
-        retry: bool,
-        again: str,
-        show: Show,
+        self, plan: Plan, folder: SweepFolder, *, workers: int, on: Sequence[str], retry: bool, again: str, show: Show
     ) -> None:
         check(on, plan)
         self.plan, self.folder, self.again = plan, folder, again

@@ -107,10 +107,7 @@ def read(path: Path, datasets: Path) -> Plan:
         UsageError: The file cannot be read, or one of its specs is not valid.
     """
     if not path.is_file():
-        raise UsageError(
-            f"There is no sweep file {str(path)!r}.",
-            "Give the path of a TOML file.",
-        )
+        raise UsageError(f"There is no sweep file {str(path)!r}.", "Give the path of a TOML file.")
     try:
         return plan(read_file(path), datasets)
     except RecursionError:
