@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tekapctl.errors import UsageError
 from tekapctl.experiments.comparison.groups import Finished, baseline_of, group
 from tekapctl.experiments.comparison.statistics import Summary, holm, paired, t_quantile, two_sided
-from tekapctl.experiments.comparison.table import cells, comma_separated, compare, latex, markdown
+from tekapctl.experiments.comparison.table import cells, comma_separated, compare, latex, markdown, number, p_text
 from tekapctl.spec import parse
 from tekapctl.store.runs import Run
 
@@ -179,3 +179,13 @@ def test_the_table_is_written_for_people_and_programs(runs):
     assert r"top-1 (\%)" in written
     assert r"$\Delta$ vs. no distillation" in written
     assert written.count(r"\\") == len(groups) + 1
+
+
+@pytest.mark.parametrize(("p", "text"), [(None, ""), (1.0, "1.000"), (0.0004, "< 0.001"), (0.0006, "0.001")])
+def test_a_p_value_is_never_shown_as_zero(p, text):
+    assert p_text(p) == text
+
+
+def test_nothing_is_shown_as_minus_zero():
+    assert number(-0.00001, sign="+") == "+0.00"
+    assert number(-0.126, scale=100.0, digits=1) == "-12.6"

@@ -38,7 +38,7 @@ def noisy(arm: str, seed: int) -> float:
 def test_arms_along_an_axis_are_compared_with_the_first_at_the_same_place(home):
     found = outcome_of(home, "few-shot", noisy, fractions=[0.1, 1.0])
     head, *rows = arm_cells(found, 0)
-    assert head[4] == "Δ vs. first arm at same value"
+    assert head[4] == "Δ vs. KD"
     differences = {row[0]: row[4] for row in rows}
     for at in ("0.1", "1"):
         assert differences[f"KD, fraction {at}"] == ""

@@ -21,14 +21,7 @@ _BATCH_SIZE = 250
 
 @dataclass(frozen=True)
 class Predictions:
-    """A network's outputs for the test images.
-
-    Attributes:
-        logits: Logits of each image.
-        embeddings: Embedding of each image.
-        labels: Labels of the images.
-        classes: Class names.
-    """
+    """A network's outputs for the test images."""
 
     logits: Float[Tensor, "n classes"]
     embeddings: Float[Tensor, "n width"]
@@ -67,11 +60,7 @@ class Predictions:
 
 
 class Predictor:
-    """Runs networks on their test images, each network once.
-
-    Args:
-        home: The home folder.
-    """
+    """Runs networks on their test images, each network once."""
 
     def __init__(self, home: Home) -> None:
         self.home = home

@@ -20,13 +20,7 @@ NO_DISTILLATION = "no distillation"
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run.
-
-    Attributes:
-        run: Its folder.
-        spec: Its spec.
-        summary: Its summary.
-    """
+    """A finished run."""
 
     run: Run
     spec: TeacherSpec | StudentSpec

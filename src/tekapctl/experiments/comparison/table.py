@@ -94,7 +94,7 @@ def cells(rows: Sequence[Row], baseline: str) -> list[list[str]]:
         table.append(
             [
                 *(row.label, str(row.top1.seeds), *percent, f"{row.parameters:,}", f"{round(row.seconds):,}"),
-                *(*difference_cells(row.difference, 100.0), number(row.p_holm, digits=3)),
+                *(*difference_cells(row.difference, 100.0), p_text(row.p_holm)),
             ]
         )
     return table
@@ -102,7 +102,13 @@ def cells(rows: Sequence[Row], baseline: str) -> list[list[str]]:
 
 def number(value: float | None, *, scale: float = 1.0, digits: int = 2, sign: str = "") -> str:
     """A number as text; empty for None."""
-    return "" if value is None else f"{scale * value:{sign}.{digits}f}"
+    # Adding zero turns -0.0 into 0.0.
+    return "" if value is None else f"{round(scale * value, digits) + 0.0:{sign}.{digits}f}"
+
+
+def p_text(p: float | None, equals: str = "") -> str:
+    """A p-value as text; empty for None."""
+    return "" if p is None else f"{equals}{p:.3f}" if p >= 0.0005 else "< 0.001"
 
 
 def difference_cells(difference: Difference | None, scale: float, digits: int = 2, unit: str = "") -> tuple[str, str]:
@@ -139,9 +145,13 @@ def comma_separated(table: Sequence[Sequence[str]]) -> str:
 
 
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "Δ": r"$\Delta$"} | {
-    sign: f"\\{sign}" for sign in "&%$#_{}"
-}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "Δ": r"$\Delta$",
+    "<": "$<$",
+} | {sign: f"\\{sign}" for sign in "&%$#_{}"}
 
 
 def _escape(text: str) -> str:

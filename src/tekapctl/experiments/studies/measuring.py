@@ -33,12 +33,6 @@ def measured_runs(
     """A study's finished runs with their measurements, by group and seed.
 
     Measurements are kept in the run's folder and reused by all studies. Damaged runs are left out.
-
-    Args:
-        planned: The study.
-        standings: The states of its trials.
-        home: The home folder.
-        report: Progress callback.
     """
     design, plan = planned.design, planned.plan
     finished = {digest: standing.run for digest, standing in standings.items() if standing.state == "finished"}

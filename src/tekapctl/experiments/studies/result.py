@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tekapctl.experiments.comparison.statistics import ALPHA, Difference, Summary, paired
-from tekapctl.experiments.comparison.table import difference_cells, number
+from tekapctl.experiments.comparison.table import difference_cells, number, p_text
 from tekapctl.experiments.studies.contrasts import Estimate, estimate, in_block
 from tekapctl.experiments.studies.outcomes import Measured, Outcome
 from tekapctl.experiments.studies.planning import Planned
@@ -89,7 +89,7 @@ class Result:
 
     def _sentence(self, each: Estimate) -> str:
         mean, interval = difference_cells(each.difference, each.outcome.scale, each.outcome.digits, each.unit)
-        p = "" if each.p_holm is None else f"p = {each.p_holm:.3f}"
+        p = "" if each.p_holm is None else f"p {p_text(each.p_holm, equals='= ')}"
         details = ", ".join(filter(None, (interval and f"95 % CI {interval}", p)))
         outcome = f", {each.outcome.name}" if len(self.outcomes) > 1 else ""
         return f"{each.contrast.label}{outcome}: {mean}{f' ({details})' if details else ''}: {each.verdict}."
@@ -173,7 +173,9 @@ def arm_cells(result: Result, index: int) -> list[list[str]]:
     """A table of the arms for one outcome, header first."""
     outcome = result.outcomes[index]
     references = {row.reference for row in result.rows}
-    reference = references.pop() if len(references) == 1 else "first arm at same value"
+    if len(references) > 1:  # along an axis, those of one series
+        references = {str(row.arm.series) for row in result.rows if row.arm.label in references}
+    reference = " or ".join(sorted(references))
     # Counted outcomes, such as training costs, do not vary with the seed.
     spread = outcome.is_tested
     table = [
@@ -200,6 +202,6 @@ def contrast_cells(result: Result) -> list[list[str]]:
     table = [["outcome", "contrast", "difference", "95 % CI", "p (Holm)", "verdict"]]
     for each in result.estimates:
         difference = difference_cells(each.difference, each.outcome.scale, each.outcome.digits, each.unit)
-        line = [each.outcome.name, each.contrast.label, *difference, number(each.p_holm, digits=3), each.verdict]
+        line = [each.outcome.name, each.contrast.label, *difference, p_text(each.p_holm), each.verdict]
         table.append(line)
     return table if len(result.outcomes) > 1 else [line[1:] for line in table]

@@ -34,14 +34,7 @@ _SHARED = ("cpus_per_task", "gpus_per_node", "mem_gb", "nodes", "tasks_per_node"
 
 
 class Job:
-    """A trial as a submitit job, which is requeued when its time is up.
-
-    Args:
-        home: The home folder.
-        name: The sweep's name.
-        digest: The trial.
-        retry: Retry a failed trial.
-    """
+    """A trial as a submitit job, which is requeued when its time is up."""
 
     def __init__(self, home: Path, name: str, digest: str, *, retry: bool) -> None:
         self.home, self.name, self.digest, self.retry = home, name, digest, retry

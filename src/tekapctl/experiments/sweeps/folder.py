@@ -25,12 +25,7 @@ MARK = "trial.json"
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """A sweep's folder.
-
-    Attributes:
-        home: The home folder.
-        name: The sweep's name.
-    """
+    """A sweep's folder."""
 
     home: Home
     name: str

@@ -47,11 +47,7 @@ class Standing:
 
 
 class Ledger:
-    """Finds the runs of trials. Finished runs are read once.
-
-    Args:
-        home: The home folder.
-    """
+    """Finds the runs of trials. Finished runs are read once."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -60,12 +56,7 @@ class Ledger:
         self._weights: dict[str, str | None] = {}
 
     def look(self, plan: Plan, queued: Iterable[str] = ()) -> dict[str, Standing]:
-        """The state of each trial of a sweep, by digest.
-
-        Args:
-            plan: The sweep.
-            queued: Trials that are submitted to a cluster.
-        """
+        """The state of each trial of a sweep, by digest."""
         runs = self._runs_of(plan.trials.keys())
         folder, queue = SweepFolder(self.home, plan.name), frozenset(queued)
         found: dict[str, Standing] = {}

@@ -51,12 +51,7 @@ def carry_out(trial: Trial, folder: SweepFolder, callback: Callback, *, retry: b
 
 
 def taught_by(trial: Trial, teachers: dict[str, str]) -> TeacherSpec | StudentSpec:
-    """A trial's spec with run ids in place of its teachers' labels.
-
-    Args:
-        trial: The trial.
-        teachers: Run ids by label.
-    """
+    """A trial's spec with run ids in place of its teachers' labels."""
     spec = trial.spec
     if not isinstance(spec, StudentSpec) or not teachers:
         return spec
