@@ -13,8 +13,16 @@ from hypothesis import strategies as st
 
 from tekapctl.errors import UsageError
 from tekapctl.experiments.comparison.groups import Finished, baseline_of, group
-from tekapctl.experiments.comparison.statistics import Summary, holm, paired, t_quantile, two_sided
-from tekapctl.experiments.comparison.table import cells, comma_separated, compare, latex, markdown, number, p_text
+from tekapctl.experiments.comparison.statistics import Difference, Summary, holm, paired, t_quantile, two_sided
+from tekapctl.experiments.comparison.table import (
+    cells,
+    comma_separated,
+    compare,
+    difference_cells,
+    latex,
+    markdown,
+    p_text,
+)
 from tekapctl.spec import parse
 from tekapctl.store.runs import Run
 
@@ -187,5 +195,5 @@ def test_a_p_value_is_never_shown_as_zero(p, text):
 
 
 def test_nothing_is_shown_as_minus_zero():
-    assert number(-0.00001, sign="+") == "+0.00"
-    assert number(-0.126, scale=100.0, digits=1) == "-12.6"
+    assert difference_cells(Difference(1, -0.00001, None, None, None), 1.0) == ("+0.00", "")
+    assert difference_cells(Difference(2, -0.126, -0.2, 0.1, 0.5), 100.0, 1) == ("-12.6", "-20.0 to +10.0")

@@ -137,12 +137,12 @@ def trial(
 ) -> None:
     """Carry out one run of a sweep: what its workers do."""
     from tekapctl.experiments.sweeps.folder import read_trial
-    from tekapctl.experiments.sweeps.trial import carry_out
+    from tekapctl.experiments.sweeps.trial import run_trial
 
     _tie(tied)
     one = read_trial(file)
     with console.TrainingProgress(one.label) as progress:
-        carry_out(one, _folder_of(file), progress, retry=retry)
+        run_trial(one, _folder_of(file), progress, retry=retry)
 
 
 @app.command("fill-cache", hidden=True)

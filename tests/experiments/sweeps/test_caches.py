@@ -10,7 +10,7 @@ from tekapctl.experiments.sweeps.caches import cache_fills, fill_cache
 from tekapctl.experiments.sweeps.folder import SweepFolder
 from tekapctl.experiments.sweeps.plan import Plan
 from tekapctl.experiments.sweeps.plan import plan as plan_in
-from tekapctl.experiments.sweeps.trial import carry_out
+from tekapctl.experiments.sweeps.trial import run_trial
 from tekapctl.experiments.sweeps.workers import environment
 from tekapctl.store.home import Home
 
@@ -46,7 +46,7 @@ def test_a_cache_is_filled_if_its_students_would_use_all_views(tmp_path, logged)
     made = sweep(DATA, method=["kd"])
     teacher, student = made.trials.values()
     folder = SweepFolder(Home(tmp_path), "x")
-    carry_out(teacher, folder, Silent())
+    run_trial(teacher, folder, Silent())
 
     def fill(epochs: int, always: bool = False):
         return fill_cache(student, folder, epochs, always=always, report=lambda *_: None)

@@ -15,7 +15,7 @@ from tekapctl.experiments.sweeps.folder import SweepFolder, lock, read_trial
 from tekapctl.experiments.sweeps.plan import Plan
 from tekapctl.experiments.sweeps.plan import plan as plan_in
 from tekapctl.experiments.sweeps.state import Ledger
-from tekapctl.experiments.sweeps.trial import carry_out
+from tekapctl.experiments.sweeps.trial import run_trial
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
 
@@ -37,7 +37,7 @@ def folder(tmp_path) -> SweepFolder:
 
 def do(folder: SweepFolder, made: Plan, digest: str, **options) -> str:
     folder.write_trials(made)
-    return carry_out(read_trial(folder.trial_file(digest)), folder, Silent(), **options)
+    return run_trial(read_trial(folder.trial_file(digest)), folder, Silent(), **options)
 
 
 def states(folder: SweepFolder, made: Plan) -> list[str]:

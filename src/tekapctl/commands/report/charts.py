@@ -69,10 +69,10 @@ def over_axis(title: str, axis: str, unit: str, series: Sequence[tuple[str, Sequ
             f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.8"{drawing.dash(number)}/>'
         )
         for point in ordered:
-            told = f"{name}, {point.at:g}: {point.mean:.2f}"
+            tooltip = f"{name}, {point.at:g}: {point.mean:.2f}"
             where = x(point.at, number)
             if point.half is not None:
-                told += f" ± {point.half:.2f}"
+                tooltip += f" ± {point.half:.2f}"
                 lower, upper = y(point.mean - point.half), y(point.mean + point.half)
                 parts.append(
                     f'<line x1="{where:.1f}" x2="{where:.1f}" y1="{lower:.1f}" y2="{upper:.1f}" '
@@ -80,7 +80,7 @@ def over_axis(title: str, axis: str, unit: str, series: Sequence[tuple[str, Sequ
                 )
             parts.append(
                 f'<circle cx="{where:.1f}" cy="{y(point.mean):.1f}" r="3.6" fill="{colour}">'
-                f"<title>{escape(told)}</title></circle>"
+                f"<title>{escape(tooltip)}</title></circle>"
             )
     return drawing.svg(width, height, title, parts)
 

@@ -150,11 +150,11 @@ def intervals(title: str, rows: Sequence[Interval]) -> str:
     for number, each in enumerate(rows):
         y = 4 + row * (number + 0.5)
         parts.append(text(left - 10, y + 4, _short(each.label, 30), "label", "end"))
-        told = f"{each.label}: {each.mean:+.2f}"
+        tooltip = f"{each.label}: {each.mean:+.2f}"
         if each.low is not None and each.high is not None:
-            told += f", {each.low:+.2f} to {each.high:+.2f}"
+            tooltip += f", {each.low:+.2f} to {each.high:+.2f}"
             parts.append(f'<line x1="{x(each.low):.1f}" x2="{x(each.high):.1f}" y1="{y}" y2="{y}" class="whisker"/>')
-        tip = f"<title>{escape(told)}</title>"
+        tip = f"<title>{escape(tooltip)}</title>"
         parts.append(f'<circle cx="{x(each.mean):.1f}" cy="{y}" r="4.5" class="dot">{tip}</circle>')
     return svg(width, height, title, parts)
 
@@ -292,17 +292,17 @@ def _places(count: int) -> Iterator[tuple[int, int]]:
     return ((i, j) for i in range(count) for j in range(count))
 
 
-def grid(y: float | int, left: float | int, right: float | int, told: str) -> str:
+def grid(y: float | int, left: float | int, right: float | int, label: str) -> str:
     """A horizontal grid line with its value."""
     return (
         f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
-        f"{text(left - 6, y + 4, told, anchor='end')}"
+        f"{text(left - 6, y + 4, label, anchor='end')}"
     )
 
 
-def text(x: float | int, y: float | int, told: str, kind: str = "tick", anchor: str = "middle") -> str:
+def text(x: float | int, y: float | int, label: str, kind: str = "tick", anchor: str = "middle") -> str:
     """Text at a position; it must be escaped."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{told}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{label}</text>'
 
 
 def _number(value: float) -> str:

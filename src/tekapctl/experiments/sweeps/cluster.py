@@ -17,7 +17,7 @@ from tekapctl.errors import TekapctlError, UsageError, require
 from tekapctl.experiments.sweeps.folder import SweepFolder, read_trial
 from tekapctl.experiments.sweeps.plan import Plan
 from tekapctl.experiments.sweeps.state import Standing
-from tekapctl.experiments.sweeps.trial import carry_out
+from tekapctl.experiments.sweeps.trial import run_trial
 from tekapctl.logging import ROOT
 from tekapctl.store.home import Home
 from tekapctl.train.callbacks import StoppedError
@@ -59,7 +59,7 @@ class Job:
         signal.signal(signal.SIGTERM, stop)
         signal.signal(warning, warn)
         try:
-            return carry_out(read_trial(folder.trial_file(self.digest)), folder, _Log(), retry=self.retry)
+            return run_trial(read_trial(folder.trial_file(self.digest)), folder, _Log(), retry=self.retry)
         except (StoppedError, SystemExit):
             if warned and callable(requeue):
                 # Slurm sends SIGTERM to a requeued job, which is about to exit anyway.

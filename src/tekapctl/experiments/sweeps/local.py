@@ -97,7 +97,7 @@ class LocalSweep:
             if standing.state != "finished" and (standing.state != "failed" or self.retry)
         }
         self._fills, self._cache_of = cache_fills(self.plan, wanted)
-        before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with present(self.folder):
                 while True:
@@ -119,7 +119,7 @@ class LocalSweep:
             raise SweepStoppedError(self._signal, self.again)
         return standings
 
-    def _hear(self, number: int, _: FrameType | None) -> None:
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
         if self._signal is not None:
             raise KeyboardInterrupt  # the workers stop at once when this process is gone
         self._signal = number

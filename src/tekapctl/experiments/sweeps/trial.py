@@ -9,7 +9,7 @@ from tekapctl.train.callbacks import Callback, StoppedError
 from tekapctl.train.run import execute, resume
 
 
-def carry_out(trial: Trial, folder: SweepFolder, callback: Callback, *, retry: bool = False, wait: bool = False) -> str:
+def run_trial(trial: Trial, folder: SweepFolder, callback: Callback, *, retry: bool = False, wait: bool = False) -> str:
     """Run or resume a trial, after the trials that it requires; returns its run's id.
 
     Args:
@@ -61,7 +61,7 @@ def taught_by(trial: Trial, teachers: dict[str, str]) -> TeacherSpec | StudentSp
 
 def _need(name: str, need: Trial, folder: SweepFolder, callback: Callback) -> str:
     try:
-        return carry_out(need, folder, callback, wait=True)
+        return run_trial(need, folder, callback, wait=True)
     except StoppedError:
         raise
     except TekapctlError as error:
