@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 
 import pytest
 import torch
@@ -48,8 +47,7 @@ def test_a_trial_is_the_run_of_its_seed_over_the_first_ones_batches(home):
 
 def test_a_signal_stops_all_trials_and_each_goes_on_alone(home):
     program = start(home, *STUDENT, "--epochs", "100", "--trials", "2")
-    while "epoch 1/" not in program.err.read_text():
-        time.sleep(0.01)
+    program.until(lambda: "epoch 1/" in program.err.read_text())
     program.kill(signal.SIGTERM)
     result = program.wait()
     assert result.code == 128 + signal.SIGTERM

@@ -120,18 +120,12 @@ def named_values(texts: list[str] | None, option: str) -> dict[str, Any]:
     return dict(read_assignment(text, option) for text in texts or [])
 
 
-def _preset(name: str) -> dict[str, Any]:
-    from tekapctl.experiments.presets import preset
-
-    return preset(name).table
-
-
 def build_spec(
     kind: str,
     file: Path | None,
     options: dict[str, Any],
     assignments: list[str] | None,
-    preset: str | None = None,
+    preset: dict[str, Any] | None = None,
 ) -> "TeacherSpec | StudentSpec":
     """The spec of a run: the file's fields, over them the options that were given, over them the assignments.
 
@@ -140,7 +134,7 @@ def build_spec(
         file: The spec file to start from, if any.
         options: Values by dotted path; those that are None were not given.
         assignments: Texts like `a.b=c`.
-        preset: A published experiment to start from, in place of a file.
+        preset: The fields of a published experiment to start from, in place of a file.
 
     Raises:
         UsageError: The file, an assignment or the spec is not valid, or the file is a spec of the other kind.
@@ -149,7 +143,7 @@ def build_spec(
 
     if preset is not None and file is not None:
         raise UsageError("--preset and --spec both are where to start from.", "Give one of them.")
-    table = specs.read_file(file) if file else _preset(preset) if preset else {}
+    table = specs.read_file(file) if file else preset if preset else {}
     if table.setdefault("kind", kind) != kind:
         command = "train-teacher" if kind == "student" else "distill"
         raise UsageError(f"{file} is a spec of kind {table['kind']!r}.", f"Use it with `tekapctl {command}`.")

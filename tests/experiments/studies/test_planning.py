@@ -87,7 +87,7 @@ def test_what_is_exactly_a_published_experiment_has_its_number(home):
     assert isinstance(found, StudentSpec)
     planned = planning.plan("controls", found, home, seeds=1, is_dry=True)
     numbers = {trial.group: trial.published for trial in planned.plan.trials.values() if trial.published is not None}
-    assert numbers == pytest.approx({"KD": 0.7333, "KD + TeKAP": published.published.top1 / 100})
+    assert numbers == pytest.approx({"KD": 0.7333}), "TeKAP's number may be that of the best epoch"
 
 
 def test_further_teachers_are_trained_as_the_one_that_is_there(home):

@@ -8,7 +8,7 @@ Divergences and Their Application to Robust Nonnegative Matrix Factorization", E
 from typing import Annotated, ClassVar, Literal
 
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tekapctl.data.batches import Batch
@@ -40,6 +40,12 @@ class ABKDSpec(MethodSpec):
     teacher_exponent: Exponent = Field(0.8, description="The paper's alpha.")
     student_exponent: Exponent = Field(0.3, description="The paper's beta.")
     temperature: Temperature = Field(4.0, description="T.")
+
+    @model_validator(mode="after")
+    def _check_sum(self) -> "ABKDSpec":
+        if abs(self.teacher_exponent + self.student_exponent) < _ZERO:
+            raise ValueError("teacher_exponent + student_exponent divides the loss and must not be 0")
+        return self
 
     def make(self, pair: Pair) -> "ABKD":
         """ABKD for any pair."""

@@ -260,10 +260,9 @@ def _by_digest(trials: Sequence[Trial]) -> dict[str, Trial]:
 
 @cache
 def _published() -> dict[str, float]:
-    """Published top-1 accuracies, by experiment."""
+    """Published top-1 accuracies after the last epoch, by experiment."""
     return {
         experiment(parse(one.table)): one.published.top1 / 100
         for one in presets()
-        # Sweeps show the last epoch's accuracy; the best epoch on the test set is not comparable.
-        if one.published is not None and one.published.top1 is not None and one.published.epoch != "best"
+        if one.is_runnable and one.published and one.published.epoch == "last" and one.published.top1 is not None
     }
