@@ -123,7 +123,7 @@ def test_studies_are_listed_with_their_questions(tekapctl):
     ("words", "told"),
     [
         (["contrls"], "Did you mean controls"),
-        (["few-shot", "--with", "shard=[1]"], "share: unknown field"),
+        (["few-shot", "--with", "shard=[1]"], "shard: unknown field"),
         (["few-shot", "--with", "fractions=[2.0]"], "fractions.0"),
         (["controls", "--no-tekap"], "no augmented teachers"),
         (["controls", "--over", "data.train_fraction=0.1"], "no list of values"),

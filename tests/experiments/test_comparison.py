@@ -66,6 +66,7 @@ def test_a_paired_difference_has_its_interval_and_probability():
     assert paired([1.0, 2.0], [1.0, 2.0]).p_value == 1.0
     alike = paired([2.0, 3.0], [1.0, 2.0])
     assert (alike.mean, alike.ci_low, alike.p_value) == (1.0, None, None)
+    assert paired([0.30, 0.40, 0.50], [0.20, 0.30, 0.40]).p_value is None, "equal but for rounding"
     with pytest.raises(ValueError, match="no pairs"):
         paired([], [])
 

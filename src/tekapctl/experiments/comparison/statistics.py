@@ -76,7 +76,9 @@ def paired(one: Sequence[float], other: Sequence[float], *, confidence: float = 
         raise ValueError("no pairs")
     count, mean = len(differences), statistics.fmean(differences)
     error = statistics.stdev(differences) / math.sqrt(count) if count > 1 else 0.0
-    if count == 1 or (error == 0 and mean != 0):
+    if max(differences) - min(differences) < 1e-12:  # rounding errors of equal differences are not noise either
+        error = 0.0
+    if count == 1 or (error == 0 and abs(mean) > 1e-12):
         # Equal differences of a few pairs are a coincidence of rounded accuracies, not a measure of seed noise.
         return Difference(count, mean, None, None, None)
     half = t_quantile(0.5 + confidence / 2, count - 1) * error
