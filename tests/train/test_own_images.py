@@ -10,7 +10,7 @@ from PIL import Image
 from helpers.logs import recorded
 from helpers.silent import Silent
 from tekapctl.commands.evaluate import measure
-from tekapctl.commands.report.look import Looker
+from tekapctl.commands.report.predictions import Predictor
 from tekapctl.data import data_spec
 from tekapctl.data.files.listing import list_images
 from tekapctl.errors import UsageError
@@ -137,7 +137,7 @@ def test_weights_are_measured_on_their_own_test_images_wherever_they_are(home, p
         measure(home, teacher)
     assert "the images of" in said[-1]
     with pytest.raises(UsageError, match="have changed"):
-        Looker(home).student(group(find(home, [teacher]))[0])
+        Predictor(home).student(group(find(home, [teacher]))[0])
 
 
 def test_runs_on_different_images_are_different_experiments(home, place, teachers):

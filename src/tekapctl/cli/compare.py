@@ -52,14 +52,14 @@ def show(found: "list[Group]", baseline: str | None, form: Format) -> None:
         console.show_text(write(cells).rstrip("\n"))
         return
     console.show_table("", [cells[0][0], *(f"{column}>" for column in cells[0][1:])], cells[1:])
-    beyond = [row.label for row in rows if row.corrected is not None and row.corrected < 0.05]
-    few = [row.label for row in rows if row.difference is not None and row.difference.p is None]
-    if beyond:
-        console.say(f"beyond seed noise, all comparisons together: {'; '.join(beyond)}")
+    significant = [row.label for row in rows if row.significant]
+    few = [row.label for row in rows if row.difference is not None and row.difference.p_value is None]
+    if significant:
+        console.say(f"significant after Holm correction (α = 0.05): {'; '.join(significant)}")
     elif len(few) < len(rows) - 1:
-        console.say(f"no difference from {against.label} is beyond seed noise, all comparisons together")
+        console.say(f"no difference from {against.label} is significant after Holm correction")
     apart = [each.label for each in found if not each.first.spec.data.has_test_images_of(against.first.spec.data)]
     if apart:
-        console.say(f"not compared with {against.label}, trained or tested on other images: {'; '.join(apart)}")
+        console.say(f"not compared with {against.label}, trained or tested on different images: {'; '.join(apart)}")
     if few:
-        console.say(f"too few pairs of seeds to say anything of noise: {'; '.join(few)}")
+        console.say(f"too few seeds for a significance test: {'; '.join(few)}")

@@ -278,7 +278,7 @@ class WatchDisplay:
         sys.stdout.flush()
 
 
-SWEEP_COLUMNS = ("", "done>", "running>", "failed>", "waiting>", "top-1 %>", "deviation>", "published %>")
+SWEEP_COLUMNS = ("", "done>", "running>", "failed>", "waiting>", "top-1 (%)>", "std>", "published (%)>")
 
 
 class SweepDisplay:

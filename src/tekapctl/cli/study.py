@@ -151,9 +151,9 @@ def _over(texts: list[str] | None) -> dict[str, list[Any]]:
 
 
 def _result(planned: "Planned", standings: Any, home: "Home", output: Path | None) -> "Result":
+    from tekapctl.commands.report.study import opening
     from tekapctl.experiments.comparison.groups import Group
     from tekapctl.experiments.studies.measuring import measured_runs
-    from tekapctl.experiments.studies.report import opening
     from tekapctl.experiments.studies.result import result
 
     with console.CountProgress("runs", "measuring") as progress:
@@ -172,10 +172,10 @@ def _result(planned: "Planned", standings: Any, home: "Home", output: Path | Non
 
 def _show(found: "Result", form: Format) -> None:
     from tekapctl.experiments.comparison import table
-    from tekapctl.experiments.studies.report import arm_cells, contrast_cells
+    from tekapctl.experiments.studies.result import arm_cells, contrast_cells
 
     tables = [(outcome.name, arm_cells(found, number)) for number, outcome in enumerate(found.outcomes)]
-    tables.append(("What may be said", contrast_cells(found)))
+    tables.append(("Conclusions", contrast_cells(found)))
     if form != "terminal":
         write = {"markdown": table.markdown, "latex": table.latex, "csv": table.comma_separated}[form]
         console.show_text("\n".join(write(cells) for _, cells in tables).rstrip("\n"))
@@ -187,6 +187,6 @@ def _show(found: "Result", form: Format) -> None:
             for column in cells[0]
         ]
         console.show_table(title, columns, cells[1:])
-    console.show_text(found.verdict[-1])
+    console.show_text(found.conclusions[-1])
     if found.finished < found.runs:
         console.say(f"{found.finished} of {found.runs} runs are finished")

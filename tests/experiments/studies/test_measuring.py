@@ -83,4 +83,4 @@ def test_of_a_trials_runs_those_that_cannot_be_read_do_not_count(finished):
     (run.path / ".lock").symlink_to(run.path / ".lock")  # even the superuser cannot open it
     found = Ledger(home).one(digest, trial, [run])
     assert (found.state, found.run) == ("waiting", None)
-    assert "may not read it" in found.note
+    assert "no permission to read it" in found.note

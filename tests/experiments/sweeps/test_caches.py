@@ -1,4 +1,4 @@
-"""Teachers that are asked beforehand, once for all runs that share what they say."""
+"""Teacher caches that are filled once, for all runs that share them."""
 
 from functools import partial
 from pathlib import Path
@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from helpers.silent import Silent
+from tekapctl.experiments.sweeps.caches import cache_fills, fill_cache
 from tekapctl.experiments.sweeps.folder import SweepFolder
 from tekapctl.experiments.sweeps.plan import Plan
 from tekapctl.experiments.sweeps.plan import plan as plan_in
-from tekapctl.experiments.sweeps.trial import carry_out, warmings, warmup
+from tekapctl.experiments.sweeps.trial import run_trial
 from tekapctl.experiments.sweeps.workers import environment
 from tekapctl.store.home import Home
 
@@ -26,37 +27,37 @@ def sweep(data: dict, **axes) -> Plan:
     return plan({"name": "x", "spec": {**SPEC, "data": data}, "grid": axes, "before": (TEACHER,)})
 
 
-def test_runs_share_a_store_where_they_ask_the_same_teacher_of_the_same_images():
+def test_runs_share_a_cache_if_they_have_the_same_teacher_and_images():
     methods = ["kd", "crd", "at", "mlkd"]
     made = sweep({"name": "digits"}, method=methods, seed=[0, 1])
-    stores, store_of = warmings(made, made.trials)
-    (store,) = stores.values()
-    assert store.epochs == 4 * SPEC["epochs"]
+    fills, cache_of = cache_fills(made, made.trials)
+    (found,) = fills.values()
+    assert found.epochs == 4 * SPEC["epochs"]
     # Feature maps and strong views are not cached, and a teacher has no teacher.
-    assert [made.trials[digest].spec.method.name for digest in store_of] == ["kd", "kd", "crd", "crd"]
+    assert [made.trials[digest].spec.method.name for digest in cache_of] == ["kd", "kd", "crd", "crd"]
     # A share of the images is drawn by the seed.
     made = sweep(DATA, method=methods, seed=[0, 1])
-    assert len(warmings(made, made.trials)[0]) == 2
+    assert len(cache_fills(made, made.trials)[0]) == 2
     live = sweep(DATA, cache_teacher=[False])
-    assert warmings(live, live.trials) == ({}, {})
+    assert cache_fills(live, live.trials) == ({}, {})
 
 
-def test_a_teacher_is_asked_beforehand_where_its_students_would_ask_for_all(tmp_path, logged):
+def test_a_cache_is_filled_if_its_students_would_use_all_views(tmp_path, logged):
     made = sweep(DATA, method=["kd"])
     teacher, student = made.trials.values()
     folder = SweepFolder(Home(tmp_path), "x")
-    carry_out(teacher, folder, Silent())
+    run_trial(teacher, folder, Silent())
 
-    def warm(epochs: int, always: bool = False):
-        return warmup(student, folder, epochs, always=always, report=lambda *_: None)
+    def fill(epochs: int, always: bool = False):
+        return fill_cache(student, folder, epochs, always=always, report=lambda *_: None)
 
-    assert warm(epochs=3 * VIEWS - 1) is None
-    assert f"{3 * VIEWS - 1} epochs do not ask for all {VIEWS} views" in logged[-1]
-    found = warm(epochs=3 * VIEWS)
+    assert fill(epochs=3 * VIEWS - 1) is None
+    assert f"{3 * VIEWS - 1} epochs do not use all {VIEWS} views" in logged[-1]
+    found = fill(epochs=3 * VIEWS)
     images = found["views"] // VIEWS
     assert found["asked"] == found["views"] == images * VIEWS
     assert images == pytest.approx(0.05 * 1297, abs=10)
-    assert warm(epochs=1, always=True)["asked"] == 0, "once for all"
+    assert fill(epochs=1, always=True)["asked"] == 0, "once for all"
 
 
 def test_a_worker_sees_its_device_alone(monkeypatch):
