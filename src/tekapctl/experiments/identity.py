@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tekapctl.data.image_files import ImageFilesSpec
 from tekapctl.spec import RunSpec, StudentSpec, parse, to_dict
 
 NOT_IN_IDENTITY = (

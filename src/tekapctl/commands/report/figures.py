@@ -11,8 +11,8 @@ from tekapctl.commands.report.charts import CURVES, curve, metrics_of
 from tekapctl.errors import require
 from tekapctl.experiments.comparison.groups import Group
 from tekapctl.experiments.comparison.table import Row
-from tekapctl.store.atomic import atomic_write, output_file
-from tekapctl.store.home import Home
+from tekapctl.store.atomic import atomic_write
+from tekapctl.store.home import Home, output_file
 
 COLUMN, PAGE = 3.3, 7.0
 """Widths in inches: a column of a two-column paper, and the text width."""

@@ -83,7 +83,7 @@ def fill_cache(
     if epochs < _EPOCHS_PER_VIEW * views:
         why = f"{epochs:,} epochs do not use all {views:,} views of an image"
     elif missing + RESERVE > free / 2:
-        why = f"it would take {format_bytes(missing)} of {size(free)} free disk space"
+        why = f"it would take {format_bytes(missing)} of {format_bytes(free)} free disk space"
     if why and not always:
         logger.info(f"not filling the cache of {spec.teacher}: {why}")
         return None
