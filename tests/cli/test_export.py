@@ -40,7 +40,7 @@ def test_an_exported_student_says_what_the_student_says(tekapctl, student, tmp_p
     assert 'method = "kd"' not in card
     assert student in card
     said = run_card(tmp_path, card).strip()
-    assert said == tekapctl("predict", student, str(tmp_path / "image.png"), "--json").json[0]["classes"][0][0]
+    assert said == tekapctl("predict", student, str(tmp_path / "image.png"), "--json").json[0]["classes"][0]["class"]
 
 
 def test_an_onnx_file_needs_neither_torch_nor_this_package(tekapctl, student, tmp_path):

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from tekapctl.commands.robustness.measure import Request
+from tekapctl.commands.robustness import Request
 from tekapctl.experiments.studies.baselines import the_usual
 from tekapctl.experiments.studies.contrast import less
 from tekapctl.experiments.studies.outcome import TOP1, probed
