@@ -112,7 +112,7 @@ def main() -> None:
                     command = ["-m", "tekapctl", "bench", *settings, flag, "--steps", steps, "--json"]
                     result = call(*command, "--device", options.device, home=home)
                     found[teacher].append(result["step_seconds"])
-                    overhead = result["step_seconds"] / result["bare_seconds"]
+                    overhead = result["step_seconds"] / result["network_seconds"]
                     if teacher == "live":
                         overheads.setdefault(level, []).append(overhead)
             title = {"logit": "logit level", "both": "both levels"}[level]

@@ -54,9 +54,9 @@ def test_a_teacher_is_asked_beforehand_where_its_students_would_ask_for_all(tmp_
     assert f"{3 * VIEWS - 1} epochs do not ask for all {VIEWS} views" in logged[-1]
     found = warm(epochs=3 * VIEWS)
     images = found["views"] // VIEWS
-    assert found["asked"] == found["views"] == images * VIEWS
+    assert found["computed"] == found["views"] == images * VIEWS
     assert images == pytest.approx(0.05 * 1297, abs=10)
-    assert warm(epochs=1, always=True)["asked"] == 0, "once for all"
+    assert warm(epochs=1, always=True)["computed"] == 0, "once for all"
 
 
 def test_a_worker_sees_its_device_alone(monkeypatch):
