@@ -38,7 +38,7 @@ from tekapctl.randomness import derive
 from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec
 from tekapctl.store.home import Home
 from tekapctl.train import trained
-from tekapctl.train.diagnosis import Asked, Diagnosis
+from tekapctl.train.diagnosis import DiagnosedTeacher, Diagnosis
 from tekapctl.train.evaluation import predict, top_k
 from tekapctl.train.sanity_check import check_batch_sizes
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher, SharedForward
@@ -113,7 +113,7 @@ def prepare(spec: TeacherSpec | StudentSpec, home: Home, comm: Communicator = SI
     with comm.raise_together():
         trainer = assemble(spec, splits, teachers, device, home, comm)
         check_batch_sizes(trainer)
-    if trainer.diagnosis is not None and not trainer.diagnosis.has_something:
+    if trainer.diagnosis is not None and not trainer.diagnosis.has_metrics:
         logger.info("there are no augmented teachers and no learned views: --diagnose has nothing to log")
     if not teachers:
         return RunContext(spec, splits, (), None, None, trainer)
@@ -258,7 +258,7 @@ def _assemble(
     trainer = Trainer(spec, learner, objective, train, test, precision)
     if isinstance(spec, StudentSpec) and spec.diagnose:
         asked = [
-            Asked(teacher.network, resolve_precision(spec.precision, device, teacher.network, trains=False))
+            DiagnosedTeacher(teacher.network, resolve_precision(spec.precision, device, teacher.network, trains=False))
             for teacher in teachers
         ]
         trainer.diagnosis = Diagnosis(learner, objective, asked, train, test, precision)
