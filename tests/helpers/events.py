@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tekapctl.commands.tracking.tracker import in_groups
+from tekapctl.commands.tracking.tracker import grouped
 from tekapctl.store.runs import Run
 
 
@@ -25,6 +25,6 @@ def in_metrics(run: Run) -> dict[str, dict[int, float]]:
     """The same of metrics.jsonl, as numbers of 32 bits, which is what TensorBoard keeps."""
     found: dict[str, dict[int, float]] = {}
     for entry in run.metrics():
-        for name, value in in_groups(entry).items():
+        for name, value in grouped(entry).items():
             found.setdefault(name, {})[entry["epoch"]] = pytest.approx(value, rel=1e-6)
     return found
