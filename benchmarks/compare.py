@@ -134,8 +134,8 @@ def main() -> None:
             ]
     for level, ratios in overheads.items():
         lines.append(
-            f"With a live teacher, a step at the level `{level}` takes {statistics.median(ratios):.2f} times as long as "
-            "the teacher's forward and the student's forward and backward pass alone."
+            f"With a live teacher, a step at the level `{level}` takes {statistics.median(ratios):.2f} times as long "
+            "as the teacher's forward and the student's forward and backward pass alone."
         )
     text = "\n".join(lines) + "\n"
     print(text)
