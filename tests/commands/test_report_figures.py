@@ -14,7 +14,7 @@ from tekapctl.experiments.comparison.groups import Finished, Group
 from tekapctl.experiments.comparison.table import compare
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 
 HOSTILE = "<b>$\\frac$ 漢 & \x1b[31m\udcff"
 

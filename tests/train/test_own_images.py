@@ -9,7 +9,7 @@ from PIL import Image
 
 from helpers.logs import recorded
 from helpers.silent import Silent
-from tekapctl.commands.evaluate import measure
+from tekapctl.commands.evaluate import evaluate
 from tekapctl.commands.report.predictions import Predictor
 from tekapctl.data import data_spec
 from tekapctl.data.files.listing import list_images
@@ -126,15 +126,15 @@ def test_weights_are_measured_on_their_own_test_images_wherever_they_are(home, p
     teacher, _ = run(home, kind="teacher", model="resnet8", data={"name": folder, **settings})
     weights = Runs(home.runs).find(teacher).weights
     shutil.copy(weights, place / "elsewhere.safetensors")
-    own = measure(home, teacher)["evaluation"]
+    own = evaluate(home, teacher)["evaluation"]
     for name in (teacher, str(weights), str(place / "elsewhere.safetensors")):
         with recorded() as said:
-            found = measure(home, name, dataset=folder)["evaluation"]
+            found = evaluate(home, name, dataset=folder)["evaluation"]
         assert (found["images"], found["top1"]) == (own["images"], own["top1"])
         assert not said
     pictures(place / "split", "abc", 21)
     with recorded() as said:
-        measure(home, teacher)
+        evaluate(home, teacher)
     assert "the images of" in said[-1]
     with pytest.raises(UsageError, match="have changed"):
         Predictor(home).student(group(find(home, [teacher]))[0])

@@ -110,7 +110,7 @@ def test_a_warm_cache_asks_the_teacher_nothing_and_serves_every_seed_and_fractio
     assert found["complete"]
     assert found["views"] == len(teacher.batches.image_set) * teacher.batches.distinct_views
     again = warm(teacher, lambda done, total: None)
-    assert again["asked"] == 0
+    assert again["computed"] == 0
 
     other = cached_teacher(home, precision="float32", seed=5)
     assert other.store.path == teacher.store.path

@@ -17,7 +17,7 @@ def doctor(as_json: options.Json = False) -> None:
         return
     fields = {name: str(version) for name, version in found["versions"].items()}
     for device in found["devices"]:
-        words = [device["is"]]
+        words = [device["description"]]
         if "cores" in device:
             words.append(f"{device['cores']} cores, {device['threads']} threads")
         if device["memory_bytes"] is not None:
@@ -29,10 +29,10 @@ def doctor(as_json: options.Json = False) -> None:
     fields["cached"] = (
         ", ".join(f"{kind} {console.format_bytes(count)}" for kind, count in home["cached"].items()) or "nothing"
     )
-    ready = [name for name, is_ready in found["data_sets"].items() if is_ready]
-    missing = [name for name, is_ready in found["data_sets"].items() if not is_ready]
+    ready = [name for name, is_ready in found["datasets"].items() if is_ready]
+    missing = [name for name, is_ready in found["datasets"].items() if not is_ready]
     fields["data sets"] = ", ".join(ready) + (f"; to be fetched: {', '.join(missing)}" if missing else "")
     fields["extras"] = ", ".join(f"{name} {version or 'not installed'}" for name, version in found["extras"].items())
     console.show_fields(fields)
-    for remark in found["remarks"]:
-        console.say(remark)
+    for warning in found["warnings"]:
+        console.say(warning)

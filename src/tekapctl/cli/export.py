@@ -22,7 +22,7 @@ def export(
     model_args: options.ModelArguments = None,
     format_name: Annotated[
         str | None,
-        typer.Option("--format", help="onnx, safetensors or torch-export. (default: as the file's name ends)"),
+        typer.Option("--format", help="Export format. (default: chosen by the file's suffix; a wrong name lists all)"),
     ] = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="Quantise weights and activations to eight bits; ONNX alone.")
@@ -66,14 +66,14 @@ def export(
         images=images,
         calibration_images=calibration_images,
         tolerance=tolerance,
-        most_lost=most_lost,
+        max_accuracy_drop=most_lost,
     )
     result = carry_out(
         Home.default(),
         reference,
         wanted,
         model=model,
-        arguments=options.named_values(model_args, "--model-arg"),
+        model_args=options.named_values(model_args, "--model-arg"),
         best=best,
         dataset=dataset,
         folder=data_dir,

@@ -37,7 +37,7 @@ from tekapctl.randomness import derive
 from tekapctl.spec import RunSpec, StudentSpec
 from tekapctl.store.home import Home
 from tekapctl.train import trained
-from tekapctl.train.diagnosis import Asked, Diagnosis
+from tekapctl.train.diagnosis import Diagnosis
 from tekapctl.train.evaluation import predict, top_k
 from tekapctl.train.sanity_check import check_batch_sizes
 from tekapctl.train.source import TeacherSource, find_teachers, open_teacher, shared
@@ -113,7 +113,7 @@ def build_run(
             sources = shared(sources)
         trainer = build_trainer(spec, splits, sources, train, test)
         check_batch_sizes(trainer)
-    if trainer.diagnosis is not None and not trainer.diagnosis.has_something:
+    if trainer.diagnosis is not None and not trainer.diagnosis.has_metrics:
         logger.info("there are no augmented teachers and no learned views: diagnose has nothing to log")
     return RunContext(spec, splits, tuple(sources), *evaluate_teachers(spec, teachers, test), trainer)
 
@@ -218,7 +218,7 @@ def build_trainer(
     precision = resolve_precision(spec.precision, train.device, student, trains=True)
     trainer = Trainer(spec, student, objective, train, test, precision)
     if isinstance(spec, StudentSpec) and spec.diagnose:
-        asked = [Asked(source.trained.network, teacher_precision(spec, source, train)) for source in sources]
+        asked = [DiagnosedTeacher(source.trained.network, teacher_precision(spec, source, train)) for source in sources]
         trainer.diagnosis = Diagnosis(student, objective, asked, train, test, precision)
     return trainer
 

@@ -55,9 +55,9 @@ def test_a_cache_is_filled_if_its_students_would_use_all_views(tmp_path, logged)
     assert f"{3 * VIEWS - 1} epochs do not use all {VIEWS} views" in logged[-1]
     found = fill(epochs=3 * VIEWS)
     images = found["views"] // VIEWS
-    assert found["asked"] == found["views"] == images * VIEWS
+    assert found["computed"] == found["views"] == images * VIEWS
     assert images == pytest.approx(0.05 * 1297, abs=10)
-    assert fill(epochs=1, always=True)["asked"] == 0, "once for all"
+    assert fill(epochs=1, always=True)["computed"] == 0, "once for all"
 
 
 def test_a_worker_sees_its_device_alone(monkeypatch):

@@ -1,4 +1,4 @@
-"""MLflow: the server that MLFLOW_TRACKING_URI names, or files in the run's folder."""
+"""MLflow: the server in MLFLOW_TRACKING_URI, or files in the run's folder."""
 
 import os
 import time
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tekapctl.commands.tracking.tracker import TRACKERS, Metrics, Tracker, flat, in_groups
+from tekapctl.commands.tracking.tracker import TRACKERS, Metrics, Tracker, flatten, grouped
 from tekapctl.errors import require
 
 _EXPERIMENT = "tekapctl"
@@ -16,16 +16,16 @@ _STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 @TRACKERS.register("mlflow")
 class MLflow(Tracker):
-    """A run of the experiment `tekapctl` (or of MLFLOW_EXPERIMENT_NAME), found again by its tag when it goes on."""
+    """A run in the experiment `tekapctl` (or MLFLOW_EXPERIMENT_NAME), found by its tag when resumed."""
 
     @classmethod
     def check(cls) -> None:
-        """MLflow must be installed; without the parts that serve, `mlflow-skinny`, is enough."""
+        """Needs MLflow; `mlflow-skinny` is enough."""
         _allow_files()
         require("mlflow", "mlflow.tracking")
 
     def start(self, run: str, folder: Path, spec: dict[str, Any], epochs: int) -> int:
-        """The run's parameters are the spec's fields."""
+        """Log the spec's fields as parameters."""
         _allow_files()
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
@@ -40,21 +40,21 @@ class MLflow(Tracker):
             steps = {entry.step for entry in self._client.get_metric_history(self._id, "train/loss")}
             return min(len(steps), epochs)
         self._id = self._client.create_run(experiment, run_name=run, tags={_TAG: run}).info.run_id
-        parameters = [Param(name, str(value)[:500]) for name, value in flat(spec)]
-        for first in range(0, len(parameters), 100):  # as many as a request may have
+        parameters = [Param(name, str(value)[:500]) for name, value in flatten(spec)]
+        for first in range(0, len(parameters), 100):  # the maximum per request
             self._client.log_batch(self._id, params=parameters[first : first + 100])
         return 0
 
     def log(self, metrics: Metrics, epoch: int) -> None:
-        """All metrics of an epoch at once."""
+        """Log an epoch's metrics in one request."""
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
-        entries = [Metric(name, value, now, epoch) for name, value in in_groups(metrics).items()]
+        entries = [Metric(name, value, now, epoch) for name, value in grouped(metrics).items()]
         self._client.log_batch(self._id, metrics=entries)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """The run's status becomes MLflow's."""
+        """Set MLflow's status of the run."""
         self._client.set_terminated(self._id, _STATUS[summary["status"]])
 
     def _experiment(self, name: str) -> str:
@@ -64,6 +64,6 @@ class MLflow(Tracker):
 
 def _allow_files() -> None:
     if not os.environ.get("MLFLOW_TRACKING_URI"):
-        # Newer versions keep runs in files only where they are told to, and tell their makers of each run.
+        # Newer versions need this to store runs in files, and report usage unless told not to.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

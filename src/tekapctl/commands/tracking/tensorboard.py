@@ -4,38 +4,38 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tekapctl.commands.tracking.tracker import TRACKERS, Metrics, Tracker, flat, in_groups
+from tekapctl.commands.tracking.tracker import TRACKERS, Metrics, Tracker, flatten, grouped
 from tekapctl.errors import require
 
 
 @TRACKERS.register("tensorboard")
 class TensorBoard(Tracker):
-    """Scalars by epoch in `tensorboard/`; a run that goes on goes on after the last epoch that is there."""
+    """Scalars by epoch in `tensorboard/`; a resumed run continues after the last stored epoch."""
 
     @classmethod
     def check(cls) -> None:
-        """TensorBoard must be installed; the server need not run."""
+        """Needs TensorBoard; its server need not run."""
         require("tensorboard", "tensorboard")
         require("tensorboard", "torch.utils.tensorboard")
 
     def start(self, run: str, folder: Path, spec: dict[str, Any], epochs: int) -> int:
-        """Open an event file; what older ones have of later epochs is purged."""
+        """Open an event file that purges later epochs from older files."""
         from torch.utils.tensorboard import SummaryWriter
 
         events = folder / "tensorboard"
         known = min(_epochs_in(events), epochs)
         self._writer = SummaryWriter(str(events), purge_step=known + 1)
         if not known:
-            lines = [f"    {name} = {value!r}" for name, value in flat(spec)]
+            lines = [f"    {name} = {value!r}" for name, value in flatten(spec)]
             self._writer.add_text("spec", "\n".join([f"{run}\n", *lines]), 0)
         self._writer.flush()
         return known
 
     def log(self, metrics: Metrics, epoch: int) -> None:
-        """A scalar for each metric."""
-        for name, value in in_groups(metrics).items():
+        """Log a scalar for each metric."""
+        for name, value in grouped(metrics).items():
             self._writer.add_scalar(name, value, epoch)
-        # The file is what others look at while the run goes on, and what is left if it is killed.
+        # So that a viewer sees the epoch at once, and nothing is lost if the run is killed.
         self._writer.flush()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -44,13 +44,13 @@ class TensorBoard(Tracker):
 
 
 def _epochs_in(events: Path) -> int:
-    """How many epochs, from the first on, are whole in a folder's files."""
+    """Number of complete epochs, from the first on, in a folder's files."""
     if not events.is_dir():
         return 0
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
     found = EventAccumulator(str(events), size_guidance={SCALARS: 0}).Reload()
-    # The last scalar that `log` writes of an epoch.
+    # `log` writes this scalar last.
     steps = {event.step for event in found.Scalars(_LAST)} if _LAST in found.Tags()[SCALARS] else set()
     return next(epoch for epoch in range(len(steps) + 1) if epoch + 1 not in steps)
 

@@ -1,6 +1,7 @@
-"""What a tracker of experiments is; each is one file beside this one."""
+"""Experiment trackers: the interface, and the threads that they run in."""
 
 import logging
+import re
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -16,120 +17,109 @@ logger = logging.getLogger(__name__)
 Metrics = Mapping[str, float | int]
 
 PATIENCE = 30.0
-"""Seconds that a run, once it has ended, waits for its trackers."""
+"""Seconds that a finished run waits for its trackers."""
 
 
 class Tracker(ABC):
-    """Follows one run. Its calls come in turn, in a thread of its own, and may raise whatever goes wrong."""
+    """Logs one run. All calls come from one thread, in order, and may raise anything."""
 
     @classmethod
     @abstractmethod
     def check(cls) -> None:
-        """See to it that what it needs is there.
+        """Check that the tracker can be used.
 
         Raises:
-            UsageError: Something is missing.
+            UsageError: A package or a login is missing.
         """
 
     @abstractmethod
     def start(self, run: str, folder: Path, spec: dict[str, Any], epochs: int) -> int:
-        """The run begins, or goes on.
+        """A run starts or resumes.
 
         Args:
-            run: Its id.
-            folder: Its folder.
-            spec: What it trains with.
-            epochs: Epochs that it has behind it.
+            run: The run's id.
+            folder: The run's folder.
+            spec: The run's spec.
+            epochs: Number of finished epochs.
 
         Returns:
-            How many of these epochs the tracker has already; the others are logged to it next.
+            How many of these epochs the tracker already has; the others are logged next.
         """
 
     @abstractmethod
     def log(self, metrics: Metrics, epoch: int) -> None:
-        """An epoch ended.
+        """Log an epoch.
 
         Args:
-            metrics: Its line of metrics.jsonl.
-            epoch: Its number, from 1.
+            metrics: The epoch's line of metrics.jsonl.
+            epoch: The epoch's number, from 1.
         """
 
     @abstractmethod
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """The run ended; `status` in its summary is `finished`, `failed` or `interrupted`."""
+        """The run ended with the `status` in its summary: `finished`, `failed` or `interrupted`."""
 
 
 TRACKERS: Registry[type[Tracker]] = Registry("tracker", "tekapctl.commands.tracking")
 
 
-def in_groups(metrics: Metrics) -> dict[str, float]:
-    """Metrics by the names under which trackers show them side by side: `train/loss`, `test/top1`."""
-    found = {}
-    for name, value in metrics.items():
-        part, _, rest = name.partition("_")
-        if name != "epoch":
-            found[f"{part}/{rest}" if part in ("train", "test") and rest else name] = float(value)
-    return found
+def grouped(metrics: Metrics) -> dict[str, float]:
+    """Metrics under grouped names, as trackers display them: `train/loss`, `test/top1`."""
+    return {
+        re.sub("^(train|test)_(?=.)", r"\1/", name): float(value) for name, value in metrics.items() if name != "epoch"
+    }
 
 
-def flat(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """The fields of nested tables by dotted path."""
+def flatten(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Fields of nested tables by dotted path."""
     for name, value in table.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{path}{name}.")
+            yield from flatten(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", value
 
 
-_SOON = 2.0
-"""Seconds of waiting that need no word."""
+_SILENT_SECONDS = 2.0
+"""Seconds of waiting before a message is logged."""
 
 Call = Callable[[Tracker], None]
 
 
-class Follower:
-    """A tracker in its thread; the first thing that goes wrong is reported, and is the last thing it is asked.
+class _Worker:
+    """A tracker in its own thread. Its first failure is logged and ends it.
 
     Args:
         name: The tracker's name.
         tracker: The tracker.
     """
 
-    def __init__(
-        self,
-        name: str,
-        tracker: Tracker,
-    ) -> None:
+    def __init__(self, name: str, tracker: Tracker) -> None:
         self.name = name
+        self.is_abandoned = False
+        """Whether failures are ignored from now on."""
         self._tracker = tracker
-        self._left = False
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
-        # A daemon: what a tracker still waits for must not keep the program from ending.
+        # A daemon thread, so that a tracker that hangs does not keep the program from exiting.
         self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
         self._thread.start()
 
-    def ask(self, call: Call | None) -> None:
-        """Have the tracker called, after all that it was asked before; None is the end."""
+    def put(self, call: Call | None) -> None:
+        """Queue a call; None ends the thread."""
         self._calls.put(call)
 
-    def ended(self, seconds: float) -> bool:
-        """Whether the thread has ended, waiting at most so long."""
+    def join(self, seconds: float) -> bool:
+        """Wait for the thread, at most so many seconds; returns whether it has ended."""
         self._thread.join(max(0.0, seconds))
         return not self._thread.is_alive()
-
-    def leave(self) -> None:
-        """What goes wrong from now on is nobody's concern."""
-        self._left = True
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             try:
                 call(self._tracker)
-            except BaseException as error:  # whatever a tracker trips over, even an exit, the run goes on
-                if self._left:
-                    return
-                what = " ".join(str(error).split()) or type(error).__name__
-                logger.info(f"the tracker {self.name} failed and is switched off; the run goes on: {what}")
+            except BaseException as error:  # whatever a tracker raises, even SystemExit, the run continues
+                if not self.is_abandoned:
+                    reason = " ".join(str(error).split()) or type(error).__name__
+                    logger.info(f"the tracker {self.name} failed and is switched off; the run continues: {reason}")
                 return
 
 
@@ -140,24 +130,21 @@ class Trackers:
         names: Their names.
     """
 
-    def __init__(
-        self,
-        names: Iterable[str],
-    ) -> None:
-        self._followers = [Follower(name, TRACKERS[name]()) for name in names]
+    def __init__(self, names: Iterable[str]) -> None:
+        self._workers = [_Worker(name, TRACKERS[name]()) for name in names]
 
     @staticmethod
     def check(names: Iterable[str]) -> None:
-        """See to it that what trackers need is there.
+        """Check that trackers can be used.
 
         Raises:
-            UsageError: There is no such tracker, or something is missing.
+            UsageError: A tracker is unknown, or a package or a login is missing.
         """
         for name in names:
             TRACKERS[name].check()
 
     def start(self, run: str, folder: Path, spec: dict[str, Any], history: Sequence[Metrics]) -> None:
-        """The run begins, or goes on after the epochs of a history."""
+        """A run starts, or resumes after the epochs of a history."""
         epochs = [dict(metrics) for metrics in history]
 
         def begin(tracker: Tracker) -> None:
@@ -165,37 +152,37 @@ class Trackers:
             for metrics in epochs[known:]:
                 tracker.log(metrics, int(metrics["epoch"]))
 
-        self._ask(begin)
+        self._call(begin)
 
     def log(self, metrics: Metrics) -> None:
-        """An epoch ended."""
+        """Log an epoch."""
         entry = dict(metrics)
-        self._ask(lambda tracker: tracker.log(entry, int(entry["epoch"])))
+        self._call(lambda tracker: tracker.log(entry, int(entry["epoch"])))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """The run ended; waits for the trackers, but not for ever."""
-        self._ask(lambda tracker: tracker.finish(summary))
-        self._ask(None)
+        """End the run; waits for the trackers, up to `PATIENCE` seconds."""
+        self._call(lambda tracker: tracker.finish(summary))
+        self._call(None)
         try:
-            late = self._not_ended(min(_SOON, PATIENCE))
+            late = self._unfinished(min(_SILENT_SECONDS, PATIENCE))
             if late:
-                logger.info(f"waiting for {_names(late)}, {PATIENCE:.0f} seconds at most")
-                late = self._not_ended(PATIENCE - _SOON)
+                logger.info(f"waiting for {_names(late)}, up to {PATIENCE:.0f} seconds")
+                late = self._unfinished(PATIENCE - _SILENT_SECONDS)
         except KeyboardInterrupt:
-            late = self._not_ended(0)
-        for follower in late:
-            follower.leave()
+            late = self._unfinished(0)
+        for worker in late:
+            worker.is_abandoned = True
         if late:
-            logger.info(f"{_names(late)} had not taken all of the run and was left behind; metrics.jsonl has it")
+            logger.info(f"{_names(late)} did not finish in time and may lack part of the run; metrics.jsonl has it all")
 
-    def _not_ended(self, seconds: float) -> list[Follower]:
+    def _unfinished(self, seconds: float) -> list[_Worker]:
         deadline = time.monotonic() + seconds
-        return [each for each in self._followers if not each.ended(deadline - time.monotonic())]
+        return [worker for worker in self._workers if not worker.join(deadline - time.monotonic())]
 
-    def _ask(self, call: Call | None) -> None:
-        for follower in self._followers:
-            follower.ask(call)
+    def _call(self, call: Call | None) -> None:
+        for worker in self._workers:
+            worker.put(call)
 
 
-def _names(followers: Iterable[Follower]) -> str:
-    return "the tracker " + ", ".join(each.name for each in followers)
+def _names(workers: Iterable[_Worker]) -> str:
+    return "the tracker " + ", ".join(worker.name for worker in workers)

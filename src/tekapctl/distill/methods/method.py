@@ -228,6 +228,16 @@ class MethodSpec(Settings, ABC):
         """
         return None
 
+    def memory_bytes(self, samples: int, batch_size: int, teachers: int) -> int:
+        """Upper bound on what the loss keeps in memory, in bytes, beside networks and activations.
+
+        Args:
+            samples: Training images.
+            batch_size: Images per step.
+            teachers: Number of teachers.
+        """
+        return 0
+
     def learner(self, student: Network, pair: Pair) -> Network:
         """The network that learns, is tested and stored: the student, or what the method makes of it."""
         return student

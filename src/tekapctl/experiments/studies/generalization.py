@@ -5,8 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from tekapctl.commands.robustness.measure import Request
-from tekapctl.commands.robustness.shift import CORRUPTIONS
+from tekapctl.commands.robustness import CORRUPTIONS, Request
 from tekapctl.experiments.studies.arms import over_axis, standard_arms
 from tekapctl.experiments.studies.outcomes import AGREEMENT, CALIBRATION, CORRELATION, DIVERGENCE, TOP1, probed, under
 from tekapctl.experiments.studies.study import STUDIES, Design, Study, StudySetup

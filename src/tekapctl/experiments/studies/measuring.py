@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from tekapctl import __version__
-from tekapctl.commands.evaluate import measure
-from tekapctl.commands.robustness.measure import Request
+from tekapctl.commands.evaluate import evaluate
+from tekapctl.commands.robustness import Request
 from tekapctl.errors import TekapctlError
 from tekapctl.experiments.comparison.groups import read_finished
 from tekapctl.experiments.studies.outcomes import Measured
@@ -70,7 +70,7 @@ def _evaluation(run: Run, label: str, request: Request, limit: int | None, home:
     except (OSError, ValueError, RecursionError):
         pass  # not measured yet
     logger.info(f"measuring {label}")
-    found = measure(home, run.id, robustness=request, limit=limit, beside_teacher=False)
+    found = evaluate(home, run.id, robustness=request, limit=limit, with_teacher=False)
     atomic_write(path, (json.dumps(found, indent=2) + "\n").encode())
     return found
 

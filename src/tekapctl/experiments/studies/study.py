@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tekapctl.commands.robustness.measure import Request
+from tekapctl.commands.robustness import Request
 from tekapctl.errors import UsageError
 from tekapctl.experiments.studies.contrasts import Contrast
 from tekapctl.experiments.studies.outcomes import TOP1, Outcome

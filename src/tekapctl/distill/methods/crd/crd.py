@@ -52,6 +52,11 @@ class CRDSpec(MethodSpec):
             raise ValueError("a queue has no entry for other samples of the class: use mode 'exact'")
         return self
 
+    def memory_bytes(self, samples: int, batch_size: int, teachers: int) -> int:
+        """Two memories per teacher, and a batch's scores and gathered negatives, in float32."""
+        entries = self.negatives if self.memory == "queue" else samples
+        return 8 * (teachers * entries * self.embedding_width + batch_size * (2 * entries + 3 * self.negatives))
+
     def make(self, pair: Pair) -> "CRD":
         """CRD for a pair of networks and a training set."""
         return CRD(

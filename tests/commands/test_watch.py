@@ -1,4 +1,4 @@
-"""What is told of a run from outside, from its files alone."""
+"""The progress of a run, read from its files."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tekapctl.cli.console import WatchDisplay, show_watched
-from tekapctl.commands.watch import look
+from tekapctl.commands.watch import progress_of
 from tekapctl.store.run import Run
 
 
@@ -29,33 +29,33 @@ def note(run: Run, epoch: int, step: int) -> None:
 
 def test_the_time_left_is_that_of_steps_and_then_of_the_last_epochs(run):
     with run.lock():
-        assert look(run).seconds_left is None
+        assert progress_of(run).seconds_left is None
         note(run, 0, 50)
-        assert look(run).seconds_left == pytest.approx(9.5 * 100 / 20)
+        assert progress_of(run).seconds_left == pytest.approx(9.5 * 100 / 20)
         run.append_metrics(entry(1, train_seconds=1000.0))
         for epoch in range(2, 7):
             run.append_metrics(entry(epoch))
-        assert look(run).step == 0, "the note is of an epoch before"
-        assert look(run).seconds_left == pytest.approx(4 * 10)
+        assert progress_of(run).step == 0, "the note is of an epoch before"
+        assert progress_of(run).seconds_left == pytest.approx(4 * 10)
         note(run, 6, 50)
-        assert look(run).seconds_left == pytest.approx(3.5 * 10)
-    assert look(run).seconds_left is None
-    assert look(run).status == "interrupted"
+        assert progress_of(run).seconds_left == pytest.approx(3.5 * 10)
+    assert progress_of(run).seconds_left is None
+    assert progress_of(run).status == "interrupted"
 
 
-def test_the_best_epoch_is_none_of_the_first_stage(run):
+def test_the_best_epoch_is_not_one_of_the_init_stage(run):
     run.append_metrics(entry(1, test_top1=0.9, train_first_stage=1.0))
-    assert look(run).best_epoch is None
+    assert progress_of(run).best_epoch is None
     run.append_metrics(entry(2, test_top1=0.6))
     run.append_metrics(entry(3, test_top1=0.6))
-    assert (look(run).best_epoch, look(run).best_top1) == (2, 0.6)
+    assert (progress_of(run).best_epoch, progress_of(run).best_top1) == (2, 0.6)
 
 
 def test_epochs_that_are_trained_again_are_shown_again(run, capsys):
     with run.lock(), WatchDisplay() as show:
         for last in (2, 3, 1, 2):
             run.write_metrics([entry(epoch) for epoch in range(1, last + 1)])
-            show(look(run).to_dict())
+            show(progress_of(run).to_dict())
     shown = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in shown] == ["running, 2 epochs done", "epoch 3", "epoch 2"]
 
@@ -72,9 +72,9 @@ def test_a_run_with_any_numbers_can_be_watched(tmp_path_factory, metrics, notes,
     (run.path / "progress.json").write_text(json.dumps(notes))
     if held:
         with run.lock():
-            state = look(run).to_dict()
+            state = progress_of(run).to_dict()
     else:
-        state = look(run).to_dict()
+        state = progress_of(run).to_dict()
     json.dumps(state, allow_nan=False)
     show_watched(state)
     with WatchDisplay() as show:
