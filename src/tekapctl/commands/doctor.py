@@ -14,6 +14,7 @@ from tekapctl.data import DATASETS, data_spec
 from tekapctl.device import cpu_multiplies_bfloat16, describe_kind, find_compiler, missing_for_compile, unusable_gpu
 from tekapctl.distributed.communicator import processors
 from tekapctl.errors import TekapctlError
+from tekapctl.store.atomic import format_bytes
 from tekapctl.store.home import Home
 
 _EXTRAS = {

@@ -37,7 +37,7 @@ from tekapctl.randomness import derive
 from tekapctl.spec import RunSpec, StudentSpec
 from tekapctl.store.home import Home
 from tekapctl.train import trained
-from tekapctl.train.diagnosis import Diagnosis
+from tekapctl.train.diagnosis import DiagnosedTeacher, Diagnosis
 from tekapctl.train.evaluation import predict, top_k
 from tekapctl.train.sanity_check import check_batch_sizes
 from tekapctl.train.source import TeacherSource, find_teachers, open_teacher, shared
