@@ -211,7 +211,7 @@ def test_a_run_that_cannot_be_read_is_left_out_of_a_comparison_and_named(tekapct
     try:
         spec = broken / "spec.toml"
         spec.write_text(spec.read_text().replace('name = "digits"', 'name = "gone_module:Images"'))
-        compared = tekapctl("compare", "--all", "--format", "json")
+        compared = tekapctl("compare", "--all", "--json")
         assert "left out 20200101-000000-broken: The spec is not valid" in compared.err
         assert compared.json["groups"]
         assert "gone_module" in tekapctl.refuses("compare", broken.name)
@@ -225,12 +225,12 @@ def test_runs_are_compared_over_seeds(tekapctl, teacher):
     for seed in ("0", "1"):
         for augmented in ("--tekap", "--no-tekap"):
             tekapctl("distill", *options, augmented, "--seed", seed)
-    found = tekapctl("compare", "--name", "compared", "--baseline", "kd", "--format", "json").json
+    found = tekapctl("compare", "--name", "compared", "--baseline", "kd", "--json").json
     assert found["baseline"] == "kd"
     assert [(each["label"], each["seeds"]) for each in found["groups"]] == [("kd + TeKAP", 2), ("kd", 2)]
     assert found["groups"][0]["difference"]["pairs"] == 2
     assert "kd + TeKAP" in tekapctl("compare", "--name", "compared").out
-    assert tekapctl("compare", "--name", "compared", "--format", "markdown").out.startswith("| student |")
+    assert tekapctl("compare", "--name", "compared", "--markdown").out.startswith("| student |")
     assert "no finished runs" in tekapctl.refuses("compare", "--name", "nobody")
 
 
@@ -393,8 +393,8 @@ def test_the_demo_compares_and_says_what_the_differences_mean(tekapctl):
 
 def test_a_control_keeps_what_it_names_in_the_spec(tekapctl):
     options = ["distill", "--method", "crd", "--alpha", "1", "--dry-run", "--json"]
-    settings = tekapctl(*options, "--control", "noise", "--control", "weight").json["spec"]["tekap"]
+    settings = tekapctl(*options, "--keep-effect", "noise", "--keep-effect", "weight").json["spec"]["tekap"]
     assert (settings["logit"]["teacher_scale"], settings["logit"]["noise_weight"]) == (1.0, 0.1)
     assert (settings["logit"]["teacher_loss_weight"], settings["logit"]["loss_weight"]) == (1.0, 0.8)
     assert (settings["feature"]["student_term_weight"], settings["feature"]["bank_updates"]) == (0.0, False)
-    assert "Did you mean noise" in tekapctl.refuses(*options, "--control", "nois")
+    assert "Did you mean noise" in tekapctl.refuses(*options, "--keep-effect", "nois")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TextIO
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -18,8 +19,8 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
@@ -53,15 +54,22 @@ class LogHandler(logging.Handler):
         say(f"warning: {record.getMessage()}" if record.levelno >= logging.WARNING else record.getMessage())
 
 
-def show_error(problem: str, remedy: str) -> None:
-    """What is wrong and what to do, on stderr."""
+def show_error(problem: str, remedy: str, *, as_json: bool = False) -> None:
+    """What is wrong and what to do, on stderr; also as JSON on stdout unless a result is there already."""
+    if as_json and not _printed_json:
+        show_json({"error": problem, "remedy": remedy})
     _stderr.print(f"[bold red]error:[/] {escape(printable(problem))}", soft_wrap=True)
     if remedy:
         _stderr.print(escape(printable(remedy)), soft_wrap=True)
 
 
+_printed_json = False
+
+
 def show_json(result: Any) -> None:
     """One machine-readable result on stdout."""
+    global _printed_json
+    _printed_json = True
     sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
     sys.stdout.flush()
 
@@ -71,33 +79,68 @@ def show_text(text: str) -> None:
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
-def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on stdout; columns whose name ends with a blank-free `>` are right-aligned."""
-    table = _table(title, columns, rows)
+def show_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, optional: Sequence[str] = ()
+) -> None:
+    """A table on stdout.
+
+    Numbers are never broken over two lines; where the terminal is narrow, texts wrap and optional columns are left out.
+
+    Args:
+        title: Above the table; may be empty.
+        columns: Names. `NAME>` is right-aligned and, like `NAME=`, never wrapped.
+        rows: Cells.
+        optional: Columns that are left out where there is no room, the least important first.
+    """
+    lines = [[printable(cell) for cell in row] for row in rows]
     # A table in a file or a pipe is as wide as it needs to be.
-    console = _stdout if sys.stdout.isatty() else Console(highlight=False, width=160)
-    console.print(table)
+    width = _stdout.width if sys.stdout.isatty() else 10_000
+    shown = list(range(len(columns)))
+    hidden = []
+    for name in optional:
+        if _narrowest(columns, lines, shown) <= width:
+            break
+        index = next(i for i, column in enumerate(columns) if column.rstrip(">=") == name)
+        shown.remove(index)
+        hidden.append(name)
+    table = _table(title, [columns[i] for i in shown], [[line[i] for i in shown] for line in lines])
+    needed = max(_narrowest(columns, lines, shown), min(width, 10_000))
+    Console(highlight=False, width=needed).print(table, crop=False)
+    if hidden:
+        say(f"not shown on a narrow terminal: {', '.join(hidden)} (--json prints all)")
 
 
-def show_narrow_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout whose cells stay on one line: on a narrow terminal its last columns are left out."""
-    width = _stdout.width if sys.stdout.isatty() else 160
-    widths = [max(len(column), *(len(printable(row[i])) for row in rows)) + 3 for i, column in enumerate(columns)]
-    shown = len(columns)
-    while shown > 1 and sum(widths[:shown]) + 1 > width:
-        shown -= 1
-    table = _table("", columns[:shown], [row[:shown] for row in rows])
-    for column in table.columns:
-        column.no_wrap = True
-    Console(highlight=False, width=max(width, sum(widths[:shown]) + 1)).print(table, crop=False)
-    if shown < len(columns):
-        say(f"left out for want of room: {', '.join(column.removesuffix('>') for column in columns[shown:])}")
+_NARROWEST_TEXT = 16
+
+
+def _narrowest(columns: Sequence[str], lines: Sequence[Sequence[str]], shown: Sequence[int]) -> int:
+    """The width below which a table's numbers would break."""
+    total = 2 * len(shown)
+    for i in shown:
+        width = max(len(columns[i].rstrip(">=")), *(len(line[i]) for line in lines), 0)
+        total += width if columns[i].endswith((">", "=")) else min(width, _NARROWEST_TEXT)
+    return total
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(title=title or None, title_justify="left", header_style="bold")
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
+        show_edge=False,
+    )
     for column in columns:
-        table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
+        table.add_column(
+            column.rstrip(">="),
+            justify="right" if column.endswith(">") else "left",
+            no_wrap=column.endswith((">", "=")),
+            overflow="fold",
+        )
     for row in rows:
         table.add_row(*(escape(printable(cell)) for cell in row))
     return table
@@ -202,11 +245,11 @@ class TrainingProgress:
         if live and _stderr.is_terminal:
             self._live = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
+                BarColumn(bar_width=20),
+                TaskProgressColumn(),
                 TextColumn("{task.fields[rate]}"),
-                TimeElapsedColumn(),
                 TimeRemainingColumn(),
+                TextColumn("left"),
                 console=_stderr,
                 transient=quiet,
             )
@@ -237,12 +280,12 @@ class TrainingProgress:
     def on_epoch(self, metrics: Mapping[str, float | int]) -> None:
         """An epoch ended."""
         if self._live is not None:
-            rate = f"{metrics['images_per_second']:,.0f} images/s, top-1 {percent(metrics['test_top1'])}"
+            rate = f"{metrics['images_per_second']:,.0f} img/s"
             self._live.update(self._task, completed=int(metrics["epoch"]) * self.steps, rate=rate)
         if self.quiet:
             return
         left = (metrics["train_seconds"] + metrics["test_seconds"]) * (self.epochs - metrics["epoch"])
-        say(f"{epoch_line(metrics, self.epochs)}, {duration(left)} left")
+        say(epoch_line(metrics, self.epochs, left or None))
 
 
 class WatchDisplay:
@@ -272,13 +315,12 @@ class WatchDisplay:
         for metrics in state["metrics"]:
             if metrics["epoch"] > self._shown:
                 is_last = metrics["epoch"] == state["epoch"] and state["seconds_left"] is not None
-                left = f", about {duration(state['seconds_left'])} left" if is_last else ""
-                show_text(epoch_line(metrics, state["epochs"]) + left)
+                show_text(epoch_line(metrics, state["epochs"], state["seconds_left"] if is_last else None))
         self._shown = state["epoch"]
         sys.stdout.flush()
 
 
-SWEEP_COLUMNS = ("", "done>", "running>", "failed>", "waiting>", "top-1 %>", "deviation>", "published %>")
+SWEEP_COLUMNS = ("", "done>", "running>", "failed>", "waiting>", "top-1 %>", "std>", "paper %>")
 
 
 class SweepDisplay:
@@ -377,18 +419,20 @@ def _position(state: Mapping[str, Any]) -> str:
     return f"{state['status']}, {state['epoch']}{of} epochs done{steps}"
 
 
-def epoch_line(metrics: Mapping[str, float | int], epochs: int | None) -> str:
-    """What an epoch brought, in a line."""
-    parts = ", ".join(
-        f"{name.removeprefix('train_')} {value:.4f}"
-        for name, value in metrics.items()
-        if name in ("train_cross_entropy", "train_kd", "train_method", "train_first_stage")
+_LINE = 80
+_LOSSES = {"train_cross_entropy": "ce", "train_kd": "kd", "train_method": "method", "train_first_stage": "init"}
+
+
+def epoch_line(metrics: Mapping[str, float | int], epochs: int | None, seconds_left: float | None = None) -> str:
+    """An epoch's results in a line of at most 80 columns; accuracies are in percent."""
+    parts = [f"{short} {metrics[name]:.3g}" for name, short in _LOSSES.items() if name in metrics]
+    of_parts = f" ({', '.join(parts)})" if len(parts) > 1 else ""
+    line = (
+        f"epoch {metrics['epoch']}{f'/{epochs}' if epochs else ''}: loss {metrics['train_loss']:.3g}{of_parts}, "
+        f"train {percent(metrics['train_top1'])}, test {percent(metrics['test_top1'])}"
     )
-    return (
-        f"epoch {metrics['epoch']}{f'/{epochs}' if epochs else ''}: loss {metrics['train_loss']:.4f} ({parts}), "
-        f"train {percent(metrics['train_top1'])}, test {percent(metrics['test_top1'])}, "
-        f"{metrics['images_per_second']:,.0f} images/s"
-    )
+    left = "" if seconds_left is None else f", {duration(seconds_left)} left"
+    return line + left if len(line + left) <= _LINE else line
 
 
 class Output:

@@ -56,7 +56,7 @@ def execute_trials(
         StoppedError: A signal stopped them; each goes on alone with `tekapctl resume`.
     """
     if was_launched():
-        raise UsageError("Trials share one process, and several were started.", "Leave out --trials, or torchrun.")
+        raise UsageError("Trials share one process, and several were started.", "Leave out --seeds, or torchrun.")
     if spec.seed + count > LARGEST_SEED:
         raise UsageError(
             f"{count} seeds from {spec.seed} on go beyond {LARGEST_SEED - 1}.", "Start with a smaller --seed."

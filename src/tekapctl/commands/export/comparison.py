@@ -100,7 +100,7 @@ class Comparison:
             raise TekapctlError(
                 f"The int8 network has lost too much: top-1 {100 * self.top1:.2f} % against "
                 f"{100 * self.torch_top1:.2f} %, and {100 * most_lost:g} points may be lost.",
-                "Nothing was written; export without --int8, or give more --calibration-images or --most-lost.",
+                "Nothing was written; export without --int8, or give more --calibration-images or --max-accuracy-drop.",
             )
 
 

@@ -72,7 +72,7 @@ def _between(teacher: str, student: str) -> str:
     Raises:
         UsageError: There is none between them, or the networks are not the zoo's.
     """
-    remedy = "Name one: --with assistant=NETWORK."
+    remedy = "Name one: --set study.assistant=NETWORK."
     if is_foreign(teacher) or is_foreign(student):
         raise UsageError("An assistant between networks from elsewhere is for the user to choose.", remedy)
     with torch.device("meta"):  # as sizes go, weights need not be there

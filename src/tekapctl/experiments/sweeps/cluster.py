@@ -187,7 +187,9 @@ def _executor(
         python = {f"{kind}_python": f"{shlex.quote(sys.executable)} -P" for kind in _EXECUTORS.values()}
         executor = submitit.AutoExecutor(folder.path / "submitit", cluster=_EXECUTORS[on], **times, **python)
     except RuntimeError:
-        raise UsageError("This machine has no srun: it is no part of a Slurm cluster.", "Leave out --on.") from None
+        raise UsageError(
+            "This machine has no srun: it is not part of a Slurm cluster.", "Leave out --executor."
+        ) from None
     given: dict[str, Any] = {"timeout_min": _MINUTES, "gpus_per_node": 1 if on == "slurm" else 0}
     for name, value in options.items():
         if name == "time":
