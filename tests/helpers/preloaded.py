@@ -10,7 +10,7 @@ import tekapctl
 from tekapctl.cli.app import app
 
 for _name in (
-    "program",
+    "helpers.program",
     "reliability.limit",
     "timm",
     "torch._dynamo",

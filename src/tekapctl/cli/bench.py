@@ -39,8 +39,8 @@ def bench(
     )
     console.show_fields(
         {
-            "step": f"{1000 * found.step_seconds:.2f} ms, {found.step_seconds / found.bare_seconds:.2f}x the bare networks "
-            f"(teacher forward, student forward and backward: {1000 * found.bare_seconds:.2f} ms)",
+            "step": f"{1000 * found.step_seconds:.2f} ms, {found.step_seconds / found.bare_seconds:.2f}x "
+            f"the bare networks (teacher forward, student forward and backward: {1000 * found.bare_seconds:.2f} ms)",
             "speed": f"{found.images_per_second:,.0f} images/s",
             "precision": f"teacher {found.teacher_precision}, student {found.student_precision}",
             "peak memory": f"{console.size(found.peak_memory_bytes)} ({found.peak_memory_of})",

@@ -234,15 +234,18 @@ class TrainingProgress:
 
     Args:
         label: What is trained.
-        quiet: Leave out the line an epoch.
-        live: Show the bar where there is a terminal.
+        quiet: Print no line per epoch.
+
+    Attributes:
+        top1: On the test images, after the newest epoch.
     """
 
-    def __init__(self, label: str, *, quiet: bool = False, live: bool = True) -> None:
-        self.label = label
+    def __init__(self, label: str, *, quiet: bool = False) -> None:
+        self.label = escape(label)
         self.quiet = quiet
+        self.top1 = 0.0
         self._live: Progress | None = None
-        if live and _stderr.is_terminal:
+        if _stderr.is_terminal:
             self._live = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=20),
@@ -279,6 +282,7 @@ class TrainingProgress:
 
     def on_epoch(self, metrics: Mapping[str, float | int]) -> None:
         """An epoch ended."""
+        self.top1 = float(metrics["test_top1"])
         if self._live is not None:
             rate = f"{metrics['images_per_second']:,.0f} img/s"
             self._live.update(self._task, completed=int(metrics["epoch"]) * self.steps, rate=rate)

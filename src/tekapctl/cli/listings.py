@@ -23,7 +23,7 @@ def cached(name: str, compute: Callable[[], Any]) -> Any:
         name: Of the listing.
         compute: Makes it from plain JSON values; may import PyTorch.
     """
-    path, stamp = Home.default().root / _FILE, _stamp()
+    path, stamp = Home.default().root / _FILE, stamp_of(Path(tekapctl.__file__).parent)
     kept = _read(path)
     if kept.get("stamp") != stamp:
         kept = {"stamp": stamp}
@@ -48,10 +48,10 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _stamp() -> str:
-    """Changes with any file of the package: a part is added by adding a file."""
+def stamp_of(folder: Path) -> str:
+    """Changes with any source file in a folder: a part is added by adding a file."""
     digest = hashlib.sha256(tekapctl.__version__.encode())
-    for entry in _files(Path(tekapctl.__file__).parent):
+    for entry in _files(folder):
         status = entry.stat()
         digest.update(f"{entry.path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     return digest.hexdigest()

@@ -1,8 +1,9 @@
 """Run specs: everything that a run depends on, checked, frozen, and kept with the run."""
 
+import difflib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -399,7 +400,7 @@ def parse(values: Mapping[str, Any]) -> TeacherSpec | StudentSpec:
     try:
         return _ADAPTER.validate_python({"kind": "student", **values})
     except ValidationError as error:
-        raise UsageError(f"The spec is not valid: {'; '.join(_complaints(error))}.", _REMEDY) from None
+        raise UsageError(f"The spec is not valid: {'; '.join(_complaints(error, values))}.", _REMEDY) from None
     except RecursionError:
         raise UsageError("The spec is nested too deeply.", _REMEDY) from None
 
@@ -407,14 +408,49 @@ def parse(values: Mapping[str, Any]) -> TeacherSpec | StudentSpec:
 _REMEDY = "`tekapctl schema` prints what a spec may hold."
 
 
-def _complaints(error: ValidationError) -> list[str]:
+def _complaints(error: ValidationError, values: Mapping[str, Any]) -> list[str]:
     complaints = []
     for entry in error.errors(include_url=False):
         # The first part says which kind of spec was meant.
         path = ".".join(str(part) for part in entry["loc"][1:])
-        what = "unknown field" if entry["type"] == "extra_forbidden" else entry["msg"].removeprefix("Value error, ")
-        complaints.append(f"{path or 'spec'}: {what.rstrip('.?')}")
+        what = entry["msg"].removeprefix("Value error, ").rstrip(".?")
+        if entry["type"] == "extra_forbidden":
+            near = nearest_field(path, list(_fields(entry["loc"][0], values)))
+            what = f"unknown field (did you mean {near}?)" if near else "unknown field"
+        complaints.append(f"{path or 'spec'}: {what}")
     return complaints
+
+
+def nearest_field(path: str, known: Sequence[str]) -> str | None:
+    """The known field path that a user most likely meant; None if none is near."""
+    last = path.rpartition(".")[2]
+    elsewhere = [each for each in known if each.rpartition(".")[2] == last]
+    near = difflib.get_close_matches(path, known, n=1, cutoff=0.75) or elsewhere
+    return near[0] if near else None
+
+
+def _fields(kind: object, values: Mapping[str, Any]) -> Iterator[str]:
+    """The paths of all fields of a spec with a mapping's data set and method."""
+    model = TeacherSpec if kind == "teacher" else StudentSpec
+    for name, field in model.model_fields.items():
+        yield name
+        section = field.get_default(call_default_factory=True, validated_data={})
+        registry: Registry[Any] | None = {"data": DATASETS, "method": METHODS}.get(name)  # type: ignore[assignment]
+        if registry is not None:
+            given = values.get(name)
+            chosen = given.get("name") if isinstance(given, Mapping) else given
+            section_model: Any = registry[chosen] if chosen in registry.names() else type(section)
+            yield from (f"{name}.{inner}" for inner in section_model.model_fields)
+        elif isinstance(section, Settings):
+            yield from _nested(name, section)
+
+
+def _nested(path: str, section: Settings) -> Iterator[str]:
+    for name in type(section).model_fields:
+        yield f"{path}.{name}"
+        inner = getattr(section, name)
+        if isinstance(inner, Settings):
+            yield from _nested(f"{path}.{name}", inner)
 
 
 def to_dict(spec: RunSpec) -> dict[str, Any]:

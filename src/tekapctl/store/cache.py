@@ -8,7 +8,6 @@ from tekapctl.errors import TekapctlError
 from tekapctl.registry import unknown_name
 from tekapctl.store import teacher_cache
 from tekapctl.store.atomic import delete, room
-from tekapctl.store.catalogue import FetchedTeacher, damage
 from tekapctl.store.home import Home
 from tekapctl.store.locks import is_locked
 
@@ -104,6 +103,8 @@ def _is_fetching(home: Home, kind: str) -> bool:
 
 def _problem(home: Home, artifact: Artifact) -> str | None:
     if artifact.kind == "teachers":
+        from tekapctl.store.catalogue import FetchedTeacher, damage  # imports PyTorch, which a list does not need
+
         return damage(home, FetchedTeacher(artifact.name, artifact.path))
     if artifact.kind == "datasets":
         from tekapctl.data import data_spec
