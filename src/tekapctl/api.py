@@ -47,7 +47,7 @@ def train_teacher(
         fields: Fields of `TeacherSpec`, such as `model="resnet20", data="digits", epochs=20`.
 
     Returns:
-        The run's summary: its id under `run`, `last_top1` and `best_top1` as fractions from 0 to 1, `evaluation`, and more.
+        The run's summary: its id under `run`, `last_top1` and `best_top1` as fractions, `evaluation`, and more.
 
     Raises:
         UsageError: The spec is not valid, or something it names is not available.
@@ -151,4 +151,3 @@ def _spec(spec: S | None, kind: type[S], name: str, fields: dict[str, Any]) -> S
 
 def _home(folder: Path | str | None) -> Home:
     return Home.default() if folder is None else Home(Path(folder))
-

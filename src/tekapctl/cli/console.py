@@ -1,4 +1,4 @@
-"""All that the program prints: results on stdout, everything else on stderr."""
+"""Everything the program prints: results on stdout, the rest on stderr."""
 
 import errno
 import json
@@ -37,7 +37,7 @@ _stdout = Console(highlight=False)
 
 
 def printable(text: str) -> str:
-    """The text with everything that could steer a terminal shown as an escape."""
+    """The text with control characters escaped."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -55,7 +55,7 @@ class LogHandler(logging.Handler):
 
 
 def show_error(problem: str, remedy: str, *, as_json: bool = False) -> None:
-    """What is wrong and what to do, on stderr; also as JSON on stdout unless a result is there already."""
+    """What is wrong and what to do, on stderr; also as JSON on stdout unless a result was printed."""
     if as_json and not _printed_json:
         show_json({"error": problem, "remedy": remedy})
     _stderr.print(f"[bold red]error:[/] {escape(printable(problem))}", soft_wrap=True)
@@ -154,7 +154,7 @@ def show_fields(fields: Mapping[str, str]) -> None:
 
 
 def duration(seconds: float) -> str:
-    """A time for people."""
+    """A human-readable time."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -163,12 +163,12 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share of 1 as a percentage."""
+    """A fraction as a percentage."""
     return f"{100 * share:.2f}"
 
 
 class DownloadProgress:
-    """Shows a download's progress: a live bar on a terminal, a line elsewhere.
+    """Shows the progress of a download: a bar on a terminal, else a line.
 
     Args:
         name: What is fetched.
@@ -197,11 +197,11 @@ class DownloadProgress:
 
 
 class CountProgress:
-    """Shows how many of a known number are done: a live bar on a terminal, a line for each tenth elsewhere.
+    """Counts up to a known number: a bar on a terminal, else a line for each tenth.
 
     Args:
         unit: What is counted.
-        label: What is going on.
+        label: Text before the bar.
     """
 
     def __init__(self, unit: str, label: str) -> None:
@@ -230,7 +230,7 @@ class CountProgress:
 
 
 class TrainingProgress:
-    """Shows a run's progress on stderr: a live bar on a terminal, a line an epoch elsewhere.
+    """Shows the progress of a run on stderr: a bar on a terminal, and a line per epoch.
 
     Args:
         label: What is trained.
@@ -293,7 +293,7 @@ class TrainingProgress:
 
 
 class WatchDisplay:
-    """Shows on stdout a run that another process carries out: live on a terminal, a line an epoch elsewhere."""
+    """Follows a run of another process on stdout: live on a terminal, else a line per epoch."""
 
     def __init__(self) -> None:
         # Drawn when there is something new, and not in between.
@@ -328,7 +328,7 @@ SWEEP_COLUMNS = ("", "done>", "running>", "failed>", "waiting>", "top-1 %>", "st
 
 
 class SweepDisplay:
-    """Shows on stderr how a sweep goes on: a live table on a terminal, a line for each run that ends elsewhere."""
+    """Shows the progress of a sweep on stderr: a live table on a terminal, else a line for each run that ends."""
 
     def __init__(self) -> None:
         self._live = Live(console=_stderr, auto_refresh=False, transient=True) if _stderr.is_terminal else None

@@ -56,7 +56,7 @@ def distill(
     tekapctl distill --method kd                            # KD + TeKAP
     tekapctl distill --method kd --no-tekap                 # plain KD
     tekapctl distill --method crd --alpha 1 --beta 0.8      # CRD + KD + TeKAP
-    tekapctl distill --teacher resnet56 --student resnet20 --method dkd
+    tekapctl distill --teacher resnet32x4 --student resnet8x4 --method dkd
     tekapctl distill --preset dkd/resnet32x4-resnet8x4      # as published
     tekapctl distill --method kd --keep-effect weight       # ablation of TeKAP
     """

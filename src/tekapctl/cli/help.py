@@ -75,7 +75,9 @@ def _usage(command: Any) -> list[str]:
         if isinstance(argument, TyperArgument):
             name = argument.metavar or argument.name.upper()
             pieces.append(name if argument.required or name.startswith("[") else f"[{name}]")
-    return [*pieces, "COMMAND"] if isinstance(command, TyperGroup) else pieces
+    if isinstance(command, TyperGroup):
+        pieces.append("[COMMAND]" if command.invoke_without_command else "COMMAND")
+    return pieces
 
 
 def _row(name: str, description: str) -> str:

@@ -1,4 +1,4 @@
-"""Options that commands share, and how they become a spec: a file, then options, then `--set`."""
+"""Shared options, and how they become a spec: first a file, then options, then `--set`."""
 
 import os
 import sys
@@ -31,7 +31,10 @@ SpecFile = Annotated[
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a field of the spec. Repeatable.", rich_help_panel="Configuration"
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a field of the spec, e.g. optimizer.momentum=0.8. Repeatable.",
+        rich_help_panel="Configuration",
     ),
 ]
 Dataset = Annotated[
@@ -195,7 +198,7 @@ Name = Annotated[
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Also write an HTML report.", rich_help_panel="Output"),
+    typer.Option("--output", "-o", metavar="FILE", help="Write an HTML report.", rich_help_panel="Output"),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.", rich_help_panel="Output")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
@@ -230,7 +233,7 @@ def read_assignment(text: str, option: str = "--set") -> tuple[str, Any]:
     path = path.strip()
     if not equals or not path or not all(path.split(".")):
         example = "optimizer.momentum=0.8" if option == "--set" else "width=2"
-        raise UsageError(f"{option} {text!r} is no assignment.", f"Write it as {option} {example}.")
+        raise UsageError(f"{option} {text!r} is not an assignment.", f"Write it as {option} {example}.")
     if "\n" in text:
         raise UsageError(f"{option} {text!r} has several lines.", f"Give {option} once for each field.")
     try:
@@ -276,7 +279,7 @@ def build_spec(
     from tekapctl.spec import run
 
     if preset is not None and file is not None:
-        raise UsageError("--preset and --spec both are where to start from.", "Give one of them.")
+        raise UsageError("--preset and --spec cannot be combined.", "Give one of them.")
     table = run.read_file(file) if file else _preset(preset) if preset else {}
     if table.setdefault("kind", kind) != kind:
         command = "train-teacher" if kind == "student" else "distill"
@@ -317,12 +320,12 @@ Processes = Annotated[
 
 
 def is_main() -> bool:
-    """Whether this process is the one that shows what comes of a command."""
+    """Whether this process is the one that prints results."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def divide(processes: int) -> None:
-    """Carry out this very command as several processes, and end; go on if there is to be one, or this is one of them.
+    """Run this command as several processes and exit; return if one is enough or this is one of them.
 
     Args:
         processes: How many.
@@ -338,12 +341,12 @@ def divide(processes: int) -> None:
     code = launch(sys.argv[1:], processes)
     if code > _BY_SIGNAL:
         # The first process says so too, unless it was killed because another did not answer.
-        console.say(f"stopped; `tekapctl resume latest --nproc {processes}` goes on from the last checkpoint")
+        console.say(f"stopped; `tekapctl resume latest --nproc {processes}` continues from the last checkpoint")
     raise typer.Exit(code)
 
 
 def progress(label: str) -> AbstractContextManager[Any]:
-    """Who is told how a run goes on."""
+    """The callback that shows the progress of a run."""
     if is_main():
         return console.TrainingProgress(label)
     from tekapctl.train.callbacks import NullCallback

@@ -84,7 +84,7 @@ def study(
     Examples:
     tekapctl study                                  # list the studies
     tekapctl study controls --seeds 5 --dry-run     # plan and cost
-    tekapctl study noise --dataset digits --teacher resnet20 --teacher-epochs 30
+    tekapctl study noise --dataset digits --student resnet8 --teacher resnet20
     tekapctl study few-shot --set "study.fractions=[0.1, 0.5]" --method crd
     """
     if study_name is None:

@@ -44,7 +44,7 @@ def train_teacher(
 
     Examples:
     tekapctl train-teacher --model resnet32x4 --dataset cifar100
-    tekapctl train-teacher --model timm:resnet18 --dataset folder:photos
+    tekapctl train-teacher --model timm:resnet18 --dataset folder:photographs
     """
     built = options.build_spec(
         "teacher",
