@@ -78,7 +78,7 @@ def test_knowledge_is_warmed_once_and_serves_later_runs(tekapctl, teacher):
     assert "cached knowledge" in run.err
     assert tekapctl("cache", "warm", *shared, "--json").json["asked"] == 0
     assert "resnet14-digits" in tekapctl("cache", "list").out
-    assert tekapctl("cache", "verify").out.count("whole") == 1
+    assert tekapctl("cache", "verify").out.count(": ok") == 1
     tekapctl("cache", "clear", "knowledge", "--yes")
 
 
@@ -162,7 +162,7 @@ def test_learned_views_take_the_place_of_noise(tekapctl, teacher):
 def test_networks_are_listed_with_their_sizes(tekapctl):
     listed = {row["network"]: row for row in tekapctl("models", "--json").json}
     assert listed["resnet8x4"]["parameters"] == 1_233_540
-    assert listed["resnet32x4"]["pretrained"]["top1"] == 79.42
+    assert listed["resnet32x4"]["pretrained"]["top1"] == 0.7942
     assert "resnet8x4" in tekapctl("models").out
     assert tekapctl("models", "show", "vgg8", "--json").json["embedding"] == 512
 
@@ -315,7 +315,14 @@ def test_the_published_commands_mean_the_published_settings(tekapctl):
 
 def test_runs_are_listed_shown_and_removed(tekapctl, teacher):
     made = tekapctl("train-teacher", "--model", "resnet8", "--dataset", "digits", "--epochs", "1", "--json").json["run"]
-    assert {"run": made, "status": "finished"}.items() <= tekapctl("runs", "list", "--json").json[-1].items()
+    listed = tekapctl("runs", "list", "--json").json[-1]
+    assert {"run": made, "status": "finished", "kind": "teacher", "dataset": "digits"}.items() <= listed.items()
+    assert (listed["model"], listed["method"], listed["teacher"], listed["seed"]) == ("resnet8", None, None, 0)
+    assert (listed["epoch"], listed["epochs"]) == (1, 1)
+    assert made == tekapctl("runs", "show", listed["id"], "--json").json["run"]
+    assert listed["id"] == made.rpartition("-")[2]
+    narrow = tekapctl("runs", "list", COLUMNS="80").out
+    assert listed["id"] in narrow
     assert made in tekapctl("runs", "show", "latest").out
     assert made in tekapctl("runs", "list").out
     tekapctl("runs", "remove", made, "--yes")
@@ -333,7 +340,7 @@ def test_a_teacher_is_fetched_evaluated_and_cleared(tekapctl, tmp_path):
         assert len(server.requests) == 1
     listed = {row["name"]: row["fetched"] for row in tekapctl("fetch", "--list", "--json").json}
     assert (listed["vgg13"], listed["resnet56"]) == (True, False)
-    assert "whole" in tekapctl("cache", "verify").out
+    assert ": ok" in tekapctl("cache", "verify").out
     assert "vgg13" in tekapctl("cache", "list").out
     assert "train-teacher --model vgg13" in tekapctl.refuses("evaluate", "vgg13", "--dataset", "digits")
     tekapctl("cache", "clear", "teachers", "--yes")
