@@ -98,27 +98,24 @@ def show_table(
     shown = list(range(len(columns)))
     hidden = []
     for name in optional:
-        if _narrowest(columns, lines, shown) <= width:
+        if _narrowest(columns, lines, shown, text=16) <= width:
             break
         index = next(i for i, column in enumerate(columns) if column.rstrip(">=") == name)
         shown.remove(index)
         hidden.append(name)
     table = _table(title, [columns[i] for i in shown], [[line[i] for i in shown] for line in lines])
-    needed = max(_narrowest(columns, lines, shown), min(width, 10_000))
+    needed = max(_narrowest(columns, lines, shown, text=6), width)
     Console(highlight=False, width=needed).print(table, crop=False)
     if hidden:
         say(f"not shown on a narrow terminal: {', '.join(hidden)} (--json prints all)")
 
 
-_NARROWEST_TEXT = 16
-
-
-def _narrowest(columns: Sequence[str], lines: Sequence[Sequence[str]], shown: Sequence[int]) -> int:
-    """The width below which a table's numbers would break."""
+def _narrowest(columns: Sequence[str], lines: Sequence[Sequence[str]], shown: Sequence[int], *, text: int) -> int:
+    """The width below which a table's numbers, or its texts of more than so many letters, would break."""
     total = 2 * len(shown)
     for i in shown:
         width = max(len(columns[i].rstrip(">=")), *(len(line[i]) for line in lines), 0)
-        total += width if columns[i].endswith((">", "=")) else min(width, _NARROWEST_TEXT)
+        total += width if columns[i].endswith((">", "=")) else min(width, text)
     return total
 
 

@@ -14,7 +14,7 @@ from tekapctl.cli import console, options
 
 def demo(
     seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, max=100, help="Students per method.")] = 5,
-    epochs: Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Training epochs of a student.")] = 60,
+    epochs: Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Training epochs of a student.")] = 80,
     fraction: Annotated[
         float,
         typer.Option(
@@ -24,7 +24,7 @@ def demo(
             max=1.0,
             help="Fraction of the digits that students are trained on.",
         ),
-    ] = 0.1,
+    ] = 0.05,
     as_json: options.Json = False,
 ) -> None:
     """Compare a student with KD, with TeKAP and without a teacher, on embedded digits.
