@@ -395,7 +395,7 @@ def test_the_demo_compares_and_says_what_the_differences_mean(tekapctl):
     assert [arm["title"] for arm in result["arms"]] == ["no teacher", "KD", "KD + TeKAP"]
     assert all(len(arm["top1"]) == 2 for arm in result["arms"])
     assert len(result["verdicts"]) == 3
-    assert all("2 seeds" in sentence for sentence in result["verdicts"])
+    assert all(" points" in sentence and len(sentence) < 80 for sentence in result["verdicts"])
     shutil.rmtree(tekapctl.home / "demo")
 
 

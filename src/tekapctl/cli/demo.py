@@ -87,7 +87,11 @@ def demo(
         ["network", "images>", "mean %>", "std>", "parameters>", "time>"],
         rows,
     )
-    console.show_text("\n" + "\n".join(verdicts))
+    console.show_text("\nDifferences, paired by seed, with 95 % confidence intervals:")
+    for sentence in verdicts:
+        console.show_text(f"  {sentence}")
+    if not any("clearly" in sentence for sentence in verdicts):
+        console.show_text("The seeds vary more than the methods differ, so this run shows no winner.")
     last = results[-1].summaries[0]["run"]
     console.show_text(
         "\nNext:\n"

@@ -110,11 +110,9 @@ def verdict(one: Result, other: Result) -> str:
     """A sentence on the paired differences between two arms."""
     found = paired(*([100 * value for value in result.accuracies] for result in (one, other)))
     names, points = f"{one.arm.title} vs. {other.arm.title}", f"{found.mean:+.2f} points"
-    if found.pairs < 2:
-        return f"{names}: {points} with one seed, which says nothing about chance."
     if found.low is None or found.high is None:
-        return f"{names}: {points} with each of {found.pairs} seeds, too regular for an interval."
-    interval = f"95 % CI {found.low:+.2f} to {found.high:+.2f}, {found.pairs} seeds"
+        return f"{names}: {points}, too few seeds for an interval."
+    interval = f"[{found.low:+.2f}, {found.high:+.2f}]"
     if found.low <= 0 <= found.high:
-        return f"{names}: {points} ({interval}). No clear difference: seeds vary as much."
-    return f"{names}: {points} ({interval}). Clearly {'better' if found.mean > 0 else 'worse'}."
+        return f"{names}: {points} {interval}: no clear difference."
+    return f"{names}: {points} {interval}: clearly {'better' if found.mean > 0 else 'worse'}."
