@@ -1,35 +1,45 @@
-# `make demo` shows what the program does; `make test` runs the whole suite. Both need Python 3.11 or newer.
+# Needs Python 3.11 or newer. Everything is installed into .venv, once.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test check clean
+.PHONY: help demo test test-fast check format docs clean
 
-demo: $(VENV)/.demo
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(VENV)/.demo  ## train a teacher and students on real digits
 	$(BIN)/tekapctl demo
 
-test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+test: $(VENV)/.dev  ## run the whole test suite
+	$(PYTEST)
 
-check: $(VENV)/.dev
+test-fast: $(VENV)/.dev  ## run the tests that are not marked slow
+	$(PYTEST) -m "not slow"
+
+check: $(VENV)/.dev  ## lint, check the format, check the types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## sort imports, fix what can be fixed, format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev  ## build the documentation site into build/site
+	$(BIN)/python docs/make_reference.py
+	$(BIN)/python -m mkdocs build --strict
+
+clean:  ## remove the virtual environment and the build folder
+	rm -rf $(VENV) build
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/.test: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
-	touch $@
-
 $(VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,docs]"
 	touch $@
-
-clean:
-	rm -rf $(VENV)

@@ -4,7 +4,7 @@ import statistics
 
 from tekapctl.experiments.comparison.groups import Group, find, group
 from tekapctl.experiments.comparison.intervals import Difference, holm, paired
-from tekapctl.spec.run import StudentSpec
+from tekapctl.spec import StudentSpec
 from tekapctl.store.home import Home
 
 

@@ -3,7 +3,7 @@
 import statistics
 from itertools import groupby
 
-from tekapctl.spec.run import StudentSpec, load
+from tekapctl.spec import StudentSpec, load
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 

@@ -21,7 +21,7 @@ from tekapctl.data import Batches, data_spec
 from tekapctl.device import place, resolve_precision
 from tekapctl.distill.objective import Distillation
 from tekapctl.distill.tekap import SeededNoise, Tekap
-from tekapctl.spec.run import StudentSpec, parse
+from tekapctl.spec import StudentSpec, parse
 from tekapctl.train.trainer import Trainer
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 import statistics
 from collections import defaultdict
 
-from tekapctl.spec.run import load
+from tekapctl.spec import load
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
 

@@ -12,7 +12,7 @@ import torch
 
 from tekapctl import data, models
 from tekapctl.device import resolve_device
-from tekapctl.spec.run import StudentSpec, parse
+from tekapctl.spec import StudentSpec, parse
 from tekapctl.store.home import Home
 from tekapctl.train.build import assemble, build_trainer, make_batches, open_teachers
 from tekapctl.train.source import shared

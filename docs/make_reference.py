@@ -15,7 +15,7 @@ from tekapctl.cli.help import split_help
 from tekapctl.data import DATASETS
 from tekapctl.distill.methods import METHODS
 from tekapctl.experiments.studies import STUDIES
-from tekapctl.spec.run import StudentSpec, TeacherSpec
+from tekapctl.spec import StudentSpec, TeacherSpec
 
 PAGE = Path(__file__).parent / "reference.md"
 

@@ -9,7 +9,7 @@ import torch
 
 import tekapctl
 from tekapctl.errors import UsageError
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 
 
 def test_the_documented_example_runs(tmp_path, monkeypatch, capsys):

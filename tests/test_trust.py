@@ -8,7 +8,7 @@ from tekapctl import registry
 from tekapctl.distill.methods import METHODS
 from tekapctl.errors import UsageError
 from tekapctl.models import build
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 
 MODULE = """
 from os import system

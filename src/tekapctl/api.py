@@ -8,7 +8,7 @@ from tekapctl import registry
 from tekapctl.commands.evaluate import best_of, measure
 from tekapctl.errors import UsageError
 from tekapctl.models import Network
-from tekapctl.spec.run import StudentSpec, TeacherSpec, parse
+from tekapctl.spec import StudentSpec, TeacherSpec, parse
 from tekapctl.store.home import Home
 from tekapctl.train import trained
 from tekapctl.train.run import execute, resume

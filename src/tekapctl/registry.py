@@ -9,9 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from inspect import getmodule
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any, Generic, TypeVar
 
 from tekapctl.errors import UsageError
 
@@ -165,17 +163,3 @@ def load_code(kind: str, name: str, remedy: str) -> object:
 
 def _trusted() -> set[str]:
     return set(filter(None, os.environ.get(_VARIABLE, "").split(",")))
-
-
-class Settings(BaseModel):
-    """A frozen part of a run spec that refuses unknown fields and numbers that are not finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
-
-
-Weight = Annotated[float, Field(ge=0, le=1e6)]
-"""Of a loss, or of what goes into one: beyond a million nothing trains, and float32 overflows."""
-Temperature = Annotated[float, Field(ge=1e-3, le=1e4)]
-"""Of a softmax: losses have its square."""
-Epochs = Annotated[int, Field(ge=0, le=1_000_000)]
-"""A number of epochs, which may be 0."""

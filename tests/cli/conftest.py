@@ -14,7 +14,7 @@ class Program:
     home: Path
 
     def __call__(self, *arguments: str, code: int = 0, **variables: str) -> Result:
-        done = start(self.home, *arguments, **{"COLUMNS": "200", **variables}).wait(240)
+        done = start(self.home, *arguments, **{"COLUMNS": "200", **variables}).wait()
         assert done.code == code, f"exit {done.code}\n{done.out}\n{done.err}"
         return done
 

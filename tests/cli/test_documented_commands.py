@@ -126,7 +126,7 @@ class Reader:
             "HF_HOME": str(self.place / "hf"),
             "COLUMNS": "200",
         }
-        done = Started(self.home, words, self.place / "output", variables, self.sit_down).wait(240)
+        done = Started(self.home, words, self.place / "output", variables, self.sit_down).wait()
         assert done.code == 0, f"tekapctl {shlex.join(words)}\n{done.out}\n{done.err}"
         return done.out
 

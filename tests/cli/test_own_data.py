@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tekapctl import load_student
 from tekapctl.data import Batches
 from tekapctl.data.files.listing import list_images
-from tekapctl.spec.run import load
+from tekapctl.spec import load
 
 CPU = torch.device("cpu")
 
@@ -123,7 +123,7 @@ def test_a_stream_that_is_stopped_by_ctrl_c_goes_on_where_it_was(tekapctl, photo
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does: all processes get it
         told = running.stderr.read()
     assert running.returncode == 130, told
-    assert "all of it is kept" in told
+    assert "the run is saved" in told
     stopped = next((tekapctl.home / "runs").glob("*-stopped-*")).name
     resumed = tekapctl("resume", stopped, "--json").json
     assert resumed["last_top1"] == whole["last_top1"]

@@ -15,7 +15,7 @@ import torch
 from helpers.server import serving
 from tekapctl import __version__
 from tekapctl.models import build
-from tekapctl.spec.run import loads
+from tekapctl.spec import loads
 
 
 def test_help_is_quick_to_start_and_has_examples(tekapctl):
@@ -101,12 +101,14 @@ def test_presets_are_the_published_experiments(tekapctl):
     stated = [row for row in listed.values() if row["published_top1"] is not None]
     assert len(stated) >= 250
     assert all(row["source"] and row["epoch"] in ("last", "best", "not stated") for row in stated)
+    assert all(row["settings_source"] for row in listed.values() if row["published"] and row["settings"] is not None)
+    assert listed["wkd-lf/resnet32x4-resnet8x4"]["spec"] is None
     mlkd = listed["mlkd/resnet32x4-ShuffleV1"]["spec"]
     assert [round(at * mlkd["epochs"]) for at in mlkd["optimizer"]["milestones"]] == [150, 180, 210]
     assert listed["imagenet/dkd/resnet34-resnet18"]["spec"]["method"]["warmup_epochs"] == 1
     assert listed["reviewkd/resnet56-resnet20"]["spec"]["beta"] == 0.6
     assert listed["dkd/resnet56-resnet20"]["spec"]["method"]["non_target_weight"] == 2
-    assert listed["crd/resnet32x4-resnet8x4"]["published_top1"] == 75.51
+    assert listed["crd/resnet32x4-resnet8x4"]["published_top1"] == 0.7551
     name = "tekap-fl/resnet32x4-resnet8x4"
     options = ["--method", "crd", "--gamma", "1", "--alpha", "1", "--beta", "0.8"]
     asked, plain = (tekapctl("distill", *o, "--dry-run", "--json").json for o in (["--preset", name], options))
@@ -121,12 +123,46 @@ def test_a_method_takes_the_settings_that_were_published_for_its_pair_and_says_s
     pair = ["distill", "--teacher", "resnet56", "--student", "resnet20", "--method", "dkd", "--dry-run", "--json"]
     told = tekapctl(*pair)
     assert told.json["spec"]["method"]["non_target_weight"] == 2
-    assert "settings of dkd/resnet56-resnet20 as published by megvii-research/mdistiller" in told.err
-    own = tekapctl(*pair, "--set", "method.non_target_weight=5").json["spec"]
-    assert own["method"]["non_target_weight"] == 5
+    assert "settings of dkd/resnet56-resnet20 as published in megvii-research/mdistiller" in told.err
+    own = tekapctl(*pair, "--set", "method.non_target_weight=5")
+    assert own.json["spec"]["method"]["non_target_weight"] == 5
+    taken, _, changed = own.err.partition("changed by you: ")
+    assert "non_target_weight" not in taken
+    assert changed.startswith("method.non_target_weight=5")
     other = tekapctl(*pair, "--dataset", "digits")
     assert other.json["spec"]["method"]["non_target_weight"] == 8
     assert "as published" not in other.err
+    assert other.err.count("no published settings for this method and pair") == 1
+
+
+def test_runs_say_how_they_differ_from_the_published_experiment(tekapctl):
+    imagenet = ["--teacher", "torchvision:resnet34", "--student", "torchvision:resnet18", "--dataset", "imagenet"]
+    told = tekapctl("distill", *imagenet, "--method", "kd", "--no-tekap", "--lr", "0.4", "--dry-run", "--json")
+    spec = told.json["spec"]
+    assert (spec["epochs"], spec["batch_size"], spec["gamma"], spec["temperature"]) == (100, 512, 0.5, 1.0)
+    assert told.err.count("as published in") == 1
+    taken, _, changed = told.err.partition("changed by you: ")
+    assert "learning_rate" not in taken
+    assert changed.startswith("optimizer.learning_rate=0.4")
+    short = tekapctl("distill", "--preset", "dkd/vgg13-vgg8", "--epochs", "10", "--dry-run", "--json")
+    assert "no longer the published experiment dkd/vgg13-vgg8: epochs=10" in short.err
+    assert "warm-up lasts the whole run" in short.err
+    same = tekapctl("distill", "--preset", "dkd/vgg13-vgg8", "--seed", "3", "--dry-run", "--json")
+    assert "published" not in same.err
+    assert "tekapctl methods" in tekapctl.refuses("distill", "--method", "nosuch")
+
+
+def test_presets_of_a_prefix_are_listed_in_a_table_for_each_kind_of_number(tekapctl):
+    shown = " ".join(tekapctl("presets", "mlkd-ls").out.split())
+    assert "best epoch" in shown
+    assert "not stated" in shown
+    assert "of the last epoch" not in shown
+    everything = tekapctl("presets", "--defaults").out + tekapctl("presets").out
+    assert max(map(len, everything.splitlines())) <= 80
+    named = [row["preset"] for row in tekapctl("presets", "imagenet/kd", "--json").json]
+    assert named
+    assert all(name.startswith("imagenet/kd/") for name in named)
+    assert "begins with" in tekapctl.refuses("presets", "nosuch")
 
 
 def test_the_plan_counts_what_a_perturbation_asks_of_the_teacher(tekapctl, teacher):

@@ -28,10 +28,9 @@ def started(home, *words, **variables) -> subprocess.CompletedProcess:
 def home(tmp_path_factory):
     """A home in which every listing was asked for once."""
     home = tmp_path_factory.mktemp("listings")
-    for words in (["methods"], ["models"], ["schema"], ["study"]):
+    for words in (["methods"], ["models"], ["schema"], ["study"], ["presets"]):
         started(home, *words)
-    for word in ("--preset", "--dataset"):
-        complete(home, f"tekapctl distill {word} ")
+    complete(home, "tekapctl distill --dataset ")
     return home
 
 
@@ -52,6 +51,7 @@ def complete(home, line):
         ["cache", "list"],
         ["schema"],
         ["study"],
+        ["presets", "kd"],
     ],
     ids=" ".join,
 )

@@ -111,7 +111,7 @@ def test_a_terminal_shows_a_table_that_is_redrawn(program):
         except OSError:  # the end of a terminal
             break
     run.communicate(timeout=60)
-    assert watching.wait(30) == 0
+    assert watching.wait() == 0
     text = shown.decode()
     assert "20 of 20 epochs done" in text
     assert "about" in text

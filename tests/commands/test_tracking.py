@@ -17,7 +17,7 @@ from tekapctl.commands.tracking.tensorboard import TensorBoard
 from tekapctl.commands.tracking.tracker import in_groups
 from tekapctl.errors import TekapctlError
 from tekapctl.experiments.comparison.groups import Finished, group
-from tekapctl.spec.run import loads, parse
+from tekapctl.spec import loads, parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 from tekapctl.train.run import execute, resume

@@ -15,7 +15,7 @@ from tekapctl.distill.objective import Distillation
 from tekapctl.distill.tekap import SeededNoise, Tekap, TekapSpec
 from tekapctl.errors import UsageError
 from tekapctl.models.network import Knowledge
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 
 BATCH, WIDTH, CLASSES = 6, 8, 4
 NONE = TekapSpec().without()
@@ -191,7 +191,7 @@ def test_pretraining_trains_the_views_alone_and_finds_their_statistics():
         temperature=4.0,
         views=made,
     )
-    objective.first_stage = True
+    objective.init_stage = True
     before = made.features[0].running_mean.clone()
     assert set(objective(teacher(), batch())) == {"first_stage"}
     assert objective.asks_teacher
@@ -203,7 +203,7 @@ def test_the_rate_of_pretraining_falls_after_each_third():
     spec = parse({"method": "kd", "angular": {"views": 5, "pretrain_epochs": 30}})
     assert spec.init_epochs == 30
     assert [spec.init_lr(epoch) for epoch in (0, 9, 10, 29)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
-    with pytest.raises(UsageError, match="ab has a first stage of its own"):
+    with pytest.raises(UsageError, match="ab has an init stage"):
         parse({"method": "ab", "angular": {"views": 5, "pretrain_epochs": 30}})
 
 
@@ -214,5 +214,5 @@ def test_more_views_than_channels_are_refused():
 
 def test_a_spec_has_learned_views_or_noise():
     assert parse({"angular": {"views": 5}}).tekap == NONE
-    with pytest.raises(UsageError, match="learned views take the place of TeKAP's noise"):
+    with pytest.raises(UsageError, match="learned views replace TeKAP's noise"):
         parse({"angular": {"views": 5}, "tekap": {"logit": {"teachers": 3}}})

@@ -10,7 +10,7 @@ from tekapctl import data, models
 from tekapctl.distill.methods import METHODS
 from tekapctl.distributed.communicator import Communicator, join_process_group
 from tekapctl.distributed.shard import spans
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.train.build import assemble
 from tekapctl.train.trained import Reference, Trained

@@ -14,7 +14,7 @@ from tekapctl.errors import UsageError
 from tekapctl.experiments.comparison.groups import Finished, baseline_of, group
 from tekapctl.experiments.comparison.intervals import holm, incomplete_beta, paired, t_quantile, two_sided
 from tekapctl.experiments.comparison.table import cells, comma_separated, compare, latex, markdown
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.runs import Run
 
 NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}

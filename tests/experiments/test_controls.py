@@ -12,8 +12,8 @@ from tekapctl.distill.methods.kd import KD
 from tekapctl.distill.tekap import Tekap
 from tekapctl.errors import UsageError
 from tekapctl.models.network import Knowledge
+from tekapctl.spec import parse
 from tekapctl.spec.effects import EFFECTS, keep
-from tekapctl.spec.run import parse
 
 CPU = torch.device("cpu")
 BATCH, CLASSES, WIDTH = 6, 5, 4
@@ -107,7 +107,7 @@ def test_each_effect_on_crd_is_its_part_of_the_loss():
     ("spec", "kept", "said"),
     [
         (LOGIT, ["nois"], "noise"),
-        (LOGIT, ["student-term"], "student-term is an effect on CRD, and the method is kd"),
+        (LOGIT, ["student-term"], "student-term is an effect on CRD, but the method is kd"),
         (parse({"tekap": {"logit": {"teachers": 0}, "feature": {"teachers": 0}}}), ["noise"], "no augmented teachers"),
     ],
 )

@@ -1,6 +1,7 @@
 """What TensorBoard's files have of a run, and what they should have."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,9 +22,9 @@ def in_tensorboard(run: Path) -> dict[str, dict[int, float]]:
     return scalars
 
 
-def in_metrics(run: Run) -> dict[str, dict[int, float]]:
+def in_metrics(run: Run) -> dict[str, dict[int, Any]]:
     """The same of metrics.jsonl, as numbers of 32 bits, which is what TensorBoard keeps."""
-    found: dict[str, dict[int, float]] = {}
+    found: dict[str, dict[int, Any]] = {}
     for entry in run.metrics():
         for name, value in in_groups(entry).items():
             found.setdefault(name, {})[entry["epoch"]] = pytest.approx(value, rel=1e-6)

@@ -1,5 +1,6 @@
 """What the fork server of `program` holds: all modules of the program, slow libraries and the built command line."""
 
+import contextlib
 import gc
 import importlib
 import pkgutil
@@ -22,7 +23,8 @@ for _name in (
     "typer._click",
     "markdown_it",
 ):
-    importlib.import_module(_name)
+    with contextlib.suppress(ImportError):  # some are only in newer versions of their libraries
+        importlib.import_module(_name)
 for _module in pkgutil.walk_packages(tekapctl.__path__, "tekapctl."):
     if not _module.name.endswith("__main__"):
         importlib.import_module(_module.name)

@@ -6,6 +6,7 @@ import pickle
 import socket
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -36,7 +37,9 @@ def together(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]
     return [result for _, result in found]
 
 
-def _enter(pipe, rank: int, count: int, port: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _enter(
+    pipe: Connection, rank: int, count: int, port: int, work: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

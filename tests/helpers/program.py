@@ -17,6 +17,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 from helpers.result import Result
+from helpers.waiting import until
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -26,7 +27,7 @@ def _start_server() -> None:
     """Start the fork server where it finds `preloaded`: it does not take over this process's `sys.path`."""
     CONTEXT.set_forkserver_preload(["helpers.preloaded"])
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), before]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), before]))
     try:
         forkserver.ensure_running()
     finally:
@@ -68,11 +69,16 @@ class Started:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         if self.process.is_alive():
+            assert self.process.pid is not None
             os.kill(self.process.pid, number)
 
-    def wait(self, seconds: float = 120) -> Result:
-        self.process.join(seconds)
-        assert self.process.exitcode is not None, f"still running: {self.err.read_text()}"
+    def until(self, holds: Callable[[], object]) -> None:
+        """Wait until something holds; fail if the program ends first."""
+        until(holds, self.process.is_alive)
+
+    def wait(self) -> Result:
+        self.process.join()
+        assert self.process.exitcode is not None
         return Result(self.process.exitcode, self.out.read_text(), self.err.read_text())
 
 

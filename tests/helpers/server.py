@@ -15,8 +15,24 @@ RESUMES = ("ok", "cut", "deaf", "weak", "mute", "dated", "fresh")
 for; `weak`, `mute`, `dated` and `fresh` say less of the version than an ETag."""
 
 
+class Server(ThreadingHTTPServer):
+    """Serves a folder on a free port.
+
+    Attributes:
+        requests: The paths that were asked for, with their `Range`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder = folder
+        self.requests: list[tuple[str, str | None]] = []
+        self.address = f"http://127.0.0.1:{self.server_port}"
+
+
 class Handler(BaseHTTPRequestHandler):
     """`/MISCHIEF/NAME` serves the file NAME with a mischief; `/ok/NAME` serves it well."""
+
+    server: Server
 
     def log_message(self, *_: object) -> None:
         """Keep the test's output clean."""
@@ -107,11 +123,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[ThreadingHTTPServer]:
+def serving(folder: Path) -> Iterator[Server]:
     """The server; `server.address` is its URL, `server.requests` what it was asked."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.folder, server.requests = folder, []
-    server.address = f"http://127.0.0.1:{server.server_port}"
+    server = Server(folder)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -149,14 +163,14 @@ def forever(begin: bytes, piece: bytes) -> Callable[[socket.socket], None]:
 @contextmanager
 def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
     """The address of a server that answers each request with whatever bytes it is told to, HTTP or not."""
-    with socket.create_server(("127.0.0.1", 0)) as callback:
-        callback.settimeout(0.02)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.02)
         is_over = threading.Event()
 
         def serve() -> None:
             while not is_over.is_set():
                 with suppress(OSError):
-                    connection, _ = callback.accept()
+                    connection, _ = listener.accept()
                     threading.Thread(target=talk, args=(connection,), daemon=True).start()
 
         def talk(connection: socket.socket) -> None:
@@ -170,7 +184,7 @@ def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{callback.getsockname()[1]}"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             is_over.set()
             thread.join()

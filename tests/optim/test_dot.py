@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from tekapctl.errors import UsageError
 from tekapctl.optim.dot import DOT
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 
 
 def losses(layer: nn.Linear, step: int) -> tuple[torch.Tensor, torch.Tensor]:

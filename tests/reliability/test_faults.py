@@ -4,7 +4,6 @@ import os
 import resource
 import shutil
 import subprocess
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,12 +22,9 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-def await_path(folder: Path, pattern: str) -> Path:
-    deadline = time.monotonic() + 60
-    while not (found := list(folder.glob(pattern))):
-        assert time.monotonic() < deadline, f"no {pattern} in {folder}"
-        time.sleep(0.005)
-    return found[0]
+def await_path(program: Started, folder: Path, pattern: str) -> Path:
+    program.until(lambda: list(folder.glob(pattern)))
+    return next(folder.glob(pattern))
 
 
 @contextmanager
@@ -48,7 +44,7 @@ def test_a_full_disk_ends_the_run_in_words_and_it_goes_on_when_there_is_room(tmp
     with small_disk(home, "4m"):
         ballast = home / "ballast"
         program = start(home, *TEACHER, "--epochs", "12", "--checkpoint-minutes", "1e-9")
-        await_path(home, "runs/*/checkpoints/*.state")
+        await_path(program, home, "runs/*/checkpoints/*.state")
         with ballast.open("wb") as file:
             for _ in range(40):
                 try:
@@ -107,7 +103,7 @@ def test_a_read_only_home_is_refused_and_can_be_read(tmp_path):
 def test_a_run_whose_folder_is_deleted_says_so_and_writes_nothing_more(tmp_path):
     home = tmp_path / "home"
     program = start(home, *TEACHER, "--epochs", "50")
-    path = await_path(home, "runs/2*/metrics.jsonl").parent
+    path = await_path(program, home, "runs/2*/metrics.jsonl").parent
     shutil.rmtree(path.rename(tmp_path / "deleted"))  # at once, while the program writes
     ended = program.wait()
     assert ended.code == 1
@@ -118,7 +114,7 @@ def test_a_run_whose_folder_is_deleted_says_so_and_writes_nothing_more(tmp_path)
 def test_one_run_is_resumed_by_one_process(tmp_path):
     home = tmp_path / "home"
     first = start(home, *TEACHER, "--epochs", "400")
-    path = await_path(home, "runs/2*/checkpoints/*.state").parents[1]
+    path = await_path(first, home, "runs/2*/checkpoints/*.state").parents[1]
     second = run(home, "resume", path.name)
     assert second.code == 1
     assert "Another process works on" in words(second.err)

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.program import run, start
+from helpers.program import Started, run, start
 from helpers.server import serving
+from helpers.waiting import until
 from tekapctl.models import build
 
 KILLS = int(os.environ.get("TEKAPCTL_KILLS", "50"))
@@ -33,11 +34,16 @@ def states(home: Path) -> set[Path]:
     return set(home.glob("runs/*/checkpoints/*.state"))
 
 
-def await_checkpoint(home: Path) -> None:
-    """Wait until a program has written one, or for ten seconds."""
-    before, deadline = states(home), time.monotonic() + 10
-    while states(home) <= before and time.monotonic() < deadline:
-        time.sleep(0.002)
+def await_checkpoint(program: Started, home: Path) -> None:
+    """Wait until a program has written one, or has ended."""
+    before = states(home)
+    until(lambda: not states(home) <= before or not program.process.is_alive(), lambda: True)
+
+
+def await_part(program: Started, folder: Path) -> None:
+    """Wait until a program has begun to unpack Tiny ImageNet, or has ended."""
+    parts = ".tiny-imagenet.????????.part"
+    until(lambda: list(folder.glob(parts)) or not program.process.is_alive(), lambda: True)
 
 
 def test_a_run_survives_being_killed_at_any_moment(tmp_path, record_property):
@@ -57,7 +63,7 @@ def test_a_run_survives_being_killed_at_any_moment(tmp_path, record_property):
         arguments = ["resume", current] if current else ["distill", "--teacher", "resnet14", *OPTIONS]
         program = start(home, *arguments)
         if source.random() < 0.8:
-            await_checkpoint(home)
+            await_checkpoint(program, home)
         time.sleep(source.uniform(0, 0.3))
         program.kill()
         ended = program.wait()
@@ -162,9 +168,7 @@ def test_a_data_set_survives_a_fetch_that_is_killed_at_any_moment(tmp_path, serv
         for number in range(12):
             program = start(home, "fetch", "tiny-imagenet", "--force", "--from", addresses[number % 2])
             if source.random() < 0.7:
-                deadline = time.monotonic() + 10
-                while not list(place.parent.glob(".tiny-imagenet.????????.part")) and time.monotonic() < deadline:
-                    time.sleep(0.002)
+                await_part(program, place.parent)
             time.sleep(source.uniform(0, 0.2))
             program.kill()
             assert program.wait().code in (0, -9)
@@ -185,9 +189,7 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path, number
     home, whole = tmp_path / "home", tmp_path / "whole"
     options = ["--model", "resnet8", "--dataset", "digits", "--epochs", "4", "--batch-size", "8", "--device", "cpu"]
     program = start(home, "train-teacher", *options)
-    deadline = time.monotonic() + 60
-    while not list(home.glob("runs/*/metrics.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    program.until(lambda: list(home.glob("runs/*/metrics.jsonl")))
     program.kill(number)
     ended = program.wait()
     assert ended.code == code, ended.err
@@ -205,8 +207,7 @@ def test_distill_resume_goes_on_with_a_run_and_takes_no_other_options(tmp_path):
     home = tmp_path / "home"
     run(home, "train-teacher", "--model", "resnet14", "--dataset", "digits", "--epochs", "1")
     program = start(home, "distill", "--teacher", "resnet14", *OPTIONS)
-    while not list(home.glob("runs/*crd*/checkpoints/*.state")):
-        time.sleep(0.01)
+    program.until(lambda: list(home.glob("runs/*crd*/checkpoints/*.state")))
     program.kill(15)
     assert program.wait().code == 143
     (path,) = home.glob("runs/*crd*")

@@ -11,7 +11,7 @@ from helpers.silent import Silent
 from tekapctl.distill.tekap import SeededNoise, Tekap, TekapSpec
 from tekapctl.distributed.communicator import join_process_group
 from tekapctl.models.network import Knowledge
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.train import checkpoint
 from tekapctl.train.build import build_run
@@ -126,7 +126,7 @@ def test_it_leaves_no_trace(home, way):
     one = trainer(home, **WAYS[way], diagnose=True)
     one.start_epoch()
     for batch in one.batches():
-        one.take(batch)
+        one.train_step(batch)
     before, gradients = tensors(one), [p.grad for p in one.network.parameters()]
     modes = [module.training for root in (one.network, one.objective) for module in root.modules()]
     attributes = [dict(vars(module)) for module in one.objective.modules()]
@@ -280,7 +280,7 @@ def test_views_have_predictions_but_no_noise(home):
 def test_where_nobody_is_augmented_it_says_so_and_logs_nothing(home, logged):
     none = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
     one = build_run(parse({**QUICK, "method": "kd", "tekap": none, "diagnose": True}), home).trainer
-    assert any("--diagnose has nothing to log" in words for words in logged)
+    assert any("diagnose has nothing to log" in words for words in logged)
     assert one.diagnosis(0) == {}
 
 

@@ -5,7 +5,7 @@ import torch
 
 from helpers.silent import Silent
 from tekapctl.errors import UsageError
-from tekapctl.spec.run import loads, parse
+from tekapctl.spec import loads, parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
 from tekapctl.train.build import build_run
@@ -93,5 +93,5 @@ def test_in_a_first_stage_that_leaves_the_student_alone_its_statistics_stay(home
     before = {name: value.clone() for name, value in trainer.network.named_buffers()}
     trainer.start_epoch()
     assert not trainer.network.training
-    trainer.take(next(trainer.batches()))
+    trainer.train_step(next(trainer.batches()))
     assert all(torch.equal(value, before[name]) for name, value in trainer.network.named_buffers())

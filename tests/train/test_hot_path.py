@@ -17,8 +17,8 @@ from tekapctl.distill.objective import Distillation
 from tekapctl.distill.perturbations import PERTURBATIONS, PerturbationContext
 from tekapctl.distill.tekap import SeededNoise, Tekap
 from tekapctl.models.normalization import Normalization
-from tekapctl.spec.run import StudentSpec, parse
-from tekapctl.train.teacher_statistics import survey
+from tekapctl.spec import StudentSpec, parse
+from tekapctl.train.teacher_statistics import statistics_of
 from tekapctl.train.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -57,7 +57,7 @@ def trainer(**values) -> Trainer:
     with torch.no_grad():
         probe = torch.randn(2, 3, 16, 16)
         pair = Pair(student.knowledge(probe), teacher.knowledge(probe), image_set.labels, 0)
-    asked = survey(teacher, image_set, CPU, torch.float32)
+    asked = statistics_of(teacher, image_set, CPU, torch.float32)
     basis = PerturbationContext(teacher.classifier_layer, CPU, spec.tekap.logit.dropout, lambda: asked)
     perturbation = PERTURBATIONS[spec.tekap.logit.perturbation].of(basis)
     objective = Distillation(

@@ -16,7 +16,7 @@ from tekapctl.data.files.listing import list_images
 from tekapctl.errors import UsageError
 from tekapctl.experiments.comparison.groups import find, group
 from tekapctl.experiments.sweeps.plan import plan
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
 from tekapctl.train import trained

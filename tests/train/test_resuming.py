@@ -9,7 +9,7 @@ import torch
 from helpers.silent import Silent
 from tekapctl.distill.methods import METHODS
 from tekapctl.errors import TekapctlError
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
 from tekapctl.train import checkpoint
@@ -194,7 +194,7 @@ def test_weights_that_change_by_epochs_count_from_the_end_of_the_views_own_stage
         spec = parse({**values, "angular": {"views": 2, "pretrain_epochs": init_epochs}})
         made = build_run(spec, home).trainer
         (distillation,) = made.objective.distillations
-        weight = getattr(distillation.method, "decay" if method == "wkd-f" else "warm_up")
+        weight = getattr(distillation.method, "decay" if method == "wkd-f" else "warmup")
         steps = len(made.train_batches)
         return [weight(epoch * steps) for epoch in range(init_epochs, init_epochs + 8)]
 

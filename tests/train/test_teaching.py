@@ -14,7 +14,7 @@ from tekapctl.device import place, resolve_precision
 from tekapctl.models import build
 from tekapctl.models.folding import fold
 from tekapctl.models.normalization import Normalization
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
 from tekapctl.train.build import build_run
@@ -105,7 +105,7 @@ def test_knowledge_keeps_its_precision_and_its_bits(home):
 
 
 def test_a_warm_cache_asks_the_teacher_nothing_and_serves_every_seed_and_fraction(home, monkeypatch):
-    teacher = open_cache(spec_of(data={"name": "digits", "padding": 1}, precision="float32"), home, lambda _: None)
+    teacher = open_cache(spec_of(data={"name": "digits", "padding": 1}, precision="float32"), home)
     found = warm(teacher, lambda done, total: None)
     assert found["complete"]
     assert found["views"] == len(teacher.batches.image_set) * teacher.batches.distinct_views
@@ -114,7 +114,7 @@ def test_a_warm_cache_asks_the_teacher_nothing_and_serves_every_seed_and_fractio
 
     other = cached_teacher(home, precision="float32", seed=5)
     assert other.store.path == teacher.store.path
-    monkeypatch.setattr(other.live, "say", None)
+    monkeypatch.setattr(other.live, "forward_pixels", None)
     expected = [
         teacher.live.network.knowledge(teacher.live.network.normalize(b.images)).logits for b in other.batches.epoch(3)
     ]
@@ -124,7 +124,7 @@ def test_a_warm_cache_asks_the_teacher_nothing_and_serves_every_seed_and_fractio
 
 def test_a_warm_cache_holds_the_bits_of_the_live_teacher(home):
     values = {"data": {"name": "digits", "padding": 0, "train_fraction": 0.1}, "precision": "float32"}
-    warm(open_cache(spec_of(**values), home, lambda _: None), lambda done, total: None)
+    warm(open_cache(spec_of(**values), home), lambda done, total: None)
     teacher = cached_teacher(home, **values)
     for batch in teacher.batches.epoch(0):
         assert torch.equal(teacher(batch).logits, teacher.live(batch).logits)
@@ -161,7 +161,7 @@ def test_a_damaged_record_is_asked_for_again(home):
 def test_what_the_teacher_says_of_an_image_does_not_depend_on_how_many_it_is_asked_of(home, count):
     teacher = cached_teacher(home, precision="float32").live
     images = next(teacher_batches(home)).images
-    whole, some = teacher.say(images), teacher.say(images[:count])
+    whole, some = teacher.forward_pixels(images), teacher.forward_pixels(images[:count])
     assert torch.equal(some.logits, whole.logits[:count])
     assert torch.equal(some.embedding, whole.embedding[:count])
 

@@ -8,7 +8,7 @@ import torch
 from helpers.silent import Silent
 from tekapctl.commands.cost import estimate
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.atomic import sha256
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs

@@ -25,7 +25,7 @@ def presets(incomplete: str) -> list[str]:
     """Published experiments."""
     from tekapctl.cli import listings
 
-    return _matching(incomplete, listings.presets())
+    return _matching(incomplete, (row["preset"] for row in listings.presets() if row["spec"] is not None))
 
 
 def datasets(incomplete: str) -> list[str]:

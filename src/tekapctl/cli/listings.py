@@ -127,16 +127,34 @@ def method_row(name: str, method: Any) -> dict[str, Any]:
     }
 
 
-def presets() -> list[str]:
-    """The names of the presets."""
+def presets() -> list[dict[str, Any]]:
+    """The published experiments with their accuracies, sources and specs."""
 
-    def compute() -> list[str]:
+    def compute() -> list[dict[str, Any]]:
         from tekapctl.experiments.presets import presets
 
-        return [preset.name for preset in presets()]
+        return [_preset_row(preset) for preset in presets()]
 
-    names: list[str] = cached("preset names", compute)
-    return names
+    rows: list[dict[str, Any]] = cached("presets", compute)
+    return rows
+
+
+def _preset_row(preset: Any) -> dict[str, Any]:
+    def fraction(percent: float | None) -> float | None:
+        return None if percent is None else round(percent / 100, 6)
+
+    row = preset.published
+    return {
+        "preset": preset.name,
+        "published": row is not None,
+        "published_top1": None if row is None else fraction(row.top1),
+        "deviation": None if row is None else fraction(row.deviation),
+        "epoch": None if row is None else row.epoch,
+        "source": None if row is None else row.source,
+        "settings_source": None if row is None else row.settings_source,
+        "settings": preset.settings if preset.is_runnable else None,
+        "spec": preset.table if preset.is_runnable else None,
+    }
 
 
 def datasets() -> list[str]:
@@ -170,7 +188,7 @@ def schema() -> dict[str, Any]:
     """The JSON Schema of run specs."""
 
     def compute() -> dict[str, Any]:
-        from tekapctl.spec.run import json_schema
+        from tekapctl.spec import json_schema
 
         return json_schema()
 

@@ -13,7 +13,7 @@ from tekapctl.cli import complete, console
 from tekapctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from tekapctl.spec.run import StudentSpec, TeacherSpec
+    from tekapctl.spec import StudentSpec, TeacherSpec
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel="Output")]
 DryRun = Annotated[
@@ -251,18 +251,12 @@ def named_values(texts: list[str] | None, option: str) -> dict[str, Any]:
     return dict(read_assignment(text, option) for text in texts or [])
 
 
-def _preset(name: str) -> dict[str, Any]:
-    from tekapctl.experiments.presets import preset
-
-    return preset(name).table
-
-
 def build_spec(
     kind: str,
     file: Path | None,
     options: dict[str, Any],
     assignments: list[str] | None,
-    preset: str | None = None,
+    preset: dict[str, Any] | None = None,
 ) -> "TeacherSpec | StudentSpec":
     """The spec of a run: the file's fields, over them the options that were given, over them the assignments.
 
@@ -271,16 +265,16 @@ def build_spec(
         file: The spec file to start from, if any.
         options: Values by dotted path; those that are None were not given.
         assignments: Texts like `a.b=c`.
-        preset: A published experiment to start from, in place of a file.
+        preset: The fields of a published experiment to start from, in place of a file.
 
     Raises:
         UsageError: The file, an assignment or the spec is not valid, or the file is a spec of the other kind.
     """
-    from tekapctl.spec import run
+    from tekapctl import spec as specs
 
     if preset is not None and file is not None:
         raise UsageError("--preset and --spec cannot be combined.", "Give one of them.")
-    table = run.read_file(file) if file else _preset(preset) if preset else {}
+    table = specs.read_file(file) if file else preset if preset else {}
     if table.setdefault("kind", kind) != kind:
         command = "train-teacher" if kind == "student" else "distill"
         raise UsageError(f"{file} is a spec of kind {table['kind']!r}.", f"Use it with `tekapctl {command}`.")
@@ -301,7 +295,7 @@ def build_spec(
         if path.startswith("method."):
             table.setdefault("method", {"name": "kd"})
         assign(table, path, value)
-    return run.parse(table)
+    return specs.parse(table)
 
 
 _BY_SIGNAL = 128

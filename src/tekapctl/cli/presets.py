@@ -1,57 +1,76 @@
 """`tekapctl presets`."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+import difflib
+from typing import Annotated
 
 import typer
 
-from tekapctl.cli import console, options
-
-if TYPE_CHECKING:
-    from tekapctl.experiments.presets import Preset
+from tekapctl.cli import complete, console, listings, options
+from tekapctl.errors import UsageError
 
 
 def presets(
-    way: Annotated[
-        str | None, typer.Argument(metavar="[WAY]", help="Only those of a way, such as tekap-fl or dkd.")
+    prefix: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PREFIX]",
+            help="Only presets whose names begin with this, e.g. dkd or imagenet/kd.",
+            autocompletion=complete.presets,
+        ),
     ] = None,
+    defaults: Annotated[
+        bool, typer.Option("--defaults", help="List the presets without published numbers instead.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """List the published experiments that `distill --preset` knows, with their published accuracy where it is known.
+    """List the published experiments, with their published accuracy where it is known.
 
-    Examples: tekapctl presets tekap-fl; tekapctl distill --preset tekap-fl/resnet32x4-resnet8x4
+    Examples:
+    tekapctl presets tekap-fl
+    tekapctl presets imagenet/kd
+    tekapctl distill --preset kd/resnet56-resnet20
     """
-    from tekapctl.experiments.presets import presets as all_presets
-    from tekapctl.registry import unknown_name
-
-    found = list(all_presets())
-    if way is not None:
-        ways = list(dict.fromkeys(one.way for one in found))
-        if way not in ways:
-            raise unknown_name("way of distilling", way, ways)
-        found = [one for one in found if one.way == way]
+    found = listings.presets()
+    if prefix is not None:
+        whole = [row for row in found if row["preset"].startswith(f"{prefix.rstrip('/')}/")]
+        near = [row["preset"] for row in found]
+        found = whole or [row for row in found if row["preset"].startswith(prefix)]
+        if not found:
+            groups = list(dict.fromkeys(name.rpartition("/")[0] for name in near))
+            hits = difflib.get_close_matches(prefix, [*groups, *near], n=3, cutoff=0.5)
+            guess = f"Did you mean {' or '.join(hits)}? " if hits else ""
+            problem = f"No preset's name begins with {prefix!r}."
+            raise UsageError(problem, f"{guess}`tekapctl presets` lists them all.")
     if as_json:
-        console.show_json([_row(one) for one in found])
+        console.show_json(found)
         return
-    console.show_table(
-        "Published test accuracy, on CIFAR-100 unless the name says otherwise",
-        ["preset", "top-1 %>", "epoch"],
-        [(each["preset"], _percent(each["published_top1"]), each["epoch"] or "") for each in map(_row, found)],
-    )
-    console.say("epoch: whether it is the last epoch's accuracy or the best on the test set; the two do not compare")
-    console.say("--json has the source of each number, and the settings")
+    rest = [row for row in found if not row["published"]]
+    if defaults:
+        console.show_table("Nothing published: the method's defaults", ["preset"], [(row["preset"],) for row in rest])
+        return
+    for epoch, title in _TITLES.items():
+        rows = [
+            (
+                row["preset"],
+                "" if row["published_top1"] is None else console.percent(row["published_top1"]),
+                "" if row["spec"] is not None else "no",
+            )
+            for row in found
+            if row["published"] and row["epoch"] == epoch
+        ]
+        if rows:
+            console.show_table(title, ["preset=", "top-1 %>", "--preset"], rows)
+    if any(row["spec"] is None for row in found):
+        console.say("no: only the accuracy is published, or a network is not available; --preset refuses it")
+    if rest:
+        console.say(f"{len(rest)} more presets have no published numbers; --defaults lists them")
+    console.say("names without imagenet/ are for CIFAR-100; --json has the sources and the settings")
 
 
-def _row(one: "Preset") -> dict[str, Any]:
-    row = one.published
-    return {
-        "preset": one.name,
-        "published_top1": None if row is None else row.top1,
-        "deviation": None if row is None else row.deviation,
-        "epoch": None if row is None else row.epoch,
-        "source": None if row is None else row.source,
-        "spec": one.table,
-    }
-
-
-def _percent(top1: float | None) -> str:
-    return "" if top1 is None else f"{top1:.2f}"
+_TITLES = {
+    "last": "Published test accuracy of the last epoch",
+    "best": "Published test accuracy of the best epoch on the test set",
+    "not stated": "Published test accuracy, last or best epoch not stated",
+    None: "Published settings without an accuracy",
+}
+"""One table for each kind of number: they do not compare."""

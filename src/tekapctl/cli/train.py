@@ -8,7 +8,7 @@ import typer
 from tekapctl.cli import console, options
 
 if TYPE_CHECKING:
-    from tekapctl.spec.run import StudentSpec, TeacherSpec
+    from tekapctl.spec import StudentSpec, TeacherSpec
 
 
 def run(spec: "TeacherSpec | StudentSpec", *, as_json: bool, dry_run: bool, processes: int) -> None:
@@ -34,10 +34,10 @@ def run(spec: "TeacherSpec | StudentSpec", *, as_json: bool, dry_run: bool, proc
 def run_trials(spec: "StudentSpec", count: int, *, as_json: bool) -> None:
     """Train several seeds of a spec at once and show their results."""
     from tekapctl.store.home import Home
-    from tekapctl.train.many import execute_trials
+    from tekapctl.train.many import execute_seeds
 
     with console.TrainingProgress(f"{count} x {spec.network}") as progress:
-        summaries = execute_trials(spec, count, Home.default(), progress)
+        summaries = execute_seeds(spec, count, Home.default(), progress)
     finished = [summary for summary in summaries if summary["status"] == "finished"]
     if as_json:
         console.show_json(summaries)
@@ -62,7 +62,7 @@ def _show_trials(finished: list[dict[str, Any]]) -> None:
 
 def _estimate(spec: "TeacherSpec | StudentSpec", home: Any, *, as_json: bool) -> None:
     from tekapctl.commands.cost import estimate
-    from tekapctl.spec.run import dumps, to_dict
+    from tekapctl.spec import dumps, to_dict
 
     cost = estimate(spec, home)
     if as_json:

@@ -23,7 +23,7 @@ from tekapctl.distill.objective import Distillation
 from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models.network import Requires, of_batch
 from tekapctl.randomness import generator
-from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec
+from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec
 from tekapctl.store.home import Home
 from tekapctl.timing import StepClock, no_clock
 from tekapctl.train.build import assemble

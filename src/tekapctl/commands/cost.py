@@ -9,7 +9,7 @@ from tekapctl import models
 from tekapctl.distill.methods.crd.crd import CRDSpec
 from tekapctl.errors import failures_in_words
 from tekapctl.models.network import macs, parameters
-from tekapctl.spec.run import RunSpec, StudentSpec
+from tekapctl.spec import RunSpec, StudentSpec
 from tekapctl.store.home import Home
 from tekapctl.train import trained
 from tekapctl.train.teacher_statistics import images_asked

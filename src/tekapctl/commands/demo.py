@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tekapctl.experiments.comparison.intervals import paired
-from tekapctl.spec.run import StudentSpec, TeacherSpec, parse
+from tekapctl.spec import StudentSpec, TeacherSpec, parse
 from tekapctl.store.home import Home
+from tekapctl.train.callbacks import Callback
 from tekapctl.train.run import execute
-from tekapctl.train.trainer import Callback
 
 TEACHER, STUDENT = "resnet20", "resnet8"
 TEACHER_EPOCHS = 30

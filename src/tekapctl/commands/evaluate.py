@@ -15,7 +15,7 @@ from tekapctl.data.image_set import ImageSet
 from tekapctl.device import place, resolve_device, resolve_precision, set_float32_precision
 from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models.external import Arguments
-from tekapctl.spec.run import StudentSpec, load_of_run
+from tekapctl.spec import StudentSpec, load_of_run
 from tekapctl.store.home import Home
 from tekapctl.train import trained
 from tekapctl.train.evaluation import evaluate, predict

@@ -8,7 +8,7 @@ import torch
 from tekapctl import data
 from tekapctl.device import make_deterministic, place, resolve_device, resolve_precision, set_float32_precision
 from tekapctl.errors import UsageError, failures_in_words
-from tekapctl.spec.run import StudentSpec
+from tekapctl.spec import StudentSpec
 from tekapctl.store.home import Home
 from tekapctl.train import trained
 from tekapctl.train.build import training_batches

@@ -11,7 +11,8 @@ from pydantic import Field, field_validator
 
 from tekapctl.data.image_set import Splits, long_tail
 from tekapctl.errors import UsageError
-from tekapctl.registry import Registry, Settings
+from tekapctl.registry import Registry
+from tekapctl.settings import Settings
 from tekapctl.store.download import Report, silent
 from tekapctl.store.home import expand_user
 

@@ -21,7 +21,7 @@ from tekapctl.data.batches import Batch
 from tekapctl.errors import UsageError
 from tekapctl.models.network import Knowledge
 from tekapctl.randomness import generator
-from tekapctl.registry import Settings, Weight
+from tekapctl.settings import Settings, Weight
 
 PUBLISHED_VIEWS = 5
 _SHARPNESS = 0.07

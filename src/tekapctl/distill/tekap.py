@@ -20,7 +20,8 @@ from tekapctl.distill.perturbations.gaussian import Isotropic
 from tekapctl.distill.perturbations.perturbation import HALF_WIDTH
 from tekapctl.models.network import Knowledge, Level
 from tekapctl.randomness import by_rows
-from tekapctl.registry import Settings, Weight, unknown_name
+from tekapctl.registry import unknown_name
+from tekapctl.settings import Settings, Weight
 
 Distribution = Literal["gaussian", "uniform"]
 LEVELS: tuple[Level, ...] = get_args(Level)

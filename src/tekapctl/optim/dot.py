@@ -8,8 +8,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from tekapctl.distributed.data_parallel import DataParallelStep
+from tekapctl.optim.sgd import SGD
+from tekapctl.timing import Clock
 
-class DOT(torch.optim.SGD):
+
+class DOT(SGD):
     """SGD with a momentum buffer for each loss: `momentum - delta` for the task's, `momentum + delta` for the other.
 
     Weight decay belongs to the task. With delta 0 it is SGD of the summed loss. A parameter that has a gradient of one
@@ -28,6 +32,18 @@ class DOT(torch.optim.SGD):
     ) -> None:
         super().__init__(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
         self.delta = delta
+
+    def minimize(self, parts: dict[str, Tensor], parallel: DataParallelStep, clock: Clock) -> None:
+        """Backward passes of the cross-entropy and of all other parts, and the step."""
+        zero = torch.zeros((), device=next(iter(parts.values())).device)
+        with clock("backward"):
+            task = parts.get("cross_entropy", zero)
+            others = [value for name, value in parts.items() if name != "cross_entropy"]
+            gradients = self.backward(task, torch.stack(others).sum() if others else zero)
+            for each in gradients:
+                parallel.average(each)
+        with clock("optimizer"):
+            self.apply(gradients)
 
     def backward(self, task: Tensor, distillation: Tensor) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """The gradients of both losses.

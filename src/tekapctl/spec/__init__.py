@@ -1,1 +1,35 @@
 """What a run depends on: its settings, their files, their schema and their identity."""
+
+from tekapctl.spec.io import (
+    dump,
+    dumps,
+    json_schema,
+    load,
+    load_of_run,
+    loads,
+    merged,
+    parse,
+    read_file,
+    read_table,
+    to_dict,
+)
+from tekapctl.spec.optimizer import OptimizerSpec
+from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec
+
+__all__ = [
+    "OptimizerSpec",
+    "RunSpec",
+    "StudentSpec",
+    "TeacherSpec",
+    "dump",
+    "dumps",
+    "json_schema",
+    "load",
+    "load_of_run",
+    "loads",
+    "merged",
+    "parse",
+    "read_file",
+    "read_table",
+    "to_dict",
+]

@@ -1,9 +1,23 @@
-"""Tables of spec fields, one over another."""
+"""Specs as TOML and JSON: parsing, reading, writing, merging, and their JSON schema."""
 
+import json
+import tomllib
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import tomli_w
+from pydantic import (
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
+
+from tekapctl.data.spec import DATASETS
+from tekapctl.distill.methods import METHODS
 from tekapctl.errors import UsageError
+from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec
+from tekapctl.spec.suggestions import nearest_field
 
 _DEEPEST = 20
 """Dots in the path of a field, at most."""
@@ -12,9 +26,9 @@ _CHOICES = ("data", "method")
 
 
 def merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """A table with another over it, field by field; dotted names are paths.
+    """Merge a table into another, field by field; dotted names are paths.
 
-    Another data set or method than the table's starts from its own defaults.
+    A different data set or method starts from its own defaults.
 
     Raises:
         UsageError: A path leads through a field that has no fields.
@@ -37,3 +51,133 @@ def merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         is_another = first in _CHOICES and "name" in value and value["name"] != below.get("name")
         result[first] = merged({} if is_another else below, value)
     return result
+
+
+AnySpec = Annotated[TeacherSpec | StudentSpec, Field(discriminator="kind")]
+
+
+_ADAPTER: TypeAdapter[TeacherSpec | StudentSpec] = TypeAdapter(AnySpec)
+
+
+def parse(values: Mapping[str, Any]) -> TeacherSpec | StudentSpec:
+    """The spec that a mapping describes; a mapping without a `kind` describes a student's run.
+
+    Raises:
+        UsageError: A field is unknown, missing or out of range; the message has each field's path.
+    """
+    try:
+        return _ADAPTER.validate_python({"kind": "student", **values})
+    except ValidationError as error:
+        raise UsageError(f"The spec is not valid: {'; '.join(_complaints(error, values))}.", _REMEDY) from None
+    except RecursionError:
+        raise UsageError("The spec is nested too deeply.", _REMEDY) from None
+
+
+_REMEDY = "`tekapctl schema` prints what a spec may hold."
+
+
+def _complaints(error: ValidationError, values: Mapping[str, Any]) -> list[str]:
+    complaints = []
+    for entry in error.errors(include_url=False):
+        # The first part says which kind of spec was meant.
+        path = ".".join(str(part) for part in entry["loc"][1:])
+        what = entry["msg"].removeprefix("Value error, ").rstrip(".?")
+        if entry["type"] == "extra_forbidden":
+            near = nearest_field(path, TeacherSpec if entry["loc"][0] == "teacher" else StudentSpec, values)
+            what = f"unknown field (did you mean {near}?)" if near else "unknown field"
+        complaints.append(f"{path or 'spec'}: {what}")
+    return complaints
+
+
+def to_dict(spec: RunSpec) -> dict[str, Any]:
+    """The spec as plain values, without the fields that are none."""
+    values: dict[str, Any] = spec.model_dump(mode="json", exclude_none=True)
+    return values
+
+
+def loads(text: str, kind: Literal["toml", "json"] = "toml") -> TeacherSpec | StudentSpec:
+    """The spec in a TOML or JSON text.
+
+    Raises:
+        UsageError: The text does not parse, or its spec is not valid.
+    """
+    return parse(read_table(text, kind))
+
+
+def dumps(spec: RunSpec, kind: Literal["toml", "json"] = "toml") -> str:
+    """The spec as TOML or JSON; `loads` gives it back without loss."""
+    values = to_dict(spec)
+    return tomli_w.dumps(values) if kind == "toml" else json.dumps(values, indent=2) + "\n"
+
+
+def read_table(text: str, kind: Literal["toml", "json"] = "toml") -> dict[str, Any]:
+    """The table in a TOML or JSON text, not yet checked against the spec.
+
+    Raises:
+        UsageError: The text does not parse, or is no table.
+    """
+    try:
+        table = tomllib.loads(text) if kind == "toml" else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UsageError(f"The spec is not {kind.upper()}: {problem}.", "Correct the file.") from None
+    if not isinstance(table, dict):
+        raise UsageError(f"The spec's {kind.upper()} is no table.", "Write fields with their values.")
+    return table
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The table in a spec file, not yet checked: JSON if its name ends so, else TOML.
+
+    Raises:
+        UsageError: The file cannot be read, is too large, or does not parse.
+    """
+    try:
+        if path.stat().st_size > 1_000_000:
+            raise UsageError(f"The spec file {path} is larger than a megabyte.", "Name a spec file.")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The spec file {path} cannot be read: {error}.", "Name a TOML or JSON file.") from None
+    return read_table(text, "json" if path.suffix == ".json" else "toml")
+
+
+def load(path: Path | str) -> TeacherSpec | StudentSpec:
+    """The spec in a TOML or JSON file.
+
+    Raises:
+        UsageError: The file cannot be read or its spec is not valid.
+    """
+    return parse(read_file(Path(path)))
+
+
+def load_of_run(folder: Path) -> TeacherSpec | StudentSpec:
+    """The spec in a run's folder.
+
+    Raises:
+        UsageError: It cannot be read, is not valid, or is not a run's, which says of which kind it is.
+    """
+    table = read_file(folder / "spec.toml")
+    if "kind" not in table:
+        raise UsageError(f"The spec of the run {folder.name} is damaged: it has no kind.", "Leave the run out.")
+    return parse(table)
+
+
+def dump(spec: RunSpec, path: Path | str) -> None:
+    """Write the spec to a TOML file, or to a JSON file if its name ends so."""
+    path = Path(path)
+    path.write_text(dumps(spec, "json" if path.suffix == ".json" else "toml"), encoding="utf-8")
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of run specs."""
+    schema = _ADAPTER.json_schema()
+    definitions = schema.setdefault("$defs", {})
+    for registry, base in ((DATASETS, "DataSpec"), (METHODS, "MethodSpec")):
+        chosen = []
+        for name in registry:
+            section: dict[str, Any] = registry[name].model_json_schema(ref_template="#/$defs/{model}")
+            definitions.update(section.pop("$defs", {}))
+            definitions[section["title"]] = section
+            chosen.append({"$ref": f"#/$defs/{section['title']}"})
+        definitions[base] = {"anyOf": chosen}
+    return schema

@@ -34,7 +34,7 @@ from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models import Network
 from tekapctl.models.normalization import Normalization
 from tekapctl.randomness import derive
-from tekapctl.spec.run import RunSpec, StudentSpec
+from tekapctl.spec import RunSpec, StudentSpec
 from tekapctl.store.home import Home
 from tekapctl.train import trained
 from tekapctl.train.diagnosis import Asked, Diagnosis

@@ -1,4 +1,4 @@
-"""Who else is told how a run goes on, besides the user."""
+"""Training callbacks: the progress file of a run, and stopping after a signal."""
 
 import logging
 import signal
@@ -7,21 +7,46 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from tekapctl.errors import TekapctlError
 from tekapctl.store.runs import Run
 from tekapctl.train.step import Metrics
-from tekapctl.train.trainer import Callback
 
 logger = logging.getLogger(__name__)
 
+
+@runtime_checkable
+class Callback(Protocol):
+    """Called as training proceeds."""
+
+    def on_start(self, epochs: int, steps: int, first_epoch: int) -> None:
+        """Training begins with epoch `first_epoch` (from 0) of `epochs`, each of `steps` steps."""
+
+    def on_step(self, epoch: int, step: int) -> None:
+        """A step was queued; do not read its results, which would wait for the device."""
+
+    def on_epoch(self, metrics: Metrics) -> None:
+        """An epoch ended."""
+
+
+@runtime_checkable
+class Checkpointer(Protocol):
+    """Saves what a run has reached."""
+
+    def after_step(self) -> None:
+        """A step was queued; raise to stop the run."""
+
+    def after_epoch(self, metrics: Metrics, is_best: bool) -> None:
+        """An epoch ended; it may be the best so far."""
+
+
 SECONDS = 2.0
-"""How often at most a run notes how far it is within its epoch."""
+"""Least time between updates of the progress file within an epoch."""
 
 
 class NullCallback:
-    """Tells nobody: the listener of the processes that do not lead."""
+    """Does nothing: the callback of all processes but the main one."""
 
     def on_start(self, epochs: int, steps: int, first_epoch: int) -> None:
         """Training begins."""
@@ -34,11 +59,11 @@ class NullCallback:
 
 
 class ProgressFile:
-    """Notes in the run's folder how far it is, for those who watch it from outside, and passes on what it is told.
+    """Writes the run's progress to its folder, for `tekapctl watch`.
 
     Args:
         run: The run.
-        callback: Is told all of it too.
+        callback: Called afterwards with the same.
     """
 
     def __init__(self, run: Run, callback: Callback) -> None:
@@ -72,34 +97,34 @@ class ProgressFile:
         self._noted = time.monotonic()
         rate = self._done / max(self._noted - self._began, 1e-9)
         note = {"epoch": epoch, "epochs": self._epochs, "step": step, "steps": self._steps, "steps_per_second": rate}
-        with suppress(OSError):  # nobody's run ends for want of a note
+        with suppress(OSError):  # a full disk here must not end the run
             self.run.write_progress(note)
 
 
 class StoppedError(TekapctlError):
-    """A signal ended the run; all of it is kept.
+    """A signal stopped the run, whose state is saved.
 
     Args:
         run: The run's id.
-        where: How far it came.
+        where: Where it stopped.
         number: The signal.
     """
 
     def __init__(self, run: str, where: str, number: int) -> None:
         name = signal.Signals(number).name
-        super().__init__(f"Stopped by {name} {where}; all of it is kept.", f"Go on with `tekapctl resume {run}`.")
+        super().__init__(f"Stopped by {name} {where}; the run is saved.", f"Resume it with `tekapctl resume {run}`.")
         self.exit_code = 128 + number
 
 
 class Interruption:
-    """Whether a signal has asked the run to stop."""
+    """Whether the run received a signal to stop."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM as wishes to stop after the step; a second one stops at once."""
+        """On SIGINT or SIGTERM, stop after the current step; on a second one, stop at once."""
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread gets signals
             return
@@ -109,12 +134,12 @@ class Interruption:
                 raise KeyboardInterrupt
             self.signal = number
             logger.info(
-                "stopping after this step; once more stops at once, and loses what came after the last checkpoint"
+                "stopping after this step; interrupt again to stop at once and lose what came after the last checkpoint"
             )
 
         before: dict[int, Any] = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
         if hasattr(signal, "SIGHUP"):
-            # A terminal that goes away takes no run with it.
+            # Closing the terminal does not end the run.
             before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             yield

@@ -1,4 +1,4 @@
-"""Training state on disk: whole or not at all, and checked when it is read."""
+"""Checkpoints: written atomically, and verified when they are read."""
 
 import hashlib
 import io
@@ -13,7 +13,7 @@ from tekapctl.errors import TekapctlError, lacking_memory
 from tekapctl.store.atomic import atomic_write
 
 KEPT = 2
-"""How many checkpoints a run keeps: the newest, and one to fall back on."""
+"""Checkpoints that a run keeps: the newest, and one to fall back on."""
 
 _SET_ASIDE = ".damaged"
 _MAGIC = b"tekapctl training state, sha256 "
@@ -21,7 +21,7 @@ _NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.state")
 
 
 def save(folder: Path, epoch: int, step: int, state: dict[str, Any]) -> Path:
-    """Write a training state and drop all but the newest checkpoints.
+    """Write a checkpoint and delete all but the newest ones.
 
     Args:
         folder: The run's checkpoints.
@@ -41,49 +41,47 @@ def save(folder: Path, epoch: int, step: int, state: dict[str, Any]) -> Path:
 
 
 def place(folder: Path, epoch: int, step: int) -> Path:
-    """Where the training state after so many epochs, and steps of the next, is kept."""
+    """The path of the checkpoint after `epoch` epochs and `step` steps of the next."""
     return folder / f"epoch-{epoch:06d}-step-{step:08d}.state"
 
 
 class DamagedCheckpointError(TekapctlError):
-    """A checkpoint is not what was written."""
+    """A checkpoint's content does not match its checksum."""
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:
     """The training state in a checkpoint.
 
     Raises:
-        DamagedCheckpointError: The file is not what was written.
+        DamagedCheckpointError: Its content does not match its checksum.
         OSError: It cannot be read.
     """
     content = path.read_bytes()
     try:
         header, _, payload = content.partition(b"\n")
         if header != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
-            raise ValueError("its checksum does not fit")
+            raise ValueError("its checksum does not match")
         state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
         if not isinstance(state, dict):
-            raise TypeError("it is no training state")
+            raise TypeError("it is not a training state")
     except Exception as error:
         if lacking_memory(error) is not None:
             raise  # nothing is wrong with the file
-        raise DamagedCheckpointError(
-            f"The checkpoint {path} is damaged: {error}.", "The one before it can be used."
-        ) from None
+        raise DamagedCheckpointError(f"The checkpoint {path} is damaged: {error}.", "Use the one before it.") from None
     return state
 
 
 def described(folder: Path) -> str:
-    """Which checkpoint is the newest, for people."""
+    """The newest checkpoint, in words."""
     numbered = _numbered(folder)
     if not numbered:
         return "there is no checkpoint yet"
     (epoch, step), _ = numbered[0]
-    return f"the last good checkpoint is that after epoch {epoch}" + (f", step {step}" if step else "")
+    return f"the last good checkpoint is after epoch {epoch}" + (f", step {step}" if step else "")
 
 
 def newest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, list[Path]]:
-    """The newest training state that is whole, and the damaged ones that were passed over."""
+    """The newest intact training state, and the damaged checkpoints that were skipped."""
     damaged: list[Path] = []
     for _, path in _numbered(folder):
         try:
@@ -94,7 +92,7 @@ def newest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, l
 
 
 def set_aside(paths: Iterable[Path]) -> None:
-    """Rename damaged checkpoints, so that they do not count among those that a run keeps."""
+    """Rename damaged checkpoints, so that they are not counted among those a run keeps."""
     for path in paths:
         path.replace(path.with_name(path.name + _SET_ASIDE))
 

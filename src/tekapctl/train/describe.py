@@ -1,18 +1,18 @@
-"""Logs what a run is about to train, and warns of what can hardly be meant."""
+"""Logs what a run trains, and warns of networks that are no better than guessing."""
 
 import logging
 from math import sqrt
 
 from tekapctl.device import describe
 from tekapctl.models.network import parameters
-from tekapctl.spec.run import StudentSpec
+from tekapctl.spec import StudentSpec
 from tekapctl.train.build import RunContext
 
 logger = logging.getLogger(__name__)
 
 
 def log_run(context: RunContext) -> None:
-    """Log what a run begins with: data set, networks, method, loss and training."""
+    """Log the data set, networks, method, loss and training settings of a run."""
     spec, train, test = context.spec, context.splits.train, context.splits.test
     channels, height, width = train.image_shape
     lines = [
@@ -39,7 +39,7 @@ def log_run(context: RunContext) -> None:
 
 
 def warn_if_chance(who: str, top1: float, context: RunContext) -> None:
-    """Warn of a network that is no better than guessing.
+    """Warn if a network is no better than always guessing the most frequent class.
 
     Args:
         who: `teacher`, `student` or `network`.
@@ -53,7 +53,7 @@ def warn_if_chance(who: str, top1: float, context: RunContext) -> None:
         return
     logger.warning(
         f"the {who}'s top-1 of {100 * top1:.2f} % is no better than guessing "
-        f"({100 * chance:.2f} % by always naming the most frequent class)"
+        f"({100 * chance:.2f} % by always guessing the most frequent class)"
     )
 
 
@@ -79,4 +79,4 @@ def _loss(spec: StudentSpec) -> str:
         (spec.beta, spec.method.name),
     ]
     sums = " + ".join(f"{weight:g} {name}" for weight, name in parts if weight)
-    return sums + (", of standardised logits" if spec.standardize_logits else "")
+    return sums + (", on standardized logits" if spec.standardize_logits else "")

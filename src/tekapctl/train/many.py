@@ -1,4 +1,4 @@
-"""Several students of one spec that differ in their seed, trained together: the teacher is asked once for all."""
+"""Trains several seeds of a student at once, sharing the teacher's forward pass."""
 
 import logging
 from collections.abc import Iterator
@@ -10,19 +10,21 @@ from tekapctl.commands.tracking import Trackers
 from tekapctl.data.batches import Batch
 from tekapctl.distributed.communicator import was_launched
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.spec.run import StudentSpec, to_dict
+from tekapctl.spec import StudentSpec, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
 from tekapctl.train.build import RunContext, build_run, sibling
-from tekapctl.train.callbacks import Interruption, NullCallback, ProgressFile, StoppedError
+from tekapctl.train.callbacks import Callback, Interruption, NullCallback, ProgressFile, StoppedError
+from tekapctl.train.checkpointer import RunCheckpointer
 from tekapctl.train.describe import log_run, warn_if_chance
-from tekapctl.train.run import RunCheckpointer, fail, finish, start, training_in_words, with_checkpoint
-from tekapctl.train.trainer import Callback, Trainer
+from tekapctl.train.run import fail, start, training_in_words, with_checkpoint
+from tekapctl.train.summary import finish
+from tekapctl.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 LARGEST_SEED = 2**63
-"""No seed is as large."""
+"""Seeds are smaller."""
 
 
 @dataclass
@@ -34,43 +36,41 @@ class _Trial:
     callback: Callback
 
 
-def execute_trials(
-    spec: StudentSpec,
-    count: int,
-    home: Home,
-    callback: Callback,
-) -> list[dict[str, Any]]:
-    """Carry out a spec with so many seeds, from its own on, and return the runs' summaries.
+def execute_seeds(spec: StudentSpec, count: int, home: Home, callback: Callback) -> list[dict[str, Any]]:
+    """Train a spec with `count` consecutive seeds at once, and return the runs' summaries.
 
-    Each is a run of its own in every respect but one: all see the first one's batches (`data_seed`). A run that fails
-    ends alone; its summary then says so.
+    Each is a run of its own, except that all see the batches of the first (`data_seed`). A run that fails ends alone,
+    and its summary says why.
 
     Args:
         spec: The spec.
-        count: How many seeds.
-        home: Where everything is.
-        callback: Is told how the first run goes on.
+        count: How many seeds, from the spec's on.
+        home: Where data sets, teachers and runs are.
+        callback: Called as the first run proceeds.
 
     Raises:
-        UsageError: The spec asks for what is not to be had; nothing was written then.
-        StoppedError: A signal stopped them; each goes on alone with `tekapctl resume`.
+        UsageError: Data, teacher, device or a tracker is missing; nothing was written.
+        StoppedError: A signal stopped them; each can be resumed alone.
     """
     if was_launched():
-        raise UsageError("Trials share one process, and several were started.", "Leave out --seeds, or torchrun.")
+        raise UsageError(
+            "Several seeds at once are trained in one process, and several were started.",
+            "Leave out --seeds, or torchrun.",
+        )
     if spec.seed + count > LARGEST_SEED:
         raise UsageError(
-            f"{count} seeds from {spec.seed} on go beyond {LARGEST_SEED - 1}.", "Start with a smaller --seed."
+            f"{count} seeds from {spec.seed} on exceed {LARGEST_SEED - 1}.", "Start with a smaller --seed."
         )
     Trackers.check(spec.track)
     first = build_run(spec.model_copy(update={"data_seed": spec.batch_seed}), home, share_teachers=count > 1)
     assert isinstance(first.spec, StudentSpec)
-    settings = [first]
+    contexts = [first]
     for number in range(1, count):
-        settings.append(sibling(first, first.spec.model_copy(update={"seed": spec.seed + number})))
+        contexts.append(sibling(first, first.spec.model_copy(update={"seed": spec.seed + number})))
     interruption = Interruption()
     with ExitStack() as held, interruption.listening():
         trials = []
-        for number, context in enumerate(settings):
+        for number, context in enumerate(contexts):
             run = held.enter_context(start(context, home))
             trackers = Trackers(context.spec.track)
             trackers.start(run.id, run.path, to_dict(context.spec), [])
@@ -84,20 +84,18 @@ def execute_trials(
         return [summaries[trial.run.id] for trial in trials]
 
 
-def _fit(
-    trials: list[_Trial],
-) -> dict[str, dict[str, Any]]:
-    """Train all of them, step by step; returns summaries by the runs' ids."""
+def _fit(trials: list[_Trial]) -> dict[str, dict[str, Any]]:
+    """Train all of them, step by step; returns summaries by run id."""
     summaries: dict[str, dict[str, Any]] = {}
-    going = list(trials)
+    running = list(trials)
     for trial in trials:
         trainer = trial.context.trainer
         trial.callback.on_start(trainer.spec.total_epochs, len(trainer.train_batches), 0)
 
     def each(work: Any) -> None:
-        """Do something for every run that still goes on; one that fails ends alone, a signal ends all."""
+        """Do something for every run that has not failed; an error ends its run alone, a signal ends all."""
         stopped: list[StoppedError] = []
-        for trial in list(going):
+        for trial in list(running):
             try:
                 with training_in_words(trial.context.trainer):
                     work(trial)
@@ -105,20 +103,20 @@ def _fit(
                 stopped.append(error)
                 trial.trackers.finish({"run": trial.run.id, "status": "interrupted"})
             except TekapctlError as error:
-                going.remove(trial)
+                running.remove(trial)
                 error = with_checkpoint(error, trial.run)
                 summaries[trial.run.id] = fail(trial.run, error, trial.trackers)
-                logger.info(f"{trial.run.id} has failed: {error}")
+                logger.info(f"{trial.run.id} failed: {error}")
         if stopped:
-            runs = ", ".join(trial.run.id for trial in going)
-            stopped[0].remedy = f"Each goes on alone with `tekapctl resume`: {runs}."
+            runs = ", ".join(trial.run.id for trial in running)
+            stopped[0].remedy = f"Resume each of them with `tekapctl resume`: {runs}."
             raise stopped[0]
 
-    while going and not going[0].context.trainer.is_done:
-        leader = going[0].context.trainer
+    while running and not running[0].context.trainer.is_done:
+        first = running[0].context.trainer
         each(lambda trial: trial.context.trainer.start_epoch())
-        for batch in _in_words(leader):
-            each(lambda trial, batch=batch: trial.context.trainer.take(batch))
+        for batch in _batches(first):
+            each(lambda trial, batch=batch: trial.context.trainer.train_step(batch))
             each(_after_step)
         each(_after_epoch)
 
@@ -131,11 +129,11 @@ def _fit(
     return summaries
 
 
-def _in_words(leader: Trainer) -> Iterator[Batch]:
-    """What is left of an epoch; errors of making a batch, such as a lack of memory, in words."""
-    batches = leader.batches()
+def _batches(trainer: Trainer) -> Iterator[Batch]:
+    """The rest of an epoch; errors while a batch is made, such as a lack of memory, are translated."""
+    batches = trainer.batches()
     while True:
-        with training_in_words(leader):
+        with training_in_words(trainer):
             batch = next(batches, None)
         if batch is None:
             return

@@ -12,7 +12,7 @@ from tekapctl.distributed.shard import spans
 from tekapctl.errors import TekapctlError, UsageError, described, failures_in_words, lacking_memory, smaller_batches
 from tekapctl.train.diagnosis import buffers_kept, copied, random_numbers_kept
 from tekapctl.train.step import TrainStep
-from tekapctl.train.teacher import without_store
+from tekapctl.train.teacher import live_teacher
 from tekapctl.train.trainer import Trainer
 
 _MOST_SIZES = 100
@@ -151,7 +151,7 @@ class _Trial:
         except Exception as error:
             raise _NotTriedError from error
         for member in objective.distillations:
-            member.teacher = without_store(member.teacher)
+            member.teacher = live_teacher(member.teacher)
         learning = TrainStep(network, objective, device, trainer.precision, compiled=False)
         batch = trainer.train_batches.sample(count, strong=objective.requires.strong_view)
         was_training = network.training

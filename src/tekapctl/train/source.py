@@ -10,7 +10,7 @@ from tekapctl.device import resolve_precision
 from tekapctl.distill.objective import Teacher
 from tekapctl.distill.perturbations import LogitPerturbation
 from tekapctl.errors import UsageError
-from tekapctl.spec.run import RunSpec, StudentSpec
+from tekapctl.spec import RunSpec, StudentSpec
 from tekapctl.store.home import Home
 from tekapctl.train import trained
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher, SharedForward

@@ -1,4 +1,4 @@
-"""Where the time of a step goes; nothing is timed unless somebody asks."""
+"""The forward pass and loss of a training step, and the sums of an epoch's metrics."""
 
 import time
 from typing import Any
@@ -17,14 +17,14 @@ from tekapctl.timing import Clock, no_clock
 
 
 class TrainStep(nn.Module):
-    """What a step computes before its backward pass.
+    """The forward pass of the trained network and its loss.
 
     Args:
-        network: The learner.
+        network: The network that is trained.
         objective: Its loss.
         device: Where both are.
-        precision: Precision of the learner's passes.
-        compiled: Compile the learner for the device.
+        precision: Precision of the network's passes.
+        compiled: Whether to compile the network.
     """
 
     clock: Clock = staticmethod(no_clock)
@@ -40,7 +40,7 @@ class TrainStep(nn.Module):
         self._knowledge = compile_for(device, network.knowledge) if compiled else network.knowledge
 
     def forward(self, batch: Batch) -> tuple[Parts, Float[Tensor, "batch classes"]]:
-        """The parts of the loss, and the learner's logits."""
+        """The parts of the loss, and the network's logits."""
         with autocast(self.device, self.precision):
             with self.clock("student forward"), torch.set_grad_enabled(self.objective.trains_learner):
                 knowledge = of_batch(self._knowledge, self.network.normalize, batch, self.objective.requires)
@@ -51,11 +51,11 @@ Metrics = dict[str, float | int]
 
 
 class EpochSums:
-    """Sums of the loss's parts and of correct answers, and the first step whose loss was not finite.
+    """Sums of the loss's parts and of correct predictions, and the first step whose loss was not finite.
 
     Args:
-        device: Where they are.
-        sums: Sums so far, by name, where an epoch goes on that was interrupted.
+        device: Where they are kept.
+        sums: Sums so far, by name, of an epoch that was interrupted.
         samples: Images so far.
         seconds: Time so far.
         bad_step: The first step whose loss was not finite, or -1.
@@ -82,21 +82,21 @@ class EpochSums:
         self._bad_parts = bad_parts
 
     def begin(self) -> None:
-        """The epoch begins, or goes on."""
+        """Start or resume the clock of the epoch."""
         self._before, self._began = self.seconds, time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """Time that the epoch has taken, without what was between its parts."""
+        """Time that the epoch has taken, without interruptions."""
         return self._before + (time.perf_counter() - self._began if self._began is not None else 0.0)
 
     def add(self, step: int, parts: dict[str, Tensor], count: float | int) -> None:
-        """Count a step.
+        """Add a step.
 
         Args:
             step: Its number in the epoch, from 0.
             parts: Means over its batch: the loss's parts, and `correct` last.
-            count: Images in the batch, or those that a process's share stands for.
+            count: Images in the batch, or those that a process's shard stands for.
         """
         self.samples += count
         for name, value in parts.items():
@@ -138,13 +138,13 @@ class EpochSums:
         return dict(zip(self.sums, values, strict=True))
 
     def split(self) -> "EpochSums":
-        """The same with each process's part of it."""
+        """Divide the sums among the processes."""
         self.sums = {name: value / self.comm.size for name, value in self.sums.items()}
         self.samples /= self.comm.size
         return self
 
     def state(self) -> dict[str, Any]:
-        """All of it, of all processes, for a training state."""
+        """The sums over all processes, for a checkpoint."""
         return {
             "sums": {name: value.clone() for name, value in self._total().items()},
             "samples": self.all_samples,

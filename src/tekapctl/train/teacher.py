@@ -1,4 +1,4 @@
-"""The frozen teacher as a run asks it: live, or from what it said before."""
+"""The frozen teacher's forward pass: live, cached, or shared by several students."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,19 +16,19 @@ from tekapctl.store.teacher_cache import Identity, KnowledgeStore, Places
 from tekapctl.train.trained import Trained
 
 _NOTHING_MORE = Requires()
-Asked = Callable[[Batch], Knowledge]
+TeacherForward = Callable[[Batch], Knowledge]
 Words = np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
 
 
 class LiveTeacher:
-    """The teacher itself, in evaluation mode, its batch norms folded away, asked anew for every batch.
+    """The teacher in evaluation mode, with its batch norms folded, run for every batch.
 
     Args:
         network: The trained network.
-        batches: Where its images come from.
+        batches: The training batches.
         precision: Precision of its passes.
-        requires: What is wanted beside logits and embeddings.
-        compiled: Compile it for the device.
+        requires: What the losses read.
+        compiled: Whether to compile it.
     """
 
     def __init__(
@@ -53,21 +53,21 @@ class LiveTeacher:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Knowledge:
-        """What the teacher says of a batch."""
+        """The teacher's knowledge of a batch."""
         with autocast(self.device, self.precision):
             return of_batch(self._of_full_batch, self.network.normalize, batch, self.requires)
 
     @torch.no_grad()
-    def say(self, pixels: Tensor) -> Knowledge:
-        """The teacher's logits and embeddings of at most a batch of images, given as pixels."""
+    def forward_pixels(self, pixels: Tensor) -> Knowledge:
+        """The teacher's logits and embeddings of at most a batch of images with pixels from 0 to 255."""
         with autocast(self.device, self.precision):
             return self._of_full_batch(self.network.normalize(pixels), feature_maps=False)
 
     def _of_full_batch(self, images: Tensor, *, feature_maps: bool, preactivations: bool = False) -> Knowledge:
-        """The forward pass of a full batch, padded where there are fewer images.
+        """The forward pass of a full batch; smaller batches are padded.
 
-        A pass of another batch size computes in another order and rounds differently. With padding, the teacher's
-        output for an image is the same to the bit in a full batch, in an epoch's last one, and for a single image.
+        Other batch sizes round differently. With padding, the output for an image is bitwise the same in a full batch,
+        in an epoch's last one, and for a single image.
         """
         count = len(images)
         if count < self.batch_size:
@@ -79,9 +79,9 @@ class LiveTeacher:
 
 
 def _cast_weights(network: Network, precision: torch.dtype) -> None:
-    """Keep the weights of convolutions and linear layers as autocast would round them, anew in each pass.
+    """Round the weights of convolutions and linear layers once, as autocast would in every pass.
 
-    Whatever else may read weights, as hooks and layers of the user's own do, finds them as they were.
+    Layers with hooks, which may read the weights, and other layers keep theirs.
     """
     for module in network.modules():
         if type(module) in (nn.Conv2d, nn.Linear) and not module._forward_pre_hooks:
@@ -89,43 +89,43 @@ def _cast_weights(network: Network, precision: torch.dtype) -> None:
 
 
 class SharedForward:
-    """A teacher whom several students ask of the same batch, and who answers it once.
+    """Runs a teacher once for a batch that several students see.
 
     Args:
         teacher: The teacher.
     """
 
-    def __init__(self, teacher: Asked) -> None:
+    def __init__(self, teacher: TeacherForward) -> None:
         self.teacher = teacher
         self._batch: Batch | None = None
         self._said: Knowledge | None = None
 
     def __call__(self, batch: Batch) -> Knowledge:
-        """What the teacher says of a batch."""
+        """The teacher's knowledge of a batch."""
         if self._said is None or batch is not self._batch:
             self._batch, self._said = batch, self.teacher(batch)
         return self._said
 
 
-def without_store(teacher: Asked) -> Asked:
-    """The teacher itself, behind what others remember of it."""
+def live_teacher(teacher: TeacherForward) -> TeacherForward:
+    """The live teacher behind a shared or cached one."""
     while isinstance(teacher, SharedForward):
         teacher = teacher.teacher
     return teacher.live if isinstance(teacher, CachedTeacher) else teacher
 
 
 class CachedTeacher:
-    """The teacher's logits and embeddings from a store; what is not there yet is asked of the live teacher and kept.
+    """The teacher's logits and embeddings from a cache, which the live teacher fills.
 
-    The frozen teacher sees one of a few views of each image, so that this is what it says and no approximation. Numbers
-    are kept in the precision in which they were computed.
+    The frozen teacher sees one of a few views of each image, so the cached outputs are exact. They are kept in the
+    precision in which they were computed.
 
     Args:
         live: The teacher.
         batches: The training batches.
-        folder: Where stores are.
+        folder: Where caches are kept.
         trained: Where the teacher came from.
-        dataset: Name of the data set, for people.
+        dataset: Name of the data set, for the file's name.
     """
 
     def __init__(
@@ -138,10 +138,10 @@ class CachedTeacher:
     ) -> None:
         self.live = live
         self.batches = batches
-        probe = live.say(live.probe)
+        probe = live.forward_pixels(live.probe)
         self._dtypes = (probe.embedding.dtype, probe.logits.dtype)
         self._widths = [probe.embedding.shape[1], probe.logits.shape[1]]
-        # The wider of both holds each without loss.
+        # The wider of both dtypes holds each without loss.
         self.dtype = torch.promote_types(*self._dtypes)
         values = sum(self._widths)
         self._padding = (-values * self.dtype.itemsize) % 4 // self.dtype.itemsize
@@ -172,27 +172,27 @@ class CachedTeacher:
         )
 
     def __call__(self, batch: Batch) -> Knowledge:
-        """What the teacher says of a batch."""
+        """The teacher's knowledge of a batch."""
         places = self.places(batch.number, batch.view)
         words, is_known = self.store.read(places)
         if not is_known.all():
             missing = np.flatnonzero(~is_known)
-            words[missing] = self._ask(batch.images)[missing]
+            words[missing] = self._compute(batch.images)[missing]
             self.store.write(places[missing], words[missing])
-        return self._knowledge(words)
+        return self._decode(words)
 
     def places(self, number: Tensor, view: Tensor) -> Places:
-        """The records of samples, by their numbers in the whole set and their views."""
+        """The records of samples, by their numbers in the full set and their views."""
         if not self.batches.flip:
             view = view // 2
         found: Places = (number * self.batches.distinct_views + view).numpy()
         return found
 
     def warm(self, number: Tensor, index: Tensor, view: Tensor) -> int:
-        """Ask for views that are not known yet, and keep them; returns how many these were.
+        """Compute and keep views that are not cached yet; returns how many these were.
 
         Args:
-            number: The samples' numbers in the whole set.
+            number: The samples' numbers in the full set.
             index: Their numbers in the image set.
             view: Their views.
         """
@@ -200,16 +200,16 @@ class CachedTeacher:
         missing = np.flatnonzero(~self.store.read(places)[1])
         if len(missing):
             chosen = torch.from_numpy(missing)
-            self.store.write(places[missing], self._ask(self.batches.at(index[chosen], view[chosen])))
+            self.store.write(places[missing], self._compute(self.batches.at(index[chosen], view[chosen])))
         return len(missing)
 
-    def _ask(self, images: Tensor) -> Words:
-        found = self.live.say(images)
+    def _compute(self, images: Tensor) -> Words:
+        found = self.live.forward_pixels(images)
         values = torch.cat([found.embedding.to(self.dtype), found.logits.to(self.dtype)], dim=1)
         values = torch.nn.functional.pad(values, (0, self._padding)).cpu().contiguous()
         return values.view(torch.int32).numpy().view(np.uint32)
 
-    def _knowledge(self, words: Words) -> Knowledge:
+    def _decode(self, words: Words) -> Knowledge:
         values = torch.from_numpy(np.ascontiguousarray(words).view(np.int32)).view(self.dtype)
         if self.live.device.type == "cuda":
             values = values.pin_memory()

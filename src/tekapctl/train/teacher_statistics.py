@@ -1,4 +1,4 @@
-"""Asks a teacher once of its training images, for perturbations that are made after what it says."""
+"""Statistics of the teacher's outputs on training images, for perturbations and methods that need them."""
 
 import logging
 from dataclasses import replace
@@ -13,7 +13,7 @@ from tekapctl.device import autocast, resolve_precision
 from tekapctl.distill.perturbations import PERTURBATIONS, LogitPerturbation, PerturbationContext, TeacherStatistics
 from tekapctl.errors import UsageError
 from tekapctl.models import Network
-from tekapctl.spec.run import StudentSpec
+from tekapctl.spec import StudentSpec
 from tekapctl.train.trained import Trained
 
 logger = logging.getLogger(__name__)
@@ -23,25 +23,20 @@ _TOGETHER = 100
 
 
 def chosen(spec: StudentSpec) -> type[LogitPerturbation]:
-    """The perturbation that a run makes: the plain noise where its setting has no effect."""
+    """The perturbation of a run's logits; isotropic noise where the setting has no effect."""
     settings = spec.tekap.logit
     return PERTURBATIONS[settings.perturbation if settings.has_noise and "logit" in spec.levels else "isotropic"]
 
 
 def images_asked(spec: StudentSpec, train_images: int) -> int:
-    """How many training images the teacher is asked of before a run."""
+    """How many training images pass through the teacher before a run."""
     return min(MOST_IMAGES, train_images) if chosen(spec).asks else 0
 
 
-def perturbation_of(
-    spec: StudentSpec,
-    teacher: Trained,
-    train: Batches,
-) -> LogitPerturbation:
-    """What the logits of a teacher's augmented teachers deviate by.
+def perturbation_of(spec: StudentSpec, teacher: Trained, train: Batches) -> LogitPerturbation:
+    """The perturbation of a teacher's logits.
 
-    The teacher is asked only if the run has augmented logits, and noise in them. Of several processes each asks for
-    itself, so that all know the same.
+    Images pass through the teacher only if the run has augmented logits with noise. Each process computes them itself.
 
     Args:
         spec: The run's spec.
@@ -52,21 +47,23 @@ def perturbation_of(
         UsageError: The perturbation cannot be made of this teacher.
     """
 
-    def ask() -> TeacherStatistics:
+    def compute() -> TeacherStatistics:
         images = train.image_set.spread(MOST_IMAGES)
         logger.info(
             f"perturbation {spec.tekap.logit.perturbation}: the teacher is asked of {len(images):,} training images"
         )
         precision = resolve_precision(spec.precision, train.device, teacher.network, trains=False)
-        return survey(teacher.network, images, train.device, precision)
+        return statistics_of(teacher.network, images, train.device, precision)
 
-    basis = PerturbationContext(teacher.network.classifier_layer, train.device, spec.tekap.logit.dropout, ask)
-    return chosen(spec).of(basis)
+    context = PerturbationContext(teacher.network.classifier_layer, train.device, spec.tekap.logit.dropout, compute)
+    return chosen(spec).of(context)
 
 
 @torch.no_grad()
-def survey(network: Network, images: ImageSet, device: torch.device, precision: torch.dtype) -> TeacherStatistics:
-    """What a network in evaluation mode says of images as they are.
+def statistics_of(
+    network: Network, images: ImageSet, device: torch.device, precision: torch.dtype
+) -> TeacherStatistics:
+    """Logits and mean squared embeddings of unaugmented images, with the network in evaluation mode.
 
     Args:
         network: The network, on the device.
@@ -79,9 +76,9 @@ def survey(network: Network, images: ImageSet, device: torch.device, precision: 
     squares: list[Tensor] = []
     for batch in batches.in_order():
         with autocast(device, precision):
-            said = network.knowledge(network.normalize(batch.images), feature_maps=False)
-        logits.append(said.logits.float())
-        squares.append(said.embedding.float().square().sum(0))
+            output = network.knowledge(network.normalize(batch.images), feature_maps=False)
+        logits.append(output.logits.float())
+        squares.append(output.embedding.float().square().sum(0))
     # Not every device has float64.
     mean_squares = torch.stack(squares).cpu().double().sum(0) / len(images)
     return TeacherStatistics(torch.cat(logits).cpu().double(), images.labels, mean_squares)
@@ -108,8 +105,8 @@ def class_features(
     found = []
     for batch in Batches(part, _TOGETHER, device=device, padding=0, flip=False, seed=0).in_order():
         with autocast(device, precision):
-            said = network.knowledge(network.normalize(batch.images), feature_maps=False)
-        found.append(said.embedding.float())
+            output = network.knowledge(network.normalize(batch.images), feature_maps=False)
+        found.append(output.embedding.float())
     return torch.cat(found).unflatten(0, (len(images.classes), -1))
 
 

@@ -18,7 +18,7 @@ from tekapctl.models import Network, external
 from tekapctl.models.hooks import Adapted
 from tekapctl.models.network import SMALLEST_IMAGE
 from tekapctl.models.normalization import Normalization, check_normalization
-from tekapctl.spec.run import load_of_run
+from tekapctl.spec import load_of_run
 from tekapctl.store.atomic import sha256
 from tekapctl.store.catalogue import CATALOGUE, fetched, recorded
 from tekapctl.store.home import Home, expand_user

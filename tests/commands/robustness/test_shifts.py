@@ -11,7 +11,7 @@ from tekapctl.commands.robustness.shift import CORRUPTIONS, Corruption, Seen, Sh
 from tekapctl.data.image_set import ImageSet
 from tekapctl.device import resolve_device
 from tekapctl.errors import UsageError
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.train.build import assemble
 
@@ -32,7 +32,7 @@ def seen(splits, tmp_path_factory) -> Seen:
     for _ in range(spec.epochs):
         trainer.start_epoch()
         for batch in trainer.batches():
-            trainer.take(batch)
+            trainer.train_step(batch)
         trainer.end_epoch()
     return Seen(trainer.network.eval())
 

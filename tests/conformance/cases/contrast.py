@@ -37,7 +37,7 @@ def crd_of(x: Case, student_width: int, teacher_width: int) -> CRD:
     return method
 
 
-@evaluates("crd", "crd_relax", "tekap_crd*")
+@evaluates("crd*", "tekap_crd*")
 def crd(x: Case) -> Iterator[tuple[str, Any]]:
     """Steps on one pair of memory banks; whether the positive is relaxed is in what is contrasted."""
     tekap = x.name.startswith("tekap")
@@ -47,8 +47,10 @@ def crd(x: Case) -> Iterator[tuple[str, Any]]:
             teachers=1, teacher_scale=x.feature_weight, noise_weight=x.noise_weight, noise_std=x.noise_std
         )
     method = crd_of(x, x.student_dim, x.teacher_dim)
+    if not tekap:
+        x.leave_out("settings of TeKAP, which the case is without", "feature_weight", "noise_weight", "noise_std")
     losses = []
-    for step in range(len(x.losses)):
+    for step in range(x.length("losses")):
         student = of_embedding(x.at("student_features", step).requires_grad_())
         teacher = of_embedding(x.at("teacher_features", step))
         noise = x.at("noise", step).unsqueeze(0) if tekap else None

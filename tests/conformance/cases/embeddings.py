@@ -27,17 +27,17 @@ def of_embeddings(x: Case, method: Method) -> Found:
     yield "grad_student_0", student.grad
 
 
-@evaluates("rkd")
+@evaluates("rkd*")
 def rkd(x: Case) -> Found:
-    return of_embeddings(x, RKD(25.0, 50.0))
+    return of_embeddings(x, RKD(float(x.get("distance_weight", 25.0)), float(x.get("angle_weight", 50.0))))
 
 
-@evaluates("pkt")
+@evaluates("pkt*")
 def pkt(x: Case) -> Found:
     return of_embeddings(x, PKT())
 
 
-@evaluates("correlation_congruence")
+@evaluates("correlation_congruence*")
 def cc(x: Case) -> Found:
     width, out = x.embed_student_weight.shape[1], len(x.embed_student_bias)
     method = CC(width, x.embed_teacher_weight.shape[1], out)

@@ -13,7 +13,7 @@ from tekapctl.distill.methods.dist import DIST
 from tekapctl.distill.methods.dkd import DKD
 from tekapctl.distill.methods.kd import KD
 from tekapctl.distill.methods.method import Method, Warmup
-from tekapctl.distill.methods.mlkd import MLKD, MLKDSpec
+from tekapctl.distill.methods.mlkd import MLKD, MLKDSpec, less_sure, of_classes, of_samples
 from tekapctl.distill.objective import Distillation
 from tekapctl.distill.tekap import LogitTekap, Tekap, TekapSpec
 from tekapctl.models.network import Requires
@@ -33,12 +33,15 @@ def labels_of(x: Case) -> torch.Tensor:
 def of_one_view(x: Case, method: Method) -> Found:
     """The loss of a method of logits, its gradient, and the cross-entropy beside it."""
     student, labels = x.student_logits.requires_grad_(), labels_of(x)
-    loss = method.loss(of_logits(student), of_logits(x.teacher_logits), labelled(labels))
+    batch = labelled(labels, step=x.get("epoch", 1) - 1)
+    loss = x.get("warm_up_factor", 1.0) * method.loss(of_logits(student), of_logits(x.teacher_logits), batch)
     loss.backward()
     yield "loss", loss
     yield ("grad_student_0" if x.has("grad_student_0") else "grad_student"), student.grad
     if x.has("loss_ce"):
         yield "loss_ce", x.ce_weight * F.cross_entropy(student, labels)
+    else:
+        x.leave_out("the weight of the cross-entropy, which the case does not have", "ce_weight")
 
 
 @evaluates("kl_*")
@@ -62,17 +65,20 @@ def tekap_of_logits(x: Case) -> Found:
     yield "grad_student", student.logits.grad
 
 
-@evaluates("dkd")
+@evaluates("dkd*")
 def dkd(x: Case) -> Found:
     return of_one_view(x, DKD(x.alpha, x.beta, x.temperature, Warmup(0, 1)))
 
 
-@evaluates("dist_*")
+@evaluates("dist*")
 def dist(x: Case) -> Found:
-    return of_one_view(x, DIST(x.beta, x.gamma, x.temperature))
+    yield from of_one_view(x, DIST(x.beta, x.gamma, x.temperature))
+    for name, weights in (("inter", (1.0, 0.0)), ("intra", (0.0, 1.0))):
+        part = DIST(*weights, x.temperature)
+        yield name, part.loss(of_logits(x.student_logits), of_logits(x.teacher_logits), labelled(labels_of(x)))
 
 
-@evaluates("logit_standardization_kd", "ls_kd", "ls_dkd")
+@evaluates("logit_standardization_kd*", "ls_kd*", "ls_dkd*")
 def standardized_logits(x: Case) -> Found:
     """Through the run's objective, which standardises."""
     method, weights = None, {"alpha": x.kd_weight if x.has("kd_weight") else 1.0, "beta": 0.0}
@@ -92,7 +98,7 @@ def standardized_logits(x: Case) -> Found:
         **weights,
     )
     parts = objective(of_logits(student), labelled(labels_of(x)))
-    loss = parts["kd" if method is None else "method"]
+    loss = x.get("warm_up_factor", 1.0) * parts["kd" if method is None else "method"]
     loss.backward()
     yield "loss", loss
     yield "grad_student_0", student.grad
@@ -100,7 +106,7 @@ def standardized_logits(x: Case) -> Found:
         yield "loss_ce", parts["cross_entropy"]
 
 
-@evaluates("mlkd*", "ls_mlkd")
+@evaluates("mlkd*", "ls_mlkd*")
 def mlkd(x: Case) -> Found:
     return of_two_views(x, MLKDSpec(), standardize=x.name.startswith("ls_"))
 
@@ -127,5 +133,12 @@ def of_two_views(x: Case, spec: MLKDSpec, *, standardize: bool) -> Found:
     loss.backward()
     yield "loss", loss
     yield "loss_ce", parts["cross_entropy"]
+    relations = {}
+    for name, part, count in (("loss_bc", of_samples, len(weak)), ("loss_cc", of_classes, weak.shape[1])):
+        every_temperature = torch.stack([part(weak, x.teacher_weak_logits, each) for each in every])
+        relations[name] = x.kd_weight * less_sure(count) * every_temperature.sum()
+    if x.has("loss_kd"):
+        yield from relations.items()
+        yield "loss_kd", parts["method"] - sum(relations.values())
     yield "grad_student_weak", weak.grad
     yield "grad_student_strong", strong.grad

@@ -1,11 +1,14 @@
 """Losses of feature maps."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from conformance.inputs import labelled, of_maps, with_first
 from conformance.registry import evaluates
@@ -79,26 +82,33 @@ def of_all_stages(x: Case, method: Method) -> Found:
     yield from gradients_to(ours)
 
 
-@evaluates("attention_transfer")
+@evaluates("attention_transfer*")
 def at(x: Case) -> Found:
     return of_all_stages(x, AT())
 
 
-@evaluates("nst")
+@evaluates("nst*")
 def nst(x: Case) -> Found:
     return of_all_stages(x, NST())
 
 
-@evaluates("kdsvd")
+@evaluates("kdsvd*")
 def kdsvd(x: Case) -> Found:
     if not x.has("student_map_0"):  # the file with the common maps has no gradient of it
         ours = x.file.case("fsp").all("student_map")
         yield "loss", KDSVD(1).loss(of_maps(with_first(ours)), of_maps(with_first(own(x, "teacher"))), batch(ours))
         return
-    yield from of_all_stages(x, KDSVD(x.vectors))
+    method = KDSVD(x.vectors)
+    yield from of_all_stages(x, method)
+    if x.has("losses"):
+        neighbours = zip(pairwise(own(x, "student")), pairwise(own(x, "teacher")), strict=True)
+        yield (
+            "losses",
+            [method.loss(of_maps(with_first([*a])), of_maps(with_first([*b])), batch([*a])) for a, b in neighbours],
+        )
 
 
-@evaluates("similarity_preserving")
+@evaluates("similarity_preserving*")
 def sp(x: Case) -> Found:
     ours = own(x, "student")
     loss = torch.stack([similarity_loss(a, b) for a, b in zip(ours, own(x, "teacher"), strict=True)]).sum()
@@ -107,7 +117,7 @@ def sp(x: Case) -> Found:
     yield from gradients_to(ours)
 
 
-@evaluates("fsp")
+@evaluates("fsp*")
 def fsp(x: Case) -> Found:
     ours = own(x, "student")
     loss = FSP(1).init_loss(of_maps(ours), of_maps(own(x, "teacher")), batch(ours))
@@ -116,7 +126,7 @@ def fsp(x: Case) -> Found:
     yield from gradients_to(ours)
 
 
-@evaluates("vid")
+@evaluates("vid*")
 def vid(x: Case) -> Found:
     ours, theirs = shared(x, "student")[1], shared(x, "teacher")[1]
     predictor = Predictor(ours.shape[1], theirs.shape[1], 5.0)
@@ -129,7 +139,7 @@ def vid(x: Case) -> Found:
     yield from gradients_to([ours])
 
 
-@evaluates("fitnet_hint")
+@evaluates("fitnet_hint*")
 def fitnet_of_shared_maps(x: Case) -> Found:
     ours, theirs = shared(x, "student"), shared(x, "teacher")
     method = built(FitNetSpec(hint_layer=1), of_maps(ours), of_maps(theirs))
@@ -154,7 +164,7 @@ def fitnet(x: Case) -> Found:
     yield from gradients_of(x, "connector", method.connector, str)
 
 
-@evaluates("activation_boundary")
+@evaluates("activation_boundary*")
 def ab_of_shared_maps(x: Case) -> Found:
     ours, theirs = shared(x, "student"), shared(x, "teacher")
     student, teacher = of_maps(before=with_first(ours)), of_maps(before=with_first(theirs))
@@ -173,7 +183,7 @@ def ab(x: Case) -> Found:
     student, teacher = of_maps(before=with_first(ours)), of_maps(before=with_first(theirs))
     method = built(ABSpec(margin=x.margin), student, teacher)
     published = "connectors.{}".format
-    if x.has("filled"):
+    if x.has_filled("connector"):
         load(x, "connector", method.connectors, published)
     loss = method.init_loss(student, teacher, batch(ours))
     loss.backward()
@@ -183,7 +193,7 @@ def ab(x: Case) -> Found:
     yield "losses", method.losses(student, teacher)
 
 
-@evaluates("factor_transfer")
+@evaluates("factor_transfer*")
 def factors(x: Case) -> Found:
     ours = x.student_factor.requires_grad_()
     loss = factor_loss(ours, x.teacher_factor)
@@ -192,12 +202,17 @@ def factors(x: Case) -> Found:
     yield from gradients_to([ours])
 
 
-@evaluates("ft", "ft_*")
+def ft_spec(x: Case, channels: int) -> FTSpec:
+    """With the factors that the filled paraphraser has."""
+    return FTSpec(rate=len(x.state("paraphraser")["encoder.3.bias"]) / channels)
+
+
+@evaluates("ft*")
 def ft(x: Case) -> Found:
     """The paraphraser's own stage, and then the factors."""
     ours, theirs = own(x, "student"), own(x, "teacher")
     student, teacher = of_maps(ours), of_maps(theirs)
-    method = built(FTSpec(), student, teacher)
+    method = built(ft_spec(x, theirs[-1].shape[1]), student, teacher)
     paraphraser = nn.ModuleDict({"encoder": method.paraphraser, "decoder": method.restorer})
     load(x, "paraphraser", paraphraser, str)
     load(x, "translator", method.translator, "encoder.{}".format)
@@ -205,6 +220,8 @@ def ft(x: Case) -> Found:
     first.backward()
     yield "first_stage_loss", first
     yield from gradients_of(x, "paraphraser", paraphraser, str)
+    factors = method.translator(ours[-1]), method.paraphraser(theirs[-1])
+    yield from zip(("student_factor", "teacher_factor"), factors, strict=True)
     loss = method.loss(student, teacher, batch(ours))
     loss.backward()
     yield "loss", loss
@@ -222,7 +239,15 @@ def published_fusion(count: int) -> Published:
     return published
 
 
-@evaluates("reviewkd", "reviewkd_*", "ea_reviewkd_*")
+def sizes(ours: list[Tensor], theirs: list[Tensor], student: Tensor, teacher: Tensor) -> Found:
+    """Sizes, deepest first, and channels, deepest last; the embedding is the deepest."""
+    yield "shapes", [1, *(maps.shape[2] for maps in reversed(ours))]
+    yield "out_shapes", [1, *(maps.shape[2] for maps in reversed(theirs))]
+    yield "in_channels", [*(maps.shape[1] for maps in ours), student.shape[1]]
+    yield "out_channels", [*(maps.shape[1] for maps in theirs), teacher.shape[1]]
+
+
+@evaluates("reviewkd*", "ea_reviewkd*")
 def reviewkd(x: Case) -> Found:
     ours, theirs = own(x, "student"), own(x, "teacher")
     embedding = x.student_embedding.requires_grad_()
@@ -232,14 +257,20 @@ def reviewkd(x: Case) -> Found:
     spec = ReviewKDSpec(
         student_maps="before" if x.student_preactivation else "after",
         warmup_epochs=0,
+        most_channels=x.mid_channels,
         entropy_weights=x.name.startswith("ea_"),
     )
+    yield from sizes(ours, theirs, embedding, x.teacher_embedding)
     if x.has("student_logits"):
         student, teacher = replace(student, logits=x.student_logits), replace(teacher, logits=x.teacher_logits)
     method = built(spec, student, teacher)
     published = published_fusion(len(method.fusions))
     load(x, "fusions", method.fusions, published)
-    loss = method.loss(student, teacher, batch(ours))
+    if spec.entropy_weights:
+        yield "entropy_temperature", 3.0
+        yield "entropy_bound", math.log(x.student_logits.shape[1])
+        yield "loss_ce", x.get("ce_weight", 1.0) * F.cross_entropy(x.student_logits, x.labels)
+    loss = x.warm_up_factor * method.loss(student, teacher, batch(ours))
     loss.backward()
     yield "loss", loss
     yield from gradients_to(ours)
@@ -247,7 +278,7 @@ def reviewkd(x: Case) -> Found:
     yield from gradients_of(x, "fusions", method.fusions, published)
 
 
-@evaluates("reviewkd_hcl")
+@evaluates("reviewkd_hcl*")
 def context(x: Case) -> Found:
     ours = x.file.case("fsp").all("student_map")
     ours = [maps.requires_grad_() for maps in ours]
@@ -257,23 +288,23 @@ def context(x: Case) -> Found:
     yield from gradients_to(ours)
 
 
-@evaluates("reviewkd_abf")
+@evaluates("reviewkd_abf*")
 def fusion(x: Case) -> Found:
-    module = Fusion(x.input.shape[1], x.residual.shape[1], x.output.shape[1], fuses=True)
+    module = Fusion(x.input.shape[1], x.residual.shape[1], x.expected("output").shape[1], fuses=True)
     state = {
-        name.removeprefix("abf.").replace("att_conv", "attention"): value
-        for name, value in x.tensors.items()
+        name.removeprefix("abf.").replace("att_conv", "attention"): x.tensors[name]
+        for name in x.tensors
         if name.startswith("abf.")
     }
     missing, unexpected = module.load_state_dict(state, strict=False)
     assert not unexpected
     assert all("running" in name or "num_batches" in name for name in missing)
-    out, fused = module(x.input, x.residual, x.output.shape[2:])
+    out, fused = module(x.input, x.residual, x.expected("output").shape[2:])
     yield "output", out
     yield "residual_out", fused
 
 
-@evaluates("ofd", "ofd_*")
+@evaluates("ofd*")
 def ofd(x: Case) -> Found:
     ours, theirs = own(x, "student"), own(x, "teacher")
     student, teacher = of_maps(before=with_first(ours)), of_maps(before=with_first(theirs))

@@ -26,6 +26,11 @@ def network(x: Case) -> Iterator[tuple[str, Any]]:
     *feature_maps, embedding = x.features
     assert [list(maps.shape[1:]) for maps in told.feature_maps] == [stage["shape"] for stage in feature_maps]
     assert list(told.embedding.shape[1:]) == embedding["shape"]
+    known = {"shape", "mean", "std", "abs_sum_preact"}
+    assert all(known == stage.keys() for stage in x.features), "a feature has entries that are not compared"
+    for name, ours in (("mean", told.embedding.mean()), ("std", told.embedding.std())):
+        yield f"embedding {name}", ours, embedding[name]
+    yield "embedding abs_sum_preact", told.embedding.abs().sum(), embedding["abs_sum_preact"]
     yield "mean", [maps.mean() for maps in told.feature_maps], [stage["mean"] for stage in feature_maps]
     yield "deviation", [maps.std() for maps in told.feature_maps], [stage["std"] for stage in feature_maps]
     before = [maps.abs().sum() for maps in told.preactivations]

@@ -1,5 +1,7 @@
 """Losses of logits that weigh or mask samples and classes."""
 
+import math
+
 from conformance.cases.logits import NONE, Found, no_noise, of_one_view, of_two_views
 from conformance.inputs import labelled, of_logits
 from conformance.registry import evaluates
@@ -14,10 +16,13 @@ from tekapctl.distill.objective import Distillation
 from tekapctl.distill.tekap import Tekap
 from tekapctl.models.network import Requires
 
+ENTROPY_TEMPERATURE = 3.0
+"""Of the methods that take EA-KD's weights as an option."""
 
-@evaluates("ttm", "wttm")
+
+@evaluates("ttm*", "wttm*")
 def wttm(x: Case) -> Found:
-    return of_one_view(x, WTTM(x.exponent, weighted=x.name == "wttm"))
+    return of_one_view(x, WTTM(x.exponent, weighted=x.name.startswith("wttm")))
 
 
 @evaluates("rld*")
@@ -42,7 +47,8 @@ def eakd(x: Case) -> Found:
 def entropy_weighted_dkd(x: Case) -> Found:
     weighting = {"entropy_weights": True, "entropy_bound": x.entropy_bound}
     method = DKD(x.alpha, x.beta, x.temperature, Warmup(0, 1), **weighting)
-    return of_objective(x, method, gamma=x.ce_weight, standardize_logits=x.standardised)
+    yield "entropy_temperature", ENTROPY_TEMPERATURE
+    yield from of_objective(x, method, gamma=x.ce_weight, standardize_logits=x.standardised)
 
 
 def of_objective(
@@ -62,12 +68,15 @@ def of_objective(
         standardize_logits=standardize_logits,
     )
     parts = objective(of_logits(student), labelled(x.labels))
-    parts["method"].backward()
-    yield "loss", parts["method"]
+    loss = x.get("warm_up_factor", 1.0) * parts["method"]
+    loss.backward()
+    yield "loss", loss
     yield "loss_ce", parts["cross_entropy"]
     yield "grad_student_0", student.grad
 
 
 @evaluates("ea_mlkd*")
 def entropy_weighted_mlkd(x: Case) -> Found:
-    return of_two_views(x, MLKDSpec(entropy_weights=True), standardize=x.name.endswith("_ls"))
+    yield "entropy_temperature", ENTROPY_TEMPERATURE
+    yield "entropy_bound", math.log(x.student_weak_logits.shape[1])
+    yield from of_two_views(x, MLKDSpec(entropy_weights=True), standardize=bool(x.standardised))

@@ -1,19 +1,20 @@
 """Whole methods on pairs of networks of the zoo, from images on, in float64."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from conformance.cases.maps import Published, built, load, published_fusion
-from conformance.inputs import labelled
+from conformance.cases.maps import Published, built, ft_spec, load, published_fusion, sizes
+from conformance.inputs import labelled, of_maps
 from conformance.registry import evaluates
 from conformance.vectors import Case
 from tekapctl.distill.methods.ab import ABSpec
 from tekapctl.distill.methods.fitnet import FitNetSpec
 from tekapctl.distill.methods.fsp import FSPSpec
-from tekapctl.distill.methods.ft import FTSpec
 from tekapctl.distill.methods.method import MethodSpec
 from tekapctl.distill.methods.ofd import OFDSpec
 from tekapctl.distill.methods.reviewkd import ReviewKDSpec
@@ -33,14 +34,18 @@ class NetworkPair:
     def __init__(self, x: Case) -> None:
         self.case = x
         self.student, self.teacher = (self._network(side) for side in ("student", "teacher"))
+        assert x.precision == "float64", "pairs of networks are computed in float64"
         source = torch.Generator().manual_seed(x.image_seed)
         self.images = torch.randn(x.batch, 3, 32, 32, generator=source).double()
         if x.name.startswith(("pair_ab", "pair_fsp")):  # as a first stage trains the student
             for module in self.student.modules_after_feature_maps():
                 module.eval()  # nor is it trained there
+            norms = [name for name, each in self.student.named_modules() if isinstance(each, nn.BatchNorm2d)]
+            frozen = [name for name in norms if not self.student.get_submodule(name).training]
+            assert frozen == x.batch_norms_in_eval, f"batch norms {frozen} are in evaluation mode"
 
     def _network(self, side: str) -> Network:
-        network = build(getattr(self.case, side))
+        network = build(getattr(self.case, side), self.case.classes)
         self.case.fill(side, network)
         mode = getattr(self.case, f"{side}_mode")
         return network.double().train(side == "student" or mode.startswith("train"))
@@ -64,6 +69,11 @@ class NetworkPair:
     def gradients(self) -> Found:
         """Of the student: the norms of all and the entries of some."""
         named = dict(self.student.named_parameters())
+        yield "parameters_student", float(len(named))
+        if self.case.has("trained_in_first_stage"):
+            modules = [each for each in self.student.modules() if each.training]
+            trained = sum(len([*each.parameters(recurse=False)]) for each in modules)
+            yield "trained_in_first_stage", float(trained)
         yield "grad_norms_student", [norm(each) for each in named.values()]
         for name in self.case.tensors:
             if name.startswith("grad_student."):
@@ -83,7 +93,16 @@ def norm(parameter: nn.Parameter) -> Tensor:
 @evaluates("pair_reviewkd_*")
 def reviewkd(x: Case) -> Found:
     pair = NetworkPair(x)
-    method = pair.method(ReviewKDSpec(warmup_epochs=0))
+    method = pair.method(
+        ReviewKDSpec(
+            warmup_epochs=0,
+            most_channels=x.mid_channels,
+            student_maps="before" if x.student_preactivation else "after",
+        )
+    )
+    student, teacher = pair.knowledge(pair.student), pair.teacher_knowledge()
+    ours, theirs = ([*each.feature_maps[1:]] for each in (student, teacher))
+    yield from sizes(ours, theirs, student.embedding, teacher.embedding)
     published = published_fusion(len(method.fusions))
     load(x, "fusions", method.fusions, published)
     yield from _of_run(pair, method)
@@ -100,6 +119,8 @@ def ofd(x: Case) -> Found:
         yield f"margin_{number}", getattr(method, f"margin_{number}")
     yield from _of_run(pair, method)
     yield from pair.norms("connectors", method.connectors, "connectors.{}".format)
+    x.fill("teacher", pair.teacher.eval())
+    yield "loss_with_eval_teacher", method.loss(pair.knowledge(pair.student), pair.teacher_knowledge(), _batch(pair))
 
 
 @evaluates("pair_fitnet_*")
@@ -114,7 +135,7 @@ def fitnet(x: Case) -> Found:
 @evaluates("pair_ft_*")
 def ft(x: Case) -> Found:
     pair = NetworkPair(x)
-    method = pair.method(FTSpec())
+    method = pair.method(ft_spec(x, pair.teacher_knowledge().feature_maps[-1].shape[1]))
     paraphraser = nn.ModuleDict({"encoder": method.paraphraser, "decoder": method.restorer})
     load(x, "paraphraser", paraphraser, str)
     load(x, "translator", method.translator, "encoder.{}".format)
@@ -131,7 +152,7 @@ def ft(x: Case) -> Found:
 def ab(x: Case) -> Found:
     pair = NetworkPair(x)
     method = pair.method(ABSpec())
-    if "connector" in x.filled:
+    if x.has_filled("connector"):
         load(x, "connector", method.connectors, "connectors.{}".format)
     student, teacher = pair.knowledge(pair.student), pair.teacher_knowledge()
     yield "losses", method.losses(student, teacher)
@@ -139,21 +160,27 @@ def ab(x: Case) -> Found:
     loss.backward()
     yield "loss", loss
     yield from pair.gradients()
-    if "connector" in x.filled:
+    if x.has_filled("connector"):
         yield from pair.norms("connector", method.connectors, "connectors.{}".format)
 
 
 @evaluates("pair_fsp_*")
 def fsp(x: Case) -> Found:
     pair = NetworkPair(x)
-    loss = pair.method(FSPSpec()).init_loss(pair.knowledge(pair.student), pair.teacher_knowledge(), _batch(pair))
+    method, student, teacher = pair.method(FSPSpec()), pair.knowledge(pair.student), pair.teacher_knowledge()
+    loss = method.init_loss(student, teacher, _batch(pair))
     loss.backward()
     yield "loss", loss
+    neighbours = zip(pairwise(student.feature_maps), pairwise(teacher.feature_maps), strict=True)
+    yield "losses", [method.init_loss(of_maps([*a]), of_maps([*b]), _batch(pair)) for a, b in neighbours]
     yield from pair.gradients()
 
 
 def _of_run(pair: NetworkPair, method: Any) -> Found:
-    loss = method.loss(pair.knowledge(pair.student), pair.teacher_knowledge(), _batch(pair))
+    student = pair.knowledge(pair.student)
+    if pair.case.has("loss_ce"):
+        yield "loss_ce", F.cross_entropy(student.logits, pair.case.labels)
+    loss = method.loss(student, pair.teacher_knowledge(), _batch(pair))
     loss.backward()
     yield "loss", loss
     yield from pair.gradients()

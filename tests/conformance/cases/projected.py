@@ -15,7 +15,7 @@ from tekapctl import models
 from tekapctl.distill.methods.method import CosineDecay
 from tekapctl.distill.methods.simkd import SimKD
 from tekapctl.distill.methods.srrl import SRRL
-from tekapctl.distill.methods.wkd_f import WKDFSpec, distances
+from tekapctl.distill.methods.wkd_f import _EPS, WKDFSpec, distances
 from tekapctl.distill.methods.wkd_l import WKDL, WKDLSpec, class_distances, transport_costs
 from tekapctl.models.network import Knowledge, Maps, pool
 from tekapctl.models.reused import Projection, ReusedClassifier
@@ -23,7 +23,7 @@ from tekapctl.models.reused import Projection, ReusedClassifier
 Found = Iterator[tuple[Any, ...]]
 
 
-@evaluates("wkd_f", "wkd_f_grid")
+@evaluates("wkd_f*")
 def wkd_f(x: Case) -> Found:
     ours, theirs = own(x, "student"), own(x, "teacher")
     spec = WKDFSpec(mean_weight=x.mean_cov_ratio, grid=x.grid)
@@ -31,6 +31,7 @@ def wkd_f(x: Case) -> Found:
     load(x, "connector", method.connector, str)
     with torch.no_grad():
         means, deviations = distances(method.connector(ours[0]), theirs[0], x.grid)
+    yield "eps", _EPS
     yield "mean_loss", means
     yield "deviation_loss", deviations
     loss = x.weight * method.loss(of_maps(ours), of_maps(theirs), batch(ours))
@@ -40,7 +41,7 @@ def wkd_f(x: Case) -> Found:
     yield from gradients_of(x, "connector", method.connector, str)
 
 
-@evaluates("wkd_l", "wkd_l_r50_mv1")
+@evaluates("wkd_l*")
 def wkd_l(x: Case) -> Found:
     distances = class_distances(x.class_features)
     yield "class_distances", distances
@@ -58,11 +59,13 @@ def wkd_l(x: Case) -> Found:
     yield "target_loss", target
     yield "distance", distance
     yield from of_one_view(x, method)
+    for name, epoch in (("weight_used", x.epoch), ("weight_used_later", x.later_epoch)):
+        yield name, x.weight * method.decay(epoch - 1)
     later = labelled(x.labels, step=x.later_epoch - 1)
     yield "loss_later", method.loss(of_logits(x.student_logits), of_logits(x.teacher_logits), later)
 
 
-@evaluates("simkd", "simkd_*")
+@evaluates("simkd*")
 def simkd(x: Case) -> Found:
     ours, theirs = own(x, "student"), own(x, "teacher")
     classifier = nn.Linear(x.classifier_weight.shape[1], len(x.classifier_weight))
@@ -80,7 +83,7 @@ def simkd(x: Case) -> Found:
     yield from gradients_of(x, "projector", network.projector, "transfer.{}".format)
 
 
-@evaluates("srrl")
+@evaluates("srrl*")
 def srrl(x: Case) -> Found:
     ours = x.student_embedding.requires_grad_()
     classifier = nn.Linear(x.classifier_weight.shape[1], len(x.classifier_weight))

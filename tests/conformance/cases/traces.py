@@ -40,8 +40,12 @@ def trace(x: Case) -> Iterator[tuple[str, Any]]:
     )
     parameters = [*student.parameters(), *objective.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
+    if not x.beta:
+        x.leave_out("what CRD would contrast", "contrast_index_*")
+    if not x.alpha:
+        x.leave_out("drawn for the logits in any case", "noise_*_[0-2]")
     losses = []
-    for step in range(len(x.losses)):
+    for step in range(x.length("losses")):
         batch = batch_of(x.at("sample_index", step), step, x.at("images", step), x.at("labels", step))
         losses.append(torch.stack(list(objective(student.train().knowledge(batch.images), batch).values())).sum())
         optimizer.zero_grad()

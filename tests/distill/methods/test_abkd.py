@@ -8,7 +8,9 @@ from torch.testing import assert_close
 
 from conformance.inputs import batch_of
 from tekapctl.distill.methods.abkd import ABKD, alpha_beta_divergence
+from tekapctl.errors import UsageError
 from tekapctl.models.network import Knowledge
+from tekapctl.spec import parse
 
 
 def logits(*shape: int, seed: int) -> torch.Tensor:
@@ -79,3 +81,9 @@ def test_probabilities_that_vanish_give_finite_losses_and_gradients(alpha, beta)
     loss.backward()
     assert loss.isfinite()
     assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("teacher", "student"), [(1.0, -1.0), (0.0, 0.0)])
+def test_exponents_whose_sum_would_be_divided_by_are_refused(teacher, student):
+    with pytest.raises(UsageError, match="divides the loss"):
+        parse({"method": {"name": "abkd", "teacher_exponent": teacher, "student_exponent": student}})

@@ -17,7 +17,7 @@ from tekapctl.distill.tekap import SeededNoise, Tekap
 from tekapctl.errors import UsageError
 from tekapctl.models.network import Requires, of_batch
 from tekapctl.models.normalization import Normalization
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.train.teacher_statistics import class_features
 from tekapctl.train.trainer import Trainer
 

@@ -14,7 +14,7 @@ from tekapctl.distill.perturbations.perturbation import HALF_WIDTH
 from tekapctl.distill.tekap import LogitTekap, SeededNoise, Tekap, TekapSpec, perturb
 from tekapctl.errors import UsageError
 from tekapctl.models.network import Knowledge
-from tekapctl.spec.run import StudentSpec, parse
+from tekapctl.spec import StudentSpec, parse
 
 CPU = torch.device("cpu")
 IMAGES, CLASSES, WIDTH = 90, 5, 8

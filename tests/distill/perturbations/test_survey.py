@@ -14,12 +14,12 @@ from tekapctl import data, models
 from tekapctl.data import data_spec
 from tekapctl.distill.perturbations.gaussian import Isotropic
 from tekapctl.models.normalization import Normalization
+from tekapctl.spec import parse
 from tekapctl.spec.effects import keep
-from tekapctl.spec.run import parse
 from tekapctl.store.home import Home
 from tekapctl.train.build import RunContext, build_trainer, make_batches, open_teachers, sibling
 from tekapctl.train.source import shared
-from tekapctl.train.teacher_statistics import MOST_IMAGES, survey
+from tekapctl.train.teacher_statistics import MOST_IMAGES, statistics_of
 from tekapctl.train.trained import Reference, Trained, fit_to
 
 CPU = torch.device("cpu")
@@ -57,7 +57,7 @@ def test_it_is_what_the_teacher_says_of_the_images_as_they_are():
     teacher = a_teacher()
     fit_to(teacher, splits.train, "digits")
     network = teacher.network
-    found = survey(network, splits.train, CPU, torch.float32)
+    found = statistics_of(network, splits.train, CPU, torch.float32)
     pixels = splits.train.images.float() / 255
     with torch.no_grad():
         said = network.knowledge((pixels - splits.train.mean[0]) / splits.train.std[0])
@@ -78,7 +78,7 @@ def test_images_that_stay_in_their_files_are_asked_of_too(tmp_path):
     torch.manual_seed(0)
     network = models.build("resnet8", 2, 3).eval()
     network.normalization = Normalization(train.mean, train.std)
-    streamed, held = (survey(network, images, CPU, torch.float32) for images in (train, decoded))
+    streamed, held = (statistics_of(network, images, CPU, torch.float32) for images in (train, decoded))
     assert torch.equal(streamed.logits, held.logits)
     assert torch.equal(streamed.labels, held.labels)
 

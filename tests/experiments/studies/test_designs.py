@@ -7,7 +7,7 @@ import pytest
 from tekapctl.errors import UsageError
 from tekapctl.experiments.studies import STUDIES
 from tekapctl.experiments.studies.study import Base, Design
-from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
+from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
 
 WAYS = {
     "logit": {"method": "kd"},

@@ -10,7 +10,7 @@ from tekapctl.experiments.studies import planning
 from tekapctl.experiments.studies.measuring import measured_runs
 from tekapctl.experiments.sweeps.state import Ledger, Standing
 from tekapctl.experiments.sweeps.table import finished_groups
-from tekapctl.spec.run import dumps, parse
+from tekapctl.spec import dumps, parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
 

@@ -8,7 +8,7 @@ from tekapctl.experiments.presets import preset
 from tekapctl.experiments.studies import planning
 from tekapctl.experiments.studies.measuring import cost_of
 from tekapctl.experiments.sweeps.cost import estimated
-from tekapctl.spec.run import StudentSpec, parse
+from tekapctl.spec import StudentSpec, parse
 from tekapctl.store.home import Home
 
 
@@ -87,7 +87,7 @@ def test_what_is_exactly_a_published_experiment_has_its_number(home):
     assert isinstance(found, StudentSpec)
     planned = planning.plan("controls", found, home, seeds=1, is_dry=True)
     numbers = {trial.group: trial.published for trial in planned.plan.trials.values() if trial.published is not None}
-    assert numbers == {"KD": 73.33, "KD + TeKAP": published.published.top1}
+    assert numbers == {"KD": 73.33}, "TeKAP's number may be that of the best epoch"
 
 
 def test_further_teachers_are_trained_as_the_one_that_is_there(home):

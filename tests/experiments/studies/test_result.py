@@ -7,7 +7,7 @@ from tekapctl.experiments.studies import planning
 from tekapctl.experiments.studies.outcome import Measured
 from tekapctl.experiments.studies.report import arm_cells, contrast_cells, opening
 from tekapctl.experiments.studies.result import Result, result
-from tekapctl.spec.run import parse
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tekapctl.errors import UsageError
 from tekapctl.experiments.sweeps.plan import Plan, read
 from tekapctl.experiments.sweeps.plan import plan as plan_in
-from tekapctl.spec.run import StudentSpec
+from tekapctl.spec import StudentSpec
 
 plan = partial(plan_in, datasets=Path("no-data-sets"))
 
@@ -151,8 +151,6 @@ def test_the_published_tables_are_a_sweep_with_their_numbers():
         pair, kd, crd = line.split(" | ")
         expected |= {f"{pair}, {way}": None for way in ("TeKAP logit", "TeKAP feature", "TeKAP both")}
         expected |= {f"{pair}, KD": float(kd), f"{pair}, CRD": float(crd)}
-    tekap = dict(zip(("logit", "feature", "both"), (74.79, 75.65, 75.98), strict=True))
-    expected |= {f"resnet32x4 > resnet8x4, TeKAP {level}": number for level, number in tekap.items()}
     assert {label: made.trials[digests[0]].published for label, digests in made.groups.items()} == expected
     for trial in made.trials.values():
         spec = trial.spec

@@ -135,7 +135,7 @@ def load_subject(
 
 def _seed(reference: trained.Reference) -> int:
     """The run's, which says what share of the training images it saw."""
-    from tekapctl.spec.run import load_of_run
+    from tekapctl.spec import load_of_run
 
     return load_of_run(reference.run.path).seed if reference.run else 0
 

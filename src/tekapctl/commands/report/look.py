@@ -11,7 +11,7 @@ from tekapctl.data.batches import CPU, Batches
 from tekapctl.errors import TekapctlError
 from tekapctl.experiments.comparison.groups import Group
 from tekapctl.models.external import Arguments
-from tekapctl.spec.run import StudentSpec
+from tekapctl.spec import StudentSpec
 from tekapctl.store.home import Home
 from tekapctl.train import trained
 from tekapctl.train.evaluation import class_correlation

@@ -14,7 +14,7 @@ from tekapctl.commands.report.look import Looker, Said
 from tekapctl.errors import TekapctlError
 from tekapctl.experiments.comparison.groups import Group
 from tekapctl.experiments.comparison.table import COLUMNS, Row, cells
-from tekapctl.spec.run import StudentSpec, dumps
+from tekapctl.spec import StudentSpec, dumps
 
 logger = logging.getLogger(__name__)
 

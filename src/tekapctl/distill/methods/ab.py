@@ -15,7 +15,7 @@ from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import Map, connector_or_identity, pair_maps
 from tekapctl.distill.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair
 from tekapctl.models.network import Knowledge, Requires
-from tekapctl.registry import Weight
+from tekapctl.settings import Weight
 
 _SCALE = 3 / 1000
 

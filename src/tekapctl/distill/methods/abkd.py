@@ -8,13 +8,13 @@ Divergences and Their Application to Robust Nonnegative Matrix Factorization", E
 from typing import Annotated, ClassVar, Literal
 
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 from tekapctl.models.network import Knowledge, Requires
-from tekapctl.registry import Temperature
+from tekapctl.settings import Temperature
 
 Exponent = Annotated[float, Field(ge=-5, le=5)]
 _ZERO = 1e-2
@@ -40,6 +40,12 @@ class ABKDSpec(MethodSpec):
     teacher_exponent: Exponent = Field(0.8, description="The paper's alpha.")
     student_exponent: Exponent = Field(0.3, description="The paper's beta.")
     temperature: Temperature = Field(4.0, description="T.")
+
+    @model_validator(mode="after")
+    def _check_sum(self) -> "ABKDSpec":
+        if abs(self.teacher_exponent + self.student_exponent) < _ZERO:
+            raise ValueError("teacher_exponent + student_exponent divides the loss and must not be 0")
+        return self
 
     def make(self, pair: Pair) -> "ABKD":
         """ABKD for any pair."""

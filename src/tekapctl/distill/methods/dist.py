@@ -12,7 +12,7 @@ from torch import Tensor
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair
 from tekapctl.models.network import Knowledge, Requires
-from tekapctl.registry import Temperature, Weight
+from tekapctl.settings import Temperature, Weight
 
 
 @METHODS.register("dist")

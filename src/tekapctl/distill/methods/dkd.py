@@ -15,7 +15,7 @@ from tekapctl.distill.methods.eakd import Bound, entropy_weights
 from tekapctl.distill.methods.losses import against_rest, kl_of_each
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Warmup
 from tekapctl.models.network import Knowledge, Requires
-from tekapctl.registry import Epochs, Temperature, Weight
+from tekapctl.settings import Epochs, Temperature, Weight
 
 _MASKED = 1000.0
 """Taken from the target's logit, so that its probability among the others is 0."""

@@ -16,7 +16,7 @@ from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.losses import softened_kl_of_each
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 from tekapctl.models.network import Knowledge, Requires
-from tekapctl.registry import Temperature
+from tekapctl.settings import Temperature
 
 Bound = Literal["log-classes"] | Annotated[float, Field(ge=1e-3, le=1e6)]
 """Of an entropy; `log-classes` is its largest possible value."""

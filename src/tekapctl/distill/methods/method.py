@@ -17,7 +17,8 @@ from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import no_maps
 from tekapctl.distill.tekap import AugmentedTeachers
 from tekapctl.models.network import Knowledge, Level, Network, Requires
-from tekapctl.registry import Registry, Settings
+from tekapctl.registry import Registry
+from tekapctl.settings import Settings
 
 
 @dataclass(frozen=True)

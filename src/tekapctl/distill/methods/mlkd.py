@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tekapctl.data.batches import Batch
@@ -17,7 +17,7 @@ from tekapctl.distill.methods.kd import kl, standardized
 from tekapctl.distill.methods.losses import softened_kl_of_each
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 from tekapctl.models.network import Knowledge, Requires
-from tekapctl.registry import Temperature, Weight
+from tekapctl.settings import Temperature, Weight
 
 Temperatures = tuple[Temperature, ...]
 
@@ -49,6 +49,12 @@ class MLKDSpec(MethodSpec):
     strong_temperatures: Temperatures = Field((3.0, 4.0, 5.0), description="T of the strong views' divergence.")
     again_temperatures: Temperatures = Field((2.0, 6.0), description="T of the weak views' divergence at weight 1.")
     entropy_weights: bool = Field(False, description="Weight the divergences' samples by entropy, as EA-KD does.")
+
+    @model_validator(mode="after")
+    def _check_temperatures(self) -> "MLKDSpec":
+        if not (self.temperatures or self.strong_temperatures or self.again_temperatures):
+            raise ValueError("temperatures, strong_temperatures and again_temperatures are all empty: there is no loss")
+        return self
 
     def make(self, pair: Pair) -> "MLKD":
         """MLKD for any pair."""
@@ -84,7 +90,7 @@ class MLKD(Method):
         strong = student.strong.logits, teacher.strong.logits
         parts += [self._divergence(*strong, each) for each in spec.strong_temperatures]
         parts += [self._divergence(ours, theirs, each) for each in spec.again_temperatures]
-        return torch.stack(parts).sum() if parts else ours.sum() * 0
+        return torch.stack(parts).sum()
 
     def _divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Float[Tensor, ""]:
         seen = (standardized(student), standardized(teacher)) if self.standardize else (student, teacher)

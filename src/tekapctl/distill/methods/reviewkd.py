@@ -18,7 +18,7 @@ from tekapctl.distill.methods.eakd import entropy_weights
 from tekapctl.distill.methods.feature_maps import Map, MapPair, pair_maps
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Warmup, Weights
 from tekapctl.models.network import Knowledge, Requires
-from tekapctl.registry import Epochs
+from tekapctl.settings import Epochs
 
 _LEVELS = (4, 2, 1)
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair
 from tekapctl.models.network import Knowledge, Requires
-from tekapctl.registry import Weight
+from tekapctl.settings import Weight
 
 
 @METHODS.register("rkd")

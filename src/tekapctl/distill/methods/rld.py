@@ -14,7 +14,7 @@ from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.losses import against_rest, kl_of_each, softened_kl_of_each
 from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Warmup
 from tekapctl.models.network import Knowledge, Requires
-from tekapctl.registry import Epochs, Temperature, Weight
+from tekapctl.settings import Epochs, Temperature, Weight
 
 _MASKED = -1e9
 """The logit of a masked class; with all classes masked both networks are uniform, and the divergence is 0."""

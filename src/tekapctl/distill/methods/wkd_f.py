@@ -16,7 +16,7 @@ from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.feature_maps import Connector, Map, pair_maps
 from tekapctl.distill.methods.method import METHODS, About, CosineDecay, Method, MethodSpec, Pair, Weights
 from tekapctl.models.network import Knowledge, Requires
-from tekapctl.registry import Weight
+from tekapctl.settings import Weight
 
 _EPS = 1e-5
 """Added to a variance before its square root is taken."""

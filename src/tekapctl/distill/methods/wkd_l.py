@@ -16,7 +16,7 @@ from tekapctl.data.batches import Batch
 from tekapctl.distill.methods.method import METHODS, About, CosineDecay, Method, MethodSpec, Pair
 from tekapctl.errors import UsageError
 from tekapctl.models.network import Knowledge, Requires
-from tekapctl.registry import Temperature, Weight
+from tekapctl.settings import Temperature, Weight
 
 _EPS = 1e-8
 """Added to the sums that Sinkhorn's iterations divide by, as in the authors' code."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from tekapctl.data.files.folders import FileImages
 from tekapctl.errors import UsageError
-from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec, load_of_run, read_file, to_dict
+from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec, load_of_run, read_file, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Run, Runs
 

@@ -1,8 +1,10 @@
-"""Published accuracies with their settings and sources, from `published.json`."""
+"""Published experiments, from `published.json`: settings, accuracies and where both are stated."""
 
+import copy
+import difflib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -10,9 +12,8 @@ from typing import Any, Literal
 from tekapctl import models
 from tekapctl.distill.angular import PUBLISHED_VIEWS
 from tekapctl.distill.methods import METHODS
-from tekapctl.registry import unknown_name
-from tekapctl.spec.io import merged
-from tekapctl.spec.run import StudentSpec
+from tekapctl.errors import UsageError
+from tekapctl.spec import StudentSpec, merged
 
 Dataset = Literal["cifar100", "imagenet"]
 Epoch = Literal["last", "best", "not stated"]
@@ -29,9 +30,11 @@ class Published:
         student: The student.
         top1: Test accuracy in percent; None if only the settings are published.
         epoch: Whether that is the last epoch's, or the best on the test set; None without a number.
-        source: Where it is stated: a repository with its commit, or a paper.
+        source: Where the accuracy is stated: a repository with its commit, or a paper.
+        settings_source: Where the settings are stated; None if nowhere.
+        settings: Fields of the spec that differ from the method's defaults; None if the settings are not known or the
+            networks are not available, so that the experiment cannot be run.
         deviation: Standard deviation over runs, if stated.
-        fields: Fields of the spec in which the pair differs from others.
     """
 
     way: str
@@ -40,9 +43,10 @@ class Published:
     student: str
     top1: float | None
     epoch: Epoch | None
-    source: str
+    source: str | None
+    settings_source: str | None
+    settings: dict[str, Any] | None
     deviation: float | None = None
-    fields: dict[str, Any] = field(default_factory=dict)
 
 
 @cache
@@ -98,6 +102,11 @@ _WAYS: dict[str, dict[str, Any]] = {
 }
 """TeKAP and Angular-KD at the logit level (l), the feature level (f) and both (fl), and what they are built on; methods
 with standardised logits (ls); KD with DOT. Any other way is the method of that name."""
+_VARIANTS = {"kd-simkd": "kd", "kd-dist": "kd", "simkd-4": "simkd", "simkd-8": "simkd"} | {
+    f"{way}-ea": way for way in ("dkd", "dkd-ls", "mlkd", "mlkd-ls", "reviewkd")
+}
+"""Published rows that differ from another way in their settings only: KD as the authors of SimKD and DIST ran it,
+SimKD's other factors, and EA-KD's weights (ea)."""
 _AS_KD = {"tekap-l": "kd", "angular-l": "kd"}
 """Ways that were not published on ImageNet, and have KD's settings there."""
 _IMAGENET: dict[str, Any] = {
@@ -110,7 +119,7 @@ _IMAGENET: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Preset:
-    """A published experiment.
+    """A published experiment, or a method's defaults on a pair of which nothing is published.
 
     Attributes:
         way: How it is distilled.
@@ -131,54 +140,71 @@ class Preset:
 
     @property
     def published(self) -> Published | None:
-        """What is published of it; None for a pair that nothing is stated of, with the method's usual settings."""
+        """What is published of it; None for a pair of which nothing is, with the method's usual settings."""
         return published().get((self.way, self.dataset, self.teacher, self.student))
 
     @property
-    def source(self) -> str:
-        """Where its settings are stated; empty if nowhere."""
-        return "" if self.published is None else self.published.source
-
-    @property
-    def settings(self) -> str:
-        """The fields that are the pair's own, for people."""
-        return ", ".join(_assignments(self.published.fields)) if self.published is not None else ""
+    def is_runnable(self) -> bool:
+        """Whether its settings are known and its networks available."""
+        return self.published is None or self.published.settings is not None
 
     @property
     def table(self) -> dict[str, Any]:
-        """The fields of its spec."""
-        values = dict(_WAYS.get(self.way, {"method": self.way, "tekap": _NO_TEKAP}))
+        """The fields of its spec.
+
+        Raises:
+            UsageError: Only its accuracy is known.
+        """
+        if not self.is_runnable:
+            raise UsageError(
+                f"Only the accuracy of {self.name} is published; its settings are not known or its networks are not "
+                "available.",
+                "Choose a method and networks yourself.",
+            )
+        way = _VARIANTS.get(self.way, self.way)
+        values = dict(_WAYS.get(way, {"method": way, "tekap": _NO_TEKAP}))
         library = ""
         if self.dataset == "imagenet":
             values, library = merged(_IMAGENET, values), "torchvision:"
-        elif self.way.partition("-")[0] == "mlkd":
+        elif way.partition("-")[0] == "mlkd":
             rate = models.learning_rate(self.student)
             values["optimizer"] = {"learning_rate": 0.025 if rate == 0.05 else rate}
+        table = {
+            "kind": "student",
+            "teacher": library + self.teacher,
+            "student": library + self.student,
+            "data": {"name": self.dataset},
+            **merged(values, self.settings),
+        }
+        return copy.deepcopy(table)
+
+    def table_for(self, epochs: int) -> dict[str, Any]:
+        """The same for another number of epochs, at which a pair's own milestones give way to the usual ones.
+
+        Some were published as absolute epochs: 150, 180 and 210 of 480 are no schedule for 10.
+        """
+        table = self.table
+        if "milestones" in self.settings.get("optimizer", {}) and epochs != table.get("epochs"):
+            del table["optimizer"]["milestones"]
+            if self.dataset == "imagenet":
+                table["optimizer"]["milestones"] = _IMAGENET["optimizer"]["milestones"]
+        return table
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields that were published for this pair."""
         way = _AS_KD.get(self.way, self.way) if self.dataset == "imagenet" else self.way
         row = published().get((way, self.dataset, self.teacher, self.student))
-        if row is not None:
-            values = merged(values, row.fields)
-        networks = {"teacher": library + self.teacher, "student": library + self.student}
-        return {"kind": "student", **networks, "data": {"name": self.dataset}, **values}
-
-
-def _assignments(table: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _assignments(value, f"{path}{name}.")
-        elif (path, name) != ("method.", "name"):
-            shown = [round(each, 4) for each in value] if isinstance(value, list) else value
-            yield f"{path}{name}={shown}"
+        return {} if row is None or row.settings is None else row.settings
 
 
 def presets() -> Iterator[Preset]:
-    """All of them: each way with each pair, and the pairs that something is published of."""
-    found = [
-        Preset(way, *pair)
+    """All published rows, and the defaults of each way on the pairs of which nothing is published."""
+    listed = [
+        Preset(way, *pair, "imagenet" if pair == _IMAGENET_PAIR else "cifar100")
         for way in [*_WAYS, *sorted(set(METHODS.names()) - set(_WAYS))]
         for pair in (*PAIRS, _IMAGENET_PAIR)
     ]
-    listed = [Preset(one.way, one.teacher, one.student, _dataset(one)) for one in found]
     yield from dict.fromkeys([*listed, *(Preset(way, t, s, dataset) for way, dataset, t, s in published())])
 
 
@@ -186,24 +212,60 @@ def preset(name: str) -> Preset:
     """The preset of a name.
 
     Raises:
-        UsageError: There is none; the message has the nearest.
+        UsageError: There is none; the message has the nearest three.
     """
     known = {found.name: found for found in presets()}
     if name not in known:
-        raise unknown_name("preset", name, list(known))
+        near = difflib.get_close_matches(name, [each for each, one in known.items() if one.is_runnable], cutoff=0.5)
+        remedy = f"Did you mean {' or '.join(near)}?" if near else "`tekapctl presets` lists them."
+        raise UsageError(f"There is no preset named {name!r}.", remedy)
     return known[name]
 
 
 def for_pair(spec: StudentSpec) -> Preset | None:
-    """The preset of a run's method, data set and networks, if settings were published for this pair alone."""
-    if spec.method.tekap:
-        return None  # the published settings of KD and CRD are those without TeKAP
+    """The preset whose settings were published for a run's method, data set and networks.
+
+    With augmented teachers or learned views, the row of the method without them counts where there is none with them.
+    """
     dataset = spec.data.name.partition(":")[0]
-    teacher, student = (name.removeprefix("torchvision:") for name in (spec.teacher, spec.student))
-    found = [one for one in presets() if one.published is not None and one.published.fields]
-    wanted = (spec.method.name, teacher, student, dataset)
-    return next((one for one in found if (one.way, one.teacher, one.student, one.dataset) == wanted), None)
+    prefix = "torchvision:" if dataset == "imagenet" else ""
+    if dataset not in ("cifar100", "imagenet") or not all(
+        name.startswith(prefix) for name in (spec.teacher, spec.student)
+    ):
+        return None
+    teacher, student = (name.removeprefix(prefix) for name in (spec.teacher, spec.student))
+    for way in _ways(spec):
+        row = published().get((way, dataset, teacher, student))  # type: ignore[arg-type]
+        if row is not None and row.settings is not None:
+            return Preset(way, teacher, student, row.dataset)
+    return None
 
 
-def _dataset(one: Preset) -> Dataset:
-    return "imagenet" if (one.teacher, one.student) == _IMAGENET_PAIR else "cifar100"
+def _ways(spec: StudentSpec) -> Iterator[str]:
+    """The ways that a spec may be, the closest first."""
+    method = spec.method
+    way, level = method.name, {"kd": "l", "crd": "f"}.get(method.name)
+    if method.name == "crd" and spec.alpha:
+        way, level = "crd-kd", "fl"
+    if method.name == "wttm" and not getattr(method, "weighted", True):
+        way = "ttm"
+    if method.name == "kd" and spec.optimizer.dot_delta:
+        way, level = "dot", None
+    if spec.standardize_logits:
+        way, level = f"{method.name}-ls", None
+    if getattr(method, "entropy_weights", False):
+        way += "-ea"
+    kind = "angular" if spec.angular.views else "tekap" if spec.augmented else None
+    if level is not None and kind is not None:
+        yield f"{kind}-{level}"
+    yield way
+    if method.name == "crd" and way == "crd-kd":
+        yield "crd"
+
+
+def flat(table: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """The fields of a nested table by their dotted paths."""
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        found |= flat(value, f"{path}{name}.") if isinstance(value, Mapping) else {path + name: value}
+    return found

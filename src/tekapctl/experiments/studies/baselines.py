@@ -7,8 +7,8 @@ from tekapctl.distill.tekap import LEVELS
 from tekapctl.errors import UsageError
 from tekapctl.experiments.studies.contrast import Contrast, doublings, mean_of, trend
 from tekapctl.experiments.studies.study import Arm, Design, Place
+from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
 from tekapctl.spec.effects import EFFECTS, OF_CRD, keep
-from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
 
 
 def relevant(spec: StudentSpec) -> StudentSpec:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from tekapctl.experiments.studies.baselines import design_along
 from tekapctl.experiments.studies.study import STUDIES, Base, Design, Study
-from tekapctl.spec.run import StudentSpec
+from tekapctl.spec import StudentSpec
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 

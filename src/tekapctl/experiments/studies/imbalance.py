@@ -6,7 +6,7 @@ from pydantic import Field
 
 from tekapctl.experiments.studies.baselines import design_along
 from tekapctl.experiments.studies.study import STUDIES, Base, Design, Study
-from tekapctl.spec.run import StudentSpec
+from tekapctl.spec import StudentSpec
 
 Factor = Annotated[float, Field(ge=1)]
 

@@ -8,7 +8,7 @@ from tekapctl.distill.tekap import Distribution
 from tekapctl.experiments.studies.baselines import changed, name_of, noiseless, relevant
 from tekapctl.experiments.studies.contrast import Contrast, less, mean_of
 from tekapctl.experiments.studies.study import STUDIES, Arm, Base, Design, Place, Study
-from tekapctl.spec.run import StudentSpec, to_dict
+from tekapctl.spec import StudentSpec, to_dict
 
 
 @STUDIES.register("noise")

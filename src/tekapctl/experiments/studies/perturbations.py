@@ -11,7 +11,7 @@ from tekapctl.errors import UsageError
 from tekapctl.experiments.studies.baselines import changed, name_of, noiseless, relevant
 from tekapctl.experiments.studies.contrast import less
 from tekapctl.experiments.studies.study import STUDIES, Arm, Base, Design, Place, Study
-from tekapctl.spec.run import StudentSpec, to_dict
+from tekapctl.spec import StudentSpec, to_dict
 
 
 @STUDIES.register("perturbations")

@@ -16,8 +16,7 @@ from tekapctl.experiments.studies.study import STUDIES, Base, Before, Design, St
 from tekapctl.experiments.sweeps import identity
 from tekapctl.experiments.sweeps import plan as sweeps
 from tekapctl.experiments.sweeps.plan import Plan, complaint
-from tekapctl.spec.io import merged
-from tekapctl.spec.run import StudentSpec, TeacherSpec, load_of_run, parse, to_dict
+from tekapctl.spec import StudentSpec, TeacherSpec, load_of_run, merged, parse, to_dict
 from tekapctl.store.home import Home
 from tekapctl.train import trained
 

@@ -10,8 +10,9 @@ from tekapctl.errors import UsageError
 from tekapctl.experiments.studies.contrast import Contrast
 from tekapctl.experiments.studies.outcome import TOP1, Outcome
 from tekapctl.models import is_known
-from tekapctl.registry import Registry, Settings
-from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
+from tekapctl.registry import Registry
+from tekapctl.settings import Settings
+from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
 
 
 @dataclass(frozen=True)

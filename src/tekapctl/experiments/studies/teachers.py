@@ -7,8 +7,8 @@ from pydantic import Field
 from tekapctl.experiments.studies.baselines import changed, name_of, plain, relevant
 from tekapctl.experiments.studies.contrast import doublings, less, mean_of, trend
 from tekapctl.experiments.studies.study import STUDIES, Arm, Base, Design, Place, Study
+from tekapctl.spec import StudentSpec, to_dict
 from tekapctl.spec.effects import keep
-from tekapctl.spec.run import StudentSpec, to_dict
 
 
 @STUDIES.register("teachers")

@@ -15,7 +15,7 @@ from tekapctl.experiments.sweeps import identity
 from tekapctl.experiments.sweeps.folder import SweepFolder
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.experiments.sweeps.state import Standing
-from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
+from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
 from tekapctl.store.atomic import atomic_write
 from tekapctl.store.home import Home
 

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.experiments.sweeps.identity import digest
 from tekapctl.experiments.sweeps.plan import Plan, Trial
-from tekapctl.spec.run import parse, to_dict
+from tekapctl.spec import parse, to_dict
 from tekapctl.store.atomic import atomic_write, make_folder
 from tekapctl.store.home import Home
 

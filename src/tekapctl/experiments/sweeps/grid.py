@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tekapctl.errors import UsageError
-from tekapctl.spec.run import StudentSpec, TeacherSpec
+from tekapctl.spec import StudentSpec, TeacherSpec
 
 MOST = 100_000
 """Runs that a file may ask for."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tekapctl.experiments.comparison.groups import identifying
-from tekapctl.spec.run import RunSpec, StudentSpec, parse
+from tekapctl.spec import RunSpec, StudentSpec, parse
 
 Identity = dict[str, Any]
 """Plain values: `spec`, and as `requires` the identities of the trials whose networks teach it."""

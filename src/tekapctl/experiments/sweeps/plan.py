@@ -14,9 +14,8 @@ from tekapctl.experiments.presets import preset, presets
 from tekapctl.experiments.sweeps import identity
 from tekapctl.experiments.sweeps.grid import Point, combinations
 from tekapctl.experiments.sweeps.identity import Identity, experiment
-from tekapctl.registry import Settings
-from tekapctl.spec.io import merged
-from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec, parse, read_file
+from tekapctl.settings import Settings
+from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec, merged, parse, read_file
 
 _SHOWN = 5
 """Refused specs that are named one by one."""
@@ -269,7 +268,8 @@ def _known() -> dict[str, float]:
     found = {}
     for one in presets():
         row = one.published
-        # Sweeps show last epochs' accuracies; the best on the test set does not compare with them.
-        if row is not None and row.top1 is not None and row.epoch != "best":
+        # Sweeps show last epochs' accuracies; others do not compare with them.
+        if row is not None and row.epoch == "last" and one.is_runnable:
+            assert row.top1 is not None
             found[experiment(parse(one.table))] = row.top1
     return found

@@ -9,7 +9,7 @@ from tekapctl.errors import UsageError
 from tekapctl.experiments.sweeps import identity
 from tekapctl.experiments.sweeps.folder import MARK, SweepFolder, lock_file
 from tekapctl.experiments.sweeps.plan import Plan, Trial
-from tekapctl.spec.run import StudentSpec, load_of_run
+from tekapctl.spec import StudentSpec, load_of_run
 from tekapctl.store.atomic import sha256
 from tekapctl.store.home import Home
 from tekapctl.store.locks import is_locked

@@ -12,12 +12,11 @@ from tekapctl.experiments.sweeps import identity
 from tekapctl.experiments.sweeps.folder import MARK, NotYetError, SweepFolder, lock, mark
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.experiments.sweeps.state import Ledger
-from tekapctl.spec.run import StudentSpec, TeacherSpec, parse, to_dict
+from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
 from tekapctl.store.atomic import size
 from tekapctl.store.teacher_cache import RESERVE
-from tekapctl.train.callbacks import StoppedError
+from tekapctl.train.callbacks import Callback, StoppedError
 from tekapctl.train.run import execute, resume
-from tekapctl.train.trainer import Callback
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ def carry_out(trial: Trial, folder: SweepFolder, callback: Callback, *, retry: b
 
     Raises:
         NotYetError: Another process carries it out, or one that it needs has failed.
-        StoppedError: It was told to stop; all of it is kept.
+        StoppedError: It was told to stop; the run is saved.
         TekapctlError: It failed, now or before.
     """
     digest = trial.digest

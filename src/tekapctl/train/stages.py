@@ -1,0 +1,48 @@
+"""The stages of a run: an init stage of the method or of learned views, where there is one, then the student's."""
+
+from tekapctl.distill.objective import Objective
+from tekapctl.models import Network
+from tekapctl.spec import RunSpec
+
+
+class Stages:
+    """Puts the network and its objective into the stage of an epoch.
+
+    Args:
+        spec: The run's spec.
+        network: The network that is trained.
+        objective: Its loss.
+    """
+
+    def __init__(self, spec: RunSpec, network: Network, objective: Objective) -> None:
+        self.spec = spec
+        self.network = network
+        self.objective = objective
+        self._after_maps = network.modules_after_feature_maps()
+        self._frozen = [p for module in self._after_maps for p in module.parameters() if p.requires_grad]
+
+    def enter(self, epoch: int) -> bool:
+        """Set modes and trainable parameters for an epoch, counted from 0; returns whether a new stage begins.
+
+        The init stage leaves alone what comes after the feature maps: only the student's stage trains it.
+        """
+        is_init = epoch < self.spec.init_epochs
+        changed = self.objective.init_stage != is_init
+        self.objective.init_stage = is_init
+        self.objective.train()
+        self.network.train(self.objective.trains_learner)
+        if is_init:
+            for module in self._after_maps:
+                module.eval()
+        for parameter in self._frozen:
+            parameter.requires_grad_(not is_init)
+        return changed
+
+    def begins_student(self, epoch: int) -> bool:
+        """Whether the student's stage begins with an epoch, after an init stage."""
+        return epoch == self.spec.init_epochs > 0
+
+    def learning_rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        init = self.spec.init_epochs
+        return self.spec.init_lr(epoch) if epoch < init else self.spec.rate(epoch - init)

@@ -1,0 +1,130 @@
+"""What a finished run leaves: its weights with their metadata, its summary, and what it ran on."""
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tekapctl import __version__
+from tekapctl.device import describe
+from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
+from tekapctl.spec import RunSpec, StudentSpec
+from tekapctl.store.runs import Run
+from tekapctl.store.weights import encode_weights
+from tekapctl.train.build import RunContext
+from tekapctl.train.evaluation import evaluate
+from tekapctl.train.step import Metrics
+
+
+def finish(run: Run, context: RunContext) -> dict[str, Any]:
+    """Write the last weights, measure them, and write the summary."""
+    spec, trainer = context.spec, context.trainer
+    progress = trainer.progress
+    weights = encode_weights(trainer.network.state_dict(), weights_metadata(context, progress.last))
+    run.write_weights(run.weights.name, weights)
+    evaluation = evaluate(
+        trainer.network,
+        context.splits.test,
+        device=trainer.device,
+        precision=trainer.precision,
+        teacher_logits=context.teacher_logits,
+        batch_size=trainer.test_batches.batch_size,
+    )
+    summary: dict[str, Any] = {
+        "run": run.id,
+        "status": "finished",
+        "kind": "student" if isinstance(spec, StudentSpec) else "teacher",
+        "model": spec.network,
+        "model_args": json.dumps(spec.model_args),
+        "dataset": spec.data.name,
+        "train_images": len(context.splits.train),
+        "seed": spec.seed,
+        "epochs": spec.epochs,
+        "last_top1": progress.last["test_top1"],
+        "best_top1": progress.best_top1,
+        "best_epoch": progress.best_epoch,
+        "seconds": progress.seconds,
+        "evaluation": evaluation.to_dict(),
+    }
+    if isinstance(spec, StudentSpec) and context.teacher:
+        summary["method"] = spec.method.name
+        summary["teacher"] = {
+            "model": context.teacher.model,
+            "reference": context.teacher.reference.name,
+            "top1": context.teacher_top1,
+            "digest": context.teacher.digest,
+            "ensemble": list(spec.ensemble),
+        }
+    run.write_summary(summary)
+    return summary
+
+
+def label(context: RunContext) -> str:
+    """What a run is, for its id."""
+    spec = context.spec
+    networks = [spec.network] if context.teacher is None else [context.teacher.model, spec.network]
+    name = [spec.name] if spec.name else []
+    return "-".join([*name, *words(spec), *networks, spec.data.name, f"s{spec.seed}"])
+
+
+def words(spec: RunSpec) -> list[str]:
+    """What is done in a run: `teacher`, or a method with what is added to it."""
+    if not isinstance(spec, StudentSpec):
+        return ["teacher"]
+    added = ["tekap"] if spec.augmented else ["angular"] if spec.angular.views else []
+    ensemble = [f"ensemble{1 + len(spec.ensemble)}"] if spec.ensemble else []
+    return [*added, spec.method.name, *ensemble]
+
+
+def weights_metadata(context: RunContext, metrics: Metrics) -> dict[str, str]:
+    """The metadata of a weights file: the network, its classes and images, and how good it is."""
+    spec, train = context.spec, context.splits.train
+    channels, height, width = train.image_shape
+    network = context.trainer.network
+    normalization = network.normalization
+    assert normalization is not None
+    model, arguments = network.recipe(spec.network, spec.model_args)
+    return {
+        "format": "tekapctl weights 1",
+        "kind": "student" if isinstance(spec, StudentSpec) else "teacher",
+        "model": model,
+        "model_args": json.dumps(arguments),
+        "dataset": spec.data.name,
+        "num_classes": str(len(train.classes)),
+        "in_channels": str(channels),
+        "image_size": f"{height}x{width}",
+        "classes": json.dumps(train.classes),
+        "mean": json.dumps(normalization.mean),
+        "std": json.dumps(normalization.std),
+        "middle": str(train.middle),
+        "epoch": str(metrics["epoch"]),
+        "top1": f"{metrics['test_top1']:.6f}",
+        **({"data_settings": json.dumps(spec.data.shared)} if spec.data.shared else {}),
+        **({"data_fingerprint": spec.data.fingerprint} if spec.data.fingerprint else {}),
+    }
+
+
+def environment(device: torch.device, comm: Communicator = SINGLE_PROCESS) -> dict[str, Any]:
+    """What a run ran on: versions, device, processes, and the commit of the folder it was started in."""
+    return {
+        "tekapctl": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "device": describe(device),
+        "processes": comm.size,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False, cwd=Path.cwd()
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

@@ -1,0 +1,143 @@
+"""The walked examples of CONTRIBUTING.md: each is one new file in the package, and no other file has to change."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```python\n# (src/tekapctl/\S+\.py)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+USE = """
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from tekapctl.api import distill, train_teacher
+from tekapctl.cli.app import app
+
+TRAINING = {"data": "stripes", "epochs": 4, "batch_size": 20, "device": "cpu"}
+
+
+def command(*words):
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+teacher = train_teacher(model="tiny", **TRAINING)
+student = distill(
+    teacher=teacher["run"],
+    student="tiny",
+    method={"name": "cosine", "power": 2},
+    tekap={"logit": {"teachers": 2, "perturbation": "signs"}},
+    **TRAINING,
+)
+metrics = [json.loads(line) for line in Path("home/runs", student["run"], "metrics.jsonl").read_text().splitlines()]
+base = ("--teacher", "tiny", "--student", "tiny", "--dataset", "stripes", "--method", "kd", "--dry-run")
+print(json.dumps({
+    "teacher": teacher["last_top1"],
+    "student": student["last_top1"],
+    "run": student["run"],
+    "metrics": metrics,
+    "exported": json.loads(command("export", student["run"], "--output", "student.npz", "--json")),
+    "study": command("study", "temperature", *base, "--no-measure"),
+    "methods": command("methods"),
+    "models": command("models"),
+}))
+"""
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
+        assert "://" in target or (ROOT / target).exists(), target
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, str]:
+    """The examples by the name of their file."""
+    return dict(BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def found(files, tmp_path_factory):
+    """What the program does when the examples are in a copy of the package."""
+    folder = tmp_path_factory.mktemp("extended")
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text in files.items():
+        assert not (folder / name).exists(), f"{name} is no new file"
+        (folder / name).write_text(text, encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(folder / "src"), "TEKAPCTL_HOME": str(folder / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", USE], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_there_is_an_example_for_each_part(files):
+    assert {str(Path(name).parent) for name in files} == {
+        "src/tekapctl/distill/methods",
+        "src/tekapctl/models/cifar",
+        "src/tekapctl/data/datasets",
+        "src/tekapctl/distill/perturbations",
+        "src/tekapctl/experiments/studies",
+        "src/tekapctl/commands/export",
+    }
+
+
+def test_no_example_needs_another(files):
+    modules = {name: name.removeprefix("src/").removesuffix(".py").replace("/", ".") for name in files}
+    for name, text in files.items():
+        assert not [module for other, module in modules.items() if other != name and module in text]
+
+
+def test_examples_meet_the_projects_own_rules(files, tmp_path):
+    ruff = shutil.which("ruff", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if ruff is None:
+        pytest.skip("ruff is not installed")
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    for arguments in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [ruff, *arguments, "--no-cache", "--config", str(ROOT / "pyproject.toml"), "."],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+
+
+def test_the_network_learns_the_data_set(found):
+    assert found["teacher"] > 0.9
+
+
+def test_the_method_trains_a_student_under_the_perturbation(found):
+    assert found["student"] > 0.9
+    assert "tekap" in found["run"]
+    assert "cosine" in found["run"]
+    first, *_, last = (metrics["train_method"] for metrics in found["metrics"])
+    assert last < first
+
+
+def test_the_export_is_checked(found):
+    assert found["exported"]["format"] == "npz"
+    assert found["exported"]["check"]["images"] == 100
+
+
+def test_the_study_is_planned(found):
+    for arm in ("T = 4", "T = 1", "T = 2", "T = 8"):
+        assert arm in found["study"]
+
+
+def test_the_parts_are_listed(found):
+    assert "cosine" in found["methods"]
+    assert "tiny" in found["models"]
