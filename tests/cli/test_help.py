@@ -58,9 +58,9 @@ def test_every_option_has_a_group_of_the_list_a_description_and_a_metavar():
 def test_an_epochs_line_fits_80_columns_and_does_not_say_a_loss_twice():
     metrics = {"epoch": 240, "train_loss": 12.345678, "train_cross_entropy": 1.23456, "train_top1": 0.9999}
     metrics |= {"test_top1": 0.9999, "train_seconds": 100.0, "test_seconds": 10.0, "images_per_second": 12345.0}
-    alone = epoch_line(metrics, 240, 3600)
+    alone = epoch_line(metrics, 240, 3600.0)
     assert alone == "epoch 240/240: loss 12.3, train 99.99, test 99.99, 1 h 00 min left"
-    everything = epoch_line(metrics | {"train_kd": 12.34567, "train_method": 123.4567}, 240, 3600)
+    everything = epoch_line(metrics | {"train_kd": 12.34567, "train_method": 123.4567}, 240, 3600.0)
     assert "(ce 1.23, kd 12.3, method 123)" in everything
     assert len(everything) <= 80
 
