@@ -108,7 +108,7 @@ def main() -> None:
                 reference += ["--device", options.device, "--workers", str(options.workers)]
                 found["reference"].append(call(*reference, home=home)["step_seconds"])
                 for teacher in ("live", "cached"):
-                    flag = "--cache-teacher" if teacher == "cached" else "--live-teacher"
+                    flag = "--cache-teacher" if teacher == "cached" else "--no-cache-teacher"
                     command = ["-m", "tekapctl", "bench", *settings, flag, "--steps", steps, "--json"]
                     result = call(*command, "--device", options.device, home=home)
                     found[teacher].append(result["step_seconds"])

@@ -1,6 +1,6 @@
 """Seeds of one spec trained together against one after the other: images a second of all students.
 
-python benchmarks/trials.py [--trials 5] [--method kd]
+python benchmarks/trials.py [--seeds 5] [--method kd]
 """
 
 import argparse
@@ -23,7 +23,7 @@ NOWHERE = Path("nowhere")
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--trials", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--teacher", default="resnet32x4")
     parser.add_argument("--student", default="resnet8x4")

@@ -1,6 +1,5 @@
 """Writes docs/reference.md from the program itself: `python docs/make_reference.py`."""
 
-import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from tekapctl.cli.app import app
+from tekapctl.cli.help import split_help
 from tekapctl.data import DATASETS
 from tekapctl.distill.methods import METHODS
 from tekapctl.experiments.studies import STUDIES
@@ -35,13 +35,11 @@ def commands() -> Iterator[str]:
 
 def one_command(name: str, command: Any) -> Iterator[str]:
     yield f"\n### tekapctl {name}\n"
-    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
-        examples = re.match(r"Examples?:\s(.*)", paragraph, re.DOTALL)
-        if examples or paragraph.startswith("tekapctl "):
-            lines = (examples[1] if examples else paragraph).split("; " if examples else "\n")
-            yield "\n".join(f"    {line.strip()}" for line in lines) + "\n"
-        else:
-            yield re.sub(r"\s+", " ", paragraph) + "\n"
+    description, examples = split_help(command.help or "")
+    for paragraph in description.split("\n\n"):
+        yield re.sub(r"\s+", " ", paragraph) + "\n"
+    if examples:
+        yield "\n".join(f"    {line}" for line in examples) + "\n"
     rows = []
     for parameter in command.params:
         if parameter.name == "help":
@@ -51,7 +49,8 @@ def one_command(name: str, command: Any) -> Iterator[str]:
             names = f"`{parameter.metavar or parameter.name.upper()}`"
         default = parameter.default
         shown = "" if default in (None, False, ()) or callable(default) else f" Default: {plain(default)}."
-        rows.append(f"| {names} | {cell(getattr(parameter, 'help', '') or '')}{shown} |")
+        text = re.sub(r" \[default: (.*)\]$", r" Default: \1.", getattr(parameter, "help", "") or "")
+        rows.append(f"| {names} | {cell(text)}{shown} |")
     if rows:
         yield "| option | meaning |\n| --- | --- |\n" + "\n".join(rows) + "\n"
 
@@ -109,7 +108,7 @@ def page() -> str:
     parts += ["\n### Methods (`method`)\n", HEAD]
     for name in sorted(METHODS):
         parts += [row.replace("| `", f"| {name}: `", 1) for row in fields(METHODS[name], seen=frozenset({"name"}))]
-    parts += ["\n### Studies (`tekapctl study NAME --with SETTING=VALUE`)\n", HEAD]
+    parts += ["\n### Studies (`tekapctl study NAME --set study.SETTING=VALUE`)\n", HEAD]
     for name in sorted(STUDIES):
         parts += [row.replace("| `", f"| {name}: `", 1) for row in fields(STUDIES[name])]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).strip() + "\n"

@@ -1,4 +1,4 @@
-"""What the commands do, as functions: `from tekapctl import distill, evaluate, load_student`."""
+"""The Python API: `from tekapctl import distill, evaluate, load_student`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +20,8 @@ S = TypeVar("S", TeacherSpec, StudentSpec)
 OnEpoch = Callable[[Metrics], None]
 
 
-class _Told:
-    """Tells a function of each epoch."""
+class _EpochCallback:
+    """Calls a function after each epoch."""
 
     def __init__(self, on_epoch: OnEpoch | None) -> None:
         self._on_epoch = on_epoch
@@ -38,72 +38,72 @@ class _Told:
 def train_teacher(
     spec: TeacherSpec | None = None, *, home: Path | str | None = None, on_epoch: OnEpoch | None = None, **fields: Any
 ) -> dict[str, Any]:
-    """Train a network alone.
+    """Train a network without a teacher.
 
     Args:
-        spec: What to train; or give its fields.
-        home: Where runs, teachers and data sets are kept; `TEKAPCTL_HOME` or the user's data folder if None.
-        on_epoch: Is told the metrics of each epoch.
+        spec: The run's spec; or give its fields.
+        home: Folder of runs, teachers and datasets; `TEKAPCTL_HOME` or the user's data folder if None.
+        on_epoch: Called with the metrics of each epoch.
         fields: Fields of `TeacherSpec`, such as `model="resnet20", data="digits", epochs=20`.
 
     Returns:
-        The run's summary: its id under `run`, `last_top1` and `best_top1` as shares, `evaluation`, and more.
+        The run's summary: its id under `run`, `last_top1` and `best_top1` as fractions, `evaluation`, and more.
 
     Raises:
-        UsageError: The spec is not valid, or asks for what is not to be had.
-        TekapctlError: The run failed; `resume_run` goes on with it.
+        UsageError: The spec is not valid, or something it names is not available.
+        TekapctlError: The run failed; `resume_run` resumes it.
     """
-    return execute(_spec(spec, TeacherSpec, "teacher", fields), _home(home), _Told(on_epoch))
+    return execute(_spec(spec, TeacherSpec, "teacher", fields), _home(home), _EpochCallback(on_epoch))
 
 
 def distill(
     spec: StudentSpec | None = None, *, home: Path | str | None = None, on_epoch: OnEpoch | None = None, **fields: Any
 ) -> dict[str, Any]:
-    """Distil a student from a teacher, and by default from its augmented teachers (TeKAP).
+    """Distill a student from a teacher and, with kd and crd, from its augmented teachers (TeKAP).
 
     Args:
-        spec: What to distil; or give its fields.
-        home: Where runs, teachers and data sets are kept; `TEKAPCTL_HOME` or the user's data folder if None.
-        on_epoch: Is told the metrics of each epoch.
+        spec: The run's spec; or give its fields.
+        home: Folder of runs, teachers and datasets; `TEKAPCTL_HOME` or the user's data folder if None.
+        on_epoch: Called with the metrics of each epoch.
         fields: Fields of `StudentSpec`, such as `teacher="resnet32x4", method="crd", alpha=1, beta=0.8`.
 
     Returns:
-        The run's summary, as of `train_teacher`, with `method` and `teacher`.
+        The run's summary as in `train_teacher`, with `method` and `teacher`.
 
     Raises:
-        UsageError: The spec is not valid, or asks for what is not to be had.
-        TekapctlError: The run failed; `resume_run` goes on with it.
+        UsageError: The spec is not valid, or something it names is not available.
+        TekapctlError: The run failed; `resume_run` resumes it.
     """
-    return execute(_spec(spec, StudentSpec, "student", fields), _home(home), _Told(on_epoch))
+    return execute(_spec(spec, StudentSpec, "student", fields), _home(home), _EpochCallback(on_epoch))
 
 
 def resume_run(reference: str, *, home: Path | str | None = None, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
-    """Go on with a run that was stopped.
+    """Resume an interrupted or failed run.
 
     Args:
-        reference: Its id, a unique prefix of it, or `latest`.
-        home: Where it is.
-        on_epoch: Is told the metrics of each epoch.
+        reference: Run ID, unique prefix or suffix, or `latest`.
+        home: Folder of runs.
+        on_epoch: Called with the metrics of each epoch.
 
     Raises:
         UsageError: There is no such run, or it is finished.
     """
-    return resume(reference, _home(home), _Told(on_epoch))
+    return resume(reference, _home(home), _EpochCallback(on_epoch))
 
 
 def evaluate(reference: str, *, home: Path | str | None = None, **options: Any) -> dict[str, Any]:
-    """Measure a trained network on its test images, and a student against its teacher.
+    """Evaluate a trained network on its test images, and compare a student with its teacher.
 
     Args:
         reference: A run, a checkpoint file, or a network's name.
-        home: Where runs and data sets are.
-        options: As of `tekapctl.commands.evaluate.evaluate`: `dataset`, `best`, `device`, `precision` and others.
+        home: Folder of runs and datasets.
+        options: See `tekapctl.commands.evaluate.evaluate`: `dataset`, `best`, `device`, `precision` and others.
 
     Returns:
-        `evaluation` holds accuracies as shares, calibration, agreement with the teacher, size and speed.
+        `evaluation` has accuracies as fractions, calibration, agreement with the teacher, size and speed.
 
     Raises:
-        UsageError: There is no such network, or its data are not to be had.
+        UsageError: There is no such network, or its data is not available.
     """
     registry.allow_named_in(options)
     return evaluate_command(_home(home), reference, **options)
@@ -117,18 +117,18 @@ def load_student(
     model: str | None = None,
     model_args: dict[str, Any] | None = None,
 ) -> Network:
-    """A trained network, on the CPU, in evaluation mode; teachers are loaded alike.
+    """Load a trained student or teacher, on the CPU and in evaluation mode.
 
     Args:
         reference: A run, a checkpoint file, or a network's name.
-        home: Where runs are.
-        best: Take a run's best epoch's weights, not the last's.
-        model: The network of a checkpoint file that does not say it.
-        model_args: Its arguments, where it is from elsewhere.
+        home: Folder of runs.
+        best: Load the weights of the best epoch instead of the last.
+        model: Architecture of a checkpoint file that does not name it.
+        model_args: Keyword arguments of an external network.
 
     Returns:
-        Called with `network.normalize(pixels)`, pixels `[batch, c, h, w]` from 0 to 255, it returns logits `[batch,
-        classes]`; its `knowledge` returns embeddings and feature maps too.
+        A network that maps `network.normalize(pixels)`, pixels `[batch, c, h, w]` from 0 to 255, to logits `[batch,
+        classes]`. Its method `knowledge` also returns embeddings and feature maps.
 
     Raises:
         UsageError: There is no such network, or its file is damaged.
@@ -151,6 +151,3 @@ def _spec(spec: S | None, kind: type[S], name: str, fields: dict[str, Any]) -> S
 
 def _home(folder: Path | str | None) -> Home:
     return Home.default() if folder is None else Home(Path(folder))
-
-
-def _silent(_: str) -> None: ...

@@ -1,11 +1,10 @@
 """Errors for users: what is wrong, and what to do about it."""
 
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-
-import torch
 
 
 class TekapctlError(Exception):
@@ -104,8 +103,9 @@ def smaller_batches(batch_size: int) -> str:
 
 
 def lacking_memory(error: BaseException) -> str | None:
-    """What is out of memory, as the subject of a sentence; None for other errors."""
-    if isinstance(error, torch.OutOfMemoryError):
+    """Whose memory did not suffice, as the subject of a sentence; None if the error is about something else."""
+    torch = sys.modules.get("torch")  # not imported here: commands without tensors start faster
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return "The device"
     if isinstance(error, MemoryError):
         return "This machine"

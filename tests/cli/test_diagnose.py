@@ -42,7 +42,7 @@ def test_diagnosed_runs_log_their_figures_and_the_report_draws_them(tekapctl, te
 
 def test_seeds_trained_together_are_diagnosed_each(tekapctl, teacher):
     shared = ["--teacher", teacher, *DATA, "--method", "kd", "--diagnose", "--json"]
-    trials = tekapctl("distill", *shared, "--trials", "2").json
+    trials = tekapctl("distill", *shared, "--seeds", "2").json
     alone = tekapctl("distill", *shared, "--seed", "1", "--set", "data_seed=0").json["run"]
     found = [metrics(tekapctl, run) for run in (trials[0]["run"], trials[1]["run"], alone)]
     for entry, other, same in zip(*found, strict=True):

@@ -47,8 +47,8 @@ def test_every_help_text_has_an_example(tekapctl, command):
 
 def test_help_names_the_defaults_that_depend_on_the_spec(tekapctl):
     told = " ".join(tekapctl("distill", "--help").out.split())
-    assert "(default: resnet32x4)" in told
-    assert "(default: 240)" in told
+    assert "[default: resnet32x4]" in told
+    assert "[default: 240]" in told
 
 
 def test_bench_shows_where_a_steps_time_goes_with_nothing_downloaded(tekapctl):
@@ -78,7 +78,7 @@ def test_knowledge_is_warmed_once_and_serves_later_runs(tekapctl, teacher):
     assert "cached knowledge" in run.err
     assert tekapctl("cache", "warm", *shared, "--json").json["computed"] == 0
     assert "resnet14-digits" in tekapctl("cache", "list").out
-    assert tekapctl("cache", "verify").out.count("whole") == 1
+    assert tekapctl("cache", "verify").out.count(": ok") == 1
     tekapctl("cache", "clear", "knowledge", "--yes")
 
 
@@ -108,7 +108,7 @@ def test_presets_are_the_published_experiments(tekapctl):
     assert listed["imagenet/dkd/resnet34-resnet18"]["spec"]["method"]["warmup_epochs"] == 1
     assert listed["reviewkd/resnet56-resnet20"]["spec"]["beta"] == 0.6
     assert listed["dkd/resnet56-resnet20"]["spec"]["method"]["non_target_weight"] == 2
-    assert listed["crd/resnet32x4-resnet8x4"]["published_top1"] == 75.51
+    assert listed["crd/resnet32x4-resnet8x4"]["published_top1"] == 0.7551
     name = "tekap-fl/resnet32x4-resnet8x4"
     options = ["--method", "crd", "--gamma", "1", "--alpha", "1", "--beta", "0.8"]
     asked, plain = (tekapctl("distill", *o, "--dry-run", "--json").json for o in (["--preset", name], options))
@@ -198,7 +198,7 @@ def test_learned_views_take_the_place_of_noise(tekapctl, teacher):
 def test_networks_are_listed_with_their_sizes(tekapctl):
     listed = {row["network"]: row for row in tekapctl("models", "--json").json}
     assert listed["resnet8x4"]["parameters"] == 1_233_540
-    assert listed["resnet32x4"]["pretrained"]["top1"] == 79.42
+    assert listed["resnet32x4"]["pretrained"]["top1"] == 0.7942
     assert "resnet8x4" in tekapctl("models").out
     assert tekapctl("models", "show", "vgg8", "--json").json["embedding"] == 512
 
@@ -247,7 +247,7 @@ def test_a_run_that_cannot_be_read_is_left_out_of_a_comparison_and_named(tekapct
     try:
         spec = broken / "spec.toml"
         spec.write_text(spec.read_text().replace('name = "digits"', 'name = "gone_module:Images"'))
-        compared = tekapctl("compare", "--all", "--format", "json")
+        compared = tekapctl("compare", "--all", "--json")
         assert "left out 20200101-000000-broken: The spec is not valid" in compared.err
         assert compared.json["groups"]
         assert "gone_module" in tekapctl.refuses("compare", broken.name)
@@ -261,12 +261,12 @@ def test_runs_are_compared_over_seeds(tekapctl, teacher):
     for seed in ("0", "1"):
         for augmented in ("--tekap", "--no-tekap"):
             tekapctl("distill", *options, augmented, "--seed", seed)
-    found = tekapctl("compare", "--name", "compared", "--baseline", "kd", "--format", "json").json
+    found = tekapctl("compare", "--name", "compared", "--baseline", "kd", "--json").json
     assert found["baseline"] == "kd"
     assert [(each["label"], each["seeds"]) for each in found["groups"]] == [("kd + TeKAP", 2), ("kd", 2)]
     assert found["groups"][0]["difference"]["pairs"] == 2
     assert "kd + TeKAP" in tekapctl("compare", "--name", "compared").out
-    assert tekapctl("compare", "--name", "compared", "--format", "markdown").out.startswith("| student |")
+    assert tekapctl("compare", "--name", "compared", "--markdown").out.startswith("| student |")
     assert "no finished runs" in tekapctl.refuses("compare", "--name", "nobody")
 
 
@@ -351,7 +351,14 @@ def test_the_published_commands_mean_the_published_settings(tekapctl):
 
 def test_runs_are_listed_shown_and_removed(tekapctl, teacher):
     made = tekapctl("train-teacher", "--model", "resnet8", "--dataset", "digits", "--epochs", "1", "--json").json["run"]
-    assert {"run": made, "status": "finished"}.items() <= tekapctl("runs", "list", "--json").json[-1].items()
+    listed = tekapctl("runs", "list", "--json").json[-1]
+    assert {"run": made, "status": "finished", "kind": "teacher", "dataset": "digits"}.items() <= listed.items()
+    assert (listed["model"], listed["method"], listed["teacher"], listed["seed"]) == ("resnet8", None, None, 0)
+    assert (listed["epoch"], listed["epochs"]) == (1, 1)
+    assert made == tekapctl("runs", "show", listed["id"], "--json").json["run"]
+    assert listed["id"] == made.rpartition("-")[2]
+    narrow = tekapctl("runs", "list", COLUMNS="80").out
+    assert listed["id"] in narrow
     assert made in tekapctl("runs", "show", "latest").out
     assert made in tekapctl("runs", "list").out
     tekapctl("runs", "remove", made, "--yes")
@@ -369,7 +376,7 @@ def test_a_teacher_is_fetched_evaluated_and_cleared(tekapctl, tmp_path):
         assert len(server.requests) == 1
     listed = {row["name"]: row["fetched"] for row in tekapctl("fetch", "--list", "--json").json}
     assert (listed["vgg13"], listed["resnet56"]) == (True, False)
-    assert "whole" in tekapctl("cache", "verify").out
+    assert ": ok" in tekapctl("cache", "verify").out
     assert "vgg13" in tekapctl("cache", "list").out
     assert "train-teacher --model vgg13" in tekapctl.refuses("evaluate", "vgg13", "--dataset", "digits")
     tekapctl("cache", "clear", "teachers", "--yes")
@@ -421,16 +428,17 @@ def test_an_interrupted_run_exits_130_and_goes_on_as_if_it_had_not_been(tekapctl
 
 def test_the_demo_compares_and_says_what_the_differences_mean(tekapctl):
     result = tekapctl("demo", "--seeds", "2", "--epochs", "3", "--json", TEKAPCTL_HOME=str(tekapctl.home / "demo")).json
-    assert [arm["title"] for arm in result["arms"]] == ["alone", "KD", "TeKAP, both levels"]
+    assert [arm["title"] for arm in result["arms"]] == ["no teacher", "KD", "KD + TeKAP"]
     assert all(len(arm["top1"]) == 2 for arm in result["arms"])
-    assert all("over 2 seeds" in sentence for sentence in result["verdicts"])
+    assert len(result["verdicts"]) == 3
+    assert all(" points" in sentence and len(sentence) < 80 for sentence in result["verdicts"])
     shutil.rmtree(tekapctl.home / "demo")
 
 
 def test_a_control_keeps_what_it_names_in_the_spec(tekapctl):
     options = ["distill", "--method", "crd", "--alpha", "1", "--dry-run", "--json"]
-    settings = tekapctl(*options, "--control", "noise", "--control", "weight").json["spec"]["tekap"]
+    settings = tekapctl(*options, "--keep-effect", "noise", "--keep-effect", "weight").json["spec"]["tekap"]
     assert (settings["logit"]["teacher_scale"], settings["logit"]["noise_weight"]) == (1.0, 0.1)
     assert (settings["logit"]["teacher_loss_weight"], settings["logit"]["loss_weight"]) == (1.0, 0.8)
     assert (settings["feature"]["student_term_weight"], settings["feature"]["bank_updates"]) == (0.0, False)
-    assert "Did you mean noise" in tekapctl.refuses(*options, "--control", "nois")
+    assert "Did you mean noise" in tekapctl.refuses(*options, "--keep-effect", "nois")

@@ -4,7 +4,7 @@ import pytest
 
 
 def test_a_student_is_measured_beside_its_teacher_on_shifted_images(tekapctl, student):
-    options = ["--attack", "fgsm", "--epsilon", "0.1", "--corruption", "fog", "--severity", "5", "--occlude", "0.25"]
+    options = ["--attack", "fgsm", "--epsilon", "0.1", "--corruption", "fog", "--severity", "5", "--occlusion", "0.25"]
     found = tekapctl("evaluate", student, *options, "--probe", "digits", "--limit", "100", "--json").json
     assert [each["shift"] for each in found["robustness"]] == ["FGSM, 0.1", "fog 5", "occlusion, 25 %"]
     for each in found["robustness"]:

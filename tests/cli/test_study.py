@@ -14,7 +14,16 @@ SETTING = [
     *("--dataset", "digits", "--train-fraction", "0.1", "--teacher", "resnet14", "--teacher-epochs", "2"),
     *("--student", "resnet8", "--epochs", "1", "--batch-size", "16", "--seeds", "2", "--device", "cpu"),
 ]
-SMALL = ["--with", "limit=40", "--with", "severities=[1]", "--with", "epsilons=[0.03]", "--with", "occlusions=[0.2]"]
+SMALL = [
+    "--set",
+    "study.limit=40",
+    "--set",
+    "study.severities=[1]",
+    "--set",
+    "study.epsilons=[0.03]",
+    "--set",
+    "study.occlusions=[0.2]",
+]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +59,7 @@ def test_what_is_finished_is_not_run_again(tekapctl, agreement):
     again = tekapctl("study", "agreement", *SETTING, "--json")
     assert again.json == agreement.json
     assert "running" not in again.err
-    assert tekapctl("study", "agreement", *SETTING, "--so-far", "--json").json == agreement.json
+    assert tekapctl("study", "agreement", *SETTING, "--report-only", "--json").json == agreement.json
     assert runs(tekapctl) == before
 
 
@@ -68,14 +77,14 @@ def test_studies_share_runs_and_measure_each_network_once(tekapctl, agreement, t
     # Two seeds that differ by the same number of images leave nothing to test by.
     tested = sum(contrast["difference"]["p_value"] is not None for contrast in found.json["contrasts"])
     assert f"Of {tested} differences" in text
-    again = tekapctl("study", "robustness", *SETTING, *SMALL, "--format", "markdown")
+    again = tekapctl("study", "robustness", *SETTING, *SMALL, "--markdown")
     assert "measuring KD" not in again.err
     assert again.out.count("| TeKAP vs. KD |") == 5
 
 
 def test_a_study_over_several_settings_judges_them_together(tekapctl, agreement):
     before = runs(tekapctl)
-    over = ["--over", "data.train_fraction=[0.05, 0.1]"]
+    over = ["--vary", "data.train_fraction=[0.05, 0.1]"]
     found = tekapctl("study", "agreement", *SETTING[:-4], *SETTING[-2:], *over, "--seeds", "1", "--json").json
     assert len(runs(tekapctl) - before) == 3, "those of the one share are there, and so is the teacher"
     assert [arm["block"] for arm in found["arms"]] == 3 * ["train_fraction 0.05"] + 3 * ["train_fraction 0.1"]
@@ -103,7 +112,7 @@ def test_a_study_that_is_broken_off_says_how_it_goes_on(tekapctl):
     _, told = started.communicate(timeout=60)
     assert started.returncode == 128 + signal.SIGTERM
     assert f"tekapctl {' '.join(words)}" in " ".join(told.split())
-    assert tekapctl(*words, "--so-far", "--json").json["finished"] == 1, "the teacher was there"
+    assert tekapctl(*words, "--report-only", "--json").json["finished"] == 1, "the teacher was there"
 
 
 def test_a_dry_run_says_what_the_published_study_costs(tekapctl):
@@ -123,11 +132,11 @@ def test_studies_are_listed_with_their_questions(tekapctl):
     ("words", "told"),
     [
         (["contrls"], "Did you mean controls"),
-        (["few-shot", "--with", "shard=[1]"], "shard: unknown field"),
-        (["few-shot", "--with", "fractions=[2.0]"], "fractions.0"),
+        (["few-shot", "--set", "study.shard=[1]"], "share: unknown field"),
+        (["few-shot", "--set", "study.fractions=[2.0]"], "fractions.0"),
         (["controls", "--no-tekap"], "no augmented teachers"),
-        (["controls", "--over", "data.train_fraction=0.1"], "no list of values"),
-        (["controls", "--over", "data.colour=[1, 2]"], "colour: unknown field"),
+        (["controls", "--vary", "data.train_fraction=0.1"], "needs a list of values"),
+        (["controls", "--vary", "data.colour=[1, 2]"], "colour: unknown field"),
         (["perturbations", "--method", "sp", "--tekap"], "at the logit level"),
     ],
 )

@@ -133,7 +133,7 @@ def test_what_fails_is_listed_with_its_reason_and_tried_again_on_request(home, f
     failed = sweep(home, file, "--workers", "2", code=1)
     why = f"failed: assistant: There is no checkpoint file '{late}'"
     assert failed.err.count(why) == 2, "as it happens and in the end"
-    assert "1 of 2 runs failed, and 1 others are left" in failed.err
+    assert "1 of 2 runs failed, and 1 more are not finished" in failed.err
     assert f"tekapctl sweep {file} --retry" in failed.err
     assert why in sweep(home, file, code=1).err, "only on request"
     data = Digits(train_fraction=0.05)
@@ -178,21 +178,21 @@ def test_jobs_of_a_cluster_carry_out_a_sweep(home, file, tmp_path, monkeypatch):
     text = SWEEP.replace("EPOCHS", "1").replace("[0, 1]", "[0]")
     file.write_text(text.replace(', { label = "alone", kind = "teacher" }', ""))
     pytest.importorskip("submitit", reason="the extra slurm is not installed")
-    told = sweep(home, file, "--on", "local-jobs", "--json")
+    told = sweep(home, file, "--executor", "local-jobs", "--json")
     assert set(states(told).values()) <= {"queued", "running", "finished"}
-    assert "2 jobs were handed over" in told.err
+    assert "2 jobs submitted" in told.err
     until(lambda: len(list(home.glob("runs/*/summary.json"))) == 2)
     until(lambda: len(list(home.glob("sweeps/tiny/submitit/*_result.pkl"))) == 2)
     assert set(states(sweep(home, "status", file, "--json")).values()) == {"finished"}
     assert len(list(home.glob("runs/*"))) == 2, "students found their teacher, or waited for it"
-    assert "0 jobs" in sweep(home, file, "--on", "local-jobs").err
+    assert "0 jobs" in sweep(home, file, "--executor", "local-jobs").err
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_job_that_is_preempted_goes_on_and_one_that_is_cancelled_does_not(home, file):
     pytest.importorskip("submitit", reason="the extra slurm is not installed")
     file.write_text(SINGLE_PROCESS.replace("EPOCHS", "2000"))
-    sweep(home, file, "--on", "local-jobs")
+    sweep(home, file, "--executor", "local-jobs")
     until(lambda: epochs(home, "") > 2)
     ((job, log),) = [(path.name.split("_")[0], path) for path in home.glob("sweeps/alone/submitit/*.err")]
     (task,) = Path(f"/proc/{job}/task/{job}/children").read_text().split()
@@ -250,7 +250,7 @@ def test_a_slurm_cluster_is_told_what_waits_for_what(home, file, tmp_path, accou
         (slurm / name).chmod(stat.S_IRWXU)
     path = {"PATH": f"{slurm}{os.pathsep}{os.environ['PATH']}"}
     asked = ["--slurm", "partition=fast", "--slurm", "time=90", "--workers", "3"]
-    told = sweep(home, file, "--on", "slurm", *asked, "--json", **path)
+    told = sweep(home, file, "--executor", "slurm", *asked, "--json", **path)
     assert set(states(told).values()) == {"queued"}
     scripts = {path.stem: path.read_text() for path in sorted(slurm.glob("*.sbatch"))}
     first, students = (
@@ -263,13 +263,13 @@ def test_a_slurm_cluster_is_told_what_waits_for_what(home, file, tmp_path, accou
     assert {"array=0-1%2", "dependency=afterany:100_0"} <= students
     assert not [line for line in first if line.startswith("dependency")]
     assert all(" -P -u -m submitit" in text for text in scripts.values())
-    again = sweep(home, file, "--on", "slurm", **path)
-    assert "0 jobs were handed over" in again.err
+    again = sweep(home, file, "--executor", "slurm", **path)
+    assert "0 jobs submitted" in again.err
     assert sweep(home, "cancel", file, "--json", **path).json["jobs"] == 5
     assert len(set((slurm / "cancelled").read_text().split())) == 5
     if accounts == "squeue":
-        assert "5 jobs were handed over" in sweep(home, file, "--on", "slurm", **path).err
-    assert "partitoin" in refuses(home, file, "--on", "slurm", "--slurm", "partitoin=x", **path)
+        assert "5 jobs submitted" in sweep(home, file, "--executor", "slurm", **path).err
+    assert "partitoin" in refuses(home, file, "--executor", "slurm", "--slurm", "partitoin=x", **path)
 
 
 DEEP = ".".join("a" * 3000)
@@ -285,8 +285,8 @@ def test_a_file_of_deeply_nested_tables_is_refused(home, file, text):
 
 def test_what_cannot_be_is_refused_in_words(home, file, tmp_path):
     assert "There is no sweep file 'nowhere.toml'" in refuses(home, "nowhere.toml")
-    assert "no srun" in refuses(home, file, "--on", "slurm", PATH=str(tmp_path))
-    assert "--on slurm" in refuses(home, file, "--slurm", "partition=x")
+    assert "no srun" in refuses(home, file, "--executor", "slurm", PATH=str(tmp_path))
+    assert "--executor slurm" in refuses(home, file, "--slurm", "partition=x")
     assert "'tpu'" in refuses(home, file, "--devices", "tpu")
     assert "names its own device" in refuses(home, file, "--devices", "cuda:0")
     assert "No run of tiny is finished" in refuses(home, "report", file)

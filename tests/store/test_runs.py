@@ -92,10 +92,21 @@ def test_a_run_is_found_by_id_unique_prefix_and_latest(runs):
     assert runs.find("latest") == newest
     assert runs.find(newest.id) == newest
     assert runs.find("20250101-000000-old-a").id.endswith("aaaa")
-    with pytest.raises(UsageError, match=r"2 runs begin with.*aaaa, .*bbbb"):
+    with pytest.raises(UsageError, match=r"matches 2 runs: .*aaaa, .*bbbb"):
         runs.find("2025")
     with pytest.raises(UsageError, match="runs list"):
         runs.find("1999")
+
+
+def test_a_run_is_found_by_the_unique_end_of_its_id(runs):
+    for name in ("20250101-000000-kd-0440", "20250101-000001-kd-2025", "20250101-000002-kd-7777", "x-7777"):
+        (runs.folder / name).mkdir(parents=True)
+    assert runs.find("0440").id == "20250101-000000-kd-0440"
+    assert runs.find("kd-0440").id == "20250101-000000-kd-0440"
+    assert runs.find("2025").id == "20250101-000001-kd-2025", "the end of one id, and the beginning of three"
+    for shared in ("7777", "440", "20250101"):
+        with pytest.raises(UsageError):
+            runs.find(shared)
 
 
 @given(

@@ -36,7 +36,7 @@ def home(tmp_path_factory):
 
 def test_a_trial_is_the_run_of_its_seed_over_the_first_ones_batches(home):
     options = [*STUDENT, "--epochs", "2"]
-    trials = run(home, *options, "--seed", "5", "--trials", "3").json
+    trials = run(home, *options, "--seed", "5", "--seeds", "3").json
     assert [trial["seed"] for trial in trials] == [5, 6, 7]
     # Both hold the seeds' weights and no seed, so that equal weights are equal files.
     weights = [(home / "runs" / trial["run"] / "weights.safetensors").read_bytes() for trial in trials]
@@ -46,7 +46,7 @@ def test_a_trial_is_the_run_of_its_seed_over_the_first_ones_batches(home):
 
 
 def test_a_signal_stops_all_trials_and_each_goes_on_alone(home):
-    program = start(home, *STUDENT, "--epochs", "100", "--trials", "2")
+    program = start(home, *STUDENT, "--epochs", "100", "--seeds", "2")
     program.until(lambda: "epoch 1/" in program.err.read_text())
     program.kill(signal.SIGTERM)
     result = program.wait()
@@ -62,14 +62,14 @@ def test_a_signal_stops_all_trials_and_each_goes_on_alone(home):
 
 
 def test_a_trial_that_diverges_ends_alone(home):
-    options = [*STUDENT, "--epochs", "1", "--trials", "2", "--lr", "1e6"]
+    options = [*STUDENT, "--epochs", "1", "--seeds", "2", "--lr", "1e6"]
     result = run(home, *options)
     assert [trial["status"] for trial in json.loads(result.out)] == ["failed", "failed"]
     assert "not finite" in result.err
 
 
 def test_trials_and_several_processes_are_one_too_many(home):
-    options = [*STUDENT, "--epochs", "1", "--trials", "2"]
+    options = [*STUDENT, "--epochs", "1", "--seeds", "2"]
     for result in (run(home, *options, "--nproc", "2"), run(home, *options, WORLD_SIZE="2", RANK="0")):
         assert result.code == 2
         assert "one process" in result.err
@@ -98,7 +98,7 @@ def test_for_compiled_networks_a_step_begins_with_the_batch_and_not_with_each_st
 def test_a_student_that_breaks_ends_alone(home, tmp_path):
     (tmp_path / "odd.py").write_text(BREAKS)
     options = ["distill", "-t", "resnet8", "-s", "resnet8", "--dataset", "digits", "--train-fraction", "0.1", "--json"]
-    options += ["--batch-size", "16", "--epochs", "1", "--trials", "2", "--method", "odd:Odd"]
+    options += ["--batch-size", "16", "--epochs", "1", "--seeds", "2", "--method", "odd:Odd"]
     result = run(home, *options, PYTHONPATH=str(tmp_path))
     trials = json.loads(result.out)
     assert [trial["status"] for trial in trials] == ["finished", "failed"]

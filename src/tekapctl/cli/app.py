@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from tekapctl import __version__, registry
 from tekapctl.cli import (
@@ -34,21 +33,22 @@ from tekapctl.cli import (
     watch,
 )
 from tekapctl.cli.console import show_error
-from tekapctl.cli.options import warn_of_repeated_options
+from tekapctl.cli.help import Group, use_own_help
 from tekapctl.errors import TekapctlError
 
 INTERRUPTED = 130
 
 
-class ErrorBoundary(TyperGroup):
+class ErrorBoundary(Group):
     """Turns the program's own errors into a sentence, a next step and an exit code."""
 
     debug = False
+    as_json = False
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Accept the program's own options behind a command too, and trust the code that the arguments name."""
         registry.allow_named_in(args)
-        self.debug = "--debug" in args
+        self.debug, self.as_json = "--debug" in args, "--json" in args
         own = [arg for arg in args if arg in ("--debug", "--trust-code")]
         return super().parse_args(ctx, [*own, *(arg for arg in args if arg not in own)])
 
@@ -60,7 +60,7 @@ class ErrorBoundary(TyperGroup):
         except TekapctlError as error:  # before there is a command: its options, or its help
             if self.debug:
                 raise
-            show_error(error.problem, error.remedy)
+            show_error(error.problem, error.remedy, as_json=self.as_json)
             sys.exit(error.exit_code)
 
     def invoke(self, ctx: Any) -> Any:
@@ -71,14 +71,15 @@ class ErrorBoundary(TyperGroup):
             if self.debug:
                 raise
             if not error.is_told:
-                show_error(error.problem, error.remedy)
+                show_error(error.problem, error.remedy, as_json=self.as_json)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             if self.debug:
                 raise
             show_error(
                 "Interrupted.",
-                "An interrupted run goes on with `tekapctl resume latest`; `tekapctl runs list` lists all.",
+                "Continue a run with `tekapctl resume latest`; `tekapctl runs list` lists all runs.",
+                as_json=self.as_json,
             )
             raise typer.Exit(INTERRUPTED) from None
         except (typer.Exit, typer.Abort):
@@ -86,7 +87,7 @@ class ErrorBoundary(TyperGroup):
         except OSError as error:
             if self.debug:
                 raise
-            show_error(f"The system refused: {_in_full(error)}.", _remedy(error))
+            show_error(f"The system refused: {_in_full(error)}.", _remedy(error), as_json=self.as_json)
             raise typer.Exit(1) from None
 
 
@@ -111,11 +112,14 @@ app = typer.Typer(
     cls=ErrorBoundary,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Distil image classifiers: TeKAP (one teacher, many perspectives) over KD, CRD and the field.\n\n"
-    "Example: [bold]tekapctl fetch resnet32x4[/bold], then [bold]tekapctl distill --method crd --alpha 1 --beta 0.8"
-    "[/bold], then [bold]tekapctl evaluate latest[/bold]. With nothing downloaded: [bold]tekapctl demo[/bold].",
+    help="Knowledge distillation of image classifiers: TeKAP, KD, CRD and other published methods.\n\n"
+    "Examples:\n"
+    "tekapctl demo                                   # two minutes, no downloads\n"
+    "tekapctl fetch cifar100 resnet32x4              # dataset and teacher\n"
+    "tekapctl distill --method crd --alpha 1 --beta 0.8\n"
+    "tekapctl evaluate latest",
 )
 
 
@@ -132,41 +136,51 @@ def _trust_code(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where an error ends the program.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel="Global options")
+    ] = False,
     trust_code: Annotated[
         bool,
         typer.Option(
             "--trust-code",
             callback=_trust_code,
-            help="Import the networks, methods and data sets that a file names as module:Name. Their code runs.",
+            help="Allow specs and checkpoints to import code (module:Name).",
+            rich_help_panel="Global options",
         ),
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Options of every command."""
 
 
-app.command("fetch")(fetch.fetch)
-app.command("train-teacher")(train_teacher.train_teacher)
-app.command("distill")(distill.distill)
-app.command("resume")(resume.resume)
-app.command("watch")(watch.watch)
-app.command("evaluate")(evaluate.evaluate)
-app.command("export")(export.export)
-app.command("predict")(predict.predict)
-app.command("compare")(compare.compare)
-app.command("report")(report.report)
-app.command("study")(study.study)
-app.command("bench")(bench.bench)
-app.command("demo")(demo.demo)
-app.command("presets")(presets.presets)
-app.command("doctor")(doctor.doctor)
-app.command("schema")(schema.schema)
-app.add_typer(methods.app, name="methods")
-app.add_typer(models.app, name="models")
-app.add_typer(runs.app, name="runs")
-app.add_typer(cache.app, name="cache")
-app.add_typer(sweep.app, name="sweep")
-warn_of_repeated_options(app)
+TRAIN, USE, EXPERIMENTS, INFORMATION, FILES = (
+    "Train",
+    "Evaluate and deploy",
+    "Experiments",
+    "Information",
+    "Files",
+)
+app.command("demo", rich_help_panel=TRAIN)(demo.demo)
+app.command("train-teacher", rich_help_panel=TRAIN)(train_teacher.train_teacher)
+app.command("distill", rich_help_panel=TRAIN)(distill.distill)
+app.command("resume", rich_help_panel=TRAIN)(resume.resume)
+app.command("watch", rich_help_panel=TRAIN)(watch.watch)
+app.command("bench", rich_help_panel=TRAIN)(bench.bench)
+app.command("evaluate", rich_help_panel=USE)(evaluate.evaluate)
+app.command("predict", rich_help_panel=USE)(predict.predict)
+app.command("export", rich_help_panel=USE)(export.export)
+app.command("compare", rich_help_panel=EXPERIMENTS)(compare.compare)
+app.command("report", rich_help_panel=EXPERIMENTS)(report.report)
+app.add_typer(sweep.app, name="sweep", rich_help_panel=EXPERIMENTS)
+app.command("study", rich_help_panel=EXPERIMENTS)(study.study)
+app.add_typer(methods.app, name="methods", rich_help_panel=INFORMATION)
+app.add_typer(models.app, name="models", rich_help_panel=INFORMATION)
+app.command("presets", rich_help_panel=INFORMATION)(presets.presets)
+app.command("schema", rich_help_panel=INFORMATION)(schema.schema)
+app.command("doctor", rich_help_panel=INFORMATION)(doctor.doctor)
+app.add_typer(runs.app, name="runs", rich_help_panel=FILES)
+app.command("fetch", rich_help_panel=FILES)(fetch.fetch)
+app.add_typer(cache.app, name="cache", rich_help_panel=FILES)
+use_own_help(app)

@@ -10,11 +10,12 @@ from tekapctl.errors import TekapctlError
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="List, verify and clear what was downloaded; runs are never touched.\n\nExample: tekapctl cache list",
+    help="List, verify and clear downloads and cached teacher outputs. Runs are never touched.\n\n"
+    "Example: tekapctl cache list",
 )
 Kinds = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KIND]...", help="teachers, datasets, downloads or knowledge. (default: all)"),
+    typer.Argument(metavar="[KIND]...", help="teachers, datasets, downloads or knowledge. [default: all]"),
 ]
 
 
@@ -26,7 +27,7 @@ def _home() -> Any:
 
 @app.command("list")
 def list_cache(as_json: options.Json = False) -> None:
-    """List what the cache holds.
+    """List the contents of the cache.
 
     Example: tekapctl cache list
     """
@@ -38,7 +39,7 @@ def list_cache(as_json: options.Json = False) -> None:
         console.show_json([{"kind": a.kind, "name": a.name, "path": str(a.path), "bytes": a.bytes} for a in found])
         return
     if not found:
-        console.say(f"The cache in {home.root} is empty. Fill it with `tekapctl fetch resnet32x4`.")
+        console.say(f"The cache in {home.root} is empty. Download something with `tekapctl fetch resnet32x4`.")
         return
     console.show_table(
         str(home.root), ["kind", "name", "size>"], [(a.kind, a.name, console.format_bytes(a.bytes)) for a in found]
@@ -49,24 +50,27 @@ def list_cache(as_json: options.Json = False) -> None:
 @with_student_options
 def warm_cache(
     spec: Any,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show where it is and how large it gets.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the location and final size only.", rich_help_panel="Output")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Ask a teacher for every view of every training image, and keep what it says for `distill --cache-teacher`.
+    """Precompute teacher outputs for all augmented views of the training images.
 
-    Takes the options of `distill`. What is known already is not asked for again, so it may be stopped at any time.
+    Takes the options of `distill`, whose --cache-teacher uses the cache. It can be interrupted: outputs that are
+    already cached are not computed again.
 
     Example: tekapctl cache warm --teacher resnet32x4 --dataset cifar100
     """
     from tekapctl.commands.warm_cache import open_cache, warm
 
     cached = open_cache(spec, _home())
-    console.say(f"cached knowledge: {cached.store.described}")
+    console.say(f"teacher cache: {cached.store.described}")
     if dry_run:
         found = {"store": str(cached.store.path), "bytes": cached.store.bytes_used}
         found["bytes_when_full"] = cached.store.identity.bytes
     else:
-        with console.CountProgress("views", "asking the teacher") as report:
+        with console.CountProgress("views", "caching teacher outputs") as report:
             found = warm(cached, report)
     if as_json:
         console.show_json(found)
@@ -76,7 +80,7 @@ def warm_cache(
 
 @app.command("verify")
 def verify_cache(as_json: options.Json = False) -> None:
-    """Compare what the cache holds with what was recorded when it came.
+    """Check cached files against their recorded checksums. Exits with 1 if any is damaged.
 
     Example: tekapctl cache verify
     """
@@ -87,19 +91,18 @@ def verify_cache(as_json: options.Json = False) -> None:
         console.show_json([{"kind": a.kind, "name": a.name, "problem": problem} for a, problem in checked])
     else:
         for artifact, problem in checked:
-            console.show_text(console.printable(f"{artifact.kind}/{artifact.name}: {problem or 'whole'}"))
+            console.show_text(console.printable(f"{artifact.kind}/{artifact.name}: {problem or 'ok'}"))
     damaged = sum(problem is not None for _, problem in checked)
     if damaged:
         raise TekapctlError(
-            f"{damaged} of {len(checked)} are damaged.", "Fetch them anew with `tekapctl fetch --force`."
+            f"{damaged} of {len(checked)} cached items are damaged.",
+            "Download them again with `tekapctl fetch --force`.",
         )
 
 
 @app.command("clear")
-def clear_cache(
-    kinds: Kinds = None, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
-) -> None:
-    """Delete what was downloaded.
+def clear_cache(kinds: Kinds = None, yes: options.Yes = False) -> None:
+    """Delete downloads and cached teacher outputs.
 
     Example: tekapctl cache clear downloads --yes
     """
@@ -109,5 +112,5 @@ def clear_cache(
     if yes or typer.confirm(f"Delete {', '.join(kinds) if kinds else 'everything cached'} in {home.root}?", err=True):
         cleared = clear(home, kinds)
         for artifact in cleared.kept:
-            console.say(f"{artifact.kind}/{artifact.name} stays: another process works with it")
+            console.say(f"{artifact.kind}/{artifact.name} was kept: another process is using it")
         console.say(f"freed {console.format_bytes(cleared.bytes)}")

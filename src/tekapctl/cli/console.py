@@ -1,4 +1,4 @@
-"""All that the program prints: results on stdout, everything else on stderr."""
+"""Everything the program prints: results on stdout, the rest on stderr."""
 
 import errno
 import json
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TextIO
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -18,8 +19,8 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
@@ -36,7 +37,7 @@ _stdout = Console(highlight=False)
 
 
 def printable(text: str) -> str:
-    """The text with everything that could steer a terminal shown as an escape."""
+    """The text with control characters escaped."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -53,15 +54,22 @@ class LogHandler(logging.Handler):
         say(f"warning: {record.getMessage()}" if record.levelno >= logging.WARNING else record.getMessage())
 
 
-def show_error(problem: str, remedy: str) -> None:
-    """What is wrong and what to do, on stderr."""
+def show_error(problem: str, remedy: str, *, as_json: bool = False) -> None:
+    """What is wrong and what to do, on stderr; also as JSON on stdout unless a result was printed."""
+    if as_json and not _printed_json:
+        show_json({"error": problem, "remedy": remedy})
     _stderr.print(f"[bold red]error:[/] {escape(printable(problem))}", soft_wrap=True)
     if remedy:
         _stderr.print(escape(printable(remedy)), soft_wrap=True)
 
 
+_printed_json = False
+
+
 def show_json(result: Any) -> None:
     """One machine-readable result on stdout."""
+    global _printed_json
+    _printed_json = True
     sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
     sys.stdout.flush()
 
@@ -71,33 +79,65 @@ def show_text(text: str) -> None:
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
-def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on stdout; columns whose name ends with a blank-free `>` are right-aligned."""
-    table = _table(title, columns, rows)
+def show_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, optional: Sequence[str] = ()
+) -> None:
+    """A table on stdout.
+
+    Numbers are never broken over two lines; where the terminal is narrow, texts wrap and optional columns are left out.
+
+    Args:
+        title: Above the table; may be empty.
+        columns: Names. `NAME>` is right-aligned and, like `NAME=`, never wrapped.
+        rows: Cells.
+        optional: Columns that are left out where there is no room, the least important first.
+    """
+    lines = [[printable(cell) for cell in row] for row in rows]
     # A table in a file or a pipe is as wide as it needs to be.
-    console = _stdout if sys.stdout.isatty() else Console(highlight=False, width=160)
-    console.print(table)
+    width = _stdout.width if sys.stdout.isatty() else 10_000
+    shown = list(range(len(columns)))
+    hidden = []
+    for name in optional:
+        if _narrowest(columns, lines, shown, text=16) <= width:
+            break
+        index = next(i for i, column in enumerate(columns) if column.rstrip(">=") == name)
+        shown.remove(index)
+        hidden.append(name)
+    table = _table(title, [columns[i] for i in shown], [[line[i] for i in shown] for line in lines])
+    needed = max(_narrowest(columns, lines, shown, text=6), width)
+    Console(highlight=False, width=needed).print(table, crop=False)
+    if hidden:
+        say(f"not shown on a narrow terminal: {', '.join(hidden)} (--json prints all)")
 
 
-def show_narrow_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout whose cells stay on one line: on a narrow terminal its last columns are left out."""
-    width = _stdout.width if sys.stdout.isatty() else 160
-    widths = [max(len(column), *(len(printable(row[i])) for row in rows)) + 3 for i, column in enumerate(columns)]
-    shown = len(columns)
-    while shown > 1 and sum(widths[:shown]) + 1 > width:
-        shown -= 1
-    table = _table("", columns[:shown], [row[:shown] for row in rows])
-    for column in table.columns:
-        column.no_wrap = True
-    Console(highlight=False, width=max(width, sum(widths[:shown]) + 1)).print(table, crop=False)
-    if shown < len(columns):
-        say(f"left out for want of room: {', '.join(column.removesuffix('>') for column in columns[shown:])}")
+def _narrowest(columns: Sequence[str], lines: Sequence[Sequence[str]], shown: Sequence[int], *, text: int) -> int:
+    """The width below which a table's numbers, or its texts of more than so many letters, would break."""
+    total = 2 * len(shown)
+    for i in shown:
+        width = max(len(columns[i].rstrip(">=")), *(len(line[i]) for line in lines), 0)
+        total += width if columns[i].endswith((">", "=")) else min(width, text)
+    return total
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(title=title or None, title_justify="left", header_style="bold")
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
+        show_edge=False,
+    )
     for column in columns:
-        table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
+        table.add_column(
+            column.rstrip(">="),
+            justify="right" if column.endswith(">") else "left",
+            no_wrap=column.endswith((">", "=")),
+            overflow="fold",
+        )
     for row in rows:
         table.add_row(*(escape(printable(cell)) for cell in row))
     return table
@@ -111,7 +151,7 @@ def show_fields(fields: Mapping[str, str]) -> None:
 
 
 def duration(seconds: float) -> str:
-    """A time for people."""
+    """A human-readable time."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -120,12 +160,12 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share of 1 as a percentage."""
+    """A fraction as a percentage."""
     return f"{100 * share:.2f}"
 
 
 class DownloadProgress:
-    """Shows a download's progress: a live bar on a terminal, a line elsewhere.
+    """Shows the progress of a download: a bar on a terminal, else a line.
 
     Args:
         name: What is fetched.
@@ -154,11 +194,11 @@ class DownloadProgress:
 
 
 class CountProgress:
-    """Shows how many of a known number are done: a live bar on a terminal, a line for each tenth elsewhere.
+    """Counts up to a known number: a bar on a terminal, else a line for each tenth.
 
     Args:
         unit: What is counted.
-        label: What is going on.
+        label: Text before the bar.
     """
 
     def __init__(self, unit: str, label: str) -> None:
@@ -187,26 +227,29 @@ class CountProgress:
 
 
 class TrainingProgress:
-    """Shows a run's progress on stderr: a live bar on a terminal, a line an epoch elsewhere.
+    """Shows the progress of a run on stderr: a bar on a terminal, and a line per epoch.
 
     Args:
         label: What is trained.
-        quiet: Leave out the line an epoch.
-        live: Show the bar where there is a terminal.
+        quiet: Print no line per epoch.
+
+    Attributes:
+        top1: On the test images, after the newest epoch.
     """
 
-    def __init__(self, label: str, *, quiet: bool = False, live: bool = True) -> None:
-        self.label = label
+    def __init__(self, label: str, *, quiet: bool = False) -> None:
+        self.label = escape(label)
         self.quiet = quiet
+        self.top1 = 0.0
         self._live: Progress | None = None
-        if live and _stderr.is_terminal:
+        if _stderr.is_terminal:
             self._live = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
+                BarColumn(bar_width=20),
+                TaskProgressColumn(),
                 TextColumn("{task.fields[rate]}"),
-                TimeElapsedColumn(),
                 TimeRemainingColumn(),
+                TextColumn("left"),
                 console=_stderr,
                 transient=quiet,
             )
@@ -236,17 +279,18 @@ class TrainingProgress:
 
     def on_epoch(self, metrics: Mapping[str, float | int]) -> None:
         """An epoch ended."""
+        self.top1 = float(metrics["test_top1"])
         if self._live is not None:
-            rate = f"{metrics['images_per_second']:,.0f} images/s, top-1 {percent(metrics['test_top1'])}"
+            rate = f"{metrics['images_per_second']:,.0f} img/s"
             self._live.update(self._task, completed=int(metrics["epoch"]) * self.steps, rate=rate)
         if self.quiet:
             return
         left = (metrics["train_seconds"] + metrics["test_seconds"]) * (self.epochs - metrics["epoch"])
-        say(f"{epoch_line(metrics, self.epochs)}, {duration(left)} left")
+        say(epoch_line(metrics, self.epochs, left or None))
 
 
 class WatchDisplay:
-    """Shows on stdout a run that another process carries out: live on a terminal, a line an epoch elsewhere."""
+    """Follows a run of another process on stdout: live on a terminal, else a line per epoch."""
 
     def __init__(self) -> None:
         # Drawn when there is something new, and not in between.
@@ -272,17 +316,16 @@ class WatchDisplay:
         for metrics in state["metrics"]:
             if metrics["epoch"] > self._shown:
                 is_last = metrics["epoch"] == state["epoch"] and state["seconds_left"] is not None
-                left = f", about {duration(state['seconds_left'])} left" if is_last else ""
-                show_text(epoch_line(metrics, state["epochs"]) + left)
+                show_text(epoch_line(metrics, state["epochs"], state["seconds_left"] if is_last else None))
         self._shown = state["epoch"]
         sys.stdout.flush()
 
 
-SWEEP_COLUMNS = ("", "done>", "running>", "failed>", "waiting>", "top-1 (%)>", "std>", "published (%)>")
+SWEEP_COLUMNS = ("", "done>", "running>", "failed>", "waiting>", "top-1 %>", "std>", "paper %>")
 
 
 class SweepDisplay:
-    """Shows on stderr how a sweep goes on: a live table on a terminal, a line for each run that ends elsewhere."""
+    """Shows the progress of a sweep on stderr: a live table on a terminal, else a line for each run that ends."""
 
     def __init__(self) -> None:
         self._live = Live(console=_stderr, auto_refresh=False, transient=True) if _stderr.is_terminal else None
@@ -377,18 +420,20 @@ def _position(state: Mapping[str, Any]) -> str:
     return f"{state['status']}, {state['epoch']}{of} epochs done{steps}"
 
 
-def epoch_line(metrics: Mapping[str, float | int], epochs: int | None) -> str:
-    """What an epoch brought, in a line."""
-    parts = ", ".join(
-        f"{name.removeprefix('train_')} {value:.4f}"
-        for name, value in metrics.items()
-        if name in ("train_cross_entropy", "train_kd", "train_method", "train_first_stage")
+_LINE = 80
+_LOSSES = {"train_cross_entropy": "ce", "train_kd": "kd", "train_method": "method", "train_first_stage": "init"}
+
+
+def epoch_line(metrics: Mapping[str, float | int], epochs: int | None, seconds_left: float | None = None) -> str:
+    """An epoch's results in a line of at most 80 columns; accuracies are in percent."""
+    parts = [f"{short} {metrics[name]:.3g}" for name, short in _LOSSES.items() if name in metrics]
+    of_parts = f" ({', '.join(parts)})" if len(parts) > 1 else ""
+    line = (
+        f"epoch {metrics['epoch']}{f'/{epochs}' if epochs else ''}: loss {metrics['train_loss']:.3g}{of_parts}, "
+        f"train {percent(metrics['train_top1'])}, test {percent(metrics['test_top1'])}"
     )
-    return (
-        f"epoch {metrics['epoch']}{f'/{epochs}' if epochs else ''}: loss {metrics['train_loss']:.4f} ({parts}), "
-        f"train {percent(metrics['train_top1'])}, test {percent(metrics['test_top1'])}, "
-        f"{metrics['images_per_second']:,.0f} images/s"
-    )
+    left = "" if seconds_left is None else f", {duration(seconds_left)} left"
+    return line + left if len(line + left) <= _LINE else line
 
 
 class Output:

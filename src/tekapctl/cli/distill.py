@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tekapctl.cli import options, resume, train
+from tekapctl.cli import complete, options, resume, train
 from tekapctl.cli.student import with_student_options
 from tekapctl.errors import UsageError
 
@@ -13,54 +13,65 @@ from tekapctl.errors import UsageError
 def distill(
     spec: Any,
     resumed: Annotated[
-        str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run; its spec holds, no options.")
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="RUN",
+            help="Resume this run with its own spec; other options are not allowed.",
+            rich_help_panel="Run",
+            autocompletion=complete.runs,
+        ),
     ] = None,
     effects: Annotated[
         list[str] | None,
         typer.Option(
-            "--control",
-            help="Of TeKAP keep only this effect: weight, shrink, noise; with crd also student-term, bank-updates. "
-            "May be given several times.",
+            "--keep-effect",
+            metavar="EFFECT",
+            help="Keep only this effect of TeKAP: weight, shrink or noise; with crd also student-term or "
+            "bank-updates. Repeatable.",
+            rich_help_panel="TeKAP",
+            autocompletion=complete.effects,
         ),
     ] = None,
     processes: options.Processes = 1,
-    trials: Annotated[
+    seeds: Annotated[
         int,
         typer.Option(
-            "--trials",
+            "--seeds",
+            metavar="N",
             min=1,
             max=1000,
-            help="So many seeds, from the spec's on, trained together: one teacher for all.",
+            help="Train N seeds at once, starting with --seed, sharing the teacher's forward pass.",
+            rich_help_panel="Run",
         ),
     ] = 1,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
-    """Distil a student from a teacher, and by default from its augmented teachers (TeKAP).
+    """Distill a student from a teacher.
+
+    With kd and crd the student also learns from augmented teachers (TeKAP); --no-tekap turns that off.
 
     Examples:
-    tekapctl distill --method kd -r 0.1 -a 0.9 -b 0          TeKAP at the logit level
-
-    tekapctl distill --method crd --alpha 0 --beta 0.8       TeKAP at the feature level
-
-    tekapctl distill --method crd --alpha 1 --beta 0.8       both
-
-    tekapctl distill --method crd --no-tekap                 plain CRD
-
-    tekapctl distill --method kd --control weight            KD that weighs as much as TeKAP, without noise
+    tekapctl distill --method kd                            # KD + TeKAP
+    tekapctl distill --method kd --no-tekap                 # plain KD
+    tekapctl distill --method crd --alpha 1 --beta 0.8      # CRD + KD + TeKAP
+    tekapctl distill --teacher resnet32x4 --student resnet8x4 --method dkd
+    tekapctl distill --preset dkd/resnet32x4-resnet8x4      # as published
+    tekapctl distill --method kd --keep-effect weight       # ablation of TeKAP
     """
     if resumed is not None:
         if spec != type(spec).model_validate({"kind": "student"}) or dry_run:
-            raise UsageError("--resume goes on with a run as it is.", "Leave out the other options.")
+            raise UsageError("--resume continues a run with its own spec.", "Leave out the other options.")
         resume.go_on(resumed, as_json=as_json, processes=processes)
         return
     if effects:
         from tekapctl.spec.effects import keep
 
         spec = keep(spec, effects)
-    if trials > 1 and not dry_run:
+    if seeds > 1 and not dry_run:
         if processes > 1:
-            raise UsageError("Trials share one process, and --nproc asks for several.", "Leave out one of them.")
-        train.run_trials(spec, trials, as_json=as_json)
+            raise UsageError("--seeds trains in one process, and --nproc asks for several.", "Leave out one of them.")
+        train.run_trials(spec, seeds, as_json=as_json)
         return
     train.run(spec, as_json=as_json, dry_run=dry_run, processes=processes)

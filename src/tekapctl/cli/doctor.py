@@ -4,7 +4,7 @@ from tekapctl.cli import console, options
 
 
 def doctor(as_json: options.Json = False) -> None:
-    """Say what this machine has, and what will be slow on it and why.
+    """Check the installation and hardware, and point out what will be slow.
 
     Example: tekapctl doctor
     """
@@ -22,7 +22,7 @@ def doctor(as_json: options.Json = False) -> None:
             words.append(f"{device['cores']} cores, {device['threads']} threads")
         if device["memory_bytes"] is not None:
             words.append(console.format_bytes(device["memory_bytes"]))
-        fields[device["name"]] = f"{', '.join(words)}; --precision auto is {device['precision']}"
+        fields[device["name"]] = f"{', '.join(words)}; --precision auto uses {device['precision']}"
     home = found["home"]
     fields["C++ compiler"] = found["compiler"] or "none"
     fields["home"] = f"{home['path']}, {console.format_bytes(home['free_bytes'])} free"
@@ -31,7 +31,7 @@ def doctor(as_json: options.Json = False) -> None:
     )
     ready = [name for name, is_ready in found["datasets"].items() if is_ready]
     missing = [name for name, is_ready in found["datasets"].items() if not is_ready]
-    fields["data sets"] = ", ".join(ready) + (f"; to be fetched: {', '.join(missing)}" if missing else "")
+    fields["data sets"] = ", ".join(ready) + (f"; not downloaded: {', '.join(missing)}" if missing else "")
     fields["extras"] = ", ".join(f"{name} {version or 'not installed'}" for name, version in found["extras"].items())
     console.show_fields(fields)
     for warning in found["warnings"]:

@@ -4,53 +4,106 @@ from typing import Annotated, Any
 
 import typer
 
-from tekapctl.cli import console, options
+from tekapctl.cli import complete, console, options
 
 
 def evaluate(
     reference: Annotated[
         str,
-        typer.Argument(help="A run (id, unique prefix or latest), a checkpoint file, or a fetched teacher's name."),
+        typer.Argument(metavar="MODEL", help=options.MODEL_HELP, autocompletion=complete.teachers),
     ],
-    model: Annotated[
-        str | None, typer.Option("--model", help="The network of a checkpoint file that does not say it.")
-    ] = None,
+    model: options.CheckpointModel = None,
     model_args: options.ModelArguments = None,
-    best: Annotated[bool, typer.Option("--best", help="The best epoch's weights of a run, not the last's.")] = False,
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", help="The data set. (default: the one it was trained on)")
-    ] = None,
+    best: options.Best = False,
+    dataset: options.TrainedDataset = None,
     data_dir: options.DataDir = None,
     device: options.Device = None,
-    precision: Annotated[str, typer.Option("--precision", help="auto, float32, tf32 or bfloat16.")] = "float32",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")] = 500,
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            metavar="PRECISION",
+            help="auto, float32, tf32 or bfloat16.",
+            rich_help_panel="Execution",
+            autocompletion=complete.precisions,
+        ),
+    ] = "float32",
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", metavar="N", min=1, help="Batch size.", rich_help_panel="Execution")
+    ] = 500,
     attacks: Annotated[
-        list[str] | None, typer.Option("--attack", help="Measure under adversarial noise too: fgsm, pgd.")
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            metavar="NAME",
+            help="Adversarial attack: fgsm or pgd. Repeatable.",
+            rich_help_panel="Robustness",
+        ),
     ] = None,
     epsilons: Annotated[
         list[float] | None,
-        typer.Option("--epsilon", help="Most that a pixel is changed by, black to white being 1. (default: 8/255)"),
+        typer.Option(
+            "--epsilon",
+            metavar="EPS",
+            help="L-inf perturbation budget of the attacks, for pixels in 0-1. Repeatable. [default: 8/255]",
+            rich_help_panel="Robustness",
+        ),
     ] = None,
     corruptions: Annotated[
-        list[str] | None, typer.Option("--corruption", help="Measure under a common corruption too, or all of them.")
+        list[str] | None,
+        typer.Option(
+            "--corruption",
+            metavar="NAME",
+            help="Common corruption, e.g. fog or jpeg, or all. Repeatable.",
+            rich_help_panel="Robustness",
+        ),
     ] = None,
     severities: Annotated[
-        list[int] | None, typer.Option("--severity", help="Severities of corruptions. (default: 1 2 3 4 5)")
+        list[int] | None,
+        typer.Option(
+            "--severity",
+            metavar="N",
+            help="Severity of the corruptions, 1 to 5. Repeatable. [default: all five]",
+            rich_help_panel="Robustness",
+        ),
     ] = None,
     occlusions: Annotated[
-        list[float] | None, typer.Option("--occlude", help="Measure with so much of each image's area grey, too.")
+        list[float] | None,
+        typer.Option(
+            "--occlusion",
+            metavar="FRACTION",
+            help="Occlude this fraction of each image. Repeatable.",
+            rich_help_panel="Robustness",
+        ),
     ] = None,
     probes: Annotated[
-        list[str] | None, typer.Option("--probe", help="Train a linear probe on another data set's embeddings.")
+        list[str] | None,
+        typer.Option(
+            "--probe",
+            metavar="DATASET",
+            help="Train a linear probe on the embeddings of another dataset. Repeatable.",
+            rich_help_panel="Robustness",
+            autocompletion=complete.datasets,
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="So many of the test images for shifts of them. (default: all)")
+        int | None,
+        typer.Option(
+            "--limit",
+            metavar="N",
+            min=1,
+            help="Evaluate robustness on at most N test images. [default: all]",
+            rich_help_panel="Robustness",
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure a trained network on the test images, and a student against its teacher.
+    """Evaluate a network on its test images, and compare a student with its teacher.
 
-    Examples: tekapctl evaluate latest; tekapctl evaluate latest --attack pgd --corruption all --probe digits
+    Examples:
+    tekapctl evaluate latest
+    tekapctl evaluate resnet32x4 --dataset cifar100
+    tekapctl evaluate latest --attack pgd --corruption all --probe digits
     """
     from tekapctl.commands import evaluate as command
     from tekapctl.commands.robustness import EPSILON, SEVERITIES, Request
@@ -91,20 +144,20 @@ def _show(result: dict[str, Any]) -> None:
         "top-1": f"{console.percent(found['top1'])} %",
         "top-5": f"{console.percent(found['top5'])} %",
         "negative log-likelihood": f"{found['negative_log_likelihood']:.4f} nats",
-        "calibration error": f"{console.percent(found['calibration_error'])} %",
+        "ECE": f"{console.percent(found['calibration_error'])} %",
         "parameters": f"{found['parameters']:,}",
-        "MACs an image": f"{found['macs']:,}",
+        "MACs per image": f"{found['macs']:,}",
         "speed": f"{found['images_per_second']:,.0f} images/s",
     }
     if found["agreement"] is not None:
         fields["teacher"] = result["teacher"]
-        fields["agreement"] = f"{console.percent(found['agreement'])} % of images get the teacher's class"
-        fields["KL from teacher"] = f"{found['kl_from_teacher']:.4f} nats"
-        fields["correlations of classes"] = f"{found['correlation_distance']:.4f} from the teacher's in the mean"
+        fields["agreement"] = f"{console.percent(found['agreement'])} % of predictions match the teacher's"
+        fields["KL to teacher"] = f"{found['kl_from_teacher']:.4f} nats"
+        fields["class correlation"] = f"{found['correlation_distance']:.4f} mean distance from the teacher's"
     console.show_fields(fields)
     per_class = sorted(found["per_class"].items(), key=lambda item: item[1])
     if len(per_class) > 12:
-        console.say(f"the 10 hardest of {len(per_class)} classes (--json gives all):")
+        console.say(f"the 10 hardest of {len(per_class)} classes (--json prints all):")
     console.show_table(
         "",
         ["class", "top-1 %>"],
@@ -115,13 +168,13 @@ def _show(result: dict[str, Any]) -> None:
 
 def _show_robustness(shifted: list[dict[str, Any]], probed: list[dict[str, Any]]) -> None:
     if shifted:
-        columns = ["shift", "top-1 %>", "unchanged prediction %>"]
+        columns = ["shift", "top-1 %>", "unchanged %>"]
         keys = ["top1", "consistency"]
         if shifted[0]["teacher_top1"] is not None:
-            columns += ["teacher's top-1 %>", "agreement %>"]
+            columns += ["teacher %>", "agreement %>"]
             keys += ["teacher_top1", "agreement"]
         rows = [[each["shift"], *(console.percent(each[key]) for key in keys)] for each in shifted]
-        console.show_table("under shifts of the test images", columns, rows)
+        console.show_table("Robustness", columns, rows)
     if probed:
         rows = [
             [
@@ -131,4 +184,4 @@ def _show_robustness(shifted: list[dict[str, Any]], probed: list[dict[str, Any]]
             ]
             for each in probed
         ]
-        console.show_table("linear probes", ["data set", "top-1 %>", "teacher's top-1 %>"], rows)
+        console.show_table("Linear probes", ["dataset", "top-1 %>", "teacher %>"], rows)

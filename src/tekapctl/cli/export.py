@@ -5,54 +5,73 @@ from typing import Annotated, Any
 
 import typer
 
-from tekapctl.cli import console, options
+from tekapctl.cli import complete, console, options
 
 
 def export(
     reference: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN", help="A run (id, unique prefix or latest), a checkpoint file, or a fetched teacher's name."
+        str, typer.Argument(metavar="MODEL", help=options.MODEL_HELP, autocompletion=complete.teachers)
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="File to write; a model card is written beside it.",
+            rich_help_panel="Output",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; a model card goes beside it.")],
-    model: Annotated[
-        str | None, typer.Option("--model", help="The network of a checkpoint file that does not say it.")
-    ] = None,
+    model: options.CheckpointModel = None,
     model_args: options.ModelArguments = None,
     format_name: Annotated[
         str | None,
-        typer.Option("--format", help="Export format. (default: chosen by the file's suffix; a wrong name lists all)"),
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="onnx, safetensors or torch-export. [default: from the file extension]",
+            rich_help_panel="Output",
+        ),
     ] = None,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Quantise weights and activations to eight bits; ONNX alone.")
-    ] = False,
-    best: Annotated[bool, typer.Option("--best", help="The best epoch's weights of a run, not the last's.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file and its card if they are there.")] = False,
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", help="The data set. (default: the one it was trained on)")
-    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize weights and activations to int8 (ONNX only).")] = False,
+    best: options.Best = False,
+    force: options.Force = False,
+    dataset: options.TrainedDataset = None,
     data_dir: options.DataDir = None,
     images: Annotated[
-        int | None, typer.Option("--images", min=1, help="Test images to check the file with. (default: all)")
+        int | None,
+        typer.Option("--images", metavar="N", min=1, help="Test images used to check the file. [default: all]"),
     ] = None,
     calibration_images: Annotated[
-        int, typer.Option("--calibration-images", min=1, help="Training images that --int8 finds ranges with.")
+        int,
+        typer.Option("--calibration-images", metavar="N", min=1, help="Training images used to calibrate --int8."),
     ] = 512,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0, help="Largest difference of logits, as a share of the largest logit.")
+        float,
+        typer.Option(
+            "--tolerance", metavar="T", min=0, help="Maximum difference in logits, relative to the largest logit."
+        ),
     ] = 1e-4,
-    most_lost: Annotated[
-        float, typer.Option("--most-lost", min=0, max=1, help="Share of test images by which --int8 may be worse.")
+    max_accuracy_drop: Annotated[
+        float,
+        typer.Option(
+            "--max-accuracy-drop",
+            metavar="FRACTION",
+            min=0,
+            max=1,
+            help="Maximum loss of accuracy with --int8, as a fraction of the test images.",
+        ),
     ] = 0.05,
     as_json: options.Json = False,
 ) -> None:
-    """Write a trained network to a file for other programs, checked against PyTorch, with a model card.
+    """Export a trained network to ONNX, safetensors or torch.export, with a model card.
 
-    The file takes normalised float32 images and gives logits. It is loaded again and compared on the test images; one
-    that says something else is not kept.
+    The exported network takes normalized float32 images and returns logits. It is checked against PyTorch on the test
+    images, and discarded if its outputs differ.
 
-    Examples: tekapctl export latest --output student.onnx; tekapctl export latest --output small.onnx --int8
+    Examples:
+    tekapctl export latest --output student.onnx
+    tekapctl export latest --output small.onnx --int8
     """
     from tekapctl.commands.export.exporting import ExportOptions
     from tekapctl.commands.export.exporting import export as carry_out
@@ -66,7 +85,7 @@ def export(
         images=images,
         calibration_images=calibration_images,
         tolerance=tolerance,
-        max_accuracy_drop=most_lost,
+        max_accuracy_drop=max_accuracy_drop,
     )
     result = carry_out(
         Home.default(),

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tekapctl.cli import console, options
+from tekapctl.cli import complete, console, options
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.registry import unknown_name
 
@@ -14,21 +14,27 @@ def fetch(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...", help="Pretrained teachers and data sets; hf:NAME is one of Hugging Face's."
+            metavar="[NAME]...",
+            help="Pretrained networks and datasets; hf:NAME is a dataset on the Hugging Face Hub.",
+            autocompletion=complete.fetchable,
         ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All pretrained teachers.")] = False,
-    listing: Annotated[bool, typer.Option("--list", help="List what can be fetched, and what was.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Fetch anew what is there already.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Download all pretrained networks.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="List what is available and what is downloaded.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Download again even if present.")] = False,
     source: Annotated[
-        str | None, typer.Option("--from", metavar="FILE_OR_URL", help="Take it from this file, folder or address.")
+        str | None,
+        typer.Option("--from", metavar="SOURCE", help="Use this file, folder or URL instead of the published one."),
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not access the network.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Fetch pretrained CIFAR-100 teachers and data sets into the local cache.
+    """Download pretrained CIFAR-100 networks and datasets.
 
-    Examples: tekapctl fetch resnet32x4 cifar100; tekapctl fetch --list; tekapctl fetch vgg13 --from vgg13.pth
+    Examples:
+    tekapctl fetch resnet32x4 cifar100
+    tekapctl fetch --list
+    tekapctl fetch vgg13 --from vgg13.pth
     """
     from tekapctl.data import DATASETS, data_spec
     from tekapctl.models.pretrained import CATALOGUE
@@ -41,17 +47,15 @@ def fetch(
         return
     wanted = [*(names or []), *(CATALOGUE if everything else [])]
     if not wanted:
-        raise UsageError(
-            "Nothing was named to fetch.", "Name a teacher or data set; `tekapctl fetch --list` lists them."
-        )
+        raise UsageError("There is nothing to fetch.", "Name a network or dataset; `tekapctl fetch --list` lists them.")
     known = [*CATALOGUE, *DATASETS]
     for name in wanted:
         if name.startswith("hf:"):
             data_spec(name)
         elif name not in known:
-            raise unknown_name("pretrained teacher or data set", name, known)
+            raise unknown_name("pretrained network or dataset", name, known)
     if source is not None and len(wanted) > 1:
-        raise UsageError("--from is the source of one thing, and several were named.", "Fetch them one at a time.")
+        raise UsageError("--from is the source of one item, and several were named.", "Fetch them one at a time.")
     if source is not None:
         check_source(source, "--from")
     fetched, failures = [], []
@@ -112,7 +116,7 @@ def _list(home: Any, as_json: bool) -> None:
         rows.append(
             {
                 "name": name,
-                "kind": "data set",
+                "kind": "dataset",
                 "dataset": name,
                 "top1": None,
                 "fetched": DATASETS[name].is_included or (home.datasets / name).is_dir(),
@@ -123,7 +127,7 @@ def _list(home: Any, as_json: bool) -> None:
         return
     console.show_table(
         "",
-        ["name", "kind", "trained on", "published top-1 %>", "fetched"],
+        ["name", "kind", "trained on", "top-1 %>", "downloaded"],
         [
             (
                 str(row["name"]),

@@ -1,92 +1,79 @@
 """`tekapctl methods`."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from tekapctl.cli import console, options
+from tekapctl.cli import complete, console, listings, options
 
-if TYPE_CHECKING:
-    from tekapctl.distill.methods import MethodSpec
+_HELP = """List the distillation methods, or explain one.
 
-app = typer.Typer(
-    invoke_without_command=True, help="List the distillation methods, or explain one.\n\nExample: tekapctl methods"
-)
-
-
-def _defaults(method: "type[MethodSpec]") -> dict[str, Any]:
-    return {name: field.default for name, field in method.model_fields.items() if name != "name"}
+Examples:
+tekapctl methods
+tekapctl methods show crd
+"""
+app = typer.Typer(invoke_without_command=True, help=_HELP)
 
 
-def _row(name: str, method: "type[MethodSpec]") -> dict[str, Any]:
-    weights, about = method.weights, method.about
-    return {
-        "method": name,
-        "paper": about.paper,
-        "year": about.year,
-        "uses": method.requires.described,
-        "weights": {"gamma": weights.gamma, "alpha": weights.alpha, "beta": weights.beta},
-        "settings": _defaults(method),
-        "formula": about.formula,
-        "note": about.note,
-    }
-
-
-@app.callback()
+@app.callback(help=_HELP)
 def list_methods(context: typer.Context, as_json: options.Json = False) -> None:
-    """List the distillation methods, or explain one.
-
-    Example: tekapctl methods; tekapctl methods show crd
-    """
+    """List the distillation methods."""
     if context.invoked_subcommand is not None:
         return
-    from tekapctl.distill.methods import METHODS
-
-    rows = [_row(name, METHODS[name]) for name in sorted(METHODS.names())]
+    rows = listings.methods()
     if as_json:
         console.show_json(rows)
         return
     console.show_table(
         "",
-        ["method", "year>", "uses", "gamma, alpha, beta", "settings", "paper"],
+        ["method=", "year>", "uses", "γ, α, β=", "paper"],
         [
             (
                 row["method"],
                 str(row["year"]),
                 ", ".join(row["uses"]),
                 "{gamma:g}, {alpha:g}, {beta:g}".format(**row["weights"]),
-                ", ".join(f"{name} {value}" for name, value in row["settings"].items()),
                 row["paper"],
             )
             for row in rows
         ],
     )
+    console.say("`tekapctl methods show NAME` prints the formula and the settings of a method")
 
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A method's name, or module:Class of your own.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="Method name, or module:Class.", autocompletion=complete.methods),
+    ],
     as_json: options.Json = False,
 ) -> None:
-    """Explain a method: its loss, its settings, and what TeKAP augments for it.
+    """Explain a method: its loss, its settings and how TeKAP augments it.
 
     Example: tekapctl methods show rkd
     """
-    from tekapctl.distill.methods import METHODS
-
-    method = METHODS[name]
-    row = _row(name, method)
-    augmented = "logits" if METHODS[row["method"]].requires.level == "logit" else "what it reads of the teacher"
-    row["tekap"] = f"{augmented}: noise anew in each step, one loss more for each augmented teacher"
-    row["angular"] = f"{augmented}: the mean with learned views, one loss in all"
-    row["example"] = f"tekapctl distill --teacher resnet56 --student resnet20 --method {name}"
+    row = next((row for row in listings.methods() if row["method"] == name), None) or _own(name)
+    augmented = "logits" if row["level"] == "logit" else "features"
+    row |= {
+        "tekap": f"augments the teacher's {augmented}: fresh noise in each step, one loss term per augmented teacher",
+        "angular": f"averages the teacher's {augmented} with those of its learned views, in one loss term",
+        "example": f"tekapctl distill --teacher resnet56 --student resnet20 --method {name}",
+    }
     if as_json:
         console.show_json(row)
         return
-    row["uses"] = ", ".join(row["uses"])
-    row["weights"] = "gamma {gamma:g}, alpha {alpha:g}, beta {beta:g}".format(**row["weights"])
+    descriptions = row.pop("descriptions")
     settings = {
-        f"  method.{field}": f"{value} ({method.model_fields[field].description})"
+        f"  method.{field}": f"{value}" + (f" ({descriptions[field]})" if descriptions[field] else "")
         for field, value in row.pop("settings").items()
     }
+    weights = "gamma {gamma:g}, alpha {alpha:g}, beta {beta:g}".format(**row.pop("weights"))
+    row |= {"uses": ", ".join(row["uses"]), "weights": weights}
     console.show_fields({field: str(value) for field, value in row.items() if value} | settings)
+
+
+def _own(name: str) -> dict[str, Any]:
+    from tekapctl.distill.methods import METHODS
+
+    return listings.method_row(name, METHODS[name])

@@ -1,61 +1,48 @@
 """`tekapctl models`."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from tekapctl.cli import console, options
+from tekapctl.cli import complete, console, listings, options
 
-app = typer.Typer(
-    invoke_without_command=True, help="List the networks of the zoo, or show one.\n\nExample: tekapctl models"
-)
+_HELP = """List the built-in networks, or show one.
 
-
-def _row(name: str, classes: int, size: int) -> dict[str, Any]:
-    from tekapctl import models
-    from tekapctl.models.network import macs, parameters
-    from tekapctl.models.pretrained import CATALOGUE
-
-    network = models.build(name, classes)
-    pretrained = CATALOGUE.get(name)
-    return {
-        "network": name,
-        "parameters": parameters(network),
-        "macs": macs(network, (3, size, size)),
-        "learning_rate": models.learning_rate(name),
-        "pretrained": None if pretrained is None else {"dataset": pretrained.dataset, "top1": pretrained.accuracy},
-    }
+Examples:
+tekapctl models
+tekapctl models show resnet8x4
+"""
+app = typer.Typer(invoke_without_command=True, help=_HELP)
 
 
-@app.callback()
+@app.callback(help=_HELP)
 def list_models(
     context: typer.Context,
-    classes: Annotated[int, typer.Option("--classes", min=1, max=1_000_000, help="Number of classes.")] = 100,
-    size: Annotated[int, typer.Option("--size", min=8, max=1024, help="Pixels a side.")] = 32,
+    classes: Annotated[
+        int, typer.Option("--classes", metavar="N", min=1, max=1_000_000, help="Number of classes.")
+    ] = 100,
+    size: Annotated[int, typer.Option("--size", metavar="PX", min=8, max=1024, help="Image size in pixels.")] = 32,
     as_json: options.Json = False,
 ) -> None:
-    """List the networks of the zoo, or show one.
-
-    Example: tekapctl models; tekapctl models show resnet8x4
-    """
+    """List the built-in networks."""
     if context.invoked_subcommand is not None:
         return
-    from tekapctl import models
-
-    rows = [_row(name, classes, size) for name in models.names()]
+    rows = listings.models(classes, size)
     if as_json:
         console.show_json(rows)
         return
     console.show_table(
-        f"for {classes} classes and images of {size}x{size}",
-        ["network", "parameters>", "MACs an image>", "first rate>", "pretrained"],
+        f"For {classes} classes and images of {size}x{size} pixels",
+        ["network=", "parameters>", "MACs>", "lr>", "pretrained"],
         [
             (
                 row["network"],
                 f"{row['parameters']:,}",
                 f"{row['macs']:,}",
                 f"{row['learning_rate']:g}",
-                "{dataset}, top-1 {top1} %".format(**row["pretrained"]) if row["pretrained"] else "",
+                f"{row['pretrained']['dataset']}, {console.percent(row['pretrained']['top1'])} %"
+                if row["pretrained"]
+                else "",
             )
             for row in rows
         ],
@@ -64,9 +51,10 @@ def list_models(
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A network's name.")], as_json: options.Json = False
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a network.", autocompletion=complete.models)],
+    as_json: options.Json = False,
 ) -> None:
-    """Show a network: its size, and the feature maps that methods read of it.
+    """Show the size of a network and the shapes of its feature maps.
 
     Example: tekapctl models show vgg8
     """
@@ -74,10 +62,10 @@ def show(
 
     from tekapctl import models
 
-    row = _row(name, 100, 32)
+    row = listings.model_row(name, 100, 32)
     with torch.no_grad():
         found = models.build(name, 100).eval().knowledge(torch.zeros(1, 3, 32, 32))
-    row["stages"] = [list(stage.shape[1:]) for stage in found.feature_maps]
+    row["feature_maps"] = [list(each.shape[1:]) for each in found.feature_maps]
     row["embedding"] = found.embedding.shape[1]
     if as_json:
         console.show_json(row)

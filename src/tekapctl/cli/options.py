@@ -1,4 +1,4 @@
-"""Options that commands share, and how they become a spec: a file, then options, then `--set`."""
+"""Shared options, and how they become a spec: first a file, then options, then `--set`."""
 
 import os
 import sys
@@ -8,69 +8,200 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperOption
 
-from tekapctl.cli import console
-from tekapctl.cli.console import say
+from tekapctl.cli import complete, console
 from tekapctl.errors import UsageError
 
 if TYPE_CHECKING:
     from tekapctl.spec import StudentSpec, TeacherSpec
 
-Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable result on stdout.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the complete spec and a cost estimate; train nothing.")]
-SpecFile = Annotated[Path | None, typer.Option("--spec", help="Start from this TOML or JSON file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel="Output")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Print the full spec and a cost estimate without training.", rich_help_panel="Output"
+    ),
+]
+SpecFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--spec", metavar="FILE", help="Read the spec from a TOML or JSON file.", rich_help_panel="Configuration"
+    ),
+]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Set any field of the spec; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a field of the spec, e.g. optimizer.momentum=0.8. Repeatable.",
+        rich_help_panel="Configuration",
+    ),
 ]
 Dataset = Annotated[
     str | None,
     typer.Option(
         "--dataset",
-        help="A data set that `tekapctl fetch --list` lists, folder:PATH, hf:NAME or module:Class. (default: cifar100)",
+        "-d",
+        metavar="NAME",
+        help="Dataset name, folder:PATH, hf:NAME or module:Class. `tekapctl fetch --list` lists the names. "
+        "[default: cifar100]",
+        rich_help_panel="Data",
+        autocompletion=complete.datasets,
+    ),
+]
+TrainedDataset = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        "-d",
+        metavar="NAME",
+        help="Dataset to use. [default: the training dataset]",
+        rich_help_panel="Data",
+        autocompletion=complete.datasets,
+    ),
+]
+DataDir = Annotated[
+    str | None,
+    typer.Option("--data-dir", metavar="DIR", help="Folder with the dataset files.", rich_help_panel="Data"),
+]
+TrainFraction = Annotated[
+    float | None,
+    typer.Option(
+        "--train-fraction",
+        metavar="FRACTION",
+        help="Train on a random fraction (0-1) of each class. [default: 1.0]",
+        rich_help_panel="Data",
     ),
 ]
 Compile = Annotated[
-    bool | None, typer.Option("--compile/--no-compile", help="Compile the networks first. (default: no-compile)")
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile", help="Use torch.compile. [default: no-compile]", rich_help_panel="Execution"
+    ),
 ]
 CheckpointMinutes = Annotated[
     float | None,
-    typer.Option("--checkpoint-minutes", help="Minutes between checkpoints within an epoch. (default: 10)"),
+    typer.Option(
+        "--checkpoint-minutes",
+        metavar="MINUTES",
+        help="Interval between checkpoints within an epoch. [default: 10]",
+        rich_help_panel="Run",
+    ),
 ]
-DataDir = Annotated[str | None, typer.Option("--data-dir", help="A folder that holds the data set's files.")]
-TrainFraction = Annotated[
-    float | None,
-    typer.Option("--train-fraction", help="Share of each class's training images, drawn by seed. (default: 1.0)"),
+Epochs = Annotated[
+    int | None,
+    typer.Option("--epochs", metavar="N", help="Training epochs. [default: 240]", rich_help_panel="Optimization"),
 ]
-Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training set. (default: 240)")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a step. (default: 64)")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", metavar="N", help="Batch size. [default: 64]", rich_help_panel="Optimization"),
+]
 LearningRate = Annotated[
-    float | None, typer.Option("--lr", help="Learning rate before the first decay. (default: published)")
+    float | None,
+    typer.Option(
+        "--lr",
+        metavar="LR",
+        help="Initial learning rate. [default: as published for the network]",
+        rich_help_panel="Optimization",
+    ),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", "--trial", help="Seed of every random choice. (default: 0)")]
-ELSEWHERE = ": of the zoo, torchvision:NAME, timm:NAME or module:factory."
+WeightDecay = Annotated[
+    float | None,
+    typer.Option(
+        "--weight-decay", metavar="WD", help="Weight decay. [default: 0.0005]", rich_help_panel="Optimization"
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", metavar="N", help="Random seed. [default: 0]", rich_help_panel="Run")
+]
+EXTERNAL = "`tekapctl models` lists the built-in ones; or torchvision:NAME, timm:NAME, module:function."
 ModelArguments = Annotated[
     list[str] | None,
-    typer.Option("--model-arg", metavar="KEY=VALUE", help="Give this to a network from elsewhere; may be repeated."),
+    typer.Option(
+        "--model-arg",
+        metavar="KEY=VALUE",
+        help="Keyword argument for an external network. Repeatable.",
+        rich_help_panel="Networks",
+    ),
 ]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N. (default: auto)")]
-Precision = Annotated[str | None, typer.Option("--precision", help="auto, float32, tf32 or bfloat16. (default: auto)")]
+CheckpointModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="Architecture of a checkpoint file that does not name it.",
+        rich_help_panel="Networks",
+        autocompletion=complete.models,
+    ),
+]
+Best = Annotated[
+    bool,
+    typer.Option("--best", help="Use the weights of the best epoch instead of the last.", rich_help_panel="Networks"),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="auto, cpu, cuda, cuda:N or mps. [default: auto]",
+        rich_help_panel="Execution",
+        autocompletion=complete.devices,
+    ),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="PRECISION",
+        help="auto, float32, tf32 or bfloat16. [default: auto]",
+        rich_help_panel="Execution",
+        autocompletion=complete.precisions,
+    ),
+]
 Track = Annotated[
     list[str] | None,
     typer.Option(
-        "--track", help="Let tensorboard, wandb or mlflow follow the run too; may be repeated. (default: none)"
+        "--track",
+        metavar="TRACKER",
+        help="Also log to tensorboard, wandb or mlflow. Repeatable.",
+        rich_help_panel="Run",
+        autocompletion=complete.trackers,
     ),
 ]
+RUN_HELP = "Run ID, unique prefix or suffix, or `latest`."
+MODEL_HELP = "Run (ID, unique prefix or suffix, or `latest`), checkpoint file, or pretrained network."
+RunReference = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP, autocompletion=complete.runs)]
 FinishedRuns = Annotated[
-    list[str] | None, typer.Argument(metavar="[RUN]...", help="Finished runs: ids, unique prefixes or latest.")
+    list[str] | None,
+    typer.Argument(
+        metavar="[RUN]...",
+        help="Finished runs: IDs, unique prefixes or suffixes, or `latest`.",
+        autocompletion=complete.runs,
+    ),
 ]
-RunsNamed = Annotated[str | None, typer.Option("--name", help="All finished runs that were given this --name.")]
-EveryRun = Annotated[bool, typer.Option("--all", help="All finished runs.")]
+RunsNamed = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Include all finished runs with this --name.")
+]
+EveryRun = Annotated[bool, typer.Option("--all", help="Include all finished runs.")]
 Baseline = Annotated[
     str | None,
-    typer.Option("--baseline", help="A group or a run to compare with. (default: training alone, or the first)"),
+    typer.Option(
+        "--baseline",
+        metavar="LABEL",
+        help="Group or run to compare with. [default: training without a teacher, else the first group]",
+    ),
 ]
-Name = Annotated[str | None, typer.Option("--name", help="A word of your own in the run's id.")]
+Name = Annotated[
+    str | None,
+    typer.Option("--name", metavar="NAME", help="Name that becomes part of the run ID.", rich_help_panel="Run"),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write an HTML report.", rich_help_panel="Output"),
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.", rich_help_panel="Output")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 def assign(table: dict[str, Any], path: str, value: Any) -> None:
@@ -102,7 +233,7 @@ def read_assignment(text: str, option: str = "--set") -> tuple[str, Any]:
     path = path.strip()
     if not equals or not path or not all(path.split(".")):
         example = "optimizer.momentum=0.8" if option == "--set" else "width=2"
-        raise UsageError(f"{option} {text!r} is no assignment.", f"Write it as {option} {example}.")
+        raise UsageError(f"{option} {text!r} is not an assignment.", f"Write it as {option} {example}.")
     if "\n" in text:
         raise UsageError(f"{option} {text!r} has several lines.", f"Give {option} once for each field.")
     try:
@@ -142,7 +273,7 @@ def build_spec(
     from tekapctl import spec as specs
 
     if preset is not None and file is not None:
-        raise UsageError("--preset and --spec both are where to start from.", "Give one of them.")
+        raise UsageError("--preset and --spec cannot be combined.", "Give one of them.")
     table = specs.read_file(file) if file else preset if preset else {}
     if table.setdefault("kind", kind) != kind:
         command = "train-teacher" if kind == "student" else "distill"
@@ -167,45 +298,28 @@ def build_spec(
     return specs.parse(table)
 
 
-class WarningCommand(TyperCommand):
-    """Warns of an option that is given twice, as an alias and its user may do."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse a command line; of an option that cannot be repeated the last value counts."""
-        given = args[: args.index("--")] if "--" in args else args
-        for option in self.params:
-            if not isinstance(option, TyperOption) or option.multiple or option.is_flag or option.count:
-                continue
-            found = [arg for arg in given if arg.partition("=")[0] in option.opts]
-            if len(found) > 1:
-                say(f"{option.opts[0]} is given {len(found)} times: the last one counts")
-        return super().parse_args(ctx, args)
-
-
-def warn_of_repeated_options(app: Any) -> None:
-    """Let all commands of an app, and of the apps in it, say if an option is given twice."""
-    for command in app.registered_commands:
-        if command.cls in (None, TyperCommand):
-            command.cls = WarningCommand
-    for group in app.registered_groups:
-        warn_of_repeated_options(group.typer_instance)
-
-
 _BY_SIGNAL = 128
 """Exit codes above it are 128 and a signal's number."""
 Processes = Annotated[
     int,
-    typer.Option("--nproc", min=1, max=1024, help="Train with so many processes on this machine, a GPU each if any."),
+    typer.Option(
+        "--nproc",
+        metavar="N",
+        min=1,
+        max=1024,
+        help="Data-parallel processes on this machine, one GPU each.",
+        rich_help_panel="Execution",
+    ),
 ]
 
 
 def is_main() -> bool:
-    """Whether this process is the one that shows what comes of a command."""
+    """Whether this process is the one that prints results."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def divide(processes: int) -> None:
-    """Carry out this very command as several processes, and end; go on if there is to be one, or this is one of them.
+    """Run this command as several processes and exit; return if one is enough or this is one of them.
 
     Args:
         processes: How many.
@@ -221,12 +335,12 @@ def divide(processes: int) -> None:
     code = launch(sys.argv[1:], processes)
     if code > _BY_SIGNAL:
         # The first process says so too, unless it was killed because another did not answer.
-        console.say(f"stopped; `tekapctl resume latest --nproc {processes}` goes on from the last checkpoint")
+        console.say(f"stopped; `tekapctl resume latest --nproc {processes}` continues from the last checkpoint")
     raise typer.Exit(code)
 
 
 def progress(label: str) -> AbstractContextManager[Any]:
-    """Who is told how a run goes on."""
+    """The callback that shows the progress of a run."""
     if is_main():
         return console.TrainingProgress(label)
     from tekapctl.train.callbacks import NullCallback

@@ -4,17 +4,19 @@ from typing import Annotated
 
 import typer
 
-from tekapctl.cli import console, options
+from tekapctl.cli import complete, console, options
 
 
 def predict(
-    reference: Annotated[str, typer.Argument(metavar="RUN", help="A run: id, unique prefix or latest.")],
+    reference: Annotated[
+        str, typer.Argument(metavar="MODEL", help=options.MODEL_HELP, autocompletion=complete.teachers)
+    ],
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    top: Annotated[int, typer.Option("--top", min=1, help="How many classes to name.")] = 5,
-    best: Annotated[bool, typer.Option("--best", help="The best epoch's weights, not the last's.")] = False,
+    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="Number of classes to print per image.")] = 5,
+    best: options.Best = False,
     as_json: options.Json = False,
 ) -> None:
-    """Name the classes of images; one that cannot be read is named, and the exit code is then 1.
+    """Classify images. Unreadable files are reported and the exit code is 1.
 
     Example: tekapctl predict latest photograph.jpg --top 3
     """

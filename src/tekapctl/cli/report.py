@@ -16,17 +16,23 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) i
 
 def report(
     references: options.FinishedRuns = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="HTML file to write.", rich_help_panel="Output")
+    ] = Path("report.html"),
     name: options.RunsNamed = None,
     every: options.EveryRun = False,
     baseline: options.Baseline = None,
     figures: Annotated[
         Path | None,
-        typer.Option("--figures", metavar="DIR", help="Also write PDF and SVG figures for a paper to this folder."),
+        typer.Option(
+            "--figures", metavar="DIR", help="Also write PDF and SVG figures for a paper.", rich_help_panel="Output"
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    force: options.Force = False,
 ) -> None:
-    """Write one HTML page about runs: accuracies, curves, confusions, correlations of classes, embeddings, specs.
+    """Write a self-contained HTML report about finished runs.
+
+    It has accuracies, learning curves, confusion matrices, class correlations, embeddings and specs.
 
     Example: tekapctl report --name mine --baseline kd --output mine.html
     """

@@ -1,20 +1,17 @@
 """`tekapctl resume`."""
 
 from collections.abc import Sequence
-from typing import Annotated
-
-import typer
 
 from tekapctl.cli import console, options, train
 
 
 def resume(
-    reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, or latest.")],
+    reference: options.RunReference,
     track: options.Track = None,
     processes: options.Processes = 1,
     as_json: options.Json = False,
 ) -> None:
-    """Go on with a run that was interrupted or failed, from its newest checkpoint.
+    """Resume an interrupted or failed run from its newest checkpoint.
 
     Example: tekapctl resume latest
     """
@@ -22,7 +19,7 @@ def resume(
 
 
 def go_on(reference: str, *, as_json: bool, processes: int, track: Sequence[str] = ()) -> None:
-    """Resume a run, with further trackers, and show what came of it."""
+    """Resume a run, with further trackers, and show its results."""
     from tekapctl.store.home import Home
     from tekapctl.train.run import resume as resume_run
 

@@ -1,13 +1,11 @@
 """`tekapctl schema`."""
 
-from tekapctl.cli import console
+from tekapctl.cli import console, listings
 
 
 def schema() -> None:
-    """Print the JSON Schema of run specs.
+    """Print the JSON Schema of run specs, e.g. for completion in an editor.
 
     Example: tekapctl schema > tekapctl.schema.json
     """
-    from tekapctl.spec import json_schema
-
-    console.show_json(json_schema())
+    console.show_json(listings.schema())

@@ -5,12 +5,13 @@ import difflib
 import inspect
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tekapctl.cli import console, options
+from tekapctl.cli import complete, console, options
 from tekapctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,14 +21,24 @@ if TYPE_CHECKING:
 
 def student_spec(
     preset: Annotated[
-        str | None, typer.Option("--preset", help="A published experiment: `tekapctl presets` lists them.")
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="NAME",
+            help="Start from a published experiment; see `tekapctl presets`.",
+            rich_help_panel="Configuration",
+            autocompletion=complete.presets,
+        ),
     ] = None,
     teacher: Annotated[
         list[str] | None,
         typer.Option(
             "--teacher",
             "-t",
-            help="A network's name, a run, or a checkpoint file; several make an ensemble. (default: resnet32x4)",
+            metavar="MODEL",
+            help="Pretrained network, run or checkpoint file. Repeat for an ensemble. [default: resnet32x4]",
+            rich_help_panel="Networks",
+            autocompletion=complete.teachers,
         ),
     ] = None,
     student: Annotated[
@@ -35,44 +46,112 @@ def student_spec(
         typer.Option(
             "--student",
             "-s",
-            help=f"The network that learns{options.ELSEWHERE} (default: resnet8x4)",
+            metavar="MODEL",
+            help=f"Student architecture: {options.EXTERNAL} [default: resnet8x4]",
+            rich_help_panel="Networks",
+            autocompletion=complete.models,
         ),
     ] = None,
     model_args: options.ModelArguments = None,
     teacher_model: Annotated[
-        str | None, typer.Option("--teacher-model", help="The network of a teacher's file that does not say it.")
+        str | None,
+        typer.Option(
+            "--teacher-model",
+            metavar="MODEL",
+            help="Architecture of a teacher checkpoint that does not name it.",
+            rich_help_panel="Networks",
+            autocompletion=complete.models,
+        ),
     ] = None,
     teacher_args: Annotated[
         list[str] | None,
-        typer.Option("--teacher-arg", metavar="KEY=VALUE", help="Give this to a teacher's network from elsewhere."),
+        typer.Option(
+            "--teacher-arg",
+            metavar="KEY=VALUE",
+            help="Keyword argument for an external teacher. Repeatable.",
+            rich_help_panel="Networks",
+        ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option("--method", help="`tekapctl methods` lists them; or module:Class. (default: kd)")
+        str | None,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="Distillation method; see `tekapctl methods`. Or module:Class. [default: kd]",
+            rich_help_panel="Method",
+            autocompletion=complete.methods,
+        ),
+    ] = None,
+    gamma: Annotated[
+        float | None,
+        typer.Option(
+            "--gamma",
+            "-r",
+            metavar="WEIGHT",
+            help="Weight of the cross-entropy loss. [default: set by the method]",
+            rich_help_panel="Method",
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            "--alpha",
+            "-a",
+            metavar="WEIGHT",
+            help="Weight of the KD loss on logits. [default: set by the method]",
+            rich_help_panel="Method",
+        ),
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(
+            "--beta",
+            "-b",
+            metavar="WEIGHT",
+            help="Weight of the method's own loss. [default: set by the method]",
+            rich_help_panel="Method",
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature",
+            "-T",
+            metavar="T",
+            help="Softmax temperature of the KD loss. [default: 4]",
+            rich_help_panel="Method",
+        ),
     ] = None,
     init_epochs: Annotated[
-        int | None, typer.Option("--init-epochs", help="Epochs of the first stage of ab, ft and fsp. (default: 30)")
+        int | None,
+        typer.Option(
+            "--init-epochs",
+            metavar="N",
+            help="Epochs of the init stage of ab, fsp and ft. [default: 30]",
+            rich_help_panel="Method",
+        ),
     ] = None,
     tekap: Annotated[
         bool | None,
-        typer.Option("--tekap/--no-tekap", help="With augmented teachers, or without any. (default: with kd and crd)"),
+        typer.Option(
+            "--tekap/--no-tekap",
+            help="Distill from augmented teachers. [default: tekap for kd and crd, else no-tekap]",
+            rich_help_panel="TeKAP",
+        ),
     ] = None,
     angular: Annotated[
         bool | None,
-        typer.Option("--angular", help="With learned views of the teacher (Angular-KD) in place of TeKAP."),
-    ] = None,
-    gamma: Annotated[
-        float | None, typer.Option("--gamma", "-r", help="Weight of the cross-entropy. (default: method's)")
-    ] = None,
-    alpha: Annotated[
-        float | None, typer.Option("--alpha", "-a", help="Weight of KD's logit loss. (default: method's)")
-    ] = None,
-    beta: Annotated[
-        float | None, typer.Option("--beta", "-b", help="Weight of the method's loss. (default: method's)")
+        typer.Option(
+            "--angular",
+            help="Use learned views of the teacher (Angular-KD) instead of TeKAP.",
+            rich_help_panel="TeKAP",
+        ),
     ] = None,
     dataset: options.Dataset = None,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
     lr: options.LearningRate = None,
+    weight_decay: options.WeightDecay = None,
     train_fraction: options.TrainFraction = None,
     seed: options.Seed = None,
     device: options.Device = None,
@@ -82,15 +161,17 @@ def student_spec(
     cache_teacher: Annotated[
         bool | None,
         typer.Option(
-            "--cache-teacher/--live-teacher",
-            help="Keep what the teacher says on disk, for all runs with it. (default: live-teacher)",
+            "--cache-teacher/--no-cache-teacher",
+            help="Cache teacher outputs on disk and reuse them across runs. [default: no-cache-teacher]",
+            rich_help_panel="Execution",
         ),
     ] = None,
     diagnose: Annotated[
         bool | None,
         typer.Option(
             "--diagnose",
-            help="After each epoch, log how augmented teachers differ and what their noise does to the student.",
+            help="Log per epoch how augmented teachers differ and how their noise affects the student.",
+            rich_help_panel="TeKAP",
         ),
     ] = None,
     data_dir: options.DataDir = None,
@@ -128,6 +209,8 @@ def student_spec(
         "epochs": epochs,
         "batch_size": batch_size,
         "optimizer.learning_rate": lr,
+        "optimizer.weight_decay": weight_decay,
+        "temperature": temperature,
         "seed": seed,
         "device": device,
         "precision": precision,
@@ -232,13 +315,31 @@ def _say_once(text: str) -> None:
             os.environ[_SAID] = "1"
 
 
-def with_student_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command, whose first parameter is a student's spec, the options that describe one."""
+def with_student_options(
+    command: Callable[..., None] | None = None, *, section: str | None = None
+) -> Callable[..., Any]:
+    """Give a command, whose first parameter is a student's spec, the options that describe one.
+
+    Args:
+        command: The command.
+        section: Assignments `--set SECTION.KEY=VALUE` become its second parameter, a table; its first one then is a
+            function that makes the spec.
+    """
+    if command is None:
+        return lambda command: with_student_options(command, section=section)
     shared = list(inspect.signature(student_spec).parameters.values())
-    _, *own = inspect.signature(command).parameters.values()
+    own = list(inspect.signature(command).parameters.values())[1 if section is None else 2 :]
 
     def call(**values: Any) -> None:
-        command(student_spec(**{option.name: values.pop(option.name) for option in shared}), **values)
+        spec_options = {option.name: values.pop(option.name) for option in shared}
+        if section is None:
+            command(student_spec(**spec_options), **values)
+            return
+        texts = spec_options["assignments"] or []
+        own_texts = [text for text in texts if text.strip().startswith(f"{section}.")]
+        spec_options["assignments"] = [text for text in texts if text not in own_texts]
+        table = {path.removeprefix(f"{section}."): value for path, value in map(options.read_assignment, own_texts)}
+        command(partial(student_spec, **spec_options), table, **values)
 
     parameters = [*shared, *own]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -2,12 +2,14 @@
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tekapctl.cli import console, options, report, sweeping
+from tekapctl.cli import complete, console, listings, options, report, sweeping
+from tekapctl.cli.compare import Csv, Latex, Markdown, chosen_format, show_cells
 from tekapctl.cli.student import with_student_options
 from tekapctl.errors import UsageError
 
@@ -16,59 +18,74 @@ if TYPE_CHECKING:
     from tekapctl.experiments.studies.result import Result
     from tekapctl.store.home import Home
 
-Format = Literal["terminal", "markdown", "latex", "csv"]
 
-
-@with_student_options
+@with_student_options(section="study")
 def study(
-    spec: Any,
+    make_spec: Callable[[], Any],
+    settings: dict[str, Any],
     study_name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The study; without it all are listed.")
+        str | None,
+        typer.Argument(
+            metavar="[STUDY]",
+            help="Name of the study. Without a name, all studies are listed.",
+            autocompletion=complete.studies,
+        ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--with", metavar="KEY=VALUE", help="Set one of the study's own settings; may be repeated."),
-    ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, max=1000, help="Seeds of each way, from --seed on.")] = 5,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds", metavar="N", min=1, max=1000, help="Seeds per arm, starting with --seed.", rich_help_panel="Run"
+        ),
+    ] = 5,
     teacher_epochs: Annotated[
         int | None,
         typer.Option(
-            "--teacher-epochs", min=1, help="Train the teacher, named by its network, for so many epochs first."
+            "--teacher-epochs",
+            metavar="N",
+            min=1,
+            help="Train the teacher first, for N epochs.",
+            rich_help_panel="Optimization",
         ),
     ] = None,
-    over: Annotated[
+    vary: Annotated[
         list[str] | None,
         typer.Option(
-            "--over",
-            metavar="A.B=[C, D]",
-            help="Carry it out for each value of a field of the spec, and judge all together; may be repeated.",
+            "--vary",
+            metavar="KEY=[A, B]",
+            help="Repeat the study for each value of a spec field. Repeatable.",
+            rich_help_panel="Configuration",
         ),
     ] = None,
     workers: sweeping.Workers = None,
     devices: sweeping.Devices = None,
-    on: sweeping.On = None,
+    executor: sweeping.Executor = None,
     slurm: sweeping.Slurm = None,
     retry: sweeping.Retry = False,
     dry_run: sweeping.DryRun = False,
     measured: sweeping.Measure = True,
-    so_far: Annotated[bool, typer.Option("--so-far", help="Run nothing: say what the finished runs say.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a page about it to this file.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
-    form: Annotated[Format, typer.Option("--format", help="How to write the tables.")] = "terminal",
+    report_only: Annotated[
+        bool,
+        typer.Option(
+            "--report-only", help="Report on the finished runs without starting any.", rich_help_panel="Output"
+        ),
+    ] = False,
+    output: options.Output = None,
+    force: options.Force = False,
+    markdown: Markdown = False,
+    latex: Latex = False,
+    csv: Csv = False,
     as_json: options.Json = False,
 ) -> None:
-    """Carry out a study: what a way of distilling is worth, and what of it that is due to.
+    """Run an ablation study of a method over several seeds.
 
-    All its runs are a sweep: it may be broken off and repeated at any time. Studies share their common runs.
+    Takes the options of `distill`. The settings of the study itself are set with `--set study.KEY=VALUE`. A study can
+    be interrupted and repeated at any time; studies share their common runs.
 
     Examples:
-    tekapctl study                                             list the studies
-
-    tekapctl study controls --seeds 5 --dry-run                CIFAR-100, as published: what it would cost
-
-    tekapctl study controls --dataset digits --teacher resnet20 --teacher-epochs 30 --student resnet8 --epochs 20
-
-    tekapctl study few-shot --with "fractions=[0.1, 0.5]" --method crd
+    tekapctl study                                  # list the studies
+    tekapctl study controls --seeds 5 --dry-run     # plan and cost
+    tekapctl study noise --dataset digits --student resnet8 --teacher resnet20
+    tekapctl study few-shot --set "study.fractions=[0.1, 0.5]" --method crd
     """
     if study_name is None:
         _list(as_json=as_json)
@@ -77,48 +94,45 @@ def study(
     from tekapctl.experiments.sweeps.folder import SweepFolder
     from tekapctl.store.home import Home
 
+    form = chosen_format(markdown=markdown, latex=latex, csv=csv, json=as_json)
     command = shlex.join(["tekapctl", *sys.argv[1:]])
-    how = sweeping.How(workers, devices, on, slurm, retry, command, f"{command} --so-far")
+    how = sweeping.How(workers, devices, executor, slurm, retry, command, f"{command} --report-only")
     how.check()
     if output is not None:
         output = report.writable(output, force=force)
     home = Home.default()
     planned = planning.plan(
         study_name,
-        spec,
+        make_spec(),
         home,
-        settings=options.named_values(settings, "--with"),
+        settings=settings,
         seeds=seeds,
         teacher_epochs=teacher_epochs,
-        over=_over(over),
+        over=_over(vary),
         is_dry=dry_run,
     )
     plan, folder = planned.plan, SweepFolder(home, planned.plan.name)
     if dry_run:
         sweeping.estimate(plan, folder, workers or 1, measured=measured, as_json=as_json)
         return
-    standings = sweeping.look(plan, folder) if so_far else sweeping.carry_out(plan, folder, how)
+    standings = sweeping.look(plan, folder) if report_only else sweeping.carry_out(plan, folder, how)
     found = _result(planned, standings, home, output)
-    if as_json:
-        console.show_json(found.to_dict())
+    if form == "json":
+        console.show_json(found.to_dict() | {"units": {each.name: each.unit for each in found.outcomes}})
     else:
         _show(found, form)
-    if not so_far:
+    if not report_only:
         sweeping.conclude(standings, how)
 
 
 def _list(*, as_json: bool) -> None:
-    from tekapctl.experiments.studies import STUDIES
-
-    rows: list[dict[str, Any]] = [
-        {"study": name, "question": STUDIES[name].question, "settings": STUDIES[name].defaults()} for name in STUDIES
-    ]
+    rows = listings.studies()
     if as_json:
         console.show_json(rows)
         return
     console.show_table(
         "",
-        ["study", "question", "settings"],
+        ["study=", "question", "settings (study.KEY)"],
         [
             (
                 row["study"],
@@ -143,9 +157,9 @@ def _over(texts: list[str] | None) -> dict[str, list[Any]]:
         UsageError: Not a list of values.
     """
     found = {}
-    for field, values in options.named_values(texts, "--over").items():
+    for field, values in options.named_values(texts, "--vary").items():
         if not isinstance(values, list) or not values:
-            raise UsageError(f"--over {field} has no list of values.", f"Write it as --over '{field}=[1, 2]'.")
+            raise UsageError(f"--vary {field} needs a list of values.", f"Write it as --vary '{field}=[1, 2]'.")
         found[field] = values
     return found
 
@@ -165,20 +179,18 @@ def _result(planned: "Planned", standings: Any, home: "Home", output: Path | Non
             Group(label, {seed: one.finished for seed, one in runs.items()}) for label, runs in measured.items() if runs
         ]
         if not groups:
-            raise UsageError("No run of the study is finished.", "Start it without --so-far.")
+            raise UsageError("No run of the study is finished.", "Start it without --report-only.")
         report.write(groups, groups[0].label, output, quiet=True, opening=opening(found))
     return found
 
 
-def _show(found: "Result", form: Format) -> None:
-    from tekapctl.experiments.comparison import table
+def _show(found: "Result", form: str | None) -> None:
     from tekapctl.experiments.studies.result import arm_cells, contrast_cells
 
     tables = [(outcome.name, arm_cells(found, number)) for number, outcome in enumerate(found.outcomes)]
     tables.append(("Conclusions", contrast_cells(found)))
-    if form != "terminal":
-        write = {"markdown": table.markdown, "latex": table.latex, "csv": table.comma_separated}[form]
-        console.show_text("\n".join(write(cells) for _, cells in tables).rstrip("\n"))
+    if form is not None:
+        show_cells([cells for _, cells in tables], form)
         return
     console.show_text(found.question)
     for title, cells in tables:
@@ -186,7 +198,7 @@ def _show(found: "Result", form: Format) -> None:
             column if column in ("arm", "block", "contrast", "outcome", "verdict") else f"{column}>"
             for column in cells[0]
         ]
-        console.show_table(title, columns, cells[1:])
+        console.show_table(title, columns, cells[1:], optional=("deviation", "std"))
     console.show_text(found.conclusions[-1])
     if found.finished < found.runs:
         console.say(f"{found.finished} of {found.runs} runs are finished")

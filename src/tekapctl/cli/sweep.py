@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from tekapctl.cli import console, options, report, sweeping
+from tekapctl.cli.help import Group
 
 _HELP = ("-h", "--help")
 
 
-class RunsByDefault(TyperGroup):
+class RunsByDefault(Group):
     """A group of commands, of which `run` is meant where none is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -29,9 +29,12 @@ class RunsByDefault(TyperGroup):
 app = typer.Typer(
     cls=RunsByDefault,
     no_args_is_help=True,
-    help="Carry out all runs of a file, each once.\n\nExample: tekapctl sweep sweeps/digits.toml --workers 2",
+    help="Run all experiments in a sweep file, skipping finished ones. `sweep FILE` is short for `sweep run FILE`.\n\n"
+    "Examples:\n"
+    "tekapctl sweep sweeps/digits.toml --workers 2\n"
+    "tekapctl sweep status sweeps/digits.toml",
 )
-File = Annotated[Path, typer.Argument(metavar="FILE", help="The sweep's TOML file.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="TOML file that describes the sweep.")]
 TrialFile = Annotated[Path, typer.Argument(metavar="FILE")]
 Tied = Annotated[bool, typer.Option("--tied")]
 
@@ -41,25 +44,29 @@ def run(
     file: File,
     workers: sweeping.Workers = None,
     devices: sweeping.Devices = None,
-    on: sweeping.On = None,
+    executor: sweeping.Executor = None,
     slurm: sweeping.Slurm = None,
     retry: sweeping.Retry = False,
     dry_run: sweeping.DryRun = False,
     measured: sweeping.Measure = True,
     as_json: options.Json = False,
 ) -> None:
-    """Carry out all runs of a file that are not done yet; `sweep FILE` is `sweep run FILE`.
+    """Run all experiments in a sweep file, skipping finished ones.
 
-    May be broken off and repeated at any time: what is finished stays, what was interrupted goes on.
+    A sweep can be interrupted and repeated at any time: finished runs are kept and interrupted runs resume.
 
-    Examples: tekapctl sweep FILE.toml --dry-run; tekapctl sweep FILE.toml --workers 4 --devices cuda:0,cuda:1
+    Examples:
+    tekapctl sweep FILE.toml --dry-run
+    tekapctl sweep FILE.toml --workers 4 --devices cuda:0,cuda:1
     """
     from tekapctl.experiments.sweeps.folder import SweepFolder
     from tekapctl.experiments.sweeps.plan import read
 
     plan = read(file, sweeping.home().datasets)
     folder = SweepFolder(sweeping.home(), plan.name)
-    how = sweeping.How(workers, devices, on, slurm, retry, f"tekapctl sweep {file}", f"tekapctl sweep status {file}")
+    how = sweeping.How(
+        workers, devices, executor, slurm, retry, f"tekapctl sweep {file}", f"tekapctl sweep status {file}"
+    )
     how.check()
     if dry_run:
         sweeping.estimate(plan, folder, workers or 1, measured=measured, as_json=as_json)
@@ -71,7 +78,7 @@ def run(
 
 @app.command("status")
 def status(file: File, as_json: options.Json = False) -> None:
-    """Show how the runs of a sweep stand.
+    """Show the progress of a sweep.
 
     Example: tekapctl sweep status FILE.toml
     """
@@ -84,7 +91,7 @@ def status(file: File, as_json: options.Json = False) -> None:
 
 @app.command("cancel")
 def cancel(file: File, as_json: options.Json = False) -> None:
-    """Stop a sweep: its processes on this machine, and its jobs on a cluster; all runs are kept.
+    """Stop a sweep's local processes and cluster jobs. Runs are kept.
 
     Example: tekapctl sweep cancel FILE.toml
     """
@@ -98,20 +105,22 @@ def cancel(file: File, as_json: options.Json = False) -> None:
     if as_json:
         console.show_json({"processes": processes, "jobs": jobs})
     else:
-        console.show_text(f"told to stop: {processes} processes, {jobs} jobs")
+        console.show_text(f"stopping {processes} processes and {jobs} jobs")
 
 
 @app.command("report")
 def report_sweep(
     file: File,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a page about them to this file.")] = None,
+    output: options.Output = None,
     baseline: options.Baseline = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Compare the finished runs of a sweep, in its groups; with --output as one HTML page.
+    """Compare the finished runs of a sweep, or write an HTML report with --output.
 
-    Examples: tekapctl sweep report FILE.toml; tekapctl sweep report FILE.toml --output sweep.html
+    Examples:
+    tekapctl sweep report FILE.toml
+    tekapctl sweep report FILE.toml --output sweep.html
     """
     from tekapctl.cli import compare
     from tekapctl.experiments.sweeps.folder import SweepFolder
@@ -124,7 +133,7 @@ def report_sweep(
     home = sweeping.home()
     found = finished_groups(plan, sweeping.look(plan, SweepFolder(home, plan.name)), home)
     if as_json or output is None:
-        compare.show(found, baseline, "json" if as_json else "terminal")
+        compare.show(found, baseline, "json" if as_json else None)
     if output is not None:
         report.write(found, baseline, output, quiet=as_json)
 
@@ -135,7 +144,7 @@ def trial(
     retry: Annotated[bool, typer.Option("--retry")] = False,
     tied: Tied = False,
 ) -> None:
-    """Carry out one run of a sweep: what its workers do."""
+    """Execute one run of a sweep, as its workers do."""
     from tekapctl.experiments.sweeps.folder import read_trial
     from tekapctl.experiments.sweeps.trial import run_trial
 
@@ -152,12 +161,12 @@ def fill_cache(
     always: Annotated[bool, typer.Option("--always")] = False,
     tied: Tied = False,
 ) -> None:
-    """Ask a sweep's teacher for all it will be asked."""
+    """Fill a sweep's teacher cache."""
     from tekapctl.experiments.sweeps import caches
     from tekapctl.experiments.sweeps.folder import read_trial
 
     _tie(tied)
-    with console.CountProgress("views", "asking the teacher") as progress:
+    with console.CountProgress("views", "caching teacher outputs") as progress:
         caches.fill_cache(read_trial(file), _folder_of(file), epochs, always=always, report=progress)
 
 

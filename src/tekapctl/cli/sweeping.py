@@ -1,4 +1,4 @@
-"""What `sweep` and `study` share: carry out the runs of a plan, and show how they stand and what they cost."""
+"""Shared by `sweep` and `study`: execute the runs of a plan, show their progress and estimate their cost."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,71 +13,101 @@ if TYPE_CHECKING:
     from tekapctl.experiments.sweeps.plan import Plan
     from tekapctl.experiments.sweeps.state import Standing
 
-Workers = Annotated[int | None, typer.Option("--workers", "-w", min=1, max=1024, help="Runs at a time. (default: 1)")]
-Devices = Annotated[
-    str | None, typer.Option("--devices", help="Devices that are dealt out to the workers, as cuda:0,cuda:1.")
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        "-w",
+        metavar="N",
+        min=1,
+        max=1024,
+        help="Runs in parallel. [default: 1]",
+        rich_help_panel="Execution",
+    ),
 ]
-On = Annotated[
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        "--devices",
+        metavar="LIST",
+        help="Devices shared out among the workers, e.g. cuda:0,cuda:1.",
+        rich_help_panel="Execution",
+    ),
+]
+Executor = Annotated[
     Literal["slurm", "local-jobs"] | None,
-    typer.Option("--on", help="Hand the runs to a Slurm cluster; local-jobs tries that out on this machine."),
+    typer.Option(
+        "--executor",
+        metavar="NAME",
+        help="Submit the runs as jobs: slurm, or local-jobs to test on this machine.",
+        rich_help_panel="Execution",
+    ),
 ]
 Slurm = Annotated[
     list[str] | None,
     typer.Option(
-        "--slurm", metavar="KEY=VALUE", help="Tell the cluster this, as partition=gpu, time=240; may be repeated."
+        "--slurm",
+        metavar="KEY=VALUE",
+        help="Slurm parameter, e.g. partition=gpu or time=240. Repeatable.",
+        rich_help_panel="Execution",
     ),
 ]
-Retry = Annotated[bool, typer.Option("--retry", help="Try runs that failed again.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show the plan and its cost.")]
+Retry = Annotated[bool, typer.Option("--retry", help="Run failed runs again.", rich_help_panel="Execution")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show the planned runs and their cost only.", rich_help_panel="Output")
+]
 Measure = Annotated[
-    bool, typer.Option("--measure/--no-measure", help="Measure some steps of each kind of run in a dry run.")
+    bool,
+    typer.Option(
+        "--measure/--no-measure", help="Time a few steps of each kind of run in a dry run.", rich_help_panel="Output"
+    ),
 ]
 
 
 @dataclass(frozen=True)
 class How:
-    """How the runs of a plan are carried out.
+    """How to execute the runs of a plan.
 
     Attributes:
         workers: Runs at a time.
-        devices: Devices that are dealt out to them.
-        on: The cluster that has them.
-        slurm: What it is told.
+        devices: Devices shared out among them.
+        executor: Submits them as jobs; None runs them here.
+        slurm: Parameters of Slurm.
         retry: Try failed runs again.
-        again: The command that goes on with them.
-        status: The command that says how they stand.
+        again: The command that continues.
+        status: The command that shows the progress.
     """
 
     workers: int | None
     devices: str | None
-    on: Literal["slurm", "local-jobs"] | None
+    executor: Literal["slurm", "local-jobs"] | None
     slurm: list[str] | None
     retry: bool
     again: str
     status: str
 
     def check(self) -> None:
-        """Refuse what does not go together.
+        """Refuse contradicting options.
 
         Raises:
             UsageError: Options contradict each other.
         """
-        if self.slurm and self.on is None:
-            raise UsageError("--slurm is told to a cluster.", "Give --on slurm too.")
-        if self.devices and self.on is not None:
-            raise UsageError("A cluster deals out its devices itself.", "Leave out --devices.")
+        if self.slurm and self.executor is None:
+            raise UsageError("--slurm needs a cluster.", "Add --executor slurm.")
+        if self.devices and self.executor is not None:
+            raise UsageError("A cluster assigns devices itself.", "Leave out --devices.")
 
 
 def carry_out(plan: "Plan", folder: "SweepFolder", how: How) -> "dict[str, Standing]":
-    """Carry out, or hand over, what is not done yet; returns how all runs stand then."""
-    if how.on is not None:
+    """Run or submit what is not finished, and return the state of all runs."""
+    if how.executor is not None:
         from tekapctl.experiments.sweeps.cluster import submit
 
         told = options.named_values(how.slurm, "--slurm")
-        handed = submit(plan, folder, look(plan, folder), how.on, told, retry=how.retry, at_once=how.workers)
-        console.say(f"{len(handed)} jobs were handed over; `{how.status}` shows how they stand")
+        handed = submit(plan, folder, look(plan, folder), how.executor, told, retry=how.retry, at_once=how.workers)
+        console.say(f"{len(handed)} jobs submitted; `{how.status}` shows their progress")
         if _caches(plan):
-            console.say("teachers are not asked beforehand: jobs fill the cache as they go")
+            console.say("the teacher cache is not filled beforehand: jobs fill it as they run")
         return look(plan, folder)
     from tekapctl.experiments.sweeps.local import LocalSweep
 
@@ -103,7 +133,7 @@ def home() -> Any:
 
 
 def look(plan: "Plan", folder: Any) -> "dict[str, Standing]":
-    """How the runs of a plan stand now."""
+    """The current state of a plan's runs."""
     from tekapctl.experiments.sweeps.state import Ledger
 
     queued: set[str] = set()
@@ -135,12 +165,12 @@ def _rows(plan: "Plan", standings: Any) -> list[tuple[str, ...]]:
 
 
 def _lines(plan: "Plan", standings: Any) -> dict[str, str]:
-    """How each run stands, in words."""
+    """A line for each run."""
     return {digest: _line(plan.trials[digest].label, standing) for digest, standing in standings.items()}
 
 
 def _moving(plan: "Plan", standings: Any) -> list[str]:
-    """How far the runs are that are under way."""
+    """A line for each run in progress."""
     under_way = [
         (plan.trials[digest], standing) for digest, standing in standings.items() if standing.state == "running"
     ]
@@ -153,12 +183,18 @@ def _line(label: str, standing: "Standing") -> str:
     return f"{standing.state}: {label}{reached}{why}"
 
 
+_IN_PERCENT = ("mean", "deviation", "published")
+
+
 def show(plan: "Plan", standings: Any, *, as_json: bool) -> None:
-    """How the runs of a plan stand."""
+    """Show the state of a plan's runs."""
     from tekapctl.experiments.sweeps.table import result
 
     if as_json:
-        console.show_json(result(plan, standings))
+        found = result(plan, standings)
+        for group in found["groups"]:
+            group |= {name: None if group[name] is None else group[name] / 100 for name in _IN_PERCENT}
+        console.show_json(found)
         return
     console.show_table(plan.name, console.SWEEP_COLUMNS, _rows(plan, standings))
     for digest, standing in standings.items():
@@ -170,31 +206,31 @@ def show(plan: "Plan", standings: Any, *, as_json: bool) -> None:
 
 
 def conclude(standings: Any, how: How) -> None:
-    """Say what is left of runs that were carried out here.
+    """Report the runs that did not finish here.
 
     Raises:
         TekapctlError: Not all runs are finished.
     """
-    if how.on is not None:
+    if how.executor is not None:
         return
     left = [standing for standing in standings.values() if standing.state != "finished"]
     failed = sum(standing.state == "failed" for standing in left)
     if failed:
         raise TekapctlError(
-            f"{failed} of {len(standings)} runs failed, and {len(left) - failed} others are left.",
-            f"When that is mended, go on with `{how.again} --retry`.",
+            f"{failed} of {len(standings)} runs failed, and {len(left) - failed} more are not finished.",
+            f"Fix the cause, then continue with `{how.again} --retry`.",
         )
     if left:
-        raise TekapctlError(f"{len(left)} of {len(standings)} runs were broken off.", f"Go on with `{how.again}`.")
+        raise TekapctlError(f"{len(left)} of {len(standings)} runs were interrupted.", f"Continue with `{how.again}`.")
 
 
 def _caches(plan: "Plan") -> bool:
-    """Whether runs of a sweep share what their teachers say."""
+    """Whether any run uses cached teacher outputs."""
     return any(getattr(trial.spec, "cache_teacher", False) for trial in plan.trials.values())
 
 
 def estimate(plan: "Plan", folder: Any, workers: int, *, measured: bool, as_json: bool) -> None:
-    """What the runs of a plan cost."""
+    """Show the cost of a plan's runs."""
     from tekapctl.experiments.sweeps.cost import costs, hours
 
     standings = look(plan, folder)
@@ -217,7 +253,7 @@ def estimate(plan: "Plan", folder: Any, workers: int, *, measured: bool, as_json
             }
         )
         return
-    columns = ["", "runs>", "done>", "MACs a run>", "memory>", "time a run>", "published %>"]
+    columns = ["", "runs>", "done>", "MACs/run>", "memory>", "time/run>", "paper %>"]
     console.show_table(
         plan.name,
         columns,
@@ -235,8 +271,8 @@ def estimate(plan: "Plan", folder: Any, workers: int, *, measured: bool, as_json
         ],
     )
     if measured and _caches(plan):
-        console.say("times are those with all that teachers say in the cache; filling it comes before them, once")
+        console.say("times assume a full teacher cache; filling it takes extra time once")
     took = (
         "" if total is None else f", about {console.duration(3600 * total)} with {workers} worker{'s' * (workers > 1)}"
     )
-    console.show_text(f"{left} of {trials} runs are left: {macs:.3g} MACs{took}")
+    console.show_text(f"{left} of {trials} runs to do: {macs:.3g} MACs{took}")

@@ -1,4 +1,4 @@
-"""What `train-teacher` and `distill` share: carry out a spec and show what came of it."""
+"""Shared by `train-teacher` and `distill`: run a spec and show the results."""
 
 import statistics
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def run(spec: "TeacherSpec | StudentSpec", *, as_json: bool, dry_run: bool, processes: int) -> None:
-    """Carry out a spec with so many processes, or estimate it."""
+    """Run a spec with one or more processes, or estimate its cost."""
     from tekapctl.store.home import Home
     from tekapctl.train.run import execute
 
@@ -32,7 +32,7 @@ def run(spec: "TeacherSpec | StudentSpec", *, as_json: bool, dry_run: bool, proc
 
 
 def run_trials(spec: "StudentSpec", count: int, *, as_json: bool) -> None:
-    """Carry out a spec with so many seeds, and show what came of all."""
+    """Train several seeds of a spec at once and show their results."""
     from tekapctl.store.home import Home
     from tekapctl.train.many import execute_seeds
 
@@ -48,17 +48,15 @@ def run_trials(spec: "StudentSpec", count: int, *, as_json: bool) -> None:
 
 
 def _show_trials(finished: list[dict[str, Any]]) -> None:
-    """The finished runs of several seeds, and their mean."""
+    """Show the finished runs of several seeds, and their mean."""
     rows = [
         (each["run"], str(each["seed"]), console.percent(each["last_top1"]), console.percent(each["best_top1"]))
         for each in finished
     ]
-    console.show_table("top-1 of each seed", ["run", "seed>", "last epoch %>", "best epoch %>"], rows)
+    console.show_table("Top-1 accuracy", ["run=", "seed>", "last %>", "best %>"], rows, optional=["best %"])
     if len(finished) > 1:
         found = [100 * summary["last_top1"] for summary in finished]
-        fields = {
-            "mean": f"{statistics.mean(found):.2f} % after the last epoch, deviation {statistics.stdev(found):.2f}"
-        }
+        fields = {"mean": f"{statistics.mean(found):.2f} % after the last epoch, std {statistics.stdev(found):.2f}"}
         console.show_fields({**fields, "time": console.duration(max(each["seconds"] for each in finished))})
 
 
@@ -74,17 +72,17 @@ def _estimate(spec: "TeacherSpec | StudentSpec", home: Any, *, as_json: bool) ->
     console.show_fields(
         {
             "# parameters": f"{cost.parameters:,}",
-            "# MACs an image, learner": f"{cost.macs:,}",
-            "# MACs an image, teacher": "none" if cost.teacher_macs is None else f"{cost.teacher_macs:,}",
-            "# steps": f"{cost.steps:,} ({cost.steps_per_epoch:,} an epoch)",
-            "# MACs of the whole run": f"{cost.total_macs:.3g}",
-            "# memory at most about": console.format_bytes(cost.memory_bytes),
+            "# MACs per image": f"{cost.macs:,}",
+            "# MACs per image, teacher": "none" if cost.teacher_macs is None else f"{cost.teacher_macs:,}",
+            "# steps": f"{cost.steps:,} ({cost.steps_per_epoch:,} per epoch)",
+            "# MACs in total": f"{cost.total_macs:.3g}",
+            "# peak memory, estimated": console.format_bytes(cost.memory_bytes),
         }
     )
 
 
 def show_summary(summary: dict[str, Any]) -> None:
-    """A finished run, and what to do next."""
+    """Show the results of a finished run, and the next command."""
     evaluation = summary["evaluation"]
     fields = {
         "run": summary["run"],

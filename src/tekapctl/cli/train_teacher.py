@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tekapctl.cli import options, train
+from tekapctl.cli import complete, options, train
 
 
 def train_teacher(
@@ -13,7 +13,10 @@ def train_teacher(
         typer.Option(
             "--model",
             "-m",
-            help=f"The network to train{options.ELSEWHERE} (default: resnet32x4)",
+            metavar="MODEL",
+            help=f"Architecture: {options.EXTERNAL} [default: resnet32x4]",
+            rich_help_panel="Networks",
+            autocompletion=complete.models,
         ),
     ] = None,
     model_args: options.ModelArguments = None,
@@ -21,6 +24,7 @@ def train_teacher(
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
     lr: options.LearningRate = None,
+    weight_decay: options.WeightDecay = None,
     train_fraction: options.TrainFraction = None,
     seed: options.Seed = None,
     device: options.Device = None,
@@ -36,9 +40,11 @@ def train_teacher(
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
-    """Train a network alone: a teacher, or the baseline of a student.
+    """Train a network without a teacher: a teacher, or the baseline of a student.
 
-    Example: tekapctl train-teacher --model resnet32x4 --dataset cifar100
+    Examples:
+    tekapctl train-teacher --model resnet32x4 --dataset cifar100
+    tekapctl train-teacher --model timm:resnet18 --dataset folder:photographs
     """
     built = options.build_spec(
         "teacher",
@@ -52,6 +58,7 @@ def train_teacher(
             "epochs": epochs,
             "batch_size": batch_size,
             "optimizer.learning_rate": lr,
+            "optimizer.weight_decay": weight_decay,
             "seed": seed,
             "device": device,
             "precision": precision,

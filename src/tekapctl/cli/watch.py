@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def watch(
-    reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it.")] = "latest",
+    reference: options.RunReference = "latest",
     interval: Annotated[
-        float, typer.Option("--interval", min=0.1, max=3600, help="Seconds between two looks at the run.")
+        float, typer.Option("--interval", metavar="SECONDS", min=0.1, max=3600, help="Seconds between updates.")
     ] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Show how the run stands now, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Show the current state and exit.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show a run that another terminal carries out, until it ends; exits 0 if it finished, else 1.
+    """Follow a run in another terminal until it ends. Exits with 0 if it finished, else with 1.
 
     Example: tekapctl watch
     """
@@ -29,7 +29,7 @@ def watch(
     from tekapctl.store.runs import Runs
 
     if as_json and not once:
-        raise UsageError("--json prints one result, and watching goes on.", "Give --once too.")
+        raise UsageError("--json prints a single result.", "Add --once.")
     run = Runs(Home.default().runs).find(reference)
     if once:
         state = progress_of(run)
@@ -47,7 +47,7 @@ def watch(
                     break
                 time.sleep(interval)
     except KeyboardInterrupt:
-        console.say("Watching ended; the run goes on.")
+        console.say("Stopped watching; the run continues.")
         raise typer.Exit(130) from None
     _conclude(state)
 
@@ -60,10 +60,12 @@ def _conclude(state: "Progress") -> None:
     """
     if state.status == "finished":
         top1 = console.percent(state.metrics[-1]["test_top1"]) if state.metrics else "unknown"
-        console.say(f"finished: top-1 {top1} % after the last epoch; `tekapctl evaluate {state.run}` tells more")
+        console.say(f"finished: top-1 {top1} % after the last epoch; `tekapctl evaluate {state.run}` shows more")
         return
     if state.status == "failed":
-        problem = f"The run {state.run} failed: {(state.error or 'for a reason unknown').rstrip('.')}."
-        raise TekapctlError(problem, f"When that is mended, go on with `tekapctl resume {state.run}`.")
+        problem = f"The run {state.run} failed: {(state.error or 'unknown reason').rstrip('.')}."
+        raise TekapctlError(problem, f"Fix the cause, then continue with `tekapctl resume {state.run}`.")
     where = f"after epoch {state.epoch}" + (f" of {state.epochs}" if state.epochs else "")
-    raise TekapctlError(f"The run {state.run} was interrupted {where}.", f"Go on with `tekapctl resume {state.run}`.")
+    raise TekapctlError(
+        f"The run {state.run} was interrupted {where}.", f"Continue with `tekapctl resume {state.run}`."
+    )

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tekapctl.data import data_spec
 from tekapctl.errors import TekapctlError
-from tekapctl.models.pretrained import FetchedTeacher, damage
 from tekapctl.registry import unknown_name
 from tekapctl.store import teacher_cache
 from tekapctl.store.atomic import delete, disk_usage
@@ -102,8 +100,12 @@ def _is_fetching(home: Home, kind: str) -> bool:
 
 def _problem(home: Home, artifact: Artifact) -> str | None:
     if artifact.kind == "teachers":
+        from tekapctl.models.pretrained import FetchedTeacher, damage  # imports PyTorch, which a list does not need
+
         return damage(home, FetchedTeacher(artifact.name, artifact.path))
     if artifact.kind == "datasets":
+        from tekapctl.data import data_spec
+
         try:
             is_from_hub = artifact.name.startswith("hf--")
             data_spec(f"folder:{artifact.path}" if is_from_hub else artifact.name).load(home.datasets, offline=True)

@@ -17,6 +17,7 @@ from tekapctl.data.spec import DATASETS
 from tekapctl.distill.methods import METHODS
 from tekapctl.errors import UsageError
 from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec
+from tekapctl.spec.suggestions import nearest_field
 
 _DEEPEST = 20
 """Dots in the path of a field, at most."""
@@ -67,7 +68,7 @@ def parse(values: Mapping[str, Any]) -> TeacherSpec | StudentSpec:
     try:
         return _ADAPTER.validate_python({"kind": "student", **values})
     except ValidationError as error:
-        raise UsageError(f"The spec is not valid: {'; '.join(_complaints(error))}.", _REMEDY) from None
+        raise UsageError(f"The spec is not valid: {'; '.join(_complaints(error, values))}.", _REMEDY) from None
     except RecursionError:
         raise UsageError("The spec is nested too deeply.", _REMEDY) from None
 
@@ -75,13 +76,16 @@ def parse(values: Mapping[str, Any]) -> TeacherSpec | StudentSpec:
 _REMEDY = "`tekapctl schema` prints what a spec may hold."
 
 
-def _complaints(error: ValidationError) -> list[str]:
+def _complaints(error: ValidationError, values: Mapping[str, Any]) -> list[str]:
     complaints = []
     for entry in error.errors(include_url=False):
         # The first part says which kind of spec was meant.
         path = ".".join(str(part) for part in entry["loc"][1:])
-        what = "unknown field" if entry["type"] == "extra_forbidden" else entry["msg"].removeprefix("Value error, ")
-        complaints.append(f"{path or 'spec'}: {what.rstrip('.?')}")
+        what = entry["msg"].removeprefix("Value error, ").rstrip(".?")
+        if entry["type"] == "extra_forbidden":
+            near = nearest_field(path, TeacherSpec if entry["loc"][0] == "teacher" else StudentSpec, values)
+            what = f"unknown field (did you mean {near}?)" if near else "unknown field"
+        complaints.append(f"{path or 'spec'}: {what}")
     return complaints
 
 

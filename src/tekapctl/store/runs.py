@@ -102,7 +102,7 @@ class Runs:
         return [Run(path) for path in sorted(found, key=lambda path: path.name)]
 
     def find(self, reference: str) -> Run:
-        """Find a run by its id, a unique prefix of it, or `latest`.
+        """The run that a user means: its id, a unique suffix such as `0440`, a unique prefix, or `latest`.
 
         Raises:
             UsageError: There is none, there are several, or the reference is not a valid id.
@@ -112,12 +112,18 @@ class Runs:
         runs = self.all()
         if reference == "latest":
             return self.latest()
-        matches = [run for run in runs if run.id == reference] or [run for run in runs if run.id.startswith(reference)]
+        suffixed = [run for run in runs if run.id.endswith(f"-{reference}")]
+        matches = (
+            [run for run in runs if run.id == reference]
+            or (suffixed if len(suffixed) == 1 else [])
+            or [run for run in runs if run.id.startswith(reference)]
+            or suffixed
+        )
         if not matches:
             raise UsageError(f"There is no run {reference!r}.", "`tekapctl runs list` lists the runs.")
         if len(matches) > 1:
             shown = ", ".join(run.id for run in matches[:5])
-            raise UsageError(f"{len(matches)} runs begin with {reference!r}: {shown}.", "Give more letters of the id.")
+            raise UsageError(f"{reference!r} matches {len(matches)} runs: {shown}.", "Give more of the id.")
         return matches[0]
 
     def latest(self, kind: Literal["teacher", "student"] | None = None) -> Run:

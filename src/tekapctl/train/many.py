@@ -55,7 +55,7 @@ def execute_seeds(spec: StudentSpec, count: int, home: Home, callback: Callback)
     if was_launched():
         raise UsageError(
             "Several seeds at once are trained in one process, and several were started.",
-            "Leave out --trials, or torchrun.",
+            "Leave out --seeds, or torchrun.",
         )
     if spec.seed + count > LARGEST_SEED:
         raise UsageError(

@@ -68,7 +68,7 @@ def test_each_trains_a_student_of_its_own(home, usual, name):
 
 
 def test_trials_ask_the_teacher_once(home):
-    result = run(home, *STUDENT, *perturbed("class-covariance"), "--trials", "2")
+    result = run(home, *STUDENT, *perturbed("class-covariance"), "--seeds", "2")
     assert [trial["status"] for trial in result.json] == ["finished", "finished"]
     assert result.err.count("the teacher is asked of") == 1
 

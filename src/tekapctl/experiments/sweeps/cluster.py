@@ -176,7 +176,7 @@ def _executor(
         executor = submitit.AutoExecutor(folder.path / "submitit", cluster=_EXECUTORS[on], **times, **python)
     except RuntimeError:
         raise UsageError(
-            "This machine has no srun: it is not part of a Slurm cluster.", "Run the sweep without --on."
+            "This machine has no srun: it is not part of a Slurm cluster.", "Run the sweep without an executor."
         ) from None
     given: dict[str, Any] = {"timeout_min": _MINUTES, "gpus_per_node": 1 if on == "slurm" else 0}
     for name, value in options.items():

@@ -1,0 +1,167 @@
+"""Help pages: one paragraph, options in groups, examples last; also the check for options that are given twice."""
+
+import inspect
+import textwrap
+from typing import Any
+
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+from tekapctl.cli.console import say
+
+PANELS = (
+    "Options",
+    "Networks",
+    "Data",
+    "Method",
+    "TeKAP",
+    "Optimization",
+    "Run",
+    "Execution",
+    "Robustness",
+    "Configuration",
+    "Output",
+    "Global options",
+)
+"""Option groups in the order in which a help page shows them."""
+_WIDTH = 80
+_FIRST_COLUMN = 27
+
+
+class Command(TyperCommand):
+    """A command with a grouped help page that warns about options that are given twice."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse a command line; of an option that cannot be repeated the last value counts."""
+        given = args[: args.index("--")] if "--" in args else args
+        for option in self.params:
+            if not isinstance(option, TyperOption) or option.multiple or option.is_flag or option.count:
+                continue
+            found = [arg for arg in given if arg.partition("=")[0] in option.opts]
+            if len(found) > 1:
+                say(f"{option.opts[0]} is given {len(found)} times: the last one counts")
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help page."""
+        _format(self, ctx, formatter)
+
+
+class Group(TyperGroup):
+    """A group of commands with the same help page; commands are grouped too."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help page."""
+        _format(self, ctx, formatter)
+
+
+def _format(command: Any, ctx: Any, formatter: Any) -> None:
+    text, examples = split_help(command.help or "")
+    formatter.write(f"Usage: {' '.join([ctx.command_path, '[OPTIONS]', *_usage(command)])}\n")
+    for paragraph in text.split("\n\n"):
+        formatter.write(f"\n{_wrapped(' '.join(paragraph.split()))}\n")
+    for title, rows in (_commands(command, ctx) | _parameters(command, ctx)).items():
+        if rows:
+            formatter.write(f"\n{title}:\n")
+            for name, description in rows:
+                formatter.write(_row(name, description))
+    if examples:
+        lines = "".join(f"  {line}\n" for line in examples)
+        formatter.write(f"\nExample{'s' * (len(examples) > 1)}:\n{lines}")
+
+
+def _usage(command: Any) -> list[str]:
+    pieces = []
+    for argument in command.params:
+        if isinstance(argument, TyperArgument):
+            name = argument.metavar or argument.name.upper()
+            pieces.append(name if argument.required or name.startswith("[") else f"[{name}]")
+    if isinstance(command, TyperGroup):
+        pieces.append("[COMMAND]" if command.invoke_without_command else "COMMAND")
+    return pieces
+
+
+def _row(name: str, description: str) -> str:
+    indent = " " * (_FIRST_COLUMN + 4)
+    text = _wrapped(description, indent)
+    return f"  {name:<{_FIRST_COLUMN}}  {text.lstrip()}\n" if len(name) <= _FIRST_COLUMN else f"  {name}\n{text}\n"
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )
+
+
+def split_help(text: str) -> tuple[str, list[str]]:
+    """A command's description, and the lines of its examples."""
+    description, _, examples = inspect.cleandoc(text).partition("Example")
+    lines = examples.partition(":")[2].strip().splitlines()
+    return description.strip(), [line.strip() for line in lines if line.strip()]
+
+
+def _commands(group: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for name in getattr(group, "commands", {}):
+        command = group.get_command(ctx, name)
+        if not command.hidden:
+            panel = getattr(command, "rich_help_panel", None)
+            summary = " ".join((command.help or "").partition("\n\n")[0].split()).partition(". ")[0].removesuffix(".")
+            sections.setdefault(panel if isinstance(panel, str) else "Commands", []).append((name, summary))
+    return sections
+
+
+def _parameters(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+    sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], **{panel: [] for panel in PANELS}}
+    for parameter in command.get_params(ctx):
+        if getattr(parameter, "hidden", False):
+            continue
+        if isinstance(parameter, TyperArgument):
+            sections["Arguments"].append((_argument(parameter), _described(parameter)))
+        else:
+            panel = getattr(parameter, "rich_help_panel", None) or "Options"
+            if parameter.name == "help":
+                panel = "Global options"
+            sections.setdefault(panel, []).append((_names(parameter), _described(parameter)))
+    if ctx.parent is not None:
+        root = ctx.find_root()
+        shared = [each for each in root.command.params if each.name in ("debug", "trust_code")]
+        sections["Global options"][:0] = [(_names(each), _described(each)) for each in shared]
+    return sections
+
+
+def _argument(argument: Any) -> str:
+    return (argument.metavar or argument.name.upper()).strip("[]").replace("]...", "...")
+
+
+def _names(option: Any) -> str:
+    opts = list(option.opts)
+    short = next((name for name in opts if not name.startswith("--")), None)
+    long = [name for name in opts if name.startswith("--")]
+    if option.secondary_opts:
+        (off,) = option.secondary_opts
+        long = [f"--[no-]{long[0][2:]}" if off == f"--no-{long[0][2:]}" else f"{long[0]}/{off}"]
+    metavar = "" if option.is_flag else f" {option.metavar or 'VALUE'}"
+    return f"{f'{short}, ' if short else '    '}{', '.join(long)}{metavar}"
+
+
+def _described(parameter: Any) -> str:
+    text, default = parameter.help or "", parameter.default
+    if parameter.name == "help":
+        text = "Show this help page."
+    if default in (None, False, ()) or callable(default) or "[default:" in text:
+        return text
+    if default is True:
+        shown = parameter.opts[0].lstrip("-")
+    else:
+        shown = f"{default:g}" if isinstance(default, float) else str(default)
+    return f"{text} [default: {shown}]"
+
+
+def use_own_help(app: Any) -> None:
+    """Give all commands of an app, and of the apps in it, the program's help pages."""
+    for command in app.registered_commands:
+        command.cls = Command
+    for group in app.registered_groups:
+        if not issubclass(group.typer_instance.info.cls or object, Group):
+            group.typer_instance.info.cls = Group
+        use_own_help(group.typer_instance)

@@ -1,0 +1,111 @@
+"""Commands that need no tensors do not import PyTorch, once its listings are on disk; completion knows all names."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tekapctl.cli.listings import stamp_of
+
+PROGRAM = """
+import sys
+from tekapctl.cli.app import app
+try:
+    app(sys.argv[1:], prog_name="tekapctl")
+finally:
+    print("torch" in sys.modules, file=sys.stderr)
+"""
+
+
+def started(home, *words, **variables) -> subprocess.CompletedProcess:
+    environment = os.environ | {"TEKAPCTL_HOME": str(home), "COLUMNS": "80", **variables}
+    command = [sys.executable, "-c", PROGRAM, *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A home in which every listing was asked for once."""
+    home = tmp_path_factory.mktemp("listings")
+    for words in (["methods"], ["models"], ["schema"], ["study"], ["presets"]):
+        started(home, *words)
+    complete(home, "tekapctl distill --dataset ")
+    return home
+
+
+def complete(home, line):
+    completing = {"_TEKAPCTL_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    return started(home, **completing)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["distill", "--help"],
+        ["methods"],
+        ["methods", "show", "crd"],
+        ["models", "--json"],
+        ["runs", "list"],
+        ["cache", "list"],
+        ["schema"],
+        ["study"],
+        ["presets", "kd"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_without_tensors_does_not_import_pytorch(home, words):
+    begun = os.times()
+    done = started(home, *words)
+    ended = os.times()
+    assert done.stderr.splitlines()[-1] == "False"
+    assert done.stdout or "no runs" in done.stderr or "is empty" in done.stderr
+    # Processor time, not wall-clock time; 0.3 s where this was written.
+    spent = ended.children_user + ended.children_system - begun.children_user - begun.children_system
+    assert spent < 1.5
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("tekapctl distill --method rk", "rkd"),
+        ("tekapctl distill --student resnet8", "resnet8x4"),
+        ("tekapctl distill --preset kd/resnet56", "kd/resnet56-resnet20"),
+        ("tekapctl distill --dataset cif", "cifar100"),
+        ("tekapctl evaluate lat", "latest"),
+        ("tekapctl study cont", "controls"),
+        ("tekapctl runs show 2026", "20260101-000000-kd-0440"),
+    ],
+)
+def test_names_are_completed_without_pytorch(home, line, word):
+    (home / "runs" / "20260101-000000-kd-0440").mkdir(parents=True, exist_ok=True)
+    done = complete(home, line)
+    assert word in done.stdout.split()
+    assert done.stderr.splitlines()[-1] == "False"
+
+
+def test_a_damaged_listing_is_made_again(home):
+    kept = home / "listings.json"
+    before = kept.read_bytes()
+    for damaged in (b"{", b"[]", b'{"stamp": 3}'):
+        kept.write_bytes(damaged)
+        assert "crd" in started(home, "methods").stdout
+        assert b"methods" in kept.read_bytes()
+    kept.write_bytes(before)
+
+
+def test_listings_are_made_again_after_any_change_of_the_source(tmp_path):
+    part = tmp_path / "parts" / "one.py"
+    part.parent.mkdir()
+    part.write_text("1")
+    stamps = [stamp_of(tmp_path)]
+    part.write_text("12")
+    stamps.append(stamp_of(tmp_path))
+    part.with_name("two.py").write_text("1")
+    stamps.append(stamp_of(tmp_path))
+    part.with_name("notes.txt").write_text("1")
+    assert stamp_of(tmp_path) == stamps[-1]
+    part.unlink()
+    stamps.append(stamp_of(tmp_path))
+    assert len(set(stamps)) == 4
