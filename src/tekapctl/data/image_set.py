@@ -105,7 +105,8 @@ class ImageSet:
         if count >= len(self):
             return self
         chosen = torch.arange(count) * len(self) // count
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
+        index = None if self.source_index is None else self.source_index[chosen]
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen], source_index=index)
 
     def with_channels(self, channels: int) -> "ImageSet":
         """The set in the number of channels that a network takes; a single channel is repeated.

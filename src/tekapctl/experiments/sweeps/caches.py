@@ -89,7 +89,7 @@ def fill_cache(
         return None
     filled = warm(cached, report)
     logger.info(
-        f"filled the cache of {spec.teacher}: {filled['asked']:,} of {filled['views']:,} views computed, "
+        f"filled the cache of {spec.teacher}: {filled['computed']:,} of {filled['views']:,} views computed, "
         f"{format_bytes(filled['bytes'])} on disk"
     )
     return filled
