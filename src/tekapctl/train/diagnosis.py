@@ -146,7 +146,7 @@ class Diagnosis:
             for level in member.levels:
                 figures = of_augmented(self._examined(number), member.tekap, level, step, self.train_batches.batch_size)
                 own |= _named(level, figures)
-            if member.views is not None and member.asks_teacher:
+            if member.views is not None and member.needs_teacher:
                 views = copy.deepcopy(member.views)  # whose statistics are touched
                 own |= _named("views", of_views(self._examined(number), views, step))
             if own:
@@ -154,7 +154,7 @@ class Diagnosis:
         return _means(found)
 
     def _gradients_of(self, members: Sequence[Distillation], epoch: int) -> Figures:
-        is_taught = any(m.levels or (m.views is not None and m.asks_teacher) for m in members)
+        is_taught = any(m.levels or (m.views is not None and m.needs_teacher) for m in members)
         if not (self.objective.trains_learner and is_taught):
             return {}
         strong = self.objective.requires.strong_view
@@ -246,7 +246,7 @@ class StudentGradients:
         objective = copied(self.objective, self.comm)
         if without is not None:
             for member in objective.distillations:
-                member.tekap = member.tekap.with_spec(member.tekap.spec.quiet(without))
+                member.tekap = member.tekap.with_spec(member.tekap.spec.without_noise(without))
         learning = TrainStep(self.network, objective, self.device, self.precision, compiled=False)
         with buffers_kept(self.network):
             torch.manual_seed(batch.step)  # networks from elsewhere drop the same each time

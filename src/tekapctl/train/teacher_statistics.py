@@ -30,7 +30,7 @@ def chosen(spec: StudentSpec) -> type[LogitPerturbation]:
 
 def images_asked(spec: StudentSpec, train_images: int) -> int:
     """How many training images the teacher is asked of before a run."""
-    return min(MOST_IMAGES, train_images) if chosen(spec).asks else 0
+    return min(MOST_IMAGES, train_images) if chosen(spec).needs_statistics else 0
 
 
 def perturbation_of(
@@ -60,8 +60,8 @@ def perturbation_of(
         precision = resolve_precision(spec.precision, train.device, teacher.network, trains=False)
         return survey(teacher.network, images, train.device, precision)
 
-    basis = PerturbationContext(teacher.network.classifier_layer, train.device, spec.tekap.logit.dropout, ask)
-    return chosen(spec).of(basis)
+    context = PerturbationContext(teacher.network.classifier_layer, train.device, spec.tekap.logit.dropout, ask)
+    return chosen(spec).build(context)
 
 
 @torch.no_grad()

@@ -41,6 +41,8 @@ class KD(Method):
         temperature: T, above 0.
     """
 
+    requires = Requires(logits=True)
+
     def __init__(self, temperature: float) -> None:
         super().__init__()
         self.temperature = temperature
