@@ -4,17 +4,15 @@ Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries Formed
 equation 7. As published the student's features are first trained by this loss alone, and then by the labels.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, InitEpochs, Knowledge, Method, MethodSpec, Pair, Requires
 from tekapctl.distill.methods.feature_maps import Map, connector_or_identity, pair_maps
-from tekapctl.distill.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair
-from tekapctl.models.network import Knowledge, Requires
 from tekapctl.settings import Weight
 
 _SCALE = 3 / 1000
@@ -24,8 +22,8 @@ _SCALE = 3 / 1000
 class ABSpec(MethodSpec):
     """AB's settings."""
 
-    requires: ClassVar[Requires] = Requires(preactivations=True)
-    about: ClassVar[About] = About(
+    requires = Requires(preactivations=True)
+    about = About(
         "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
         2019,
         "first stage: sum over stages of 2^-(stages after it) * sum (c(student) +- margin)^2 where the signs differ",
@@ -51,9 +49,9 @@ class AB(Method):
         connectors: One for each stage but the first; the identity where both maps have one shape.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
-    init_only: ClassVar[bool] = True
+    init_only = True
 
     def __init__(self, init_epochs: int, margin: float, connectors: list[nn.Module]) -> None:
         super().__init__()

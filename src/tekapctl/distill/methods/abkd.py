@@ -5,15 +5,13 @@ alpha-beta-Divergence", ICML 2025; the divergence is that of Cichocki, Cruces an
 Divergences and Their Application to Robust Nonnegative Matrix Factorization", Entropy 2011.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.settings import Temperature
 
 Exponent = Annotated[float, Field(ge=-5, le=5)]
@@ -25,9 +23,9 @@ _ZERO = 1e-2
 class ABKDSpec(MethodSpec):
     """ABKD's settings; the defaults are those of the published example for resnet56 > resnet20."""
 
-    weights: ClassVar[Weights] = Weights(beta=32.0)
-    requires: ClassVar[Requires] = Requires(logits=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=32.0)
+    requires = Requires(logits=True)
+    about = About(
         "ABKD: Pursuing a Proper Allocation of the Probability Mass in Knowledge Distillation via "
         "alpha-beta-Divergence",
         2025,
@@ -55,7 +53,7 @@ class ABKD(Method):
         temperature: T.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(self, teacher_exponent: float, student_exponent: float, temperature: float) -> None:
         super().__init__()

@@ -3,25 +3,23 @@
 Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017, equation 2 with activation-based attention.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.distill.methods.feature_maps import Map, pair_maps
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("at")
 class ATSpec(MethodSpec):
     """Attention transfer has no settings but its weight."""
 
-    weights: ClassVar[Weights] = Weights(beta=1000.0)
-    requires: ClassVar[Requires] = Requires(feature_maps=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=1000.0)
+    requires = Requires(feature_maps=True)
+    about = About(
         "Paying More Attention to Attention",
         2017,
         "sum over stages of mean (A(student) - A(teacher))^2, A = the channels' mean square, of unit length",
@@ -37,7 +35,7 @@ class ATSpec(MethodSpec):
 class AT(Method):
     """Squared differences of the attention maps of all stages but the first."""
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The sum over stages."""

@@ -4,24 +4,22 @@ Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019, as 
 the distances of neighbouring samples of the batch.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 
 
 @METHODS.register("cc")
 class CCSpec(MethodSpec):
     """CC's settings."""
 
-    weights: ClassVar[Weights] = Weights(beta=0.02)
-    requires: ClassVar[Requires] = Requires(embedding=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=0.02)
+    requires = Requires(embedding=True)
+    about = About(
         "Correlation Congruence for Knowledge Distillation",
         2019,
         "mean over neighbours i, i+1 of d_i . d_{i+1}, d = |embedded student - embedded teacher|",

@@ -3,15 +3,13 @@
 Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, equations 8 to 10.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair
-from tekapctl.models.network import Knowledge, Requires
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires
 from tekapctl.settings import Temperature, Weight
 
 
@@ -19,8 +17,8 @@ from tekapctl.settings import Temperature, Weight
 class DISTSpec(MethodSpec):
     """DIST's settings."""
 
-    requires: ClassVar[Requires] = Requires(logits=True)
-    about: ClassVar[About] = About(
+    requires = Requires(logits=True)
+    about = About(
         "Knowledge Distillation from A Stronger Teacher",
         2022,
         "T^2 * [between_weight * mean (1 - r(rows)) + within_weight * mean (1 - r(columns))], r = Pearson's "

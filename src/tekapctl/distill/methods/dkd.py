@@ -3,18 +3,16 @@
 Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, equation 7.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Warmup
 from tekapctl.distill.methods.eakd import Bound, entropy_weights
 from tekapctl.distill.methods.losses import against_rest, kl_of_each
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Warmup
-from tekapctl.models.network import Knowledge, Requires
 from tekapctl.settings import Epochs, Temperature, Weight
 
 _MASKED = 1000.0
@@ -25,8 +23,8 @@ _MASKED = 1000.0
 class DKDSpec(MethodSpec):
     """DKD's settings; beta 8 of the paper is `non_target_weight`, and the run's beta weighs the whole."""
 
-    requires: ClassVar[Requires] = Requires(logits=True)
-    about: ClassVar[About] = About(
+    requires = Requires(logits=True)
+    about = About(
         "Decoupled Knowledge Distillation",
         2022,
         "T^2 * [target_weight * KL(b_t || b_s) + non_target_weight * KL(n_t || n_s)], b = target against the rest, "
@@ -64,7 +62,7 @@ class DKD(Method):
         entropy_bound: What they divide the student's entropy by.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(
         self,

@@ -5,17 +5,15 @@ teacher's entropy, and more where the student's entropy is high as well. The sam
 """
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.distill.methods.losses import softened_kl_of_each
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
 from tekapctl.settings import Temperature
 
 Bound = Literal["log-classes"] | Annotated[float, Field(ge=1e-3, le=1e6)]
@@ -29,9 +27,9 @@ class EAKDSpec(MethodSpec):
     There that code divides the student's entropy by 100; on ImageNet by its largest value, log(classes).
     """
 
-    weights: ClassVar[Weights] = Weights(gamma=0.1, beta=0.9)
-    requires: ClassVar[Requires] = Requires(logits=True)
-    about: ClassVar[About] = About(
+    weights = Weights(gamma=0.1, beta=0.9)
+    requires = Requires(logits=True)
+    about = About(
         "Entropy-based Adaptive Knowledge Distillation",
         2025,
         "T^2 * w * KL(softmax(teacher / T) || softmax(student / T)), w = H_t * (1 + H_s / bound) / 2, "
@@ -57,7 +55,7 @@ class EAKD(Method):
         bound: What the student's entropy is divided by.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(self, temperature: float, entropy_temperature: float, bound: Bound) -> None:
         super().__init__()

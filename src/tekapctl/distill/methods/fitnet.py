@@ -4,27 +4,25 @@ Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, equation 3; train
 RepDistiller does, not in a stage of its own, through its connectors for maps of unequal sizes.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.distill.methods.feature_maps import Connector, pair_maps
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 from tekapctl.errors import UsageError
-from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("fitnet")
 class FitNetSpec(MethodSpec):
     """FitNet's settings."""
 
-    weights: ClassVar[Weights] = Weights(beta=100.0)
-    requires: ClassVar[Requires] = Requires(feature_maps=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=100.0)
+    requires = Requires(feature_maps=True)
+    about = About(
         "FitNets: Hints for Thin Deep Nets",
         2015,
         "mean (r(student map) - teacher map)^2, r = convolution, batch norm and ReLU",
@@ -52,7 +50,7 @@ class FitNet(Method):
         connector: From the student's map to the teacher's shape.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(self, hint_layer: int, connector: Connector) -> None:
         super().__init__()

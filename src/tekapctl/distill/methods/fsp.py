@@ -5,26 +5,35 @@ first trained by this loss alone, and then by the labels.
 """
 
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import (
+    METHODS,
+    About,
+    Batch,
+    InitEpochs,
+    Knowledge,
+    Method,
+    MethodSpec,
+    Pair,
+    Requires,
+    Weights,
+)
 from tekapctl.distill.methods.feature_maps import Map, pair_maps, require_equal_channels
-from tekapctl.distill.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("fsp")
 class FSPSpec(MethodSpec):
     """FSP's settings."""
 
-    weights: ClassVar[Weights] = Weights(beta=50.0)
-    requires: ClassVar[Requires] = Requires(feature_maps=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=50.0)
+    requires = Requires(feature_maps=True)
+    about = About(
         "A Gift from Knowledge Distillation",
         2017,
         "first stage: sum over neighbouring stages of mean (F(student) - F(teacher))^2, F = mean product of channels",
@@ -46,9 +55,9 @@ class FSP(Method):
         init_epochs: Epochs of the first stage.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
-    init_only: ClassVar[bool] = True
+    init_only = True
 
     def __init__(self, init_epochs: int) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ Kim, Park and Kwak, "Paraphrasing Complex Network: Network Compression via Facto
 with p = 1. The paraphraser is first trained alone, as an autoencoder of the teacher's last feature map.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,19 +12,28 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import (
+    METHODS,
+    About,
+    Batch,
+    InitEpochs,
+    Knowledge,
+    Method,
+    MethodSpec,
+    Pair,
+    Requires,
+    Weights,
+)
 from tekapctl.distill.methods.feature_maps import Map, of_one_size, pair_maps
-from tekapctl.distill.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("ft")
 class FTSpec(MethodSpec):
     """FT's settings."""
 
-    weights: ClassVar[Weights] = Weights(beta=200.0)
-    requires: ClassVar[Requires] = Requires(feature_maps=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=200.0)
+    requires = Requires(feature_maps=True)
+    about = About(
         "Paraphrasing Complex Network: Network Compression via Factor Transfer",
         2018,
         "mean |n(translator(student)) - n(paraphraser(teacher))|, n = the channels' mean square, of unit length",
@@ -54,8 +63,8 @@ class FT(Method):
         rate: Channels of a factor, of the teacher's map's.
     """
 
-    couples_samples: ClassVar[bool] = False
-    init_trains_student: ClassVar[bool] = False
+    couples_samples = False
+    init_trains_student = False
 
     def __init__(self, init_epochs: int, student_channels: int, teacher_channels: int, rate: float) -> None:
         super().__init__()

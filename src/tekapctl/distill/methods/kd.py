@@ -3,27 +3,26 @@
 Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, with the usual factor T^2.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights, scaled
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
+from tekapctl.distill.methods.method import scaled
 from tekapctl.distill.tekap import AugmentedTeachers
-from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("kd")
 class KDSpec(MethodSpec):
     """KD alone: alpha weighs its loss, beta is 0, and the spec's `temperature` is its T."""
 
-    tekap: ClassVar[bool] = True
-    weights: ClassVar[Weights] = Weights(gamma=0.1, alpha=0.9, beta=0.0)
-    requires: ClassVar[Requires] = Requires(logits=True)
-    about: ClassVar[About] = About(
+    tekap = True
+    weights = Weights(gamma=0.1, alpha=0.9, beta=0.0)
+    requires = Requires(logits=True)
+    about = About(
         "Distilling the Knowledge in a Neural Network",
         2015,
         "T^2 * KL(softmax(teacher / T) || softmax(student / T)), weighted by alpha",

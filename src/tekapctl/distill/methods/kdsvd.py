@@ -4,7 +4,7 @@ Lee, Kim and Song, "Self-supervised Knowledge Distillation Using Singular Value 
 functions of the right singular vectors of neighbouring stages.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,10 +12,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires
 from tekapctl.distill.methods.feature_maps import Map, pair_maps, require_equal_channels
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair
-from tekapctl.models.network import Knowledge, Requires
 
 _SPARE = 3
 """More of the student's vectors are looked at, since their order may differ from the teacher's."""
@@ -25,8 +23,8 @@ _SPARE = 3
 class KDSVDSpec(MethodSpec):
     """KDSVD's settings."""
 
-    requires: ClassVar[Requires] = Requires(feature_maps=True)
-    about: ClassVar[About] = About(
+    requires = Requires(feature_maps=True)
+    about = About(
         "Self-supervised Knowledge Distillation Using Singular Value Decomposition",
         2018,
         "sum over neighbouring stages of (R(student) - R(teacher))^2 / batch, R = exp(-(v_i - v_j)^2 / 8) of singular "
@@ -49,7 +47,7 @@ class KDSVD(Method):
         vectors: Singular vectors of each map.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(self, vectors: int) -> None:
         super().__init__()

@@ -4,19 +4,17 @@ Jin, Wang and Lin, "Multi-Level Logit Distillation", CVPR 2023: its alignment of
 at several temperatures, on a weakly and a strongly augmented view of each image.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.distill.methods.eakd import entropy_weights
 from tekapctl.distill.methods.kd import kl, standardized
 from tekapctl.distill.methods.losses import softened_kl_of_each
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
 from tekapctl.settings import Temperature, Weight
 
 Temperatures = tuple[Temperature, ...]
@@ -32,9 +30,9 @@ class MLKDSpec(MethodSpec):
     divergences' are.
     """
 
-    weights: ClassVar[Weights] = Weights(gamma=0.1, beta=0.9)
-    requires: ClassVar[Requires] = Requires(logits=True, strong_view=True)
-    about: ClassVar[About] = About(
+    weights = Weights(gamma=0.1, beta=0.9)
+    requires = Requires(logits=True, strong_view=True)
+    about = About(
         "Multi-Level Logit Distillation",
         2023,
         "sum over T of T^2 * KL(p_t || p_s) + |P_t P_t' - P_s P_s'|^2 / batch + |P_t' P_t - P_s' P_s|^2 / classes, "
@@ -42,7 +40,7 @@ class MLKDSpec(MethodSpec):
         "sees a strongly augmented view of each image too, in its KL and in the cross-entropy; published with "
         "learning rate 0.025 (0.01 for mobile networks) and 240 or 480 epochs",
     )
-    views: ClassVar[int] = 2
+    views = 2
     name: Literal["mlkd"] = "mlkd"
     temperatures: Temperatures = Field((2.0, 3.0, 4.0, 5.0, 6.0), description="T of the weak views' three levels.")
     weak_weight: Weight = Field(1.0, description="Weight of the weak views' three levels.")
@@ -63,7 +61,7 @@ class MLKD(Method):
         standardize: Whether the divergences see logits of mean 0 and deviation 1.
     """
 
-    standardizes_logits: ClassVar[bool] = True
+    standardizes_logits = True
 
     def __init__(self, spec: MLKDSpec, *, standardize: bool = False) -> None:
         super().__init__()

@@ -4,26 +4,24 @@ Huang and Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Tr
 discrepancy (equation 5) with the polynomial kernel of degree 2.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.distill.methods.feature_maps import MapPair, pair_maps
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("nst")
 class NSTSpec(MethodSpec):
     """NST has no settings but its weight."""
 
-    weights: ClassVar[Weights] = Weights(beta=50.0)
-    requires: ClassVar[Requires] = Requires(feature_maps=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=50.0)
+    requires = Requires(feature_maps=True)
+    about = About(
         "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer",
         2017,
         "sum over stages of mean k(t, t) + mean k(s, s) - 2 mean k(s, t), k(a, b) = (a . b)^2 over channels' unit maps",
@@ -39,7 +37,7 @@ class NSTSpec(MethodSpec):
 class NST(Method):
     """Maximum mean discrepancy between the channels' spatial patterns, over all stages but the first."""
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The sum over stages."""

@@ -6,26 +6,24 @@ distance (equation 6).
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.distill.methods.feature_maps import Map, pair_maps
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 from tekapctl.distributed.shard import FULL_BATCH, BatchShard
-from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("ofd")
 class OFDSpec(MethodSpec):
     """OFD has no settings but its weight."""
 
-    weights: ClassVar[Weights] = Weights(beta=1e-3)
-    requires: ClassVar[Requires] = Requires(preactivations=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=1e-3)
+    requires = Requires(preactivations=True)
+    about = About(
         "A Comprehensive Overhaul of Feature Distillation",
         2019,
         "sum over stages of 2^-(stages after it) * sum (c(student) - max(teacher, m))^2 / batch, not where the student "
@@ -53,7 +51,7 @@ class OFD(Method):
         margins: The margins of each stage; empty where they are to be found from the images.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(self, channels: list[tuple[int, int]], margins: Sequence[Float[Tensor, " _channels"]] = ()) -> None:
         super().__init__()

@@ -4,14 +4,12 @@ Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge 
 with the cosine kernel.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 
 EPSILON = 1e-7
 
@@ -20,9 +18,9 @@ EPSILON = 1e-7
 class PKTSpec(MethodSpec):
     """PKT has no settings but its weight."""
 
-    weights: ClassVar[Weights] = Weights(beta=30000.0)
-    requires: ClassVar[Requires] = Requires(embedding=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=30000.0)
+    requires = Requires(embedding=True)
+    about = About(
         "Learning Deep Representations with Probabilistic Knowledge Transfer",
         2018,
         "mean of p_t log(p_t / p_s), p = rows of (cosine + 1) / 2, of sum 1",

@@ -5,7 +5,7 @@ context loss of section 3.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -13,11 +13,20 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import (
+    METHODS,
+    About,
+    Batch,
+    Knowledge,
+    Method,
+    MethodSpec,
+    Pair,
+    Requires,
+    Warmup,
+    Weights,
+)
 from tekapctl.distill.methods.eakd import entropy_weights
 from tekapctl.distill.methods.feature_maps import Map, MapPair, pair_maps
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Warmup, Weights
-from tekapctl.models.network import Knowledge, Requires
 from tekapctl.settings import Epochs
 
 _LEVELS = (4, 2, 1)
@@ -27,9 +36,9 @@ _LEVELS = (4, 2, 1)
 class ReviewKDSpec(MethodSpec):
     """ReviewKD's settings."""
 
-    weights: ClassVar[Weights] = Weights(beta=5.0)
-    requires: ClassVar[Requires] = Requires(embedding=True, feature_maps=True, preactivations=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=5.0)
+    requires = Requires(embedding=True, feature_maps=True, preactivations=True)
+    about = About(
         "Distilling Knowledge via Knowledge Review",
         2021,
         "sum over stages of the mean square difference at their size and, counting half each, pooled to 4, 2 and 1",
@@ -76,7 +85,7 @@ class ReviewKD(Method):
         weighs_samples: Whether to weight samples by entropy, as EA-KD does.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(
         self, fusions: list["Fusion"], warmup: Warmup, student_maps: str, *, weighs_samples: bool = False

@@ -3,7 +3,7 @@
 Park et al., "Relational Knowledge Distillation", CVPR 2019, equations 6 and 8, Huber loss.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -11,9 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair
-from tekapctl.models.network import Knowledge, Requires
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires
 from tekapctl.settings import Weight
 
 
@@ -21,8 +19,8 @@ from tekapctl.settings import Weight
 class RKDSpec(MethodSpec):
     """RKD's settings."""
 
-    requires: ClassVar[Requires] = Requires(embedding=True)
-    about: ClassVar[About] = About(
+    requires = Requires(embedding=True)
+    about = About(
         "Relational Knowledge Distillation",
         2019,
         "distance_weight * huber(d_s, d_t) + angle_weight * huber(a_s, a_t), d = pairwise distances over their mean, "

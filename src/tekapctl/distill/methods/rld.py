@@ -4,16 +4,14 @@ Sun et al., "Refined Logit Distillation", ICCV 2025 (arXiv 2408.07703): sample c
 that what a wrong teacher ranks above the label is not learnt.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Warmup
 from tekapctl.distill.methods.losses import against_rest, kl_of_each, softened_kl_of_each
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Warmup
-from tekapctl.models.network import Knowledge, Requires
 from tekapctl.settings import Epochs, Temperature, Weight
 
 _MASKED = -1e9
@@ -24,8 +22,8 @@ _MASKED = -1e9
 class RLDSpec(MethodSpec):
     """RLD's settings; alpha and beta of the paper are the two weights, and the run's beta weighs the whole."""
 
-    requires: ClassVar[Requires] = Requires(logits=True)
-    about: ClassVar[About] = About(
+    requires = Requires(logits=True)
+    about = About(
         "Refined Logit Distillation",
         2025,
         "confidence_weight * S^2 * KL(b_t || b_s) + correlation_weight * T^2 * KL(m_t || m_s), "
@@ -52,7 +50,7 @@ class RLD(Method):
         warm_up: How the weight rises.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(self, spec: RLDSpec, warmup: Warmup) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", CVPR 2
 the student's network without its classifier, the projector and the teacher's classifier.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,10 +12,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.distill.methods.feature_maps import no_maps, of_one_size
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Network, Requires, pool
+from tekapctl.models.network import Network, pool
 from tekapctl.models.reused import Projection, ReusedClassifier, linear_of
 
 
@@ -23,9 +22,9 @@ from tekapctl.models.reused import Projection, ReusedClassifier, linear_of
 class SimKDSpec(MethodSpec):
     """SimKD's settings."""
 
-    weights: ClassVar[Weights] = Weights(gamma=0.0)
-    requires: ClassVar[Requires] = Requires(feature_maps=True, classifier=True)
-    about: ClassVar[About] = About(
+    weights = Weights(gamma=0.0)
+    requires = Requires(feature_maps=True, classifier=True)
+    about = About(
         "Knowledge Distillation with the Reused Teacher Classifier",
         2022,
         "mean (p(student map) - teacher map)^2, p = the projector, of the last map",
@@ -64,7 +63,7 @@ class SimKD(Method):
         of_maps: Whether maps are compared; else what both classifiers read.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(self, *, of_maps: bool) -> None:
         super().__init__()

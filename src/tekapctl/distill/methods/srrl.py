@@ -4,15 +4,13 @@ Yang, Martinez, Bulat and Tzimiropoulos, "Knowledge Distillation via Softmax Reg
 2021, equations 3 and 7, of pooled features as SimKD's authors have it.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.models.reused import linear_of
 
 
@@ -20,9 +18,9 @@ from tekapctl.models.reused import linear_of
 class SRRLSpec(MethodSpec):
     """SRRL's settings."""
 
-    weights: ClassVar[Weights] = Weights(alpha=1.0)
-    requires: ClassVar[Requires] = Requires(embedding=True, logits=True, classifier=True)
-    about: ClassVar[About] = About(
+    weights = Weights(alpha=1.0)
+    requires = Requires(embedding=True, logits=True, classifier=True)
+    about = About(
         "Knowledge Distillation via Softmax Regression Representation Learning",
         2021,
         "mean (p(student) - teacher)^2 + mean (c(p(student)) - c(teacher))^2, p = a linear layer with batch norm and "
@@ -45,7 +43,7 @@ class SRRL(Method):
         classifier: The teacher's classifier; a copy is kept, and not trained.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(self, student_width: int, teacher_width: int, classifier: nn.Module) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ learned variance for each of the teacher's channels.
 """
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -13,10 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires
 from tekapctl.distill.methods.feature_maps import MapPair, pair_maps
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair
-from tekapctl.models.network import Knowledge, Requires
 
 EPSILON = 1e-5
 
@@ -25,8 +23,8 @@ EPSILON = 1e-5
 class VIDSpec(MethodSpec):
     """VID's settings."""
 
-    requires: ClassVar[Requires] = Requires(feature_maps=True)
-    about: ClassVar[About] = About(
+    requires = Requires(feature_maps=True)
+    about = About(
         "Variational Information Distillation for Knowledge Transfer",
         2019,
         "sum over stages of mean ((m(student) - teacher)^2 / v + log v) / 2, m = three 1x1 convolutions",
@@ -76,7 +74,7 @@ class VID(Method):
         predictors: One for each stage.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(self, predictors: list[Predictor]) -> None:
         super().__init__()

@@ -5,17 +5,26 @@ section 3.2: the Wasserstein distance of two Gaussians with diagonal covariances
 """
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import (
+    METHODS,
+    About,
+    Batch,
+    CosineDecay,
+    Knowledge,
+    Method,
+    MethodSpec,
+    Pair,
+    Requires,
+    Weights,
+)
 from tekapctl.distill.methods.feature_maps import Connector, Map, pair_maps
-from tekapctl.distill.methods.method import METHODS, About, CosineDecay, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
 from tekapctl.settings import Weight
 
 _EPS = 1e-5
@@ -26,9 +35,9 @@ _EPS = 1e-5
 class WKDFSpec(MethodSpec):
     """WKD-F's settings; the defaults are those published for resnet32x4 and resnet8x4."""
 
-    weights: ClassVar[Weights] = Weights(beta=0.08)
-    requires: ClassVar[Requires] = Requires(feature_maps=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=0.08)
+    requires = Requires(feature_maps=True)
+    about = About(
         "Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation",
         2024,
         "mean over samples and cells of [mean_weight * |m_t - m_s|^2 + |d_t - d_s|^2], m and d = means and deviations "
@@ -59,7 +68,7 @@ class WKDF(Method):
         decay: How the weight falls.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(self, connector: Connector, mean_weight: float, grid: int, decay: CosineDecay) -> None:
         super().__init__()

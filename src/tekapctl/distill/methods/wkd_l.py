@@ -5,17 +5,15 @@ section 3.1: discrete optimal transport with entropic regularisation over the cl
 target's own term.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, CosineDecay, Method, MethodSpec, Pair
+from tekapctl.distill.methods import METHODS, About, Batch, CosineDecay, Knowledge, Method, MethodSpec, Pair, Requires
 from tekapctl.errors import UsageError
-from tekapctl.models.network import Knowledge, Requires
 from tekapctl.settings import Temperature, Weight
 
 _EPS = 1e-8
@@ -26,8 +24,8 @@ _EPS = 1e-8
 class WKDLSpec(MethodSpec):
     """WKD-L's settings; the defaults are those published for resnet32x4 and resnet8x4."""
 
-    requires: ClassVar[Requires] = Requires(logits=True, class_features=True)
-    about: ClassVar[About] = About(
+    requires = Requires(logits=True, class_features=True)
+    about = About(
         "Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation",
         2024,
         "-p_t log p_s of the target + distance_weight * cost of moving the other classes' softened probabilities, "
@@ -65,7 +63,7 @@ class WKDL(Method):
         decay: How the distance's weight falls.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
     costs: Tensor
 
     def __init__(self, spec: WKDLSpec, costs: Float[Tensor, "classes classes"], decay: CosineDecay) -> None:
