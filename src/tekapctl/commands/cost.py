@@ -71,7 +71,7 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
     steps = -(-count // spec.batch_size)
     learner_macs = macs(learner, image)
     teacher_macs = sum(macs(teacher, image) for teacher in teachers) if teachers else None
-    views = spec.method.views if isinstance(spec, StudentSpec) and spec.beta else 1
+    views = 2 if isinstance(spec, StudentSpec) and spec.requires.strong_view else 1
     an_image = views * ((1 + _BACKWARD) * learner_macs + (teacher_macs or 0))
     an_epoch = count * an_image + shape.test_images * learner_macs
     asked = images_asked(spec, count) * (teacher_macs or 0) if isinstance(spec, StudentSpec) else 0

@@ -40,7 +40,6 @@ class MLKDSpec(MethodSpec):
         "sees a strongly augmented view of each image too, in its KL and in the cross-entropy; published with "
         "learning rate 0.025 (0.01 for mobile networks) and 240 or 480 epochs",
     )
-    views = 2
     name: Literal["mlkd"] = "mlkd"
     temperatures: Temperatures = Field((2.0, 3.0, 4.0, 5.0, 6.0), description="T of the weak views' three levels.")
     weak_weight: Weight = Field(1.0, description="Weight of the weak views' three levels.")
