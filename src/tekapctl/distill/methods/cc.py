@@ -1,4 +1,4 @@
-"""CC: how samples differ for the teacher is how they differ for the student.
+"""CC: match pairwise correlations between samples.
 
 Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019, as RepDistiller computes it: products of
 the distances of neighbouring samples of the batch.
@@ -25,7 +25,7 @@ class CCSpec(MethodSpec):
         "mean over neighbours i, i+1 of d_i . d_{i+1}, d = |embedded student - embedded teacher|",
     )
     name: Literal["cc"] = "cc"
-    embedding_width: int = Field(128, ge=1, le=65536, description="Width of the space in which both are compared.")
+    embedding_width: int = Field(128, ge=1, le=65536, description="Width of the space of the comparison.")
 
     def make(self, pair: Pair) -> "CC":
         """CC for any pair."""

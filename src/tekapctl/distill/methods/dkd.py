@@ -1,4 +1,4 @@
-"""DKD: KD's loss in two parts, for the target class and for the others, weighted apart.
+"""DKD: KD's loss in two parts with a weight each, for the target class and for the others.
 
 Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, equation 7.
 """
@@ -16,12 +16,12 @@ from tekapctl.distill.methods.losses import against_rest, kl_of_each
 from tekapctl.settings import Epochs, Temperature, Weight
 
 _MASKED = 1000.0
-"""Taken from the target's logit, so that its probability among the others is 0."""
+"""Subtracted from the target's logit, so that its probability among the others is 0."""
 
 
 @METHODS.register("dkd")
 class DKDSpec(MethodSpec):
-    """DKD's settings; beta 8 of the paper is `non_target_weight`, and the run's beta weighs the whole."""
+    """DKD's settings; the paper's alpha and beta are the two weights, and the run's beta weights the sum."""
 
     requires = Requires(logits=True)
     about = About(
@@ -31,12 +31,12 @@ class DKDSpec(MethodSpec):
         "n = the rest among themselves",
     )
     name: Literal["dkd"] = "dkd"
-    target_weight: Weight = Field(1.0, description="Weight of the target class's part.")
-    non_target_weight: Weight = Field(8.0, description="Weight of the other classes' part.")
-    temperature: Temperature = Field(4.0, description="T.")
-    warmup_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
-    entropy_weights: bool = Field(False, description="Weight samples by entropy, as EA-KD does (temperature 3).")
-    entropy_bound: Bound = Field(100.0, description="What EA-KD's weights divide the student's entropy by.")
+    target_weight: Weight = Field(1.0, description="Weight of the target class (the paper's alpha).")
+    non_target_weight: Weight = Field(8.0, description="Weight of the other classes (the paper's beta).")
+    temperature: Temperature = Field(4.0, description="Temperature of the softmax.")
+    warmup_epochs: Epochs = Field(20, description="Epochs until the weight reaches 1.")
+    entropy_weights: bool = Field(False, description="Weight samples by entropy, as in EA-KD (temperature 3).")
+    entropy_bound: Bound = Field(100.0, description="Divisor of the student's entropy in EA-KD's weights.")
 
     def make(self, pair: Pair) -> "DKD":
         """DKD for any pair."""
@@ -51,16 +51,7 @@ class DKDSpec(MethodSpec):
 
 
 class DKD(Method):
-    """The decoupled loss.
-
-    Args:
-        target_weight: Weight of the target class's part.
-        non_target_weight: Weight of the other classes' part.
-        temperature: T.
-        warm_up: How the weight rises.
-        entropy_weights: Whether samples have EA-KD's weights.
-        entropy_bound: What they divide the student's entropy by.
-    """
+    """The decoupled loss, times a weight that rises; `DKDSpec` describes the other arguments."""
 
     couples_samples = False
 
@@ -97,7 +88,7 @@ def decoupled(
     labels: Int[Tensor, " batch"],
     temperature: float,
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """The parts of the target class and of the others, each times T^2, for each sample."""
+    """The losses of the target class and of the others, each times T^2, for each sample."""
     is_target = F.one_hot(labels, student.shape[1])
     softened = student / temperature, teacher / temperature
     of_target = kl_of_each(*(against_rest(logits, labels) for logits in softened))

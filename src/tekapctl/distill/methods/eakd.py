@@ -1,7 +1,7 @@
-"""EA-KD: KD in which samples with teacher outputs of high entropy count more.
+"""EA-KD: KD that gives more weight to samples with teacher outputs of high entropy.
 
 Su et al., "Entropy-based Adaptive Knowledge Distillation", ICCV 2025: each sample's KL is weighted by the
-teacher's entropy, and more where the student's entropy is high as well. The same weights are an option of DKD and MLKD.
+teacher's entropy, and more if the student's entropy is high as well. DKD, MLKD and ReviewKD can use the same weights.
 """
 
 import math
@@ -17,14 +17,14 @@ from tekapctl.distill.methods.losses import softened_kl_of_each
 from tekapctl.settings import Temperature
 
 Bound = Literal["log-classes"] | Annotated[float, Field(ge=1e-3, le=1e6)]
-"""Of an entropy; `log-classes` is its largest possible value."""
+"""Divisor of an entropy; `log-classes` is the entropy's largest possible value."""
 
 
 @METHODS.register("eakd")
 class EAKDSpec(MethodSpec):
     """EA-KD's settings; the defaults are the published code's on CIFAR-100.
 
-    There that code divides the student's entropy by 100; on ImageNet by its largest value, log(classes).
+    That code divides the student's entropy by 100 there, and on ImageNet by its largest value, log(classes).
     """
 
     weights = Weights(gamma=0.1, beta=0.9)
@@ -37,9 +37,9 @@ class EAKDSpec(MethodSpec):
         "dkd and mlkd take the same weights with entropy_weights=true",
     )
     name: Literal["eakd"] = "eakd"
-    temperature: Temperature = Field(4.0, description="T.")
+    temperature: Temperature = Field(4.0, description="Temperature of the softmax.")
     entropy_temperature: Temperature = Field(3.0, description="Temperature of the entropies.")
-    entropy_bound: Bound = Field(100.0, description="What the student's entropy is divided by.")
+    entropy_bound: Bound = Field(100.0, description="Divisor of the student's entropy.")
 
     def make(self, pair: Pair) -> "EAKD":
         """EA-KD for any pair."""
@@ -47,13 +47,7 @@ class EAKDSpec(MethodSpec):
 
 
 class EAKD(Method):
-    """KD with a weight for each sample.
-
-    Args:
-        temperature: T.
-        entropy_temperature: Temperature of the entropies.
-        bound: What the student's entropy is divided by.
-    """
+    """KD with a weight for each sample; `EAKDSpec` describes the arguments."""
 
     couples_samples = False
 

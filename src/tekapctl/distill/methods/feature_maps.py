@@ -125,9 +125,9 @@ class Connector(nn.Module):
     """A convolution with batch norm from the student's channels and size to the teacher's.
 
     The convolution is 1x1 for a map of the same size, 3x3 with stride 2 for one of twice the size, and a transposed 4x4
-    with stride 2 for one of half the size. Any other larger map gets the kernel that fits without padding. All other maps,
-    for which nothing is published, and those that need a kernel of more than 16 pixels, are pooled to the teacher's
-    size before a 1x1 convolution.
+    with stride 2 for one of half the size. Any other larger map gets the kernel that fits without padding. All other
+    maps, for which nothing is published, and those that need a kernel of more than 16 pixels, are pooled to the
+    teacher's size before a 1x1 convolution.
 
     Args:
         pair: Maps of both networks.

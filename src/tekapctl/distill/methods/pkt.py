@@ -1,4 +1,4 @@
-"""PKT: how likely each sample is another's neighbour is the same for student and teacher.
+"""PKT: match the probabilities that samples are neighbours.
 
 Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018, equations 4 to 7
 with the cosine kernel.
@@ -42,8 +42,8 @@ class PKT(Method):
 
 
 def neighbours(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
-    """Each sample's distribution over its neighbours, itself among them."""
-    # Unlike a square root's, the norm's gradient is a number for an embedding of zeros.
+    """Each sample's distribution over its neighbours, including itself."""
+    # Unlike that of a square root, the norm's gradient is finite for an embedding of zeros.
     unit = embedding / (embedding.norm(dim=1, keepdim=True) + EPSILON)
     similarity = (unit @ unit.T + 1) / 2
     return similarity / similarity.sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""RKD: distances and angles between samples are for the student what they are for the teacher.
+"""RKD: match distances and angles between samples.
 
 Park et al., "Relational Knowledge Distillation", CVPR 2019, equations 6 and 8, Huber loss.
 """
@@ -36,12 +36,7 @@ class RKDSpec(MethodSpec):
 
 
 class RKD(Method):
-    """Huber losses of distances and of angles between the embeddings of a batch.
-
-    Args:
-        distance_weight: Weight of the distances.
-        angle_weight: Weight of the angles.
-    """
+    """Huber losses of distances and of angles between the embeddings of a batch; see `RKDSpec`."""
 
     def __init__(self, distance_weight: float, angle_weight: float) -> None:
         super().__init__()
@@ -49,7 +44,7 @@ class RKD(Method):
         self.angle_weight = angle_weight
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """Both parts."""
+        """The weighted sum of both."""
         ours, theirs = student.embedding, teacher.embedding.detach()
         of_distances = F.smooth_l1_loss(distances(ours), distances(theirs))
         of_angles = F.smooth_l1_loss(angles(ours), angles(theirs))
@@ -57,7 +52,7 @@ class RKD(Method):
 
 
 def distances(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
-    """Distances between all samples, over the mean of those above 0; 0 for a batch of one."""
+    """Distances between all samples, divided by the mean of those above 0; 0 for a batch of one."""
     squares = embedding.square().sum(1)
     squared = squares.unsqueeze(0) + squares.unsqueeze(1) - 2 * embedding @ embedding.T
     found = squared.clamp(min=1e-12).sqrt()

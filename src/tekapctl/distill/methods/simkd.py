@@ -1,4 +1,4 @@
-"""SimKD: the student's last map, through a projector, is the teacher's, and the teacher's classifier classifies it.
+"""SimKD: project the student's last map onto the teacher's, and reuse the teacher's classifier.
 
 Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", CVPR 2022, equation 2. The trained student is
 the student's network without its classifier, the projector and the teacher's classifier.
@@ -37,7 +37,7 @@ class SimKDSpec(MethodSpec):
         """The student with a projector and the teacher's classifier."""
         if not pair.student.feature_maps:
             raise no_maps("the student")
-        assert pair.classifier is not None, "the teacher must be there to be reused"
+        assert pair.classifier is not None, "SimKD reuses the teacher's classifier"
         classifier, last = linear_of(pair.classifier), pair.student.feature_maps[-1]
         most = pair.teacher.feature_maps[-1].shape[2:] if classifies_last_map(pair.teacher) else None
         projection = Projection(
@@ -52,7 +52,7 @@ class SimKDSpec(MethodSpec):
         return network
 
     def make(self, pair: Pair) -> "SimKD":
-        """SimKD for a pair of networks, of which the student is what `learner` made."""
+        """SimKD for a pair of networks; the student is the network that `learner` built."""
         return SimKD(of_maps=classifies_last_map(pair.teacher))
 
 
@@ -60,7 +60,7 @@ class SimKD(Method):
     """The squared distance of the projected map and the teacher's.
 
     Args:
-        of_maps: Whether maps are compared; else what both classifiers read.
+        of_maps: Whether to compare maps; otherwise the embeddings, which both classifiers read.
     """
 
     couples_samples = False
@@ -70,14 +70,14 @@ class SimKD(Method):
         self.of_maps = of_maps
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """At the last stage; the larger map is pooled to the smaller's size."""
+        """The mean squared error at the last stage; the larger map is pooled to the smaller one's size."""
         if self.of_maps:
             return F.mse_loss(*of_one_size(student.feature_maps[-1], teacher.feature_maps[-1]))
         return F.mse_loss(student.embedding, teacher.embedding)
 
 
 def classifies_last_map(teacher: Knowledge) -> bool:
-    """Whether a network's classifier reads its last map, pooled, and nothing that is behind it."""
+    """Whether a network's classifier reads its pooled last map, with nothing in between."""
     if not teacher.feature_maps or teacher.feature_maps[-1].shape[1] != teacher.embedding.shape[1]:
         return False
     return torch.allclose(pool(teacher.feature_maps[-1]), teacher.embedding, rtol=1e-3, atol=1e-4)

@@ -1,4 +1,4 @@
-"""SP: samples that are alike to the teacher are alike to the student.
+"""SP: match the similarities between samples.
 
 Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, equation 4.
 """
@@ -35,7 +35,7 @@ class SP(Method):
     """Squared differences of the batch's similarity matrices at the last stage."""
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """At the last stage."""
+        """The loss at the last stage."""
         return similarity_loss(student.feature_maps[-1], teacher.feature_maps[-1])
 
 

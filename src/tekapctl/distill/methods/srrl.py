@@ -1,7 +1,7 @@
-"""SRRL: the student's embedding, projected, is the teacher's, and says the same to the teacher's classifier.
+"""SRRL: match the projected embedding to the teacher's, and its logits under the teacher's classifier.
 
 Yang, Martinez, Bulat and Tzimiropoulos, "Knowledge Distillation via Softmax Regression Representation Learning", ICLR
-2021, equations 3 and 7, of pooled features as SimKD's authors have it.
+2021, equations 3 and 7, of pooled features as in SimKD's code.
 """
 
 from typing import Literal
@@ -30,24 +30,24 @@ class SRRLSpec(MethodSpec):
 
     def make(self, pair: Pair) -> "SRRL":
         """SRRL for a pair of networks."""
-        assert pair.classifier is not None, "the teacher must be there to be asked"
+        assert pair.classifier is not None, "SRRL reads the teacher's classifier"
         return SRRL(pair.student.embedding.shape[1], pair.teacher.embedding.shape[1], pair.classifier)
 
 
 class SRRL(Method):
-    """Both distances, and the layer that they share.
+    """Both distances and the projection.
 
     Args:
         student_width: Width of the student's embedding.
         teacher_width: Width of the teacher's.
-        classifier: The teacher's classifier; a copy is kept, and not trained.
+        classifier: The teacher's classifier; a frozen copy is kept.
     """
 
     couples_samples = False
 
     def __init__(self, student_width: int, teacher_width: int, classifier: nn.Module) -> None:
         super().__init__()
-        # Convolutions of a single place: their batch norm is the kind that several processes bring together.
+        # 1x1 convolutions of 1x1 maps, since BatchNorm2d is the kind that is synchronized over processes.
         self.project = nn.Sequential(
             nn.Conv2d(student_width, teacher_width, 1, bias=False), nn.BatchNorm2d(teacher_width), nn.ReLU()
         )
@@ -56,5 +56,5 @@ class SRRL(Method):
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The distance of the embeddings plus that of the logits."""
         projected = self.project(student.embedding[:, :, None, None]).flatten(1)
-        said = self.classifier(projected)
-        return F.mse_loss(projected, teacher.embedding) + F.mse_loss(said, teacher.logits)
+        logits = self.classifier(projected)
+        return F.mse_loss(projected, teacher.embedding) + F.mse_loss(logits, teacher.logits)

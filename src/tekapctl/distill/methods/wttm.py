@@ -1,4 +1,4 @@
-"""WTTM: the student's probabilities at temperature 1 match a power of the teacher's probabilities.
+"""WTTM: match the student's probabilities at temperature 1 to a power of the teacher's.
 
 Zheng and Yang, "Knowledge Distillation Based on Transformed Teacher Matching", ICLR 2024: KD without the temperature
 on the student's side (TTM), and each sample weighted by the teacher's power sum (WTTM).
@@ -38,12 +38,7 @@ class WTTMSpec(MethodSpec):
 
 
 class WTTM(Method):
-    """KL from the transformed teacher to the student.
-
-    Args:
-        exponent: Power of the teacher's probabilities.
-        weighted: Whether each sample is weighted by the teacher's power sum.
-    """
+    """KL from the transformed teacher to the student; `WTTMSpec` describes the arguments."""
 
     couples_samples = False
 
