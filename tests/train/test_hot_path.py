@@ -59,7 +59,7 @@ def trainer(**values) -> Trainer:
         pair = Pair(student.knowledge(probe), teacher.knowledge(probe), image_set.labels, 0)
     asked = statistics_of(teacher, image_set, CPU, torch.float32)
     basis = PerturbationContext(teacher.classifier_layer, CPU, spec.tekap.logit.dropout, lambda: asked)
-    perturbation = PERTURBATIONS[spec.tekap.logit.perturbation].of(basis)
+    perturbation = PERTURBATIONS[spec.tekap.logit.perturbation].build(basis)
     objective = Distillation(
         lambda batch: teacher.knowledge(teacher.normalize(batch.images), feature_maps=False),
         Tekap(spec.tekap, SeededNoise(spec.tekap, 0), perturbation),

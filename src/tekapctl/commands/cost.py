@@ -70,7 +70,7 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
     steps = -(-count // spec.batch_size)
     student_macs = macs(student, image)
     teacher_macs = sum(macs(teacher, image) for teacher in teachers) if teachers else None
-    views = spec.method.views if isinstance(spec, StudentSpec) and spec.beta else 1
+    views = 2 if isinstance(spec, StudentSpec) and spec.requires.strong_view else 1
     image_macs = views * ((1 + _BACKWARD) * student_macs + (teacher_macs or 0))
     epoch_macs = count * image_macs + shape.test_images * student_macs
     statistics_macs = images_asked(spec, count) * (teacher_macs or 0) if isinstance(spec, StudentSpec) else 0

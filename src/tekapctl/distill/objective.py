@@ -1,4 +1,4 @@
-"""What a learner is trained towards: the parts of its loss, each with its weight."""
+"""Training objectives: weighted sums of named losses."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,22 +18,22 @@ from tekapctl.models.network import Knowledge, Level, Requires
 from tekapctl.timing import Clock, no_clock
 
 Parts = dict[str, Float[Tensor, ""]]
-"""Weighted parts of a loss by name; the loss is their sum."""
-Teacher = Callable[[Batch], Knowledge]
-"""Gives the frozen teacher's knowledge of a batch, without gradients."""
+"""Weighted losses by name; the training loss is their sum."""
+TeacherForward = Callable[[Batch], Knowledge]
+"""Returns the frozen teacher's knowledge of a batch, without gradients."""
 
 
 class Objective(nn.Module, ABC):
-    """The loss of a learner, with whatever trainable parts and buffers it has of its own."""
+    """The loss of the network in training, with any trainable parts and buffers of its own."""
 
     requires: Requires = Requires()
     init_stage: bool = False
-    """Whether the method's first stage is under way."""
+    """Whether the init stage, before the student's epochs, is under way."""
     clock: Clock = staticmethod(no_clock)
 
     @property
     def trains_learner(self) -> bool:
-        """Whether the learner is trained now."""
+        """Whether the network is trained in this stage."""
         return True
 
     @property
@@ -42,38 +42,38 @@ class Objective(nn.Module, ABC):
         return []
 
     @abstractmethod
-    def forward(self, learner: Knowledge, batch: Batch) -> Parts:
-        """The weighted parts of the loss for a batch; several processes average them."""
+    def forward(self, student: Knowledge, batch: Batch) -> Parts:
+        """The weighted losses of a batch; several processes average them."""
 
 
 class Classification(Objective):
     """Cross-entropy with the labels."""
 
-    def forward(self, learner: Knowledge, batch: Batch) -> Parts:
+    def forward(self, student: Knowledge, batch: Batch) -> Parts:
         """The cross-entropy alone."""
-        return {"cross_entropy": batch.shard.rescale(F.cross_entropy(learner.logits.float(), batch.labels))}
+        return {"cross_entropy": batch.shard.rescale(F.cross_entropy(student.logits.float(), batch.labels))}
 
 
 class Distillation(Objective):
-    """`gamma * cross-entropy + alpha * KD + beta * method`, each under the teacher and its augmented teachers.
+    """`gamma * cross-entropy + alpha * KD + beta * method`, the last two under the teacher and its augmented teachers.
 
-    Where the method has a first stage, its loss is all there is while `init_stage` is set.
+    In the init stage the loss is the method's `init_loss` alone, or the loss of the learned views.
 
     Args:
-        teacher: Gives the teacher's knowledge of a batch.
+        teacher: Returns the teacher's knowledge of a batch.
         tekap: Makes the augmented teachers.
-        method: The method's own loss, or None where KD is all.
+        method: The method's own loss; None for KD alone.
         gamma: Weight of the cross-entropy.
         alpha: Weight of KD.
         beta: Weight of the method's own loss.
         temperature: Temperature of KD.
-        standardize_logits: Whether logit losses see logits of mean 0 and deviation 1.
-        views: Learned views of the teacher (Angular-KD), whose mean with it takes its place; None for none.
+        standardize_logits: Whether losses of logits see logits of mean 0 and standard deviation 1.
+        views: Learned views of the teacher (Angular-KD); their mean with the teacher replaces it. None for none.
     """
 
     def __init__(
         self,
-        teacher: Teacher,
+        teacher: TeacherForward,
         tekap: Tekap,
         method: Method | None,
         *,
@@ -94,17 +94,73 @@ class Distillation(Objective):
         self.views = views
         self.requires = Requires() if method is None else method.requires
 
-    @property
-    def trains_learner(self) -> bool:
-        """Whether the learner is trained now, and not only what the method has of its own."""
-        if self._pretrains_views:
-            return False
-        return not (self.init_stage and self.method is not None and not self.method.init_trains_student)
+    def forward(self, student: Knowledge, batch: Batch) -> Parts:
+        """The losses with a weight above 0.
 
-    @property
-    def _pretrains_views(self) -> bool:
-        """Whether only the views are trained now."""
-        return self.init_stage and self.views is not None and self.views.spec.pretrain_epochs > 0
+        A loss that compares samples is computed for the samples of all processes; others for this process's samples,
+        rescaled so that the mean over processes is that of the whole batch.
+        """
+        local = batch
+        if self.couples_samples:
+            student, batch = student.gather(local.shard), local.gather()
+        student = student.float()
+        parts: Parts = {}
+        if self.gamma and not self.init_stage:
+            errors = [F.cross_entropy(seen.logits, batch.labels) for seen in (student, student.strong) if seen]
+            parts["cross_entropy"] = self.gamma * sum(errors[1:], start=errors[0])
+        if self.needs_teacher:
+            teacher = self._teacher_forward(local)
+            with torch.autocast(batch.index.device.type, enabled=False):
+                parts |= self._distillation_losses(student, teacher, batch)
+        return parts if self.couples_samples else {name: local.shard.rescale(loss) for name, loss in parts.items()}
+
+    def _teacher_forward(self, local: Batch) -> Knowledge:
+        """The teacher's knowledge of the samples whose loss is computed here, in float32."""
+        with self.clock("teacher"), torch.no_grad():
+            teacher = self.teacher(local)
+            if self.couples_samples:
+                teacher = teacher.gather(local.shard)
+            return teacher.float()
+
+    def _distillation_losses(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Parts:
+        parts: Parts = {}
+        kd_scale = 1.0
+        if self.views is not None:
+            with self.clock("views"):
+                if self._pretrains_views:
+                    return {"first_stage": self.views.pretraining_loss(teacher, batch)}
+                teacher, parts["views"] = self.views(teacher, batch)
+            kd_scale = self.views.logit_scale
+        augmented = {level: self._augment(level, teacher, batch) for level in self._levels_read}
+        if self._uses_kd:
+            parts["kd"] = self.alpha * kd_scale * self._method_loss(self.kd, student, teacher, augmented, batch)
+        if (method := self._current_method) is not None:
+            loss = self._method_loss(method, student, teacher, augmented, batch)
+            parts |= {"first_stage": loss} if self.init_stage else {"method": self.beta * loss}
+        return parts
+
+    def _augment(self, level: Level, teacher: Knowledge, batch: Batch) -> AugmentedTeachers:
+        with self.clock("TeKAP"), torch.no_grad():
+            if level == "logit":
+                return self.tekap.augment_logits(teacher, batch.step, batch.shard.first, batch.labels)
+            return self.tekap.augment_features(teacher, batch.step, batch.shard.first)
+
+    def _method_loss(
+        self,
+        method: Method,
+        student: Knowledge,
+        teacher: Knowledge,
+        by_level: dict[Level, AugmentedTeachers],
+        batch: Batch,
+    ) -> Float[Tensor, ""]:
+        augmented = by_level[method.level]
+        with self.clock("method"):
+            if self.init_stage:
+                return sum_over_teachers(method.init_loss, student, teacher, augmented, batch)
+            if self.standardize_logits and method.level == "logit" and not method.standardizes_logits:
+                student, teacher = _standardized(student), _standardized(teacher)
+                augmented = _standardized_teachers(augmented)
+            return method.augmented_loss(student, teacher, augmented, batch)
 
     @property
     def distillations(self) -> "list[Distillation]":
@@ -112,125 +168,73 @@ class Distillation(Objective):
         return [self]
 
     @property
+    def trains_learner(self) -> bool:
+        """Whether the student is trained in this stage, and not only parts of the method or the views."""
+        if self._pretrains_views:
+            return False
+        return not (self.init_stage and self.method is not None and not self.method.init_trains_student)
+
+    @property
     def couples_samples(self) -> bool:
-        """Whether the loss compares samples of a batch with each other, so that it must see all of it."""
+        """Whether the loss compares samples of a batch with each other, so that it must see all of them."""
         return self.views is not None or (self.method is not None and self.method.couples_samples)
 
     @property
+    def needs_teacher(self) -> bool:
+        """Whether the loss of this stage reads the teacher."""
+        return self._pretrains_views or bool(self._levels_read)
+
+    @property
     def levels(self) -> tuple[Level, ...]:
-        """The levels of augmented teachers that the loss asks now."""
-        asked = set()
-        if self.alpha and not self.init_stage:
-            asked.add("logit")
-        if self._method is not None:
-            asked.add(self._method.level)
-        return tuple(level for level in LEVELS if level in asked and getattr(self.tekap.spec, level).teachers)
+        """The levels at which the loss of this stage has augmented teachers."""
+        return tuple(level for level in self._levels_read if getattr(self.tekap.spec, level).teachers)
 
     @property
-    def asks_teacher(self) -> bool:
-        """Whether anything is distilled now."""
-        return self._pretrains_views or self._method is not None or bool(self.alpha and not self.init_stage)
+    def _levels_read(self) -> tuple[Level, ...]:
+        """The levels that the losses of this stage read the teacher at."""
+        losses = (self.kd if self._uses_kd else None, self._current_method)
+        read = {loss.level for loss in losses if loss is not None}
+        return tuple(level for level in LEVELS if level in read)
 
     @property
-    def _method(self) -> Method | None:
-        """The method, where its loss counts now."""
-        if self._pretrains_views:
+    def _pretrains_views(self) -> bool:
+        """Whether this is the init stage of the learned views, which trains nothing else."""
+        return self.init_stage and self.views is not None and self.views.spec.pretrain_epochs > 0
+
+    @property
+    def _uses_kd(self) -> bool:
+        return bool(self.alpha) and not self.init_stage
+
+    @property
+    def _current_method(self) -> Method | None:
+        """The method, if its loss counts in this stage."""
+        if self.method is None or self._pretrains_views:
             return None
-        if self.method is None or self.init_stage:
-            return self.method
-        return None if self.method.init_only or not self.beta else self.method
+        counts = self.init_stage or (bool(self.beta) and not self.method.init_only)
+        return self.method if counts else None
 
-    def forward(self, learner: Knowledge, batch: Batch) -> Parts:
-        """The parts whose weight is above 0; their mean over all processes is the batch's."""
-        if not self.couples_samples:
-            parts = self._parts(learner, batch, self.teacher, batch)
-            return {name: batch.shard.rescale(value) for name, value in parts.items()}
-        return self._parts(learner.gather(batch.shard), batch.gather(), self._teacher_of_all, batch)
 
-    def _teacher_of_all(self, own: Batch) -> Knowledge:
-        return self.teacher(own).gather(own.shard)
+def _standardized(knowledge: Knowledge) -> Knowledge:
+    strong = None if knowledge.strong is None else _standardized(knowledge.strong)
+    return replace(knowledge, logits=standardized(knowledge.logits), strong=strong)
 
-    def _parts(self, learner: Knowledge, batch: Batch, teacher_of: Teacher, own: Batch) -> Parts:
-        """The parts for a batch, whose teacher is asked with the samples that this process has of it."""
-        parts: Parts = {}
-        if self._pretrains_views:
-            assert self.views is not None
-            with self.clock("teacher"), torch.no_grad():
-                teacher = teacher_of(own)
-            with self.clock("views"), torch.autocast(batch.index.device.type, enabled=False):
-                parts["first_stage"] = self.views.pretraining_loss(teacher.float(), batch)
-            return parts
-        if self.init_stage and self.method is not None:
-            teacher = self._ask(teacher_of, own, batch, parts)
-            parts["first_stage"] = self._method_loss(self.method, learner.float(), teacher, batch)
-            return parts
-        if self.gamma:
-            views = [view.logits.float() for view in (learner, learner.strong) if view is not None]
-            errors = [F.cross_entropy(logits, batch.labels) for logits in views]
-            parts["cross_entropy"] = self.gamma * sum(errors[1:], start=errors[0])
-        method = self._method
-        if not self.asks_teacher:
-            return parts
-        teacher = self._ask(teacher_of, own, batch, parts)
-        with torch.autocast(batch.index.device.type, enabled=False):
-            learner = learner.float()
-            if self.alpha:
-                augmented = self._augmented(teacher, batch, "logit")
-                with self.clock("method"):
-                    student, target = self._for_logit_loss(learner), self._for_logit_loss(teacher)
-                    scale = 1.0 if self.views is None else self.views.logit_scale
-                    parts["kd"] = self.alpha * scale * self.kd.augmented_loss(student, target, augmented, batch)
-            if method is not None:
-                parts["method"] = self.beta * self._method_loss(method, learner, teacher, batch)
-        return parts
 
-    def _ask(self, teacher_of: Teacher, own: Batch, batch: Batch, parts: Parts) -> Knowledge:
-        """What the teacher says, or its mean with its learned views, whose own loss becomes a part."""
-        with self.clock("teacher"), torch.no_grad():
-            teacher = teacher_of(own)
-        if self.views is not None:
-            with self.clock("views"), torch.autocast(batch.index.device.type, enabled=False):
-                teacher, parts["views"] = self.views(teacher.float(), batch)
-        return teacher
-
-    def _method_loss(self, method: Method, learner: Knowledge, teacher: Knowledge, batch: Batch) -> Tensor:
-        augmented = self._augmented(teacher, batch, method.level, standardize=not method.standardizes_logits)
-        with self.clock("method"), torch.autocast(batch.index.device.type, enabled=False):
-            teacher = teacher.float()
-            if self.init_stage:
-                return sum_over_teachers(method.init_loss, learner, teacher, augmented, batch)
-            if method.level == "logit" and not method.standardizes_logits:
-                learner, teacher = self._for_logit_loss(learner), self._for_logit_loss(teacher)
-            return method.augmented_loss(learner, teacher, augmented, batch)
-
-    def _augmented(
-        self, teacher: Knowledge, batch: Batch, level: Level, *, standardize: bool = True
-    ) -> AugmentedTeachers:
-        with self.clock("TeKAP"), torch.no_grad():
-            if level == "feature":
-                return self.tekap.augment_features(teacher, batch.step, batch.shard.first)
-            augmented = self.tekap.augment_logits(teacher, batch.step, batch.shard.first, batch.labels)
-            if standardize and self.standardize_logits and augmented.logits is not None:
-                strong = augmented.strong_logits
-                augmented = replace(
-                    augmented,
-                    logits=standardized(augmented.logits),
-                    strong_logits=None if strong is None else standardized(strong),
-                )
-            return augmented
-
-    def _for_logit_loss(self, knowledge: Knowledge) -> Knowledge:
-        if not self.standardize_logits:
-            return knowledge
-        strong = None if knowledge.strong is None else self._for_logit_loss(knowledge.strong)
-        return replace(knowledge, logits=standardized(knowledge.logits), strong=strong)
+def _standardized_teachers(augmented: AugmentedTeachers) -> AugmentedTeachers:
+    if augmented.logits is None:
+        return augmented
+    strong = augmented.strong_logits
+    return replace(
+        augmented,
+        logits=standardized(augmented.logits),
+        strong_logits=None if strong is None else standardized(strong),
+    )
 
 
 class Ensemble(Objective):
-    """The mean of the losses under each teacher, so that their number does not change the weight of what is distilled.
+    """The mean of the losses under several teachers, so that their number does not change the weight of distillation.
 
-    Each teacher has augmented teachers and a method's trainable parts of its own. You et al., "Learning from Multiple
-    Teacher Networks", KDD 2017, with equal weights.
+    Each teacher has its own augmented teachers, and its own trainable parts of the method. You et al., "Learning from
+    Multiple Teacher Networks", KDD 2017, with equal weights.
 
     Args:
         members: The distillation from each teacher; the cross-entropy is the first one's.
@@ -244,18 +248,18 @@ class Ensemble(Objective):
 
     @property
     def trains_learner(self) -> bool:
-        """Whether the learner is trained now."""
+        """Whether the student is trained in this stage."""
         for member in self.distillations:
             member.init_stage = self.init_stage
         return any(member.trains_learner for member in self.distillations)
 
-    def forward(self, learner: Knowledge, batch: Batch) -> Parts:
-        """The cross-entropy, and the mean of each other part."""
+    def forward(self, student: Knowledge, batch: Batch) -> Parts:
+        """The cross-entropy, and the mean of each other loss."""
         found = []
         for member in self.distillations:
             member.init_stage = self.init_stage
             member.clock = self.clock
-            found.append(member(learner, batch))
+            found.append(member(student, batch))
         parts: Parts = {}
         for name in dict.fromkeys(name for each in found for name in each):
             values = [each[name] for each in found if name in each]
@@ -268,8 +272,8 @@ class Ensemble(Objective):
         return [member for member in self.members if isinstance(member, Distillation)]
 
 
-def of_teachers(members: Sequence[Distillation]) -> Objective:
-    """One distillation as it is, several as an ensemble."""
+def combine(members: Sequence[Distillation]) -> Objective:
+    """The objective of one teacher, or the ensemble of several; only the first one keeps its cross-entropy."""
     if len(members) == 1:
         return members[0]
     for member in members[1:]:

@@ -1,9 +1,9 @@
 """TeKAP: many perspectives of one teacher, made by perturbing its knowledge.
 
 Hossain et al., "Single Teacher, Multiple Perspectives: Teacher Knowledge Augmentation for Enhanced Knowledge
-Distillation", ICLR 2025. An augmented teacher says `(1 - a) * teacher + a * noise` (its equation for logits and, alike,
-for features), with noise drawn anew in every step. The share of the teacher and the weight of the noise are two
-settings here, so that each can be studied without the other.
+Distillation", ICLR 2025. The output of an augmented teacher is `(1 - a) * teacher + a * noise`, for logits and for
+features alike, with new noise in every step. Here the teacher's scale and the noise's weight are two settings, so that
+each can be studied without the other.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,24 +26,24 @@ from tekapctl.settings import Settings, Weight
 Distribution = Literal["gaussian", "uniform"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 NoiseSource = Callable[[Sequence[int], str, int, torch.device, int], Tensor]
-"""Draws unit-variance noise of a shape (teachers, batch, ...) at a step, on a device, for a batch's rows from a given
-one on. The text says what it is added to: `logits`, `embedding`, `feature map N` or `preactivation N`."""
+"""Draws unit-variance noise from a shape (teachers, batch, ...), the name of its target (`logits`, `embedding`,
+`feature map N` or `preactivation N`), the step, the device, and the first row's place in the batch."""
 
 
-class Perturbation(Settings):
-    """How the augmented teachers of one level are made, and what their losses weigh."""
+class LevelSettings(Settings):
+    """How the augmented teachers of one level are made, and the weights of their losses."""
 
     teachers: int = Field(ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
-    teacher_scale: Weight = Field(0.9, description="Share of the teacher's own output in an augmented teacher's.")
-    noise_weight: Weight = Field(0.1, description="Weight of the noise in an augmented teacher's output.")
-    noise_std: Weight = Field(description="Standard deviation of the noise before it is weighted.")
+    teacher_scale: Weight = Field(0.9, description="Factor of the teacher's output in an augmented teacher's.")
+    noise_weight: Weight = Field(0.1, description="Factor of the noise in an augmented teacher's output.")
+    noise_std: Weight = Field(description="Standard deviation of the noise before `noise_weight`.")
     distribution: Distribution = Field("gaussian", description="Distribution of the noise.")
-    loss_weight: Weight = Field(description="Weight of each augmented teacher's loss; the teacher's own is 1.")
-    teacher_loss_weight: Weight = Field(1.0, description="Weight of the teacher's own loss beside them.")
+    loss_weight: Weight = Field(description="Weight of the loss under each augmented teacher.")
+    teacher_loss_weight: Weight = Field(1.0, description="Weight of the loss under the teacher itself.")
 
     @property
     def has_noise(self) -> bool:
-        """Whether there are augmented teachers who say something else than a share of what the teacher says."""
+        """Whether there are augmented teachers with any noise."""
         return bool(self.teachers and self.noise_weight and self.noise_std)
 
 
@@ -57,47 +57,50 @@ KnownPerturbation = Annotated[str, AfterValidator(_known_perturbation)]
 """The name of a perturbation of the logits."""
 
 
-class LogitTekap(Perturbation):
+class LogitTekap(LevelSettings):
     """TeKAP at the logit level; the defaults are the published code's."""
 
     teachers: int = Field(3, ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
-    noise_std: Weight = Field(1.0, description="Standard deviation of the noise before it is weighted.")
-    loss_weight: Weight = Field(0.8, description="Weight of each augmented teacher's loss; the teacher's own is 1.")
+    noise_std: Weight = Field(1.0, description="Standard deviation of the noise before `noise_weight`.")
+    loss_weight: Weight = Field(0.8, description="Weight of the loss under each augmented teacher.")
     perturbation: KnownPerturbation = Field(
         "isotropic",
-        description="What is weighted as noise: isotropic, covariance, class-covariance, temperature, relative, "
-        "dropout or mixing, each of the same size (docs/tekap.md).",
+        description="Kind of noise: isotropic, covariance, class-covariance, temperature, relative, dropout or mixing, "
+        "all of the same size (docs/tekap.md).",
     )
     dropout: float = Field(
-        0.1, gt=0, lt=1, description="Share of the teacher's embedding that the perturbation dropout drops."
+        0.1,
+        gt=0,
+        lt=1,
+        description="Dropout rate of the embedding in the perturbation `dropout`.",
     )
 
     @model_validator(mode="after")
     def _check_distribution(self) -> "LogitTekap":
         if self.distribution != "gaussian" and not PERTURBATIONS[self.perturbation].takes_distribution:
             raise ValueError(
-                f"the perturbation {self.perturbation} decides by chance and has no distribution: leave it out"
+                f"the perturbation {self.perturbation} always draws uniform numbers: leave out `distribution`"
             )
         return self
 
     @property
-    def numbers(self) -> Distribution:
-        """Distribution of the random numbers that the perturbation is made of."""
+    def noise_distribution(self) -> Distribution:
+        """Distribution of the random numbers that the perturbation draws."""
         return self.distribution if PERTURBATIONS[self.perturbation].takes_distribution else "uniform"
 
 
-class FeatureTekap(Perturbation):
+class FeatureTekap(LevelSettings):
     """TeKAP at the feature level; the defaults are the published code's.
 
-    The published code runs the whole contrastive loss once more for the augmented teacher, which counts the student's
-    term again and updates the memory banks again. Both effects are settings of their own.
+    The published code runs the whole contrastive loss again for the augmented teacher. That counts the student's term
+    again and updates the memory banks again; both effects have a setting of their own.
     """
 
     teachers: int = Field(1, ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
-    noise_std: Weight = Field(0.1, description="Standard deviation of the noise before it is weighted.")
-    loss_weight: Weight = Field(1.0, description="Weight of each augmented teacher's loss; the teacher's own is 1.")
+    noise_std: Weight = Field(0.1, description="Standard deviation of the noise before `noise_weight`.")
+    loss_weight: Weight = Field(1.0, description="Weight of the loss under each augmented teacher.")
     student_term_weight: Weight = Field(
-        1.0, description="How much of the student's term (CRD) each augmented teacher adds once more."
+        1.0, description="Weight of the student's term (CRD), which each augmented teacher adds again."
     )
     bank_updates: bool = Field(True, description="Whether each augmented teacher updates the memory banks (CRD) again.")
 
@@ -108,12 +111,8 @@ class TekapSpec(Settings):
     logit: LogitTekap = LogitTekap()
     feature: FeatureTekap = FeatureTekap()
 
-    def quiet(self, level: Level) -> "TekapSpec":
-        """The same spec with no noise at a level.
-
-        Args:
-            level: Of the two.
-        """
+    def without_noise(self, level: Level) -> "TekapSpec":
+        """The same spec with no noise at a level."""
         return self.model_copy(update={level: getattr(self, level).model_copy(update={"noise_weight": 0.0})})
 
     def without(self) -> "TekapSpec":
@@ -124,15 +123,14 @@ class TekapSpec(Settings):
 
 
 def perturb(
-    spec: Perturbation, knowledge: Float[Tensor, "..."], noise: Float[Tensor, "teachers ..."]
+    spec: LevelSettings, knowledge: Float[Tensor, "..."], noise: Float[Tensor, "teachers ..."]
 ) -> Float[Tensor, "teachers ..."]:
-    """What each augmented teacher says: `teacher_scale * knowledge + noise_weight * noise_std * noise`.
+    """The augmented teachers' outputs: `teacher_scale * knowledge + noise_weight * noise_std * noise`.
 
     Args:
         spec: The level's settings.
         knowledge: The teacher's logits, embedding or feature map.
-        noise: Unit-variance noise, or what a perturbation made of it, one of the knowledge's shape for each augmented
-            teacher.
+        noise: Unit-variance noise or a perturbation's sample: for each augmented teacher, the knowledge's shape.
     """
     scaled = knowledge.float() * spec.teacher_scale
     return torch.add(scaled.unsqueeze(0), noise, alpha=spec.noise_weight * spec.noise_std)
@@ -142,16 +140,19 @@ def perturb(
 class AugmentedTeachers:
     """The augmented teachers of one level for one batch.
 
+    Iterating gives the knowledge of one augmented teacher after the other.
+
     Attributes:
-        logits: Their logits, where the level is the logits, else None.
-        embeddings: Their embeddings, where the level is the features and embeddings are used, else None.
-        feature_maps: Their feature maps, where the level is the features, else empty.
-        preactivations: Their feature maps before the ReLU, likewise.
-        strong_logits: Their logits of the strong views, where the level is the logits and there are strong views.
-        spec: The level's settings, the weight of their losses among them.
+        spec: The level's settings, with the weights of the losses.
+        teacher: The teacher's own knowledge of the batch.
+        logits: Their logits; None at the feature level.
+        embeddings: Their embeddings; None at the logit level.
+        feature_maps: Their feature maps; empty at the logit level.
+        preactivations: Their feature maps before the ReLU; empty at the logit level.
+        strong_logits: Their logits of strongly augmented images; None at the feature level, or without such images.
     """
 
-    spec: Perturbation
+    spec: LevelSettings
     teacher: Knowledge
     logits: Float[Tensor, "teachers batch classes"] | None = None
     embeddings: Float[Tensor, "teachers batch width"] | None = None
@@ -168,29 +169,23 @@ class AugmentedTeachers:
             yield Knowledge(
                 logits=self.teacher.logits if self.logits is None else self.logits[i],
                 embedding=self.teacher.embedding if self.embeddings is None else self.embeddings[i],
-                feature_maps=tuple(stage[i] for stage in self.feature_maps)
-                if self.feature_maps
-                else self.teacher.feature_maps,
-                preactivations=(
-                    tuple(maps[i] for maps in self.preactivations)
-                    if self.preactivations
-                    else self.teacher.preactivations
-                ),
+                feature_maps=tuple(maps[i] for maps in self.feature_maps) or self.teacher.feature_maps,
+                preactivations=tuple(maps[i] for maps in self.preactivations) or self.teacher.preactivations,
                 strong=(
-                    strong
-                    if strong is None or self.strong_logits is None
-                    else replace(strong, logits=self.strong_logits[i])
+                    replace(strong, logits=self.strong_logits[i])
+                    if strong is not None and self.strong_logits is not None
+                    else strong
                 ),
             )
 
 
 class SeededNoise:
-    """Unit-variance noise that depends on the run's seed, what it is added to, the step and the place in the batch.
+    """Unit-variance noise that depends only on the run's seed, its target, the step and the place in the batch.
 
-    It depends on nothing else: that of the embedding is the same whichever feature maps a method reads besides.
+    The embedding's noise, for instance, is the same whichever feature maps a method reads as well.
 
     Args:
-        spec: TeKAP's settings; each level has its distribution, and the logits' perturbation may ask for one.
+        spec: TeKAP's settings; each level has its distribution.
         seed: The run's seed.
     """
 
@@ -201,7 +196,7 @@ class SeededNoise:
     def __call__(self, shape: Sequence[int], to: str, step: int, device: torch.device, first: int = 0) -> Tensor:
         """Draw noise of `shape` (teachers, batch, ...) on `device`, for a batch's rows from `first` on."""
         teachers, count, *rest = shape
-        distribution = self.spec.logit.numbers if to == "logits" else self.spec.feature.distribution
+        distribution = self.spec.logit.noise_distribution if to == "logits" else self.spec.feature.distribution
 
         def draw(rows: int, source: torch.Generator) -> Tensor:
             whole = (teachers, rows, *rest)
@@ -220,8 +215,8 @@ class Tekap:
 
     Args:
         spec: The settings of both levels.
-        noise: Where the noise comes from; `SeededNoise` in a run.
-        perturbation: What the noise makes of this teacher's logits; isotropic noise is itself.
+        noise: Draws the noise; `SeededNoise` in a run.
+        perturbation: Turns noise into perturbations of this teacher's logits; isotropic noise is used as it is.
     """
 
     def __init__(self, spec: TekapSpec, noise: NoiseSource, perturbation: LogitPerturbation = _ISOTROPIC) -> None:
@@ -239,7 +234,7 @@ class Tekap:
         """Augmented teachers at the logit level.
 
         Args:
-            teacher: The teacher's knowledge of a batch, or of some of its rows.
+            teacher: The teacher's knowledge of a batch, or of this process's rows of it.
             step: Number of the step in the run.
             first: The first row's place in the batch.
             labels: The rows' class numbers, for perturbations that read them.
@@ -247,22 +242,21 @@ class Tekap:
         spec = self.spec.logit
         if not spec.teachers:
             return AugmentedTeachers(spec, teacher)
-        strong = teacher.strong
-        views = (teacher,) if strong is None else (teacher, strong)
-        logits = teacher.logits if strong is None else torch.cat((teacher.logits, strong.logits), dim=1)
-        shape = (spec.teachers, len(logits), sum(self.perturbation.numbers(view) for view in views))
-        noise = self.noise(shape, "logits", step, logits.device, first)
-        augmented = perturb(spec, logits, self.perturbation.of_views(views, labels, noise))
-        if strong is None:
-            return AugmentedTeachers(spec, teacher, logits=augmented)
-        weak, of_strong = augmented.split(teacher.logits.shape[1], dim=2)
-        return AugmentedTeachers(spec, teacher, logits=weak, strong_logits=of_strong)
+        images = (teacher,) if teacher.strong is None else (teacher, teacher.strong)
+        dims = [self.perturbation.noise_dim(knowledge) for knowledge in images]
+        shape = (spec.teachers, len(teacher.logits), sum(dims))
+        noise = self.noise(shape, "logits", step, teacher.logits.device, first).split(dims, dim=2)
+        logits, *strong_logits = (
+            perturb(spec, knowledge.logits, self.perturbation.sample(knowledge, labels, part))
+            for knowledge, part in zip(images, noise, strict=True)
+        )
+        return AugmentedTeachers(spec, teacher, logits=logits, strong_logits=next(iter(strong_logits), None))
 
     def augment_features(self, teacher: Knowledge, step: int, first: int = 0) -> AugmentedTeachers:
-        """Augmented teachers at the feature level: their embeddings, and all feature maps that the teacher gave.
+        """Augmented teachers at the feature level: their embeddings and feature maps.
 
         Args:
-            teacher: The teacher's knowledge of a batch, or of some of its rows.
+            teacher: The teacher's knowledge of a batch, or of this process's rows of it.
             step: Number of the step in the run.
             first: The first row's place in the batch.
         """

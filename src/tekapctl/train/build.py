@@ -26,7 +26,7 @@ from tekapctl.device import (
 from tekapctl.distill.angular import AngularViews
 from tekapctl.distill.methods import Pair
 from tekapctl.distill.methods.method import seeded
-from tekapctl.distill.objective import Classification, Distillation, Objective, of_teachers
+from tekapctl.distill.objective import Classification, Distillation, Objective, combine
 from tekapctl.distill.tekap import SeededNoise, Tekap
 from tekapctl.distributed.batch_norm import convert_sync_batchnorm
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
@@ -256,7 +256,7 @@ def build_objective(spec: RunSpec, sources: Sequence[TeacherSource], student: Ne
             build_distillation(spec, source, student, train, seed=seed)
             for source, seed in zip(sources, seeds, strict=True)
         ]
-        objective = of_teachers(members)
+        objective = combine(members)
     place(objective, train.device)
     return objective
 

@@ -154,7 +154,7 @@ class Diagnosis:
                 batch_size = self.train_batches.batch_size
                 metrics = augmented_diversity(self._teacher_outputs(number), member.tekap, level, step, batch_size)
                 own |= _prefixed(level, metrics)
-            if member.views is not None and member.asks_teacher:
+            if member.views is not None and member.needs_teacher:
                 views = copy.deepcopy(member.views)  # their running statistics change
                 own |= _prefixed("views", view_diversity(self._teacher_outputs(number), views, step))
             if own:
@@ -162,7 +162,7 @@ class Diagnosis:
         return _means(found)
 
     def _gradient_metrics(self, members: Sequence[Distillation], epoch: int) -> TensorMetrics:
-        is_taught = any(m.levels or (m.views is not None and m.asks_teacher) for m in members)
+        is_taught = any(m.levels or (m.views is not None and m.needs_teacher) for m in members)
         if not (self.objective.trains_learner and is_taught):
             return {}
         strong = self.objective.requires.strong_view
@@ -250,7 +250,7 @@ class StudentGradients:
         objective = copy_objective(self.objective, self.comm)
         if without is not None:
             for member in objective.distillations:
-                member.tekap = member.tekap.with_spec(member.tekap.spec.quiet(without))
+                member.tekap = member.tekap.with_spec(member.tekap.spec.without_noise(without))
         train_step = TrainStep(self.network, objective, self.device, self.precision, compiled=False)
         with preserve_buffers(self.network):
             torch.manual_seed(batch.step)  # external models draw the same dropout each time

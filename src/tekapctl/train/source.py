@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tekapctl.data.batches import Batches
 from tekapctl.device import resolve_precision
-from tekapctl.distill.objective import Teacher
+from tekapctl.distill.objective import TeacherForward
 from tekapctl.distill.perturbations import LogitPerturbation
 from tekapctl.errors import UsageError
 from tekapctl.spec import RunSpec, StudentSpec
@@ -31,7 +31,7 @@ class TeacherSource:
     """
 
     trained: Trained
-    forward: Teacher
+    forward: TeacherForward
     perturbation: LogitPerturbation
 
 

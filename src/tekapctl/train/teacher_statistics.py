@@ -30,7 +30,7 @@ def chosen(spec: StudentSpec) -> type[LogitPerturbation]:
 
 def images_asked(spec: StudentSpec, train_images: int) -> int:
     """How many training images pass through the teacher before a run."""
-    return min(MOST_IMAGES, train_images) if chosen(spec).asks else 0
+    return min(MOST_IMAGES, train_images) if chosen(spec).needs_statistics else 0
 
 
 def perturbation_of(spec: StudentSpec, teacher: Trained, train: Batches) -> LogitPerturbation:
@@ -56,7 +56,7 @@ def perturbation_of(spec: StudentSpec, teacher: Trained, train: Batches) -> Logi
         return statistics_of(teacher.network, images, train.device, precision)
 
     context = PerturbationContext(teacher.network.classifier_layer, train.device, spec.tekap.logit.dropout, compute)
-    return chosen(spec).of(context)
+    return chosen(spec).build(context)
 
 
 @torch.no_grad()

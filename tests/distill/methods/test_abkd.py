@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from conformance.inputs import batch_of
-from tekapctl.distill.methods.abkd import ABKD, alpha_beta_divergence
+from tekapctl.distill.methods.abkd import ABKD, ABKDSpec, alpha_beta_divergence
 from tekapctl.errors import UsageError
 from tekapctl.models.network import Knowledge
 from tekapctl.spec import parse
@@ -66,7 +66,7 @@ def test_the_loss_is_the_mean_at_its_temperature(alpha, beta):
 
     def loss(student):
         views = [Knowledge(z, z) for z in (student, teacher)]
-        return ABKD(alpha, beta, 4.0).loss(*views, batch_of(torch.arange(6)))
+        return ABKD(ABKDSpec(teacher_exponent=alpha, student_exponent=beta)).loss(*views, batch_of(torch.arange(6)))
 
     softened = [(z / 4).softmax(1).log() for z in (student, teacher)]
     assert_close(loss(student), alpha_beta_divergence(*softened, alpha, beta).sum() / 6)
@@ -77,7 +77,9 @@ def test_the_loss_is_the_mean_at_its_temperature(alpha, beta):
 def test_probabilities_that_vanish_give_finite_losses_and_gradients(alpha, beta):
     student = torch.tensor([[200.0, 0.0, -200.0]], requires_grad=True)
     views = [Knowledge(z, z) for z in (student, torch.tensor([[-200.0, 0.0, 200.0]]))]
-    loss = ABKD(alpha, beta, 1.0).loss(*views, batch_of(torch.arange(1)))
+    loss = ABKD(ABKDSpec(teacher_exponent=alpha, student_exponent=beta, temperature=1.0)).loss(
+        *views, batch_of(torch.arange(1))
+    )
     loss.backward()
     assert loss.isfinite()
     assert student.grad.isfinite().all()

@@ -8,6 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from tekapctl.data.batches import Batch
+from tekapctl.distill.methods.kd import kl_of_many, standardized
 from tekapctl.distill.objective import Distillation
 from tekapctl.distill.perturbations import PERTURBATIONS, LogitPerturbation, PerturbationContext, TeacherStatistics
 from tekapctl.distill.perturbations.perturbation import HALF_WIDTH
@@ -61,17 +62,17 @@ def spec_of(name: str, **settings) -> TekapSpec:
 
 def tekap(name: str, basis: PerturbationContext, **settings) -> Tekap:
     spec = spec_of(name, **settings)
-    return Tekap(spec, SeededNoise(spec, 0), PERTURBATIONS[name].of(basis))
+    return Tekap(spec, SeededNoise(spec, 0), PERTURBATIONS[name].build(basis))
 
 
 def deviations(name: str, basis: PerturbationContext, teacher: Knowledge, labels, teachers: int) -> torch.Tensor:
-    """The deviations alone, of augmented teachers who have no share of the teacher."""
+    """The deviations alone, of augmented teachers with a `teacher_scale` of 0."""
     alone = tekap(name, basis, teachers=teachers, teacher_scale=0, noise_weight=1)
     return alone.augment_logits(teacher, 0, 0, labels).logits
 
 
 def made(name: str, basis: PerturbationContext) -> LogitPerturbation:
-    return PERTURBATIONS[name].of(basis)
+    return PERTURBATIONS[name].build(basis)
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS.names())
@@ -137,7 +138,7 @@ def test_logits_that_vary_in_a_plane_are_perturbed_within_it(basis, teacher, lab
 
 def test_relative_noise_is_that_of_noisy_teachers(basis, teacher):
     noise = torch.randn(3, len(teacher.logits), CLASSES, generator=torch.Generator().manual_seed(0))
-    size = basis.survey().logits.square().mean().sqrt().float()
+    size = basis.statistics().logits.square().mean().sqrt().float()
     spec = spec_of("relative", teachers=3, teacher_scale=1.0, noise_weight=0.2).logit
     augmented = perturb(spec, teacher.logits, made("relative", basis).sample(teacher, None, noise))
     torch.testing.assert_close(augmented, (1 + 0.2 / size * noise) * teacher.logits)
@@ -241,7 +242,7 @@ def test_isotropic_noise_is_to_the_bit_what_it_was(distribution, teacher):
     """One draw for both views, weighted and added."""
 
     def unasked() -> TeacherStatistics:
-        raise AssertionError("isotropic noise asks no teacher")
+        raise AssertionError("isotropic noise needs no statistics")
 
     basis = PerturbationContext(nn.Identity(), CPU, 0.1, unasked)
     both = strongly(teacher)
@@ -258,9 +259,10 @@ def test_isotropic_noise_is_to_the_bit_what_it_was(distribution, teacher):
 def test_logits_are_standardised_after_they_are_perturbed(name, basis, teacher, labels):
     index = torch.arange(IMAGES)
     batch = Batch(torch.zeros(IMAGES, 1, 1, 1), labels, index, index, index, 0)
+    made = tekap(name, basis)
     objective = Distillation(
         lambda _: teacher,
-        tekap(name, basis),
+        made,
         None,
         gamma=0.0,
         alpha=1.0,
@@ -268,9 +270,11 @@ def test_logits_are_standardised_after_they_are_perturbed(name, basis, teacher, 
         temperature=4.0,
         standardize_logits=True,
     )
-    seen = objective._augmented(teacher, batch, "logit").logits
-    assert seen.mean(2).abs().max() < 1e-5
-    assert_close(seen.std(2), torch.ones(3, IMAGES))
+    student = teacher.logits.flip(1)
+    augmented = made.augment_logits(teacher, 0, 0, labels)
+    seen = [standardized(logits) for logits in (student, teacher.logits, augmented.logits)]
+    expected = kl_of_many(*seen, augmented.spec.loss_weight, 4.0)
+    assert_close(objective(Knowledge(student, teacher.embedding), batch)["kd"], expected)
 
 
 def with_logits(logits: torch.Tensor, labels: torch.Tensor, head: nn.Module) -> PerturbationContext:
@@ -309,8 +313,8 @@ def test_dropout_needs_a_linear_classifier_and_asks_no_other(basis):
     ("settings", "said"),
     [
         ({"perturbation": "covarience"}, "Did you mean covariance"),
-        ({"perturbation": "mixing", "distribution": "uniform"}, "mixing decides by chance and has no distribution"),
-        ({"perturbation": "dropout", "distribution": "uniform"}, "dropout decides by chance"),
+        ({"perturbation": "mixing", "distribution": "uniform"}, "mixing always draws uniform numbers"),
+        ({"perturbation": "dropout", "distribution": "uniform"}, "dropout always draws uniform numbers"),
         ({"perturbation": "dropout", "dropout": 1.0}, "less than 1"),
     ],
 )

@@ -1,19 +1,17 @@
-"""ABKD: the student's softened probabilities match the teacher's in the alpha-beta divergence.
+"""ABKD: the alpha-beta divergence between softened probabilities.
 
 Wang et al., "ABKD: Pursuing a Proper Allocation of the Probability Mass in Knowledge Distillation via
 alpha-beta-Divergence", ICML 2025; the divergence is that of Cichocki, Cruces and Amari, "Generalized Alpha-Beta
 Divergences and Their Application to Robust Nonnegative Matrix Factorization", Entropy 2011.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.settings import Temperature
 
 Exponent = Annotated[float, Field(ge=-5, le=5)]
@@ -25,9 +23,9 @@ _ZERO = 1e-2
 class ABKDSpec(MethodSpec):
     """ABKD's settings; the defaults are those of the published example for resnet56 > resnet20."""
 
-    weights: ClassVar[Weights] = Weights(beta=32.0)
-    requires: ClassVar[Requires] = Requires(logits=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=32.0)
+    requires = Requires(logits=True)
+    about = About(
         "ABKD: Pursuing a Proper Allocation of the Probability Mass in Knowledge Distillation via "
         "alpha-beta-Divergence",
         2025,
@@ -37,9 +35,9 @@ class ABKDSpec(MethodSpec):
         "exponents were published per pair",
     )
     name: Literal["abkd"] = "abkd"
-    teacher_exponent: Exponent = Field(0.8, description="The paper's alpha.")
-    student_exponent: Exponent = Field(0.3, description="The paper's beta.")
-    temperature: Temperature = Field(4.0, description="T.")
+    teacher_exponent: Exponent = Field(0.8, description="Exponent of the teacher's probabilities, the paper's alpha.")
+    student_exponent: Exponent = Field(0.3, description="Exponent of the student's probabilities, the paper's beta.")
+    temperature: Temperature = Field(4.0, description="Temperature of the softmax.")
 
     @model_validator(mode="after")
     def _check_sum(self) -> "ABKDSpec":
@@ -49,30 +47,22 @@ class ABKDSpec(MethodSpec):
 
     def make(self, pair: Pair) -> "ABKD":
         """ABKD for any pair."""
-        return ABKD(self.teacher_exponent, self.student_exponent, self.temperature)
+        return ABKD(self)
 
 
 class ABKD(Method):
-    """The alpha-beta divergence from teacher to student.
+    """The alpha-beta divergence from teacher to student."""
 
-    Args:
-        teacher_exponent: Alpha.
-        student_exponent: Beta.
-        temperature: T.
-    """
+    couples_samples = False
 
-    couples_samples: ClassVar[bool] = False
-
-    def __init__(self, teacher_exponent: float, student_exponent: float, temperature: float) -> None:
+    def __init__(self, spec: ABKDSpec) -> None:
         super().__init__()
-        self.teacher_exponent = teacher_exponent
-        self.student_exponent = student_exponent
-        self.temperature = temperature
+        self.spec = spec
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The mean over samples."""
-        ours, theirs = ((knowledge.logits / self.temperature).log_softmax(1) for knowledge in (student, teacher))
-        return alpha_beta_divergence(ours, theirs, self.teacher_exponent, self.student_exponent).mean()
+        ours, theirs = ((knowledge.logits / self.spec.temperature).log_softmax(1) for knowledge in (student, teacher))
+        return alpha_beta_divergence(ours, theirs, self.spec.teacher_exponent, self.spec.student_exponent).mean()
 
 
 def alpha_beta_divergence(
@@ -81,7 +71,7 @@ def alpha_beta_divergence(
     alpha: float,
     beta: float,
 ) -> Float[Tensor, " batch"]:
-    """The divergence of each sample from log-probabilities; where an exponent or their sum is 0, its limit.
+    """The divergence of each sample from log-probabilities; its limit if an exponent or their sum is 0.
 
     The general formula is, class by class, `[g(alpha + beta) - g(alpha)] / beta` with
     `g(x) = q^(alpha + beta) * [(p / q)^x - 1] / x`. Every 0 has a limit: `g(0)` is `q^(alpha + beta) * log(p / q)`, and

@@ -1,33 +1,31 @@
-"""CC: how samples differ for the teacher is how they differ for the student.
+"""CC: match pairwise correlations between samples.
 
 Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019, as RepDistiller computes it: products of
 the distances of neighbouring samples of the batch.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 
 
 @METHODS.register("cc")
 class CCSpec(MethodSpec):
     """CC's settings."""
 
-    weights: ClassVar[Weights] = Weights(beta=0.02)
-    requires: ClassVar[Requires] = Requires(embedding=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=0.02)
+    requires = Requires(embedding=True)
+    about = About(
         "Correlation Congruence for Knowledge Distillation",
         2019,
         "mean over neighbours i, i+1 of d_i . d_{i+1}, d = |embedded student - embedded teacher|",
     )
     name: Literal["cc"] = "cc"
-    embedding_width: int = Field(128, ge=1, le=65536, description="Width of the space in which both are compared.")
+    embedding_width: int = Field(128, ge=1, le=65536, description="Width of the space of the comparison.")
 
     def make(self, pair: Pair) -> "CC":
         """CC for any pair."""

@@ -1,44 +1,42 @@
-"""DKD: KD's loss in two parts, for the target class and for the others, weighted apart.
+"""DKD: KD's loss in two parts with a weight each, for the target class and for the others.
 
 Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, equation 7.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Warmup
 from tekapctl.distill.methods.eakd import Bound, entropy_weights
 from tekapctl.distill.methods.losses import against_rest, kl_of_each
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Warmup
-from tekapctl.models.network import Knowledge, Requires
 from tekapctl.settings import Epochs, Temperature, Weight
 
 _MASKED = 1000.0
-"""Taken from the target's logit, so that its probability among the others is 0."""
+"""Subtracted from the target's logit, so that its probability among the others is 0."""
 
 
 @METHODS.register("dkd")
 class DKDSpec(MethodSpec):
-    """DKD's settings; beta 8 of the paper is `non_target_weight`, and the run's beta weighs the whole."""
+    """DKD's settings; the paper's alpha and beta are the two weights, and the run's beta weights the sum."""
 
-    requires: ClassVar[Requires] = Requires(logits=True)
-    about: ClassVar[About] = About(
+    requires = Requires(logits=True)
+    about = About(
         "Decoupled Knowledge Distillation",
         2022,
         "T^2 * [target_weight * KL(b_t || b_s) + non_target_weight * KL(n_t || n_s)], b = target against the rest, "
         "n = the rest among themselves",
     )
     name: Literal["dkd"] = "dkd"
-    target_weight: Weight = Field(1.0, description="Weight of the target class's part.")
-    non_target_weight: Weight = Field(8.0, description="Weight of the other classes' part.")
-    temperature: Temperature = Field(4.0, description="T.")
-    warmup_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
-    entropy_weights: bool = Field(False, description="Weight samples by entropy, as EA-KD does (temperature 3).")
-    entropy_bound: Bound = Field(100.0, description="What EA-KD's weights divide the student's entropy by.")
+    target_weight: Weight = Field(1.0, description="Weight of the target class (the paper's alpha).")
+    non_target_weight: Weight = Field(8.0, description="Weight of the other classes (the paper's beta).")
+    temperature: Temperature = Field(4.0, description="Temperature of the softmax.")
+    warmup_epochs: Epochs = Field(20, description="Epochs until the weight reaches 1.")
+    entropy_weights: bool = Field(False, description="Weight samples by entropy, as in EA-KD (temperature 3).")
+    entropy_bound: Bound = Field(100.0, description="Divisor of the student's entropy in EA-KD's weights.")
 
     def make(self, pair: Pair) -> "DKD":
         """DKD for any pair."""
@@ -53,18 +51,9 @@ class DKDSpec(MethodSpec):
 
 
 class DKD(Method):
-    """The decoupled loss.
+    """The decoupled loss, times a weight that rises; `DKDSpec` describes the other arguments."""
 
-    Args:
-        target_weight: Weight of the target class's part.
-        non_target_weight: Weight of the other classes' part.
-        temperature: T.
-        warm_up: How the weight rises.
-        entropy_weights: Whether samples have EA-KD's weights.
-        entropy_bound: What they divide the student's entropy by.
-    """
-
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(
         self,
@@ -99,7 +88,7 @@ def decoupled(
     labels: Int[Tensor, " batch"],
     temperature: float,
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """The parts of the target class and of the others, each times T^2, for each sample."""
+    """The losses of the target class and of the others, each times T^2, for each sample."""
     is_target = F.one_hot(labels, student.shape[1])
     softened = student / temperature, teacher / temperature
     of_target = kl_of_each(*(against_rest(logits, labels) for logits in softened))

@@ -1,37 +1,35 @@
-"""EA-KD: KD in which samples with teacher outputs of high entropy count more.
+"""EA-KD: KD that gives more weight to samples with teacher outputs of high entropy.
 
 Su et al., "Entropy-based Adaptive Knowledge Distillation", ICCV 2025: each sample's KL is weighted by the
-teacher's entropy, and more where the student's entropy is high as well. The same weights are an option of DKD and MLKD.
+teacher's entropy, and more if the student's entropy is high as well. DKD, MLKD and ReviewKD can use the same weights.
 """
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.distill.methods.losses import softened_kl_of_each
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
 from tekapctl.settings import Temperature
 
 Bound = Literal["log-classes"] | Annotated[float, Field(ge=1e-3, le=1e6)]
-"""Of an entropy; `log-classes` is its largest possible value."""
+"""Divisor of an entropy; `log-classes` is the entropy's largest possible value."""
 
 
 @METHODS.register("eakd")
 class EAKDSpec(MethodSpec):
     """EA-KD's settings; the defaults are the published code's on CIFAR-100.
 
-    There that code divides the student's entropy by 100; on ImageNet by its largest value, log(classes).
+    That code divides the student's entropy by 100 there, and on ImageNet by its largest value, log(classes).
     """
 
-    weights: ClassVar[Weights] = Weights(gamma=0.1, beta=0.9)
-    requires: ClassVar[Requires] = Requires(logits=True)
-    about: ClassVar[About] = About(
+    weights = Weights(gamma=0.1, beta=0.9)
+    requires = Requires(logits=True)
+    about = About(
         "Entropy-based Adaptive Knowledge Distillation",
         2025,
         "T^2 * w * KL(softmax(teacher / T) || softmax(student / T)), w = H_t * (1 + H_s / bound) / 2, "
@@ -39,9 +37,9 @@ class EAKDSpec(MethodSpec):
         "dkd and mlkd take the same weights with entropy_weights=true",
     )
     name: Literal["eakd"] = "eakd"
-    temperature: Temperature = Field(4.0, description="T.")
+    temperature: Temperature = Field(4.0, description="Temperature of the softmax.")
     entropy_temperature: Temperature = Field(3.0, description="Temperature of the entropies.")
-    entropy_bound: Bound = Field(100.0, description="What the student's entropy is divided by.")
+    entropy_bound: Bound = Field(100.0, description="Divisor of the student's entropy.")
 
     def make(self, pair: Pair) -> "EAKD":
         """EA-KD for any pair."""
@@ -49,15 +47,9 @@ class EAKDSpec(MethodSpec):
 
 
 class EAKD(Method):
-    """KD with a weight for each sample.
+    """KD with a weight for each sample; `EAKDSpec` describes the arguments."""
 
-    Args:
-        temperature: T.
-        entropy_temperature: Temperature of the entropies.
-        bound: What the student's entropy is divided by.
-    """
-
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(self, temperature: float, entropy_temperature: float, bound: Bound) -> None:
         super().__init__()

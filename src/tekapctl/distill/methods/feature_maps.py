@@ -1,4 +1,4 @@
-"""Which feature maps of student and teacher belong together."""
+"""Pairs of the student's and the teacher's feature maps, and connectors between them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,33 +8,70 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tekapctl.errors import UsageError
+from tekapctl.models.network import Knowledge
 
 Map = Float[Tensor, "batch _c _h _w"]
 
 
 @dataclass(frozen=True)
 class MapPair:
-    """A student's feature map and the teacher's that it learns from."""
+    """A feature map of the student and the teacher's map that it learns from."""
 
     student: Map
     teacher: Map
 
 
-def pair_maps(student: Sequence[Map], teacher: Sequence[Map], *, first: int = 0, pooled: bool = True) -> list[MapPair]:
-    """Maps of both networks, the last with the last.
+@dataclass(frozen=True)
+class Pairing:
+    """Which feature maps a method compares; see `pair_maps`.
 
-    The published codes pair them by number, for networks of as many stages; where one has more, its first ones are left
-    out. Of two maps of different sizes the larger is average-pooled to the smaller's, as attention transfer does,
-    unless the method brings them to one size by itself.
+    Attributes:
+        preactivations: Whether it compares the maps before their ReLU.
+        first: Number of first maps to leave out.
+        pooled: Whether the larger map of a pair is pooled to the smaller one's size.
+        equal_channels: Whether both maps of a pair must have the same number of channels.
+    """
+
+    preactivations: bool = False
+    first: int = 0
+    pooled: bool = True
+    equal_channels: bool = False
+
+    def __call__(self, student: Knowledge, teacher: Knowledge) -> list[MapPair]:
+        """The pairs of both networks' maps.
+
+        Raises:
+            UsageError: A network has no such maps, or not enough of them.
+        """
+        maps = (k.preactivations if self.preactivations else k.feature_maps for k in (student, teacher))
+        return pair_maps(*maps, first=self.first, pooled=self.pooled)
+
+    def check(self, method: str, student: Knowledge, teacher: Knowledge) -> None:
+        """Refuse networks that the method cannot compare.
+
+        Raises:
+            UsageError: Maps are missing, or differ in channels where they must not.
+        """
+        pairs = self(student, teacher)
+        if self.equal_channels:
+            require_equal_channels(method, pairs)
+
+
+def pair_maps(student: Sequence[Map], teacher: Sequence[Map], *, first: int = 0, pooled: bool = True) -> list[MapPair]:
+    """Pair the maps of both networks, the last with the last.
+
+    The published codes pair them by number, in networks of equally many stages; if one has more, its first maps are
+    left out. The larger map of a pair is average-pooled to the smaller one's size, as in attention transfer, unless the
+    method resizes maps itself.
 
     Args:
         student: The student's maps, first to last.
-        teacher: The teacher's.
-        first: How many of the first stages to leave out, in each network.
-        pooled: Whether to bring both to the smaller size.
+        teacher: The teacher's maps.
+        first: Number of first maps to leave out in each network.
+        pooled: Whether to pool both to the smaller size.
 
     Raises:
-        UsageError: One network tells no such maps, or not enough of them.
+        UsageError: A network has no such maps, or not enough of them.
     """
     fewest = min(len(student), len(teacher))
     if not fewest:
@@ -42,8 +79,8 @@ def pair_maps(student: Sequence[Map], teacher: Sequence[Map], *, first: int = 0,
     count = fewest - first
     if count <= 0:
         raise UsageError(
-            f"The method reads feature maps behind the first {first}, and one of the networks has {fewest} in all.",
-            "Choose another method, or write the network as a tekapctl.models.Network that tells more of them.",
+            f"The method reads feature maps after the first {first}, and one of the networks has only {fewest}.",
+            "Choose another method, or write the network as a tekapctl.models.Network with more feature maps.",
         )
     pairs = zip(student[len(student) - count :], teacher[len(teacher) - count :], strict=True)
     return [MapPair(*(of_one_size(ours, theirs) if pooled else (ours, theirs))) for ours, theirs in pairs]
@@ -58,17 +95,17 @@ def no_maps(network: str) -> UsageError:
 
 
 def of_one_size(one: Map, other: Map) -> tuple[Map, Map]:
-    """Two maps, the larger average-pooled to the smaller's size."""
+    """Two maps, the larger one average-pooled to the smaller one's size."""
     size = (min(one.shape[2], other.shape[2]), min(one.shape[3], other.shape[3]))
     pooled = [x if tuple(x.shape[2:]) == size else F.adaptive_avg_pool2d(x, size) for x in (one, other)]
     return pooled[0], pooled[1]
 
 
 def require_equal_channels(method: str, pairs: Sequence[MapPair]) -> None:
-    """Refuse a pair of networks whose maps have different numbers of channels.
+    """Refuse networks whose maps differ in their number of channels.
 
     Raises:
-        UsageError: They have; the message says which.
+        UsageError: Those of a pair differ.
     """
     for number, pair in enumerate(pairs):
         ours, theirs = pair.student.shape[1], pair.teacher.shape[1]
@@ -81,16 +118,16 @@ def require_equal_channels(method: str, pairs: Sequence[MapPair]) -> None:
 
 
 _LARGEST_KERNEL = 16
-"""Pixels a side; that of larger images' maps would have more weights than both networks."""
+"""Pixels per side; a kernel for the maps of larger images would have more weights than both networks."""
 
 
 class Connector(nn.Module):
     """A convolution with batch norm from the student's channels and size to the teacher's.
 
-    A map of equal size goes through a 1x1 convolution, one of twice the size through a 3x3 convolution of stride 2, one
-    of half the size through a transposed 4x4 convolution of stride 2, any other larger one through a convolution
-    without padding whose kernel is as large as that takes. All other maps, for which nothing is published, and those
-    that would take a kernel of more than 16 pixels, are pooled to the teacher's size before a 1x1 convolution.
+    The convolution is 1x1 for a map of the same size, 3x3 with stride 2 for one of twice the size, and a transposed 4x4
+    with stride 2 for one of half the size. Any other larger map gets the kernel that fits without padding. All other
+    maps, for which nothing is published, and those that need a kernel of more than 16 pixels, are pooled to the
+    teacher's size before a 1x1 convolution.
 
     Args:
         pair: Maps of both networks.
@@ -127,7 +164,7 @@ class Connector(nn.Module):
 
 
 def connector_or_identity(pair: MapPair) -> nn.Module:
-    """A connector without ReLU, or nothing where both maps have one shape."""
+    """A connector without ReLU; the identity if both maps have the same shape."""
     if pair.student.shape[1:] == pair.teacher.shape[1:]:
         return nn.Identity()
     return Connector(pair, relu=False)

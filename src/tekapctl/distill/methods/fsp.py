@@ -1,30 +1,39 @@
-"""FSP: how the student's channels flow from stage to stage is how the teacher's do.
+"""FSP: match the Gram matrices between neighbouring stages.
 
-Yim et al., "A Gift from Knowledge Distillation", CVPR 2017, equations 1 and 2. As published the student's features are
-first trained by this loss alone, and then by the labels.
+Yim et al., "A Gift from Knowledge Distillation", CVPR 2017, equations 1 and 2. As published, the student's features are
+first trained with this loss alone, and then with the labels.
 """
 
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.feature_maps import Map, pair_maps, require_equal_channels
-from tekapctl.distill.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
+from tekapctl.distill.methods import (
+    METHODS,
+    About,
+    Batch,
+    InitEpochs,
+    Knowledge,
+    Method,
+    MethodSpec,
+    Pair,
+    Requires,
+    Weights,
+)
+from tekapctl.distill.methods.feature_maps import Map, Pairing
 
 
 @METHODS.register("fsp")
 class FSPSpec(MethodSpec):
     """FSP's settings."""
 
-    weights: ClassVar[Weights] = Weights(beta=50.0)
-    requires: ClassVar[Requires] = Requires(feature_maps=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=50.0)
+    requires = Requires(feature_maps=True)
+    about = About(
         "A Gift from Knowledge Distillation",
         2017,
         "first stage: sum over neighbouring stages of mean (F(student) - F(teacher))^2, F = mean product of channels",
@@ -35,20 +44,19 @@ class FSPSpec(MethodSpec):
 
     def make(self, pair: Pair) -> "FSP":
         """FSP for networks of equal widths."""
-        require_equal_channels(self.name, pair_maps(pair.student.feature_maps, pair.teacher.feature_maps))
         return FSP(self.init_epochs)
 
 
 class FSP(Method):
-    """The first stage's loss; nothing after it.
+    """The init stage's loss; 0 after it.
 
     Args:
-        init_epochs: Epochs of the first stage.
+        init_epochs: Epochs of the init stage.
     """
 
-    couples_samples: ClassVar[bool] = False
-
-    init_only: ClassVar[bool] = True
+    pairing = Pairing(equal_channels=True)
+    couples_samples = False
+    init_only = True
 
     def __init__(self, init_epochs: int) -> None:
         super().__init__()
@@ -56,18 +64,18 @@ class FSP(Method):
 
     def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The sum over neighbouring stages."""
-        pairs = pair_maps(student.feature_maps, teacher.feature_maps)
+        pairs = self.pairs(student, teacher)
         ours, theirs = flows([pair.student for pair in pairs]), flows([pair.teacher for pair in pairs])
         losses = [(one - other).square().mean() for one, other in zip(ours, theirs, strict=True)]
         return sum(losses, start=student.logits.new_zeros(()))
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """Nothing: what it does is done in the first stage."""
+        """0: the method has no loss after the init stage."""
         return student.logits.new_zeros(())
 
 
 def flows(maps: list[Map]) -> list[Float[Tensor, "batch _upper _lower"]]:
-    """The mean products of the channels of each two neighbouring stages, at the smaller one's places."""
+    """The mean products of the channels of neighbouring stages, at the smaller stage's size."""
     found = []
     for lower, upper in pairwise(maps):
         size = (min(lower.shape[2], upper.shape[2]), min(lower.shape[3], upper.shape[3]))

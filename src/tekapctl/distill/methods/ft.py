@@ -1,10 +1,10 @@
-"""FT: the student's factors, by a translator, are the teacher's, by a paraphraser.
+"""FT: match factors of the last feature map: the student's translator's to the teacher's paraphraser's.
 
 Kim, Park and Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", NeurIPS 2018, equation 3
 with p = 1. The paraphraser is first trained alone, as an autoencoder of the teacher's last feature map.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,27 +12,36 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.feature_maps import Map, of_one_size, pair_maps
-from tekapctl.distill.methods.method import METHODS, About, InitEpochs, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
+from tekapctl.distill.methods import (
+    METHODS,
+    About,
+    Batch,
+    InitEpochs,
+    Knowledge,
+    Method,
+    MethodSpec,
+    Pair,
+    Requires,
+    Weights,
+)
+from tekapctl.distill.methods.feature_maps import Map, of_one_size
 
 
 @METHODS.register("ft")
 class FTSpec(MethodSpec):
     """FT's settings."""
 
-    weights: ClassVar[Weights] = Weights(beta=200.0)
-    requires: ClassVar[Requires] = Requires(feature_maps=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=200.0)
+    requires = Requires(feature_maps=True)
+    about = About(
         "Paraphrasing Complex Network: Network Compression via Factor Transfer",
         2018,
         "mean |n(translator(student)) - n(paraphraser(teacher))|, n = the channels' mean square, of unit length",
-        "the paraphraser learns from the teacher alone in the first stage",
+        "the paraphraser learns from the teacher alone in the init stage",
     )
     name: Literal["ft"] = "ft"
     init_epochs: InitEpochs = 30
-    rate: float = Field(0.5, gt=0, le=4, description="Channels of a factor, of the teacher's map's.")
+    rate: float = Field(0.5, gt=0, le=4, description="Channels of a factor, as a fraction of the teacher map's.")
 
     def init_lr(self, student: str) -> float | None:
         """0.01 for the resnet and wrn students."""
@@ -40,27 +49,20 @@ class FTSpec(MethodSpec):
 
     def make(self, pair: Pair) -> "FT":
         """FT for a pair of networks."""
-        last = pair_maps(pair.student.feature_maps, pair.teacher.feature_maps, pooled=False)[-1]
-        return FT(self.init_epochs, last.student.shape[1], last.teacher.shape[1], self.rate)
+        return FT(self, pair)
 
 
 class FT(Method):
-    """Factor transfer at the last stage.
+    """Factor transfer at the last stage."""
 
-    Args:
-        init_epochs: Epochs in which the paraphraser is trained.
-        student_channels: Channels of the student's map.
-        teacher_channels: Channels of the teacher's.
-        rate: Channels of a factor, of the teacher's map's.
-    """
+    couples_samples = False
+    init_trains_student = False
 
-    couples_samples: ClassVar[bool] = False
-    init_trains_student: ClassVar[bool] = False
-
-    def __init__(self, init_epochs: int, student_channels: int, teacher_channels: int, rate: float) -> None:
+    def __init__(self, spec: FTSpec, pair: Pair) -> None:
         super().__init__()
-        self.init_epochs = init_epochs
-        factors = max(1, int(teacher_channels * rate))
+        self.init_epochs = spec.init_epochs
+        student_channels, teacher_channels = (k.feature_maps[-1].shape[1] for k in (pair.student, pair.teacher))
+        factors = max(1, int(teacher_channels * spec.rate))
         self.paraphraser = encoder(teacher_channels, teacher_channels, factors, norm=False)
         self.restorer = nn.Sequential(
             *step(nn.ConvTranspose2d(factors, factors, 3, padding=1)),
@@ -70,19 +72,19 @@ class FT(Method):
         self.translator = encoder(student_channels, student_channels, factors, norm=True)
 
     def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """How far the map restored from its factors is from the teacher's."""
+        """The paraphraser's reconstruction error of the teacher's map."""
         maps = teacher.feature_maps[-1]
         return F.mse_loss(self.restorer(self.paraphraser(maps)), maps)
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """How far the student's factors are from the teacher's."""
+        """The distance of the student's factors from the teacher's."""
         with torch.no_grad():
             theirs = self.paraphraser(teacher.feature_maps[-1])
         return factor_loss(self.translator(student.feature_maps[-1]), theirs)
 
 
 def encoder(channels: int, middle: int, factors: int, *, norm: bool) -> nn.Sequential:
-    """Three convolutions to the factors, with batch norms between or without."""
+    """Three convolutions to the factors, with or without batch norms."""
     return nn.Sequential(
         *step(nn.Conv2d(channels, middle, 3, padding=1), middle if norm else None),
         *step(nn.Conv2d(middle, factors, 3, padding=1), factors if norm else None),
@@ -91,13 +93,13 @@ def encoder(channels: int, middle: int, factors: int, *, norm: bool) -> nn.Seque
 
 
 def step(conv: nn.Module, normalized: int | None = None) -> list[nn.Module]:
-    """A convolution with its activation, and with a batch norm of so many channels."""
+    """A convolution, a batch norm of `normalized` channels (None for no batch norm) and the activation."""
     norm = nn.Identity() if normalized is None else nn.BatchNorm2d(normalized)
     return [conv, norm, nn.LeakyReLU(0.1)]
 
 
 def factor_loss(student: Map, teacher: Map) -> Float[Tensor, ""]:
-    """The mean distance of both factors' unit patterns, the larger factor pooled to the smaller's size."""
+    """The mean distance of both factors' unit attention maps, the larger factor pooled to the smaller's size."""
     student, teacher = of_one_size(student, teacher)
     ours, theirs = (F.normalize(maps.square().mean(1).flatten(1)) for maps in (student, teacher))
     return (ours - theirs).abs().mean()

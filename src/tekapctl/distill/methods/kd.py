@@ -3,27 +3,26 @@
 Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, with the usual factor T^2.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights, scaled
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
+from tekapctl.distill.methods.method import scaled
 from tekapctl.distill.tekap import AugmentedTeachers
-from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("kd")
 class KDSpec(MethodSpec):
-    """KD alone: alpha weighs its loss, beta is 0, and the spec's `temperature` is its T."""
+    """KD alone: alpha weights its loss, beta is 0, and the run's `temperature` is its T."""
 
-    tekap: ClassVar[bool] = True
-    weights: ClassVar[Weights] = Weights(gamma=0.1, alpha=0.9, beta=0.0)
-    requires: ClassVar[Requires] = Requires(logits=True)
-    about: ClassVar[About] = About(
+    tekap = True
+    weights = Weights(gamma=0.1, alpha=0.9, beta=0.0)
+    requires = Requires(logits=True)
+    about = About(
         "Distilling the Knowledge in a Neural Network",
         2015,
         "T^2 * KL(softmax(teacher / T) || softmax(student / T)), weighted by alpha",
@@ -31,7 +30,7 @@ class KDSpec(MethodSpec):
     name: Literal["kd"] = "kd"
 
     def make(self, pair: Pair) -> None:
-        """Nothing beside the logit loss."""
+        """None: the objective computes KD itself."""
 
 
 class KD(Method):
@@ -40,6 +39,8 @@ class KD(Method):
     Args:
         temperature: T, above 0.
     """
+
+    requires = Requires(logits=True)
 
     def __init__(self, temperature: float) -> None:
         super().__init__()
@@ -87,15 +88,15 @@ def kl_of_many(
 ) -> Float[Tensor, ""]:
     """`T^2 * [teacher_loss_weight * KL(teacher || student) + weight * sum of KL(augmented || student)]`.
 
-    KL is linear in its target but for the target's entropy, which has no gradient: all targets are pooled before they
-    meet the student, so that the student's side costs the same for any number of teachers.
+    KL is linear in its target up to the target's entropy, which has no gradient. So the targets are summed before they
+    are compared with the student, and the student's side costs the same for any number of teachers.
     """
     with torch.no_grad():
         targets = torch.cat([teacher.float().unsqueeze(0), augmented]) / temperature
         log_targets = F.log_softmax(targets, dim=2)
         probabilities = log_targets.exp()
         weights = torch.full((targets.shape[0], 1, 1), weight, device=targets.device)
-        weights[0].fill_(teacher_loss_weight)  # an assignment would send a number to the device
+        weights[0].fill_(teacher_loss_weight)  # an assignment would copy a number to the device
         weighted = weights * probabilities
         pooled = weighted.sum(0)
         negative_entropy = (weighted * log_targets).sum()
@@ -104,7 +105,7 @@ def kl_of_many(
 
 
 def standardized(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
-    """Logits of mean 0 and deviation 1 over the classes.
+    """Logits of mean 0 and standard deviation 1 over the classes.
 
     Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024, algorithm 1.
     """

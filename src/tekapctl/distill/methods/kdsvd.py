@@ -1,10 +1,10 @@
-"""KDSVD: the main directions of the channels turn from stage to stage as the teacher's do.
+"""KDSVD: match how singular vectors of the feature maps relate across stages.
 
 Lee, Kim and Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", ECCV 2018: radial basis
 functions of the right singular vectors of neighbouring stages.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,21 +12,19 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.feature_maps import Map, pair_maps, require_equal_channels
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair
-from tekapctl.models.network import Knowledge, Requires
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires
+from tekapctl.distill.methods.feature_maps import Map, Pairing
 
 _SPARE = 3
-"""More of the student's vectors are looked at, since their order may differ from the teacher's."""
+"""Extra singular vectors of the student to choose from, since their order may differ from the teacher's."""
 
 
 @METHODS.register("kdsvd")
 class KDSVDSpec(MethodSpec):
     """KDSVD's settings."""
 
-    requires: ClassVar[Requires] = Requires(feature_maps=True)
-    about: ClassVar[About] = About(
+    requires = Requires(feature_maps=True)
+    about = About(
         "Self-supervised Knowledge Distillation Using Singular Value Decomposition",
         2018,
         "sum over neighbouring stages of (R(student) - R(teacher))^2 / batch, R = exp(-(v_i - v_j)^2 / 8) of singular "
@@ -38,7 +36,6 @@ class KDSVDSpec(MethodSpec):
 
     def make(self, pair: Pair) -> "KDSVD":
         """KDSVD for networks of equal widths."""
-        require_equal_channels(self.name, pair_maps(pair.student.feature_maps, pair.teacher.feature_maps, first=1))
         return KDSVD(self.vectors)
 
 
@@ -49,14 +46,15 @@ class KDSVD(Method):
         vectors: Singular vectors of each map.
     """
 
-    couples_samples: ClassVar[bool] = False
+    pairing = Pairing(first=1, equal_channels=True)
+    couples_samples = False
 
     def __init__(self, vectors: int) -> None:
         super().__init__()
         self.vectors = vectors
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The sum over neighbouring stages; not a number where the maps are not finite."""
+        """The sum over neighbouring stages; NaN if the maps are not finite."""
         try:
             total = self._sum(student, teacher)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
@@ -67,7 +65,7 @@ class KDSVD(Method):
     def _sum(self, student: Knowledge, teacher: Knowledge) -> Float[Tensor, ""]:
         total = student.logits.new_zeros(())
         before: tuple[Tensor, Tensor] | None = None
-        for pair in pair_maps(student.feature_maps, teacher.feature_maps, first=1):
+        for pair in self.pairs(student, teacher):
             with torch.no_grad():
                 weights, theirs = main_directions(pair.teacher, self.vectors)
             _, ours = main_directions(pair.student, self.vectors + _SPARE)
@@ -83,7 +81,7 @@ class KDSVD(Method):
 def main_directions(
     maps: Map, count: int
 ) -> tuple[Float[Tensor, "batch vectors"], Float[Tensor, "batch channels vectors"]]:
-    """The greatest singular values, as a unit vector, and their unit right singular vectors."""
+    """The largest singular values, as a unit vector, and their unit right singular vectors."""
     rows = maps.flatten(2).transpose(1, 2)
     with torch.no_grad():
         _, values, transposed = torch.linalg.svd(rows, full_matrices=False)
@@ -100,8 +98,8 @@ def _first_order(
 ) -> Float[Tensor, "batch channels vectors"]:
     """Zeros with the gradient of the first singular vectors, by perturbation theory.
 
-    PyTorch's own gradient divides by the difference of each two singular values, and is not a number where two are
-    equal, as the zeros of a map with two channels that are off. Here vectors of equal values leave each other alone.
+    PyTorch's own gradient divides by the difference of each two singular values. It is NaN where two are equal, as in a
+    map with two inactive channels. Here vectors of equal singular values do not contribute to each other's gradient.
     """
     main = vectors[:, :, :count]
     product = rows.mT @ (rows @ main)

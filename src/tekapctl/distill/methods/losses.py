@@ -1,4 +1,4 @@
-"""The KL divergence of each sample, for methods that weigh samples or classes."""
+"""KL divergences of single samples, for methods that weight samples or classes."""
 
 import torch
 from jaxtyping import Float, Int
@@ -22,10 +22,10 @@ def softened_kl_of_each(
 
 
 def against_rest(logits: Float[Tensor, "batch classes"], classes: Int[Tensor, " batch"]) -> Float[Tensor, "batch 2"]:
-    """Log-probabilities of one class of each sample, and of all others together."""
+    """Log-probabilities of one class of each sample and of all other classes together."""
     log_probabilities = logits.log_softmax(1)
     chosen = classes.unsqueeze(1)
-    # Not minus infinity, of which a difference is no number: a data set of one class has no rest.
+    # Not minus infinity: with a single class there is no rest, and the difference of two infinities is NaN.
     none = torch.finfo(log_probabilities.dtype).min
     rest = log_probabilities.scatter(1, chosen, none).logsumexp(1, keepdim=True)
     return torch.cat([log_probabilities.gather(1, chosen), rest], dim=1)

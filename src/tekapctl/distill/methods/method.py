@@ -1,4 +1,4 @@
-"""What a distillation method is: its spec, its loss, and where both are found by name."""
+"""Base classes of distillation methods: settings and loss. Methods are found by name."""
 
 import inspect
 import math
@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.feature_maps import no_maps
+from tekapctl.distill.methods.feature_maps import MapPair, Pairing, no_maps
 from tekapctl.distill.tekap import AugmentedTeachers
 from tekapctl.models.network import Knowledge, Level, Network, Requires
 from tekapctl.registry import Registry
@@ -38,7 +38,7 @@ class About:
         paper: Title of the paper.
         year: Its year.
         formula: The loss.
-        note: What else a user should know.
+        note: Anything else a user should know.
     """
 
     paper: str
@@ -48,7 +48,7 @@ class About:
 
 
 InitEpochs = Annotated[
-    int, Field(ge=0, le=1_000_000, description="Epochs of the first stage, before the run's epochs.")
+    int, Field(ge=0, le=1_000_000, description="Epochs of the init stage, which comes before the run's epochs.")
 ]
 
 
@@ -58,8 +58,8 @@ class Warmup:
 
     Attributes:
         epochs: Epochs until it is 1; 0 starts with 1.
-        steps: Steps an epoch.
-        first: Epochs of a first stage, from whose end on it rises.
+        steps: Steps per epoch.
+        first: Epochs of an init stage; it rises after them.
     """
 
     epochs: int
@@ -67,20 +67,20 @@ class Warmup:
     first: int = 0
 
     def __call__(self, step: int) -> float:
-        """The weight at a step, counted from the beginning of the first stage."""
+        """The weight at a step, counted from the beginning of the run with its init stage."""
         epoch = max(1, step // self.steps + 1 - self.first)
         return min(1.0, epoch / self.epochs) if self.epochs else 1.0
 
 
 @dataclass(frozen=True)
 class CosineDecay:
-    """A weight of 1 that falls to 0 in the last epoch, by half a cosine.
+    """A weight that falls from 1 to 0 in the last epoch, along half a cosine.
 
     Attributes:
         start: The last epoch, counted from 1, in which it is 1.
         epochs: Epochs of the run.
-        steps: Steps an epoch.
-        first: Epochs of a first stage, which do not count.
+        steps: Steps per epoch.
+        first: Epochs of an init stage, which are not counted.
     """
 
     start: int
@@ -89,7 +89,7 @@ class CosineDecay:
     first: int = 0
 
     def __call__(self, step: int) -> float:
-        """The weight at a step, counted from the beginning of the first stage."""
+        """The weight at a step, counted from the beginning of the run with its init stage."""
         epoch = step // self.steps + 1 - self.first
         if epoch <= self.start or self.epochs <= self.start:
             return 1.0
@@ -102,18 +102,18 @@ ClassFeatures = Callable[[int], Float[Tensor, "classes images width"]]
 
 @dataclass(frozen=True)
 class Pair:
-    """What a method may know of the student, the teacher and the training set when it is built.
+    """The student, the teacher and the training set that a method is built for.
 
     Attributes:
         student: The student's knowledge of a small probe batch.
         teacher: The teacher's knowledge of the same batch.
-        labels: The training set's labels; sample `i` of the set has label `labels[i]`.
+        labels: The training set's labels; sample `i` has label `labels[i]`.
         seed: The run's seed.
-        steps_per_epoch: Steps of an epoch.
-        teacher_norms: The teacher's batch norms in front of its stages' ReLUs (`Network.norms_before_relu`).
-        standardize_logits: Whether logit losses are to see logits of mean 0 and deviation 1.
-        epochs: Epochs of the run; 0 where nobody counts them.
-        first_epochs: Epochs of a first stage before them, as that of learned views.
+        steps_per_epoch: Steps per epoch.
+        standardize_logits: Whether losses of logits see logits of mean 0 and standard deviation 1.
+        teacher_norms: The teacher's batch norms before the ReLUs of its stages (`Network.norms_before_relu`).
+        epochs: Epochs of the run; 0 if unknown.
+        init_epochs: Epochs of the init stage before them.
         classifier: The teacher's last layer, from embedding to logits.
         class_features: Computes the teacher's embeddings of up to N training images per class.
     """
@@ -131,17 +131,17 @@ class Pair:
     class_features: ClassFeatures | None = None
 
     def warmup(self, epochs: int) -> Warmup:
-        """How a weight rises over the first epochs."""
+        """A weight that rises over the first epochs."""
         return Warmup(epochs, self.steps_per_epoch, self.init_epochs)
 
     def cosine_decay(self, start: float) -> CosineDecay:
-        """How a weight falls after a fraction of the run's epochs."""
+        """A weight that falls after a fraction of the run's epochs."""
         return CosineDecay(round(start * self.epochs), self.epochs, self.steps_per_epoch, self.init_epochs)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed PyTorch's generator of the CPU, and restore it afterwards."""
+    """Seed PyTorch's CPU generator, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -151,33 +151,52 @@ class Method(nn.Module, ABC):
     """A distillation loss with its own trainable parts and buffers."""
 
     requires: Requires = Requires(embedding=True)
-    """What its spec declares; `MethodSpec.build` sets it."""
+    """What the spec declares; set by `MethodSpec.build`."""
+    pairing: ClassVar[Pairing | None] = None
+    """Which feature maps `pairs` returns; networks without them are refused when the method is built."""
     init_epochs: int = 0
-    """Epochs of a first stage, in which `init_loss` is all there is."""
+    """Epochs of an init stage, in which `init_loss` is the whole loss."""
     init_trains_student: ClassVar[bool] = True
-    couples_samples: ClassVar[bool] = True
-    """Whether the losses are more than means over samples, so that several processes must bring theirs together."""
-    standardizes_logits: ClassVar[bool] = False
-    """Whether it standardises logits by itself where the run asks for it, instead of getting standardised ones."""
+    """Whether the student is trained in the init stage, and not only the method's own parts."""
     init_only: ClassVar[bool] = False
-    """Whether nothing of the method is left after its first stage."""
+    """Whether the method has a loss in its init stage only."""
+    couples_samples: ClassVar[bool] = True
+    """Whether the loss compares samples, so that several processes must gather the batch. False if it is a mean over
+    samples."""
+    standardizes_logits: ClassVar[bool] = False
+    """Whether the method itself standardizes logits (`standardize_logits`), instead of getting standardized ones."""
 
     @property
     def level(self) -> Level:
         """Where TeKAP augments the teacher for this method."""
         return self.requires.level
 
-    def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The loss of the first stage under one teacher.
+    def pairs(self, student: Knowledge, teacher: Knowledge) -> list[MapPair]:
+        """The feature maps that belong together, as `pairing` declares them.
 
         Raises:
-            NotImplementedError: The method has no first stage.
+            UsageError: A network has no such maps, or not enough of them.
+        """
+        assert self.pairing is not None
+        return self.pairing(student, teacher)
+
+    def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The loss of the init stage under one teacher.
+
+        Raises:
+            NotImplementedError: The method has no init stage.
         """
         raise NotImplementedError
 
     @abstractmethod
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The loss under one teacher."""
+        """The loss of a batch under one teacher, in float32.
+
+        Args:
+            student: The student's knowledge of the batch.
+            teacher: The knowledge of the teacher or of an augmented teacher, without gradients.
+            batch: The labels, the samples' indices and the step.
+        """
 
     def augmented_loss(
         self, student: Knowledge, teacher: Knowledge, augmented: AugmentedTeachers, batch: Batch
@@ -187,7 +206,7 @@ class Method(nn.Module, ABC):
 
 
 def scaled(loss: Float[Tensor, ""], weight: float) -> Float[Tensor, ""]:
-    """A loss times its weight, and the very loss where that is 1."""
+    """A weighted loss; exactly the loss itself if the weight is 1."""
     return loss if weight == 1 else weight * loss
 
 
@@ -210,18 +229,16 @@ class MethodSpec(Settings, ABC):
 
     weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
     about: ClassVar[About] = About("unpublished", 0, "not documented")
-    views: ClassVar[int] = 1
-    """How many views of each image the networks see."""
     requires: ClassVar[Requires]
-    """What the loss reads. Labels of runs, the level at which TeKAP augments, the teacher cache, sweeps and docs follow
-    from it; every method declares it."""
+    """What the loss reads; every method declares it. TeKAP's level, run labels, the teacher cache, sweeps and docs are
+    derived from it."""
     tekap: ClassVar[bool] = False
-    """Whether TeKAP was published with this method, and is on unless it is switched off."""
+    """Whether TeKAP was published with this method, so that it is on by default."""
 
     name: str = Field(description="Name of the method.")
 
     def init_lr(self, student: str) -> float | None:
-        """The published learning rate of the method's first stage; None for the run's.
+        """The published learning rate of the method's init stage; None for the run's.
 
         Args:
             student: Name of the student's network.
@@ -239,13 +256,13 @@ class MethodSpec(Settings, ABC):
         return 0
 
     def learner(self, student: Network, pair: Pair) -> Network:
-        """The network that learns, is tested and stored: the student, or what the method makes of it."""
+        """The network that is trained, tested and stored: the student, or a network that the method builds from it."""
         return student
 
     def build(self, pair: Pair) -> Method | None:
-        """The method's own loss, weighted by beta; None for KD, which is the logit loss that alpha weighs.
+        """The method's own loss, which beta weighs; None for KD, which alpha weighs.
 
-        Trainable parts are initialised from the pair's seed.
+        Trainable parts are initialized from the pair's seed.
 
         Raises:
             UsageError: A network lacks the feature maps that the method reads, or the networks do not fit together.
@@ -259,11 +276,13 @@ class MethodSpec(Settings, ABC):
             method = self.make(pair)
         if method is not None:
             method.requires = self.requires
+            if method.pairing is not None:
+                method.pairing.check(self.name, pair.student, pair.teacher)
         return method
 
     @abstractmethod
     def make(self, pair: Pair) -> Method | None:
-        """The method's own loss, from its settings and what is known of both networks."""
+        """The method's own loss for a student and a teacher."""
 
 
 METHODS: Registry[type[MethodSpec]] = Registry(

@@ -1,22 +1,20 @@
-"""MLKD: logits agree sample by sample, in their relations within a batch, and in those between classes.
+"""MLKD: match logits at the level of samples, of the batch and of classes.
 
-Jin, Wang and Lin, "Multi-Level Logit Distillation", CVPR 2023: its alignment of instances, batches and classes, each
-at several temperatures, on a weakly and a strongly augmented view of each image.
+Jin, Wang and Lin, "Multi-Level Logit Distillation", CVPR 2023: alignment of instances, batches and classes, each at
+several temperatures, on a weakly and a strongly augmented version of each image.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.distill.methods.eakd import entropy_weights
 from tekapctl.distill.methods.kd import kl, standardized
 from tekapctl.distill.methods.losses import softened_kl_of_each
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
 from tekapctl.settings import Temperature, Weight
 
 Temperatures = tuple[Temperature, ...]
@@ -26,15 +24,15 @@ Temperatures = tuple[Temperature, ...]
 class MLKDSpec(MethodSpec):
     """MLKD's settings; the defaults are what the published code computes.
 
-    It masks the more confident half of samples and of classes after the mean over them, which leaves the share of the
-    others, one half for even numbers, as a factor on the weak views' levels. It takes the weak views' divergence once
-    more where the strong views' was meant (`again_temperatures`). Where logits are standardised, only the
-    divergences' are.
+    That code masks the more confident half of samples and of classes after taking the mean over them. What is left of
+    the mask is a factor on the weak images' levels: the fraction of unmasked samples or classes, one half for even
+    numbers. It also computes the weak images' divergence again where the strong images' was meant
+    (`again_temperatures`). `standardize_logits` applies to the divergences only.
     """
 
-    weights: ClassVar[Weights] = Weights(gamma=0.1, beta=0.9)
-    requires: ClassVar[Requires] = Requires(logits=True, strong_view=True)
-    about: ClassVar[About] = About(
+    weights = Weights(gamma=0.1, beta=0.9)
+    requires = Requires(logits=True, strong_view=True)
+    about = About(
         "Multi-Level Logit Distillation",
         2023,
         "sum over T of T^2 * KL(p_t || p_s) + |P_t P_t' - P_s P_s'|^2 / batch + |P_t' P_t - P_s' P_s|^2 / classes, "
@@ -42,13 +40,14 @@ class MLKDSpec(MethodSpec):
         "sees a strongly augmented view of each image too, in its KL and in the cross-entropy; published with "
         "learning rate 0.025 (0.01 for mobile networks) and 240 or 480 epochs",
     )
-    views: ClassVar[int] = 2
     name: Literal["mlkd"] = "mlkd"
-    temperatures: Temperatures = Field((2.0, 3.0, 4.0, 5.0, 6.0), description="T of the weak views' three levels.")
-    weak_weight: Weight = Field(1.0, description="Weight of the weak views' three levels.")
-    strong_temperatures: Temperatures = Field((3.0, 4.0, 5.0), description="T of the strong views' divergence.")
-    again_temperatures: Temperatures = Field((2.0, 6.0), description="T of the weak views' divergence at weight 1.")
-    entropy_weights: bool = Field(False, description="Weight the divergences' samples by entropy, as EA-KD does.")
+    temperatures: Temperatures = Field(
+        (2.0, 3.0, 4.0, 5.0, 6.0), description="Temperatures of the weak images' levels."
+    )
+    weak_weight: Weight = Field(1.0, description="Weight of the three levels of weak images.")
+    strong_temperatures: Temperatures = Field((3.0, 4.0, 5.0), description="Temperatures of the strong images' KL.")
+    again_temperatures: Temperatures = Field((2.0, 6.0), description="Temperatures of the weak images' second KL.")
+    entropy_weights: bool = Field(False, description="Weight the samples of divergences by entropy, as in EA-KD.")
 
     @model_validator(mode="after")
     def _check_temperatures(self) -> "MLKDSpec":
@@ -66,10 +65,10 @@ class MLKD(Method):
 
     Args:
         spec: The settings.
-        standardize: Whether the divergences see logits of mean 0 and deviation 1.
+        standardize: Whether the divergences see logits of mean 0 and standard deviation 1.
     """
 
-    standardizes_logits: ClassVar[bool] = True
+    standardizes_logits = True
 
     def __init__(self, spec: MLKDSpec, *, standardize: bool = False) -> None:
         super().__init__()
@@ -77,11 +76,11 @@ class MLKD(Method):
         self.standardize = standardize
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """All levels of the weak views, and the first of the strong ones."""
+        """All levels of weak images, and the divergence of strong ones."""
         assert student.strong is not None
         assert teacher.strong is not None
         spec, ours, theirs = self.spec, student.logits, teacher.logits
-        of_batch, of_classification = (spec.weak_weight * less_sure(count) for count in ours.shape)
+        of_batch, of_classification = (spec.weak_weight * unmasked_fraction(count) for count in ours.shape)
         parts = []
         for temperature in spec.temperatures:
             parts.append(of_batch * self._divergence(ours, theirs, temperature))
@@ -96,12 +95,12 @@ class MLKD(Method):
         seen = (standardized(student), standardized(teacher)) if self.standardize else (student, teacher)
         if not self.spec.entropy_weights:
             return kl(*seen, temperature)
-        # As published: the weights see the logits themselves even where the divergences see standardised ones.
+        # As published: the weights see the raw logits even if the divergences see standardized ones.
         return (entropy_weights(student, teacher) * softened_kl_of_each(*seen, temperature)).mean()
 
 
-def less_sure(count: int) -> float:
-    """The share of samples, or of classes, whose confidence is not above the median."""
+def unmasked_fraction(count: int) -> float:
+    """The fraction of samples, or of classes, whose confidence is not above the median."""
     return (count + 1) // 2 / count
 
 

@@ -1,29 +1,27 @@
-"""NST: the student's channels select the places that the teacher's select.
+"""NST: match the distributions of the channels' activation patterns.
 
 Huang and Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", 2017: squared maximum mean
 discrepancy (equation 5) with the polynomial kernel of degree 2.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.feature_maps import MapPair, pair_maps
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
+from tekapctl.distill.methods.feature_maps import MapPair, Pairing
 
 
 @METHODS.register("nst")
 class NSTSpec(MethodSpec):
     """NST has no settings but its weight."""
 
-    weights: ClassVar[Weights] = Weights(beta=50.0)
-    requires: ClassVar[Requires] = Requires(feature_maps=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=50.0)
+    requires = Requires(feature_maps=True)
+    about = About(
         "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer",
         2017,
         "sum over stages of mean k(t, t) + mean k(s, s) - 2 mean k(s, t), k(a, b) = (a . b)^2 over channels' unit maps",
@@ -31,19 +29,19 @@ class NSTSpec(MethodSpec):
     name: Literal["nst"] = "nst"
 
     def make(self, pair: Pair) -> "NST":
-        """NST for networks of two feature maps or more."""
-        pair_maps(pair.student.feature_maps, pair.teacher.feature_maps, first=1)
+        """NST for networks with two feature maps or more."""
         return NST()
 
 
 class NST(Method):
     """Maximum mean discrepancy between the channels' spatial patterns, over all stages but the first."""
 
-    couples_samples: ClassVar[bool] = False
+    pairing = Pairing(first=1)
+    couples_samples = False
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The sum over stages."""
-        losses = [discrepancy(pair) for pair in pair_maps(student.feature_maps, teacher.feature_maps, first=1)]
+        losses = [discrepancy(pair) for pair in self.pairs(student, teacher)]
         return sum(losses, start=student.logits.new_zeros(()))
 
 

@@ -1,4 +1,4 @@
-"""OFD: the student's maps before their ReLU are the teacher's, where the teacher's say something.
+"""OFD: regress the teacher's maps before their ReLU, with a margin ReLU and a partial distance.
 
 Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019: margin ReLU (equation 3) and partial L2
 distance (equation 6).
@@ -6,26 +6,26 @@ distance (equation 6).
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.feature_maps import Map, pair_maps
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
+from tekapctl.distill.methods.feature_maps import Map, Pairing
 from tekapctl.distributed.shard import FULL_BATCH, BatchShard
-from tekapctl.models.network import Knowledge, Requires
+
+_PAIRING = Pairing(preactivations=True, first=1)
 
 
 @METHODS.register("ofd")
 class OFDSpec(MethodSpec):
     """OFD has no settings but its weight."""
 
-    weights: ClassVar[Weights] = Weights(beta=1e-3)
-    requires: ClassVar[Requires] = Requires(preactivations=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=1e-3)
+    requires = Requires(preactivations=True)
+    about = About(
         "A Comprehensive Overhaul of Feature Distillation",
         2019,
         "sum over stages of 2^-(stages after it) * sum (c(student) - max(teacher, m))^2 / batch, not where the student "
@@ -35,7 +35,7 @@ class OFDSpec(MethodSpec):
 
     def make(self, pair: Pair) -> "OFD":
         """OFD for a pair of networks."""
-        pairs = pair_maps(pair.student.preactivations, pair.teacher.preactivations, first=1)
+        pairs = _PAIRING(pair.student, pair.teacher)
         channels = [(p.student.shape[1], p.teacher.shape[1]) for p in pairs]
         norms = pair.teacher_norms[-len(pairs) :] if len(pair.teacher_norms) >= len(pairs) else ()
         return OFD(channels, [margin_of(norm) for norm in norms])
@@ -44,16 +44,16 @@ class OFDSpec(MethodSpec):
 class OFD(Method):
     """The partial distances, with a connector for each stage.
 
-    A channel's margin is the mean of the teacher's negative values: that of a normal distribution with the deviation
-    and mean that its batch norm gives it, as published. Where the network has no batch norms there, it is the mean of
-    the values met so far.
+    A channel's margin is the mean of the teacher's negative values: as published, that of a normal distribution with
+    the mean and standard deviation of its batch norm. Without batch norms it is the mean of the values seen so far.
 
     Args:
         channels: The student's and the teacher's channels of each stage.
-        margins: The margins of each stage; empty where they are to be found from the images.
+        margins: The margins of each stage; empty to estimate them from the images.
     """
 
-    couples_samples: ClassVar[bool] = False
+    pairing = _PAIRING
+    couples_samples = False
 
     def __init__(self, channels: list[tuple[int, int]], margins: Sequence[Float[Tensor, " _channels"]] = ()) -> None:
         super().__init__()
@@ -71,8 +71,8 @@ class OFD(Method):
             self.register_buffer(f"negative_count_{number}", torch.zeros(theirs))
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The sum over stages, each counting half of the next."""
-        pairs = pair_maps(student.preactivations, teacher.preactivations, first=1)
+        """The sum over stages, each with half the weight of the next."""
+        pairs = self.pairs(student, teacher)
         total = student.logits.new_zeros(())
         for number, (connect, pair) in enumerate(zip(self.connectors, pairs, strict=True)):
             margin = self._margin(number, pair.teacher, batch.shard)
@@ -95,12 +95,12 @@ class OFD(Method):
 
 @torch.no_grad()
 def margin_of(norm: nn.BatchNorm2d) -> Float[Tensor, " channels"]:
-    """The mean of the negative values behind a batch norm, if what it normalises is normally distributed.
+    """The mean of the negative values after a batch norm, for normally distributed inputs.
 
-    As published, three deviations below 0 for a channel of which hardly a value in a thousand is negative.
+    As published, a channel with fewer than one negative value in a thousand has -3 standard deviations.
 
     Args:
-        norm: With weights and biases.
+        norm: A batch norm with weights and biases.
     """
     deviation, mean = norm.weight.double().abs(), norm.bias.double()
     ratio = mean / deviation

@@ -1,17 +1,15 @@
-"""PKT: how likely each sample is another's neighbour is the same for student and teacher.
+"""PKT: match the probabilities that samples are neighbours.
 
 Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018, equations 4 to 7
 with the cosine kernel.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 
 EPSILON = 1e-7
 
@@ -20,9 +18,9 @@ EPSILON = 1e-7
 class PKTSpec(MethodSpec):
     """PKT has no settings but its weight."""
 
-    weights: ClassVar[Weights] = Weights(beta=30000.0)
-    requires: ClassVar[Requires] = Requires(embedding=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=30000.0)
+    requires = Requires(embedding=True)
+    about = About(
         "Learning Deep Representations with Probabilistic Knowledge Transfer",
         2018,
         "mean of p_t log(p_t / p_s), p = rows of (cosine + 1) / 2, of sum 1",
@@ -44,8 +42,8 @@ class PKT(Method):
 
 
 def neighbours(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
-    """Each sample's distribution over its neighbours, itself among them."""
-    # Unlike a square root's, the norm's gradient is a number for an embedding of zeros.
+    """Each sample's distribution over its neighbours, including itself."""
+    # Unlike that of a square root, the norm's gradient is finite for an embedding of zeros.
     unit = embedding / (embedding.norm(dim=1, keepdim=True) + EPSILON)
     similarity = (unit @ unit.T + 1) / 2
     return similarity / similarity.sum(1, keepdim=True)

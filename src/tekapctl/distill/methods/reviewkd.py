@@ -1,11 +1,11 @@
-"""ReviewKD: the student's stages, fused with all deeper ones, are to be the teacher's.
+"""ReviewKD: regress the teacher's stages from the student's, each fused with all deeper ones.
 
 Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021: attention-based fusion and the hierarchical
 context loss of section 3.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -13,11 +13,19 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import (
+    METHODS,
+    About,
+    Batch,
+    Knowledge,
+    Method,
+    MethodSpec,
+    Pair,
+    Requires,
+    Weights,
+)
 from tekapctl.distill.methods.eakd import entropy_weights
 from tekapctl.distill.methods.feature_maps import Map, MapPair, pair_maps
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Warmup, Weights
-from tekapctl.models.network import Knowledge, Requires
 from tekapctl.settings import Epochs
 
 _LEVELS = (4, 2, 1)
@@ -27,71 +35,55 @@ _LEVELS = (4, 2, 1)
 class ReviewKDSpec(MethodSpec):
     """ReviewKD's settings."""
 
-    weights: ClassVar[Weights] = Weights(beta=5.0)
-    requires: ClassVar[Requires] = Requires(embedding=True, feature_maps=True, preactivations=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=5.0)
+    requires = Requires(embedding=True, feature_maps=True, preactivations=True)
+    about = About(
         "Distilling Knowledge via Knowledge Review",
         2021,
         "sum over stages of the mean square difference at their size and, counting half each, pooled to 4, 2 and 1",
         "reads the student's maps after their ReLU, as published for CIFAR-100; use student_maps=before for ImageNet",
     )
     name: Literal["reviewkd"] = "reviewkd"
-    most_channels: int = Field(512, ge=1, le=65536, description="Channels in which stages are fused, at most.")
+    most_channels: int = Field(512, ge=1, le=65536, description="Maximum number of channels in which stages are fused.")
     student_maps: Literal["after", "before"] = Field(
-        "after", description="Whether the student's maps are read after their ReLU or before it; the teacher's: before."
+        "after", description="The student's maps: after or before their ReLU. The teacher's are always before it."
     )
-    entropy_weights: bool = Field(False, description="Weight samples by entropy, as EA-KD does.")
-    warmup_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
+    entropy_weights: bool = Field(False, description="Weight samples by entropy, as in EA-KD.")
+    warmup_epochs: Epochs = Field(20, description="Epochs until the weight reaches 1.")
 
     def make(self, pair: Pair) -> "ReviewKD":
         """ReviewKD for a pair of networks."""
-        pairs = reviewed(pair.student, pair.teacher, self.student_maps)
-        middle = min(self.most_channels, pairs[-1].student.shape[1])
-        fusions = [
-            Fusion(p.student.shape[1], middle, p.teacher.shape[1], fuses=number < len(pairs) - 1)
-            for number, p in enumerate(pairs)
-        ]
-        return ReviewKD(
-            fusions,
-            pair.warmup(self.warmup_epochs),
-            self.student_maps,
-            weighs_samples=self.entropy_weights,
-        )
+        return ReviewKD(self, pair)
 
 
 def reviewed(student: Knowledge, teacher: Knowledge, student_maps: str) -> list[MapPair]:
-    """All stages but the first, and the embeddings as maps of a single place."""
+    """Maps of all stages but the first, and the embeddings as 1x1 maps."""
     ours = student.feature_maps if student_maps == "after" else student.preactivations
     maps = pair_maps(ours, teacher.preactivations, first=1, pooled=False)
     return [*maps, MapPair(student.embedding[:, :, None, None], teacher.embedding[:, :, None, None])]
 
 
 class ReviewKD(Method):
-    """The review mechanism.
+    """The review mechanism, with a fusion for each stage, first to last."""
 
-    Args:
-        fusions: One for each stage, first to last.
-        warm_up: How the weight rises.
-        student_maps: Whether the student's maps are read `after` their ReLU or `before` it.
-        weighs_samples: Whether to weight samples by entropy, as EA-KD does.
-    """
+    couples_samples = False
 
-    couples_samples: ClassVar[bool] = False
-
-    def __init__(
-        self, fusions: list["Fusion"], warmup: Warmup, student_maps: str, *, weighs_samples: bool = False
-    ) -> None:
+    def __init__(self, spec: ReviewKDSpec, pair: Pair) -> None:
         super().__init__()
-        self.fusions = nn.ModuleList(fusions)
-        self.warmup = warmup
-        self.student_maps = student_maps
-        self.weighs_samples = weighs_samples
+        self.spec = spec
+        self.warmup = pair.warmup(spec.warmup_epochs)
+        pairs = reviewed(pair.student, pair.teacher, spec.student_maps)
+        middle = min(spec.most_channels, pairs[-1].student.shape[1])
+        self.fusions = nn.ModuleList(
+            Fusion(maps.student.shape[1], middle, maps.teacher.shape[1], fuses=number < len(pairs) - 1)
+            for number, maps in enumerate(pairs)
+        )
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The sum over stages, from the last to the first."""
-        pairs = reviewed(student, teacher, self.student_maps)
+        pairs = reviewed(student, teacher, self.spec.student_maps)
         total, fused = student.logits.new_zeros(()), None
-        weights = entropy_weights(student.logits, teacher.logits) if self.weighs_samples else None
+        weights = entropy_weights(student.logits, teacher.logits) if self.spec.entropy_weights else None
         for fusion, pair in zip(reversed(self.fusions), reversed(pairs), strict=True):
             out, fused = fusion(pair.student, fused, pair.teacher.shape[2:])
             total = total + context_loss(out, pair.teacher, weights)
@@ -99,13 +91,13 @@ class ReviewKD(Method):
 
 
 class Fusion(nn.Module):
-    """Fuses a stage with all deeper ones, each place attending to both.
+    """Fuses a stage with all deeper ones by an attention at each place.
 
     Args:
         channels: Channels of the student's map.
         middle: Channels in which both are fused.
         out: Channels of the teacher's map.
-        fuses: Whether there are deeper ones.
+        fuses: Whether there are deeper stages.
     """
 
     def __init__(self, channels: int, middle: int, out: int, *, fuses: bool) -> None:

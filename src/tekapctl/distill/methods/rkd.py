@@ -1,9 +1,9 @@
-"""RKD: distances and angles between samples are for the student what they are for the teacher.
+"""RKD: match distances and angles between samples.
 
 Park et al., "Relational Knowledge Distillation", CVPR 2019, equations 6 and 8, Huber loss.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -11,9 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair
-from tekapctl.models.network import Knowledge, Requires
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires
 from tekapctl.settings import Weight
 
 
@@ -21,8 +19,8 @@ from tekapctl.settings import Weight
 class RKDSpec(MethodSpec):
     """RKD's settings."""
 
-    requires: ClassVar[Requires] = Requires(embedding=True)
-    about: ClassVar[About] = About(
+    requires = Requires(embedding=True)
+    about = About(
         "Relational Knowledge Distillation",
         2019,
         "distance_weight * huber(d_s, d_t) + angle_weight * huber(a_s, a_t), d = pairwise distances over their mean, "
@@ -38,12 +36,7 @@ class RKDSpec(MethodSpec):
 
 
 class RKD(Method):
-    """Huber losses of distances and of angles between the embeddings of a batch.
-
-    Args:
-        distance_weight: Weight of the distances.
-        angle_weight: Weight of the angles.
-    """
+    """Huber losses of distances and of angles between the embeddings of a batch; see `RKDSpec`."""
 
     def __init__(self, distance_weight: float, angle_weight: float) -> None:
         super().__init__()
@@ -51,7 +44,7 @@ class RKD(Method):
         self.angle_weight = angle_weight
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """Both parts."""
+        """The weighted sum of both."""
         ours, theirs = student.embedding, teacher.embedding.detach()
         of_distances = F.smooth_l1_loss(distances(ours), distances(theirs))
         of_angles = F.smooth_l1_loss(angles(ours), angles(theirs))
@@ -59,7 +52,7 @@ class RKD(Method):
 
 
 def distances(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
-    """Distances between all samples, over the mean of those above 0; 0 for a batch of one."""
+    """Distances between all samples, divided by the mean of those above 0; 0 for a batch of one."""
     squares = embedding.square().sum(1)
     squared = squares.unsqueeze(0) + squares.unsqueeze(1) - 2 * embedding @ embedding.T
     found = squared.clamp(min=1e-12).sqrt()

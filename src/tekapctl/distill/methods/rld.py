@@ -1,31 +1,29 @@
-"""RLD: the student learns the teacher's confidence, and its relations among the classes below the label.
+"""RLD: match the teacher's confidence, and its distribution over the classes ranked below the label.
 
 Sun et al., "Refined Logit Distillation", ICCV 2025 (arXiv 2408.07703): sample confidence and masked correlation, so
-that what a wrong teacher ranks above the label is not learnt.
+that classes which a wrong teacher ranks above the label are not learned.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Warmup
 from tekapctl.distill.methods.losses import against_rest, kl_of_each, softened_kl_of_each
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Warmup
-from tekapctl.models.network import Knowledge, Requires
 from tekapctl.settings import Epochs, Temperature, Weight
 
 _MASKED = -1e9
-"""The logit of a masked class; with all classes masked both networks are uniform, and the divergence is 0."""
+"""The logit of a masked class. If all classes are masked, both networks are uniform and the divergence is 0."""
 
 
 @METHODS.register("rld")
 class RLDSpec(MethodSpec):
-    """RLD's settings; alpha and beta of the paper are the two weights, and the run's beta weighs the whole."""
+    """RLD's settings; the paper's alpha and beta are the two weights, and the run's beta weights the sum."""
 
-    requires: ClassVar[Requires] = Requires(logits=True)
-    about: ClassVar[About] = About(
+    requires = Requires(logits=True)
+    about = About(
         "Refined Logit Distillation",
         2025,
         "confidence_weight * S^2 * KL(b_t || b_s) + correlation_weight * T^2 * KL(m_t || m_s), "
@@ -35,9 +33,9 @@ class RLDSpec(MethodSpec):
     name: Literal["rld"] = "rld"
     confidence_weight: Weight = Field(1.0, description="Weight of the sample confidence.")
     correlation_weight: Weight = Field(8.0, description="Weight of the masked correlation.")
-    confidence_temperature: Temperature = Field(1.0, description="S, of the sample confidence.")
-    temperature: Temperature = Field(4.0, description="T, of the masked correlation.")
-    warmup_epochs: Epochs = Field(20, description="Epochs over which the weight rises from 0.")
+    confidence_temperature: Temperature = Field(1.0, description="Temperature of the sample confidence.")
+    temperature: Temperature = Field(4.0, description="Temperature of the masked correlation.")
+    warmup_epochs: Epochs = Field(20, description="Epochs until the weight reaches 1.")
 
     def make(self, pair: Pair) -> "RLD":
         """RLD for any pair."""
@@ -49,10 +47,10 @@ class RLD(Method):
 
     Args:
         spec: The settings.
-        warm_up: How the weight rises.
+        warmup: The weight of both.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(self, spec: RLDSpec, warmup: Warmup) -> None:
         super().__init__()
@@ -86,7 +84,7 @@ def masked_correlation(
     labels: Int[Tensor, " batch"],
     temperature: float,
 ) -> Float[Tensor, " batch"]:
-    """Divergence among the classes with teacher logits below the label's; 0 where there is none."""
+    """Divergence among the classes with teacher logits below the label's; 0 if there is none."""
     masked = teacher >= teacher.gather(1, labels.unsqueeze(1))
     ours, theirs = (logits.masked_fill(masked, _MASKED) for logits in (student, teacher))
     return softened_kl_of_each(ours, theirs, temperature)

@@ -1,10 +1,10 @@
-"""SimKD: the student's last map, through a projector, is the teacher's, and the teacher's classifier classifies it.
+"""SimKD: project the student's last map onto the teacher's, and reuse the teacher's classifier.
 
 Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", CVPR 2022, equation 2. The trained student is
 the student's network without its classifier, the projector and the teacher's classifier.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,10 +12,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.distill.methods.feature_maps import no_maps, of_one_size
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Network, Requires, pool
+from tekapctl.models.network import Network, pool
 from tekapctl.models.reused import Projection, ReusedClassifier, linear_of
 
 
@@ -23,9 +22,9 @@ from tekapctl.models.reused import Projection, ReusedClassifier, linear_of
 class SimKDSpec(MethodSpec):
     """SimKD's settings."""
 
-    weights: ClassVar[Weights] = Weights(gamma=0.0)
-    requires: ClassVar[Requires] = Requires(feature_maps=True, classifier=True)
-    about: ClassVar[About] = About(
+    weights = Weights(gamma=0.0)
+    requires = Requires(feature_maps=True, classifier=True)
+    about = About(
         "Knowledge Distillation with the Reused Teacher Classifier",
         2022,
         "mean (p(student map) - teacher map)^2, p = the projector, of the last map",
@@ -38,7 +37,7 @@ class SimKDSpec(MethodSpec):
         """The student with a projector and the teacher's classifier."""
         if not pair.student.feature_maps:
             raise no_maps("the student")
-        assert pair.classifier is not None, "the teacher must be there to be reused"
+        assert pair.classifier is not None, "SimKD reuses the teacher's classifier"
         classifier, last = linear_of(pair.classifier), pair.student.feature_maps[-1]
         most = pair.teacher.feature_maps[-1].shape[2:] if classifies_last_map(pair.teacher) else None
         projection = Projection(
@@ -53,7 +52,7 @@ class SimKDSpec(MethodSpec):
         return network
 
     def make(self, pair: Pair) -> "SimKD":
-        """SimKD for a pair of networks, of which the student is what `learner` made."""
+        """SimKD for a pair of networks; the student is the network that `learner` built."""
         return SimKD(of_maps=classifies_last_map(pair.teacher))
 
 
@@ -61,24 +60,24 @@ class SimKD(Method):
     """The squared distance of the projected map and the teacher's.
 
     Args:
-        of_maps: Whether maps are compared; else what both classifiers read.
+        of_maps: Whether to compare maps; otherwise the embeddings, which both classifiers read.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(self, *, of_maps: bool) -> None:
         super().__init__()
         self.of_maps = of_maps
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """At the last stage; the larger map is pooled to the smaller's size."""
+        """The mean squared error at the last stage; the larger map is pooled to the smaller one's size."""
         if self.of_maps:
             return F.mse_loss(*of_one_size(student.feature_maps[-1], teacher.feature_maps[-1]))
         return F.mse_loss(student.embedding, teacher.embedding)
 
 
 def classifies_last_map(teacher: Knowledge) -> bool:
-    """Whether a network's classifier reads its last map, pooled, and nothing that is behind it."""
+    """Whether a network's classifier reads its pooled last map, with nothing in between."""
     if not teacher.feature_maps or teacher.feature_maps[-1].shape[1] != teacher.embedding.shape[1]:
         return False
     return torch.allclose(pool(teacher.feature_maps[-1]), teacher.embedding, rtol=1e-3, atol=1e-4)

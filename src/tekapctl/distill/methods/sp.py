@@ -1,27 +1,25 @@
-"""SP: samples that are alike to the teacher are alike to the student.
+"""SP: match the similarities between samples.
 
 Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, equation 4.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.distill.methods.feature_maps import Map
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("sp")
 class SPSpec(MethodSpec):
     """SP's settings."""
 
-    weights: ClassVar[Weights] = Weights(beta=3000.0)
-    requires: ClassVar[Requires] = Requires(feature_maps=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=3000.0)
+    requires = Requires(feature_maps=True)
+    about = About(
         "Similarity-Preserving Knowledge Distillation",
         2019,
         "sum of (G(student) - G(teacher))^2 / batch^2, G = row-normalised products of the samples' maps",
@@ -37,7 +35,7 @@ class SP(Method):
     """Squared differences of the batch's similarity matrices at the last stage."""
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """At the last stage."""
+        """The loss at the last stage."""
         return similarity_loss(student.feature_maps[-1], teacher.feature_maps[-1])
 
 

@@ -1,18 +1,16 @@
-"""SRRL: the student's embedding, projected, is the teacher's, and says the same to the teacher's classifier.
+"""SRRL: match the projected embedding to the teacher's, and its logits under the teacher's classifier.
 
 Yang, Martinez, Bulat and Tzimiropoulos, "Knowledge Distillation via Softmax Regression Representation Learning", ICLR
-2021, equations 3 and 7, of pooled features as SimKD's authors have it.
+2021, equations 3 and 7, of pooled features as in SimKD's code.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.models.reused import linear_of
 
 
@@ -20,9 +18,9 @@ from tekapctl.models.reused import linear_of
 class SRRLSpec(MethodSpec):
     """SRRL's settings."""
 
-    weights: ClassVar[Weights] = Weights(alpha=1.0)
-    requires: ClassVar[Requires] = Requires(embedding=True, logits=True, classifier=True)
-    about: ClassVar[About] = About(
+    weights = Weights(alpha=1.0)
+    requires = Requires(embedding=True, logits=True, classifier=True)
+    about = About(
         "Knowledge Distillation via Softmax Regression Representation Learning",
         2021,
         "mean (p(student) - teacher)^2 + mean (c(p(student)) - c(teacher))^2, p = a linear layer with batch norm and "
@@ -32,24 +30,24 @@ class SRRLSpec(MethodSpec):
 
     def make(self, pair: Pair) -> "SRRL":
         """SRRL for a pair of networks."""
-        assert pair.classifier is not None, "the teacher must be there to be asked"
+        assert pair.classifier is not None, "SRRL reads the teacher's classifier"
         return SRRL(pair.student.embedding.shape[1], pair.teacher.embedding.shape[1], pair.classifier)
 
 
 class SRRL(Method):
-    """Both distances, and the layer that they share.
+    """Both distances and the projection.
 
     Args:
         student_width: Width of the student's embedding.
         teacher_width: Width of the teacher's.
-        classifier: The teacher's classifier; a copy is kept, and not trained.
+        classifier: The teacher's classifier; a frozen copy is kept.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(self, student_width: int, teacher_width: int, classifier: nn.Module) -> None:
         super().__init__()
-        # Convolutions of a single place: their batch norm is the kind that several processes bring together.
+        # 1x1 convolutions of 1x1 maps, since BatchNorm2d is the kind that is synchronized over processes.
         self.project = nn.Sequential(
             nn.Conv2d(student_width, teacher_width, 1, bias=False), nn.BatchNorm2d(teacher_width), nn.ReLU()
         )
@@ -58,5 +56,5 @@ class SRRL(Method):
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The distance of the embeddings plus that of the logits."""
         projected = self.project(student.embedding[:, :, None, None]).flatten(1)
-        said = self.classifier(projected)
-        return F.mse_loss(projected, teacher.embedding) + F.mse_loss(said, teacher.logits)
+        logits = self.classifier(projected)
+        return F.mse_loss(projected, teacher.embedding) + F.mse_loss(logits, teacher.logits)

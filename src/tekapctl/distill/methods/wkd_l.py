@@ -1,33 +1,31 @@
-"""WKD-L: the student's probabilities are to be moved to the teacher's at least cost, between classes that are unlike.
+"""WKD-L: Wasserstein distance of probabilities, where moving mass between similar classes is cheap.
 
 Lv, Yang and Li, "Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation", NeurIPS 2024,
 section 3.1: discrete optimal transport with entropic regularisation over the classes that are not the target, and the
 target's own term.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.method import METHODS, About, CosineDecay, Method, MethodSpec, Pair
+from tekapctl.distill.methods import METHODS, About, Batch, CosineDecay, Knowledge, Method, MethodSpec, Pair, Requires
 from tekapctl.errors import UsageError
-from tekapctl.models.network import Knowledge, Requires
 from tekapctl.settings import Temperature, Weight
 
 _EPS = 1e-8
-"""Added to the sums that Sinkhorn's iterations divide by, as in the authors' code."""
+"""Added to the divisors in Sinkhorn's iterations, as in the authors' code."""
 
 
 @METHODS.register("wkd-l")
 class WKDLSpec(MethodSpec):
     """WKD-L's settings; the defaults are those published for resnet32x4 and resnet8x4."""
 
-    requires: ClassVar[Requires] = Requires(logits=True, class_features=True)
-    about: ClassVar[About] = About(
+    requires = Requires(logits=True, class_features=True)
+    about = About(
         "Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation",
         2024,
         "-p_t log p_s of the target + distance_weight * cost of moving the other classes' softened probabilities, "
@@ -35,13 +33,15 @@ class WKDLSpec(MethodSpec):
         "published for ShuffleV1 under wrn_40_2: distance_weight 200, temperature 6",
     )
     name: Literal["wkd-l"] = "wkd-l"
-    distance_weight: Weight = Field(600.0, description="Weight of the distance; the target's term has 1.")
-    temperature: Temperature = Field(8.0, description="Temperature of the distance; the target's term has 1.")
-    entropy_weight: float = Field(0.05, ge=0.02, le=1e3, description="Weight of the plan's entropy (Sinkhorn).")
-    iterations: int = Field(10, ge=1, le=1000, description="Sinkhorn's iterations.")
-    sharpen: float = Field(1.0, gt=0, le=100, description="How steeply costs rise with the classes' distance.")
+    distance_weight: Weight = Field(600.0, description="Weight of the distance; the target's term has weight 1.")
+    temperature: Temperature = Field(8.0, description="Temperature of the distance; that of the target is 1.")
+    entropy_weight: float = Field(
+        0.05, ge=0.02, le=1e3, description="Weight of the transport plan's entropy (Sinkhorn)."
+    )
+    iterations: int = Field(10, ge=1, le=1000, description="Number of Sinkhorn iterations.")
+    sharpen: float = Field(1.0, gt=0, le=100, description="Steepness of costs over the distance of classes.")
     class_images: int = Field(
-        100, ge=2, le=10_000, description="Training images per class, at most, from which class distances are computed."
+        100, ge=2, le=10_000, description="Maximum number of training images per class for the class distances."
     )
     decay_start: float = Field(
         0.625, ge=0, le=1, description="Fraction of the epochs after which the weight falls to 0 by a cosine (150/240)."
@@ -51,7 +51,7 @@ class WKDLSpec(MethodSpec):
         """WKD-L for a teacher and a training set."""
         if pair.student.logits.shape[1] < 2:
             raise UsageError("WKD-L compares classes, and the training set has one.", "Use another method.")
-        assert pair.class_features is not None, "the teacher must be there to be asked"
+        assert pair.class_features is not None, "WKD-L reads the teacher's embeddings"
         costs = transport_costs(class_distances(pair.class_features(self.class_images)), self.sharpen)
         return WKDL(self, costs, pair.cosine_decay(self.decay_start))
 
@@ -61,11 +61,11 @@ class WKDL(Method):
 
     Args:
         spec: The settings.
-        costs: What it costs to move probability from class to class.
-        decay: How the distance's weight falls.
+        costs: Cost of moving probability from class to class.
+        decay: Weight of the distance over the run.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
     costs: Tensor
 
     def __init__(self, spec: WKDLSpec, costs: Float[Tensor, "classes classes"], decay: CosineDecay) -> None:
@@ -106,17 +106,17 @@ def transported(
     entropy_weight: float,
     iterations: int,
 ) -> Float[Tensor, " batch"]:
-    """What it costs to move one side's probabilities to the other's, by Sinkhorn's iterations.
+    """The cost of moving one side's probabilities to the other's, by Sinkhorn's iterations.
 
-    All samples share one matrix of costs: a class that takes no part in a sample has no mass and no start there.
+    All samples share one cost matrix; a sample's excluded class has no mass and a start of 0.
 
     Args:
         ours: The student's probabilities, which the plan meets exactly.
         theirs: The teacher's.
-        costs: Of moving mass from class to class.
+        costs: Cost of moving mass from class to class.
         start: The student's scales before the first iteration.
         entropy_weight: Weight of the plan's entropy.
-        iterations: How many.
+        iterations: Number of iterations.
     """
     kernel = (-costs / entropy_weight).exp()
     scale = start

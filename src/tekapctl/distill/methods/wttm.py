@@ -1,28 +1,26 @@
-"""WTTM: the student's probabilities at temperature 1 match a power of the teacher's probabilities.
+"""WTTM: match the student's probabilities at temperature 1 to a power of the teacher's.
 
 Zheng and Yang, "Knowledge Distillation Based on Transformed Teacher Matching", ICLR 2024: KD without the temperature
 on the student's side (TTM), and each sample weighted by the teacher's power sum (WTTM).
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.distill.methods.losses import kl_of_each
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
-from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("wttm")
 class WTTMSpec(MethodSpec):
     """WTTM's settings; the defaults are those of the published example for vgg13 > vgg8."""
 
-    weights: ClassVar[Weights] = Weights(beta=4.0)
-    requires: ClassVar[Requires] = Requires(logits=True)
-    about: ClassVar[About] = About(
+    weights = Weights(beta=4.0)
+    requires = Requires(logits=True)
+    about = About(
         "Knowledge Distillation Based on Transformed Teacher Matching",
         2024,
         "U * KL(p^g / U || softmax(student)), p = softmax(teacher), g = exponent, U = sum over classes of p^g; "
@@ -40,14 +38,9 @@ class WTTMSpec(MethodSpec):
 
 
 class WTTM(Method):
-    """KL from the transformed teacher to the student.
+    """KL from the transformed teacher to the student; `WTTMSpec` describes the arguments."""
 
-    Args:
-        exponent: Power of the teacher's probabilities.
-        weighted: Whether each sample is weighted by the teacher's power sum.
-    """
-
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(self, exponent: float, *, weighted: bool = True) -> None:
         super().__init__()

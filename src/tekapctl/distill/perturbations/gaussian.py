@@ -24,34 +24,34 @@ class Covariance(LogitPerturbation):
         root: The symmetric root of `S`; unlike other roots it does not depend on the signs of eigenvectors.
     """
 
-    unvaried = "The teacher's logits do not vary over the training images."
+    no_variance = "The teacher's logits do not vary over the training images."
 
     def __init__(self, root: Float[Tensor, "classes classes"]) -> None:
         self.root = root
 
     @classmethod
-    def of(cls, basis: PerturbationContext) -> "Covariance":
-        """From the covariance over the training images.
+    def build(cls, context: PerturbationContext) -> "Covariance":
+        """With the covariance over the training images.
 
         Raises:
             UsageError: The logits do not vary.
         """
-        deviations = cls.deviations(basis.survey())
-        scaled = deviations / root_mean_square(deviations.square(), cls.unvaried)
+        deviations = cls.deviations(context.statistics())
+        scaled = deviations / root_mean_square(deviations.square(), cls.no_variance)
         variances, directions = torch.linalg.eigh(scaled.T @ scaled / len(scaled))
-        # Variances that are 0 may come out below.
+        # Rounding may leave a variance of 0 slightly negative.
         root = (directions * variances.clamp(min=0).sqrt()) @ directions.T
-        return cls(root.float().to(basis.device))
+        return cls(root.float().to(context.device))
 
     @staticmethod
-    def deviations(survey: TeacherStatistics) -> Float64[Tensor, "images classes"]:
-        """What the covariance is that of."""
-        return survey.deviations()
+    def deviations(statistics: TeacherStatistics) -> Float64[Tensor, "images classes"]:
+        """The rows whose covariance `S` is."""
+        return statistics.deviations()
 
     def sample(
-        self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch classes"]
+        self, teacher: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch classes"]
     ) -> Float[Tensor, "teachers batch classes"]:
-        """The noise, turned and stretched."""
+        """The noise times the root."""
         return noise @ self.root
 
 
@@ -59,15 +59,15 @@ class Covariance(LogitPerturbation):
 class Isotropic(LogitPerturbation):
     """`d = n`, with `n` the noise itself: Hossain et al., ICLR 2025."""
 
-    asks: ClassVar[bool] = False
+    needs_statistics: ClassVar[bool] = False
 
     @classmethod
-    def of(cls, basis: PerturbationContext) -> "Isotropic":
-        """The same for any teacher, who is asked nothing."""
+    def build(cls, context: PerturbationContext) -> "Isotropic":
+        """The same for every teacher."""
         return cls()
 
     def sample(
-        self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch classes"]
+        self, teacher: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch classes"]
     ) -> Float[Tensor, "teachers batch classes"]:
         """The noise as it is."""
         return noise
@@ -77,9 +77,9 @@ class Isotropic(LogitPerturbation):
 class ClassCovariance(Covariance):
     """`d = S^(1/2) n`, with `S` the covariance of the logits about their classes' means, pooled over the classes."""
 
-    unvaried = "The teacher's logits do not vary over the training images of any one class."
+    no_variance = "The teacher's logits do not vary over the training images of any one class."
 
     @staticmethod
-    def deviations(survey: TeacherStatistics) -> Float64[Tensor, "images classes"]:
-        """What the covariance is that of."""
-        return survey.deviations_within_classes()
+    def deviations(statistics: TeacherStatistics) -> Float64[Tensor, "images classes"]:
+        """The rows whose covariance `S` is."""
+        return statistics.deviations_within_classes()

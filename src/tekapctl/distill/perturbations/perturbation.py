@@ -1,8 +1,8 @@
-"""What a perturbation of the teacher's logits is; each is one file beside this one."""
+"""The base class of perturbations of the teacher's logits."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,17 +15,17 @@ from tekapctl.models.network import Knowledge
 from tekapctl.registry import Registry
 
 HALF_WIDTH = math.sqrt(3)
-"""Uniform numbers from -sqrt(3) to sqrt(3) have variance one."""
+"""Uniform numbers from -sqrt(3) to sqrt(3) have variance 1."""
 
 
 @dataclass(frozen=True)
 class TeacherStatistics:
-    """What the teacher says of the training images as they are, neither cropped nor flipped; on the CPU.
+    """The teacher's outputs for training images without augmentation, on the CPU.
 
     Attributes:
-        logits: Its logits.
+        logits: The logits.
         labels: The images' class numbers.
-        embedding_squares: The mean square of each of its embedding's entries.
+        embedding_squares: The mean square of each entry of the embedding.
     """
 
     logits: Float64[Tensor, "images classes"]
@@ -46,84 +46,68 @@ class TeacherStatistics:
 
 @dataclass(frozen=True)
 class PerturbationContext:
-    """What a perturbation may know when it is built.
+    """What a perturbation is built from.
 
     Attributes:
         classifier: The teacher's layer from embedding to logits.
-        device: Where the run computes.
+        device: The run's device.
         dropout: The setting `tekap.logit.dropout`.
-        survey: Asks the teacher of the training images: a pass over many of them, only made if called.
+        statistics: Computes the teacher's outputs for training images, with a forward pass over many of them.
     """
 
     classifier: nn.Module
     device: torch.device
     dropout: float
-    survey: Callable[[], TeacherStatistics]
+    statistics: Callable[[], TeacherStatistics]
 
 
 class LogitPerturbation(ABC):
-    """The deviation `d` of an augmented teacher, which says `teacher_scale * z + noise_weight * noise_std * d`.
+    """Samples `d` of an augmented teacher's logits, `teacher_scale * z + noise_weight * noise_std * d`.
 
-    Its root mean square is 1 for each logit, over the training images and the draws. So perturbations differ in their
-    direction and not in their size. It is made of independent random numbers of variance one.
+    The mean square of `d`, over logits, training images and draws, is 1, so that perturbations differ in direction and
+    not in size. `d` is computed from independent random numbers of variance 1.
     """
 
-    asks: ClassVar[bool] = True
-    """Whether it has the teacher asked of the training images."""
+    needs_statistics: ClassVar[bool] = True
+    """Whether it is built from the teacher's outputs for training images."""
     takes_distribution: ClassVar[bool] = True
-    """Whether the random numbers may have any distribution; else they are uniform, and decide by chance."""
+    """Whether the user may choose the distribution of the random numbers; else they are uniform."""
 
     @classmethod
     @abstractmethod
-    def of(cls, basis: PerturbationContext) -> "LogitPerturbation":
-        """The perturbation of one teacher.
+    def build(cls, context: PerturbationContext) -> "LogitPerturbation":
+        """The perturbation for one teacher.
 
         Raises:
-            UsageError: The teacher does not allow for it.
+            UsageError: It cannot be built for this teacher.
         """
 
-    def numbers(self, view: Knowledge) -> int:
-        """How many random numbers an augmented teacher's deviation for one sample takes; as many as classes.
-
-        Args:
-            view: The teacher's knowledge of some samples.
-        """
-        return view.logits.shape[1]
+    def noise_dim(self, teacher: Knowledge) -> int:
+        """Number of random numbers for one sample and one augmented teacher: by default one for each class."""
+        return teacher.logits.shape[1]
 
     @abstractmethod
     def sample(
-        self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch numbers"]
+        self, teacher: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch dim"]
     ) -> Float[Tensor, "teachers batch classes"]:
-        """The deviations of a batch.
+        """The perturbations `d` of a batch.
 
         Args:
-            view: The teacher's knowledge of the batch, or of its strongly augmented images.
-            labels: The samples' class numbers, for those that read them.
-            noise: Random numbers of variance one.
+            teacher: The teacher's knowledge of the batch, or of its strongly augmented images.
+            labels: The samples' class numbers, for perturbations that read them.
+            noise: Random numbers of variance 1, `noise_dim` for each sample.
         """
-
-    def of_views(
-        self,
-        views: Sequence[Knowledge],
-        labels: Int64[Tensor, " batch"] | None,
-        noise: Float[Tensor, "teachers batch all_numbers"],
-    ) -> Float[Tensor, "teachers batch all_classes"]:
-        """The deviations of all views of a batch side by side, each made of its own part of the random numbers."""
-        if len(views) == 1:
-            return self.sample(views[0], labels, noise)
-        parts = noise.split([self.numbers(view) for view in views], dim=2)
-        return torch.cat([self.sample(view, labels, part) for view, part in zip(views, parts, strict=True)], dim=2)
 
 
 def root_mean_square(squares: Tensor, problem: str) -> float:
-    """The root of the squares' mean, by which a deviation is divided.
+    """The root of the squares' mean, by which a perturbation is divided.
 
     Args:
-        squares: They are all at least 0.
-        problem: A sentence that says what is wrong where they are all 0.
+        squares: Numbers from 0 on.
+        problem: The error's sentence if all of them are 0.
 
     Raises:
-        UsageError: They are all 0, or not finite.
+        UsageError: All are 0, or not finite.
     """
     found = float(squares.mean().sqrt())
     if not 0 < found < math.inf:

@@ -1,4 +1,4 @@
-"""Relative noise: each logit changed by a random share of itself, as noisy teachers do.
+"""Relative noise: each logit times a random factor, as in noisy teachers.
 
 Sau and Balasubramanian, "Deep Model Compression: Distilling Knowledge from Noisy Teachers", 2016 (arXiv 1610.09650).
 """
@@ -20,7 +20,7 @@ class Relative(LogitPerturbation):
     """`d = n * z / r`, with a random number `n` for each logit, and `r` the logits' root mean square.
 
     With `teacher_scale` 1 the augmented teacher's logits are `(1 + noise_weight * noise_std / r * n) * z`: the
-    noisy teacher of Sau and Balasubramanian, for all samples of a batch instead of a random part of them.
+    noisy teacher of Sau and Balasubramanian, for all samples of a batch instead of a random subset.
 
     Args:
         size: `r`.
@@ -30,16 +30,16 @@ class Relative(LogitPerturbation):
         self.size = size
 
     @classmethod
-    def of(cls, basis: PerturbationContext) -> "Relative":
-        """With `r` over the training images.
+    def build(cls, context: PerturbationContext) -> "Relative":
+        """With the `r` of the training images.
 
         Raises:
             UsageError: All of the teacher's logits are 0.
         """
-        return cls(root_mean_square(basis.survey().logits.square(), "The teacher's logits are all 0."))
+        return cls(root_mean_square(context.statistics().logits.square(), "The teacher's logits are all 0."))
 
     def sample(
-        self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch classes"]
+        self, teacher: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch classes"]
     ) -> Float[Tensor, "teachers batch classes"]:
-        """The logits, times the noise."""
-        return noise * (view.logits.float() / self.size)
+        """The noise times the logits."""
+        return noise * (teacher.logits.float() / self.size)

@@ -1,4 +1,4 @@
-"""Temperature jitter: all of a sample's logits stretched or shrunk by one random factor."""
+"""Temperature jitter: a sample's logits are all scaled by one random factor."""
 
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -14,10 +14,10 @@ from tekapctl.models.network import Knowledge
 
 @PERTURBATIONS.register("temperature")
 class Temperature(LogitPerturbation):
-    """`d = n * (z - mean(z)) / r`, with one random number `n` a sample, and `r` the centred logits' root mean square.
+    """`d = n * (z - mean(z)) / r`, with a random number `n` per sample and the centred logits' root mean square `r`.
 
-    A softmax does not see a shift. To it the augmented teacher is the teacher at the temperature
-    `T / (teacher_scale + noise_weight * noise_std * n / r)`, exactly and not to first order only.
+    Since a softmax ignores a shift of all logits, the augmented teacher is exactly the teacher at temperature
+    `T / (teacher_scale + noise_weight * noise_std * n / r)`.
 
     Args:
         size: `r`.
@@ -27,23 +27,23 @@ class Temperature(LogitPerturbation):
         self.size = size
 
     @classmethod
-    def of(cls, basis: PerturbationContext) -> "Temperature":
-        """With `r` over the training images.
+    def build(cls, context: PerturbationContext) -> "Temperature":
+        """With the `r` of the training images.
 
         Raises:
             UsageError: The teacher gives all classes the same logit.
         """
-        logits = basis.survey().logits
+        logits = context.statistics().logits
         problem = "The teacher's logits are the same for all classes, so that no temperature changes them."
         return cls(root_mean_square((logits - logits.mean(1, keepdim=True)).square(), problem))
 
-    def numbers(self, view: Knowledge) -> int:
-        """One."""
+    def noise_dim(self, teacher: Knowledge) -> int:
+        """One for each sample."""
         return 1
 
     def sample(
-        self, view: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch 1"]
+        self, teacher: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch 1"]
     ) -> Float[Tensor, "teachers batch classes"]:
-        """The centred logits, times the noise."""
-        logits = view.logits.float()
+        """The noise times the centred logits."""
+        logits = teacher.logits.float()
         return noise * ((logits - logits.mean(1, keepdim=True)) / self.size)

@@ -4,7 +4,7 @@ Tian, Krishnan and Isola, "Contrastive Representation Distillation", ICLR 2020: 
 banks, with noise-contrastive estimation as in the authors' code.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,22 +12,20 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.distill.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.distill.methods.crd.memory import Memory, MemoryBanks, MemoryQueue, Terms
 from tekapctl.distill.methods.crd.negatives import ClassNegatives
-from tekapctl.distill.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 from tekapctl.distill.tekap import AugmentedTeachers, FeatureTekap
-from tekapctl.models.network import Knowledge, Requires
 
 
 @METHODS.register("crd")
 class CRDSpec(MethodSpec):
     """The settings of CRD; the defaults are the published ones."""
 
-    tekap: ClassVar[bool] = True
-    weights: ClassVar[Weights] = Weights(beta=0.8)
-    requires: ClassVar[Requires] = Requires(embedding=True)
-    about: ClassVar[About] = About(
+    tekap = True
+    weights = Weights(beta=0.8)
+    requires = Requires(embedding=True)
+    about = About(
         "Contrastive Representation Distillation",
         2020,
         "-log p0 / (p0 + c) - sum over K negatives of log c / (p + c), p = exp(embedding . bank entry / T) / Z, "
@@ -106,7 +104,7 @@ class CRD(Method):
         memory: What batches are contrasted with.
     """
 
-    couples_samples: ClassVar[bool] = False
+    couples_samples = False
 
     def __init__(self, spec: CRDSpec, *, student_width: int, teacher_width: int, memory: Memory) -> None:
         super().__init__()
