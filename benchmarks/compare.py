@@ -37,9 +37,9 @@ def contrast_alone(samples: int, negatives: int, classes: int, batch: int, steps
     """Tekapctl's CRD, with its sampling and its backward pass, on the shapes of reference.py's."""
     from reference import resident
 
-    from tekapctl.distill.methods.crd.crd import Projection
-    from tekapctl.distill.methods.crd.memory import MemoryBanks
-    from tekapctl.distill.methods.crd.negatives import ClassNegatives
+    from tekapctl.distillation.methods.crd.crd import Projection
+    from tekapctl.distillation.methods.crd.memory import MemoryBanks
+    from tekapctl.distillation.methods.crd.negatives import ClassNegatives
 
     labels = torch.arange(samples) % classes
     sampler = ClassNegatives(labels, negatives, "exact", seed=0)

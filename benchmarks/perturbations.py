@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from tekapctl.device import resolve_device
-from tekapctl.distill.perturbations import PERTURBATIONS, PerturbationContext, TeacherStatistics
-from tekapctl.distill.tekap import SeededNoise, Tekap, TekapSpec
+from tekapctl.distillation.perturbations import PERTURBATIONS, PerturbationContext, TeacherStatistics
+from tekapctl.distillation.tekap import SeededNoise, Tekap, TekapSpec
 from tekapctl.models.network import Knowledge
 
 SURVEYED = 5_000

@@ -13,10 +13,10 @@ import torch
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.crd.memory import Memory, MemoryBanks, MemoryQueue
-from tekapctl.distill.methods.crd.negatives import ClassNegatives
-from tekapctl.distill.methods.kd import KD
-from tekapctl.distill.tekap import SeededNoise, Tekap, TekapSpec
+from tekapctl.distillation.methods.crd.memory import Memory, MemoryBanks, MemoryQueue
+from tekapctl.distillation.methods.crd.negatives import ClassNegatives
+from tekapctl.distillation.methods.kd import KD
+from tekapctl.distillation.tekap import SeededNoise, Tekap, TekapSpec
 from tekapctl.models.network import Knowledge
 
 BATCH, WIDTH, NEGATIVES = 64, 128, 16384

@@ -11,15 +11,15 @@ import pytest
 
 from helpers.events import in_metrics, in_tensorboard
 from helpers.silent import Silent
-from tekapctl.commands.tracking import TRACKERS, Tracker, Trackers, tracker
-from tekapctl.commands.tracking.tensorboard import TensorBoard
-from tekapctl.commands.tracking.tracker import grouped
 from tekapctl.errors import TekapctlError
 from tekapctl.experiments.comparison.groups import Finished, group
 from tekapctl.spec import loads, parse
 from tekapctl.store.home import Home
 from tekapctl.store.run import Run
 from tekapctl.store.runs import Runs
+from tekapctl.tracking import TRACKERS, Tracker, Trackers, tracker
+from tekapctl.tracking.tensorboard import TensorBoard
+from tekapctl.tracking.tracker import grouped
 from tekapctl.train.run import execute, resume
 
 SPEC = {

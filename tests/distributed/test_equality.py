@@ -7,7 +7,7 @@ import torch
 
 from helpers.processes import together
 from tekapctl import data, models
-from tekapctl.distill.methods import METHODS
+from tekapctl.distillation.methods import METHODS
 from tekapctl.distributed.communicator import Communicator, join_process_group
 from tekapctl.distributed.shard import spans
 from tekapctl.spec import parse

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from tekapctl.data import Batches, data_spec
-from tekapctl.distill.methods.crd.negatives import ClassNegatives
-from tekapctl.distill.tekap import SeededNoise, TekapSpec
+from tekapctl.distillation.methods.crd.negatives import ClassNegatives
+from tekapctl.distillation.tekap import SeededNoise, TekapSpec
 from tekapctl.distributed.communicator import Communicator
 from tekapctl.randomness import by_rows
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tekapctl.commands.tracking.tracker import grouped
 from tekapctl.store.run import Run
+from tekapctl.tracking.tracker import grouped
 
 
 def in_tensorboard(run: Path) -> dict[str, dict[int, float]]:

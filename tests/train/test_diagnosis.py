@@ -8,7 +8,7 @@ import torch
 
 from helpers.processes import together
 from helpers.silent import Silent
-from tekapctl.distill.tekap import SeededNoise, Tekap, TekapSpec
+from tekapctl.distillation.tekap import SeededNoise, Tekap, TekapSpec
 from tekapctl.distributed.communicator import join_process_group
 from tekapctl.models.network import Knowledge
 from tekapctl.spec import parse

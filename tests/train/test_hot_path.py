@@ -10,12 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from tekapctl import models
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
-from tekapctl.distill.methods import Pair
-from tekapctl.distill.methods.crd.memory import MemoryBanks
-from tekapctl.distill.methods.crd.negatives import ClassNegatives
-from tekapctl.distill.objective import Distillation
-from tekapctl.distill.perturbations import PERTURBATIONS, PerturbationContext
-from tekapctl.distill.tekap import SeededNoise, Tekap
+from tekapctl.distillation.methods import Pair
+from tekapctl.distillation.methods.crd.memory import MemoryBanks
+from tekapctl.distillation.methods.crd.negatives import ClassNegatives
+from tekapctl.distillation.objective import Distillation
+from tekapctl.distillation.perturbations import PERTURBATIONS, PerturbationContext
+from tekapctl.distillation.tekap import SeededNoise, Tekap
 from tekapctl.models.normalization import Normalization
 from tekapctl.spec import StudentSpec, parse
 from tekapctl.train.teacher_statistics import statistics_of

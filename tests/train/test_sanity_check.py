@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from helpers.silent import Silent
-from tekapctl.distill.methods import METHODS
+from tekapctl.distillation.methods import METHODS
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.spec import parse
 from tekapctl.store.home import Home

@@ -102,7 +102,7 @@ def methods() -> list[dict[str, Any]]:
     """The built-in methods with their papers, formulas and settings."""
 
     def compute() -> list[dict[str, Any]]:
-        from tekapctl.distill.methods import METHODS
+        from tekapctl.distillation.methods import METHODS
 
         return [method_row(name, METHODS[name]) for name in sorted(METHODS.names())]
 

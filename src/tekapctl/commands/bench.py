@@ -19,7 +19,7 @@ from tekapctl import data, models
 from tekapctl.data.batches import Batch, Batches
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.device import autocast, describe, resolve_device, resolve_precision, synchronize
-from tekapctl.distill.objective import Distillation
+from tekapctl.distillation.objective import Distillation
 from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models.network import Requires, of_batch
 from tekapctl.randomness import generator

@@ -8,7 +8,7 @@ for each of them, and its banks are updated once more.
 from collections.abc import Collection
 from typing import Literal, get_args
 
-from tekapctl.distill.tekap import LevelSettings
+from tekapctl.distillation.tekap import LevelSettings
 from tekapctl.errors import UsageError
 from tekapctl.registry import unknown_name
 from tekapctl.spec.io import parse, to_dict

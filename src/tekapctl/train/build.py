@@ -23,11 +23,11 @@ from tekapctl.device import (
     resolve_precision,
     set_float32_precision,
 )
-from tekapctl.distill.angular import AngularViews
-from tekapctl.distill.methods import Pair
-from tekapctl.distill.methods.method import seeded
-from tekapctl.distill.objective import Classification, Distillation, Objective, combine
-from tekapctl.distill.tekap import SeededNoise, Tekap
+from tekapctl.distillation.angular import AngularViews
+from tekapctl.distillation.methods import Pair
+from tekapctl.distillation.methods.method import seeded
+from tekapctl.distillation.objective import Classification, Distillation, Objective, combine
+from tekapctl.distillation.tekap import SeededNoise, Tekap
 from tekapctl.distributed.batch_norm import convert_sync_batchnorm
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 from tekapctl.errors import UsageError, failures_in_words

@@ -2,9 +2,9 @@
 
 import time
 
-from tekapctl.commands.tracking import Trackers
 from tekapctl.store.run import Run
 from tekapctl.store.weights import encode_weights
+from tekapctl.tracking import Trackers
 from tekapctl.train import checkpoint
 from tekapctl.train.build import RunContext
 from tekapctl.train.callbacks import Interruption, StoppedError

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch, Batches
 from tekapctl.device import autocast
-from tekapctl.distill.objective import Distillation, Objective
+from tekapctl.distillation.objective import Distillation, Objective
 from tekapctl.distributed.communicator import Communicator
 from tekapctl.errors import failures_in_words
 from tekapctl.models import Network

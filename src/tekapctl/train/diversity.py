@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tekapctl.distill.angular import AngularViews
-from tekapctl.distill.tekap import Tekap
+from tekapctl.distillation.angular import AngularViews
+from tekapctl.distillation.tekap import Tekap
 from tekapctl.models.network import Knowledge, Level
 from tekapctl.train.evaluation import calibration_error, top_k
 

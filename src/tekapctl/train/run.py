@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from types import MappingProxyType
 from typing import Any
 
-from tekapctl.commands.tracking import Trackers
 from tekapctl.distributed.communicator import PeerLostError, join_process_group
 from tekapctl.errors import (
     OutOfMemoryError,
@@ -22,6 +21,7 @@ from tekapctl.spec import StudentSpec, TeacherSpec, dumps, load_of_run, parse, t
 from tekapctl.store.home import Home
 from tekapctl.store.run import Run
 from tekapctl.store.runs import Runs
+from tekapctl.tracking import Trackers
 from tekapctl.train import checkpoint
 from tekapctl.train.build import RunContext, build_run
 from tekapctl.train.callbacks import Callback, Interruption, NullCallback, ProgressFile, StoppedError

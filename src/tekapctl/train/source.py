@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tekapctl.data.batches import Batches
 from tekapctl.device import resolve_precision
-from tekapctl.distill.objective import TeacherForward
-from tekapctl.distill.perturbations import LogitPerturbation
+from tekapctl.distillation.objective import TeacherForward
+from tekapctl.distillation.perturbations import LogitPerturbation
 from tekapctl.errors import UsageError
 from tekapctl.spec import RunSpec, StudentSpec
 from tekapctl.store.home import Home

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch
 from tekapctl.device import autocast, compile_for
-from tekapctl.distill.objective import Objective, Parts
+from tekapctl.distillation.objective import Objective, Parts
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 from tekapctl.models import Network
 from tekapctl.models.network import of_batch

@@ -10,7 +10,7 @@ from torch import Tensor
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
 from tekapctl.device import autocast, resolve_precision
-from tekapctl.distill.perturbations import PERTURBATIONS, LogitPerturbation, PerturbationContext, TeacherStatistics
+from tekapctl.distillation.perturbations import PERTURBATIONS, LogitPerturbation, PerturbationContext, TeacherStatistics
 from tekapctl.errors import UsageError
 from tekapctl.models import Network
 from tekapctl.spec import StudentSpec

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch, Batches
-from tekapctl.distill.objective import Objective
+from tekapctl.distillation.objective import Objective
 from tekapctl.distributed.batch_norm import average_running_stats
 from tekapctl.distributed.data_parallel import DataParallelStep
 from tekapctl.errors import TekapctlError, UsageError

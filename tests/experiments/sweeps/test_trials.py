@@ -151,7 +151,7 @@ METHOD = """
 import os
 from typing import ClassVar
 
-from tekapctl.distill.methods import About, Method, MethodSpec, Requires, Weights
+from tekapctl.distillation.methods import About, Method, MethodSpec, Requires, Weights
 
 
 class BrokenSpec(MethodSpec):

@@ -4,9 +4,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from tekapctl.distill.angular import PUBLISHED_VIEWS
-from tekapctl.distill.perturbations import PERTURBATIONS
-from tekapctl.distill.tekap import Distribution, KnownPerturbation
+from tekapctl.distillation.angular import PUBLISHED_VIEWS
+from tekapctl.distillation.perturbations import PERTURBATIONS
+from tekapctl.distillation.tekap import Distribution, KnownPerturbation
 from tekapctl.errors import UsageError
 from tekapctl.experiments.studies.arms import Labels, changed, effects_of, noiseless, plain, relevant, with_tekap
 from tekapctl.experiments.studies.contrasts import Contrast, mean_of, trend, versus

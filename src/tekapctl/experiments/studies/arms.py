@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from tekapctl.distill.tekap import LEVELS
+from tekapctl.distillation.tekap import LEVELS
 from tekapctl.errors import UsageError
 from tekapctl.experiments.comparison.groups import NO_DISTILLATION
 from tekapctl.experiments.studies.contrasts import Contrast, mean_of, trend, versus
