@@ -1,9 +1,9 @@
-"""Angular-KD: learned views of the one teacher instead of noise.
+"""Angular-KD: learned views of a single teacher instead of noise.
 
 Yu et al., "Single-Teacher View Augmentation: Boosting Knowledge Distillation via Angular Diversity", NeurIPS 2025.
-Linear branches on the teacher's features are trained with the student to classify, to point apart from each other
-within a cone around the teacher (inter-angle loss), and to lie evenly around it (intra-angle loss). The student learns
-from the weighted mean of the teacher and its views.
+A view is a linear branch on the teacher's features. Views are trained with the student to classify, to point apart from
+each other within a cone around the teacher (inter-angle loss), and to spread evenly around it (intra-angle loss). The
+student learns from the weighted mean of the teacher and its views.
 """
 
 import math
@@ -25,51 +25,50 @@ from tekapctl.settings import Settings, Weight
 
 PUBLISHED_VIEWS = 5
 _SHARPNESS = 0.07
-"""Temperature of the contrast that keeps views near their own sample's teacher."""
+"""Temperature of the contrastive loss that keeps views near their own sample's teacher."""
 _DROPOUT_STEP, _MOST_DROPOUT = 0.05, 0.4
 
 
 class AngularSpec(Settings):
-    """Angular-KD's settings; the defaults are the published code's, but for the number of views: 0 switches it off."""
+    """Angular-KD's settings; the defaults are the published code's, except for `views`, which is 0 (off)."""
 
     views: int = Field(0, ge=0, le=64, description="Number of learned views; 0 switches them off, 5 is published.")
-    view_weight: Weight = Field(0.8, description="Weight of each view among all; the teacher's own is 1.")
+    view_weight: Weight = Field(0.8, description="Weight of each view in the mean; the teacher has weight 1.")
     logit_inter_weight: Weight = Field(1.0, description="Weight of the inter-angle loss of the views' logits.")
     logit_intra_weight: Weight = Field(1.0, description="Weight of the intra-angle loss of the views' logits.")
-    feature_inter_weight: Weight = Field(0.1, description="Weight of the inter-angle loss of their features.")
-    feature_intra_weight: Weight = Field(1.0, description="Weight of the intra-angle loss of their features.")
-    margin: float = Field(0.2, ge=0, le=2, description="How far, in 1 - cosine, a view may turn from the teacher.")
+    feature_inter_weight: Weight = Field(0.1, description="Weight of the inter-angle loss of the views' features.")
+    feature_intra_weight: Weight = Field(1.0, description="Weight of the intra-angle loss of the views' features.")
+    margin: float = Field(0.2, ge=0, le=2, description="Largest distance, 1 - cosine, of a view from the teacher.")
     dropout: float = Field(
-        0.15, ge=0, lt=1, description="Dropout before the first view; each further one has 0.05 more, at most 0.4."
+        0.15, ge=0, lt=1, description="Dropout rate of the first view; each further view has 0.05 more, up to 0.4."
     )
     variant: Literal["code", "paper"] = Field(
         "code",
-        description="What is computed: as the published code does it (products of probabilities, features normalised "
-        "over the views, weights divided by their Euclidean length), or as the paper says (cosines, weights that sum "
-        "to 1).",
+        description="Variant of the losses: as in the published code (products of probabilities, features normalized "
+        "over the views, weights divided by their Euclidean norm) or in the paper (cosines, weights that sum to 1).",
     )
     batch_statistics: bool = Field(
         False,
-        description="Whether views have dropout and batch statistics while the student trains; the published code has "
-        "them in evaluation mode then.",
+        description="Use dropout and batch statistics in the views while the student trains; the published code does "
+        "not.",
     )
     pretrain_epochs: int = Field(
         0,
         ge=0,
         le=1_000_000,
-        description="Epochs before the run in which the views are trained alone, with dropout and batch statistics, at "
-        "a learning rate of 0.1 that falls tenfold after each third. The published code has such a stage, of 30.",
+        description="Epochs before the run that train the views alone, with dropout and batch statistics, at a "
+        "learning rate of 0.1 that falls tenfold after each third. The published code has 30.",
     )
     trained_by_distillation: bool = Field(
-        True, description="Whether the views learn from the distillation loss as well, as in the published code."
+        True, description="Train the views with the distillation loss as well, as in the published code."
     )
 
 
 class FeatureViews(nn.Module):
-    """Views of one of the teacher's features: dropout, a linear map of its channels, batch normalisation.
+    """Views of one of the teacher's features: dropout, a linear map of its channels, batch normalization.
 
-    Rows of one number in the maps of different views are orthogonal to each other at first, and the normalisations
-    start with gains and shifts drawn apart.
+    At initialization, the i-th rows of the linear maps of different views are orthogonal, and the gains and shifts of
+    each view's normalization are drawn around different values.
 
     Args:
         channels: Channels of the feature.
@@ -109,19 +108,19 @@ class FeatureViews(nn.Module):
         """All views of a batch.
 
         Args:
-            feature: The teacher's.
-            chance: Uniform numbers that decide what is dropped; channels are dropped whole. None drops nothing and
-                normalises by the running statistics.
+            feature: The teacher's feature.
+            chance: Uniform numbers that decide which channels are dropped. None drops nothing, and normalizes with the
+                running statistics.
         """
         if chance is None:
             kept = feature.new_ones(self.views, *feature.shape[:2])
         else:
             kept = (chance < self.kept).float() / self.kept
-        # Dropping channels of the input is dropping columns of each sample's map.
+        # Dropping channels of the input drops columns of each sample's linear map.
         flat = feature.flatten(2) if feature.dim() > 2 else feature.unsqueeze(2)
         mapped = torch.einsum("vbc,bcs,voc->bvos", kept, flat, self.weight) + self.bias.unsqueeze(2)
         together = mapped.flatten(1, 2)
-        alone = together.shape[0] * together.shape[2] == 1  # one value a channel has no deviation
+        alone = together.shape[0] * together.shape[2] == 1  # a single value per channel has no variance
         normalised = F.batch_norm(
             together,
             self.running_mean,
@@ -134,13 +133,13 @@ class FeatureViews(nn.Module):
 
 
 class AngularViews(nn.Module):
-    """The views of one teacher, as a teacher of their own.
+    """Turns a teacher into the weighted mean of the teacher and its views.
 
     Args:
-        spec: The settings, with a view at least.
-        teacher: The teacher's knowledge of some batch, of the kind that it will be asked for.
-        temperature: The temperature at which views' and teacher's probabilities are averaged.
-        seed: Seed of the first weights and of the dropout.
+        spec: The settings, with at least one view.
+        teacher: The teacher's knowledge of any batch; features that are missing in it get no views.
+        temperature: The temperature at which the probabilities of views and teacher are averaged.
+        seed: Seed of the initial weights and of the dropout.
     """
 
     def __init__(self, spec: AngularSpec, teacher: Knowledge, temperature: float, seed: int) -> None:
@@ -164,38 +163,38 @@ class AngularViews(nn.Module):
 
         Args:
             teacher: The teacher's knowledge of the batch.
-            batch: Its labels and its step.
+            batch: The labels and the step.
         """
         in_training = self.spec.batch_statistics
-        said, loss = self._look(teacher, batch, "views", in_training=in_training)
+        mean, loss = self._mean_and_loss(teacher, batch, "views", in_training=in_training)
         if teacher.strong is not None:
-            strong, of_strong = self._look(teacher.strong, batch, "strong views", in_training=in_training)
-            said, loss = replace(said, strong=strong), (loss + of_strong) / 2
-        return said, loss
+            strong, strong_loss = self._mean_and_loss(teacher.strong, batch, "strong views", in_training=in_training)
+            mean, loss = replace(mean, strong=strong), (loss + strong_loss) / 2
+        return mean, loss
 
     def pretraining_loss(self, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The loss that trains the views before there is a student."""
-        return self._look(teacher, batch, "views", in_training=True)[1]
+        """The loss that trains the views before the student."""
+        return self._mean_and_loss(teacher, batch, "views", in_training=True)[1]
 
     @property
     def logit_scale(self) -> float:
-        """The sum of the published targets' probabilities, by which KD's loss and gradient are larger."""
-        return sum(self._shares)
+        """Factor of KD's loss: the sum of the published code's target probabilities, which is not 1."""
+        return sum(self._weights)
 
     @property
-    def _shares(self) -> list[float]:
-        """The weights of the teacher and of its views."""
+    def _weights(self) -> list[float]:
+        """The weights of the teacher and of each of its views in the mean."""
         weights = [1.0, *[self.spec.view_weight] * self.spec.views]
         total = math.hypot(*weights) if self.spec.variant == "code" else sum(weights)
         return [weight / total for weight in weights]
 
     @torch.no_grad()
     def logits_of(self, embedding: Float[Tensor, "batch width"], step: int) -> Float[Tensor, "views batch classes"]:
-        """The views' logits of images as they are while the student trains.
+        """The views' logits, as they are while the student trains.
 
         Args:
-            embedding: The teacher's.
-            step: What the dropout depends on, beside the seed.
+            embedding: The teacher's embedding.
+            step: Step that, with the seed, determines the dropout.
         """
         (chance,) = self._chances([embedding], "views", step, in_training=self.spec.batch_statistics)
         return self._classified(self.features[0](embedding, chance))
@@ -203,7 +202,7 @@ class AngularViews(nn.Module):
     def _chances(
         self, features: Sequence[Tensor], name: str, step: int, *, in_training: bool
     ) -> Sequence[Tensor | None]:
-        """Uniform numbers for what each feature's views drop, or None where they drop nothing."""
+        """Uniform numbers for the dropout of each feature's views; None for no dropout."""
         if not in_training:
             return [None] * len(features)
         widths, device = [feature.shape[1] for feature in features], features[0].device
@@ -214,11 +213,13 @@ class AngularViews(nn.Module):
     def _classified(self, embeddings: Float[Tensor, "views batch width"]) -> Float[Tensor, "views batch classes"]:
         return torch.einsum("vbc,voc->vbo", embeddings, self.classifiers) + self.biases
 
-    def _look(self, teacher: Knowledge, batch: Batch, name: str, *, in_training: bool) -> tuple[Knowledge, Tensor]:
+    def _mean_and_loss(
+        self, teacher: Knowledge, batch: Batch, name: str, *, in_training: bool
+    ) -> tuple[Knowledge, Tensor]:
         spec, features = self.spec, _features(teacher)
         chances = self._chances(features, name, batch.step, in_training=in_training)
-        seen = [views(f, c) for views, f, c in zip(self.features, features, chances, strict=True)]
-        logits = self._classified(seen[0])
+        viewed = [views(f, c) for views, f, c in zip(self.features, features, chances, strict=True)]
+        logits = self._classified(viewed[0])
 
         repeated = batch.labels.repeat(spec.views)
         loss = spec.view_weight * spec.views * F.cross_entropy(logits.flatten(0, 1), repeated)
@@ -227,24 +228,24 @@ class AngularViews(nn.Module):
         inter = inter_product(others, own, spec.margin) if is_code else inter_angle(others, own, spec.margin)
         loss = loss + spec.logit_inter_weight * inter
         loss = loss + spec.logit_intra_weight * intra_angle(others, own)
-        for feature, views in zip(features, seen, strict=True):
+        for feature, views in zip(features, viewed, strict=True):
             of_teacher, of_views = _pooled(feature, 2), _pooled(views, 3)
             intra = intra_angle(of_views, of_teacher)
             inter = inter_angle(of_views, of_teacher, spec.margin, over_views=is_code)
             loss = loss + (spec.feature_inter_weight * inter + spec.feature_intra_weight * intra) / len(features)
-        return self._mean(teacher, logits, seen), loss
+        return self._mean(teacher, logits, viewed), loss
 
-    def _mean(self, teacher: Knowledge, logits: Tensor, seen: list[Tensor]) -> Knowledge:
-        """The weighted mean of all; logits whose softmax at T is the mean probability, brought to a sum of 1."""
+    def _mean(self, teacher: Knowledge, logits: Tensor, viewed: list[Tensor]) -> Knowledge:
+        """The weighted mean of teacher and views; the softmax of its logits at T is the normalized mean probability."""
         if not self.spec.trained_by_distillation:
-            logits, seen = logits.detach(), [views.detach() for views in seen]
-        own, *others = self._shares
+            logits, viewed = logits.detach(), [views.detach() for views in viewed]
+        own, *others = self._weights
         log_probabilities = (torch.cat([teacher.logits.unsqueeze(0), logits]) / self.temperature).log_softmax(2)
         weights = logits.new_full((len(log_probabilities), 1, 1), others[0] / (own + sum(others)))
         weights[0] = own / (own + sum(others))
         mixed = (log_probabilities + weights.log()).logsumexp(0) * self.temperature
         embedding, *maps = (
-            own * feature + others[0] * views.sum(0) for feature, views in zip(_features(teacher), seen, strict=True)
+            own * feature + others[0] * views.sum(0) for feature, views in zip(_features(teacher), viewed, strict=True)
         )
         count = len(teacher.feature_maps)
         return replace(
@@ -265,15 +266,15 @@ def inter_angle(
 ) -> Float[Tensor, ""]:
     """The constrained inter-angle loss: views stay near their own sample's teacher and, there, point apart.
 
-    The first part is a contrast of each view with all samples' teachers, in which a view within the margin of its own
-    counts as there; over the number of views once more, as published. The second is the softplus of the views' cosines
-    with each other, for samples all of whose views are within the margin.
+    The first part contrasts each view with the teacher's features of all samples; a view within the margin of its own
+    sample's counts as equal to it. As published, it is divided by the number of views again. The second part is the
+    softplus of the cosines between views, for samples with all views within the margin.
 
     Args:
         views: The views.
-        teacher: What they are views of.
-        margin: How far, in 1 - cosine, a view may turn.
-        over_views: Normalise each entry over the views instead of each view in the second part, as published code does.
+        teacher: The teacher's feature.
+        margin: Largest distance, 1 - cosine, of a view from the teacher.
+        over_views: In the second part, normalize each entry over the views instead of each view, as published.
     """
     units, teacher = F.normalize(views, dim=2), F.normalize(teacher, dim=1)
     nearness = _nearness(units, teacher, margin)
@@ -283,14 +284,14 @@ def inter_angle(
 def inter_product(
     views: Float[Tensor, "views batch classes"], teacher: Float[Tensor, "batch classes"], margin: float
 ) -> Float[Tensor, ""]:
-    """The same with products of probabilities in place of cosines, as published code does."""
+    """The inter-angle loss with products of probabilities instead of cosines, as in the published code."""
     return _nearness(views, teacher, margin) + _diversity(views, teacher, margin)
 
 
 def _nearness(
     views: Float[Tensor, "views batch width"], teacher: Float[Tensor, "batch width"], margin: float
 ) -> Float[Tensor, ""]:
-    """A contrast of each view with all samples' teachers."""
+    """Contrasts each view with the teacher's features of all samples."""
     count, batch, _ = views.shape
     similarity = views @ teacher.T
     own = similarity.diagonal(dim1=1, dim2=2)
@@ -303,7 +304,7 @@ def _nearness(
 def _diversity(
     views: Float[Tensor, "views batch width"], teacher: Float[Tensor, "batch width"], margin: float
 ) -> Float[Tensor, ""]:
-    """How alike the views of a sample are, where all of them are near its teacher."""
+    """Similarity of the views of a sample, for samples with all views near the teacher."""
     count, batch, _ = views.shape
     if count < 2:
         return views.sum() * 0

@@ -245,10 +245,11 @@ class Tekap:
         images = (teacher,) if teacher.strong is None else (teacher, teacher.strong)
         dims = [self.perturbation.noise_dim(knowledge) for knowledge in images]
         shape = (spec.teachers, len(teacher.logits), sum(dims))
-        noise = self.noise(shape, "logits", step, teacher.logits.device, first).split(dims, dim=2)
+        noise = self.noise(shape, "logits", step, teacher.logits.device, first)
+        parts = (noise,) if len(images) == 1 else noise.split(dims, dim=2)  # a split of one is an operator for nothing
         logits, *strong_logits = (
             perturb(spec, knowledge.logits, self.perturbation.sample(knowledge, labels, part))
-            for knowledge, part in zip(images, noise, strict=True)
+            for knowledge, part in zip(images, parts, strict=True)
         )
         return AugmentedTeachers(spec, teacher, logits=logits, strong_logits=next(iter(strong_logits), None))
 

@@ -1,4 +1,4 @@
-"""Noise-contrastive estimation of embeddings against a memory bank, its gradient found on the way.
+"""Noise-contrastive estimation of embeddings against a memory bank, with its gradient computed in the forward pass.
 
 No gradient reaches the bank. So the batch is scored against the whole bank with one matrix product, of which the drawn
 columns are taken: that is several times faster than gathering K rows of the bank for each sample, and needs no
@@ -16,48 +16,49 @@ from torch import Tensor
 EPSILON = 1e-7
 """Keeps the estimate's denominators above zero, as published."""
 SPARSE = 80
-"""From so many bank entries a draw on, gathering the drawn beats scoring all: see benchmarks/contrast.py."""
+"""With more bank entries per draw than this, gathering the drawn ones is faster than scoring all: see
+benchmarks/contrast.py."""
 ROWS = 128
 """Embeddings scored with one matrix product: more need more memory and are no faster."""
 
 
 @dataclass(frozen=True)
 class Moved:
-    """Entries of a bank that are not the same for all views.
+    """Entries of a bank that differ between teachers.
 
     Attributes:
         index: Which entries.
-        rows: What each view finds there.
+        rows: The entries that each teacher is contrasted with.
     """
 
     index: Int[Tensor, " batch"]
-    rows: Float[Tensor, "views batch width"]
+    rows: Float[Tensor, "teachers batch width"]
 
 
 def contrast(
-    embeddings: Float[Tensor, "views batch width"],
+    embeddings: Float[Tensor, "teachers batch width"],
     bank: Float[Tensor, "samples width"],
     drawn: Int[Tensor, "batch draws"],
     normalizer: Float[Tensor, ""],
     temperature: float,
     moved: Moved | None = None,
-) -> tuple[Float[Tensor, " views"], Float[Tensor, ""]]:
-    """The loss of telling each embedding's positive (column 0 of `drawn`) from its negatives, for each view.
+) -> tuple[Float[Tensor, " teachers"], Float[Tensor, ""]]:
+    """The loss of telling each embedding's positive (column 0 of `drawn`) from its negatives, for each teacher.
 
     With scores `p = exp(bank . embedding / temperature) / normalizer` and `c = K / samples` (K negatives under a
     uniform noise distribution) it is `-[log p0 / (p0 + c) + sum log c / (p + c)]`, averaged over the batch: equation 17
     of CRD as its authors compute it.
 
     Args:
-        embeddings: Of unit length; a view is what the teacher or one augmented teacher says of the batch.
-        bank: Entries of unit length; the same afterwards as before.
+        embeddings: Of unit length, for the teacher and each augmented teacher (or for the student alone).
+        bank: Entries of unit length, unchanged.
         drawn: The entries that each sample's embeddings are scored against.
-        normalizer: The normaliser; where it is negative, it is set from the first view's scores.
+        normalizer: The normaliser; if it is negative, it is set from the first teacher's scores.
         temperature: The scores' temperature.
-        moved: Entries of the bank that differ between views.
+        moved: Entries of the bank that differ between teachers.
 
     Returns:
-        The views' losses, and the normaliser as it is from now on.
+        The loss of each teacher, and the normaliser for later calls.
     """
     index, rows = (None, None) if moved is None else (moved.index, moved.rows)
     losses, settled = _Contrast.apply(embeddings, bank, drawn, normalizer, temperature, index, rows)
@@ -76,16 +77,16 @@ class _Contrast(torch.autograd.Function):
         index: Tensor | None,
         rows: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        (views, batch, _), (samples, draws) = embeddings.shape, (len(bank), drawn.shape[1])
+        (teachers, batch, _), (samples, draws) = embeddings.shape, (len(bank), drawn.shape[1])
         score = _score_drawn if samples > SPARSE * draws else _score_all
         at_once = 1 if samples > SPARSE * draws else max(1, ROWS // batch)
         noise = (draws - 1) / samples
         losses, gradients = [], []
-        for start in range(0, views, at_once):
+        for start in range(0, teachers, at_once):
             part = slice(start, start + at_once)
             ratios, pull = score(embeddings[part], bank, drawn, index, None if rows is None else rows[part])
             ratios.mul_(1 / temperature).exp_()
-            # Chosen on the device: asking whether it is set would stop the queue of kernels at every step.
+            # Chosen on the device: a check on the host would synchronize the device in every step.
             normalizer = torch.where(normalizer < 0, ratios[0].mean() * samples, normalizer)
             ratios.div_(normalizer * (noise + EPSILON))  # p / c: log1p of it keeps the digits that log(p + c) loses
             loss = ratios.log1p().sum((1, 2)) - ratios[:, :, 0].log().sum(1)
@@ -110,16 +111,16 @@ def _score_all(
     embeddings: Tensor, bank: Tensor, drawn: Tensor, index: Tensor | None, rows: Tensor | None
 ) -> tuple[Tensor, Any]:
     """Scores of the drawn entries, and what takes slopes of the scores to the embeddings' gradient."""
-    views, batch, width = embeddings.shape
-    everything = (embeddings.reshape(-1, width) @ bank.T).view(views, batch, -1)
+    teachers, batch, width = embeddings.shape
+    everything = (embeddings.reshape(-1, width) @ bank.T).view(teachers, batch, -1)
     if index is not None and rows is not None:
         everything[:, :, index] = embeddings @ rows.transpose(1, 2)
-    places = drawn.expand(views, -1, -1)
+    places = drawn.expand(teachers, -1, -1)
     scores = everything.gather(2, places)
 
     def pull(slope: Tensor) -> Tensor:
         spread = everything.zero_().scatter_add_(2, places, slope)
-        gradient = (spread.view(views * batch, -1) @ bank).view_as(embeddings)
+        gradient = (spread.view(teachers * batch, -1) @ bank).view_as(embeddings)
         if index is not None and rows is not None:
             gradient += spread[:, :, index] @ (rows - bank[index])
         return gradient
@@ -130,7 +131,7 @@ def _score_all(
 def _score_drawn(
     embeddings: Tensor, bank: Tensor, drawn: Tensor, index: Tensor | None, rows: Tensor | None
 ) -> tuple[Tensor, Any]:
-    """The same from the drawn rows of the bank, for a single view."""
+    """The same from the drawn rows of the bank, for a single teacher."""
     if index is not None and rows is not None:
         kept = bank[index]
         bank[index] = rows[0]

@@ -32,10 +32,10 @@ class CRDSpec(MethodSpec):
         "c = K / samples, for both sides",
     )
     name: Literal["crd"] = "crd"
-    embedding_width: int = Field(128, ge=1, le=65536, description="Width of the space in which both are compared.")
+    embedding_width: int = Field(128, ge=1, le=65536, description="Width of the space of the comparison.")
     negatives: int = Field(16384, ge=1, le=2**24, description="Negatives of each sample in each step.")
     temperature: float = Field(0.07, ge=0.02, le=1e4, description="Temperature of the scores.")
-    momentum: float = Field(0.5, ge=0, lt=1, description="Share of the old entry when a bank is updated.")
+    momentum: float = Field(0.5, ge=0, lt=1, description="Weight of the old entry when a bank is updated.")
     mode: Literal["exact", "relax"] = Field(
         "exact", description="Positive: the sample itself (exact) or any sample of its class (relax)."
     )
