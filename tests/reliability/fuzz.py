@@ -13,7 +13,7 @@ import atheris
 
 with atheris.instrument_imports(include=["tekapctl", "safetensors", "tomllib", "pickle"]):
     from tekapctl.errors import TekapctlError
-    from tekapctl.spec import run
+    from tekapctl import spec as run
     from tekapctl.store import legacy_checkpoint
     from tekapctl.train import checkpoint
     from tekapctl.train.trained import Reference, load

@@ -13,7 +13,7 @@ from tekapctl.distillation.methods.dist import DIST
 from tekapctl.distillation.methods.dkd import DKD
 from tekapctl.distillation.methods.kd import KD
 from tekapctl.distillation.methods.method import Method, Warmup
-from tekapctl.distillation.methods.mlkd import MLKD, MLKDSpec, less_sure, of_classes, of_samples
+from tekapctl.distillation.methods.mlkd import MLKD, MLKDSpec, unmasked_fraction, of_classes, of_samples
 from tekapctl.distillation.objective import Distillation
 from tekapctl.distillation.tekap import LogitTekap, Tekap, TekapSpec
 from tekapctl.models.network import Requires
@@ -136,7 +136,7 @@ def of_two_views(x: Case, spec: MLKDSpec, *, standardize: bool) -> Found:
     relations = {}
     for name, part, count in (("loss_bc", of_samples, len(weak)), ("loss_cc", of_classes, weak.shape[1])):
         every_temperature = torch.stack([part(weak, x.teacher_weak_logits, each) for each in every])
-        relations[name] = x.kd_weight * less_sure(count) * every_temperature.sum()
+        relations[name] = x.kd_weight * unmasked_fraction(count) * every_temperature.sum()
     if x.has("loss_kd"):
         yield from relations.items()
         yield "loss_kd", parts["method"] - sum(relations.values())
