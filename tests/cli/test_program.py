@@ -279,7 +279,7 @@ def test_doctor_says_what_the_machine_has_and_what_will_be_slow(tekapctl, teache
     assert any(f"needs a {kind} compiler" in remark for remark in found["remarks"])
     assert found["data_sets"]["digits"]
     assert found["home"]["path"] == str(tekapctl.home)
-    assert "--precision auto is" in tekapctl("doctor").out
+    assert "--precision auto uses" in tekapctl("doctor").out
 
 
 def test_a_reader_that_stops_early_is_no_error(tekapctl):
