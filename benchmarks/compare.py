@@ -1,4 +1,4 @@
-"""Runs the published way and tekapctl in turn, and prints how many times faster tekapctl is, as Markdown.
+"""Run the published procedure and tekapctl alternately and print the speed-up, as Markdown.
 
 Example: python benchmarks/compare.py --rounds 3 --output benchmarks/results/cpu.md
 """
@@ -37,9 +37,9 @@ def contrast_alone(samples: int, negatives: int, classes: int, batch: int, steps
     """Tekapctl's CRD, with its sampling and its backward pass, on the shapes of reference.py's."""
     from reference import resident
 
-    from tekapctl.distill.methods.crd.crd import Projection
-    from tekapctl.distill.methods.crd.memory import MemoryBanks
-    from tekapctl.distill.methods.crd.negatives import ClassNegatives
+    from tekapctl.distillation.methods.crd.crd import Projection
+    from tekapctl.distillation.methods.crd.memory import MemoryBanks
+    from tekapctl.distillation.methods.crd.negatives import ClassNegatives
 
     labels = torch.arange(samples) % classes
     sampler = ClassNegatives(labels, negatives, "exact", seed=0)
@@ -93,10 +93,10 @@ def main() -> None:
     steps = str(options.steps)
     lines = [
         f"{datetime.date.today()}, {processor()}, device {options.device}, PyTorch {torch.__version__}, "
-        f"{options.rounds} rounds of {steps} steps in turn, {options.workers} loader workers for the published way; "
+        f"{options.rounds} alternating rounds of {steps} steps, {options.workers} loader workers for the reference; "
         "resnet32x4 > resnet8x4, 50,000 images of 32x32 and 100 classes, batch 64, 16,384 negatives.",
         "",
-        "| | published way, ms a step | tekapctl, ms a step | times faster |",
+        "| | reference, ms/step | tekapctl, ms/step | speed-up |",
         "| --- | --- | --- | --- |",
     ]
     overheads: dict[str, list[float]] = {}
@@ -112,7 +112,7 @@ def main() -> None:
                     command = ["-m", "tekapctl", "bench", *settings, flag, "--steps", steps, "--json"]
                     result = call(*command, "--device", options.device, home=home)
                     found[teacher].append(result["step_seconds"])
-                    overhead = result["step_seconds"] / result["bare_seconds"]
+                    overhead = result["step_seconds"] / result["network_seconds"]
                     if teacher == "live":
                         overheads.setdefault(level, []).append(overhead)
             title = {"logit": "logit level", "both": "both levels"}[level]
@@ -129,13 +129,13 @@ def main() -> None:
             lines.append(row("CRD's loss with its sampling", times["reference"], times["ours"]))
             lines += [
                 "",
-                f"Memory that CRD's loss adds: {memory['reference'] / 2**20:.0f} MiB the published way, "
-                f"{memory['ours'] / 2**20:.0f} MiB here.",
+                f"Memory that CRD's loss adds: {memory['reference'] / 2**20:.0f} MiB in the reference, "
+                f"{memory['ours'] / 2**20:.0f} MiB in tekapctl.",
             ]
     for level, ratios in overheads.items():
         lines.append(
-            f"A step at the level `{level}` with the teacher live takes {statistics.median(ratios):.2f} times "
-            "teacher forward and student forward and backward alone in the same precision."
+            f"With a live teacher, a step at the level `{level}` takes {statistics.median(ratios):.2f} times as long "
+            "as the teacher's forward and the student's forward and backward pass alone."
         )
     text = "\n".join(lines) + "\n"
     print(text)

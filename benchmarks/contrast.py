@@ -11,7 +11,7 @@ import time
 import torch
 from torch.nn import functional as F
 
-from tekapctl.distill.methods.crd import contrast as module
+from tekapctl.distillation.methods.crd import contrast as module
 
 
 def seconds(bank: torch.Tensor, embeddings: torch.Tensor, drawn: torch.Tensor, sparse_from: int) -> float:

@@ -3,13 +3,13 @@
 import statistics
 
 from tekapctl.experiments.comparison.groups import Group, find, group
-from tekapctl.experiments.comparison.intervals import Difference, holm, paired
+from tekapctl.experiments.comparison.statistics import Difference, holm, paired
 from tekapctl.spec import StudentSpec
 from tekapctl.store.home import Home
 
 
 def points(found: Group) -> list[float]:
-    return [100 * value for value in found.over_seeds("last")]
+    return [100 * value for value in found.top1]
 
 
 def shown(found: Group | None) -> str:
@@ -20,9 +20,9 @@ def shown(found: Group | None) -> str:
 
 
 def between(found: Difference) -> str:
-    assert found.low is not None
-    assert found.high is not None
-    return f"{found.mean:+.2f} | {found.low:+.2f} to {found.high:+.2f}"
+    assert found.ci_low is not None
+    assert found.ci_high is not None
+    return f"{found.mean:+.2f} | {found.ci_low:+.2f} to {found.ci_high:+.2f}"
 
 
 def main() -> None:
@@ -42,14 +42,16 @@ def main() -> None:
     order = sorted(plain, key=lambda name: -statistics.mean(points(plain[name])))
     gains = {name: paired(points(plain[name]), points(alone)) for name in order}
     noise = {(name, kind): paired(points(found), points(plain[name])) for (name, kind), found in augmented.items()}
-    of_gains = holm({name: found.p for name, found in gains.items() if found.p is not None})
-    of_noise = holm({f"{name} {kind}": found.p for (name, kind), found in noise.items() if found.p is not None})
+    of_gains = holm({name: found.p_value for name, found in gains.items() if found.p_value is not None})
+    of_noise = holm(
+        {f"{name} {kind}": found.p_value for (name, kind), found in noise.items() if found.p_value is not None}
+    )
 
-    print(f"alone: {shown(alone)}\n")
-    print("| method | plain | less alone | 95 % interval | p, Holm |\n| --- | --- | --- | --- | --- |")
+    print(f"no distillation: {shown(alone)}\n")
+    print("| method | without TeKAP | Δ vs. no distillation | 95 % CI | p (Holm) |\n| --- | --- | --- | --- | --- |")
     for name in order:
         print(f"| {name} | {shown(plain[name])} | {between(gains[name])} | {of_gains[name]:.3f} |")
-    print("\n| method | augmented | less plain | 95 % interval | p, Holm |\n| --- | --- | --- | --- | --- |")
+    print("\n| method | augmented | Δ vs. plain | 95 % CI | p (Holm) |\n| --- | --- | --- | --- | --- |")
     for kind in ("TeKAP", "views"):
         for name in order:
             if (name, kind) in augmented:

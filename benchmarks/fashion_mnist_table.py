@@ -5,7 +5,8 @@ from itertools import groupby
 
 from tekapctl.spec import StudentSpec, load
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Run, Runs
+from tekapctl.store.run import Run
+from tekapctl.store.runs import Runs
 
 ORDER = ("alone", "KD", "KD, alpha 3.06", "TeKAP logit", "CRD", "TeKAP feature", "TeKAP both")
 T_95 = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}

@@ -19,8 +19,8 @@ from PIL import Image, ImageFilter
 from tekapctl import models
 from tekapctl.data import Batches, data_spec
 from tekapctl.device import place, resolve_precision
-from tekapctl.distill.objective import Distillation
-from tekapctl.distill.tekap import SeededNoise, Tekap
+from tekapctl.distillation.objective import Distillation
+from tekapctl.distillation.tekap import SeededNoise, Tekap
 from tekapctl.spec import StudentSpec, parse
 from tekapctl.train.trainer import Trainer
 
@@ -98,7 +98,7 @@ def main() -> None:
                 padding=section.padding,
                 flip=True,
                 seed=0,
-                recrop=section.recrop,
+                random_resized_crop=section.random_resized_crop,
             )
             runs[way] = trainer(batches, spec, given.student, given.teacher)
         files = (

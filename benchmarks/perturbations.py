@@ -1,4 +1,4 @@
-"""What a step's augmented logits cost with each perturbation: microseconds, and the ratio to isotropic noise.
+"""Time per step of the augmented logits for each perturbation: microseconds, and the ratio to isotropic noise.
 
 OMP_NUM_THREADS=1 python benchmarks/perturbations.py [--classes 100] [--batch 64] [--width 256] [--teachers 3]
 """
@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from tekapctl.device import resolve_device
-from tekapctl.distill.perturbations import PERTURBATIONS, PerturbationContext, TeacherStatistics
-from tekapctl.distill.tekap import SeededNoise, Tekap, TekapSpec
+from tekapctl.distillation.perturbations import PERTURBATIONS, PerturbationContext, TeacherStatistics
+from tekapctl.distillation.tekap import SeededNoise, Tekap, TekapSpec
 from tekapctl.models.network import Knowledge
 
 SURVEYED = 5_000
@@ -52,7 +52,7 @@ def main() -> None:
                 torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - began)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    print("| perturbation | microseconds a step | of isotropic noise's |\n| --- | ---: | ---: |")
+    print("| perturbation | microseconds/step | relative to isotropic noise |\n| --- | ---: | ---: |")
     for name, median in medians.items():
         print(f"| {name} | {1e6 * median:,.0f} | {median / medians['isotropic']:.2f} |")
 

@@ -1,4 +1,4 @@
-"""The published way of a TeKAP step, plainly: what tekapctl is measured against.
+"""The published procedure of a TeKAP step, the reference that tekapctl is compared with.
 
 Written from the protocol. Images go through PIL one by one in DataLoader workers, which draw each sample's negatives
 too; networks run in float32 and give all their feature maps; CRD gathers every sample's K rows from both memory banks;
@@ -105,7 +105,7 @@ def divergence(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def train(options: argparse.Namespace) -> dict[str, float]:
-    """Mean time of a step, the loader's included, after some to warm up."""
+    """Mean time of a step including the loader, after a few warm-up steps."""
     device = torch.device(options.device)
     has_features = options.level != "logit"
     gamma, alpha, beta = {"logit": (0.1, 0.9, 0.0), "feature": (1.0, 0.0, 0.8), "both": (1.0, 1.0, 0.8)}[options.level]

@@ -13,10 +13,10 @@ import torch
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
-from tekapctl.distill.methods.crd.memory import Memory, MemoryBanks, MemoryQueue
-from tekapctl.distill.methods.crd.negatives import ClassNegatives
-from tekapctl.distill.methods.kd import KD
-from tekapctl.distill.tekap import SeededNoise, Tekap, TekapSpec
+from tekapctl.distillation.methods.crd.memory import Memory, MemoryBanks, MemoryQueue
+from tekapctl.distillation.methods.crd.negatives import ClassNegatives
+from tekapctl.distillation.methods.kd import KD
+from tekapctl.distillation.tekap import SeededNoise, Tekap, TekapSpec
 from tekapctl.models.network import Knowledge
 
 BATCH, WIDTH, NEGATIVES = 64, 128, 16384
@@ -31,7 +31,7 @@ def resident(line: str) -> int:
 
 
 def measured(step: Callable[[], None], repeats: int = 7) -> tuple[float, float]:
-    """Median seconds of a step, and the MiB that it needs beside what was there before."""
+    """Median seconds of a step, and the additional MiB that it needs."""
     step()
     Path("/proc/self/clear_refs").write_text("5")
     before, times = resident("VmRSS"), []
@@ -43,7 +43,7 @@ def measured(step: Callable[[], None], repeats: int = 7) -> tuple[float, float]:
 
 
 def samples() -> None:
-    print("| training images | memory | entries MiB | a step's MiB | ms a step | of it drawing negatives |")
+    print("| training images | memory | entries, MiB | step, MiB | ms/step | of it drawing negatives |")
     print("| ---: | --- | ---: | ---: | ---: | ---: |")
     for count in (50_000, 200_000, 1_281_167):
         for name in ("bank", "queue"):
@@ -71,7 +71,7 @@ def memory_of(name: str, count: int) -> str:
 
 
 def classes() -> None:
-    print("| classes | teachers | a step's MiB | ms a step |")
+    print("| classes | teachers | step, MiB | ms/step |")
     print("| ---: | ---: | ---: | ---: |")
     for count in (1_000, 10_000, 100_000):
         for augmented in (0, 3):

@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 from tekapctl.cli.app import app
 from tekapctl.cli.help import split_help
 from tekapctl.data import DATASETS
-from tekapctl.distill.methods import METHODS
+from tekapctl.distillation.methods import METHODS
 from tekapctl.experiments.studies import STUDIES
 from tekapctl.spec import StudentSpec, TeacherSpec
 

@@ -95,7 +95,7 @@ def test_auto_says_why_it_is_the_cpu_where_the_driver_is_too_old(old_driver, log
     (line,) = logged
     assert "driver on your system is too old (found version 12020)." in line
     assert "CUDA 13.0 needs NVIDIA driver 580 or newer; 535.104.05 is installed." in line
-    assert line.endswith("This run computes on the CPU.")
+    assert line.endswith("Using the CPU.")
     with pytest.raises(UsageError, match="needs NVIDIA driver 580 or newer"):
         resolve_device("cuda")
 
@@ -151,7 +151,7 @@ def test_tf32_is_refused_where_there_is_none(gpus, flags):
 def test_compiling_for_cuda_needs_a_c_compiler(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    with pytest.raises(UsageError, match=r"for CUDA needs a C compiler\. Install gcc, or leave out --compile"):
+    with pytest.raises(UsageError, match=r"for CUDA needs a C compiler\. Install gcc, or do not compile"):
         compile_for(CUDA, torch.relu)
     compiler = tmp_path / "mycc"
     compiler.write_text("#!/bin/sh\n")

@@ -83,10 +83,10 @@ def found(files, tmp_path_factory):
 
 def test_there_is_an_example_for_each_part(files):
     assert {str(Path(name).parent) for name in files} == {
-        "src/tekapctl/distill/methods",
+        "src/tekapctl/distillation/methods",
         "src/tekapctl/models/cifar",
         "src/tekapctl/data/datasets",
-        "src/tekapctl/distill/perturbations",
+        "src/tekapctl/distillation/perturbations",
         "src/tekapctl/experiments/studies",
         "src/tekapctl/commands/export",
     }

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from tekapctl import registry
-from tekapctl.distill.methods import METHODS
+from tekapctl.distillation.methods import METHODS
 from tekapctl.errors import UsageError
 from tekapctl.models import build
 from tekapctl.spec import parse

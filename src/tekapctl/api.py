@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tekapctl import registry
-from tekapctl.commands.evaluate import best_of, measure
+from tekapctl.commands.evaluate import evaluate as evaluate_command
 from tekapctl.errors import UsageError
 from tekapctl.models import Network
 from tekapctl.spec import StudentSpec, TeacherSpec, parse
@@ -97,7 +97,7 @@ def evaluate(reference: str, *, home: Path | str | None = None, **options: Any) 
     Args:
         reference: A run, a checkpoint file, or a network's name.
         home: Folder of runs and datasets.
-        options: See `tekapctl.commands.evaluate.measure`: `dataset`, `best`, `device`, `precision` and others.
+        options: See `tekapctl.commands.evaluate.evaluate`: `dataset`, `best`, `device`, `precision` and others.
 
     Returns:
         `evaluation` has accuracies as fractions, calibration, agreement with the teacher, size and speed.
@@ -106,7 +106,7 @@ def evaluate(reference: str, *, home: Path | str | None = None, **options: Any) 
         UsageError: There is no such network, or its data is not available.
     """
     registry.allow_named_in(options)
-    return measure(_home(home), reference, **options)
+    return evaluate_command(_home(home), reference, **options)
 
 
 def load_student(
@@ -135,7 +135,7 @@ def load_student(
     """
     registry.allow_named_in(model)
     found = trained.find(_home(home), reference)
-    return trained.load(best_of(found) if best else found, model=model, arguments=model_args).network
+    return trained.load(trained.best_of(found) if best else found, model=model, arguments=model_args).network
 
 
 def _spec(spec: S | None, kind: type[S], name: str, fields: dict[str, Any]) -> S:

@@ -1,4 +1,4 @@
-"""Where a run computes, and in which precision."""
+"""The device and the precision of a run."""
 
 import logging
 import os
@@ -35,63 +35,63 @@ def resolve_device(
     """The device that `auto`, `cpu`, `cuda` or `cuda:N` means on this machine.
 
     Args:
-        name: What it is called.
-        comm: The processes of the run; where there are several, each has the GPU of its number on its machine.
+        name: The name.
+        comm: The processes of the run; each gets the GPU of its local rank.
 
     Raises:
-        UsageError: The machine has no such device, or it is one for several processes.
+        UsageError: The machine has no such device, or several processes would share it.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
         problem = unusable_gpu() if name == "cpu" else None
         if problem is not None:
-            logger.info(f"{problem} This run computes on the CPU.")
+            logger.info(f"{problem} Using the CPU.")
     device = torch.device(name)
-    if comm.size > 1 and device.type != "cpu":
+    if comm.world_size > 1 and device.type != "cpu":
         if device.type != "cuda" or device.index is not None:
             raise UsageError(
-                f"{name} is a single device, and {comm.size} processes need one each.", "Use --device cuda."
+                f"{name} is a single device, and {comm.world_size} processes need one each.", "Use the device cuda."
             )
-        # A job system may show each process its own GPU only, which is then number 0 to all of them.
+        # A job scheduler may show each process only its own GPU, which then has number 0.
         device = torch.device("cuda", local_rank() if torch.cuda.device_count() > 1 else 0)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(
-            unusable_gpu() or "This machine has no CUDA device that PyTorch can use.", "Use --device cpu, or auto."
+            unusable_gpu() or "This machine has no CUDA device that PyTorch can use.", "Use the device cpu or auto."
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
             f"There is no device {device}; this machine has {torch.cuda.device_count()}.",
-            "Use --device cuda:0, or auto."
-            if comm.size == 1
-            else "Each process needs one: start fewer, or on the CPU.",
+            "Use the device cuda:0 or auto."
+            if comm.world_size == 1
+            else "Each process needs its own GPU: start fewer processes, or use the CPU.",
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("This machine has no MPS device that PyTorch can use.", "Use --device cpu, or auto.")
+        raise UsageError("This machine has no MPS device that PyTorch can use.", "Use the device cpu or auto.")
     if device.type == "cuda":
-        # Pinned memory, compiled kernels and graphs are those of the current device.
+        # Pinned memory, compiled kernels and graphs belong to the current device.
         torch.cuda.set_device(device)
     return device
 
 
 def check_one_gpu_each(device: torch.device, comm: Communicator) -> None:
-    """Refuse a GPU that two processes share: they would wait for each other for ever. All processes must ask at once.
+    """Refuse GPUs that two processes share, which would deadlock; all processes must call this.
 
     Raises:
         UsageError: Two processes have the same GPU.
     """
-    if comm.size == 1 or device.type != "cuda":
+    if comm.world_size == 1 or device.type != "cuda":
         return
     uuid = str(getattr(torch.cuda.get_device_properties(device), "uuid", "")) or f"process {comm.rank}"
     names = comm.all_gather_object((socket.gethostname(), uuid))
     if len(set(names)) < len(names):
         raise UsageError(
-            f"{len(names)} processes have {len(set(names))} different GPUs, and each needs one of its own.",
+            f"{len(names)} processes have {len(set(names))} different GPUs, but each process needs its own.",
             "Start as many processes as there are GPUs.",
         )
 
 
 def unusable_gpu() -> str | None:
-    """Why PyTorch cannot use the NVIDIA GPU that this machine seems to have; None if there is none, or it can."""
+    """Why PyTorch cannot use this machine's NVIDIA GPU; None if it can, or if there seems to be none."""
     is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
     has_driver = _DRIVER.exists() or shutil.which("nvidia-smi") is not None
     if is_hidden or not has_driver or torch.version.hip is not None or torch.cuda.is_available():
@@ -123,15 +123,15 @@ def _driver_version() -> str | None:
 
 
 def resolve_precision(name: str, device: torch.device, network: nn.Module, *, trains: bool) -> torch.dtype:
-    """The precision of a network's passes: `auto` is bfloat16 where the hardware is fast at it with this network.
+    """The precision of a network's passes; `auto` is bfloat16 where this is fast for the network and hardware.
 
-    Losses, memory banks and the optimiser stay in float32 whatever this says.
+    Losses, memory banks and the optimiser always use float32.
 
     Args:
         name: `auto`, `float32`, `tf32` or `bfloat16`.
-        device: Where it computes.
+        device: The device.
         network: The network.
-        trains: Whether it has backward passes too.
+        trains: Whether there are backward passes too.
     """
     if name == "auto":
         return torch.bfloat16 if _fast_at_bfloat16(device, network, trains=trains) else torch.float32
@@ -139,34 +139,35 @@ def resolve_precision(name: str, device: torch.device, network: nn.Module, *, tr
 
 
 def make_deterministic(device: torch.device) -> None:
-    """Have cuDNN give equal numbers for equal specs, in this process from now on."""
+    """Make cuDNN deterministic in this process."""
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True
 
 
 def set_float32_precision(name: str, device: torch.device) -> None:
-    """Choose how CUDA multiplies float32 numbers, in this process from now on.
+    """Set how CUDA multiplies float32 numbers in this process.
 
-    `float32` is IEEE float32, `tf32` rounds what is multiplied to 10 bits. With `auto` and `bfloat16`, what stays in
-    float32 is as PyTorch has it: TF32 in convolutions, IEEE float32 in matrix products.
+    `float32` is IEEE float32; `tf32` rounds the factors to 10 bits. With `auto` and `bfloat16`, operations in float32
+    use PyTorch's defaults: TF32 in convolutions, IEEE float32 in matrix products.
 
     Args:
         name: `auto`, `float32`, `tf32` or `bfloat16`.
-        device: Where it computes.
+        device: The device.
 
     Raises:
         UsageError: The device has no TF32.
     """
     if device.type != "cuda":
         if name == "tf32":
-            raise UsageError("TF32 is a precision of NVIDIA GPUs.", "Use --precision float32, or --device cuda.")
+            raise UsageError("TF32 is only available on NVIDIA GPUs.", "Use the precision float32 or the device cuda.")
         return
     if name == "tf32" and torch.cuda.get_device_capability(device) < (8, 0):
         raise UsageError(
-            f"{torch.cuda.get_device_name(device)} has no TF32, which came with Ampere.", "Use --precision float32."
+            f"{torch.cuda.get_device_name(device)} has no TF32, which requires Ampere or newer.",
+            "Use the precision float32.",
         )
     in_convolutions, in_products = name != "float32", name == "tf32"
-    # The older switches come first: PyTorch refuses to read them, as its compiler does, where both disagree.
+    # The older switches come first: PyTorch and its compiler refuse to read them if both disagree.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.backends.cudnn.allow_tf32 = in_convolutions
@@ -178,7 +179,7 @@ def set_float32_precision(name: str, device: torch.device) -> None:
 
 
 def describe_passes(device: torch.device, dtype: torch.dtype) -> str:
-    """The precision of a network's passes as equal numbers depend on it: TF32 is not float32."""
+    """The precision of a network's passes, where TF32 counts as different from float32."""
     cudnn: Any = torch.backends.cudnn
     if device.type == "cuda" and dtype == torch.float32 and cudnn.conv.fp32_precision == "tf32":
         return "tf32"
@@ -188,14 +189,14 @@ def describe_passes(device: torch.device, dtype: torch.dtype) -> str:
 def _fast_at_bfloat16(device: torch.device, network: nn.Module, *, trains: bool) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    # On CPUs the backward pass of grouped convolutions is slower in bfloat16: docs/speed.md has the figures.
+    # On CPUs the backward pass of grouped convolutions is slower in bfloat16; see docs/speed.md.
     is_grouped = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in network.modules())
     return device.type == "cpu" and cpu_multiplies_bfloat16() and not (trains and is_grouped)
 
 
 @cache
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether the processor has instructions for it (AMX, or AVX512-BF16); emulation is slower than float32."""
+    """Whether the CPU has bfloat16 instructions (AMX or AVX512-BF16); emulation is slower than float32."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
@@ -204,17 +205,17 @@ def cpu_multiplies_bfloat16() -> bool:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
-    """Run networks in `dtype`, and parameters, reductions and losses in float32."""
+    """Run networks in `dtype`, but keep parameters, reductions and losses in float32."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def place(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module on the device, its convolutions' weights in channels-last order, which CPUs and GPUs are fast at."""
+    """Move a module to the device, with convolution weights in channels-last order, which is faster."""
     return module.to(device).to(memory_format=torch.channels_last)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has computed all that was queued."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -222,14 +223,14 @@ def synchronize(device: torch.device) -> None:
 
 
 def describe_kind(device: torch.device) -> str:
-    """What kind of hardware a device is: where two are alike in this, they round alike."""
+    """The kind of hardware; devices of one kind round equally."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def describe(device: torch.device) -> str:
-    """The device in words, for a run's environment."""
+    """Describe the device, for a run's environment."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
@@ -246,7 +247,7 @@ def find_compiler(kind: str) -> str | None:
 
 
 def missing_for_compile(kind: str) -> tuple[str, str] | None:
-    """What `torch.compile` needs and does not find on a kind of device, and what to install; None if it has all."""
+    """What `torch.compile` lacks on a kind of device, and what to install; None if nothing."""
     where, language, package = ("CUDA", "C", "gcc") if kind == "cuda" else ("the CPU", "C++", "g++")
     if find_compiler(kind) is None:
         return f"Compiling networks for {where} needs a {language} compiler.", f"Install {package}"
@@ -256,7 +257,7 @@ def missing_for_compile(kind: str) -> tuple[str, str] | None:
 
 
 def compile_for(device: torch.device, function: F) -> F:
-    """The function compiled: on CUDA with its kernels recorded as a graph, whose launches cost nothing.
+    """Compile a function; on CUDA its kernels are recorded as a graph, which avoids launch overhead.
 
     Raises:
         UsageError: There is no compiler, or Python's headers are missing.
@@ -264,5 +265,5 @@ def compile_for(device: torch.device, function: F) -> F:
     missing = missing_for_compile(device.type) if device.type in ("cpu", "cuda") else None
     if missing is not None:
         problem, remedy = missing
-        raise UsageError(problem, f"{remedy}, or leave out --compile.")
+        raise UsageError(problem, f"{remedy}, or do not compile.")
     return cast(F, torch.compile(function, mode="reduce-overhead" if device.type == "cuda" else None))

@@ -1,4 +1,4 @@
-"""The errors a user can meet: what is wrong, and what to do about it."""
+"""Errors for users: what is wrong, and what to do about it."""
 
 import importlib
 import sys
@@ -17,7 +17,7 @@ class TekapctlError(Exception):
 
     exit_code = 1
     is_told = False
-    """Whether another process of the same run has said it already."""
+    """Whether another process of the run has already reported it."""
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         super().__init__(f"{problem} {remedy}".strip())
@@ -26,16 +26,20 @@ class TekapctlError(Exception):
 
 
 class UsageError(TekapctlError):
-    """What the user asked for cannot be: a wrong option, spec, name or file."""
+    """The user's input is wrong: an option, spec, name or file."""
 
     exit_code = 2
 
 
 def require(extra: str, module: str) -> Any:
-    """A module that an optional part of the package brings.
+    """Import a module of an optional dependency.
+
+    Args:
+        extra: The extra of this package that installs it.
+        module: Name of the module.
 
     Raises:
-        UsageError: It is not installed, or cannot be imported; the message says how to get it.
+        UsageError: It cannot be imported; the message says how to install it.
     """
     try:
         return importlib.import_module(module)
@@ -46,15 +50,15 @@ def require(extra: str, module: str) -> Any:
         ) from None
 
 
-_LONGEST = 400
-"""Letters of an error's text that are shown."""
-_OF_THE_MACHINE = ("DefaultCPUAllocator", "not enough memory", "Cannot allocate memory")
-_OF_THE_DEVICE = ("out of memory", "ALLOC_FAILED")
-"""What RuntimeErrors say, beside PyTorch's own OutOfMemoryError: cuBLAS, cuDNN and cuSOLVER have no other."""
+_MAX_LENGTH = 400
+"""Longer error texts are shortened."""
+_MACHINE_MEMORY = ("DefaultCPUAllocator", "not enough memory", "Cannot allocate memory")
+_DEVICE_MEMORY = ("out of memory", "ALLOC_FAILED")
+"""Texts of RuntimeErrors of cuBLAS, cuDNN and cuSOLVER, which do not raise PyTorch's OutOfMemoryError."""
 
 
 class UnexpectedError(TekapctlError):
-    """Something raised what nobody expected: a network or a method of the user's own, or a bug."""
+    """An unexpected exception: from a user's network or method, or a bug."""
 
 
 class OutOfMemoryError(TekapctlError):
@@ -69,18 +73,17 @@ def failures_in_words(
     remedy: str = "--debug shows where it was raised.",
     spared: tuple[type[Exception], ...] = (OSError,),
 ) -> Iterator[None]:
-    """Turn whatever is raised into words. Also a decorator.
+    """Translate any exception into one of the program's errors. Also a decorator.
 
     Args:
-        place: What is being done, as in "step 3 of epoch 1", or a function that says it.
-        smaller: What to do where memory does not suffice.
-        remedy: What to do about anything else.
-        spared: Errors that are raised as they are, beside the program's own: the command line has words for the
-            system's.
+        place: What is being done, such as "step 3 of epoch 1", or a function that returns it.
+        smaller: Remedy if memory is exhausted.
+        remedy: Remedy for any other error.
+        spared: Further exceptions that are not translated; the command line handles those of the operating system.
 
     Raises:
-        OutOfMemoryError: The device or the machine has too little memory.
-        UnexpectedError: Anything else was raised that is not one of the program's own errors.
+        OutOfMemoryError: The device or the machine is out of memory.
+        UnexpectedError: Another exception was raised that is not one of the program's errors.
     """
     try:
         yield
@@ -95,7 +98,7 @@ def failures_in_words(
 
 
 def smaller_batches(batch_size: int) -> str:
-    """What to do where memory does not suffice for batches of a size."""
+    """The remedy if memory is exhausted with batches of a size."""
     return f"Try --batch-size {batch_size // 2}." if batch_size > 1 else "Use a smaller network, or another --device."
 
 
@@ -108,16 +111,16 @@ def lacking_memory(error: BaseException) -> str | None:
         return "This machine"
     if isinstance(error, RuntimeError):
         text = str(error)
-        if any(words in text for words in _OF_THE_MACHINE):
+        if any(words in text for words in _MACHINE_MEMORY):
             return "This machine"
-        if any(words in text for words in _OF_THE_DEVICE):
+        if any(words in text for words in _DEVICE_MEMORY):
             return "The device"
     return None
 
 
 def described(error: BaseException) -> str:
-    """An error's type and text, in one line without a full stop."""
+    """The type and text of an error in one line without a full stop."""
     text = " ".join(str(error).split()).rstrip(".")
-    if len(text) > _LONGEST:
-        text = f"{text[:_LONGEST]}..."
+    if len(text) > _MAX_LENGTH:
+        text = f"{text[:_MAX_LENGTH]}..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,6 +1,6 @@
-"""Random numbers that depend on a seed and a place, and on nothing that was drawn before.
+"""Random numbers that depend only on a seed and a position in the run, not on earlier draws.
 
-A run can so start again at any step of any epoch without having kept the state of a generator.
+So a run can resume at any step of any epoch without the state of a generator.
 """
 
 import hashlib
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 ROWS = 64
-"""Rows of a batch whose random numbers are drawn together."""
+"""Number of rows of a batch whose random numbers are drawn together."""
 
 
 def derive(seed: int, *path: str | int) -> int:
-    """A seed of 63 bits for a place in a run, such as `("augmentation", epoch, step)`."""
+    """A 63-bit seed for a position in a run, such as `("augmentation", epoch, step)`."""
     digest = hashlib.blake2b(repr((seed, *path)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def generator(device: torch.device, seed: int, *path: str | int) -> torch.Generator:
-    """A generator on the device, seeded for a place in a run."""
+    """A generator on the device, seeded for a position in a run."""
     return torch.Generator(device).manual_seed(derive(seed, *path))
 
 
@@ -33,15 +33,15 @@ def by_rows(
     *path: str | int,
     dim: int = 0,
 ) -> Tensor:
-    """Random numbers for some rows of a batch, the same whichever other rows they are drawn with.
+    """Random numbers for some rows of a batch that do not depend on which other rows are drawn.
 
     Args:
-        draw: Draws for so many rows.
-        device: Where.
-        first: The first row's place in the batch.
-        count: How many rows.
+        draw: Draws random numbers for a number of rows.
+        device: The device of the generator.
+        first: Index of the first row in the batch.
+        count: Number of rows.
         seed: The run's seed.
-        path: The place in the run.
+        path: The position in the run.
         dim: The dimension of the rows.
     """
     parts = []

@@ -1,4 +1,4 @@
-"""Names for the parts that a user chooses by name: networks, methods, data sets."""
+"""Registries of parts that a user chooses by name: networks, methods, data sets."""
 
 import difflib
 import importlib
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> UsageError:
-    """The error for a name that is not known, with the nearest ones that are."""
+    """The error for an unknown name, with similar names."""
     folded = {candidate.casefold(): candidate for candidate in known}
     near = [folded[hit] for hit in difflib.get_close_matches(name.casefold(), list(folded), n=3, cutoff=0.5)]
     remedy = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known) or 'none'}."
@@ -25,13 +25,13 @@ def unknown_name(kind: str, name: str, known: list[str]) -> UsageError:
 
 
 class Registry(Generic[T]):
-    """Maps names to parts; a part registers itself where it is defined.
+    """Maps names to parts; each part registers itself where it is defined.
 
     Args:
         kind: What the parts are, for error messages ("network").
-        package: The package whose modules hold the parts; all are imported at the first look-up, so that a new part
-            is one new file.
-        fits: Whether an object of the user's own, named `module:Name`, may be such a part; None takes no such names.
+        package: The package with the parts; all its modules are imported at the first lookup, so that a new part is one
+            new file.
+        fits: Checks whether a user's object, named `module:Name`, is such a part. Default: such names are not allowed.
     """
 
     def __init__(self, kind: str, package: str, fits: Callable[[object], bool] | None = None) -> None:
@@ -42,7 +42,7 @@ class Registry(Generic[T]):
         self._fits = fits
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Enter the decorated part under `name`."""
+        """Register the decorated part under `name`."""
 
         def enter(part: T) -> T:
             if name in self._parts:
@@ -56,7 +56,7 @@ class Registry(Generic[T]):
         """The part named `name`.
 
         Raises:
-            UsageError: There is none; the message names the nearest.
+            UsageError: There is none; the message has similar names.
         """
         self._import_all()
         if ":" in name and self._fits is not None:
@@ -73,15 +73,15 @@ class Registry(Generic[T]):
         return iter(self.names())
 
     def names(self) -> list[str]:
-        """All names, in the order of registration within each file, files in alphabetical order."""
+        """All names; files in alphabetical order, parts in the order of registration."""
         self._import_all()
         return list(self._parts)
 
     def _foreign(self, name: str, fits: Callable[[object], bool]) -> T:
-        """A part of the user's own, `package.module:Name`; importing it runs its module.
+        """A user's part, `package.module:Name`; importing it runs its module.
 
         Raises:
-            UsageError: The name is not trusted, or names no such part.
+            UsageError: The name is not trusted, or is not such a part.
         """
         found: Any = load_code(self.kind, name, "Write it as package.module:Name, importable from this folder.")
         if not fits(found):
@@ -97,25 +97,25 @@ class Registry(Generic[T]):
 
 
 _VARIABLE = "TEKAPCTL_TRUSTED"
-"""Holds the trusted names for this process and those it starts; `*` trusts all."""
+"""Holds the trusted names, for this process and its children; `*` trusts all."""
 _NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _NEVER = frozenset(sys.stdlib_module_names) | {"numpy", "pip", "setuptools", "tekapctl", "timm", "torch", "torchvision"}
-"""Packages whose functions are nobody's own networks, methods or data sets, whoever names them."""
+"""Packages that can never contain a user's networks, methods or data sets."""
 
 
 def allow(names: Iterable[str]) -> None:
-    """Trust these `module:Name`s, in this process and those that it starts."""
+    """Trust these `module:Name`s, in this process and its children."""
     known = _trusted() | set(names)
     os.environ[_VARIABLE] = ",".join(sorted(known))
 
 
 def allow_everything() -> None:
-    """Trust whatever files name (`--trust-code`)."""
+    """Trust all names, also those in files."""
     allow(["*"])
 
 
 def allow_named_in(values: object) -> None:
-    """Trust every `module:Name` in a text, or in the texts of a list or table that the user gave."""
+    """Trust every `module:Name` in a string, or in the strings of a list or table, that the user wrote."""
     if isinstance(values, str):
         allow(_NAME.findall(values))
     elif isinstance(values, Mapping):
@@ -127,14 +127,14 @@ def allow_named_in(values: object) -> None:
 
 
 def load_code(kind: str, name: str, remedy: str) -> object:
-    """The object that a trusted `module:Name` names; importing it runs its module.
+    """Import the object of a trusted `module:Name`; this runs its module.
 
-    The working folder is searched last, so that a file in it replaces no installed module.
+    The working folder is searched last, so a file in it cannot replace an installed module.
 
     Args:
-        kind: What it is, for errors ("network").
+        kind: What it is, for error messages ("network").
         name: `package.module:Name`.
-        remedy: What to do if there is no such object.
+        remedy: The remedy if there is no such object.
 
     Raises:
         UsageError: The name is not trusted, belongs to Python or to a library, or there is no such object.
@@ -142,10 +142,10 @@ def load_code(kind: str, name: str, remedy: str) -> object:
     module, _, attribute = name.partition(":")
     package = module.partition(".")[0]
     if package in _NEVER:
-        raise UsageError(f"The {kind} {name!r} is not yours: {package} is a library.", remedy)
+        raise UsageError(f"The {kind} {name!r} is not your own code: {package} is a library.", remedy)
     if not _trusted() & {name, "*"}:
         raise UsageError(
-            f"The {kind} {name!r} is code that would be imported, and this command does not name it.",
+            f"The {kind} {name!r} is code that would be imported, but this command does not name it.",
             "If you trust it, add --trust-code or give the same name as an option.",
         )
     folder = str(Path.cwd())
@@ -153,7 +153,7 @@ def load_code(kind: str, name: str, remedy: str) -> object:
         sys.path.append(folder)
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a module that is run may raise anything
+    except Exception as error:  # running a module can raise anything
         raise UsageError(f"The {kind} {name!r} cannot be imported: {error}.", remedy) from None
     home = getmodule(found)
     if home is None or home.__name__.partition(".")[0] != package:

@@ -134,7 +134,7 @@ class Reader:
         """Prepare the program's process: its folder, and these files' checksums in place of the published ones."""
         import torchvision
 
-        from tekapctl.store import catalogue
+        from tekapctl.models import pretrained
 
         os.chdir(self.desk)
         sets = torchvision.datasets
@@ -144,7 +144,7 @@ class Reader:
         for part in ("train", "test"):
             sets.SVHN.split_list[part][2] = self._sum("housenumbers", f"{part}_32x32.mat")
         digest = sha256((self.served / "resnet32x4_vanilla" / "ckpt_epoch_240.pth").read_bytes()).hexdigest()
-        catalogue.CATALOGUE["resnet32x4"] = replace(catalogue.CATALOGUE["resnet32x4"], digest=digest)
+        pretrained.CATALOGUE["resnet32x4"] = replace(pretrained.CATALOGUE["resnet32x4"], digest=digest)
 
     def _sum(self, *parts: str) -> str:
         return md5(self.served.joinpath(*parts).read_bytes()).hexdigest()

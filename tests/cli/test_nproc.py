@@ -39,7 +39,7 @@ def test_a_signal_to_the_launcher_ends_in_the_command_that_goes_on(tekapctl, tea
     launcher.send_signal(signal.SIGTERM)
     _, told = launcher.communicate(timeout=120)
     assert launcher.returncode == 128 + signal.SIGTERM
-    assert "`tekapctl resume latest --nproc 2` goes on from the last checkpoint" in told
+    assert "`tekapctl resume latest --nproc 2` continues from the last checkpoint" in told
     assert "Traceback" not in told
 
 

@@ -72,10 +72,10 @@ def test_photographs_are_named_and_damaged_ones_too(tekapctl, photographs, tmp_p
     shares = network(network.normalize(pixels)).softmax(1)
     for each, path, own in zip(said, known, shares, strict=True):
         assert each["image"] == path
-        (one, share), (other, less) = each["classes"]
-        assert (share, less) == pytest.approx(own.topk(2).values.tolist(), abs=1e-4)
-        assert images.classes.index(one) == own.argmax()
-        assert images.classes.index(other) != own.argmax()
+        one, other = each["classes"]
+        assert [one["probability"], other["probability"]] == pytest.approx(own.topk(2).values.tolist(), abs=1e-4)
+        assert images.classes.index(one["class"]) == own.argmax()
+        assert images.classes.index(other["class"]) != own.argmax()
     (tmp_path / "odd.jpg").write_bytes(b"no image")
     told = tekapctl("predict", trained["run"], "nowhere.png", known[0], str(tmp_path / "odd.jpg"), code=1)
     assert known[0] in told.out

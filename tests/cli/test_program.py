@@ -57,11 +57,11 @@ def test_bench_shows_where_a_steps_time_goes_with_nothing_downloaded(tekapctl):
     home = tekapctl.home / "empty"
     found = tekapctl("bench", *options, "--cache-teacher", "--json", TEKAPCTL_HOME=str(home)).json
     assert not home.exists(), "what stands in for a teacher is not cached"
-    assert found["stand_ins"] == ["teacher", "data set"]
-    assert set(found["phases"]) == {
+    assert found["stand_ins"] == ["teacher", "dataset"]
+    assert set(found["phase_seconds"]) == {
         *("batch", "teacher", "TeKAP", "student forward", "method", "backward", "optimiser", "rest")
     }
-    assert min(found["phases"].values()) >= -0.001
+    assert min(found["phase_seconds"].values()) >= -0.001
     assert found["run_seconds"] > 2 * 50_000 / 8 * 0.9 * found["step_seconds"]
     assert found["images_per_second"] == pytest.approx(8 / found["step_seconds"])
 
@@ -72,11 +72,11 @@ def test_knowledge_is_warmed_once_and_serves_later_runs(tekapctl, teacher):
     assert told["bytes"] < told["bytes_when_full"]
     made = tekapctl("cache", "warm", *shared, "--json").json
     assert made["complete"]
-    assert made["asked"] == made["views"]
-    assert tekapctl("cache", "warm", *shared, "--json").json["asked"] == 0
+    assert made["computed"] == made["views"]
+    assert tekapctl("cache", "warm", *shared, "--json").json["computed"] == 0
     run = tekapctl("distill", *shared, "--epochs", "1", "--cache-teacher", "--json")
     assert "cached knowledge" in run.err
-    assert tekapctl("cache", "warm", *shared, "--json").json["asked"] == 0
+    assert tekapctl("cache", "warm", *shared, "--json").json["computed"] == 0
     assert "resnet14-digits" in tekapctl("cache", "list").out
     assert tekapctl("cache", "verify").out.count(": ok") == 1
     tekapctl("cache", "clear", "knowledge", "--yes")
@@ -216,7 +216,7 @@ def test_the_documented_method_of_a_users_own_is_trained_resumed_and_refused(tek
     assert summary["method"] == "my_methods:CosineSpec"
     assert summary["last_top1"] > 0.3
     (tmp_path / "bare.py").write_text(
-        "from tekapctl.distill.methods import MethodSpec\nclass Bare(MethodSpec):\n    def make(self, pair): ...\n"
+        "from tekapctl.distillation.methods import MethodSpec\nclass Bare(MethodSpec):\n    def make(self, pair): ...\n"
     )
     command = [sys.executable, "-m", "tekapctl", "methods", "show", "bare:Bare"]
     shown = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -276,8 +276,8 @@ def test_doctor_says_what_the_machine_has_and_what_will_be_slow(tekapctl, teache
     assert (cpu["name"], cpu["threads"]) == ("cpu", 1)
     assert cpu["cores"] >= 1
     kind = "C++" if len(found["devices"]) == 1 else "C"
-    assert any(f"needs a {kind} compiler" in remark for remark in found["remarks"])
-    assert found["data_sets"]["digits"]
+    assert any(f"needs a {kind} compiler" in warning for warning in found["warnings"])
+    assert found["datasets"]["digits"]
     assert found["home"]["path"] == str(tekapctl.home)
     assert "--precision auto uses" in tekapctl("doctor").out
 

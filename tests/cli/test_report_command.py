@@ -17,13 +17,19 @@ def test_a_report_of_runs_is_one_page(tekapctl, teacher, student, tmp_path):
     assert str(page) in told.out
     text = page.read_text()
     words = " ".join(parsed(text).text)
-    for expected in ("Accuracy", "Differences", "Training", "Gains by class", "Confusion", "Correlation of classes"):
+    for expected in ("Accuracy", "Differences", "Training", "Per-class gain", "Confusion", "Class correlation"):
         assert expected in words
-    assert "Compared with: kd + TeKAP" in words
+    assert "Baseline: kd + TeKAP" in words
     assert f'teacher = "{teacher}"' in words
     assert "http" not in text.split("</style>")[1]
-    assert "is there already" in tekapctl.refuses("report", student, "--output", str(page))
-    tekapctl("report", student, "--output", str(page), "--force")
+    assert "already exists" in tekapctl.refuses("report", student, "--output", str(page))
+    figures = tmp_path / "figures"
+    told = tekapctl("report", "--name", "reported", "--output", str(page), "--force", "--figures", str(figures))
+    assert "accuracy.pdf" in told.out
+    assert len(list(figures.iterdir())) == 4, "there is one group, and so no difference"
+    assert "already exists" in tekapctl.refuses(
+        "report", student, "-o", str(page.parent / "b"), "--figures", str(figures)
+    )
 
 
 def test_a_run_that_cannot_be_looked_at_costs_its_pictures_only(tekapctl, student, tmp_path):
@@ -33,7 +39,7 @@ def test_a_run_that_cannot_be_looked_at_costs_its_pictures_only(tekapctl, studen
         (lost / "weights.safetensors").unlink()
         tekapctl("report", lost.name, "--output", str(tmp_path / "report.html"))
         words = " ".join(parsed((tmp_path / "report.html").read_text()).text)
-        assert "is not in the pictures below" in words
+        assert "is missing from the figures" in words
         assert "Training" in words
     finally:
         shutil.rmtree(lost)

@@ -46,14 +46,12 @@ def test_a_study_answers_its_question(agreement):
     assert [arm["arm"] for arm in found["arms"]] == ["KD", "KD + TeKAP", "KD + TeKAP without noise"]
     outcomes = list(found["arms"][0]["outcomes"])
     assert len(found["contrasts"]) == 2 * len(outcomes)
-    kd, tekap = (arm["outcomes"]["agreement with the teacher"] for arm in found["arms"][:2])
+    kd, tekap = (arm["outcomes"]["agreement"] for arm in found["arms"][:2])
     (contrast,) = (
-        each
-        for each in found["contrasts"]
-        if each["contrast"] == "KD + TeKAP less KD" and each["outcome"] == "agreement with the teacher"
+        each for each in found["contrasts"] if each["contrast"] == "TeKAP vs. KD" and each["outcome"] == "agreement"
     )
     assert contrast["difference"]["mean"] == pytest.approx(tekap["mean"] - kd["mean"])
-    assert found["verdict"][-1].startswith(f"Of {2 * len(outcomes)} differences")
+    assert found["conclusions"][-1].startswith(f"Of {2 * len(outcomes)} differences")
 
 
 def test_what_is_finished_is_not_run_again(tekapctl, agreement):
@@ -68,20 +66,20 @@ def test_what_is_finished_is_not_run_again(tekapctl, agreement):
 def test_studies_share_runs_and_measure_each_network_once(tekapctl, agreement, tmp_path):
     before, page = runs(tekapctl), tmp_path / "page.html"
     found = tekapctl("study", "robustness", *SETTING, *SMALL, "--output", str(page), "--json")
-    assert len(runs(tekapctl) - before) == 2, "only the students that train alone are new"
+    assert len(runs(tekapctl) - before) == 2, "only the students without a teacher are new"
     assert sum(line.startswith("measuring ") and ", seed " in line for line in found.err.splitlines()) == 8
     arms = {arm["arm"]: arm["outcomes"] for arm in found.json["arms"]}
-    assert arms["KD"]["top-1"] == agreement.json["arms"][0]["outcomes"]["top-1"]
-    assert set(arms["alone"]) == {"top-1", "under FGSM", "under PGD", "under corruptions", "under occlusion"}
+    assert arms["KD"]["top1"] == agreement.json["arms"][0]["outcomes"]["top1"]
+    assert set(arms["no distillation"]) == {"top1", "top1_fgsm", "top1_pgd", "top1_corruptions", "top1_occlusion"}
     text = page.read_text()
-    assert "Are students of TeKAP more robust" in text
+    assert "Are TeKAP students more robust" in text
     assert len(found.json["contrasts"]) == 15
     # Two seeds that differ by the same number of images leave nothing to test by.
-    tested = sum(contrast["difference"]["p"] is not None for contrast in found.json["contrasts"])
+    tested = sum(contrast["difference"]["p_value"] is not None for contrast in found.json["contrasts"])
     assert f"Of {tested} differences" in text
     again = tekapctl("study", "robustness", *SETTING, *SMALL, "--markdown")
     assert "measuring KD" not in again.err
-    assert again.out.count("| KD + TeKAP less KD |") == 5
+    assert again.out.count("| TeKAP vs. KD |") == 5
 
 
 def test_a_study_over_several_settings_judges_them_together(tekapctl, agreement):

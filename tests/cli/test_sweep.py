@@ -142,7 +142,7 @@ def test_what_fails_is_listed_with_its_reason_and_tried_again_on_request(home, f
     again = sweep(home, file, "--retry", "--json")
     assert states(again) == {"assistant": "finished", "KD, seed 0": "finished"}
     (first, second), trials = again.json["groups"], again.json["trials"]
-    assert [row["mean"] for row in (first, second)] == [pytest.approx(trial["top1"]) for trial in trials]
+    assert [row["top1"]["mean"] for row in (first, second)] == [pytest.approx(trial["top1"]) for trial in trials]
     spec = (home / "runs" / trials[1]["run"] / "spec.toml").read_text()
     assert f'teacher = "{trials[0]["run"]}"' in spec, "students learn from the assistant"
     page = tmp_path / "page.html"

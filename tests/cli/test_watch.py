@@ -11,7 +11,7 @@ import time
 import pytest
 
 from helpers.events import in_metrics, in_tensorboard
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 
 RUN = ["train-teacher", "--model", "resnet8", "--dataset", "digits", "--device", "cpu"]
 

@@ -20,7 +20,7 @@ from tekapctl.commands.report.drawing import (
     scatter,
     ticks,
 )
-from tekapctl.commands.report.look import Said
+from tekapctl.commands.report.predictions import Predictions
 
 VOID = {"meta", "br", "img"}
 HOSTILE = "<script>alert('&')</script>\""
@@ -57,11 +57,11 @@ def parsed(html: str) -> Balanced:
     return parser
 
 
-def said(images: int = 200, classes: int = 5, width: int = 8) -> Said:
+def said(images: int = 200, classes: int = 5, width: int = 8) -> Predictions:
     torch.manual_seed(0)
     labels = torch.arange(images) % classes
     logits = torch.randn(images, classes) + 2 * torch.nn.functional.one_hot(labels, classes)
-    return Said(logits, torch.randn(images, width), labels, tuple(f"class {i}" for i in range(classes)))
+    return Predictions(logits, torch.randn(images, width), labels, tuple(f"class {i}" for i in range(classes)))
 
 
 def test_confusions_are_shares_of_each_class():

@@ -14,7 +14,7 @@ def batch_of(index: Tensor, step: int = 0, images: Tensor | None = None, labels:
         images=torch.zeros(count, 1, 8, 8) if images is None else images,
         labels=torch.zeros(count, dtype=torch.long) if labels is None else labels,
         index=index,
-        number=index,
+        source_index=index,
         view=torch.zeros(count, dtype=torch.long),
         step=step,
     )

@@ -95,7 +95,7 @@ def test_a_class_without_test_images_is_named_and_one_without_training_images_re
             assert list_images(tmp_path, 0.3, seed).notes == ("no test images of 1 class: dog",)
             seeds["trained"] += 1
         except UsageError as error:
-            assert "leaves the class dog without training images" in str(error)
+            assert "leaves class dog without training images" in str(error)
             seeds["tested"] += 1
     assert all(seeds.values()), seeds
 
@@ -123,15 +123,29 @@ def test_a_fingerprint_changes_with_names_sizes_and_classes_and_with_nothing_els
 
 def test_a_student_takes_its_teachers_settings_unless_others_are_given(tmp_path):
     make(tmp_path, {"cat": 20, "dog": 15})
-    teacher = data_spec({"name": f"folder:{tmp_path}", "size": 32, "channels": "grey", "test_share": 0.4}).pinned(
+    teacher = data_spec({"name": f"folder:{tmp_path}", "size": 32, "channels": "grey", "test_fraction": 0.4}).pinned(
         tmp_path
     )
     student = data_spec(f"folder:{tmp_path}").like(teacher).pinned(tmp_path)
     assert student == teacher
-    with pytest.raises(UsageError, match=r"data\.size is 64, and the teacher was trained with 32"):
+    with pytest.raises(UsageError, match=r"data\.size is 64, but the teacher was trained with 32"):
         data_spec({"name": f"folder:{tmp_path}", "size": 64}).like(teacher)
     alone = data_spec(f"folder:{tmp_path}").pinned(tmp_path)
-    assert (alone.size, alone.channels, alone.test_share, alone.split_seed) == (64, "colour", 0.2, 0)
+    assert (alone.size, alone.channels, alone.test_fraction, alone.split_seed) == (64, "colour", 0.2, 0)
+
+
+def test_settings_are_read_without_the_disk_and_pinned_to_an_absolute_folder(tmp_path, monkeypatch):
+    for relative in ("photographs", "~nosuchuser/photographs"):
+        assert data_spec(f"folder:{relative}").folder == relative
+    make(tmp_path / "photographs", {"cat": 5, "dog": 5})
+    section = data_spec({"name": "folder:photographs", "test_fraction": 0.4})
+    monkeypatch.chdir(tmp_path)
+    pinned = section.pinned(tmp_path)
+    monkeypatch.chdir("/")
+    assert pinned.folder == str(tmp_path / "photographs")
+    assert len(pinned.load(tmp_path).train) + len(pinned.load(tmp_path).test) == 10
+    with pytest.raises(UsageError, match="There is no folder"):
+        section.load(tmp_path)
 
 
 def test_settings_bound_to_images_refuse_others(tmp_path):
@@ -139,7 +153,7 @@ def test_settings_bound_to_images_refuse_others(tmp_path):
     bound = data_spec(f"folder:{tmp_path}").pinned(tmp_path)
     assert bound.pinned(tmp_path) == bound
     picture(tmp_path / "cat" / "late.png", 1)
-    with pytest.raises(UsageError, match="no longer those that the spec was made for"):
+    with pytest.raises(UsageError, match="have changed since the spec was written"):
         bound.pinned(tmp_path)
 
 
@@ -235,7 +249,7 @@ def test_normalisation_may_be_given(tmp_path):
     make(tmp_path, {"cat": 4, "dog": 4})
     given = load(tmp_path, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1)).train
     assert (given.mean, given.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
-    with pytest.raises(UsageError, match=r"data.mean has 3 values, and the images have 1 channels"):
+    with pytest.raises(UsageError, match=r"data.mean has 3 values, but the images have 1 channels"):
         load(tmp_path, mean=(0.5, 0.4, 0.3), channels="grey")
 
 
@@ -253,10 +267,10 @@ def test_images_of_one_colour_can_be_normalised(tmp_path):
 @pytest.mark.parametrize(
     ("counts", "words"),
     [
-        ({}, "has 0 folders of classes"),
-        ({"cat": 3}, "has 1 folder of classes"),
-        ({"train/cat": 3, "train/dog": 3, "val/emu": 1}, "has classes that .*train has not: emu"),
-        ({"val/cat": 3, "val/dog": 3}, "has the folder val and none named train"),
+        ({}, "has 0 class folders"),
+        ({"cat": 3}, "has 1 class folder"),
+        ({"train/cat": 3, "train/dog": 3, "val/emu": 1}, "has classes that .*train lacks: emu"),
+        ({"val/cat": 3, "val/dog": 3}, "has a folder val but no folder train"),
     ],
 )
 def test_folders_that_are_no_data_set_say_what_is_missing(tmp_path, counts, words):

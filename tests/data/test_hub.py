@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from tekapctl.data import data_spec
-from tekapctl.data.datasets.hub import HubSet
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.offline import no_network
+from tekapctl.store.network import no_network
 
 datasets = pytest.importorskip("datasets", reason="the extra hf is not installed")
 
@@ -61,7 +60,7 @@ def test_images_come_as_they_are_into_folders_of_their_classes(tmp_path, downloa
     images = [encoded(10), encoded(20, "JPEG"), encoded(30)]
     train = {"img": images, "label": [0, 1, 1]}
     repo = publish(tmp_path / "repo", train=train, test={"img": [encoded(40)], "label": [1]})
-    told = HubSet.parse("hf:org/pets").fetch(downloads, source=str(repo))
+    told = data_spec("hf:org/pets").fetch(downloads, source=str(repo))
     folder = downloads / "hf--org--pets"
     assert told == f"4 images at {folder}"
     assert tree(folder) == [
@@ -80,7 +79,7 @@ def test_a_test_set_without_classes_gives_way_to_one_that_has_them(tmp_path, dow
     own = {"img": [encoded(1), encoded(2)], "label": [0, 1]}
     hidden = {"img": [encoded(3)], "label": [-1]}
     repo = publish(tmp_path / "repo", train=dict(own), test=hidden, validation=dict(own))
-    HubSet.parse("hf:pets").fetch(downloads, source=str(repo))
+    data_spec("hf:pets").fetch(downloads, source=str(repo))
     assert len(data_spec("hf:pets").load(downloads).test) == 2
 
 
@@ -90,10 +89,10 @@ def test_one_of_several_columns_of_classes_is_named(tmp_path, downloads):
         train={"img": [encoded(i) for i in range(4)], "label": [0, 1, 1, 0], "fine_label": [0, 1, 0, 1]},
     )
     with pytest.raises(UsageError, match="label, fine_label") as told:
-        HubSet.parse("hf:pets").fetch(downloads, source=str(repo))
+        data_spec("hf:pets").fetch(downloads, source=str(repo))
     assert "hf:pets:COLUMN" in told.value.remedy
     assert not downloads.joinpath("hf--pets").exists()
-    HubSet.parse("hf:pets:fine_label").fetch(downloads, source=str(repo))
+    data_spec("hf:pets:fine_label").fetch(downloads, source=str(repo))
     assert [path.split("/")[1] for path in tree(downloads / "hf--pets--+fine_label")] == [
         "a_dog",
         "a_dog",
@@ -111,7 +110,7 @@ def test_webdataset_archives_are_read_too(tmp_path, downloads):
                 entry = tarfile.TarInfo(f"{number:04d}.{suffix}")
                 entry.size = len(content)
                 archive.addfile(entry, io.BytesIO(content))
-    HubSet.parse("hf:shards").fetch(downloads, source=str(repo))
+    data_spec("hf:shards").fetch(downloads, source=str(repo))
     splits = data_spec("hf:shards").load(downloads)  # split by the folder's own seed, since there is no test set
     assert (len(splits.train), len(splits.test)) == (2, 2)
     assert splits.train.classes == ("0", "1")
@@ -119,7 +118,7 @@ def test_webdataset_archives_are_read_too(tmp_path, downloads):
 
 def test_damaged_images_are_found_out_when_they_are_read(tmp_path, downloads):
     repo = publish(tmp_path / "repo", train={"img": [encoded(1), b"no image", encoded(3)] * 2, "label": [0, 0, 1] * 2})
-    HubSet.parse("hf:pets").fetch(downloads, source=str(repo))
+    data_spec("hf:pets").fetch(downloads, source=str(repo))
     with pytest.raises(UsageError, match=r"2 images .* cannot be read"):
         data_spec("hf:pets").load(downloads)
 
@@ -127,24 +126,24 @@ def test_damaged_images_are_found_out_when_they_are_read(tmp_path, downloads):
 def test_what_is_no_set_of_images_with_classes_is_refused(tmp_path, downloads):
     images = [encoded(1)]
     for name, columns, problem in (
-        ("texts", {"caption": ["a cat"], "label": [0]}, "no column of images, but caption, label"),
-        ("unlabelled", {"img": images, "caption": ["a cat"]}, "no column of classes"),
+        ("texts", {"caption": ["a cat"], "label": [0]}, "no image column, only caption, label"),
+        ("unlabelled", {"img": images, "caption": ["a cat"]}, "no column that is known to hold classes"),
         ("hidden", {"img": images, "label": [-1]}, "no images with a class in label"),
     ):
         repo = publish(tmp_path / name, train=dict(columns))
         with pytest.raises(UsageError, match=problem):
-            HubSet.parse(f"hf:{name}").fetch(downloads, source=str(repo))
+            data_spec(f"hf:{name}").fetch(downloads, source=str(repo))
     repo = publish(tmp_path / "evaluation", test={"img": images, "label": [0]})
-    with pytest.raises(UsageError, match="no set named train, but test"):
-        HubSet.parse("hf:evaluation").fetch(downloads, source=str(repo))
-    with pytest.raises(TekapctlError, match="hf:nothing could not be had"):
-        HubSet.parse("hf:nothing").fetch(downloads, source=str(tmp_path / "nothing"))
+    with pytest.raises(UsageError, match="no split named train, only test"):
+        data_spec("hf:evaluation").fetch(downloads, source=str(repo))
+    with pytest.raises(TekapctlError, match="hf:nothing could not be fetched"):
+        data_spec("hf:nothing").fetch(downloads, source=str(tmp_path / "nothing"))
     assert not [path for path in downloads.iterdir() if path.is_dir()]
 
 
 def test_a_set_stays_when_its_successor_is_damaged_or_not_there(tmp_path, downloads):
     good = {"img": [encoded(1), encoded(2)] * 2, "label": [0, 1] * 2}
-    pets = HubSet.parse("hf:pets")
+    pets = data_spec("hf:pets")
     pets.fetch(downloads, source=str(publish(tmp_path / "good", train=dict(good))))
     before = tree(downloads / "hf--pets")
     one_class = publish(tmp_path / "one", train={"img": [encoded(1)] * 2, "label": [0, 0]})
@@ -152,8 +151,8 @@ def test_a_set_stays_when_its_successor_is_damaged_or_not_there(tmp_path, downlo
     (parquet,) = cut.glob("data/*")
     parquet.write_bytes(parquet.read_bytes()[:100])
     for source, words in (
-        (one_class, "1 folder of classes"),
-        (cut, "could not be had"),
+        (one_class, "1 class folder"),
+        (cut, "could not be fetched"),
         (tmp_path / "no", "no folder"),
     ):
         with pytest.raises(TekapctlError, match=words):
@@ -167,7 +166,7 @@ def test_a_set_stays_when_its_successor_is_damaged_or_not_there(tmp_path, downlo
 
 
 def test_its_own_folder_is_a_source(tmp_path, downloads):
-    pets = HubSet.parse("hf:pets")
+    pets = data_spec("hf:pets")
     pets.fetch(downloads, source=str(publish(tmp_path / "good", train={"img": [encoded(1)] * 4, "label": [0, 1] * 2})))
     before = tree(downloads / "hf--pets")
     pets.fetch(downloads, source=str(downloads / "hf--pets"))
@@ -177,12 +176,12 @@ def test_its_own_folder_is_a_source(tmp_path, downloads):
 @pytest.mark.parametrize("reference", ["hf:", "hf:a/b/c", "hf:../x", "hf:a b", "hf:a/b@", "hf:a:b:c"])
 def test_references_that_name_nothing_are_refused(reference):
     with pytest.raises(UsageError, match="names no data set"):
-        HubSet.parse(reference)
+        data_spec(reference)
 
 
 @pytest.mark.parametrize("reference", ["hf:mnist", "hf:org/name", "hf:org/name@small", "hf:org/name@small:fine_label"])
 def test_references_are_written_as_they_are_read(reference):
-    assert HubSet.parse(reference).reference == reference
+    assert data_spec(reference).described == reference
 
 
 def test_one_that_was_not_fetched_is_answered_with_how_to(tmp_path):

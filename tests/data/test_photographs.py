@@ -102,12 +102,12 @@ def test_imagenet_is_streamed_with_its_published_normalisation(tmp_path):
             for i in range(count):
                 picture(tmp_path / part / wnid / f"{i}.JPEG", 10 * number + i, (300, 260))
     spec = data_spec({"name": f"imagenet:{tmp_path}", "workers": 0})
-    assert (spec.padding, spec.recrop, spec.side) == (0, True, 224)
+    assert (spec.padding, spec.random_resized_crop, spec.image_size) == (0, True, 224)
     splits = spec.load(tmp_path / "home")
     assert splits.train.mean == (0.485, 0.456, 0.406)
     assert splits.train.classes == ("n01440764", "n01443537")
     assert not (tmp_path / "home").exists()  # nothing had to be looked at beforehand
-    batches = Batches(splits.train, 4, device=CPU, padding=0, flip=True, seed=0, recrop=True)
+    batches = Batches(splits.train, 4, device=CPU, padding=0, flip=True, seed=0, random_resized_crop=True)
     assert [len(batch.images) for batch in batches.epoch(0)] == [4, 2]
     assert spec.shape(tmp_path).train_images == 6
     assert data_spec("imagenet").shape(tmp_path).train_images == 1_281_167
@@ -158,7 +158,7 @@ def test_an_archive_that_wants_to_write_elsewhere_is_refused(tmp_path):
     served.mkdir()
     with zipfile.ZipFile(served / "tiny-imagenet-200.zip", "w") as archive:
         archive.writestr("tiny-imagenet-200/../../../outside", "x")
-    with serving(served) as server, pytest.raises(UsageError, match="write elsewhere"):
+    with serving(served) as server, pytest.raises(UsageError, match="paths outside its folder"):
         data_spec("tiny-imagenet").fetch(tmp_path / "home", source=f"{server.address}/ok")
     assert not list(tmp_path.rglob("outside"))
 

@@ -12,12 +12,12 @@ import pytest
 from data import test_photographs as photographs
 from data import test_sources as sources
 from helpers.server import serving
+from tekapctl.commands.cache import verify
 from tekapctl.data import data_spec
 from tekapctl.errors import TekapctlError
-from tekapctl.store.atomic import atomic_folder, filling
-from tekapctl.store.cache import verify
+from tekapctl.store.atomic import atomic_folder, replacement_lock
 from tekapctl.store.home import Home
-from tekapctl.store.offline import no_network
+from tekapctl.store.network import no_network
 
 
 def cifar(name: str, archive: str) -> Callable[[Path], Path]:
@@ -202,11 +202,11 @@ def fill(stage: Path, name: str, text: str) -> None:
 
 def test_a_process_killed_between_the_renames_leaves_what_the_next_one_puts_back(tmp_path):
     folder = tmp_path / "set"
-    with filling(folder), atomic_folder(folder) as stage:
+    with replacement_lock(folder), atomic_folder(folder) as stage:
         fill(stage, "set", "old")
     pid = os.fork()
     if not pid:
-        with filling(folder), atomic_folder(folder) as stage:
+        with replacement_lock(folder), atomic_folder(folder) as stage:
             fill(stage, "set", "new")
             rename = Path.rename
             # The next time that a folder comes to its place is the second rename.
@@ -214,7 +214,7 @@ def test_a_process_killed_between_the_renames_leaves_what_the_next_one_puts_back
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
     assert not folder.exists()
-    with filling(folder):
+    with replacement_lock(folder):
         assert (folder / "file").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".set.lock", "set"]
 
@@ -228,12 +228,12 @@ def test_whoever_looks_meanwhile_finds_a_whole_folder_or_none(tmp_path):
         for each in names:
             (stage / "set" / each).touch()
 
-    with filling(folder), atomic_folder(folder) as stage:
+    with replacement_lock(folder), atomic_folder(folder) as stage:
         fill_all(stage)
     pid = os.fork()
     if not pid:
         for _ in range(30):
-            with filling(folder), atomic_folder(folder) as stage:
+            with replacement_lock(folder), atomic_folder(folder) as stage:
                 fill_all(stage)
         os._exit(0)
     seen = set()

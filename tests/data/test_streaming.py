@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.test_folder import make, picture
 from tekapctl.data import Batches, data_spec
-from tekapctl.data.files.decoding import decode, part
+from tekapctl.data.files.decoding import decode, random_crop
 from tekapctl.errors import TekapctlError, UsageError
 
 CPU = torch.device("cpu")
@@ -67,7 +67,7 @@ def test_an_epoch_that_was_left_early_disturbs_no_later_one(folder, tmp_path):
 
 def test_random_parts_depend_on_seed_and_epoch_alone(folder, tmp_path):
     train = load(folder, tmp_path, augmentation="resized-crop").train
-    settings = {"padding": 0, "recrop": True}
+    settings = {"padding": 0, "random_resized_crop": True}
 
     def images(number, start=0, **more):
         return [batch.images for batch in batches(train, **settings, **more).epoch(number, start)]
@@ -83,7 +83,7 @@ def test_random_parts_depend_on_seed_and_epoch_alone(folder, tmp_path):
 
 @pytest.mark.parametrize(("across", "down"), [(500, 375), (64, 64), (2000, 100), (100, 2000), (9, 8)])
 def test_random_parts_are_inside_the_image_and_have_the_published_areas_and_aspects(across, down):
-    boxes = torch.tensor([part(across, down, seed) for seed in range(500)], dtype=torch.float64)
+    boxes = torch.tensor([random_crop(across, down, seed) for seed in range(500)], dtype=torch.float64)
     left, top, right, lower = boxes.unbind(1)
     assert (left >= 0).all()
     assert (top >= 0).all()
@@ -103,7 +103,7 @@ def test_a_large_jpeg_shows_the_same_part_whether_or_not_it_is_decoded_smaller(t
     smooth = np.stack([x, y, 255 - x], 2).astype(np.uint8)
     Image.fromarray(smooth).save(tmp_path / "large.jpg", quality=95)
     Image.fromarray(smooth).save(tmp_path / "large.png")
-    for options in ({}, {"middle": 7 / 8}, {"crop": 1}, {"crop": 2}):
+    for options in ({}, {"center_crop": 7 / 8}, {"crop": 1}, {"crop": 2}):
         one, other = (decode(tmp_path / f"large.{kind}", 3, (24, 24), **options) for kind in ("jpg", "png"))
         assert (one.int() - other.int()).abs().max() <= 4
 
@@ -114,7 +114,7 @@ def test_tests_of_the_imagenet_recipe_show_the_middle_seven_eighths(tmp_path):
     pixels[2:62, 2:62] = 200
     Image.fromarray(pixels).save(path)
     assert decode(path, 3, (28, 28)).min() < 100
-    assert (decode(path, 3, (28, 28), middle=7 / 8) == 200).all()
+    assert (decode(path, 3, (28, 28), center_crop=7 / 8) == 200).all()
 
 
 def test_what_is_known_of_a_stream_is_looked_for_once(folder, tmp_path):
@@ -187,7 +187,7 @@ def test_a_process_that_dies_is_an_error_in_words(folder, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"augmentation": "resized-crop", "stream": False}, "taken of their files"),
+        ({"augmentation": "resized-crop", "stream": False}, "from their files"),
         ({"mean": (0.5,)}, "has 1 values"),
     ],
 )

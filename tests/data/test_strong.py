@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_batches import CPU, batches
 
-from tekapctl.data.augment.strong import CHANGES, strengthen
+from tekapctl.data.augment.strong import OPERATIONS, augment_strongly
 from tekapctl.errors import UsageError
 
 
@@ -17,10 +17,10 @@ def source(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("number", range(len(CHANGES)))
+@pytest.mark.parametrize("number", range(len(OPERATIONS)))
 @pytest.mark.parametrize("channels", [1, 3])
 def test_each_change_gives_other_images_of_the_same_kind(number, channels):
-    apply, low, high = CHANGES[number]
+    apply, low, high = OPERATIONS[number]
     images = pictures(channels)
     for share in (0.0, 0.4, 1.0):
         changed = apply(images, low + (high - low) * share)
@@ -34,7 +34,7 @@ def test_each_change_gives_other_images_of_the_same_kind(number, channels):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_are_changed_and_cut_by_what_the_generator_says(channels):
     images = pictures(channels)
-    once, again, otherwise = (strengthen(images, source(seed)) for seed in (1, 1, 2))
+    once, again, otherwise = (augment_strongly(images, source(seed)) for seed in (1, 1, 2))
     assert torch.equal(once, again)
     assert not torch.equal(once, otherwise)
     assert not torch.equal(once, images)
@@ -45,8 +45,8 @@ def test_images_are_changed_and_cut_by_what_the_generator_says(channels):
 
 
 def test_images_of_other_channels_are_refused():
-    with pytest.raises(UsageError, match="one channel or three, and these have 4"):
-        strengthen(pictures(4), source())
+    with pytest.raises(UsageError, match="one or three channels; these have 4"):
+        augment_strongly(pictures(4), source())
 
 
 def test_batches_give_a_strong_view_beside_the_usual_one_and_the_same_after_a_break():

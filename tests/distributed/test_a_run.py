@@ -67,7 +67,7 @@ def test_where_one_of_three_dies_all_end_in_words_and_two_go_on_to_the_same_end(
     processes[1].kill()
     results = [process.wait() for process in processes]
     assert [result.code for result in results] == [1, -signal.SIGKILL, 1]
-    assert "has lost another one" in results[0].err
+    assert "lost another process" in results[0].err
     assert "the last good checkpoint is after epoch" in results[0].err
     name = results[0].err.partition("tekapctl resume ")[2].partition("`")[0]
     leader, other = (process.wait() for process in start_several(2, home, "resume", name, "--json"))

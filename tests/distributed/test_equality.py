@@ -7,7 +7,7 @@ import torch
 
 from helpers.processes import together
 from tekapctl import data, models
-from tekapctl.distill.methods import METHODS
+from tekapctl.distillation.methods import METHODS
 from tekapctl.distributed.communicator import Communicator, join_process_group
 from tekapctl.distributed.shard import spans
 from tekapctl.spec import parse
@@ -58,11 +58,11 @@ def train(case: str, comm: Communicator) -> dict[str, torch.Tensor]:
     splits = data.load(spec.data, Path("nowhere"), seed=0, in_channels=1)
     teachers = [a_teacher(name) for name in (spec.teacher, *spec.ensemble)]
     trainer = assemble(spec, splits, teachers, CPU, Home(Path("nowhere")), comm)
-    trainer.objective.first_stage = case.endswith("first stage")
+    trainer.objective.init_stage = case.endswith("first stage")
     found = {}
     for step, batch in enumerate(trainer.train_batches.epoch(0, strong=trainer.objective.requires.strong_view)):
         parts = trainer.step(batch)
-        found |= {f"{step}: {name}": comm.total(value) / comm.size for name, value in parts.items()}
+        found |= {f"{step}: {name}": comm.all_reduce_sum(value) / comm.world_size for name, value in parts.items()}
         held = trainer.optimizer.state_dict()["state"].values()
         for name in dict.fromkeys(name for each in held for name in each):
             found[f"{step}: {name}"] = torch.cat([each[name].flatten() for each in held])

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from tekapctl.data import Batches, data_spec
-from tekapctl.distill.methods.crd.negatives import ClassNegatives
-from tekapctl.distill.tekap import SeededNoise, TekapSpec
+from tekapctl.distillation.methods.crd.negatives import ClassNegatives
+from tekapctl.distillation.tekap import SeededNoise, TekapSpec
 from tekapctl.distributed.communicator import Communicator
 from tekapctl.randomness import by_rows
 
@@ -25,7 +25,16 @@ def photographs(tmp_path_factory):
 
 
 def batches(section, train, comm: Communicator) -> Batches:
-    return Batches(train, 10, device=CPU, padding=section.padding, flip=True, seed=0, recrop=section.recrop, comm=comm)
+    return Batches(
+        train,
+        10,
+        device=CPU,
+        padding=section.padding,
+        flip=True,
+        seed=0,
+        random_resized_crop=section.random_resized_crop,
+        comm=comm,
+    )
 
 
 @pytest.mark.parametrize("augmentation", ["crop-flip", "resized-crop"])

@@ -7,15 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tekapctl.errors import UsageError
 from tekapctl.experiments.comparison.groups import Finished, baseline_of, group
-from tekapctl.experiments.comparison.intervals import holm, incomplete_beta, paired, t_quantile, two_sided
-from tekapctl.experiments.comparison.table import cells, comma_separated, compare, latex, markdown
+from tekapctl.experiments.comparison.statistics import Difference, Summary, holm, paired, t_quantile, two_sided
+from tekapctl.experiments.comparison.table import (
+    cells,
+    comma_separated,
+    compare,
+    difference_cells,
+    latex,
+    markdown,
+    p_text,
+)
 from tekapctl.spec import parse
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 
 NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
 
@@ -35,21 +44,29 @@ def test_the_quantile_undoes_the_probability(t, freedom):
         assert t_quantile(share, freedom) == pytest.approx(t, rel=1e-4)
 
 
-@given(st.floats(0.1, 30), st.floats(0.1, 30), st.integers(0, 1024).map(lambda n: n / 1024))  # 1 - x is exact
-def test_the_incomplete_beta_function_is_symmetric_and_grows(a, b, x):
-    assert incomplete_beta(a, b, x) + incomplete_beta(b, a, 1 - x) == pytest.approx(1, abs=1e-9)
-    assert incomplete_beta(1.0, b, x) == pytest.approx(1 - (1 - x) ** b, abs=1e-9)
+@given(st.floats(-50, 50), st.integers(1, 400))
+def test_p_values_are_those_of_scipy(t, freedom):
+    assert two_sided(t, freedom) == pytest.approx(2 * scipy.stats.t.sf(abs(t), freedom), abs=1e-9)
+
+
+def test_a_summary_has_the_students_t_interval_of_the_mean():
+    found = Summary.of([3.0, 5.0, 4.0])
+    assert (found.seeds, found.mean, found.std) == (3, 4.0, 1.0)
+    assert found.ci_half_width == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
+    assert Summary.of([3.0]) == Summary(1, 3.0, None, None)
+    assert Summary.of([]) is None
 
 
 def test_a_paired_difference_has_its_interval_and_probability():
     found = paired([3.0, 5.0, 4.0], [1.0, 2.0, 3.0])
     half = 4.3027 * statistics.stdev([2, 3, 1]) / 3**0.5
-    assert (found.mean, found.low, found.high) == pytest.approx((2, 2 - half, 2 + half), abs=1e-3)
-    assert found.p == pytest.approx(0.0742, abs=1e-4)
-    assert paired([1.0], [0.5]).p is None
-    assert paired([1.0, 2.0], [1.0, 2.0]).p == 1.0
+    assert (found.mean, found.ci_low, found.ci_high) == pytest.approx((2, 2 - half, 2 + half), abs=1e-3)
+    assert found.p_value == pytest.approx(0.0742, abs=1e-4)
+    assert paired([1.0], [0.5]).p_value is None
+    assert paired([1.0, 2.0], [1.0, 2.0]).p_value == 1.0
     alike = paired([2.0, 3.0], [1.0, 2.0])
-    assert (alike.mean, alike.low, alike.p) == (1.0, None, None)
+    assert (alike.mean, alike.ci_low, alike.p_value) == (1.0, None, None)
+    assert paired([0.30, 0.40, 0.50], [0.20, 0.30, 0.40]).p_value is None, "equal but for rounding"
     with pytest.raises(ValueError, match="no pairs"):
         paired([], [])
 
@@ -105,19 +122,19 @@ def runs(tmp_path):
 
 def test_runs_that_differ_in_their_seed_are_a_group_named_by_what_sets_it_apart(runs):
     groups = group(reversed(runs))
-    assert [each.label for each in groups] == ["alone", "kd, alpha 0.9", "kd + TeKAP", "kd, alpha 3.06"]
+    assert [each.label for each in groups] == ["no distillation", "kd, alpha 0.9", "kd + TeKAP", "kd, alpha 3.06"]
     assert [sorted(each.runs) for each in groups] == [[0, 1, 2]] * 4
-    assert baseline_of(groups).label == "alone"
+    assert baseline_of(groups).label == "no distillation"
     assert baseline_of(groups, runs[1].run.id).label == "kd, alpha 0.9"
     with pytest.raises(UsageError, match="no group 'dk'"):
         baseline_of(groups, "dk")
-    with pytest.raises(UsageError, match="2 groups are called 'KD'"):
+    with pytest.raises(UsageError, match="2 groups match 'KD'"):
         baseline_of(groups, "KD")
     assert baseline_of([each for each in groups if "3.06" not in each.label], "KD").label == "kd, alpha 0.9"
     assert baseline_of(groups, "KD + tekap").label == "kd + TeKAP"
 
 
-@pytest.mark.parametrize("others", [{"fingerprint": "b" * 64}, {"split_seed": 1}, {"test_share": 0.5}])
+@pytest.mark.parametrize("others", [{"fingerprint": "b" * 64}, {"split_seed": 1}, {"test_fraction": 0.5}])
 def test_runs_on_other_images_are_not_tested_against_each_other(tmp_path, others):
     made = []
     for number, more in enumerate(({}, others)):
@@ -131,12 +148,12 @@ def test_runs_on_other_images_are_not_tested_against_each_other(tmp_path, others
     assert len({one.label, other.label}) == 2
     rows = compare([one, other], one)
     assert [row.difference for row in rows] == [None, None]
-    assert [row.corrected for row in rows] == [None, None]
+    assert [row.p_holm for row in rows] == [None, None]
 
 
 def test_of_two_runs_of_one_seed_the_newer_counts(runs, tmp_path):
     again = replace(runs[0], run=Run(tmp_path / "999"), summary={**runs[0].summary, "last_top1": 0.5})
-    assert group([again, *runs])[0].runs[0].last == 0.5
+    assert group([again, *runs])[0].runs[0].top1 == 0.5
 
 
 def test_networks_and_data_sets_are_named_where_they_differ(runs, tmp_path):
@@ -144,21 +161,22 @@ def test_networks_and_data_sets_are_named_where_they_differ(runs, tmp_path):
     assert "vgg8: kd" in [each.label for each in group([*runs, other])]
 
 
-def test_the_table_has_means_deviations_and_differences_in_points(runs):
+def test_the_table_has_means_deviations_and_differences_as_fractions(runs):
     groups = group(runs)
     rows = compare(groups, groups[0])
     assert rows[0].difference is None
-    assert rows[1].last == pytest.approx(90.5)
-    assert rows[1].deviation == pytest.approx(0.5)
-    assert rows[1].difference.mean == pytest.approx(10.1)
-    assert rows[1].corrected < 0.05
+    assert rows[1].top1.mean == pytest.approx(0.905)
+    assert rows[1].top1.std == pytest.approx(0.005)
+    assert rows[1].difference.mean == pytest.approx(0.101)
+    assert rows[1].p_holm < 0.05
     lone = compare(group(runs[:2]), group(runs[:1])[0])
-    assert lone[1].difference.p is None
+    assert lone[1].difference.p_value is None
 
 
 def test_the_table_is_written_for_people_and_programs(runs):
     groups = group(runs)
     table = cells(compare(groups, groups[0]), groups[0].label)
+    assert table[1][:4] == ["no distillation", "3", "80.40", "0.40"]
     for_programs = list(csv.DictReader(io.StringIO(comma_separated(table))))
     assert [int(row["parameters"]) for row in for_programs] == [
         each.first.summary["evaluation"]["parameters"] for each in groups
@@ -167,5 +185,16 @@ def test_the_table_is_written_for_people_and_programs(runs):
     assert markdown(table).count("\n") == len(groups) + 2
     assert "kd + TeKAP" in markdown(table)
     written = latex(table)
-    assert r"last \%" in written
+    assert r"top-1 (\%)" in written
+    assert r"$\Delta$ vs. no distillation" in written
     assert written.count(r"\\") == len(groups) + 1
+
+
+@pytest.mark.parametrize(("p", "text"), [(None, ""), (1.0, "1.000"), (0.0004, "< 0.001"), (0.0006, "0.001")])
+def test_a_p_value_is_never_shown_as_zero(p, text):
+    assert p_text(p) == text
+
+
+def test_nothing_is_shown_as_minus_zero():
+    assert difference_cells(Difference(1, -0.00001, None, None, None), 1.0) == ("+0.00", "")
+    assert difference_cells(Difference(2, -0.126, -0.2, 0.1, 0.5), 100.0, 1) == ("-12.6", "-20.0 to +10.0")

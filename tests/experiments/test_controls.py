@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch
-from tekapctl.distill.methods import Pair
-from tekapctl.distill.methods.kd import KD
-from tekapctl.distill.tekap import Tekap
+from tekapctl.distillation.methods import Pair
+from tekapctl.distillation.methods.kd import KD
+from tekapctl.distillation.tekap import Tekap
 from tekapctl.errors import UsageError
 from tekapctl.models.network import Knowledge
 from tekapctl.spec import parse

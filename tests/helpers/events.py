@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tekapctl.commands.tracking.tracker import in_groups
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
+from tekapctl.tracking.tracker import grouped
 
 
 def in_tensorboard(run: Path) -> dict[str, dict[int, float]]:
@@ -26,6 +26,6 @@ def in_metrics(run: Run) -> dict[str, dict[int, Any]]:
     """The same of metrics.jsonl, as numbers of 32 bits, which is what TensorBoard keeps."""
     found: dict[str, dict[int, Any]] = {}
     for entry in run.metrics():
-        for name, value in in_groups(entry).items():
+        for name, value in grouped(entry).items():
             found.setdefault(name, {})[entry["epoch"]] = pytest.approx(value, rel=1e-6)
     return found

@@ -11,7 +11,7 @@ from torchvision.models import get_model
 from tekapctl import models
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models.folding import fold
-from tekapctl.models.hooks import Adapted
+from tekapctl.models.hooks import ExternalNetwork
 
 FACTORIES = """
 from torch import nn
@@ -109,7 +109,7 @@ def test_copies_and_folded_networks_tell_of_themselves():
 
 def test_grey_images_are_taken_by_summed_kernels():
     torch.manual_seed(0)
-    made = Adapted(get_model("resnet18", num_classes=3), "colour", 3)
+    made = ExternalNetwork(get_model("resnet18", num_classes=3), "colour", 3)
     torch.manual_seed(0)
     grey = models.build("torchvision:resnet18", 3, 1)
     assert_close(grey.network.conv1.weight, made.network.conv1.weight.sum(1, keepdim=True))
@@ -136,13 +136,13 @@ def test_factories_of_the_users_own(here):
     ("name", "arguments", "words"),
     [
         ("torchvision:resnet19", {}, "no torchvision network named 'resnet19'"),
-        ("torchvision:resnet18", {"depth": 3}, "cannot be made: TypeError"),
-        ("torchvision:squeezenet1_0", {}, "no linear layer at its end"),
+        ("torchvision:resnet18", {"depth": 3}, "cannot be built: TypeError"),
+        ("torchvision:squeezenet1_0", {}, "does not end with a linear layer"),
         ("timm:resnet19", {}, "no timm network named 'resnet19'"),
         ("my_nets:large", {}, "cannot be imported"),
         ("my_nets:stubborn", {}, None),
-        ("my_nets:convolutional", {}, "no linear layer at its end"),
-        ("my_nets:no_network", {}, "made int, not a network"),
+        ("my_nets:convolutional", {}, "does not end with a linear layer"),
+        ("my_nets:no_network", {}, "returned int, not a network"),
         ("resnet8", {"width": 3}, "takes no arguments"),
     ],
 )
@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_said(here, name, arguments, words):
 
 def test_images_of_a_size_that_is_not_taken_are_refused():
     network = models.build("torchvision:alexnet", 3, 3).eval()
-    with pytest.raises(UsageError, match="torchvision:alexnet does not take images of 3x8x8"):
+    with pytest.raises(UsageError, match="torchvision:alexnet does not accept images of 3x8x8"):
         network.knowledge(torch.randn(1, 3, 8, 8))
 
 
@@ -177,7 +177,7 @@ class Counting(nn.Module):
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: late"), KeyError("x"), StopIteration(), MemoryError()])
 def test_what_a_network_raises_later_is_not_blamed_on_the_size_of_images(error):
-    network = Adapted(Counting(), "mine", 1)
+    network = ExternalNetwork(Counting(), "mine", 1)
     images = torch.randn(2, 1, 16, 16)
     network.knowledge(images)
 
@@ -191,18 +191,18 @@ def test_what_a_network_raises_later_is_not_blamed_on_the_size_of_images(error):
 
 
 def test_a_size_that_is_not_taken_is_told_with_what_the_network_says():
-    network = Adapted(Counting(), "mine", 1)
+    network = ExternalNetwork(Counting(), "mine", 1)
     network.knowledge(torch.randn(2, 1, 16, 16))
-    with pytest.raises(UsageError, match=r"mine does not take images of 1x8x8: ValueError: kernel larger"):
+    with pytest.raises(UsageError, match=r"mine does not accept images of 1x8x8: ValueError: kernel larger"):
         network.knowledge(torch.randn(2, 1, 8, 8))
 
 
 def test_logits_from_another_layer_or_of_other_classes_are_told():
-    network = Adapted(Counting(), "mine", 1)
+    network = ExternalNetwork(Counting(), "mine", 1)
     images = torch.randn(2, 1, 16, 16)
     network.network.breaks = lambda features: network.network.other(features)
     with pytest.raises(TekapctlError, match="mine did not call its layer last"):
         network.knowledge(images)
     network.network.breaks = lambda features: network.network.last(features)[:, :2]
-    with pytest.raises(TekapctlError, match=r"mine gave logits of shape \[2, 2\]; at first they were of 3 classes"):
+    with pytest.raises(TekapctlError, match=r"mine returned logits of shape \[2, 2\], but 3 classes in its first pass"):
         network.knowledge(images)

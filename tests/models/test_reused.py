@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tekapctl import models
-from tekapctl.distill.methods import Pair
-from tekapctl.distill.methods.simkd import SimKDSpec
+from tekapctl.distillation.methods import Pair
+from tekapctl.distillation.methods.simkd import SimKDSpec
 from tekapctl.errors import UsageError
 from tekapctl.models.network import pool
 from tekapctl.models.reused import NAME, ReusedClassifier

@@ -24,10 +24,10 @@ def test_any_number_of_classes_and_channels_on_small_images(name):
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2"])
 def test_asking_for_feature_maps_changes_nothing_that_is_learned(name):
     images, gradients = torch.randn(4, 3, 16, 16), []
-    for asked in ({}, {"stages": True, "preactivations": True}):
+    for asked in ({}, {"feature_maps": True, "preactivations": True}):
         torch.manual_seed(0)
         network = build(name, num_classes=5)
-        network.knowledge(images, **({"stages": False} | asked)).logits.square().sum().backward()
+        network.knowledge(images, **({"feature_maps": False} | asked)).logits.square().sum().backward()
         gradients.append([p.grad for p in network.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)

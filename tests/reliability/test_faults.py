@@ -93,7 +93,7 @@ def test_a_read_only_home_is_refused_and_can_be_read(tmp_path):
     for path in (home, home / "runs"):
         path.chmod(0o555)
     try:
-        assert "may not be written" in words(run(home, *TEACHER, "--epochs", "1").err)
+        assert "is not writable" in words(run(home, *TEACHER, "--epochs", "1").err)
         assert run(home, "evaluate", "latest").code == 0
     finally:
         for path in (home, home / "runs"):

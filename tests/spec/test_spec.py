@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tekapctl.distill.methods import METHODS
+from tekapctl.distillation.methods import METHODS
 from tekapctl.errors import UsageError
 from tekapctl.spec import OptimizerSpec, StudentSpec, TeacherSpec, dump, dumps, json_schema, load, loads, parse, to_dict
 from tekapctl.train.summary import words

@@ -10,8 +10,8 @@ import pytest
 
 from reliability.inputs.fetch import device
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.atomic import atomic_path, output_file
-from tekapctl.store.home import Home
+from tekapctl.store.atomic import atomic_path
+from tekapctl.store.home import Home, output_file
 
 
 @pytest.fixture
@@ -29,21 +29,21 @@ def leftovers(folder: Path) -> list[str]:
     [
         ("folder", "is a folder"),
         ("to-folder", "is a folder"),
-        ("pipe", "no regular file"),
-        ("to-pipe", "no regular file"),
-        ("device", "no regular file"),
-        ("to-device", "no regular file"),
-        ("loop", "leads to itself"),
-        ("file/below", "no folder"),
-        ("a" * 300, "longer name"),
+        ("pipe", "not a regular file"),
+        ("to-pipe", "not a regular file"),
+        ("device", "not a regular file"),
+        ("to-device", "not a regular file"),
+        ("loop", "is a link to itself"),
+        ("file/below", "not a folder"),
+        ("a" * 300, "too long"),
         ("~nosuchuser/x", "no home folder"),
-        ("home/runs/one/weights.safetensors", "keeps its files"),
-        ("home/runs/one/new.html", "keeps its files"),
-        ("home/teachers/new.onnx", "keeps its files"),
-        ("home/.runs.lock", "keeps its files"),
-        ("to-weights", "keeps its files"),
-        ("to-runs/one/new.html", "keeps its files"),
-        ("home/elsewhere/../runs/x.html", "keeps its files"),
+        ("home/runs/one/weights.safetensors", "keeps its own files"),
+        ("home/runs/one/new.html", "keeps its own files"),
+        ("home/teachers/new.onnx", "keeps its own files"),
+        ("home/.runs.lock", "keeps its own files"),
+        ("to-weights", "keeps its own files"),
+        ("to-runs/one/new.html", "keeps its own files"),
+        ("home/elsewhere/../runs/x.html", "keeps its own files"),
     ],
 )
 def test_what_is_no_file_to_write_is_refused_whatever_is_forced(tmp_path, home, monkeypatch, place, words, force):
@@ -75,7 +75,7 @@ def test_a_file_that_is_there_needs_force(tmp_path, home):
     path = tmp_path / "page.html"
     assert output_file(path, home, force=False) == path
     path.touch()
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         output_file(path, home, force=False)
     assert output_file(path, home, force=True) == path
 
@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_in_words(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tekapctl.store.atomic import aside
+from tekapctl.store.atomic import atomic_path
 
 moment, calls = int(sys.argv[1]), 0
 
@@ -141,7 +141,7 @@ def count(event, values):
 counting = False
 sys.addaudithook(count)
 paths = [Path(sys.argv[2]) / name for name in ("net.onnx", "net.onnx.md")]
-with aside(*paths) as parts:
+with atomic_path(*paths) as parts:
     for part in parts:
         part.write_text("new")
     counting = True

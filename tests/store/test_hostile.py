@@ -24,8 +24,9 @@ from tekapctl.data.datasets import cifar, fashion_mnist, svhn
 from tekapctl.errors import UsageError
 from tekapctl.models import build
 from tekapctl.store import archive
-from tekapctl.store.legacy_checkpoint import read_published, unpack_zip
-from tekapctl.store.runs import Run
+from tekapctl.store.archive import unpack_zip
+from tekapctl.store.legacy_checkpoint import read_published
+from tekapctl.store.run import Run
 from tekapctl.store.weights import load_into
 from tekapctl.train.trained import Reference, load
 
@@ -83,7 +84,7 @@ def test_weights_in_another_floating_type_are_taken_as_numbers():
 @pytest.mark.parametrize("classes", ["7", "[1, 2]", '{"a": 1}', "[" * 10_000, "nonsense", '["a", NaN]'])
 def test_class_names_that_are_none_are_refused(tmp_path, classes):
     save_file(state(), tmp_path / "x.safetensors", {"tekapctl": json.dumps({"model": "resnet8", "classes": classes})})
-    with pytest.raises(UsageError, match="names of the classes"):
+    with pytest.raises(UsageError, match="class names"):
         loaded(tmp_path / "x.safetensors")
 
 
@@ -173,7 +174,7 @@ def test_names_of_classes_that_are_no_words_are_refused(tmp_path):
     good = {"data": np.zeros((2, 3072), np.uint8), "fine_labels": [0, 1]}
     for file, content in (("train", good), ("test", good), ("meta", {"fine_label_names": [nested(8)] * 9})):
         (tmp_path / file).write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(UsageError, match="names of classes"):
+    with pytest.raises(UsageError, match="class names"):
         cifar.CIFAR100(folder=str(tmp_path)).load(tmp_path)
 
 
@@ -217,7 +218,7 @@ def test_hostile_archives_are_refused_before_they_take_memory(tmp_path, name, is
     path = tmp_path / "bad.tar"
     path.write_bytes(gzip.compress(TARS[name], 1) if is_packed else TARS[name])
     with pytest.raises(UsageError, match=r"bad\.tar"):
-        archive.extract_member(path, "wanted", tmp_path / "out", most_bytes=10**6, most_in_all=10**9)
+        archive.extract_member(path, "wanted", tmp_path / "out", max_bytes=10**6, max_total_bytes=10**9)
     with pytest.raises(UsageError, match=r"bad\.tar"):
         cifar._from_archive(path, ".", ["wanted"])
 
@@ -229,8 +230,8 @@ def test_a_bomb_in_a_header_is_refused(tmp_path):
         file.write(header("pax", 2**30, b"x"))
         for _ in range(2**10):
             file.write(bytes(2**20))
-    with pytest.raises(UsageError, match="claims to be larger"):
-        archive.extract_member(path, "wanted", tmp_path / "out", most_bytes=10**6, most_in_all=10**10)
+    with pytest.raises(UsageError, match="claims an impossible size"):
+        archive.extract_member(path, "wanted", tmp_path / "out", max_bytes=10**6, max_total_bytes=10**10)
 
 
 def zipped(**changes: object) -> bytes:
@@ -259,7 +260,7 @@ def two_of_one_name() -> bytes:
 ZIPS = {
     "encrypted": (zipped(flags=1), "damaged"),
     "packed in an unknown way": (zipped(method=77), "damaged"),
-    "larger than allowed": (zipped(size=2**32 - 2), "far larger"),
+    "larger than allowed": (zipped(size=2**32 - 2), "larger than expected"),
     "another folder": (zipped().replace(b"inner", b"outer"), "no folder"),
     "cut": (zipped()[:-10], "damaged"),
     "a file that is a folder too": (two_of_one_name(), "damaged"),
@@ -334,13 +335,16 @@ def test_any_bytes_are_a_table_or_a_usage_error(content):
 
 
 IDX = {
-    "more images than fit": (struct.pack(">HBBIII", 0, 8, 3, 2**20, 2**10, 2**10) + bytes(10**7), "far larger"),
+    "more images than fit": (
+        struct.pack(">HBBIII", 0, 8, 3, 2**20, 2**10, 2**10) + bytes(10**7),
+        "larger than expected",
+    ),
     "more than they claim": (struct.pack(">HBBIII", 0, 8, 3, 10, 28, 28) + bytes(10**7), "damaged"),
     "fewer than they claim": (struct.pack(">HBBIII", 0, 8, 3, 10, 28, 28) + bytes(100), "damaged"),
     "no images at all": (struct.pack(">HBBIII", 0, 8, 3, 0, 2**32 - 1, 2**32 - 1), "damaged"),
     "numbers of eight bytes": (struct.pack(">HBBI", 0, 14, 1, 10) + bytes(80), "damaged"),
     "255 dimensions": (struct.pack(">HBB", 0, 8, 255) + b"\0\0\0\1" * 255 + b"\0", "damaged"),
-    "more labels than there are": (struct.pack(">HBBI", 0, 8, 1, 2**25) + bytes(2**25), "far larger"),
+    "more labels than there are": (struct.pack(">HBBI", 0, 8, 1, 2**25) + bytes(2**25), "larger than expected"),
     "zeros alone": (bytes(10**7), "damaged"),
     "nothing": (b"", "damaged"),
 }
@@ -365,9 +369,9 @@ def test_an_archive_with_a_huge_member_before_the_one_is_not_read_through(tmp_pa
             entry.size = size
             packed.addfile(entry, io.BytesIO(bytes(size)))
     with pytest.raises(UsageError, match="zeros"):
-        archive.extract_member(path, "wanted", tmp_path / "target", most_bytes=10**6, most_in_all=10**6)
-    monkeypatch.setattr(cifar, "MOST_ARCHIVE", 10**6)
-    with pytest.raises(UsageError, match="far larger"):
+        archive.extract_member(path, "wanted", tmp_path / "target", max_bytes=10**6, max_total_bytes=10**6)
+    monkeypatch.setattr(cifar, "MAX_ARCHIVE", 10**6)
+    with pytest.raises(UsageError, match="larger than expected"):
         cifar._from_archive(path, "inner", ["wanted"])
     assert not (tmp_path / "target").exists()
 

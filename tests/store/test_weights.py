@@ -104,7 +104,7 @@ def test_weights_of_another_architecture_say_which_keys_differ(network):
 def test_weights_that_are_not_finite_are_refused(network):
     state = network.state_dict()
     state["fc.bias"] = torch.full_like(state["fc.bias"], float("nan"))
-    with pytest.raises(UsageError, match=r"fc.bias has numbers that are not finite"):
+    with pytest.raises(UsageError, match=r"fc.bias has values that are not finite"):
         load_into(network, state, source="there")
 
 

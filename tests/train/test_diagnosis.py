@@ -8,7 +8,7 @@ import torch
 
 from helpers.processes import together
 from helpers.silent import Silent
-from tekapctl.distill.tekap import SeededNoise, Tekap, TekapSpec
+from tekapctl.distillation.tekap import SeededNoise, Tekap, TekapSpec
 from tekapctl.distributed.communicator import join_process_group
 from tekapctl.models.network import Knowledge
 from tekapctl.spec import parse
@@ -16,7 +16,7 @@ from tekapctl.store.home import Home
 from tekapctl.train import checkpoint
 from tekapctl.train.build import build_run
 from tekapctl.train.diagnosis import PREFIX
-from tekapctl.train.diversity import Examined, Predictions, of_augmented
+from tekapctl.train.diversity import Predictions, TeacherOutputs, augmented_diversity
 from tekapctl.train.run import execute
 from tekapctl.train.trainer import Trainer
 
@@ -143,11 +143,11 @@ def source(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def examined() -> Examined:
+def outputs() -> TeacherOutputs:
     drawn = torch.randn(IMAGES, CLASSES + WIDTH, generator=source(1))
     layer = torch.randn(WIDTH, CLASSES, generator=source(2))
     known = Knowledge(logits=3 * drawn[:, :CLASSES], embedding=drawn[:, CLASSES:])
-    return Examined(known, LABELS, lambda embedding: embedding @ layer)
+    return TeacherOutputs(known, LABELS, lambda embedding: embedding @ layer)
 
 
 def tekap(level: str, **settings) -> Tekap:
@@ -159,11 +159,11 @@ def tekap(level: str, **settings) -> Tekap:
 @pytest.mark.parametrize("teachers", [1, 2, 4])
 @pytest.mark.parametrize("distribution", ["gaussian", "uniform"])
 def test_predictions_are_those_of_plain_formulas_in_float64(level, teachers, distribution):
-    one = examined()
+    one = outputs()
     made = tekap(
         level, teachers=teachers, teacher_scale=0.7, teacher_loss_weight=1.5, loss_weight=0.6, distribution=distribution
     )
-    found = {name: value.item() for name, value in of_augmented(one, made, level, -1, 64).items()}
+    found = {name: value.item() for name, value in augmented_diversity(one, made, level, -1, 64).items()}
 
     drawn = max(2, teachers)
     source_of = one.knowledge.logits if level == "logit" else one.knowledge.embedding
@@ -189,7 +189,7 @@ def test_predictions_are_those_of_plain_formulas_in_float64(level, teachers, dis
 @pytest.mark.parametrize("together_", [64, 50, 1000])
 def test_how_many_images_are_looked_at_together_makes_no_difference(together_):
     made = tekap("logit")
-    expected, found = (of_augmented(examined(), made, "logit", -1, size) for size in (7, together_))
+    expected, found = (augmented_diversity(outputs(), made, "logit", -1, size) for size in (7, together_))
     assert {k: v.item() for k, v in found.items()} == pytest.approx({k: v.item() for k, v in expected.items()})
 
 

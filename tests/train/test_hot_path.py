@@ -10,12 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from tekapctl import models
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
-from tekapctl.distill.methods import Pair
-from tekapctl.distill.methods.crd.memory import MemoryBanks
-from tekapctl.distill.methods.crd.negatives import ClassNegatives
-from tekapctl.distill.objective import Distillation
-from tekapctl.distill.perturbations import PERTURBATIONS, PerturbationContext
-from tekapctl.distill.tekap import SeededNoise, Tekap
+from tekapctl.distillation.methods import Pair
+from tekapctl.distillation.methods.crd.memory import MemoryBanks
+from tekapctl.distillation.methods.crd.negatives import ClassNegatives
+from tekapctl.distillation.objective import Distillation
+from tekapctl.distillation.perturbations import PERTURBATIONS, PerturbationContext
+from tekapctl.distillation.tekap import SeededNoise, Tekap
 from tekapctl.models.normalization import Normalization
 from tekapctl.spec import StudentSpec, parse
 from tekapctl.train.teacher_statistics import statistics_of
@@ -59,7 +59,7 @@ def trainer(**values) -> Trainer:
         pair = Pair(student.knowledge(probe), teacher.knowledge(probe), image_set.labels, 0)
     asked = statistics_of(teacher, image_set, CPU, torch.float32)
     basis = PerturbationContext(teacher.classifier_layer, CPU, spec.tekap.logit.dropout, lambda: asked)
-    perturbation = PERTURBATIONS[spec.tekap.logit.perturbation].of(basis)
+    perturbation = PERTURBATIONS[spec.tekap.logit.perturbation].build(basis)
     objective = Distillation(
         lambda batch: teacher.knowledge(teacher.normalize(batch.images), feature_maps=False),
         Tekap(spec.tekap, SeededNoise(spec.tekap, 0), perturbation),

@@ -107,7 +107,7 @@ def test_a_student_that_breaks_ends_alone(home, tmp_path):
 
 
 BREAKS = """
-from tekapctl.distill.methods import Method, MethodSpec, Requires
+from tekapctl.distillation.methods import Method, MethodSpec, Requires
 
 
 class Breaks(Method):

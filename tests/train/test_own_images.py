@@ -9,8 +9,8 @@ from PIL import Image
 
 from helpers.logs import recorded
 from helpers.silent import Silent
-from tekapctl.commands.evaluate import measure
-from tekapctl.commands.report.look import Looker
+from tekapctl.commands.evaluate import evaluate
+from tekapctl.commands.report.predictions import Predictor
 from tekapctl.data import data_spec
 from tekapctl.data.files.listing import list_images
 from tekapctl.errors import UsageError
@@ -56,7 +56,7 @@ def place(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def teachers(home, place) -> dict[str, str]:
     """A teacher of one set of images, and then one of another."""
-    settings = {"size": 16, "channels": "grey", "test_share": 0.3}
+    settings = {"size": 16, "channels": "grey", "test_fraction": 0.3}
     return {
         classes: run(
             home, kind="teacher", model="resnet8", data={"name": pictures(place / classes, classes), **settings}
@@ -70,7 +70,7 @@ def test_a_teacher_by_name_is_the_one_of_the_same_images_and_lends_its_settings(
         student, said = run(home, **STUDENT, data=f"folder:{place / classes}")
         spec = Runs(home.runs).find(student)
         found = trained.data_of_run(spec)
-        assert (found.size, found.channels, found.test_share) == (16, "grey", 0.3)
+        assert (found.size, found.channels, found.test_fraction) == (16, "grey", 0.3)
         assert found == trained.data_of_run(Runs(home.runs).find(teacher))
         assert any(f"run of resnet8, {teacher}" in line for line in said), said
 
@@ -81,7 +81,7 @@ def test_a_run_begins_by_saying_what_it_trains(home, place, teachers):
     listing = list_images(place / "abc", 0.3, 0)
     for words in (
         f"{len(listing.train)} training and {len(listing.test)} test images of 3 classes, 16x16 pixels, 1 channel",
-        "30% for testing, chosen by a hash of their names",
+        "30% for testing, chosen by a hash of the file names",
         "teacher: resnet8 from newest finished run of resnet8",
         "% on the test images",
         "student: resnet8, ",
@@ -116,28 +116,28 @@ def test_a_run_whose_images_have_changed_does_not_go_on(home, place):
     found = Runs(home.runs).find(student)
     (found.path / "summary.json").unlink()
     (place / "changing" / "a" / "0.png").rename(place / "changing" / "a" / "late.png")
-    with pytest.raises(UsageError, match="no longer those that the spec was made for"):
+    with pytest.raises(UsageError, match="have changed since the spec was written"):
         resume(student, home, Silent())
 
 
 def test_weights_are_measured_on_their_own_test_images_wherever_they_are(home, place):
     folder = pictures(place / "split", "abc", 20)
-    settings = {"size": 16, "channels": "grey", "test_share": 0.5, "split_seed": 7}
+    settings = {"size": 16, "channels": "grey", "test_fraction": 0.5, "split_seed": 7}
     teacher, _ = run(home, kind="teacher", model="resnet8", data={"name": folder, **settings})
     weights = Runs(home.runs).find(teacher).weights
     shutil.copy(weights, place / "elsewhere.safetensors")
-    own = measure(home, teacher)["evaluation"]
+    own = evaluate(home, teacher)["evaluation"]
     for name in (teacher, str(weights), str(place / "elsewhere.safetensors")):
         with recorded() as said:
-            found = measure(home, name, dataset=folder)["evaluation"]
+            found = evaluate(home, name, dataset=folder)["evaluation"]
         assert (found["images"], found["top1"]) == (own["images"], own["top1"])
         assert not said
     pictures(place / "split", "abc", 21)
     with recorded() as said:
-        measure(home, teacher)
+        evaluate(home, teacher)
     assert "the images of" in said[-1]
-    with pytest.raises(UsageError, match="no longer those"):
-        Looker(home).student(group(find(home, [teacher]))[0])
+    with pytest.raises(UsageError, match="have changed"):
+        Predictor(home).student(group(find(home, [teacher]))[0])
 
 
 def test_runs_on_different_images_are_different_experiments(home, place, teachers):

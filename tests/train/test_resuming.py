@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers.silent import Silent
-from tekapctl.distill.methods import METHODS
+from tekapctl.distillation.methods import METHODS
 from tekapctl.errors import TekapctlError
 from tekapctl.spec import parse
 from tekapctl.store.home import Home

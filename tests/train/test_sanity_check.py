@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from helpers.silent import Silent
-from tekapctl.distill.methods import METHODS
+from tekapctl.distillation.methods import METHODS
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
@@ -55,7 +55,7 @@ def test_the_sizes_that_are_named_are_the_nearest_that_work(home, size, works):
         return
     with pytest.raises(UsageError) as raised:
         ready(home, method="reviewkd", batch_size=size)
-    assert raised.value.remedy == f"Use --batch-size {works}."
+    assert raised.value.remedy == f"Set batch_size to {works}."
     for each in works.split(" or "):
         ready(home, method="reviewkd", batch_size=int(each))
 
@@ -99,7 +99,7 @@ def test_a_method_that_cannot_be_copied_is_not_tried(home):
     trainer = ready(home, method="reviewkd", batch_size=48).trainer
     scale = nn.Parameter(torch.ones(1))
     trainer.objective.method.scaled = scale * 2  # no leaf of the graph: PyTorch copies none
-    trainer.spec = SimpleNamespace(**{**dict(trainer.spec), "batch_size": 43, "first_epochs": 0, "network": "resnet8"})
+    trainer.spec = SimpleNamespace(**{**dict(trainer.spec), "batch_size": 43, "init_epochs": 0, "network": "resnet8"})
     check_batch_sizes(trainer)
 
 

@@ -110,7 +110,7 @@ def test_a_warm_cache_asks_the_teacher_nothing_and_serves_every_seed_and_fractio
     assert found["complete"]
     assert found["views"] == len(teacher.batches.image_set) * teacher.batches.distinct_views
     again = warm(teacher, lambda done, total: None)
-    assert again["asked"] == 0
+    assert again["computed"] == 0
 
     other = cached_teacher(home, precision="float32", seed=5)
     assert other.store.path == teacher.store.path
@@ -149,7 +149,7 @@ def test_a_damaged_record_is_asked_for_again(home):
     expected = teacher(batch)
     records = teacher.store.path / "records.bin"
     content = bytearray(records.read_bytes())
-    place = int(teacher.places(batch.number, batch.view)[0]) * (teacher.store.identity.words + 1) * 4
+    place = int(teacher.places(batch.source_index, batch.view)[0]) * (teacher.store.identity.words + 1) * 4
     content[place] ^= 255
     records.write_bytes(content)
     found = cached_teacher(home, precision="float32", seed=9)(batch)
@@ -182,7 +182,7 @@ def test_a_run_whose_records_were_lost_goes_on_to_the_bits_of_the_live_teacher(h
     with pytest.raises(StopIteration):
         cached.fit(Silent(), stop)
     state, second_epoch = copy.deepcopy(cached.state()), list(cached.train_batches.epoch(1))
-    later = [place for batch in second_epoch for place in teacher.places(batch.number, batch.view)]
+    later = [place for batch in second_epoch for place in teacher.places(batch.source_index, batch.view)]
     cached.fit(Silent(), Nowhere())
     records = teacher.store.path / "records.bin"
     content, row = bytearray(records.read_bytes()), (teacher.store.identity.words + 1) * 4

@@ -31,19 +31,19 @@ def bench(
     if as_json:
         console.show_json(found.to_dict())
         return
-    total = sum(found.phases.values())
+    total = sum(found.phase_seconds.values())
     console.show_table(
-        f"{found.networks}, {spec.method.name}, batch size {spec.batch_size}, on {found.device}",
+        f"{found.teacher} > {found.student}, {spec.method.name}, batch size {spec.batch_size}, on {found.device}",
         ["phase", "ms>", "%>"],
-        [(name, f"{1000 * time:.2f}", f"{100 * time / total:.1f}") for name, time in found.phases.items()],
+        [(name, f"{1000 * time:.2f}", f"{100 * time / total:.1f}") for name, time in found.phase_seconds.items()],
     )
     console.show_fields(
         {
-            "step": f"{1000 * found.step_seconds:.2f} ms, {found.step_seconds / found.bare_seconds:.2f}x "
-            f"the bare networks (teacher forward, student forward and backward: {1000 * found.bare_seconds:.2f} ms)",
+            "step": f"{1000 * found.step_seconds:.2f} ms, {found.step_seconds / found.network_seconds:.2f}x "
+            f"the bare networks (teacher forward, student forward and backward: {1000 * found.network_seconds:.2f} ms)",
             "speed": f"{found.images_per_second:,.0f} images/s",
             "precision": f"teacher {found.teacher_precision}, student {found.student_precision}",
-            "peak memory": f"{console.size(found.peak_memory_bytes)} ({found.peak_memory_of})",
+            "peak memory": f"{console.format_bytes(found.peak_memory_bytes)} ({found.peak_memory_scope})",
             "whole run": f"{console.duration(found.run_seconds)} for {spec.epochs} epochs, including evaluation",
         }
     )

@@ -31,7 +31,7 @@ def list_cache(as_json: options.Json = False) -> None:
 
     Example: tekapctl cache list
     """
-    from tekapctl.store.cache import list_artifacts
+    from tekapctl.commands.cache import list_artifacts
 
     home = _home()
     found = list_artifacts(home)
@@ -42,7 +42,7 @@ def list_cache(as_json: options.Json = False) -> None:
         console.say(f"The cache in {home.root} is empty. Download something with `tekapctl fetch resnet32x4`.")
         return
     console.show_table(
-        str(home.root), ["kind", "name", "size>"], [(a.kind, a.name, console.size(a.bytes)) for a in found]
+        str(home.root), ["kind", "name", "size>"], [(a.kind, a.name, console.format_bytes(a.bytes)) for a in found]
     )
 
 
@@ -84,7 +84,7 @@ def verify_cache(as_json: options.Json = False) -> None:
 
     Example: tekapctl cache verify
     """
-    from tekapctl.store.cache import verify
+    from tekapctl.commands.cache import verify
 
     checked = verify(_home())
     if as_json:
@@ -106,11 +106,11 @@ def clear_cache(kinds: Kinds = None, yes: options.Yes = False) -> None:
 
     Example: tekapctl cache clear downloads --yes
     """
-    from tekapctl.store.cache import clear
+    from tekapctl.commands.cache import clear
 
     home = _home()
     if yes or typer.confirm(f"Delete {', '.join(kinds) if kinds else 'everything cached'} in {home.root}?", err=True):
         cleared = clear(home, kinds)
         for artifact in cleared.kept:
             console.say(f"{artifact.kind}/{artifact.name} was kept: another process is using it")
-        console.say(f"freed {console.size(cleared.bytes)}")
+        console.say(f"freed {console.format_bytes(cleared.bytes)}")

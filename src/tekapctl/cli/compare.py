@@ -1,6 +1,6 @@
 """`tekapctl compare`."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -63,21 +63,21 @@ def show(found: "list[Group]", baseline: str | None, form: str | None) -> None:
     against = groups.baseline_of(found, baseline)
     rows = table.compare(found, against)
     if form == "json":
-        console.show_json({"baseline": against.label, "groups": [_as_json(row) for row in rows]})
+        console.show_json({"baseline": against.label, "groups": [row.to_dict() for row in rows]})
         return
     if form is not None:
         show_cells([table.cells(rows, against.label)], form)
         return
     _show_table(rows, against.label)
-    significant = [row.label for row in rows if row.corrected is not None and row.corrected < 0.05]
-    few = [row.label for row in rows if row.difference is not None and row.difference.p is None]
+    significant = [row.label for row in rows if row.significant]
+    few = [row.label for row in rows if row.difference is not None and row.difference.p_value is None]
     if significant:
         console.say(f"significant differences from {against.label} after Holm's correction: {'; '.join(significant)}")
     elif len(few) < len(rows) - 1:
         console.say(f"no difference from {against.label} is significant after Holm's correction")
     apart = [each.label for each in found if not each.first.spec.data.has_test_images_of(against.first.spec.data)]
     if apart:
-        console.say(f"not compared with {against.label}, trained or tested on other images: {'; '.join(apart)}")
+        console.say(f"not compared with {against.label}, trained or tested on different images: {'; '.join(apart)}")
     if few:
         console.say(f"too few seeds in common for a test: {'; '.join(few)}")
 
@@ -91,28 +91,19 @@ def show_cells(tables: list[list[list[str]]], form: str) -> None:
 
 
 def _show_table(rows: "list[Row]", baseline: str) -> None:
-    def number(value: float | None, form: str = ".2f") -> str:
-        return "" if value is None else format(value, form)
+    from tekapctl.experiments.comparison.table import difference_cells, number, p_text
 
-    cells = []
-    for row in rows:
-        found = row.difference
-        interval = "" if found is None or found.low is None else f"[{found.low:+.2f}, {found.high:+.2f}]"
-        cells.append(
-            (
-                row.label,
-                str(row.seeds),
-                number(row.last),
-                number(row.deviation),
-                "" if found is None else f"{found.mean:+.2f}",
-                interval,
-                number(row.corrected, ".3f"),
-                number(row.best),
-                number(row.agreement),
-                f"{row.parameters:,}",
-                console.duration(row.seconds),
-            )
+    def percent(value: float | None) -> str:
+        return number(value, scale=100.0)
+
+    cells = [
+        (
+            *(row.label, str(row.top1.seeds), percent(row.top1.mean), percent(row.top1.std)),
+            *(*difference_cells(row.difference, 100.0), p_text(row.p_holm)),
+            *(percent(row.best_top1), percent(row.agreement), f"{row.parameters:,}", console.duration(row.seconds)),
         )
+        for row in rows
+    ]
     console.show_table(
         "",
         [
@@ -122,32 +113,3 @@ def _show_table(rows: "list[Row]", baseline: str) -> None:
         cells,
         optional=("time", "parameters", "agree %", "best %"),
     )
-
-
-def _as_json(row: "Row") -> dict[str, Any]:
-    """A row with all accuracies and differences as fractions of 1."""
-
-    def fraction(value: float | None) -> float | None:
-        return None if value is None else value / 100
-
-    found = row.difference
-    return {
-        "label": row.label,
-        "seeds": row.seeds,
-        "last_top1": fraction(row.last),
-        "std": fraction(row.deviation),
-        "best_top1": fraction(row.best),
-        "agreement": fraction(row.agreement),
-        "parameters": row.parameters,
-        "seconds": row.seconds,
-        "difference": None
-        if found is None
-        else {
-            "pairs": found.pairs,
-            "mean": fraction(found.mean),
-            "low": fraction(found.low),
-            "high": fraction(found.high),
-            "p": found.p,
-            "p_holm": row.corrected,
-        },
-    }

@@ -30,7 +30,7 @@ from rich.text import Text
 
 from tekapctl.errors import TekapctlError
 from tekapctl.logging import ROOT
-from tekapctl.store.atomic import size as size
+from tekapctl.store.atomic import format_bytes as format_bytes
 
 _stderr = Console(stderr=True, highlight=False)
 _stdout = Console(highlight=False)

@@ -17,20 +17,22 @@ def doctor(as_json: options.Json = False) -> None:
         return
     fields = {name: str(version) for name, version in found["versions"].items()}
     for device in found["devices"]:
-        words = [device["is"]]
+        words = [device["description"]]
         if "cores" in device:
             words.append(f"{device['cores']} cores, {device['threads']} threads")
         if device["memory_bytes"] is not None:
-            words.append(console.size(device["memory_bytes"]))
+            words.append(console.format_bytes(device["memory_bytes"]))
         fields[device["name"]] = f"{', '.join(words)}; --precision auto uses {device['precision']}"
     home = found["home"]
     fields["C++ compiler"] = found["compiler"] or "none"
-    fields["home"] = f"{home['path']}, {console.size(home['free_bytes'])} free"
-    fields["cached"] = ", ".join(f"{kind} {console.size(count)}" for kind, count in home["cached"].items()) or "nothing"
-    ready = [name for name, is_ready in found["data_sets"].items() if is_ready]
-    missing = [name for name, is_ready in found["data_sets"].items() if not is_ready]
+    fields["home"] = f"{home['path']}, {console.format_bytes(home['free_bytes'])} free"
+    fields["cached"] = (
+        ", ".join(f"{kind} {console.format_bytes(count)}" for kind, count in home["cached"].items()) or "nothing"
+    )
+    ready = [name for name, is_ready in found["datasets"].items() if is_ready]
+    missing = [name for name, is_ready in found["datasets"].items() if not is_ready]
     fields["data sets"] = ", ".join(ready) + (f"; not downloaded: {', '.join(missing)}" if missing else "")
     fields["extras"] = ", ".join(f"{name} {version or 'not installed'}" for name, version in found["extras"].items())
     console.show_fields(fields)
-    for remark in found["remarks"]:
-        console.say(remark)
+    for warning in found["warnings"]:
+        console.say(warning)

@@ -105,16 +105,15 @@ def evaluate(
     tekapctl evaluate resnet32x4 --dataset cifar100
     tekapctl evaluate latest --attack pgd --corruption all --probe digits
     """
-    from tekapctl.commands.evaluate import measure
-    from tekapctl.commands.robustness.measure import EPSILON, Request
-    from tekapctl.commands.robustness.shift import SEVERITIES
+    from tekapctl.commands import evaluate as command
+    from tekapctl.commands.robustness import EPSILON, SEVERITIES, Request
     from tekapctl.store.home import Home
 
-    result = measure(
+    result = command.evaluate(
         Home.default(),
         reference,
         model=model,
-        arguments=options.named_values(model_args, "--model-arg"),
+        model_args=options.named_values(model_args, "--model-arg"),
         best=best,
         dataset=dataset,
         folder=data_dir,
@@ -170,7 +169,7 @@ def _show(result: dict[str, Any]) -> None:
 def _show_robustness(shifted: list[dict[str, Any]], probed: list[dict[str, Any]]) -> None:
     if shifted:
         columns = ["shift", "top-1 %>", "unchanged %>"]
-        keys = ["top1", "kept"]
+        keys = ["top1", "consistency"]
         if shifted[0]["teacher_top1"] is not None:
             columns += ["teacher %>", "agreement %>"]
             keys += ["teacher_top1", "agreement"]

@@ -85,14 +85,14 @@ def export(
         images=images,
         calibration_images=calibration_images,
         tolerance=tolerance,
-        most_lost=max_accuracy_drop,
+        max_accuracy_drop=max_accuracy_drop,
     )
     result = carry_out(
         Home.default(),
         reference,
         wanted,
         model=model,
-        arguments=options.named_values(model_args, "--model-arg"),
+        model_args=options.named_values(model_args, "--model-arg"),
         best=best,
         dataset=dataset,
         folder=data_dir,
@@ -107,7 +107,7 @@ def _show(result: dict[str, Any]) -> None:
     check, int8, threads = result["check"], result["int8"], result["threads"]
     console.show_fields(
         {
-            "file": f"{result['file']}, {console.size(result['bytes'])}",
+            "file": f"{result['file']}, {console.format_bytes(result['bytes'])}",
             "model card": result["card"],
             "network": f"{result['model']} from {result['source']}",
             "checked on": f"{check['images']:,} test images of {result['dataset']}, on the CPU in batches of "

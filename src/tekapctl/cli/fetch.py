@@ -36,10 +36,8 @@ def fetch(
     tekapctl fetch --list
     tekapctl fetch vgg13 --from vgg13.pth
     """
-    from tekapctl.data import DATASETS
-    from tekapctl.data.datasets.hub import HubSet
-    from tekapctl.data.spec import FROM_THE_HUB
-    from tekapctl.store.catalogue import CATALOGUE
+    from tekapctl.data import DATASETS, data_spec
+    from tekapctl.models.pretrained import CATALOGUE
     from tekapctl.store.download import check_source
     from tekapctl.store.home import Home
 
@@ -52,8 +50,8 @@ def fetch(
         raise UsageError("There is nothing to fetch.", "Name a network or dataset; `tekapctl fetch --list` lists them.")
     known = [*CATALOGUE, *DATASETS]
     for name in wanted:
-        if name.startswith(FROM_THE_HUB):
-            HubSet.parse(name)
+        if name.startswith("hf:"):
+            data_spec(name)
         elif name not in known:
             raise unknown_name("pretrained network or dataset", name, known)
     if source is not None and len(wanted) > 1:
@@ -80,35 +78,33 @@ def fetch(
 
 
 def _fetch_one(home: Any, name: str, *, force: bool, source: str | None, offline: bool) -> dict[str, Any]:
-    from tekapctl import data
-    from tekapctl.data.datasets.hub import HubSet
-    from tekapctl.data.spec import FROM_THE_HUB
-    from tekapctl.store import catalogue
-    from tekapctl.store.offline import no_network
+    from tekapctl.data import data_spec
+    from tekapctl.models import pretrained
+    from tekapctl.store.network import no_network
 
-    if name in catalogue.CATALOGUE:
+    if name in pretrained.CATALOGUE:
         with console.DownloadProgress(name) as report:
-            teacher = catalogue.fetch(home, name, force=force, source=source, offline=offline, report=report)
-        entry = catalogue.CATALOGUE[name]
+            teacher = pretrained.fetch(home, name, force=force, source=source, offline=offline, report=report)
+        entry = pretrained.CATALOGUE[name]
         return {
             "name": name,
             "path": str(teacher.path),
             "what": f"pretrained on {entry.dataset}, published top-1 {entry.accuracy:.2f} %, at {teacher.path}",
         }
     with no_network(name) if offline else nullcontext():
-        if name.startswith(FROM_THE_HUB):
+        section = data_spec(name)
+        if name.startswith("hf:"):  # the library shows its own progress
             console.say(f"fetching {name}")
-            found = HubSet.parse(name)
-            what = found.fetch(home.datasets, force=force, source=source)
-            return {"name": name, "path": str(found.folder(home.datasets)), "what": what}
-        with console.DownloadProgress(name) as report:
-            what = data.data_spec({"name": name}).fetch(home.datasets, force=force, source=source, report=report)
-    return {"name": name, "path": str(home.datasets / name), "what": what}
+            what = section.fetch(home.datasets, force=force, source=source)
+        else:
+            with console.DownloadProgress(name) as report:
+                what = section.fetch(home.datasets, force=force, source=source, report=report)
+    return {"name": name, "path": str(section.location(home.datasets)), "what": what}
 
 
 def _list(home: Any, as_json: bool) -> None:
-    from tekapctl.data import DATASETS, DataSpec
-    from tekapctl.store.catalogue import CATALOGUE, fetched
+    from tekapctl.data import DATASETS
+    from tekapctl.models.pretrained import CATALOGUE, fetched
 
     rows = []
     for name, entry in CATALOGUE.items():
@@ -116,14 +112,14 @@ def _list(home: Any, as_json: bool) -> None:
         rows.append(
             {"name": name, "kind": "teacher", "dataset": entry.dataset, "top1": entry.accuracy, "fetched": there}
         )
-    for name in DATASETS:
+    for name in (each for each in DATASETS if each != "hf"):
         rows.append(
             {
                 "name": name,
                 "kind": "dataset",
                 "dataset": name,
                 "top1": None,
-                "fetched": DATASETS[name].fetch is DataSpec.fetch or (home.datasets / name).is_dir(),
+                "fetched": DATASETS[name].is_included or (home.datasets / name).is_dir(),
             }
         )
     if as_json:

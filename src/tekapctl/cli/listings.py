@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import tekapctl
+from tekapctl import __version__
 from tekapctl.errors import TekapctlError
 from tekapctl.store.home import Home
 
@@ -23,7 +23,7 @@ def cached(name: str, compute: Callable[[], Any]) -> Any:
         name: Of the listing.
         compute: Makes it from plain JSON values; may import PyTorch.
     """
-    path, stamp = Home.default().root / _FILE, stamp_of(Path(tekapctl.__file__).parent)
+    path, stamp = Home.default().root / _FILE, stamp_of(Path(__file__).parents[1])
     kept = _read(path)
     if kept.get("stamp") != stamp:
         kept = {"stamp": stamp}
@@ -50,7 +50,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def stamp_of(folder: Path) -> str:
     """Changes with any source file in a folder: a part is added by adding a file."""
-    digest = hashlib.sha256(tekapctl.__version__.encode())
+    digest = hashlib.sha256(__version__.encode())
     for entry in _files(folder):
         status = entry.stat()
         digest.update(f"{entry.path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
@@ -83,7 +83,7 @@ def model_row(name: str, classes: int, size: int) -> dict[str, Any]:
     """A network and its size."""
     from tekapctl import models
     from tekapctl.models.network import macs, parameters
-    from tekapctl.store.catalogue import CATALOGUE
+    from tekapctl.models.pretrained import CATALOGUE
 
     network = models.build(name, classes)
     pretrained = CATALOGUE.get(name)
@@ -102,7 +102,7 @@ def methods() -> list[dict[str, Any]]:
     """The built-in methods with their papers, formulas and settings."""
 
     def compute() -> list[dict[str, Any]]:
-        from tekapctl.distill.methods import METHODS
+        from tekapctl.distillation.methods import METHODS
 
         return [method_row(name, METHODS[name]) for name in sorted(METHODS.names())]
 

@@ -74,6 +74,6 @@ def show(
 
 
 def _own(name: str) -> dict[str, Any]:
-    from tekapctl.distill.methods import METHODS
+    from tekapctl.distillation.methods import METHODS
 
     return listings.method_row(name, METHODS[name])

@@ -20,18 +20,15 @@ def predict(
 
     Example: tekapctl predict latest photograph.jpg --top 3
     """
-    from dataclasses import asdict
-
-    from tekapctl.commands.evaluate import best_of
     from tekapctl.commands.predict import predict_files
     from tekapctl.store.home import Home
     from tekapctl.train import trained
 
     found = trained.find(Home.default(), reference)
-    network = trained.load(best_of(found) if best else found)
+    network = trained.load(trained.best_of(found) if best else found)
     said = list(predict_files(network, images, top=top))
     if as_json:
-        console.show_json([asdict(each) for each in said])
+        console.show_json([each.to_dict() for each in said])
     else:
         console.show_table(
             "",

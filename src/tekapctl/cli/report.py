@@ -22,6 +22,12 @@ def report(
     name: options.RunsNamed = None,
     every: options.EveryRun = False,
     baseline: options.Baseline = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            "--figures", metavar="DIR", help="Also write PDF and SVG figures for a paper.", rich_help_panel="Output"
+        ),
+    ] = None,
     force: options.Force = False,
 ) -> None:
     """Write a self-contained HTML report about finished runs.
@@ -30,10 +36,14 @@ def report(
 
     Example: tekapctl report --name mine --baseline kd --output mine.html
     """
-    from tekapctl.experiments.comparison import groups
+    from tekapctl.experiments.comparison import groups, table
     from tekapctl.store.home import Home
 
     output = writable(output, force=force)
+    if figures is not None:
+        from tekapctl.commands.report.figures import figure_files, write_figures
+
+        files = figure_files(figures, Home.default(), force=force)
     found = groups.group(
         groups.find(
             Home.default(),
@@ -43,6 +53,10 @@ def report(
         )
     )
     write(found, baseline, output)
+    if figures is not None:
+        against = groups.baseline_of(found, baseline)
+        for file in write_figures(found, table.compare(found, against), against, files):
+            console.show_text(console.printable(str(file)))
 
 
 def writable(output: Path, *, force: bool) -> Path:
@@ -51,8 +65,7 @@ def writable(output: Path, *, force: bool) -> Path:
     Raises:
         UsageError: It is a folder, a device or the home's, or is there already and is not to be replaced.
     """
-    from tekapctl.store.atomic import output_file
-    from tekapctl.store.home import Home
+    from tekapctl.store.home import Home, output_file
 
     return output_file(output, Home.default(), force=force)
 
@@ -67,16 +80,16 @@ def write(found: "list[Group]", baseline: str | None, output: Path, *, quiet: bo
         quiet: Say so on stderr.
         opening: What the page has before all else, as HTML.
     """
-    from tekapctl.commands.report.look import Looker
     from tekapctl.commands.report.page import page
+    from tekapctl.commands.report.predictions import Predictor
     from tekapctl.experiments.comparison import groups, table
     from tekapctl.store.atomic import atomic_path
     from tekapctl.store.home import Home
 
     against = groups.baseline_of(found, baseline)
-    text = page(found, against, table.compare(found, against), Looker(Home.default()), opening)
+    text = page(found, against, table.compare(found, against), Predictor(Home.default()), opening)
     with atomic_path(output) as (part,):
         # Names of classes and files may hold anything.
         part.write_text(text.translate(_CONTROLS), encoding="utf-8", errors="backslashreplace")
-    told = console.printable(f"{output}, {console.size(output.stat().st_size)}")
+    told = console.printable(f"{output}, {console.format_bytes(output.stat().st_size)}")
     (console.say if quiet else console.show_text)(told)

@@ -10,7 +10,8 @@ from tekapctl.cli import complete, console, options
 from tekapctl.errors import TekapctlError
 
 if TYPE_CHECKING:
-    from tekapctl.store.runs import Run, Runs
+    from tekapctl.store.run import Run
+    from tekapctl.store.runs import Runs
 
 app = typer.Typer(
     no_args_is_help=True,

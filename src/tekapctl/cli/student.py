@@ -181,9 +181,9 @@ def student_spec(
     assignments: options.Set = None,
 ) -> "StudentSpec":
     """The spec that the options describe."""
-    from tekapctl.distill.angular import PUBLISHED_VIEWS
-    from tekapctl.distill.methods import METHODS
-    from tekapctl.distill.tekap import TekapSpec
+    from tekapctl.distillation.angular import PUBLISHED_VIEWS
+    from tekapctl.distillation.methods import METHODS
+    from tekapctl.distillation.tekap import TekapSpec
     from tekapctl.experiments import presets
     from tekapctl.spec import StudentSpec
 

@@ -118,7 +118,7 @@ def study(
     standings = sweeping.look(plan, folder) if report_only else sweeping.carry_out(plan, folder, how)
     found = _result(planned, standings, home, output)
     if form == "json":
-        console.show_json(in_fractions(found.to_dict() | {"units": {each.name: each.unit for each in found.outcomes}}))
+        console.show_json(found.to_dict() | {"units": {each.name: each.unit for each in found.outcomes}})
     else:
         _show(found, form)
     if not report_only:
@@ -165,9 +165,9 @@ def _over(texts: list[str] | None) -> dict[str, list[Any]]:
 
 
 def _result(planned: "Planned", standings: Any, home: "Home", output: Path | None) -> "Result":
+    from tekapctl.commands.report.study import opening
     from tekapctl.experiments.comparison.groups import Group
     from tekapctl.experiments.studies.measuring import measured_runs
-    from tekapctl.experiments.studies.report import opening
     from tekapctl.experiments.studies.result import result
 
     with console.CountProgress("runs", "measuring") as progress:
@@ -185,7 +185,7 @@ def _result(planned: "Planned", standings: Any, home: "Home", output: Path | Non
 
 
 def _show(found: "Result", form: str | None) -> None:
-    from tekapctl.experiments.studies.report import arm_cells, contrast_cells
+    from tekapctl.experiments.studies.result import arm_cells, contrast_cells
 
     tables = [(outcome.name, arm_cells(found, number)) for number, outcome in enumerate(found.outcomes)]
     tables.append(("Conclusions", contrast_cells(found)))
@@ -199,31 +199,6 @@ def _show(found: "Result", form: str | None) -> None:
             for column in cells[0]
         ]
         console.show_table(title, columns, cells[1:], optional=("deviation", "std"))
-    console.show_text(found.verdict[-1])
+    console.show_text(found.conclusions[-1])
     if found.finished < found.runs:
         console.say(f"{found.finished} of {found.runs} runs are finished")
-
-
-def in_fractions(result: dict[str, Any]) -> dict[str, Any]:
-    """A study's result with percentages and points as fractions of 1, as in all JSON of the program."""
-    units = result.pop("units")
-    for arm in result["arms"]:
-        for name, cell in arm["outcomes"].items():
-            if cell is not None and units[name] == "points":
-                arm["outcomes"][name] = _scaled(cell)
-    for contrast in result["contrasts"]:
-        if contrast["unit"].startswith("points"):
-            contrast["difference"] = _scaled(contrast["difference"] or {}) or None
-            contrast["unit"] = contrast["unit"].replace("points", "fraction", 1)
-    return result
-
-
-def _scaled(numbers: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of a cell or a difference, divided by 100."""
-    scaled = dict(numbers)
-    for field in ("mean", "deviation", "half_interval", "low", "high"):
-        if isinstance(scaled.get(field), int | float):
-            scaled[field] /= 100
-    if scaled.get("less_first") is not None:
-        scaled["less_first"] = _scaled(scaled["less_first"])
-    return scaled

@@ -146,28 +146,28 @@ def trial(
 ) -> None:
     """Execute one run of a sweep, as its workers do."""
     from tekapctl.experiments.sweeps.folder import read_trial
-    from tekapctl.experiments.sweeps.trial import carry_out
+    from tekapctl.experiments.sweeps.trial import run_trial
 
     _tie(tied)
     one = read_trial(file)
     with console.TrainingProgress(one.label) as progress:
-        carry_out(one, _folder_of(file), progress, retry=retry)
+        run_trial(one, _folder_of(file), progress, retry=retry)
 
 
-@app.command("warm", hidden=True)
-def warm(
+@app.command("fill-cache", hidden=True)
+def fill_cache(
     file: TrialFile,
     epochs: Annotated[int, typer.Option("--epochs")],
     always: Annotated[bool, typer.Option("--always")] = False,
     tied: Tied = False,
 ) -> None:
     """Fill a sweep's teacher cache."""
+    from tekapctl.experiments.sweeps import caches
     from tekapctl.experiments.sweeps.folder import read_trial
-    from tekapctl.experiments.sweeps.trial import warmup
 
     _tie(tied)
     with console.CountProgress("views", "caching teacher outputs") as progress:
-        warmup(read_trial(file), _folder_of(file), epochs, always=always, report=progress)
+        caches.fill_cache(read_trial(file), _folder_of(file), epochs, always=always, report=progress)
 
 
 def _folder_of(file: Path) -> Any:

@@ -148,7 +148,7 @@ def _rows(plan: "Plan", standings: Any) -> list[tuple[str, ...]]:
     from tekapctl.experiments.sweeps.table import rows
 
     def number(value: float | None) -> str:
-        return "" if value is None else f"{value:.2f}"
+        return "" if value is None else f"{100 * value:.2f}"
 
     def count(value: int) -> str:
         return str(value) if value else ""
@@ -158,7 +158,7 @@ def _rows(plan: "Plan", standings: Any) -> list[tuple[str, ...]]:
             row.label,
             f"{row.finished} of {row.trials}",
             *(count(value) for value in (row.running, row.failed, row.waiting)),
-            *(number(value) for value in (row.mean, row.deviation, row.published)),
+            *map(number, row.accuracies),
         )
         for row in rows(plan, standings)
     ]
@@ -249,10 +249,7 @@ def estimate(plan: "Plan", folder: Any, workers: int, *, measured: bool, as_json
                 "macs": macs,
                 "hours": total,
                 "workers": workers,
-                "groups": [
-                    {**each.to_dict(), "published": None if (number := published[each.label]) is None else number / 100}
-                    for each in found
-                ],
+                "groups": [{**each.to_dict(), "published_top1": published[each.label]} for each in found],
             }
         )
         return
@@ -266,9 +263,9 @@ def estimate(plan: "Plan", folder: Any, workers: int, *, measured: bool, as_json
                 str(each.trials),
                 str(each.trials - each.left),
                 f"{each.macs:.3g}",
-                console.size(each.memory_bytes),
+                console.format_bytes(each.memory_bytes),
                 "" if each.seconds is None else console.duration(each.seconds),
-                "" if (number := published[each.label]) is None else f"{number:.2f}",
+                "" if (number := published[each.label]) is None else f"{100 * number:.2f}",
             )
             for each in found
         ],

@@ -76,7 +76,7 @@ def _estimate(spec: "TeacherSpec | StudentSpec", home: Any, *, as_json: bool) ->
             "# MACs per image, teacher": "none" if cost.teacher_macs is None else f"{cost.teacher_macs:,}",
             "# steps": f"{cost.steps:,} ({cost.steps_per_epoch:,} per epoch)",
             "# MACs in total": f"{cost.total_macs:.3g}",
-            "# peak memory, estimated": console.size(cost.memory_bytes),
+            "# peak memory, estimated": console.format_bytes(cost.memory_bytes),
         }
     )
 

@@ -9,7 +9,7 @@ from tekapctl.cli import console, options
 from tekapctl.errors import TekapctlError, UsageError
 
 if TYPE_CHECKING:
-    from tekapctl.commands.watch import State
+    from tekapctl.commands.watch import Progress
 
 
 def watch(
@@ -24,7 +24,7 @@ def watch(
 
     Example: tekapctl watch
     """
-    from tekapctl.commands.watch import look
+    from tekapctl.commands.watch import progress_of
     from tekapctl.store.home import Home
     from tekapctl.store.runs import Runs
 
@@ -32,7 +32,7 @@ def watch(
         raise UsageError("--json prints a single result.", "Add --once.")
     run = Runs(Home.default().runs).find(reference)
     if once:
-        state = look(run)
+        state = progress_of(run)
         if as_json:
             console.show_json(state.to_dict())
         else:
@@ -41,7 +41,7 @@ def watch(
     try:
         with console.WatchDisplay() as show:
             while True:
-                state = look(run)
+                state = progress_of(run)
                 show(state.to_dict())
                 if state.status != "running":
                     break
@@ -52,7 +52,7 @@ def watch(
     _conclude(state)
 
 
-def _conclude(state: "State") -> None:
+def _conclude(state: "Progress") -> None:
     """Say how the run ended.
 
     Raises:

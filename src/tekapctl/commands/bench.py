@@ -1,4 +1,4 @@
-"""Measures the steps of a run without running it."""
+"""Benchmark some steps of a run: time per phase, speed, memory, and an estimate for the whole run."""
 
 import itertools
 import logging
@@ -19,7 +19,7 @@ from tekapctl import data, models
 from tekapctl.data.batches import Batch, Batches
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.device import autocast, describe, resolve_device, resolve_precision, synchronize
-from tekapctl.distill.objective import Distillation
+from tekapctl.distillation.objective import Distillation
 from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models.network import Requires, of_batch
 from tekapctl.randomness import generator
@@ -35,106 +35,94 @@ from tekapctl.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-_WARM_UP = 3
-_MOST_STAND_IN_BYTES = 2**30
+_WARMUP_STEPS = 3
+_MAX_RANDOM_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What the steps of a run cost; times are in seconds.
+    """Measurements of a run's steps; times are in seconds.
 
     Attributes:
-        networks: Teacher and student.
+        teacher: The teacher's network.
+        student: The student's network.
         device: Where they compute.
         teacher_precision: Precision of the teacher's passes.
         student_precision: Precision of the student's passes.
-        steps: How many steps were measured.
-        step_seconds: Median time of a step, on a GPU the mean.
-        phases: Mean time of each phase of a step, in steps that wait for the device after each.
-        bare_seconds: Median time of a live teacher's forward and a student's forward and backward pass, and no more.
-        images_per_second: Training images a second.
-        peak_memory_bytes: The most memory in use at once.
-        peak_memory_of: Whose memory: the device's, or that of the whole process.
-        run_seconds: Estimate for the whole run, tests after each epoch included.
-        stand_ins: What random numbers stood in for.
+        steps: Number of measured steps.
+        step_seconds: Time of a step: the median on a CPU, the mean on other devices.
+        phase_seconds: Mean time of each phase of a step, synchronising the device after each phase.
+        network_seconds: Median time of a live teacher's forward pass and a student's forward and backward pass alone.
+        images_per_second: Training speed.
+        peak_memory_bytes: Peak memory.
+        peak_memory_scope: Whose memory: `device` or `process`.
+        run_seconds: Estimate for the whole run, with a test after each epoch.
+        stand_ins: Unavailable parts replaced by random ones: `teacher`, `dataset`.
     """
 
-    networks: str
+    teacher: str
+    student: str
     device: str
     teacher_precision: str
     student_precision: str
     steps: int
     step_seconds: float
-    phases: dict[str, float]
-    bare_seconds: float
+    phase_seconds: dict[str, float]
+    network_seconds: float
     images_per_second: float
     peak_memory_bytes: int
-    peak_memory_of: str
+    peak_memory_scope: str
     run_seconds: float
     stand_ins: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Plain values, for JSON."""
         return asdict(self)
 
 
-@failures_in_words("measuring the steps")
-def measure_steps(
-    spec: StudentSpec,
-    home: Home,
-    steps: int,
-) -> Benchmark:
-    """Measure some steps of a run; nothing is kept but, if the spec wants it, cached knowledge of their batches.
+@failures_in_words("the benchmark")
+def measure_steps(spec: StudentSpec, home: Home, steps: int) -> Benchmark:
+    """Benchmark the steps of a distillation. Nothing is stored, except cached teacher outputs if the spec uses a cache.
 
     Args:
         spec: The run's spec.
-        home: Where teachers and data sets are.
-        steps: Steps to measure.
+        home: Holds teachers and data sets.
+        steps: Number of steps to measure.
 
     Raises:
-        UsageError: Teacher or data do not fit, or the device is not there.
+        UsageError: Teacher and data do not fit together, or the device is unavailable.
     """
     if spec.ensemble:
-        raise UsageError("bench measures one teacher at a time.", "Give a single --teacher.")
-    device = resolve_device(
-        spec.device,
-    )
+        raise UsageError("Only runs with one teacher can be benchmarked.", "Name a single teacher.")
+    device = resolve_device(spec.device)
     stand_ins: list[str] = []
     teacher, spec = _teacher(spec, home, stand_ins)
     splits = _splits(spec, home, teacher.network.in_channels, stand_ins)
     with tempfile.TemporaryDirectory() as scratch:
-        # What a network with random weights says is not to stay in the cache.
-        kept = Home(Path(scratch)) if stand_ins else home
-        trainer = assemble(spec, splits, [teacher], device, kept)
+        # Outputs of a random network must not stay in the cache.
+        cache_home = Home(Path(scratch)) if stand_ins else home
+        trainer = assemble(spec, splits, [teacher], device, cache_home)
         return _measure(spec, trainer, teacher, steps, tuple(stand_ins))
 
 
-@failures_in_words("measuring the steps")
-def measure_alone(
-    spec: TeacherSpec,
-    home: Home,
-    steps: int,
-) -> float:
-    """Seconds that a run without a teacher takes, estimated from some of its steps; nothing is kept.
+@failures_in_words("the benchmark")
+def measure_alone(spec: TeacherSpec, home: Home, steps: int) -> float:
+    """Estimate the seconds that a run without a teacher takes. Nothing is stored.
 
     Args:
         spec: The run's spec.
-        home: Where data sets are.
-        steps: Steps to measure.
+        home: Holds data sets.
+        steps: Number of steps to measure.
 
     Raises:
-        UsageError: The data do not fit, or the device is not there.
+        UsageError: The data do not fit, or the device is unavailable.
     """
-    device = resolve_device(
-        spec.device,
-    )
+    device = resolve_device(spec.device)
     trainer = assemble(spec, _splits(spec, home, None, []), [], device, home)
     trainer.network.train()
     batches = _batches(trainer)
-    _seconds_a_step(trainer, batches, _WARM_UP)
-    step = _seconds_a_step(trainer, batches, steps)
-    test = _test_seconds(trainer, len(trainer.test_batches.image_set))
-    return spec.total_epochs * (len(trainer.train_batches) * step + test)
+    _mean_step_seconds(trainer, batches, _WARMUP_STEPS)
+    return _run_seconds(spec, trainer, _mean_step_seconds(trainer, batches, steps))
 
 
 def _measure(
@@ -146,71 +134,61 @@ def _measure(
     objective = trainer.objective
     assert isinstance(objective, Distillation)
     if isinstance(objective.teacher, CachedTeacher):
-        # Steps are measured twice on a device that computes by itself, and none of them may ask the live teacher.
-        for batch in itertools.islice(_batches(trainer), _WARM_UP + 2 * steps):
+        # No measured step may run the live teacher. On asynchronous devices steps are measured twice.
+        for batch in itertools.islice(_batches(trainer), _WARMUP_STEPS + 2 * steps):
             objective.teacher(batch)
     trainer.network.train()
-    asked = resolve_precision(spec.precision, device, teacher.network, trains=False)
+    teacher_precision = resolve_precision(spec.precision, device, teacher.network, trains=False)
     live = objective.teacher.live if isinstance(objective.teacher, CachedTeacher) else objective.teacher
     assert isinstance(live, LiveTeacher)
-    step_seconds, bare = _step_and_bare_seconds(trainer, live, steps)
-    phases = _phase_seconds(trainer, steps)
-    peak, peak_of = _peak_memory(device)
-    test = _test_seconds(trainer, len(trainer.test_batches.image_set))
+    step_seconds, network_seconds = _step_and_network_seconds(trainer, live, steps)
+    phase_seconds = _phase_seconds(trainer, steps)
+    peak_memory_bytes, peak_memory_scope = _peak_memory(device)
     return Benchmark(
-        networks=f"{teacher.model} > {spec.student}",
+        teacher=teacher.model,
+        student=spec.student,
         device=describe(device),
-        teacher_precision=str(asked).removeprefix("torch."),
+        teacher_precision=str(teacher_precision).removeprefix("torch."),
         student_precision=str(trainer.precision).removeprefix("torch."),
         steps=steps,
         step_seconds=step_seconds,
-        phases=phases,
-        bare_seconds=bare,
+        phase_seconds=phase_seconds,
+        network_seconds=network_seconds,
         images_per_second=min(spec.batch_size, len(trainer.train_batches.image_set)) / step_seconds,
-        peak_memory_bytes=peak,
-        peak_memory_of=peak_of,
-        run_seconds=spec.total_epochs * (len(trainer.train_batches) * step_seconds + test),
+        peak_memory_bytes=peak_memory_bytes,
+        peak_memory_scope=peak_memory_scope,
+        run_seconds=_run_seconds(spec, trainer, step_seconds),
         stand_ins=stand_ins,
     )
 
 
-def _teacher(
-    spec: StudentSpec,
-    home: Home,
-    stand_ins: list[str],
-) -> tuple[Trained, StudentSpec]:
+def _teacher(spec: StudentSpec, home: Home, stand_ins: list[str]) -> tuple[Trained, StudentSpec]:
     try:
         return find_teacher(spec, home)
     except UsageError:
         if not models.is_known(spec.teacher):
             raise
     stand_ins.append("teacher")
-    logger.info(f"no trained {spec.teacher} for {spec.data.name} is here: one with random weights stands in for it")
+    logger.info(f"no trained {spec.teacher} for {spec.data.name} is available: using random weights instead")
     shape = spec.data.shape(home.datasets)
     network = models.build(spec.teacher, shape.classes, shape.channels, spec.teacher_args).eval()
     name = f"random {spec.teacher}"
-    digest = f"{spec.teacher}".encode().hex().ljust(64, "0")[:64]
+    digest = spec.teacher.encode().hex().ljust(64, "0")[:64]
     return Trained(network, spec.teacher, None, None, digest, Reference(name, home.root, name)), spec
 
 
-def _splits(
-    spec: RunSpec,
-    home: Home,
-    channels: int | None,
-    stand_ins: list[str],
-) -> Splits:
+def _splits(spec: RunSpec, home: Home, channels: int | None, stand_ins: list[str]) -> Splits:
     try:
         return data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=channels)
     except UsageError:
         if spec.data.folder is not None:
             raise
-    stand_ins.append("data set")
-    logger.info(f"the data set {spec.data.name} is not here: random images of its shape stand in for it")
+    stand_ins.append("dataset")
+    logger.info(f"the data set {spec.data.name} is not available: using random images of its shape instead")
     shape = spec.data.shape(home.datasets)
 
     def part(count: int) -> ImageSet:
-        most = max(1, _MOST_STAND_IN_BYTES // (shape.channels * shape.height * shape.width))
-        count = min(count, most)
+        count = min(count, max(1, _MAX_RANDOM_BYTES // (shape.channels * shape.height * shape.width)))
         size = (count, shape.channels, shape.height, shape.width)
         source = generator(torch.device("cpu"), 0, "bench")
         return ImageSet(
@@ -223,9 +201,9 @@ def _splits(
 
     train = part(max(shape.classes, round(shape.train_images * spec.data.kept(home.datasets))))
     test = part(shape.test_images)
-    return (
-        Splits(train, test) if channels is None else Splits(train.with_channels(channels), test.with_channels(channels))
-    )
+    if channels is not None:
+        train, test = train.with_channels(channels), test.with_channels(channels)
+    return Splits(train, test)
 
 
 def _batches(trainer: Trainer) -> Iterator[Batch]:
@@ -234,8 +212,8 @@ def _batches(trainer: Trainer) -> Iterator[Batch]:
     return trainer.marked(itertools.chain.from_iterable(epochs))
 
 
-def _seconds_a_step(trainer: Trainer, batches: Iterator[Batch], steps: int) -> float:
-    """Mean time of some steps, which wait for the device only at the end, as those of a run."""
+def _mean_step_seconds(trainer: Trainer, batches: Iterator[Batch], steps: int) -> float:
+    """Mean time of some steps, synchronising the device only at the end, as in a run."""
     synchronize(trainer.device)
     began = time.perf_counter()
     for batch in itertools.islice(batches, steps):
@@ -244,8 +222,8 @@ def _seconds_a_step(trainer: Trainer, batches: Iterator[Batch], steps: int) -> f
     return (time.perf_counter() - began) / steps
 
 
-def _step_and_bare_seconds(trainer: Trainer, live: LiveTeacher, steps: int) -> tuple[float, float]:
-    """Steps and bare passes in turn, so that whatever else the machine does slows both."""
+def _step_and_network_seconds(trainer: Trainer, live: LiveTeacher, steps: int) -> tuple[float, float]:
+    """Median times of steps and of bare passes, in turn, so that other load on the machine slows both alike."""
     batches = _batches(trainer)
     probe = next(_batches(trainer))
     requires = Requires(strong_view=trainer.objective.requires.strong_view)
@@ -253,9 +231,9 @@ def _step_and_bare_seconds(trainer: Trainer, live: LiveTeacher, steps: int) -> t
     def passes() -> None:
         live(probe)
         with autocast(trainer.device, trainer.precision):
-            said = of_batch(trainer.network.knowledge, trainer.network.normalize, probe, requires)
+            outputs = of_batch(trainer.network.knowledge, trainer.network.normalize, probe, requires)
         trainer.network.zero_grad(set_to_none=True)
-        views = [view.logits.float() for view in (said, said.strong) if view is not None]
+        views = [view.logits.float() for view in (outputs, outputs.strong) if view is not None]
         torch.stack([F.cross_entropy(logits, probe.labels) for logits in views]).sum().backward()
 
     def timed(work: Callable[[], object]) -> float:
@@ -265,11 +243,11 @@ def _step_and_bare_seconds(trainer: Trainer, live: LiveTeacher, steps: int) -> t
         synchronize(trainer.device)
         return time.perf_counter() - began
 
-    pairs = [(timed(lambda: trainer.step(next(batches))), timed(passes)) for _ in range(_WARM_UP + steps)]
-    step, bare = (statistics.median(times) for times in zip(*pairs[_WARM_UP:], strict=True))
+    pairs = [(timed(lambda: trainer.step(next(batches))), timed(passes)) for _ in range(_WARMUP_STEPS + steps)]
+    step, network = (statistics.median(times) for times in zip(*pairs[_WARMUP_STEPS:], strict=True))
     if trainer.device.type != "cpu":
-        step = _seconds_a_step(trainer, batches, steps)  # a run does not wait for the device after each step
-    return step, bare
+        step = _mean_step_seconds(trainer, batches, steps)  # a run does not synchronise after each step
+    return step, network
 
 
 def _phase_seconds(trainer: Trainer, steps: int) -> dict[str, float]:
@@ -289,20 +267,21 @@ def _phase_seconds(trainer: Trainer, steps: int) -> dict[str, float]:
     return phases
 
 
-def _test_seconds(trainer: Trainer, images: int) -> float:
-    """Time of a test after an epoch, from part of it."""
-    sample = trainer.test_batches.image_set
-    some = replace(sample, images=sample.images[:1000], labels=sample.labels[:1000])
+def _run_seconds(spec: RunSpec, trainer: Trainer, step_seconds: float) -> float:
+    """Estimated time of the whole run, with a test after each epoch, which is measured on some of the images."""
+    images = trainer.test_batches.image_set
+    some = replace(images, images=images.images[:1000], labels=images.labels[:1000])
     batches = Batches(some, 500, device=trainer.device, padding=0, flip=False, seed=0)
     predict(trainer.network, batches, trainer.precision)
     synchronize(trainer.device)
     began = time.perf_counter()
     predict(trainer.network, batches, trainer.precision)[0].sum().item()
-    return (time.perf_counter() - began) * images / len(some)
+    test_seconds = (time.perf_counter() - began) * len(images) / len(some)
+    return spec.total_epochs * (len(trainer.train_batches) * step_seconds + test_seconds)
 
 
 def _peak_memory(device: torch.device) -> tuple[int, str]:
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device), "the device"
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024, "the process"
+        return torch.cuda.max_memory_allocated(device), "device"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024, "process"

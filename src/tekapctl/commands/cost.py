@@ -1,4 +1,4 @@
-"""What a run will cost, without running it."""
+"""Estimate a run's compute and memory without running it."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from tekapctl import models
-from tekapctl.distill.methods.crd.crd import CRDSpec
 from tekapctl.errors import failures_in_words
 from tekapctl.models.network import macs, parameters
 from tekapctl.spec import RunSpec, StudentSpec
@@ -15,23 +14,23 @@ from tekapctl.train import trained
 from tekapctl.train.teacher_statistics import images_asked
 
 _BACKWARD = 2
-"""A backward pass costs about two forward passes."""
+"""Cost of a backward pass, in forward passes."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """An estimate of a run's cost.
+    """A run's estimated cost.
 
     Attributes:
-        parameters: Parameters of the learner.
-        macs: Multiply-accumulates of the learner's forward pass for one image.
-        teacher_macs: The teacher's, or all teachers'; None without one.
-        train_images: Images of the training set.
-        steps_per_epoch: Optimiser steps an epoch.
-        steps: Optimiser steps in all.
-        total_macs: Multiply-accumulates of the whole run's networks, backward passes included; what losses and learned
-            views multiply is not counted.
-        memory_bytes: Weights, gradients, momentum, data set and memory banks, and the activations of a batch, at most.
+        parameters: Parameters of the student.
+        macs: Multiply-accumulates of the student's forward pass per image.
+        teacher_macs: The same of all teachers together; None without a teacher.
+        train_images: Training images.
+        steps_per_epoch: Optimiser steps per epoch.
+        steps: Optimiser steps in total.
+        total_macs: Multiply-accumulates of all forward and backward passes; losses and learned views are not counted.
+        memory_bytes: Upper bound on weights, gradients, momentum, data set, the method's memory and the activations of
+            a batch.
     """
 
     parameters: int
@@ -44,19 +43,19 @@ class Cost:
     memory_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Plain values, for JSON."""
         return asdict(self)
 
 
 @failures_in_words("estimating the run")
 def estimate(spec: RunSpec, home: Home) -> Cost:
-    """Estimate a run's cost; needs neither the data set nor the teacher's weights to be there.
+    """Estimate a run's cost. Needs neither the data set nor a pretrained teacher's weights.
 
     Raises:
-        UsageError: The teacher is a run or a file that does not exist.
+        UsageError: The teacher is a run or file that does not exist.
     """
     shape = spec.data.shape(home.datasets)
-    learner = models.build(spec.network, shape.classes, shape.channels, spec.model_args)
+    student = models.build(spec.network, shape.classes, shape.channels, spec.model_args)
     image = (shape.channels, shape.height, shape.width)
     teachers = []
     if isinstance(spec, StudentSpec):
@@ -69,52 +68,47 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
                 teachers.append(trained.load(reference, model=spec.teacher_model, arguments=spec.teacher_args).network)
     count = max(1, round(shape.train_images * spec.data.kept(home.datasets)))
     steps = -(-count // spec.batch_size)
-    learner_macs = macs(learner, image)
+    student_macs = macs(student, image)
     teacher_macs = sum(macs(teacher, image) for teacher in teachers) if teachers else None
-    views = spec.method.views if isinstance(spec, StudentSpec) and spec.beta else 1
-    an_image = views * ((1 + _BACKWARD) * learner_macs + (teacher_macs or 0))
-    an_epoch = count * an_image + shape.test_images * learner_macs
-    asked = images_asked(spec, count) * (teacher_macs or 0) if isinstance(spec, StudentSpec) else 0
+    views = 2 if isinstance(spec, StudentSpec) and spec.requires.strong_view else 1
+    image_macs = views * ((1 + _BACKWARD) * student_macs + (teacher_macs or 0))
+    epoch_macs = count * image_macs + shape.test_images * student_macs
+    statistics_macs = images_asked(spec, count) * (teacher_macs or 0) if isinstance(spec, StudentSpec) else 0
     return Cost(
-        parameters=parameters(learner),
-        macs=learner_macs,
+        parameters=parameters(student),
+        macs=student_macs,
         teacher_macs=teacher_macs,
         train_images=count,
         steps_per_epoch=steps,
         steps=steps * spec.total_epochs,
-        total_macs=float(an_epoch * spec.total_epochs + asked),
-        memory_bytes=_memory(spec, learner, teachers, image, count, home),
+        total_macs=float(epoch_macs * spec.total_epochs + statistics_macs),
+        memory_bytes=_memory(spec, student, teachers, image, count, home),
     )
 
 
 def _memory(
     spec: RunSpec,
-    learner: models.Network,
+    student: models.Network,
     teachers: list[models.Network],
     image: tuple[int, int, int],
     count: int,
     home: Home,
 ) -> int:
-    shape, floats = spec.data.shape(home.datasets), 4
+    shape, float_bytes = spec.data.shape(home.datasets), 4
     channels, height, width = image
     padded = channels * (height + 2 * spec.data.padding) * (width + 2 * spec.data.padding)
-    total = 0 if spec.data.streams(home.datasets) else count * padded + shape.test_images * channels * height * width
-    total += floats * (3 * parameters(learner) + sum(map(parameters, teachers)))
-    total += (
-        floats
-        * spec.batch_size
-        * (_activations(learner, image) + sum(_activations(teacher, image) // 8 for teacher in teachers))
-    )
-    method = getattr(spec, "method", None)
-    if isinstance(method, CRDSpec):
-        entries = method.negatives if method.memory == "queue" else count
-        total += len(teachers) * floats * 2 * entries * method.embedding_width
-        total += floats * 2 * spec.batch_size * (2 * entries + 3 * method.negatives)
+    images = 0 if spec.data.streams(home.datasets) else count * padded + shape.test_images * channels * height * width
+    weights = 3 * parameters(student) + sum(map(parameters, teachers))  # the student's with gradients and momentum
+    # A teacher's pass keeps no activations for a backward pass.
+    activations = _activations(student, image) + sum(_activations(teacher, image) // 8 for teacher in teachers)
+    total = images + float_bytes * (weights + spec.batch_size * activations)
+    if isinstance(spec, StudentSpec):
+        total += spec.method.memory_bytes(count, spec.batch_size, len(teachers))
     return total
 
 
 def _activations(network: models.Network, image: tuple[int, int, int]) -> int:
-    """Numbers that the backward pass of one image keeps: the outputs of all modules without children."""
+    """Numbers kept for the backward pass of one image: the outputs of all leaf modules."""
     kept = 0
 
     def count(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:

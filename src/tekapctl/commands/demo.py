@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tekapctl.experiments.comparison.intervals import paired
+from tekapctl.experiments.comparison.statistics import paired
 from tekapctl.spec import StudentSpec, TeacherSpec, parse
 from tekapctl.store.home import Home
 from tekapctl.train.callbacks import Callback
@@ -110,9 +110,9 @@ def verdict(one: Result, other: Result) -> str:
     """A sentence on the paired differences between two arms."""
     found = paired(*([100 * value for value in result.accuracies] for result in (one, other)))
     names, points = f"{one.arm.title} vs. {other.arm.title}", f"{found.mean:+.2f} points"
-    if found.low is None or found.high is None:
+    if found.ci_low is None or found.ci_high is None:
         return f"{names}: {points}, too few seeds for an interval."
-    interval = f"[{found.low:+.2f}, {found.high:+.2f}]"
-    if found.low <= 0 <= found.high:
+    interval = f"[{found.ci_low:+.2f}, {found.ci_high:+.2f}]"
+    if found.ci_low <= 0 <= found.ci_high:
         return f"{names}: {points} {interval}: no clear difference."
     return f"{names}: {points} {interval}: clearly {'better' if found.mean > 0 else 'worse'}."

@@ -1,21 +1,20 @@
-"""What this machine has, and what will be slow on it: what `tekapctl doctor` does."""
+"""Inspect this machine: versions, devices, data sets, free space, and what will be slow on it."""
 
 import importlib.metadata
 import os
 import platform
 import shutil
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from tekapctl import __version__
+from tekapctl.commands.cache import list_artifacts
 from tekapctl.data import DATASETS, data_spec
 from tekapctl.device import cpu_multiplies_bfloat16, describe_kind, find_compiler, missing_for_compile, unusable_gpu
 from tekapctl.distributed.communicator import processors
 from tekapctl.errors import TekapctlError
-from tekapctl.store.atomic import size
-from tekapctl.store.cache import list_artifacts
+from tekapctl.store.atomic import format_bytes
 from tekapctl.store.home import Home
 
 _EXTRAS = {
@@ -28,71 +27,73 @@ _EXTRAS = {
     "mlflow": "mlflow-skinny",
     "slurm": "submitit",
 }
-"""Optional packages, by the extra of ours that brings them."""
-_LITTLE_ROOM = 5 * 2**30
+"""The main package of each extra."""
+_LOW_SPACE = 5 * 2**30
 
 
 def examine(home: Home) -> dict[str, Any]:
-    """Versions, devices, precision, data and space, and sentences on what will be slow and why.
+    """Inspect this machine.
 
     Args:
-        home: Where everything is kept.
+        home: The home folder.
+
+    Returns:
+        Plain values: `versions`, `devices`, `compiler`, `home`, `datasets` (whether each is available offline),
+        `extras` (installed versions) and `warnings` (sentences on what will be slow or will not work).
     """
-    devices = _devices()
-    there = _existing(home.root)
-    free = shutil.disk_usage(there).free
+    folder = home.root
+    while not folder.exists():
+        folder = folder.parent
     cached: dict[str, int] = {}
     for artifact in list_artifacts(home):
         cached[artifact.kind] = cached.get(artifact.kind, 0) + artifact.bytes
-    found = {
+    report = {
         "versions": {
             "tekapctl": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "torchvision": importlib.metadata.version("torchvision"),
         },
-        "devices": devices,
+        "devices": _devices(),
         "compiler": find_compiler("cpu"),
-        "home": {"path": str(home.root), "writable": os.access(there, os.W_OK), "free_bytes": free, "cached": cached},
-        "data_sets": {name: _is_ready(name, home) for name in DATASETS if name != "folder"},
+        "home": {
+            "path": str(home.root),
+            "writable": os.access(folder, os.W_OK),
+            "free_bytes": shutil.disk_usage(folder).free,
+            "cached": cached,
+        },
+        "datasets": {name: _is_available(name, home) for name in DATASETS if name != "folder"},
         "extras": {extra: _version(package) for extra, package in _EXTRAS.items()},
     }
-    return {**found, "remarks": _remarks(found)}
+    return {**report, "warnings": _warnings(report)}
 
 
 def _devices() -> list[dict[str, Any]]:
-    cores = processors()
-    cpu = {
-        "name": "cpu",
-        "is": describe_kind(torch.device("cpu")),
-        "cores": cores,
-        "threads": torch.get_num_threads(),
-        "memory_bytes": _memory(),
-        "precision": "bfloat16" if cpu_multiplies_bfloat16() else "float32",
-    }
-    found = [cpu]
+    devices: list[dict[str, Any]] = [
+        {
+            "name": "cpu",
+            "description": describe_kind(torch.device("cpu")),
+            "cores": processors(),
+            "threads": torch.get_num_threads(),
+            "memory_bytes": _memory(),
+            "precision": "bfloat16" if cpu_multiplies_bfloat16() else "float32",
+        }
+    ]
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         device = torch.device("cuda", number)
         is_fast = torch.cuda.get_device_capability(device) >= (8, 0)
-        memory = torch.cuda.get_device_properties(device).total_memory
-        found.append(
+        devices.append(
             {
                 "name": f"cuda:{number}",
-                "is": describe_kind(device),
-                "memory_bytes": memory,
+                "description": describe_kind(device),
+                "memory_bytes": torch.cuda.get_device_properties(device).total_memory,
                 "precision": "bfloat16" if is_fast else "float32",
             }
         )
     if torch.backends.mps.is_available():
-        found.append(
-            {
-                "name": "mps",
-                "is": "Apple GPU",
-                "memory_bytes": torch.mps.recommended_max_memory(),
-                "precision": "float32",
-            }
-        )
-    return found
+        memory = torch.mps.recommended_max_memory()
+        devices.append({"name": "mps", "description": "Apple GPU", "memory_bytes": memory, "precision": "float32"})
+    return devices
 
 
 def _memory() -> int | None:
@@ -102,13 +103,7 @@ def _memory() -> int | None:
         return None
 
 
-def _existing(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path
-
-
-def _is_ready(name: str, home: Home) -> bool:
+def _is_available(name: str, home: Home) -> bool:
     try:
         data_spec(name).load(home.datasets, offline=True)
     except TekapctlError:
@@ -123,33 +118,32 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _remarks(found: dict[str, Any]) -> list[str]:
-    """What will be slow, or will not work, and why."""
-    cpu, *others = found["devices"]
-    remarks = []
+def _warnings(report: dict[str, Any]) -> list[str]:
+    """What will be slow or will not work, and why."""
+    (cpu, *others), home = report["devices"], report["home"]
+    warnings = []
     if not others:
-        remarks.append("There is no CUDA device: the published experiments take days on a CPU; begin with small ones.")
+        warnings.append("No CUDA device: the published experiments take days on a CPU. Start with small ones.")
     if cpu["precision"] == "float32" and not others:
-        remarks.append("The processor has no instructions for bfloat16: networks run in float32, about half as fast.")
+        warnings.append("The CPU has no bfloat16 instructions: networks run in float32, about half as fast.")
     if cpu["threads"] > cpu["cores"]:
-        remarks.append(
-            f"PyTorch has {cpu['threads']} threads for {cpu['cores']} cores, which wait for each other: "
+        warnings.append(
+            f"PyTorch uses {cpu['threads']} threads on {cpu['cores']} cores, which slows it down: "
             f"set OMP_NUM_THREADS={cpu['cores']}."
         )
     problem = unusable_gpu()
     if problem is not None:
-        remarks.append(f"{problem} --device auto is the CPU.")
+        warnings.append(f"{problem} --device auto uses the CPU.")
     if any(device["name"] == "mps" for device in others):
-        remarks.append("--device auto is never MPS: ask for it with --device mps.")
+        warnings.append("--device auto does not choose MPS; use --device mps.")
     has_cuda = any(device["name"].startswith("cuda") for device in others)
     missing = missing_for_compile("cuda" if has_cuda else "cpu")
     if missing is not None:
-        remarks.append(f"{missing[0]} {missing[1]}: --compile will not work until then.")
-    home = found["home"]
+        warnings.append(f"{missing[0]} {missing[1]}: --compile will not work until then.")
     if not home["writable"]:
-        remarks.append(f"{home['path']} cannot be written: name another folder by TEKAPCTL_HOME.")
-    if home["free_bytes"] < _LITTLE_ROOM:
-        remarks.append(
-            f"Only {size(home['free_bytes'])} are free for {home['path']}: a teacher's cached knowledge takes more."
+        warnings.append(f"{home['path']} is not writable: set TEKAPCTL_HOME to another folder.")
+    if home["free_bytes"] < _LOW_SPACE:
+        warnings.append(
+            f"Only {format_bytes(home['free_bytes'])} free in {home['path']}: a cache of teacher outputs needs more."
         )
-    return remarks
+    return warnings

@@ -1,15 +1,13 @@
-"""Evaluation of a trained network by name: what `tekapctl evaluate` does."""
+"""Evaluate a trained network, and a student against its teacher."""
 
 import logging
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from tekapctl import data
-from tekapctl.commands.robustness.measure import Request, measure_shifts
-from tekapctl.commands.robustness.transfer import Transfer, linear_probe
+from tekapctl.commands.robustness import Request, Transfer, evaluate_shifts, linear_probe
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
 from tekapctl.device import place, resolve_device, resolve_precision, set_float32_precision
@@ -17,23 +15,19 @@ from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models.external import Arguments
 from tekapctl.spec import StudentSpec, load_of_run
 from tekapctl.store.home import Home
-from tekapctl.train import trained
-from tekapctl.train.evaluation import evaluate, predict
-from tekapctl.train.trained import Reference, Trained
+from tekapctl.train import evaluation, trained
+from tekapctl.train.trained import Trained
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_DATASET = "cifar100"
-"""What the published checkpoints, which do not say, were trained on."""
 
-
-@failures_in_words("measuring the network")
-def measure(
+@failures_in_words("the evaluation")
+def evaluate(
     home: Home,
     name: str,
     *,
     model: str | None = None,
-    arguments: Arguments | None = None,
+    model_args: Arguments | None = None,
     best: bool = False,
     dataset: str | None = None,
     folder: str | None = None,
@@ -42,166 +36,114 @@ def measure(
     batch_size: int = 500,
     robustness: Request | None = None,
     limit: int | None = None,
-    beside_teacher: bool = True,
+    with_teacher: bool = True,
 ) -> dict[str, Any]:
-    """Measure a trained network on a data set's test images.
+    """Evaluate a trained network on a data set's test images.
 
     Args:
-        home: Where runs and fetched teachers are.
+        home: Holds runs, fetched teachers and data sets.
         name: A run, a checkpoint file, or a fetched teacher.
-        model: The network of a checkpoint file that does not say it.
-        arguments: Its arguments, where it is from elsewhere.
-        best: Take a run's best epoch's weights, not the last's.
-        dataset: The data set's name; the one it was trained on if None.
-        folder: A folder with the data set's files.
-        device: Where to compute.
+        model: Architecture of a checkpoint file that states none.
+        model_args: Keyword arguments of an external model.
+        best: Use the weights of a run's best epoch instead of its last.
+        dataset: Name of the data set; None for the one it was trained on.
+        folder: Folder with the data set's files.
+        device: Device to compute on.
         precision: Precision of the forward passes.
-        batch_size: Images at a time.
-        robustness: What is measured beside, on shifted images and on other data sets.
-        limit: Use so many test images, evenly spread, for that; all if None.
-        beside_teacher: Measure a student's teacher beside it.
+        batch_size: Images per forward pass.
+        robustness: Robustness measurements to make as well.
+        limit: Number of test images for these, evenly spread over the set; None for all.
+        with_teacher: Compare a student with its teacher.
+
+    Returns:
+        Plain values. `evaluation` has the fields of `Evaluation`, `robustness` is a list of those of `Robustness`,
+        `transfer` of those of `Transfer`.
 
     Raises:
-        UsageError: Network, data or device are not to be had, or do not fit.
+        UsageError: The network, its data or the device is unavailable, or they do not fit together.
     """
     request = robustness or Request()
     shifts = request.shifts()
     reference = trained.find(home, name, dataset=dataset)
     if best:
-        reference = best_of(reference)
-    network = trained.load(reference, model=model, arguments=arguments)
-    where = resolve_device(
-        device,
-    )
-    set_float32_precision(precision, where)
-    section = data_of(network, dataset, folder)
-    splits = data.load(section, home.datasets, seed=0, in_channels=network.network.in_channels)
-    say_if_changed(network, section, home.datasets)
-    trained.fit_to(network, splits.test, section.described)
-    place(network.network, where)
-    teacher = _teacher_of(home, network, section) if beside_teacher else None
-    of_teacher = None
+        reference = trained.best_of(reference)
+    student = trained.load(reference, model=model, arguments=model_args)
+    target = resolve_device(device)
+    set_float32_precision(precision, target)
+    spec = trained.data_of(student, dataset, folder)
+    splits = data.load(spec, home.datasets, seed=0, in_channels=student.network.in_channels)
+    trained.warn_if_changed(student, spec, home.datasets)
+    teacher = _teacher_of(home, student, spec) if with_teacher else None
+    for each in filter(None, (student, teacher)):
+        trained.fit_to(each, splits.test, spec.described)
+        place(each.network, target)
+    teacher_logits = None
     if teacher is not None:
-        trained.fit_to(teacher, splits.test, section.described)
-        place(teacher.network, where)
-        images = Batches(splits.test, batch_size, device=where, padding=0, flip=False, seed=0)
-        asked = resolve_precision(precision, where, teacher.network, trains=False)
-        of_teacher, _ = predict(teacher.network, images, asked)
-    evaluation = evaluate(
-        network.network,
+        batches = Batches(splits.test, batch_size, device=target, padding=0, flip=False, seed=0)
+        teacher_precision = resolve_precision(precision, target, teacher.network, trains=False)
+        teacher_logits, _ = evaluation.predict(teacher.network, batches, teacher_precision)
+    result = evaluation.evaluate(
+        student.network,
         splits.test,
-        device=where,
-        precision=resolve_precision(precision, where, network.network, trains=False),
-        teacher_logits=of_teacher,
+        device=target,
+        precision=resolve_precision(precision, target, student.network, trains=False),
+        teacher_logits=teacher_logits,
         batch_size=batch_size,
     )
-    found = measure_shifts(
-        network.network,
-        splits.test if limit is None else splits.test.spread(limit),
+    shifted = evaluate_shifts(
+        student.network,
+        splits.test if limit is None else splits.test.subsample(limit),
         shifts,
-        device=where,
+        device=target,
         teacher=None if teacher is None else teacher.network,
         batch_size=batch_size,
     )
-    probed = [_probe(home, probe, network, teacher, splits.test, where) for probe in request.probes]
+    probed = [_probe(home, probe, student, teacher, splits.test, target) for probe in request.probes]
     return {
         "reference": reference.name,
         "source": reference.described,
-        "model": network.model,
-        "dataset": section.described,
+        "model": student.model,
+        "dataset": spec.described,
         "teacher": f"{teacher.model} from {teacher.reference.described}" if teacher else None,
-        "evaluation": evaluation.to_dict(),
-        "robustness": [each.to_dict() for each in found],
-        "transfer": [each.to_dict() for each in probed],
+        "evaluation": result.to_dict(),
+        "robustness": [asdict(each) for each in shifted],
+        "transfer": [asdict(each) for each in probed],
     }
 
 
 def _probe(
-    home: Home,
-    name: str,
-    network: Trained,
-    teacher: Trained | None,
-    seen: ImageSet,
-    device: torch.device,
+    home: Home, name: str, student: Trained, teacher: Trained | None, images: ImageSet, device: torch.device
 ) -> Transfer:
-    """A linear probe on another data set, whose images are brought to the size of those that the network knows."""
+    """Train linear probes on another data set, resized to the images that the network was trained on."""
     logger.info(f"linear probe on {name}")
-    section, size = data.data_spec({"name": name}), seen.image_shape[1:]
+    spec, size = data.data_spec({"name": name}), images.image_shape[1:]
 
     def probe(one: Trained) -> tuple[float, float]:
-        splits = data.load(section, home.datasets, seed=0, in_channels=one.network.in_channels)
+        splits = data.load(spec, home.datasets, seed=0, in_channels=one.network.in_channels)
         return linear_probe(one.network, splits, device=device, size=size)
 
-    top1, decay = probe(network)
-    return Transfer(section.name, top1, decay, None if teacher is None else probe(teacher)[0])
+    top1, weight_decay = probe(student)
+    return Transfer(spec.name, top1, weight_decay, None if teacher is None else probe(teacher)[0])
 
 
-def best_of(reference: Reference) -> Reference:
-    """The same run with its best epoch's weights.
-
-    Raises:
-        UsageError: It is no run, or has none.
-    """
-    path = reference.run.path / "best.safetensors" if reference.run else None
-    if path is None or not path.is_file():
-        raise UsageError(f"There is no best epoch of {reference.described}.", "Leave out --best, or name a run.")
-    return replace(reference, path=path, described=f"{reference.described}, best epoch")
-
-
-def data_of(network: Trained, dataset: str | None, folder: str | None) -> data.DataSpec:
-    """The data set that a network is measured on: the named one, else the one that it was trained on.
-
-    Raises:
-        UsageError: There is no data set of this name.
-    """
-    known = network.data
-    if network.reference.run is not None and known is not None and dataset in (None, known.name):
-        return known if folder is None else known.model_copy(update={"folder": folder})
-    values = {"name": dataset or network.dataset or DEFAULT_DATASET}
-    section = data.data_spec(values if folder is None else {**values, "folder": folder})
-    return section if known is None else section.like(known)
-
-
-def say_if_changed(
-    network: Trained,
-    section: data.DataSpec,
-    downloads: Path,
-) -> None:
-    """Warn of images that are not those that a network was trained on, of which it may know some."""
-    if network.fingerprint is None or network.data is None or network.data.name != section.name:
-        return
-    now = section.model_copy(update={"fingerprint": None}).stamped(downloads).fingerprint
-    if now != network.fingerprint:
-        logger.warning(
-            f"the images of {section.described} are not those that the network was trained on; it may have "
-            "been trained on some of these test images"
-        )
-
-
-def _teacher_of(
-    home: Home,
-    network: Trained,
-    section: data.DataSpec,
-) -> Trained | None:
-    """The teacher of a student's run, if it is still there and is the same."""
-    run = network.reference.run
+def _teacher_of(home: Home, student: Trained, data_spec: data.DataSpec) -> Trained | None:
+    """The teacher of a student's run, if it still exists and has not changed."""
+    run = student.reference.run
     spec = load_of_run(run.path) if run is not None else None
-    if not isinstance(spec, StudentSpec) or spec.data.name != section.name:
+    if not isinstance(spec, StudentSpec) or spec.data.name != data_spec.name:
         return None
     try:
         if spec.ensemble:
-            logger.info("compared with the first of its teachers alone")
+            logger.info("comparing with the first teacher only")
         teacher = trained.load(
-            trained.find(home, spec.teacher, dataset=section.name),
+            trained.find(home, spec.teacher, dataset=data_spec.name),
             model=spec.teacher_model,
             arguments=spec.teacher_args,
         )
     except UsageError as error:
-        logger.info(f"not compared with its teacher: {error.problem}")
+        logger.info(f"not compared with the teacher: {error.problem}")
         return None
     if teacher.digest != spec.teacher_digest:
-        logger.info(
-            f"not compared with its teacher: the weights of {spec.teacher} are no longer those it learned from."
-        )
+        logger.info(f"not compared with the teacher: the weights of {spec.teacher} have changed since the training")
         return None
     return teacher

@@ -1,7 +1,8 @@
-"""What a trained network says of image files: what `tekapctl predict` does."""
+"""Classify image files with a trained network."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -9,60 +10,67 @@ from tekapctl.data.files.decoding import DamagedImageError, decode
 from tekapctl.errors import UsageError
 from tekapctl.train.trained import Trained
 
-_TOGETHER = 64
-_PIXELS = 2**22
-"""Of the images that are classified at once, at most."""
+_MAX_IMAGES = 64
+_MAX_PIXELS = 2**22
+"""Limits of a forward pass."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of an image.
+    """Predicted classes of an image.
 
     Attributes:
-        image: The file, as it was named.
-        classes: Names of classes with their probabilities, the likeliest first.
-        problem: Why there are none.
+        image: The file, as the user named it.
+        classes: Names and probabilities (0 to 1) of the most likely classes, best first.
+        problem: Why the file could not be read; None if it could.
     """
 
     image: str
     classes: tuple[tuple[str, float], ...] = ()
     problem: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        classes = [{"class": name, "probability": probability} for name, probability in self.classes]
+        return {"image": self.image, "classes": classes, "problem": self.problem}
+
 
 def predict_files(trained: Trained, images: Sequence[str], *, top: int = 5) -> Iterator[Prediction]:
-    """The likeliest classes of image files; a file that cannot be read has a problem instead.
+    """Classify image files; an unreadable file yields a prediction with a problem.
 
     Args:
         trained: The network.
         images: Paths.
-        top: How many classes of each.
+        top: Number of classes per image.
 
     Raises:
-        UsageError: The network's file does not say how images are prepared, or what its classes are.
+        UsageError: The network's file does not state its preprocessing or its classes.
     """
-    preparation, names = trained.preparation, trained.classes
-    if preparation is None or names is None:
+    preprocessing, names = trained.preprocessing, trained.classes
+    if preprocessing is None or names is None:
         raise UsageError(
-            f"{trained.reference.described} does not say how its images are prepared and what its classes are.",
+            f"{trained.reference.described} does not state its preprocessing and its classes.",
             "Name a run of `tekapctl runs list`.",
         )
-    height, width = preparation.size
-    together = max(1, min(_TOGETHER, _PIXELS // (height * width)))
-    for start in range(0, len(images), together):
-        read: dict[str, torch.Tensor] = {}
+    height, width = preprocessing.size
+    count = max(1, min(_MAX_IMAGES, _MAX_PIXELS // (height * width)))
+    for start in range(0, len(images), count):
+        batch = images[start : start + count]
+        pixels: dict[str, torch.Tensor] = {}
         problems: dict[str, str] = {}
-        chosen = images[start : start + together]
-        for image in chosen:
+        for image in batch:
             try:
-                read[image] = decode(image, trained.network.in_channels, preparation.size, middle=preparation.middle)
+                pixels[image] = decode(
+                    image, trained.network.in_channels, preprocessing.size, center_crop=preprocessing.crop_fraction
+                )
             except DamagedImageError as error:
                 problems[image] = str(error)
-        said = {}
-        if read:
+        classes: dict[str, tuple[tuple[str, float], ...]] = {}
+        if pixels:
             with torch.inference_mode():
-                shares = trained.network(trained.network.normalize(torch.stack(list(read.values())))).softmax(1)
-            best = shares.topk(min(top, len(names)), dim=1)
-            for image, values, numbers in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
-                said[image] = tuple((names[number], value) for number, value in zip(numbers, values, strict=True))
-        for image in chosen:
-            yield Prediction(image, said.get(image, ()), problems.get(image))
+                stacked = torch.stack(list(pixels.values()))
+                best = trained.network(trained.network.normalize(stacked)).softmax(1).topk(min(top, len(names)), dim=1)
+            for image, values, numbers in zip(pixels, best.values.tolist(), best.indices.tolist(), strict=True):
+                classes[image] = tuple((names[number], value) for number, value in zip(numbers, values, strict=True))
+        for image in batch:
+            yield Prediction(image, classes.get(image, ()), problems.get(image))

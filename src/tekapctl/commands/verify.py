@@ -1,4 +1,4 @@
-"""Check a run's files against their checksums and against each other."""
+"""Check the files of a run against their checksums and against each other."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tekapctl.errors import TekapctlError
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 
 TOLERANCE = 1e-5
-"""Of the top-1 in the weights' metadata, which has six digits."""
+"""Tolerance of the top-1 in the weights' metadata, which has six digits."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Verified:
     Attributes:
         run: The run's id.
         status: Its status.
-        files: How many files with a checksum are whole.
-        problems: What is wrong; empty if nothing is.
+        files: Number of intact files that have a checksum.
+        problems: What is wrong; empty if the run is intact.
     """
 
     run: str
@@ -30,14 +30,13 @@ class Verified:
     problems: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Plain values, for JSON."""
         return asdict(self)
 
 
 def verify(run: Run) -> Verified:
-    """Read all of a run's files, and hold them to their checksums."""
-    checks: list[Callable[[Run], int]] = [_spec, _summary, _metrics, _checksums]
-    checks += [_no_checksum_is_missing]
+    """Read all files of a run and check them."""
+    checks: list[Callable[[Run], int]] = [_spec, _summary, _metrics, _checksums, _has_all_checksums]
     checks += [partial(_weights, name=name) for name in (run.weights.name, "best.safetensors")]
     checks += [partial(_checkpoint, path=path) for path in sorted(run.checkpoints.glob("*.state"))]
     problems: list[str] = []
@@ -83,8 +82,8 @@ def _checksums(run: Run) -> int:
     return 0
 
 
-def _no_checksum_is_missing(run: Run) -> int:
-    """All weights of a finished run have a checksum, and all that have one are there."""
+def _has_all_checksums(run: Run) -> int:
+    """Check that all weights of a finished run have a checksum, and that every file with a checksum exists."""
     known = set(run.checksummed)
     there = {name for name in (run.weights.name, "best.safetensors") if (run.path / name).is_file()}
     if (run.summary() or {}).get("status") == "finished" and (without := there - known):
@@ -120,7 +119,7 @@ def _checkpoint(run: Run, path: Path) -> int:
         checkpoint.read(path, torch.device("cpu"))
     except TekapctlError:
         if not path.exists():
-            return 0  # the run goes on, and has dropped it for a newer one
+            return 0  # the run is still going and has replaced it by a newer one
         raise
     return 1
 

@@ -1,4 +1,4 @@
-"""Fills a store of cached knowledge ahead of time."""
+"""Fill a cache of teacher outputs ahead of training."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,24 +16,19 @@ from tekapctl.train.source import find_teacher
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher
 
 Report = Callable[[int, int], None]
-"""Is told how many views were seen to, of how many."""
+"""Called with the number of views done and their total."""
 
 
-@failures_in_words("asking the teacher")
-def open_cache(
-    spec: StudentSpec,
-    home: Home,
-) -> CachedTeacher:
-    """The cached teacher of a run's spec.
+@failures_in_words("caching the teacher's outputs")
+def open_cache(spec: StudentSpec, home: Home) -> CachedTeacher:
+    """The cached teacher that a run with this spec uses.
 
     Raises:
-        UsageError: Teacher, data or device are not to be had, or do not fit.
+        UsageError: The teacher, the data or the device is unavailable, or they do not fit together.
     """
     if spec.ensemble:
-        raise UsageError("The knowledge of one teacher is cached at a time.", "Give a single --teacher.")
-    device = resolve_device(
-        spec.device,
-    )
+        raise UsageError("Caches are filled for one teacher at a time.", "Name a single teacher.")
+    device = resolve_device(spec.device)
     make_deterministic(device)
     set_float32_precision(spec.precision, device)
     teacher, spec = find_teacher(spec, home)
@@ -47,34 +42,37 @@ def open_cache(
     return CachedTeacher(live, batches, home.knowledge, teacher, spec.data.name)
 
 
-@failures_in_words("asking the teacher")
+@failures_in_words("caching the teacher's outputs")
 def warm(cached: CachedTeacher, report: Report) -> dict[str, Any]:
-    """Ask the teacher for every view of every training image that is not known yet; what is done is kept if it breaks.
+    """Compute the teacher's outputs for all views of all training images that are not cached yet.
+
+    An interruption loses nothing that was computed.
 
     Args:
         cached: The cached teacher.
-        report: Is told how far it is.
+        report: Called after each batch.
 
     Returns:
-        What came of it, as plain values.
+        Plain values: `store` (its folder), `views` (all of them), `computed` (those not cached before), `complete`,
+        `bytes` and `bytes_when_full`.
     """
     batches = cached.batches
-    numbers = batches.image_set.numbers
+    numbers = batches.image_set.source_index
     views = torch.arange(0, batches.views, 1 if batches.flip else 2)
-    total, seen, asked = len(batches.image_set) * len(views), 0, 0
+    total, done, computed = len(batches.image_set) * len(views), 0, 0
     for part in torch.arange(total).split(cached.live.batch_size):
-        # View by view, so that what is there when it breaks serves all images alike.
+        # View by view, so that an interrupted cache covers all images evenly.
         view, index = views[part // len(batches.image_set)], part % len(batches.image_set)
-        asked += cached.warm(index if numbers is None else numbers[index], index, view)
-        seen += len(part)
-        report(seen, total)
+        computed += cached.warm(index if numbers is None else numbers[index], index, view)
+        done += len(part)
+        report(done, total)
         if cached.store.is_full:
             break
     return {
         "store": str(cached.store.path),
         "views": total,
-        "asked": asked,
-        "complete": seen == total and not cached.store.is_full,
+        "computed": computed,
+        "complete": done == total and not cached.store.is_full,
         "bytes": cached.store.bytes_used,
         "bytes_when_full": cached.store.identity.bytes,
     }

@@ -1,33 +1,33 @@
-"""A run as it stands, seen from outside: read from its files, and never in its way."""
+"""The progress of a run, read from its files without disturbing it."""
 
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tekapctl.errors import TekapctlError
-from tekapctl.store.runs import Run, Status
+from tekapctl.store.run import Run, Status
 
 _NEEDED = ("epoch", "train_loss", "train_top1", "test_top1", "images_per_second", "train_seconds", "test_seconds")
 _RECENT = 5
-"""How many of the last epochs say how long the next ones take."""
+"""Number of the latest epochs that the estimate of the remaining time uses."""
 
 
 @dataclass(frozen=True)
-class State:
-    """How far a run is.
+class Progress:
+    """How far a run has got.
 
     Attributes:
         run: Its id.
-        status: Whether it goes on.
-        epoch: Epochs done.
-        epochs: Epochs in all, if it is known.
-        step: Steps done of the epoch under way, as far as they were noted.
-        steps: Steps of an epoch, if it is known.
-        best_top1: The best top-1 so far, as a share.
-        best_epoch: Its epoch.
-        seconds_left: About how long it will take; None where nothing tells, or it does not run.
+        status: Its status.
+        epoch: Finished epochs.
+        epochs: Total epochs, if known.
+        step: Recorded steps of the current epoch.
+        steps: Steps per epoch, if known.
+        best_top1: Best top-1 accuracy so far, a fraction.
+        best_epoch: Epoch of the best top-1.
+        seconds_left: Estimated remaining time; None if unknown or if the run is not running.
         error: Why it failed.
-        metrics: All epochs' metrics.
+        metrics: The metrics of each epoch.
     """
 
     run: str
@@ -43,17 +43,17 @@ class State:
     metrics: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """Plain values, for JSON."""
         return asdict(self)
 
 
-def look(run: Run) -> State:
-    """A run's state.
+def progress_of(run: Run) -> Progress:
+    """Read a run's progress.
 
     Raises:
-        TekapctlError: Its folder is gone.
+        TekapctlError: Its folder was removed.
     """
-    # The status comes first: what is read after the run has ended is all that there will be.
+    # Read the status first: if the run has ended, the files read next are final.
     status = run.status
     if not run.path.is_dir():
         raise TekapctlError(f"The run {run.id} was removed.", "`tekapctl runs list` lists the runs.")
@@ -62,17 +62,17 @@ def look(run: Run) -> State:
         for entry in run.metrics()
         if all(name in entry for name in _NEEDED)
     ]
-    noted = run.progress()
+    recorded = run.progress()
     epoch = metrics[-1]["epoch"] if metrics else 0
-    epochs = int(noted.get("epochs", 0)) or None
-    steps = int(noted.get("steps", 0)) or None
-    # A note of another epoch is one from before the last line of metrics.
-    step = int(noted.get("step", 0)) if steps and status != "finished" and noted.get("epoch") == epoch else 0
-    # A first stage has no best epoch: the student is not yet what it will be.
+    epochs = int(recorded.get("epochs", 0)) or None
+    steps = int(recorded.get("steps", 0)) or None
+    # A record of another epoch is older than the last line of metrics.
+    step = int(recorded.get("step", 0)) if steps and status != "finished" and recorded.get("epoch") == epoch else 0
+    # Epochs of the init stage cannot be the best: the student is not trained yet.
     counted = [entry for entry in metrics if "train_first_stage" not in entry]
     best = max(counted, key=lambda entry: entry["test_top1"], default=None)
     error = (run.summary() or {}).get("error")
-    return State(
+    return Progress(
         run=run.id,
         status=status,
         epoch=epoch,
@@ -81,7 +81,7 @@ def look(run: Run) -> State:
         steps=steps,
         best_top1=best["test_top1"] if best else None,
         best_epoch=best["epoch"] if best else None,
-        seconds_left=_left(metrics, epochs, step, steps, float(noted.get("steps_per_second", 0)))
+        seconds_left=_left(metrics, epochs, step, steps, float(recorded.get("steps_per_second", 0)))
         if status == "running"
         else None,
         error=None if error is None else str(error),
@@ -90,16 +90,16 @@ def look(run: Run) -> State:
 
 
 def _left(metrics: list[dict[str, Any]], epochs: int | None, step: int, steps: int | None, rate: float) -> float | None:
-    """Seconds that a run will take, by its last epochs; by its steps while there is no epoch yet."""
+    """Remaining seconds, estimated from the latest epochs, or from the steps of the first one."""
     if epochs is None:
         return None
     recent = metrics[-_RECENT:]
     if recent:
-        an_epoch = sum(entry["train_seconds"] + entry["test_seconds"] for entry in recent) / len(recent)
+        epoch_seconds = sum(entry["train_seconds"] + entry["test_seconds"] for entry in recent) / len(recent)
     elif steps and rate > 0:
-        an_epoch = steps / rate
+        epoch_seconds = steps / rate
     else:
         return None
     done = (metrics[-1]["epoch"] if metrics else 0) + (step / steps if steps else 0)
-    left = max(0.0, an_epoch * (epochs - done))
+    left = max(0.0, epoch_seconds * (epochs - done))
     return left if math.isfinite(left) else None

@@ -1,70 +1,119 @@
-"""What all fetched data sets have in common: each is replaced when its successor is complete and can be read."""
+"""Fetches published data sets; a folder is replaced only once its successor is complete and was read."""
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from tekapctl.data.spec import DataSpec, has_md5
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.atomic import atomic_folder, delete, filling
+from tekapctl.store.atomic import atomic_folder, delete, replacement_lock
+from tekapctl.store.download import Downloaded, download, file_in, published
+from tekapctl.store.http import Report
+
+_ARCHIVES = (".tar.gz", ".zip")
 
 
-def fetch_whole(
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file of a published data set.
+
+    Attributes:
+        name: Its name.
+        addresses: Where it is published, in order of preference.
+        max_bytes: A larger file is refused.
+        md5: Its published MD5, if there is one.
+    """
+
+    name: str
+    addresses: Sequence[str]
+    max_bytes: int
+    md5: str | None = None
+
+
+def download_files(
+    files: Sequence[PublishedFile],
     folder: Path,
-    fill: Callable[[Path, Path], None],
-    describe: Callable[[Path], str],
+    parts: Path,
+    unpack: Callable[[Downloaded, Path, str], None],
     *,
-    anew: bool,
-    published: Mapping[str, str] | None = None,
-) -> str:
-    """Make a data set's folder, unless it is there and whole; returns what is there, for the user.
+    source: str | None,
+    report: Report,
+) -> None:
+    """Download the files of a data set into a folder.
 
     Args:
-        folder: Its place. What is there stays until the new one is complete and was read.
-        fill: Writes the data set's files into a new folder; a second one is for parts of downloads, which stay where
-            they broke off.
-        describe: Reads the data set in a folder, and says how large it is.
-        anew: Although it is there.
-        published: The MD5 of its files; if it is there and differs, the user is told so.
+        files: The files.
+        folder: Where they go.
+        parts: Where unfinished downloads are kept.
+        unpack: Puts a downloaded file, whose published name is the last argument, into the folder.
+        source: A file or folder to take them from, which needs no published checksum. Default: the published addresses.
+        report: Receives the progress.
 
     Raises:
-        UsageError: What came is not the data set.
-        TekapctlError: It could not be had, or not be written.
+        UsageError: A file is not the published one.
+        TekapctlError: A file could not be downloaded.
+    """
+    for file in files:
+        suffixes = [suffix for suffix in _ARCHIVES if file.name.endswith(suffix)] if len(files) == 1 else []
+        sources = [file_in(source, file.name, *suffixes)] if source else published(*file.addresses)
+        with download(sources, parts, file.name, max_bytes=file.max_bytes, report=report) as found:
+            if source is None and file.md5 is not None and not _has_md5(found.path, file.md5):
+                raise UsageError(
+                    f"{found.path.name} is not the file that was published: its MD5 is not {file.md5}.",
+                    "Fetch it again, or name another source.",
+                )
+            unpack(found, folder, file.name)
+
+
+def replace_folder(
+    folder: Path,
+    fill: Callable[[Path, Path], None],
+    check: Callable[[Path], str],
+    *,
+    force: bool,
+    md5: Mapping[str, str] | None = None,
+) -> str:
+    """Make a data set's folder unless it exists and is complete; returns what is in it, for the user.
+
+    Args:
+        folder: The data set's folder. It stays as it is until the new one is complete and was read.
+        fill: Writes the data set's files into a new folder; the second folder keeps unfinished downloads.
+        check: Reads the data set in a folder and returns its size in words.
+        force: Replace the folder even if it is complete.
+        md5: The MD5 of its published files; the user is told if a file differs.
+
+    Raises:
+        UsageError: The files are not those of the data set.
+        TekapctlError: They could not be downloaded or written.
     """
     parts = folder.with_name(f".{folder.name}.parts")
-    with filling(folder):
-        if not anew and folder.is_dir():
+    with replacement_lock(folder):
+        if not force and folder.is_dir():
             try:
-                found = f"{describe(folder)} at {folder}{_difference(folder, published or {})}"
+                found = check(folder)
             except TekapctlError:
-                pass  # it is damaged
+                pass  # damaged: fetch it again
             else:
                 delete(parts)
-                return found
+                files = ((folder / name, digest) for name, digest in (md5 or {}).items())
+                differs = any(path.is_file() and not _has_md5(path, digest) for path, digest in files)
+                note = ", which is not the published one: --force replaces it" if differs else ""
+                return f"{found} at {folder}{note}"
         with atomic_folder(folder) as stage:
             new = stage / folder.name
             try:
                 new.mkdir()
                 fill(new, parts)
-                found = describe(new)
+                found = check(new)
             except UsageError as error:
-                raise _explained(error, new, folder) from None
+                # The new folder is deleted now; say what is left instead.
+                problem = error.problem.replace(f"{new}/", "").replace(str(new), folder.name)
+                kept = f" {folder} stays as it is." if folder.exists() else ""
+                raise type(error)(problem + kept, error.remedy) from None
         delete(parts)
     return f"{found} at {folder}"
 
 
-def count_images(spec: DataSpec, folder: Path) -> str:
-    """How many images a data set has in a folder, for the user; all of them are read."""
-    splits = spec.model_copy(update={"folder": str(folder)}).load(folder.parent, offline=True)
-    return f"{len(splits.train) + len(splits.test):,} images"
-
-
-def _difference(folder: Path, published: Mapping[str, str]) -> str:
-    differ = [name for name, md5 in published.items() if (folder / name).is_file() and not has_md5(folder / name, md5)]
-    return ", which is not the published one: --force replaces it" if differ else ""
-
-
-def _explained(error: UsageError, new: Path, folder: Path) -> UsageError:
-    """The error without the place that nobody finds any more, and with what is still there."""
-    problem = error.problem.replace(f"{new}/", "").replace(str(new), folder.name)
-    kept = f" {folder} stays as it is." if folder.exists() else ""
-    return type(error)(problem + kept, error.remedy)
+def _has_md5(path: Path, expected: str) -> bool:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == expected

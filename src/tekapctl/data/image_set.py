@@ -1,10 +1,10 @@
-"""Images with their labels, whole in memory or still in their files."""
+"""Images with their labels, in memory or in files."""
 
 import hashlib
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from tekapctl.data.files.streaming import ImageFiles
@@ -17,16 +17,16 @@ class ImageSet:
     """Images of a classification task.
 
     Attributes:
-        images: Pixels from 0 to 255, or the files that have them.
-        labels: Class numbers from 0.
-        classes: Names of the classes, by number.
-        mean: Mean of each channel over the training images, in units of full brightness.
+        images: Pixels from 0 to 255, or the image files.
+        labels: Class numbers, starting at 0.
+        classes: Class names, by number.
+        mean: Mean of each channel over the training images, in [0, 1].
         std: Standard deviation of each channel, in the same units.
-        numbers: The images' numbers in the whole set, where this is a share of it; else None.
-        whole: The images of the whole set, where this is a share of it.
+        source_index: For a subset, the index of each image in the full set; else None.
+        full_images: For a subset, the images of the full set; else None.
 
     Raises:
-        UsageError: Images and labels do not belong together.
+        UsageError: The numbers of images and labels differ, or a label is out of range.
     """
 
     images: UInt8[Tensor, "n c h w"] | ImageFiles
@@ -34,17 +34,17 @@ class ImageSet:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    numbers: Int64[Tensor, " n"] | None = None
-    whole: UInt8[Tensor, "all _c h w"] | ImageFiles | None = None
+    source_index: Int64[Tensor, " n"] | None = None
+    full_images: UInt8[Tensor, "all _c h w"] | ImageFiles | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels) or not len(self.labels):
             raise UsageError(
-                f"The data set is damaged: {len(self.images)} images and {len(self.labels)} labels.", "Fetch it anew."
+                f"The data set is damaged: {len(self.images)} images and {len(self.labels)} labels.", "Fetch it again."
             )
         if int(self.labels.min()) < 0 or int(self.labels.max()) >= len(self.classes):
             raise UsageError(
-                f"The data set is damaged: a label is beyond its {len(self.classes)} classes.", "Fetch it anew."
+                f"The data set is damaged: a label exceeds its {len(self.classes)} classes.", "Fetch it again."
             )
 
     def __len__(self) -> int:
@@ -57,66 +57,69 @@ class ImageSet:
         return channels, height, width
 
     @property
-    def middle(self) -> float:
-        """How much of the largest middle part of a file's image is shown, as a share of its side."""
-        return self.images.middle if isinstance(self.images, ImageFiles) else 1.0
+    def center_crop(self) -> float:
+        """The fraction of an image file's largest center crop that is shown, by side length."""
+        return self.images.center_crop if isinstance(self.images, ImageFiles) else 1.0
 
     def subset(self, fraction: float | int, seed: int, imbalance: float | int = 1) -> "ImageSet":
-        """A share of each class's images, at least one, drawn by seed; samples keep their order and are numbered anew.
+        """A random subset with a fraction of each class's images, and at least one; samples keep their order.
 
         Args:
-            fraction: Share of each class's images, above 0 and at most 1.
+            fraction: Fraction of each class's images, above 0 and at most 1.
             seed: Equal seeds give equal subsets.
-            imbalance: How many times the first class's share the last one's is; between them shares fall exponentially.
+            imbalance: Ratio of the first class's fraction to the last one's; see `long_tail`.
         """
         if fraction >= 1 and imbalance == 1:
             return self
-        shares = [fraction * share for share in long_tail(len(self.classes), imbalance)]
+        fractions = [fraction * each for each in long_tail(len(self.classes), imbalance)]
         source = generator(torch.device("cpu"), seed, "subset")
         kept = []
         for label in range(len(self.classes)):
             members = (self.labels == label).nonzero().flatten()
             if len(members):
-                count = max(1, round(shares[label] * len(members)))
+                count = max(1, round(fractions[label] * len(members)))
                 kept.append(members[torch.randperm(len(members), generator=source)[:count]])
         chosen = torch.cat(kept).sort().values
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen], numbers=chosen, whole=self.images)
+        return replace(
+            self,
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            source_index=chosen,
+            full_images=self.images,
+        )
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the whole set's pixels; shares of one set have the same."""
-        whole = self.images if self.whole is None else self.whole
-        digest = hashlib.sha256(repr((tuple(whole.shape), self.image_shape)).encode())
-        if isinstance(whole, ImageFiles):
-            digest.update(whole.identify())
+        """SHA-256 of the full set's pixels; all subsets of a set have the same."""
+        full = self.images if self.full_images is None else self.full_images
+        digest = hashlib.sha256(repr((tuple(full.shape), self.image_shape)).encode())
+        if isinstance(full, ImageFiles):
+            digest.update(full.identify())
         else:
-            for part in whole.split(4096):
+            for part in full.split(4096):
                 digest.update(part.numpy().tobytes())
         return digest.hexdigest()
 
-    def spread(self, count: int) -> "ImageSet":
-        """So many of the samples, evenly spread over the set; all where there are no more.
-
-        Args:
-            count: How many.
-        """
+    def subsample(self, count: int) -> "ImageSet":
+        """At most `count` samples, evenly spaced over the set."""
         if count >= len(self):
             return self
         chosen = torch.arange(count) * len(self) // count
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
+        index = None if self.source_index is None else self.source_index[chosen]
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen], source_index=index)
 
     def with_channels(self, channels: int) -> "ImageSet":
-        """The set in as many channels as a network takes: grey is repeated.
+        """The set in the number of channels that a network takes; a single channel is repeated.
 
         Raises:
-            UsageError: The images are not grey and have another number of channels.
+            UsageError: The images have several channels, and not that many.
         """
         own = self.images.shape[1]
         if own == channels:
             return self
         if own != 1:
             raise UsageError(
-                f"The images have {own} channels, and the network takes {channels}.",
+                f"The images have {own} channels, but the network takes {channels}.",
                 "Use a network trained on such images.",
             )
         return replace(
@@ -128,26 +131,46 @@ class ImageSet:
 
 
 def long_tail(classes: int, imbalance: float | int) -> list[float]:
-    """The share of each class's images that is kept: `imbalance ** (-i / (classes - 1))`.
+    """The fraction of each class's images that is kept: `imbalance ** (-i / (classes - 1))` for class i.
 
     Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019.
 
     Args:
-        classes: How many there are.
-        imbalance: Ratio of the first class's to the last one's.
+        classes: Number of classes.
+        imbalance: Ratio of the first class's fraction to the last one's.
     """
     return [float(imbalance) ** (-number / max(1, classes - 1)) for number in range(classes)]
 
 
+ChannelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, in [0, 1]."""
+
+
+def histogram(images: UInt8[Tensor, "n c h w"]) -> Float64[Tensor, "c 256"]:
+    """The number of pixels of each value in each channel."""
+    channels = images.shape[1]
+    return torch.stack([torch.bincount(images[:, c].flatten().int(), minlength=256) for c in range(channels)]).double()
+
+
+def channel_statistics(counts: Float64[Tensor, "c 256"]) -> ChannelStatistics:
+    """Mean and standard deviation of each channel, from its histogram."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    weights = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    mean = weights @ levels
+    std = (weights @ levels.square() - mean.square()).clamp(min=0).sqrt()
+    # The standard deviation of a constant channel is zero, by which nothing can be divided.
+    return tuple(mean.tolist()), tuple(max(value, 1 / 255) for value in std.tolist())
+
+
 @dataclass(frozen=True)
 class Splits:
-    """A data set's two image sets.
+    """The training and test images of a data set.
 
     Attributes:
-        train: To learn from.
-        test: To measure on.
-        notes: What the user should know of them.
-        split: How the two were told apart.
+        train: Training images.
+        test: Test images.
+        notes: What the user should know about them.
+        split: How the two were separated.
     """
 
     train: ImageSet

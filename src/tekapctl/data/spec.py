@@ -1,25 +1,26 @@
-"""What a data set is: its settings, and how its images are had; each is one file beside this one."""
+"""The settings of data sets, and how their images are fetched and loaded; each data set has a file in `datasets/`."""
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
+from tekapctl.data.fetching import PublishedFile, download_files, replace_folder
 from tekapctl.data.image_set import Splits, long_tail
 from tekapctl.errors import UsageError
 from tekapctl.registry import Registry
 from tekapctl.settings import Settings
-from tekapctl.store.download import Report, silent
+from tekapctl.store.download import Downloaded, silent
 from tekapctl.store.home import expand_user
+from tekapctl.store.http import Report
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What is known of a data set before it is loaded."""
+    """The size of a data set, known before it is loaded."""
 
     train_images: int
     test_images: int
@@ -29,106 +30,114 @@ class Shape:
     width: int
 
 
-_MOST_PADDING = 64
+_MAX_PADDING = 64
 
 
 class DataSpec(Settings, ABC):
-    """The settings that all data sets have; each has a subclass in its own file."""
+    """The settings that all data sets have."""
 
     name: str = Field(description="Name of the data set.")
     folder: str | None = Field(None, min_length=1, max_length=4096, description="A folder that holds its files.")
-    train_fraction: float = Field(1.0, gt=0, le=1, description="Share of each class's training images, drawn by seed.")
+    train_fraction: float = Field(
+        1.0, gt=0, le=1, description="Fraction of each class's training images, drawn by seed."
+    )
     imbalance: float = Field(
         1.0,
         ge=1,
         le=1e6,
-        description="How many times as many training images the first class keeps as the last one; numbers fall "
-        "exponentially between them.",
+        description="Ratio of the training images of the first class to those of the last one; the numbers decrease "
+        "exponentially in between.",
     )
-    padding: int = Field(description="Black pixels at each side before random cropping; 0 does not crop.")
-    flip: bool = Field(description="Whether training images are flipped at random.")
+    padding: int = Field(description="Black pixels added on each side before random cropping; 0 disables cropping.")
+    flip: bool = Field(description="Flip training images horizontally at random.")
     fingerprint: str | None = Field(
         None,
         pattern="^[0-9a-f]{64}$",
-        description="Of image files: SHA-256 of the names, sizes and classes in both sets. A run fills it in when it "
-        "starts, and refuses other files where it is given.",
+        description="For image files: SHA-256 of the names, sizes and classes of all files. A run fills it in when it "
+        "starts; if it is given, other files are refused.",
     )
+    needs_location: ClassVar[bool] = False
+    """Whether its name alone does not say where its images are."""
+    is_included: ClassVar[bool] = False
+    """Whether its images come with the program."""
 
     @field_validator("padding")
     @classmethod
     def _check_padding(cls, padding: int) -> int:
-        # Data sets with a default of their own declare the field anew, which drops its bounds.
-        if not 0 <= padding <= _MOST_PADDING:
-            raise ValueError(f"padding is from 0 to {_MOST_PADDING}")
+        # Data sets with another default declare the field again, which drops its bounds.
+        if not 0 <= padding <= _MAX_PADDING:
+            raise ValueError(f"padding must be from 0 to {_MAX_PADDING}")
         return padding
 
     @property
     def described(self) -> str:
-        """Its name, and where its images are if they are the user's own."""
+        """Its name, and the location of the user's own images."""
         return self.name
 
     @property
-    def recrop(self) -> bool:
-        """Whether training takes another random part of each image in each epoch."""
+    def random_resized_crop(self) -> bool:
+        """Whether training images are cropped as by torchvision's RandomResizedCrop."""
         return False
 
     @property
     def is_subset(self) -> bool:
-        """Whether only a part of the training images, drawn by seed, is trained on."""
+        """Whether a run trains on a random subset of the training images."""
         return self.train_fraction < 1 or self.imbalance > 1
 
+    @property
+    def absolute_folder(self) -> str | None:
+        """The absolute path of `folder`: a run is resumed and evaluated from other working folders too.
+
+        Raises:
+            UsageError: It begins with `~NAME`, and there is no such user.
+        """
+        return None if self.folder is None else str(expand_user(self.folder).resolve())
+
     def kept(self, downloads: Path) -> float:
-        """About the share of the training images that is trained on."""
-        shares = long_tail(self.shape(downloads).classes, self.imbalance)
-        return self.train_fraction * sum(shares) / len(shares)
+        """The approximate fraction of the training images that a run trains on."""
+        fractions = long_tail(self.shape(downloads).classes, self.imbalance)
+        return self.train_fraction * sum(fractions) / len(fractions)
 
     def streams(self, downloads: Path) -> bool:
-        """Whether images stay in their files until they are asked for."""
+        """Whether images are decoded only when they are needed."""
         return False
 
-    def stamped(self, downloads: Path) -> "DataSpec":
-        """The same settings with the fingerprint of the images that are there now; a known data set needs none.
+    def with_fingerprint(self, downloads: Path) -> "DataSpec":
+        """The same settings with the fingerprint of the current images and the absolute path of their folder.
 
         Args:
             downloads: Where data sets are kept.
 
         Raises:
-            UsageError: There are no images, or others than the settings' fingerprint says.
+            UsageError: There are no images, or they do not have the fingerprint that is already set.
         """
-        return self
+        return self.model_copy(update={"folder": self.absolute_folder})
 
     def pinned(self, downloads: Path) -> "DataSpec":
-        """The same settings with their fingerprint and with the values of all that was left open.
-
-        Args:
-            downloads: Where data sets are kept.
-
-        Raises:
-            UsageError: There are no images, or others than the settings' fingerprint says.
-        """
-        return self.stamped(downloads)
+        """As `with_fingerprint`, and with values for everything that was left open."""
+        return self.with_fingerprint(downloads)
 
     def is_same_as(self, other: "DataSpec") -> bool:
-        """Whether both mean the same images, wherever they are and however they are prepared."""
+        """Whether both have the same images, wherever these are and however they are preprocessed."""
         return (self.name, self.fingerprint) == (other.name, other.fingerprint)
 
     def has_test_images_of(self, other: "DataSpec") -> bool:
-        """Whether both have the same test images, so that accuracies on them may be compared."""
+        """Whether both have the same test images, so that accuracies on them can be compared."""
         return self.is_same_as(other)
 
     @property
     def shared(self) -> dict[str, Any]:
-        """The settings that a student has from its teacher, and that files of weights keep."""
+        """The settings that a student takes from its teacher, and that are stored with weights."""
         return {}
 
     def like(self, other: "DataSpec") -> "DataSpec":
-        """The same settings, with what has to agree with a teacher's taken from the teacher's, unless it was given.
+        """The same settings, with those that must agree with a teacher's taken from it where they are not set.
 
         Args:
             other: The teacher's settings.
 
         Raises:
-            UsageError: A given value differs from the teacher's.
+            UsageError: A setting differs from the teacher's.
         """
         return self
 
@@ -142,28 +151,78 @@ class DataSpec(Settings, ABC):
 
     @abstractmethod
     def load(self, downloads: Path, *, offline: bool = False) -> Splits:
-        """All its images.
+        """Load all images.
 
         Args:
             downloads: Where data sets are kept, each in a folder of its name.
-            offline: Never touch the network.
+            offline: Never use the network.
 
         Raises:
-            UsageError: Its files are missing or damaged.
+            UsageError: Files are missing or damaged.
         """
 
+    def location(self, downloads: Path) -> Path:
+        """The folder into which it is fetched."""
+        return downloads / self.name
+
+    def published_files(self) -> Sequence[PublishedFile]:
+        """The files to download; none if there is nothing to fetch."""
+        return ()
+
+    def unpack(self, file: Downloaded, folder: Path, name: str) -> None:
+        """Put a downloaded file into the data set's folder.
+
+        Args:
+            file: The file.
+            folder: The new folder.
+            name: The file's published name.
+        """
+        file.place(folder / name)
+
+    def check(self, folder: Path) -> str:
+        """Read the data set in a folder.
+
+        Returns:
+            The number of images in words.
+
+        Raises:
+            UsageError: Files are missing or damaged.
+        """
+        splits = self.model_copy(update={"folder": str(folder)}).load(folder.parent, offline=True)
+        return f"{len(splits.train) + len(splits.test):,} images"
+
     def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
-        """Get its files ready; says in a sentence what came of it."""
-        return "comes with the program, nothing to fetch"
+        """Download the data set.
+
+        Args:
+            downloads: Where data sets are kept.
+            force: Fetch it again even if it is there.
+            source: A file, folder or URL to take it from; its files need no published checksum.
+            report: Receives the progress.
+
+        Returns:
+            A sentence for the user about what is there now.
+
+        Raises:
+            UsageError: The files are not those of the data set.
+            TekapctlError: They could not be downloaded or written.
+        """
+        files = self.published_files()
+        if self.is_included or not files:
+            return "comes with the program, nothing to fetch"
+        return replace_folder(
+            self.location(downloads),
+            lambda folder, parts: download_files(files, folder, parts, self.unpack, source=source, report=report),
+            self.check,
+            force=force or source is not None,
+            md5={file.name: file.md5 for file in files if file.md5 is not None},
+        )
 
 
 DATASETS: Registry[type[DataSpec]] = Registry(
     "data set", "tekapctl.data.datasets", lambda found: isinstance(found, type) and issubclass(found, DataSpec)
 )
-
-
-FROM_THE_HUB = "hf:"
-_OF_A_FOLDER = ("folder", "imagenet", "tiny-imagenet")
+_FIELD_AFTER_COLON = {"folder": "folder", "imagenet": "folder", "tiny-imagenet": "folder", "hf": "repository"}
 
 
 def data_spec(values: str | Mapping[str, Any]) -> DataSpec:
@@ -171,26 +230,32 @@ def data_spec(values: str | Mapping[str, Any]) -> DataSpec:
 
     Raises:
         UsageError: There is no such data set.
+        ValidationError: A field of the table is not valid.
     """
-    table = spelled_out(values) if isinstance(values, str) else {**values, **spelled_out(str(values.get("name")))}
-    return DATASETS[str(table.get("name"))].model_validate(table)
+    if not isinstance(values, str):
+        table = {**values, **spelled_out(str(values.get("name")))}
+        return DATASETS[str(table["name"])].model_validate(table)
+    table = spelled_out(values)
+    try:
+        return DATASETS[table["name"]].model_validate(table)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{values!r} is not a data set: {problem}.", "`tekapctl fetch --list` lists them.") from None
 
 
 def spelled_out(name: str) -> dict[str, str]:
-    """The fields that a name stands for: `folder:PATH` is the data set folder at PATH, and alike `imagenet:PATH`.
+    """The fields in a name: `folder:PATH`, `imagenet:PATH` and `tiny-imagenet:PATH` say where the images are.
 
-    `hf:NAME` is the folder into which that set of the Hugging Face hub is fetched.
+    `hf:REPOSITORY` is a data set of the Hugging Face hub.
     """
-    if name.startswith(FROM_THE_HUB):
-        return {"name": "folder", "hub": name}
-    kind, colon, path = name.partition(":")
-    return {"name": kind, "folder": path} if kind in _OF_A_FOLDER and colon else {"name": name}
+    kind, colon, rest = name.partition(":")
+    return {"name": kind, _FIELD_AFTER_COLON[kind]: rest} if colon and kind in _FIELD_AFTER_COLON else {"name": name}
 
 
 def load(
     spec: DataSpec, downloads: Path, *, seed: int, in_channels: int | None = None, offline: bool = False
 ) -> Splits:
-    """A data set as a run sees it: the training set's share drawn by seed, in the channels the networks take."""
+    """Load a data set as a run sees it: a subset of the training set drawn by seed, in the network's channels."""
     splits = spec.load(downloads, offline=offline)
     train, test = splits.train.subset(spec.train_fraction, seed, spec.imbalance), splits.test
     if in_channels is not None:
@@ -203,14 +268,14 @@ def load(
 def find_folder(
     spec: DataSpec, downloads: Path, names: Sequence[str], inner: str, elsewhere: Sequence[Path] = ()
 ) -> Path:
-    """The folder that holds a data set's files.
+    """Find the folder that holds a data set's files.
 
     Args:
-        spec: The data set; its `folder` is the only place looked at if it is given.
+        spec: The data set; if its `folder` is set, only that is searched.
         downloads: Where fetched data sets are.
-        names: Names of files, any of which shows that the folder is the right one.
-        inner: The subfolder in which the published layout has them.
-        elsewhere: Folders of the system to look at last.
+        names: File names; a folder with any of them is the right one.
+        inner: The subfolder of the published archive that holds the files.
+        elsewhere: System folders to search last.
 
     Raises:
         UsageError: There is no such folder.
@@ -218,34 +283,13 @@ def find_folder(
     if spec.folder is not None:
         given = expand_user(spec.folder)
         if not given.is_dir():
-            raise UsageError(
-                f"There is no folder {spec.folder!r}.", "Name a folder that holds the data set with --data-dir."
-            )
+            raise UsageError(f"There is no folder {spec.folder!r}.", "Name a folder that holds the data set.")
         places = [given, given / inner, given / spec.name]
         problem = f"The folder {spec.folder!r} holds no files of {spec.name}."
     else:
         places = [downloads / spec.name, downloads / spec.name / inner, *elsewhere]
-        problem = f"The data set {spec.name} is not here yet."
+        problem = f"The data set {spec.name} has not been fetched yet."
     for place in places:
         if any((place / name).is_file() for name in names):
             return place
     raise UsageError(problem, f"Get it with `tekapctl fetch {spec.name}`, or name a folder with --data-dir.")
-
-
-def has_md5(path: Path, expected: str) -> bool:
-    """Whether a file has an MD5."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == expected
-
-
-def check_md5(path: Path, expected: str) -> None:
-    """Hold a downloaded file to its published MD5.
-
-    Raises:
-        UsageError: It is another file.
-    """
-    if not has_md5(path, expected):
-        raise UsageError(
-            f"{path.name} is not the file that was published: its MD5 is not {expected}.",
-            "Fetch it again, or name a source with --from.",
-        )

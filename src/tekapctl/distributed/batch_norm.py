@@ -1,4 +1,4 @@
-"""Batch norms of several processes: statistics of all samples, or those of each share averaged."""
+"""Batch norm with several processes: synchronised statistics, or the averages of local ones."""
 
 from typing import cast
 
@@ -9,25 +9,25 @@ from tekapctl.distributed.communicator import Communicator
 
 
 def average_running_stats(comm: Communicator, *modules: nn.Module) -> None:
-    """Replace running means and variances by their means over the processes.
+    """Average running means and variances over the processes.
 
-    They are moving averages, so that it makes no difference how often this is done.
+    They are moving averages, so it does not matter how often this is done.
 
     Args:
         comm: The processes.
-        modules: Modules with batch norms somewhere.
+        modules: Modules that contain batch norms.
     """
     names = ("running_mean", "running_var")
-    comm.average([b for module in modules for name, b in module.named_buffers() if name.endswith(names)])
+    comm.all_reduce_mean([b for module in modules for name, b in module.named_buffers() if name.endswith(names)])
 
 
 def convert_sync_batchnorm(module: nn.Module, comm: Communicator, device: torch.device) -> None:
-    """Let all batch norms in a module use the statistics of the whole batch in training.
+    """Make all batch norms of a module use the statistics of the full batch in training.
 
     Args:
         module: Changed in place; its parameters and buffers stay the same tensors.
         comm: The processes.
-        device: Where it computes: a GPU has PyTorch's own.
+        device: Its device; PyTorch's own SyncBatchNorm is used on GPUs.
     """
     for name, child in list(module.named_children()):
         if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
@@ -43,7 +43,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
     """Batch normalisation with the statistics of all processes' samples, on any device.
 
     Args:
-        norm: The batch norm it takes the place of.
+        norm: The batch norm to replace; its parameters and buffers are reused.
         comm: The processes.
     """
 
@@ -54,7 +54,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
         self.training = norm.training
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
-        """Inputs of any number of dimensions will do."""
+        """Accept inputs of any number of dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Normalise each channel."""
@@ -62,11 +62,11 @@ class SyncBatchNorm(nn.BatchNorm2d):
             return super().forward(input)
         values = input.float()
         dims = [0, *range(2, input.dim())]
-        count = self.comm.total(torch.tensor(float(input.numel() // input.shape[1]), device=input.device))
+        count = self.comm.all_reduce_sum(torch.tensor(float(input.numel() // input.shape[1]), device=input.device))
         shape = [1, -1] + [1] * (input.dim() - 2)
-        mean = cast(Tensor, _Total.apply(values.sum(dims), self.comm)) / count
+        mean = cast(Tensor, _AllReduceSum.apply(values.sum(dims), self.comm)) / count
         centred = values - mean.view(shape)
-        variance = cast(Tensor, _Total.apply(centred.square().sum(dims), self.comm)) / count
+        variance = cast(Tensor, _AllReduceSum.apply(centred.square().sum(dims), self.comm)) / count
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             with torch.no_grad():
                 self.num_batches_tracked += 1
@@ -79,14 +79,14 @@ class SyncBatchNorm(nn.BatchNorm2d):
         return found.to(input.dtype)
 
 
-class _Total(torch.autograd.Function):
-    """A sum over the processes, each of whose losses has a part of its gradient."""
+class _AllReduceSum(torch.autograd.Function):
+    """A sum over the processes; its gradient is summed over the processes too."""
 
     @staticmethod
     def forward(ctx: object, found: Tensor, comm: Communicator) -> Tensor:
         ctx.comm = comm  # type: ignore[attr-defined]
-        return comm.total(found)
+        return comm.all_reduce_sum(found)
 
     @staticmethod
     def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.comm.total(gradients[0]), None  # type: ignore[attr-defined]
+        return ctx.comm.all_reduce_sum(gradients[0]), None  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The processes of a run: which of them this is, and what they tell each other."""
+"""The processes of a run: rank, world size and collective operations."""
 
 import gc
 import logging
@@ -18,48 +18,48 @@ from tekapctl.logging import ROOT
 
 T = TypeVar("T")
 
-_MOST_DIGITS = 9
-_NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-PATIENCE = timedelta(minutes=30)
-"""How long a process waits for the others, which may be reading a data set for the first time."""
+_MAX_DIGITS = 9
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+TIMEOUT = timedelta(minutes=30)
+"""Time to wait for other processes, which may be reading a data set for the first time."""
 
 
 class RemoteRankError(TekapctlError):
-    """Another process has failed, and has said why."""
+    """Another process has failed and has reported the reason."""
 
     is_told = True
 
 
 class PeerLostError(TekapctlError):
-    """Another process is gone."""
+    """Another process has died or cannot be reached."""
 
 
 class Communicator:
-    """The processes of a run; the first leads: it alone writes and speaks.
+    """The processes of a run; only the main process, rank 0, writes files and logs.
 
     Args:
-        rank: This process's number, from 0.
-        size: How many there are.
+        rank: Rank of this process, starting at 0.
+        world_size: Number of processes.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
+    def __init__(self, rank: int = 0, world_size: int = 1) -> None:
         self.rank = rank
-        self.size = size
+        self.world_size = world_size
         self._releases: list[Callable[[], None]] = []
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this process writes files and logs."""
         return self.rank == 0
 
-    def gather(self, rows: Tensor, counts: Sequence[int]) -> list[Tensor]:
-        """Every process's rows.
+    def all_gather(self, rows: Tensor, counts: Sequence[int]) -> list[Tensor]:
+        """The rows of every process.
 
         Args:
-            rows: This process's.
-            counts: How many each has.
+            rows: The rows of this process.
+            counts: The number of rows of each process.
         """
-        if self.size == 1:
+        if self.world_size == 1:
             return [rows]
         most = max(counts)
         padded = rows.new_zeros(most, *rows.shape[1:])
@@ -69,28 +69,28 @@ class Communicator:
             dist.all_gather(found, padded)
         return [each[:count] for each, count in zip(found, counts, strict=True)]
 
-    def total(self, found: Tensor) -> Tensor:
-        """The sum over the processes, in a tensor of its own."""
-        if self.size == 1:
+    def all_reduce_sum(self, found: Tensor) -> Tensor:
+        """The sum over the processes, in a new tensor."""
+        if self.world_size == 1:
             return found
         found = found.detach().clone(memory_format=torch.contiguous_format)
         with self.translating_errors():
             dist.all_reduce(found)
         return found
 
-    def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors of one type by their means over the processes."""
-        if self.size == 1 or not tensors:
+    def all_reduce_mean(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors of one dtype by their means over the processes."""
+        if self.world_size == 1 or not tensors:
             return
-        flat = self.total(torch.cat([tensor.detach().flatten() for tensor in tensors])).div_(self.size)
+        flat = self.all_reduce_sum(torch.cat([tensor.detach().flatten() for tensor in tensors])).div_(self.world_size)
         parts = flat.split([tensor.numel() for tensor in tensors])
         with torch.no_grad():
             for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 
     def all_reduce_max(self, values: Sequence[int]) -> list[int]:
-        """The greatest of each value over the processes; exchanged on the CPU, so that no device is waited for."""
-        if self.size == 1:
+        """The maximum of each value over the processes; exchanged on the CPU to avoid waiting for a device."""
+        if self.world_size == 1:
             return list(values)
         found = torch.tensor(values)
         with self.translating_errors():
@@ -98,23 +98,23 @@ class Communicator:
         return [int(value) for value in found.tolist()]
 
     def all_gather_object(self, value: T) -> list[T]:
-        """What each process says."""
-        if self.size == 1:
+        """The values of all processes."""
+        if self.world_size == 1:
             return [value]
-        found: list[Any] = [None] * self.size
+        found: list[Any] = [None] * self.world_size
         with self.translating_errors():
             dist.all_gather_object(found, value)
         return found
 
-    def at_end(self, release: Callable[[], None]) -> None:
-        """Have this called when the team parts: it must let go of what holds the connections."""
-        if self.size > 1:
+    def on_close(self, release: Callable[[], None]) -> None:
+        """Register a function to call on `close`, which releases whatever holds connections."""
+        if self.world_size > 1:
             self._releases.append(release)
 
-    def part(self) -> None:
-        """Let go of the connections, and wait for the threads that serve them.
+    def close(self) -> None:
+        """Destroy the process group and wait for its threads.
 
-        One of these that frees its last message while the interpreter ends would abort the process.
+        A thread that frees its last message while the interpreter shuts down would abort the process.
         """
         while self._releases:
             self._releases.pop()()
@@ -123,19 +123,19 @@ class Communicator:
 
     @contextmanager
     def raise_together(self) -> Iterator[None]:
-        """All processes fail here if one does; only the first that does has something to say.
+        """Raise an error on all processes if one fails; only the first failed one reports it.
 
         Raises:
-            RemoteRankError: Another one has failed.
+            RemoteRankError: Another process has failed.
         """
         mine: TekapctlError | None = None
         try:
             yield
         except TekapctlError as error:
-            if self.size == 1:
+            if self.world_size == 1:
                 raise
             mine = error
-        if self.size == 1:
+        if self.world_size == 1:
             return
         failures = self.all_gather_object(None if mine is None else (mine.problem, mine.remedy, mine.exit_code))
         failed = [rank for rank, failure in enumerate(failures) if failure is not None]
@@ -148,7 +148,7 @@ class Communicator:
             raise elsewhere
 
     def main_process_first(self, work: Callable[[], T]) -> T:
-        """Do some work, the leader before the others, so that what it leaves on the disk need not be made twice."""
+        """Do some work on the main process before the others, so they find the files that it writes."""
         found: list[T] = []
         with self.raise_together():
             if self.is_main:
@@ -160,26 +160,26 @@ class Communicator:
 
     @contextmanager
     def translating_errors(self) -> Iterator[None]:
-        """Turn the loss of another process into words.
+        """Translate errors of the network.
 
         Raises:
-            PeerLostError: One is gone.
+            PeerLostError: Another process has died or cannot be reached.
         """
         try:
             yield
         except RuntimeError as error:
-            if self.size == 1 or not _is_of_the_network(error):
+            if self.world_size == 1 or not _is_network_error(error):
                 raise
             raise PeerLostError(
-                f"Process {self.rank} of {self.size} has lost another one, which has died or cannot be reached.",
-                "Go on with `tekapctl resume RUN`, with as many processes as you like.",
+                f"Process {self.rank} of {self.world_size} lost another process, which has died or cannot be reached.",
+                "Continue with `tekapctl resume RUN`, with any number of processes.",
             ) from None
 
 
 SINGLE_PROCESS = Communicator()
 
 
-def _is_of_the_network(error: RuntimeError) -> bool:
+def _is_network_error(error: RuntimeError) -> bool:
     if isinstance(error, dist.DistError):
         return True
     said = str(error).lower()
@@ -187,24 +187,24 @@ def _is_of_the_network(error: RuntimeError) -> bool:
 
 
 def check_environment() -> str | None:
-    """Look at what a launcher leaves in the environment; of a single process it is taken away.
+    """Check the environment variables of a launcher; those of a single process are removed.
 
     Returns:
-        What was taken away, where it may be left from something else.
+        The removed variables if they have unexpected values, for a warning.
 
     Raises:
-        UsageError: It is that of several processes, and incomplete or no numbers.
+        UsageError: They are incomplete or not numbers.
     """
-    given = {name: os.environ[name] for name in _NUMBERS if name in os.environ}
+    given = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     for name in given:
         _number(name, 0)
     size = _number("WORLD_SIZE", 1)
     if size > 1:
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing or int(given["RANK"]) >= size:
-            what = f"{' and '.join(missing)} missing" if missing else f"RANK {given['RANK']}"
+            what = f"no {' and '.join(missing)}" if missing else f"RANK {given['RANK']}"
             raise UsageError(
-                f"The environment has WORLD_SIZE {size} with {what}.",
+                f"The environment has WORLD_SIZE {size}, but {what}.",
                 "Start several processes with --nproc or torchrun, or `unset WORLD_SIZE`.",
             )
         return None
@@ -220,23 +220,23 @@ def was_launched() -> bool:
 
 
 def local_rank() -> int:
-    """This process's number among those of the run on this machine."""
+    """The rank of this process among those on this machine."""
     return _number("LOCAL_RANK", 0) if was_launched() else 0
 
 
 def local_processes() -> int:
-    """How many processes of the run this machine has."""
+    """Number of processes of the run on this machine."""
     return max(1, _number("LOCAL_WORLD_SIZE", 1)) if was_launched() else 1
 
 
 def _number(name: str, default: int) -> int:
-    """An integer from the launcher's environment variables.
+    """The integer in an environment variable of the launcher.
 
     Raises:
-        UsageError: It is none.
+        UsageError: It is not an integer.
     """
     value = os.environ.get(name, str(default))
-    if not value.isascii() or not value.isdigit() or len(value) > _MOST_DIGITS:
+    if not value.isascii() or not value.isdigit() or len(value) > _MAX_DIGITS:
         shown = value if len(value) <= 20 else f"{value[:20]}..."
         raise UsageError(f"{name} in the environment is {shown!r}, not a number.", f"Unset it: `unset {name}`.")
     return int(value)
@@ -244,7 +244,7 @@ def _number(name: str, default: int) -> int:
 
 @contextmanager
 def join_process_group() -> Iterator[Communicator]:
-    """The team that a launcher has made of several processes, or this process alone."""
+    """Join the process group of the launcher; without a launcher, this is a single process."""
     if not was_launched():
         yield SINGLE_PROCESS
         return
@@ -253,16 +253,16 @@ def join_process_group() -> Iterator[Communicator]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     comm = Communicator(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     if not comm.is_main:
-        ROOT.setLevel(logging.ERROR)  # one process speaks for all
+        ROOT.setLevel(logging.ERROR)  # the main process logs
     with comm.translating_errors():
-        dist.init_process_group(backend, timeout=PATIENCE)
+        dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield comm
     finally:
-        comm.part()
+        comm.close()
 
 
 def processors() -> int:
-    """Those that this process may use; several processes of a run share them."""
+    """Number of CPU cores that this process may use; several processes of a run share them."""
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, found // local_processes())

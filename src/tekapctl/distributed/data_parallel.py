@@ -1,4 +1,4 @@
-"""How the gradients of several processes become one."""
+"""Data-parallel backward passes: gradients are averaged over the processes."""
 
 import inspect
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tekapctl.distributed.communicator import Communicator
 
-# Memory banks and running statistics are buffers, and none of its business. Newer versions have renamed the setting.
+# Buffers (memory banks, running statistics) are not synchronised here. The setting's name depends on the version.
 _SETTINGS = inspect.signature(DistributedDataParallel.__init__).parameters
 _NO_BUFFERS: dict[str, Any] = {
     next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in _SETTINGS): False
@@ -17,10 +17,10 @@ _NO_BUFFERS: dict[str, Any] = {
 
 
 class DataParallelStep:
-    """A module whose gradients are the means over the processes after each backward pass.
+    """Averages the gradients of a module over the processes after each backward pass.
 
-    The first pass is averaged by hand and shows which parameters take part; from the second on
-    `DistributedDataParallel` averages these while the backward pass is still under way.
+    The first backward pass is averaged explicitly and shows which parameters have gradients; from the second pass on
+    `DistributedDataParallel` averages these during the backward pass.
 
     Args:
         module: The module, with equal weights on all processes.
@@ -31,34 +31,34 @@ class DataParallelStep:
         self.module = module
         self.comm = comm
         self._parallel: DistributedDataParallel | None = None
-        comm.at_end(self.forget)
+        comm.on_close(self.reset)
 
-    def forget(self) -> None:
-        """From now on other parameters may take part."""
+    def reset(self) -> None:
+        """Call this when other parameters get gradients from now on."""
         self._parallel = None
 
     def __call__(self, *inputs: Any) -> Any:
-        """What the module gives."""
+        """Run the module."""
         return self.module(*inputs) if self._parallel is None else self._parallel(*inputs)
 
     def backward(self, loss: Tensor) -> None:
-        """The gradients of a loss that the module gave.
+        """Compute averaged gradients of a loss that the module returned.
 
         Raises:
-            PeerLostError: Another process is gone.
+            PeerLostError: Another process has died or cannot be reached.
         """
-        if self.comm.size == 1:
+        if self.comm.world_size == 1:
             loss.backward()
             return
         with self.comm.translating_errors():
             loss.backward()
             if self._parallel is None:
-                self.comm.average([p.grad for p in self.module.parameters() if p.grad is not None])
+                self.comm.all_reduce_mean([p.grad for p in self.module.parameters() if p.grad is not None])
                 self._parallel = self._wrap()
 
     def average(self, gradients: Sequence[Tensor | None]) -> None:
-        """Replace gradients that were found in another way by their means over the processes."""
-        self.comm.average([gradient for gradient in gradients if gradient is not None])
+        """Average gradients that were computed in another way."""
+        self.comm.all_reduce_mean([gradient for gradient in gradients if gradient is not None])
 
     def _wrap(self) -> DistributedDataParallel:
         idle = [p for p in self.module.parameters() if p.requires_grad and p.grad is None]

@@ -1,4 +1,4 @@
-"""Starts the program as several processes, as torchrun does."""
+"""Start the program as several processes, as torchrun does."""
 
 import logging
 import os
@@ -16,17 +16,20 @@ from tekapctl.errors import TekapctlError
 
 
 def launch(arguments: Sequence[str], processes: int) -> int:
-    """Run the program's command as several processes on this machine; returns its exit code.
+    """Run a command of the program as several processes on this machine.
 
     Args:
-        arguments: The command line behind the program's name.
-        processes: How many.
+        arguments: The command line after the program's name.
+        processes: Number of processes.
+
+    Returns:
+        The exit code.
 
     Raises:
-        TekapctlError: A process died without a word.
+        TekapctlError: A process was killed.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, processors() // processes)))
-    logging.disable(logging.CRITICAL)  # what the launcher has to say, we say
+    logging.disable(logging.CRITICAL)  # the launcher's messages are replaced by ours
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -46,10 +49,10 @@ def launch(arguments: Sequence[str], processes: int) -> int:
 
 
 def _explain(failures: dict[int, ProcessFailure], processes: int) -> int:
-    """The exit code of processes that failed with a word.
+    """The exit code of the first process that failed.
 
     Raises:
-        TekapctlError: One was ended from outside.
+        TekapctlError: A process was killed.
     """
     first = min(failures.values(), key=lambda failure: failure.timestamp)
     killed = [failure for failure in failures.values() if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM]
@@ -57,7 +60,7 @@ def _explain(failures: dict[int, ProcessFailure], processes: int) -> int:
         rank = next(rank for rank, failure in failures.items() if failure is killed[0])
         name = signal.Signals(-killed[0].exitcode).name
         raise TekapctlError(
-            f"Process {rank} of {processes} was ended by {name}; the others have stopped.",
-            f"`tekapctl resume latest --nproc {processes}` goes on from the last checkpoint.",
+            f"Process {rank} of {processes} was killed by {name}; the others have stopped.",
+            f"`tekapctl resume latest --nproc {processes}` continues from the last checkpoint.",
         )
     return first.exitcode if first.exitcode > 0 else 1

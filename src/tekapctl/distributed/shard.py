@@ -1,4 +1,4 @@
-"""Which samples of a batch a process has, and how its losses reach those of the others."""
+"""Splits batches between processes, and combines their losses so that gradients equal those of one process."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 
 
 def spans(count: int, size: int) -> tuple[tuple[int, int], ...]:
-    """From where to where each process's rows of a batch go.
+    """The first and last row (exclusive) of each process in a batch.
 
-    A batch with less than two samples for each process is everybody's, as a whole: a batch norm needs two.
+    If there are fewer than two samples per process, every process gets the full batch: batch norm needs two samples.
 
     Args:
-        count: Samples in the batch.
+        count: Number of samples in the batch.
         size: Number of processes.
     """
     if count < 2 * size:
@@ -25,16 +25,16 @@ def spans(count: int, size: int) -> tuple[tuple[int, int], ...]:
 
 @dataclass(frozen=True)
 class BatchShard:
-    """A process's share of a batch; what a loss averages over the share is turned into its part of the whole's mean.
+    """The samples of a batch that one process has.
 
-    Processes average their gradients. So that this gives the gradient of the whole batch's loss, a loss that is a mean
-    over samples is weighed (`weigh`), and one that compares samples with each other is computed from all samples
-    (`whole`), alike on every process.
+    Processes average their gradients. To obtain the gradient of the full batch's loss, a loss that is a mean over
+    samples is rescaled (`rescale`), and a loss that compares samples is computed from all samples (`gather`) in the
+    same way on every process.
 
     Attributes:
-        first: The first sample's place in the batch.
-        count: Samples in the share; None for all.
-        of: Samples in the batch; None for as many.
+        first: Index of the first sample in the batch.
+        count: Number of samples in the shard; None for the full batch.
+        of: Number of samples in the batch; None for the full batch of a single process.
         comm: The processes.
     """
 
@@ -45,80 +45,80 @@ class BatchShard:
 
     @classmethod
     def of_batch(cls, count: int, comm: Communicator) -> "BatchShard":
-        """This process's share of a batch of so many samples."""
-        if comm.size == 1:
+        """This process's shard of a batch of `count` samples."""
+        if comm.world_size == 1:
             return cls()
-        first, end = spans(count, comm.size)[comm.rank]
+        first, end = spans(count, comm.world_size)[comm.rank]
         return cls(first, end - first, count, comm)
 
     @property
     def rows(self) -> slice:
-        """Where the share is in the batch."""
+        """The rows of the shard in the batch."""
         return slice(self.first, None if self.count is None else self.first + self.count)
 
     @property
     def is_full_batch(self) -> bool:
-        """Whether it is the whole batch."""
+        """Whether it is the full batch."""
         return self.count == self.of
 
     def samples(self, found: int) -> float | int:
-        """How many samples the share counts for in sums over the processes.
+        """The number of samples to count for the shard in sums over the processes.
 
         Args:
-            found: Samples in the share.
+            found: Number of samples in the shard.
         """
-        return found if self.of is None else self.of / self.comm.size
+        return found if self.of is None else self.of / self.comm.world_size
 
     def rescale(self, mean: Tensor) -> Tensor:
-        """A mean over the share's samples, so that the mean over the processes is that over the batch's."""
+        """Rescale a mean over the shard, so that its mean over the processes is the mean over the batch."""
         if self.is_full_batch or self.count is None or self.of is None:
             return mean
-        weight = self.count * self.comm.size / self.of
+        weight = self.count * self.comm.world_size / self.of
         return mean if weight == 1 else mean * weight
 
     def gather(self, rows: Shaped[Tensor, "..."], dim: int = 0) -> Shaped[Tensor, "..."]:
-        """The rows of all samples of the batch, in the batch's order.
+        """The rows of all samples of the batch, in order, with gradients.
 
-        A loss of what this gives must be computed alike on every process; its gradient then is right.
+        Every process must compute the same loss of the result; then the gradient is correct.
 
         Args:
-            rows: One for each sample of the share.
-            dim: Where the samples are.
+            rows: One row per sample of the shard.
+            dim: The dimension of the samples.
         """
         if self.is_full_batch or self.of is None:
             return rows
-        counts = [end - first for first, end in spans(self.of, self.comm.size)]
+        counts = [end - first for first, end in spans(self.of, self.comm.world_size)]
         gathered = _Gather.apply(rows.movedim(dim, 0), self.comm, counts)
         return gathered.movedim(0, dim)
 
     @torch.no_grad()
     def sum(self, found: Tensor) -> Tensor:
-        """A sum over the share's samples, summed over the batch's."""
-        return found if self.is_full_batch else self.comm.total(found)
+        """The sum over the batch, from the sum over the shard."""
+        return found if self.is_full_batch else self.comm.all_reduce_sum(found)
 
     @torch.no_grad()
     def mean(self, found: Tensor) -> Tensor:
-        """A mean over the share's samples, averaged over the batch's; without a gradient."""
+        """The mean over the batch, from the mean over the shard; without gradients."""
         if self.is_full_batch or self.count is None or self.of is None:
             return found
-        return self.comm.total(found * self.count) / self.of
+        return self.comm.all_reduce_sum(found * self.count) / self.of
 
 
 FULL_BATCH = BatchShard()
-"""The whole of a batch: what a process alone has."""
+"""The shard of a single process."""
 
 
 class _Gather(torch.autograd.Function):
-    """Every process gets the rows of all; its own rows' gradient is its part of the others' and its own."""
+    """Gathers the rows of all processes; the gradient of a process's own rows is scaled by the world size."""
 
     @staticmethod
     def forward(ctx: object, rows: Tensor, comm: Communicator, counts: list[int]) -> Tensor:
         first = sum(counts[: comm.rank])
-        ctx.own, ctx.size = slice(first, first + counts[comm.rank]), comm.size  # type: ignore[attr-defined]
-        return torch.cat(comm.gather(rows, counts))
+        ctx.own, ctx.size = slice(first, first + counts[comm.rank]), comm.world_size  # type: ignore[attr-defined]
+        return torch.cat(comm.all_gather(rows, counts))
 
     @staticmethod
     def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        # The same loss is computed everywhere, and the processes' gradients will be averaged, not summed.
+        # All processes compute the same loss, and their gradients are averaged, not summed.
         (gradient,) = gradients
         return gradient[ctx.own] * ctx.size, None, None  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Processes of a run that end with their launcher, however that ends."""
+"""Stops processes whose launcher or parent has died."""
 
 import os
 import signal
@@ -7,12 +7,12 @@ import time
 from functools import cache
 
 _PAUSE = 0.5
-"""Seconds between two looks at who this process's parent is."""
+"""Seconds between two checks of the parent process."""
 
 
 @cache
 def end_with_launcher() -> None:
-    """Have this process told to stop, as by SIGTERM, when its launcher is gone: nobody could stop it any more."""
+    """Send SIGTERM to this process when its launcher is gone, since nothing else could stop it."""
     launcher = os.getppid()
 
     def follow() -> None:
@@ -24,7 +24,7 @@ def end_with_launcher() -> None:
 
 
 def end_with_parent() -> None:
-    """Have this process told to stop, as by SIGTERM, when the other end of its standard input is closed."""
+    """Send SIGTERM to this process when its standard input is closed."""
 
     def follow() -> None:
         while os.read(0, 1):

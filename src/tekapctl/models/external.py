@@ -1,4 +1,4 @@
-"""Networks from elsewhere by name: `torchvision:NAME`, `timm:NAME`, or a user's factory, `package.module:factory`."""
+"""External models: `torchvision:NAME`, `timm:NAME`, or a user's factory, `package.module:factory`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tekapctl.errors import UsageError
-from tekapctl.models.hooks import Adapted
+from tekapctl.models.hooks import ExternalNetwork
 from tekapctl.models.network import Network
 from tekapctl.models.normalization import Normalization
 from tekapctl.registry import load_code, unknown_name
@@ -16,33 +16,33 @@ LIBRARIES = ("torchvision", "timm")
 _FORMS = "Write it as torchvision:NAME, timm:NAME or package.module:factory, importable from this folder."
 
 Argument = str | int | float | bool | list[int] | list[float]
-"""What `--model-arg` can give."""
+"""Values of model arguments."""
 Arguments = Mapping[str, Argument]
-LARGEST_ARGUMENT = 65_536
-"""No width, depth or size of a network is larger."""
-_OF_FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
-"""Arguments of timm's that would read files or addresses besides the weights that were asked for."""
+MAX_ARGUMENT = 65_536
+"""Upper limit for widths, depths and sizes of networks."""
+_FILE_ARGUMENTS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+"""Arguments of timm that would read other files or URLs than the requested weights."""
 
 
-def is_foreign(name: str) -> bool:
-    """Whether a name is of a network from elsewhere."""
+def is_external(name: str) -> bool:
+    """Whether a name denotes an external model."""
     return ":" in name
 
 
 def build(name: str, num_classes: int, in_channels: int, arguments: Arguments) -> Network:
-    """A new network from elsewhere.
+    """Build an external model.
 
-    Pretrained weights of a library are asked for by its own argument (`weights=DEFAULT`, `pretrained=true`); where they
-    are of another number of classes, the last layer is new.
+    Pretrained weights are requested with the library's own argument (`weights=DEFAULT`, `pretrained=true`). If
+    they have another number of classes, the last layer is new.
 
     Args:
         name: `torchvision:NAME`, `timm:NAME` or `package.module:factory`.
         num_classes: Number of classes.
-        in_channels: Number of channels of its images.
-        arguments: Given to the library's or the user's factory.
+        in_channels: Number of image channels.
+        arguments: Passed to the library's or the user's factory.
 
     Raises:
-        UsageError: There is no such network, it does not take the arguments, or it does not tell what is needed.
+        UsageError: There is no such network, it does not accept the arguments, or it cannot be adapted.
     """
     source, _, model = name.partition(":")
     made = _make(name, source, model, num_classes, in_channels, arguments)
@@ -51,32 +51,32 @@ def build(name: str, num_classes: int, in_channels: int, arguments: Arguments) -
     else:
         if source == "torchvision" and in_channels != 3:
             _take_channels(made, in_channels, name)
-        adapted = Adapted(made, name, in_channels)
+        adapted = ExternalNetwork(made, name, in_channels)
         if adapted.num_classes != num_classes:
             _replace_classifier(adapted, num_classes)
-            adapted = Adapted(made, name, in_channels)
+            adapted = ExternalNetwork(made, name, in_channels)
         network = adapted
     if in_channels == 3 and source in LIBRARIES and (found := _normalization(made, source, model, arguments)):
-        # The student may learn from images of another size than those of its first training.
+        # Only mean and std: the student may train on images of another size.
         network.normalization = Normalization(found.mean, found.std)
     if (network.num_classes, network.in_channels) != (num_classes, in_channels):
         raise UsageError(
-            f"{name} made a network of {network.num_classes} classes and {network.in_channels} channels.",
-            f"Let it make one of {num_classes} classes and {in_channels} channels, as it is asked.",
+            f"{name} built a network with {network.num_classes} classes and {network.in_channels} channels.",
+            f"It must have the {num_classes} classes and {in_channels} channels that it is called with.",
         )
     return network
 
 
 def pretrained(name: str, arguments: Arguments) -> Network:
-    """A library's network with its own pretrained weights and classes, downloaded by the library if need be.
+    """Build a library's network with its pretrained weights and classes; the library downloads them if necessary.
 
     Raises:
-        UsageError: It has none, or they cannot be had.
+        UsageError: There are no such weights, or they cannot be downloaded.
     """
     source, _, model = name.partition(":")
     own: Arguments = {"weights": "DEFAULT"} if source == "torchvision" else {"pretrained": True}
     made = _make(name, source, model, None, None, {**own, **arguments})
-    network = Adapted(made, name, 3)
+    network = ExternalNetwork(made, name, 3)
     network.normalization = _normalization(made, source, model, {**own, **arguments})
     return network
 
@@ -92,20 +92,19 @@ def _make(
             return _of_timm(model, classes, channels, arguments)
         factory = load_code("network", name, _FORMS)
         if not callable(factory):
-            raise UsageError(f"{name} is not a factory of networks.", _FORMS)
+            raise UsageError(f"{name} is not a function that builds networks.", _FORMS)
         made = factory(num_classes=classes, in_channels=channels, **arguments)
     except UsageError:
         raise
-    except Exception as error:  # a factory may raise anything
+    except Exception as error:  # factories can raise anything
         raise UsageError(
-            f"The network {name} cannot be made: {type(error).__name__}: {error}.",
-            "Connect this machine for weights that a library fetches, or give other arguments with "
-            "--model-arg KEY=VALUE."
+            f"The network {name} cannot be built: {type(error).__name__}: {error}.",
+            "Weights that a library downloads need a network connection; or give other model arguments."
             if isinstance(error, OSError)
-            else "Give it other arguments with --model-arg KEY=VALUE.",
+            else "Give it other model arguments.",
         ) from None
     if not isinstance(made, nn.Module):
-        raise UsageError(f"{name} made {type(made).__name__}, not a network.", "Let it return a torch.nn.Module.")
+        raise UsageError(f"{name} returned {type(made).__name__}, not a network.", "It must return a torch.nn.Module.")
     return made
 
 
@@ -113,16 +112,16 @@ def _check_arguments(name: str, arguments: Arguments) -> None:
     """Refuse arguments that would read other files or build a network of absurd size.
 
     Raises:
-        UsageError: There is one.
+        UsageError: There is such an argument.
     """
     for key, value in arguments.items():
-        if key in _OF_FILES:
-            raise UsageError(f"{name} is not given {key}.", "Name a checkpoint file as the teacher or the reference.")
+        if key in _FILE_ARGUMENTS:
+            raise UsageError(f"The argument {key} of {name} is not allowed.", "Use a checkpoint file instead.")
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(each, str | int | float) for each in values):
-            raise UsageError(f"The argument {key} of {name} is neither text nor number.", "Give plain values.")
-        if any(isinstance(each, int | float) and not -LARGEST_ARGUMENT <= each <= LARGEST_ARGUMENT for each in values):
-            raise UsageError(f"The argument {key} of {name} is beyond {LARGEST_ARGUMENT:,}.", "Give a smaller one.")
+            raise UsageError(f"The argument {key} of {name} is neither a string nor a number.", "Use plain values.")
+        if any(isinstance(each, int | float) and not -MAX_ARGUMENT <= each <= MAX_ARGUMENT for each in values):
+            raise UsageError(f"The argument {key} of {name} exceeds {MAX_ARGUMENT:,}.", "Use a smaller value.")
 
 
 def _of_torchvision(model: str, classes: int | None, arguments: Arguments) -> nn.Module:
@@ -153,7 +152,7 @@ def _of_timm(model: str, classes: int | None, channels: int | None, arguments: A
 
 
 def _normalization(made: nn.Module, source: str, model: str, arguments: Arguments) -> Normalization | None:
-    """How the images were prepared that a library's pretrained weights were trained on; None without such weights."""
+    """The preprocessing of a library's pretrained weights; None without such weights."""
     if source == "timm":
         config = getattr(made, "pretrained_cfg", None) if arguments.get("pretrained") else None
         if not config or "mean" not in config:
@@ -171,7 +170,7 @@ def _normalization(made: nn.Module, source: str, model: str, arguments: Argument
 
 
 def _take_channels(network: nn.Module, channels: int, name: str) -> None:
-    """Let the first convolution take images of other channels; pretrained kernels are summed for grey ones."""
+    """Change the input channels of the first convolution; pretrained kernels are summed for grayscale images."""
     for path, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             new = nn.Conv2d(
@@ -189,10 +188,10 @@ def _take_channels(network: nn.Module, channels: int, name: str) -> None:
                     new.bias.copy_(module.bias)
             network.set_submodule(path, new)
             return
-    raise UsageError(f"{name} has no convolution that could take {channels} channels.", "Use colour images.")
+    raise UsageError(f"{name} has no convolution whose input could have {channels} channels.", "Use colour images.")
 
 
-def _replace_classifier(adapted: Adapted, classes: int) -> None:
+def _replace_classifier(adapted: ExternalNetwork, classes: int) -> None:
     old = adapted.classifier_layer
     assert isinstance(old, nn.Linear)
     adapted.network.set_submodule(

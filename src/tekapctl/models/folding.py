@@ -1,4 +1,4 @@
-"""Folds batch norms into the convolutions before them: the same function of the images in fewer passes over memory."""
+"""Folds batch norms into the preceding convolutions: the same outputs with fewer passes over memory."""
 
 import copy
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from tekapctl.models.network import Knowledge, Network
 
 @dataclass(frozen=True)
 class Folded:
-    """A network whose batch norms are folded away.
+    """A network with folded batch norms.
 
     Attributes:
         network: The network, on the CPU, for evaluation only.
-        folded: How many batch norms are gone.
-        kept: How many that follow a convolution had to stay.
+        folded: Number of folded batch norms.
+        kept: Number of batch norms after a convolution that could not be folded.
     """
 
     network: Network
@@ -27,16 +27,16 @@ class Folded:
 
 
 def fold(network: Network, images: Float[Tensor, "batch c h w"]) -> Folded:
-    """A copy of a trained network, for evaluation only, that says the same but for rounding.
+    """Fold the batch norms of a copy of a trained network, for evaluation only.
 
-    Which batch norm follows which convolution is seen in a forward pass, and every fold is kept only if the network
-    still says the same: it would not where a convolution's output is used elsewhere too, as before a residual branch.
+    A forward pass shows which batch norm follows which convolution. A fold is kept only if the outputs stay the same up
+    to rounding; they do not if the convolution's output is used elsewhere too, as before a residual branch.
 
-    All of this is computed on the CPU: a GPU may round convolutions to TF32, too coarse to tell whether it is the same.
+    Everything is computed on the CPU: a GPU may round convolutions to TF32, which is too coarse for the comparison.
 
     Args:
-        network: The network; unchanged.
-        images: Some images to try it with.
+        network: The network, which does not change.
+        images: Images for the comparison.
     """
     folded, images = copy.deepcopy(network).cpu().eval().requires_grad_(False), images.cpu()
     with torch.no_grad():
@@ -49,7 +49,7 @@ def fold(network: Network, images: Float[Tensor, "batch c h w"]) -> Folded:
 
 
 def _pairs(network: Network, images: Tensor) -> list[tuple[str, str]]:
-    """Names of convolutions and of the batch norms that take their output."""
+    """Names of convolutions and of the batch norms that receive their output."""
     made: dict[int, tuple[str, Tensor]] = {}
     pairs: list[tuple[str, str]] = []
     hooks = []
@@ -57,7 +57,7 @@ def _pairs(network: Network, images: Tensor) -> list[tuple[str, str]]:
         if isinstance(module, nn.Conv2d):
 
             def note(_: nn.Module, __: object, output: Tensor, name: str = name) -> None:
-                made[id(output)] = (name, output)  # held, so that no other tensor gets its id
+                made[id(output)] = (name, output)  # kept alive, so no other tensor gets its id
 
             hooks.append(module.register_forward_hook(note))
         elif isinstance(module, nn.BatchNorm2d):
@@ -76,13 +76,13 @@ def _pairs(network: Network, images: Tensor) -> list[tuple[str, str]]:
 
 
 def _hooked_as(old: nn.Module, new: nn.Module) -> nn.Module:
-    """The new module with the old one's hooks, by which adapted networks tell what they know."""
+    """The new module with the old one's hooks, which external models need."""
     new._forward_hooks = old._forward_hooks
     return new
 
 
 def _try(network: Network, pairs: list[tuple[str, str]], images: Tensor, expected: Knowledge) -> bool:
-    """Fold pairs; undone if the network then says something else."""
+    """Fold pairs; undo it and return False if the outputs change."""
     before = {name: network.get_submodule(name) for pair in pairs for name in pair}
     for conv, norm in pairs:
         before_norm, after = network.get_submodule(conv), network.get_submodule(norm)

@@ -1,4 +1,4 @@
-"""Networks that are not the zoo's, made to tell what they know: where to look is found in one trial pass."""
+"""Adapts networks that are not in the zoo: a trial forward pass finds the layers to hook."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -11,78 +11,79 @@ from tekapctl.errors import TekapctlError, UsageError, described, lacking_memory
 from tekapctl.models.network import Knowledge, Maps, Network
 
 _SIZES = (64, 224, 32, 28, 299, 384)
-"""Pixels a side of the images of the trial, until one is taken."""
-_WRITE_ONE = "Write a factory that returns a tekapctl.models.Network, and name it as package.module:factory."
+"""Image sizes to try, in pixels, until the network accepts one."""
+_REMEDY = "Write a factory that returns a tekapctl.models.Network, and name it as package.module:factory."
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a tensor passes: a module's name, and which of its calls in one pass."""
+class HookSite:
+    """One call of a module in a forward pass: the module's name and the number of the call."""
 
     module: str
     call: int
 
 
 @dataclass
-class Look:
-    """What is looked at in each pass, and what was seen in the last.
+class HookState:
+    """Which tensors the hooks collect, and those of the last forward pass.
 
     Attributes:
-        outputs: Places whose output is wanted.
-        inputs: Places whose input is wanted.
-        seen: The tensors; `("output", place)` and `("input", place)` name them.
+        outputs: Calls whose output to collect.
+        inputs: Calls whose input to collect.
+        seen: The tensors, by `("output", site)` or `("input", site)`.
+        calls: Number of calls of each module so far.
     """
 
-    outputs: frozenset[Place]
-    inputs: frozenset[Place]
-    seen: dict[tuple[str, Place], Tensor] = field(default_factory=dict)
+    outputs: frozenset[HookSite]
+    inputs: frozenset[HookSite]
+    seen: dict[tuple[str, HookSite], Tensor] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def begin(self) -> None:
-        """Forget the last pass."""
+        """Forget the last forward pass."""
         self.seen.clear()
         self.calls.clear()
 
 
 @dataclass
-class Watch:
-    """A hook on one module; an object, so that a copy of the network has copies of its own."""
+class ForwardHook:
+    """A hook on one module; an object, so that copies of the network have their own hooks."""
 
-    look: Look
+    state: HookState
     name: str
 
     def __call__(self, module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        """Keep what is wanted of a call."""
-        place = Place(self.name, self.look.calls[self.name])
-        self.look.calls[self.name] += 1
-        if place in self.look.outputs and isinstance(output, Tensor):
-            self.look.seen["output", place] = output
-        if place in self.look.inputs and inputs and isinstance(inputs[0], Tensor):
-            self.look.seen["input", place] = inputs[0]
+        """Collect the tensors of a call."""
+        place = HookSite(self.name, self.state.calls[self.name])
+        self.state.calls[self.name] += 1
+        if place in self.state.outputs and isinstance(output, Tensor):
+            self.state.seen["output", place] = output
+        if place in self.state.inputs and inputs and isinstance(inputs[0], Tensor):
+            self.state.seen["input", place] = inputs[0]
 
 
 @dataclass(frozen=True)
 class _Call:
-    place: Place
+    place: HookSite
     source: Tensor | None
     output: Tensor
     is_activation: bool
 
 
-class Adapted(Network):
-    """Any classifier with a last linear layer.
+class ExternalNetwork(Network):
+    """Adapts any classifier that ends with a linear layer.
 
-    The embedding is that layer's input. The stages are the last feature maps of each size. The same before their ReLU
-    are what a ReLU module took that gave them, or the maps themselves where they have negative values, as those of
-    blocks that end without one.
+    The embedding is the input of that layer. The feature maps are the last ones of each size. Their pre-activations are
+    the inputs of the ReLU modules that produced them, or the maps themselves if these have negative values, as in
+    blocks that do not end with a ReLU.
 
     Args:
-        network: The classifier; its activations are made to leave their input as it is.
-        name: What the user calls it.
-        in_channels: Number of channels of its images.
+        network: The classifier; in-place activations are made out-of-place.
+        name: Its name, for messages.
+        in_channels: Number of image channels.
 
     Raises:
-        UsageError: It takes no images of these channels, or has no last linear layer.
+        UsageError: It does not accept images with these channels, or does not end with a linear layer.
     """
 
     def __init__(self, network: nn.Module, name: str, in_channels: int) -> None:
@@ -99,19 +100,19 @@ class Adapted(Network):
             if isinstance(network.get_submodule(call.place.module), nn.Linear) and torch.equal(call.output, logits)
         ]
         if logits.dim() != 2 or not classifiers or classifiers[-1].source is None or classifiers[-1].source.dim() != 2:
-            raise UsageError(f"{name} has no linear layer at its end whose input is an embedding.", _WRITE_ONE)
+            raise UsageError(f"{name} does not end with a linear layer, whose input is the embedding.", _REMEDY)
         self.num_classes = logits.shape[1]
         self._classifier = classifiers[-1].place
-        feature_maps = _stages(calls, self.trial_size)
+        feature_maps = _feature_maps(calls, self.trial_size)
         self._stages = [stage.place for stage in feature_maps]
         before = [found for stage in feature_maps if (found := _before_activation(stage, calls)) is not None]
         self._before = before if len(before) == len(feature_maps) else []
         inputs = {self._classifier, *(place for kind, place in self._before if kind == "input")}
         outputs = set(self._stages)
         self._taken: torch.Size | None = None
-        self._look = Look(frozenset(outputs), frozenset(inputs))
+        self._state = HookState(frozenset(outputs), frozenset(inputs))
         for watched in sorted({place.module for place in inputs | outputs}):
-            network.get_submodule(watched).register_forward_hook(Watch(self._look, watched))
+            network.get_submodule(watched).register_forward_hook(ForwardHook(self._state, watched))
 
     @property
     def classifier_layer(self) -> nn.Module:
@@ -120,20 +121,20 @@ class Adapted(Network):
 
     @property
     def classifier_name(self) -> str:
-        """That layer's name in `network`."""
+        """The name of that layer in `network`."""
         return self._classifier.module
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
-        """The classifier's input; the whole network is passed to find it."""
+        """The classifier's input, from a pass through the whole network."""
         return self._pass(images, maps)[1]
 
     def knowledge(
         self, images: Float[Tensor, "batch c h w"], *, feature_maps: bool = True, preactivations: bool = False
     ) -> Knowledge:
-        """What the network says of a batch; no maps before their ReLU where it does not tell them.
+        """Compute knowledge of a batch; pre-activations are empty if they cannot be hooked.
 
         Raises:
-            UsageError: The images have another number of channels, or a size that the network does not take.
+            UsageError: The network does not accept the channels or the size of the images.
         """
         maps = Maps(feature_maps, preactivations and bool(self._before))
         try:
@@ -141,29 +142,29 @@ class Adapted(Network):
         except TekapctlError:
             raise
         except Exception as error:
-            # Of a size that it has taken before, images are not to blame.
+            # The network has accepted this size before, so the images are not the cause.
             if images.shape[1:] == self._taken or lacking_memory(error) is not None:
                 raise
             size = "x".join(str(side) for side in images.shape[1:])
             raise UsageError(
-                f"{self.name} does not take images of {size}: {described(error)}.",
-                "Use images of the size that it is made for.",
+                f"{self.name} does not accept images of {size}: {described(error)}.",
+                "Use images of the size that it expects.",
             ) from error
         if images.shape[1:] != self._taken:
             self._taken = images.shape[1:]
         return Knowledge(logits, embedding, tuple(maps.feature_maps), tuple(maps.preactivations))
 
     def _pass(self, images: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
-        self._look.begin()
+        self._state.begin()
         logits = _logits(self.network(images))
         if logits.shape[1:] != (self.num_classes,):
             found = list(logits.shape)
             raise TekapctlError(
-                f"{self.name} gave logits of shape {found}; at first they were of {self.num_classes} classes.",
-                _WRITE_ONE,
+                f"{self.name} returned logits of shape {found}, but {self.num_classes} classes in its first pass.",
+                _REMEDY,
             )
-        seen = dict(self._look.seen)
-        self._look.begin()
+        seen = dict(self._state.seen)
+        self._state.begin()
         try:
             for number, stage in enumerate(self._stages):
                 output = seen["output", stage]
@@ -172,20 +173,20 @@ class Adapted(Network):
         except KeyError as error:
             (_, place), *_ = error.args
             raise TekapctlError(
-                f"{self.name} did not call its layer {place.module} as often as in its first pass: what the layer "
-                "computes there is what is distilled.",
-                _WRITE_ONE,
+                f"{self.name} did not call its layer {place.module} as often as in its first pass, but the "
+                "output of that call is needed.",
+                _REMEDY,
             ) from None
 
     @torch.no_grad()
     def _trial(self) -> tuple[list[_Call], Tensor]:
-        """All calls of modules in one pass, in the order in which they end, and the logits."""
+        """All calls of modules in one forward pass, in the order in which they end, and the logits."""
         calls: list[_Call] = []
         count: dict[str, int] = defaultdict(int)
 
         def note(name: str) -> object:
             def hook(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-                place = Place(name, count[name])
+                place = HookSite(name, count[name])
                 count[name] += 1
                 if isinstance(output, Tensor):
                     source = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
@@ -213,24 +214,24 @@ class Adapted(Network):
             self.network.train(was_training)
             for hook in hooks:
                 hook.remove()
-        raise UsageError(f"{self.name} takes no square images of {self.in_channels} channels: {problem}.", _WRITE_ONE)
+        raise UsageError(f"{self.name} accepts no square images with {self.in_channels} channels: {problem}.", _REMEDY)
 
 
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.ELU, nn.Mish, nn.PReLU)
 
 
 def _logits(output: object) -> Tensor:
-    """The logits; networks with further heads give them first while they are trained."""
+    """The logits; networks with auxiliary heads return them first in training."""
     found = output[0] if isinstance(output, tuple) else output
     if not isinstance(found, Tensor):
-        raise UsageError(f"The network gives {type(found).__name__} and no logits.", _WRITE_ONE)
+        raise UsageError(f"The network returns {type(found).__name__} instead of logits.", _REMEDY)
     return found
 
 
-def _stages(calls: list[_Call], size: int) -> list[_Call]:
+def _feature_maps(calls: list[_Call], size: int) -> list[_Call]:
     """The last feature map of each size, from the largest to the smallest.
 
-    What a block makes of its input before it halves it is none: an inverted bottleneck widens it first.
+    Maps inside a block that halves the size are skipped: an inverted bottleneck expands its input first.
     """
     halving = {
         (call.place.module, side)
@@ -241,16 +242,16 @@ def _stages(calls: list[_Call], size: int) -> list[_Call]:
     for call in calls:
         side, parts = _side(call.output, size), call.place.module.split(".")
         enclosing = [".".join(parts[:depth]) for depth in range(1, len(parts))]
-        grows = side is not None and side > min(last, default=side)  # as before a classifier of fixed size
+        grows = side is not None and side > min(last, default=side)  # upsampled, as before a classifier of fixed size
         if side is not None and not grows and not any((name, side) in halving for name in enclosing):
             last[side] = call
     return [last[side] for side in sorted(last, reverse=True)]
 
 
 def _side(tensor: Tensor | None, size: int) -> int | None:
-    """The side of a square feature map, above 1, of images of `size`; None of what is no such map.
+    """The size of a square feature map, if it is above 1 and an even fraction of the image size; else None.
 
-    Attention and maps with their channels last have four dimensions too, and are no even share of the image.
+    Attention weights and channels-last maps have four dimensions too, but no such size.
     """
     if tensor is None or tensor.dim() != 4 or tensor.shape[2] != tensor.shape[3]:
         return None
@@ -258,8 +259,8 @@ def _side(tensor: Tensor | None, size: int) -> int | None:
     return side if side > 1 and abs(size / round(size / side) - side) <= 1 else None
 
 
-def _before_activation(stage: _Call, calls: list[_Call]) -> tuple[str, Place] | None:
-    """Where a stage is before its ReLU; None where that is not to be seen."""
+def _before_activation(stage: _Call, calls: list[_Call]) -> tuple[str, HookSite] | None:
+    """Where the pre-activation of a feature map is; None if it cannot be hooked."""
     for call in reversed(calls):
         if call.is_activation and call.output is stage.output and call.source is not None:
             return "input", call.place

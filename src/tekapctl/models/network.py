@@ -1,4 +1,4 @@
-"""What a network says of a batch of images."""
+"""The interface of all networks, and their outputs that distillation losses read."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -74,14 +74,14 @@ class Requires:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """A network's knowledge of a batch; student and teacher both give it.
+    """The outputs of a student or teacher for a batch.
 
     Attributes:
         logits: The classifier's output before softmax.
-        embedding: The classifier's input, flattened after pooling.
-        feature_maps: Feature maps, first to last, as the published codes expose them; empty where none were asked for.
-        preactivations: The same maps before their ReLU; empty where none were asked for.
-        strong: Knowledge of the same samples' strongly augmented images; None where it was not asked for.
+        embedding: The input of the classifier, flattened after pooling.
+        feature_maps: Feature maps, first to last, as in the published code; empty if not requested.
+        preactivations: The same maps before their ReLU; empty if not requested.
+        strong: Knowledge of the strongly augmented images; None if not requested.
     """
 
     logits: Float[Tensor, "batch classes"]
@@ -91,7 +91,7 @@ class Knowledge:
     strong: "Knowledge | None" = None
 
     def gather(self, shard: BatchShard) -> "Knowledge":
-        """That of all samples of a batch, from all processes' shares of it."""
+        """The knowledge of the full batch, gathered from all processes."""
         if shard.is_full_batch:
             return self
         return Knowledge(
@@ -103,7 +103,7 @@ class Knowledge:
         )
 
     def first(self, count: int) -> "Knowledge":
-        """That of the first samples of a batch."""
+        """The knowledge of the first samples."""
         if count == len(self.logits):
             return self
         return Knowledge(
@@ -115,7 +115,7 @@ class Knowledge:
         )
 
     def float(self) -> "Knowledge":
-        """The same in float32, in which losses are computed."""
+        """Convert to float32, in which losses are computed."""
         return Knowledge(
             logits=self.logits.float(),
             embedding=self.embedding.float(),
@@ -128,13 +128,13 @@ class Knowledge:
 def of_batch(
     forward: Callable[..., Knowledge], normalize: Callable[[Tensor], Tensor], batch: Batch, requires: Requires
 ) -> Knowledge:
-    """A network's knowledge of a batch, with a second forward pass for the strongly augmented images.
+    """Compute a network's knowledge of a batch, with a second forward pass for strongly augmented images.
 
     Args:
         forward: The network's `knowledge`, compiled or not.
         normalize: The network's `normalize`.
         batch: The images.
-        requires: What is wanted.
+        requires: The outputs that are needed.
     """
     found = forward(normalize(batch.images), feature_maps=requires.feature_maps, preactivations=requires.preactivations)
     if not requires.strong_view:
@@ -150,11 +150,11 @@ SMALLEST_IMAGE = 8
 
 
 class Maps:
-    """Collects a forward pass's feature maps, those that were asked for and no others.
+    """Collects the requested feature maps of a forward pass.
 
     Args:
-        feature_maps: Whether feature maps are wanted.
-        preactivations: Whether the maps before their ReLU are wanted.
+        feature_maps: Whether to collect feature maps.
+        preactivations: Whether to collect the maps before their ReLU.
     """
 
     def __init__(self, feature_maps: bool, preactivations: bool) -> None:
@@ -164,29 +164,29 @@ class Maps:
         self.preactivations: list[Tensor] = []
 
     def keep(self, stage: Tensor, preactivation: Tensor) -> None:
-        """Note a feature map and what it was before its ReLU."""
+        """Collect a feature map and its pre-activation."""
         if self.wants_feature_maps:
             self.feature_maps.append(stage)
         if self.wants_preactivations:
             self.preactivations.append(preactivation)
 
     def activate(self, preactivation: Tensor) -> Tensor:
-        """ReLU of a map that ends a stage, noted both before and after."""
+        """Apply the ReLU at the end of a stage, and collect the map before and after it."""
         stage = F.relu(preactivation, inplace=not self.wants_preactivations)
         self.keep(stage, preactivation)
         return stage
 
 
 class Network(nn.Module, ABC):
-    """An image classifier that tells what it knows of a batch.
+    """An image classifier that returns the knowledge that distillation losses read.
 
     Args:
         num_classes: Number of classes.
-        in_channels: Number of channels of its images.
+        in_channels: Number of image channels.
     """
 
     normalization: Normalization | None
-    """What it was trained with; None of a network that nothing is known of yet."""
+    """The normalisation it was trained with; None if it is not known yet."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class Network(nn.Module, ABC):
         self.normalization = None
 
     def normalize(self, pixels: Shaped[Tensor, "batch c h w"]) -> Float[Tensor, "batch c _h _w"]:
-        """Pixels as the network takes them; without a normalization of its own, images must be normalised already.
+        """Normalise pixels; without a normalisation, images are returned unchanged.
 
         Args:
             pixels: Images with values from 0 to 255.
@@ -203,17 +203,17 @@ class Network(nn.Module, ABC):
         return pixels if self.normalization is None else self.normalization(pixels)
 
     def recipe(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """The name and the arguments by which `models.build` makes the network again.
+        """The name and the arguments with which `models.build` builds the network again.
 
         Args:
-            name: What the user calls the network that learns.
+            name: The name of the student network.
             arguments: Its arguments.
         """
         return name, dict(arguments)
 
     @abstractmethod
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
-        """The classifier's input; feature maps are noted in `maps` on the way."""
+        """Compute the input of the classifier, and collect feature maps in `maps`."""
 
     @property
     @abstractmethod
@@ -221,22 +221,22 @@ class Network(nn.Module, ABC):
         """The layer from embedding to logits."""
 
     def modules_after_feature_maps(self) -> tuple[nn.Module, ...]:
-        """The modules after the last stage, which are not trained in a method's first stage."""
+        """The modules after the last feature map, which a method's init stage does not train."""
         return (self.classifier_layer,)
 
     def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:
-        """The last batch norm in front of the ReLU of each stage but the first; empty where that is not known."""
+        """The last batch norm before the ReLU of each feature map except the first; empty if unknown."""
         return ()
 
     def knowledge(
         self, images: Float[Tensor, "batch c h w"], *, feature_maps: bool = True, preactivations: bool = False
     ) -> Knowledge:
-        """What the network says of a batch.
+        """Compute logits, embedding and the requested feature maps.
 
         Args:
-            images: Normalised images of at least 8 pixels a side.
-            feature_maps: Whether to keep the feature maps.
-            preactivations: Whether to keep the feature maps before their ReLU.
+            images: Normalised images of at least 8x8 pixels.
+            feature_maps: Whether to return feature maps.
+            preactivations: Whether to return the feature maps before their ReLU.
 
         Raises:
             UsageError: The images are too small or have another number of channels.
@@ -244,11 +244,11 @@ class Network(nn.Module, ABC):
         _, channels, height, width = images.shape
         if channels != self.in_channels:
             raise UsageError(
-                f"The network takes images of {self.in_channels} channels and got {channels}.",
+                f"The network takes images with {self.in_channels} channels, but got {channels}.",
                 "Build it with in_channels, or convert the images.",
             )
         if min(height, width) < SMALLEST_IMAGE:
-            raise UsageError(f"Images of {height}x{width} pixels are too small.", "Use 8 pixels or more a side.")
+            raise UsageError(f"Images of {height}x{width} pixels are too small.", "Use images of at least 8x8 pixels.")
         maps = Maps(feature_maps, preactivations)
         embedding = self.embed(images, maps)
         return Knowledge(
@@ -259,7 +259,7 @@ class Network(nn.Module, ABC):
         )
 
     def forward(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch classes"]:
-        """The logits alone."""
+        """Compute the logits."""
         return self.knowledge(images, feature_maps=False).logits
 
 
@@ -274,30 +274,30 @@ def pool(maps: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c"]:
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A convolution without bias that keeps the size, but for its stride."""
+    """A convolution without bias; with stride 1 it keeps the size."""
     return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
 
 
 def init_fan_out(network: nn.Module) -> None:
-    """He initialisation by outputs: He et al., ICCV 2015, equation 10, backward case."""
+    """He initialisation with fan-out: He et al., ICCV 2015, equation 10, backward case."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def init_spatial_fan_out(network: nn.Module, *, linear_deviation: float | None = None) -> None:
-    """Normal convolutions with variance 2 / (kernel area * outputs), whatever their groups; biases zero.
+def init_spatial_fan_out(network: nn.Module, *, linear_std: float | None = None) -> None:
+    """Initialise convolutions from a normal distribution with variance 2 / (kernel area * outputs), and biases with 0.
 
     Args:
-        network: Its convolutions and linear layers are set.
-        linear_deviation: Deviation of the linear layers' weights; None leaves them as PyTorch makes them.
+        network: The network.
+        linear_std: Standard deviation of the weights of linear layers. Default: PyTorch's initialisation.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             area = module.kernel_size[0] * module.kernel_size[1]
             nn.init.normal_(module.weight, 0.0, (2.0 / (area * module.out_channels)) ** 0.5)
-        elif isinstance(module, nn.Linear) and linear_deviation is not None:
-            nn.init.normal_(module.weight, 0.0, linear_deviation)
+        elif isinstance(module, nn.Linear) and linear_std is not None:
+            nn.init.normal_(module.weight, 0.0, linear_std)
         if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -312,7 +312,7 @@ def macs(network: Network, image_shape: tuple[int, int, int]) -> int:
     """Multiply-accumulates of convolutions and linear layers for one image.
 
     Args:
-        network: The network; its mode and its buffers are left as they are.
+        network: The network; its mode and its buffers do not change.
         image_shape: Channels, height and width.
     """
     counted = 0

@@ -1,4 +1,4 @@
-"""From pixels to what a network takes: each network has its own mean, deviation and, if it must, size."""
+"""Normalisation of images: each network has its own mean, standard deviation and, if necessary, input size."""
 
 import math
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from tekapctl.errors import UsageError
 
 
 class Normalization(nn.Module):
-    """`(pixels / 255 - mean) / std` per channel, resized first if the network has a size of its own.
+    """`(pixels / 255 - mean) / std` per channel, after resizing if the network has a fixed input size.
 
     Args:
-        mean: Mean of each channel, with white as 1.
+        mean: Mean of each channel, in [0, 1].
         std: Standard deviation of each channel, in the same units.
-        size: Height and width that the network takes; None takes images as they come.
+        size: Height and width of the network's input. Default: images are not resized.
 
     Raises:
-        UsageError: A mean or deviation is not finite, a deviation is not positive, or their numbers differ.
+        UsageError: A value is not finite, a standard deviation is not positive, or their numbers differ.
     """
 
     scale: Tensor
@@ -35,14 +35,14 @@ class Normalization(nn.Module):
         self.register_buffer("shift", -means / deviations, persistent=False)
 
     def extra_repr(self) -> str:
-        """Its constants, which also tell cached teacher outputs apart."""
+        """Its constants, which are also part of the identity of cached teacher outputs."""
         return f"mean={self.mean}, std={self.std}, size={self.size}"
 
     def forward(self, pixels: Shaped[Tensor, "batch c h w"]) -> Float[Tensor, "batch c _h _w"]:
         """Normalised images, in channels-last order.
 
         Args:
-            pixels: Images with values from 0 to 255; gradients pass if they are floating point.
+            pixels: Images with values from 0 to 255; floating-point images get gradients.
         """
         if self.size is not None and pixels.shape[2:] != self.size:
             pixels = F.interpolate(pixels.float(), self.size, mode="bilinear", align_corners=False, antialias=True)
@@ -50,10 +50,10 @@ class Normalization(nn.Module):
 
 
 def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuse constants that make no images of pixels.
+    """Refuse invalid constants.
 
     Raises:
-        UsageError: One is not finite, a deviation is not positive, or there are not as many of both.
+        UsageError: A value is not finite, a standard deviation is not positive, or their numbers differ.
     """
     problem = ""
     if len(mean) != len(std):
@@ -63,4 +63,4 @@ def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
     elif not all(value > 1e-6 for value in std):
         problem = f"The standard deviations {list(std)} are not all positive."
     if problem:
-        raise UsageError(problem, "Give one finite mean and one positive deviation per channel.")
+        raise UsageError(problem, "Give one finite mean and one positive standard deviation per channel.")

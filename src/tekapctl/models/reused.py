@@ -1,4 +1,4 @@
-"""A student that classifies with its teacher's classifier, behind a projector to the teacher's feature map (SimKD)."""
+"""A student that uses its teacher's classifier after a projector to the teacher's feature map (SimKD)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,24 +10,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tekapctl.errors import UsageError
-from tekapctl.models.hooks import Adapted
+from tekapctl.models.hooks import ExternalNetwork
 from tekapctl.models.network import Maps, Network, conv, pool
 
 NAME = "reused-classifier"
-"""What files of weights call such a network; no student is asked for by it."""
+"""Name of such networks in weight files; it is not the name of a student."""
 _MOST = 65_536
 _OF_STUDENT = "student."
 
 
 @dataclass(frozen=True)
 class Projection:
-    """What a projector is built from.
+    """The dimensions of a projector.
 
     Attributes:
-        inputs: Channels of the student's last map.
-        outputs: Channels of the teacher's, which are the width of its classifier's input.
-        factor: How many times fewer channels there are in the middle.
-        most: Height and width beyond which the student's map is pooled first; None never pools it.
+        inputs: Channels of the student's last feature map.
+        outputs: Channels of the teacher's, which is the width of its classifier's input.
+        factor: Reduction of the channels in the hidden layers.
+        most: Larger student maps are pooled to this height and width. Default: no pooling.
         bias: Whether the classifier has a bias.
     """
 
@@ -39,29 +39,29 @@ class Projection:
 
 
 class Projector(nn.Sequential):
-    """Convolutions of 1x1, 3x3 and 1x1, each with a batch norm and a ReLU; the last ReLU is not among its layers.
+    """Convolutions of 1x1, 3x3 and 1x1 with batch norms and ReLUs, without the last ReLU.
 
     Args:
-        projection: Its channels.
+        projection: Its dimensions.
     """
 
     def __init__(self, projection: Projection) -> None:
-        middle = max(1, projection.outputs // projection.factor)
+        hidden = max(1, projection.outputs // projection.factor)
         super().__init__(
-            *(conv(projection.inputs, middle, 1), nn.BatchNorm2d(middle), nn.ReLU()),
-            *(conv(middle, middle, 3), nn.BatchNorm2d(middle), nn.ReLU()),
-            *(conv(middle, projection.outputs, 1), nn.BatchNorm2d(projection.outputs)),
+            *(conv(projection.inputs, hidden, 1), nn.BatchNorm2d(hidden), nn.ReLU()),
+            *(conv(hidden, hidden, 3), nn.BatchNorm2d(hidden), nn.ReLU()),
+            *(conv(hidden, projection.outputs, 1), nn.BatchNorm2d(projection.outputs)),
         )
 
 
 class ReusedClassifier(Network):
-    """A student without its classifier, a projector, and a classifier that is not trained.
+    """A student without its classifier, a projector, and a frozen classifier.
 
-    Its last stage is the projected map, behind the student's own stages.
+    Its last feature map is the projected one.
 
     Args:
-        student: The student; it loses its classifier.
-        projection: Channels and size of the projector.
+        student: The student, whose classifier is removed.
+        projection: The dimensions of the projector.
     """
 
     def __init__(self, student: Network, projection: Projection) -> None:
@@ -79,7 +79,7 @@ class ReusedClassifier(Network):
         return self.classifier
 
     def take(self, classifier: nn.Linear) -> None:
-        """Classify as a teacher's classifier does from now on."""
+        """Copy the weights of the teacher's classifier."""
         self.classifier.load_state_dict(classifier.state_dict())
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
@@ -91,14 +91,14 @@ class ReusedClassifier(Network):
         return pool(self.project(own.feature_maps[-1], maps))
 
     def project(self, last: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch _c _h _w"]:
-        """The student's last map in the channels of the teacher's, noted in `maps`."""
+        """Project the student's last feature map, and collect the result in `maps`."""
         if self.projection.most is not None:
             height, width = (min(pair) for pair in zip(last.shape[2:], self.projection.most, strict=True))
             last = last if last.shape[2:] == (height, width) else F.adaptive_avg_pool2d(last, (height, width))
         return maps.activate(self.projector(last))
 
     def recipe(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """What `models.build` makes the network of again.
+        """The name and arguments with which `models.build` builds the network again.
 
         Args:
             name: The student's name.
@@ -111,7 +111,7 @@ class ReusedClassifier(Network):
         return NAME, {**found, "bias": shape.bias, **most, **of_student}
 
 
-def parted(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], Projection]:
+def split_arguments(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], Projection]:
     """The student's name, its arguments, and the projection, from a recipe's arguments.
 
     Raises:
@@ -125,15 +125,15 @@ def parted(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], Projectio
     fits &= own.keys() == {"inputs", "outputs", "factor"} and isinstance(bias, bool)
     fits &= most is None or (isinstance(most, list) and len(most) == 2)
     if not fits or not isinstance(student, str) or student == NAME:
-        raise UsageError("What the weights say of their reused classifier is damaged.", "Train the student again.")
+        raise UsageError("The metadata of the reused classifier are damaged.", "Train the student again.")
     return student, of_student, Projection(**own, most=None if most is None else (most[0], most[1]), bias=bias)
 
 
 def linear_of(classifier: nn.Module) -> nn.Linear:
-    """A copy of the only linear layer of a teacher's classifier, not trained and without hooks.
+    """A frozen copy of the only linear layer of a teacher's classifier, without hooks.
 
     Raises:
-        UsageError: There is more in it, so that it cannot be reused.
+        UsageError: The classifier has other layers, so it cannot be reused.
     """
     layers = [module for module in classifier.modules() if not isinstance(module, nn.Sequential | nn.Dropout)]
     if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
@@ -150,9 +150,9 @@ def linear_of(classifier: nn.Module) -> nn.Linear:
 
 @torch.no_grad()
 def _drop_classifier(student: Network) -> None:
-    """Take a student's classifier away; a network from elsewhere keeps it untrained: its pass goes through it."""
+    """Remove a student's classifier; external models keep it frozen, since their forward pass needs it."""
     layer = student.classifier_layer
-    if isinstance(student, Adapted):
+    if isinstance(student, ExternalNetwork):
         layer.requires_grad_(False)
         return
     for name, module in list(student.named_modules()):

@@ -1,4 +1,4 @@
-"""Where networks are found by name."""
+"""The registry of networks, and building them by name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ class Entry:
     """A network of the zoo.
 
     Attributes:
-        factory: Makes it for a number of classes and of input channels.
-        learning_rate: The published protocol's first learning rate for it.
+        factory: Builds it, given the number of classes and of input channels.
+        learning_rate: The published initial learning rate.
     """
 
     factory: Callable[[int, int], Network]
@@ -28,24 +28,24 @@ NETWORKS: Registry[Entry] = Registry("network", "tekapctl.models.cifar")
 def build(
     name: str, num_classes: int = 100, in_channels: int = 3, arguments: external.Arguments | None = None
 ) -> Network:
-    """A new network.
+    """Build a network.
 
     Args:
         name: Its name in the zoo, `torchvision:NAME`, `timm:NAME`, or a factory, `package.module:factory`.
         num_classes: Number of classes.
-        in_channels: Number of channels of its images.
-        arguments: Further arguments of a network from elsewhere.
+        in_channels: Number of image channels.
+        arguments: Arguments of an external model.
 
     Raises:
-        UsageError: There is no network of this name (the message has the nearest), or it does not take the arguments.
+        UsageError: There is no such network (the message has similar names), or it does not accept the arguments.
     """
     if name == reused.NAME:
-        student, of_student, projection = reused.parted(arguments or {})
+        student, of_student, projection = reused.split_arguments(arguments or {})
         return reused.ReusedClassifier(build(student, num_classes, in_channels, of_student), projection)
-    if external.is_foreign(name):
+    if external.is_external(name):
         return external.build(name, num_classes, in_channels, arguments or {})
     if arguments:
-        raise UsageError(f"The network {name} takes no arguments.", "Leave out --model-arg.")
+        raise UsageError(f"The network {name} takes no arguments.", "Leave out the model arguments.")
     return NETWORKS[name].factory(num_classes, in_channels)
 
 
@@ -55,20 +55,20 @@ def names() -> list[str]:
 
 
 def learning_rate(name: str) -> float:
-    """The published protocol's first learning rate for a network; the usual one for a network from elsewhere."""
-    return Entry.learning_rate if external.is_foreign(name) else NETWORKS[name].learning_rate
+    """The published initial learning rate of a network, or the usual one for an external model."""
+    return Entry.learning_rate if external.is_external(name) else NETWORKS[name].learning_rate
 
 
 def is_known(name: str) -> bool:
-    """Whether a name is of a network of the zoo, or has the form of one from elsewhere."""
-    return external.is_foreign(name) or name in NETWORKS
+    """Whether a name is in the zoo or has the form of an external model."""
+    return external.is_external(name) or name in NETWORKS
 
 
 def check(name: str) -> None:
-    """Refuse a name that is no network's.
+    """Refuse unknown names.
 
     Raises:
-        UsageError: There is none in the zoo; those from elsewhere are looked for when they are built.
+        UsageError: The name is not in the zoo; external models are looked up when they are built.
     """
-    if not external.is_foreign(name):
+    if not external.is_external(name):
         NETWORKS[name]

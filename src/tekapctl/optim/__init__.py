@@ -17,9 +17,9 @@ def build_optimizer(settings: OptimizerSpec, parameters: Sequence[nn.Parameter],
     """The optimizer of a run.
 
     Args:
-        settings: The spec's.
-        parameters: What is trained.
-        device: Where the parameters are.
+        settings: The spec's optimizer settings.
+        parameters: The parameters to train.
+        device: The parameters' device.
     """
     shared: dict[str, Any] = {
         "lr": settings.learning_rate,

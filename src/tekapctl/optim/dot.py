@@ -1,4 +1,4 @@
-"""DOT: the distillation loss keeps more momentum than the task's, so that it leads the way.
+"""DOT: more momentum for the distillation loss than for the task loss.
 
 Zhao, Cui, Song and Liang, "DOT: A Distillation-Oriented Trainer", ICCV 2023, equations 8 to 10.
 """
@@ -16,15 +16,15 @@ from tekapctl.timing import Clock
 class DOT(SGD):
     """SGD with a momentum buffer for each loss: `momentum - delta` for the task's, `momentum + delta` for the other.
 
-    Weight decay belongs to the task. With delta 0 it is SGD of the summed loss. A parameter that has a gradient of one
-    loss only, such as a connector's, is trained by plain SGD with `momentum`, as in the published code.
+    Weight decay is part of the task's gradient. With delta 0 it is SGD of the summed loss. A parameter with a gradient
+    of one loss only, such as a connector's, is trained by plain SGD with `momentum`, as in the published code.
 
     Args:
-        parameters: What is trained.
-        lr: The learning rate.
-        momentum: Momentum of both.
+        parameters: The parameters to train.
+        lr: Learning rate.
+        momentum: Momentum before adding or subtracting delta.
         weight_decay: Weight decay.
-        delta: What the distillation loss has more, and the task's less; at most what keeps both in [0, 1).
+        delta: Added to the distillation loss's momentum, subtracted from the task's; both must stay in [0, 1).
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class DOT(SGD):
         self.delta = delta
 
     def minimize(self, parts: dict[str, Tensor], parallel: DataParallelStep, clock: Clock) -> None:
-        """Backward passes of the cross-entropy and of all other parts, and the step."""
+        """Two backward passes, for the cross-entropy and for the sum of all other losses, and the step."""
         zero = torch.zeros((), device=next(iter(parts.values())).device)
         with clock("backward"):
             task = parts.get("cross_entropy", zero)
@@ -50,16 +50,16 @@ class DOT(SGD):
 
         Args:
             task: The cross-entropy.
-            distillation: All other parts.
+            distillation: The sum of all other losses.
         """
         trained = self._trained()
-        # One of them may be a constant: cross-entropy without weight, or a method without a loss.
+        # Either may be constant: a cross-entropy with weight 0, or a method without a loss.
         of_task = self._gradients(task, trained, keep=distillation.requires_grad)
         return of_task, self._gradients(distillation, trained, keep=False)
 
     @torch.no_grad()
     def apply(self, gradients: tuple[Sequence[Tensor | None], Sequence[Tensor | None]]) -> None:
-        """Move the parameters along both momenta."""
+        """Update the parameters with both momentum buffers."""
         group = self.param_groups[0]
         rate, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
         for parameter, of_task, of_distillation in zip(self._trained(), *gradients, strict=True):

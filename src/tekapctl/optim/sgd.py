@@ -1,4 +1,4 @@
-"""SGD, and what every optimizer here can do: take a step along the gradient of a loss given in parts."""
+"""SGD with `minimize`, the backward pass and step of a loss given in parts, which every optimizer here has."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ class SGD(torch.optim.SGD):
 
         Args:
             parts: Weighted parts of the loss, by name.
-            parallel: The module that gave them; averages gradients over the processes.
+            parallel: The module that computed them; averages gradients over the processes.
             clock: Times both phases.
         """
         with clock("backward"):

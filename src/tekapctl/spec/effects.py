@@ -8,7 +8,7 @@ for each of them, and its banks are updated once more.
 from collections.abc import Collection
 from typing import Literal, get_args
 
-from tekapctl.distill.tekap import Perturbation
+from tekapctl.distillation.tekap import LevelSettings
 from tekapctl.errors import UsageError
 from tekapctl.registry import unknown_name
 from tekapctl.spec.io import parse, to_dict
@@ -58,7 +58,7 @@ def keep(spec: StudentSpec, effects: Collection[str]) -> StudentSpec:
     return kept
 
 
-def _changes(settings: Perturbation, effects: Collection[str], *, needs_teachers: bool) -> dict[str, float | int]:
+def _changes(settings: LevelSettings, effects: Collection[str], *, needs_teachers: bool) -> dict[str, float | int]:
     if not settings.teachers:
         return {}
     whole = settings.teacher_loss_weight + settings.teachers * settings.loss_weight

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from tekapctl.data.spec import DATASETS
-from tekapctl.distill.methods import METHODS
+from tekapctl.distillation.methods import METHODS
 from tekapctl.errors import UsageError
 from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec
 from tekapctl.spec.suggestions import nearest_field

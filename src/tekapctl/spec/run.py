@@ -15,10 +15,10 @@ from pydantic import (
 from tekapctl import models
 from tekapctl.data.datasets.cifar import CIFAR100
 from tekapctl.data.spec import DATASETS, DataSpec, spelled_out
-from tekapctl.distill.angular import AngularSpec
-from tekapctl.distill.methods import METHODS, MethodSpec
-from tekapctl.distill.methods.kd import KDSpec
-from tekapctl.distill.tekap import FeatureTekap, LogitTekap, TekapSpec
+from tekapctl.distillation.angular import AngularSpec
+from tekapctl.distillation.methods import METHODS, MethodSpec
+from tekapctl.distillation.methods.kd import KDSpec
+from tekapctl.distillation.tekap import FeatureTekap, LogitTekap, TekapSpec
 from tekapctl.errors import UsageError
 from tekapctl.models.external import Argument
 from tekapctl.models.network import Level, Requires

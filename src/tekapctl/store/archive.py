@@ -1,8 +1,9 @@
-"""Tar archives of which nothing is trusted."""
+"""Tar and zip archives from untrusted sources."""
 
 import gzip
 import io
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +22,9 @@ class Member:
     """A regular file in an archive.
 
     Attributes:
-        path: Its path there.
-        size: Its bytes.
-        content: To read it from, while it is its turn.
+        path: Its path in the archive.
+        size: Its size in bytes.
+        content: Its bytes; can be read until the next member is requested.
         archive: The archive.
     """
 
@@ -33,7 +34,7 @@ class Member:
     archive: Path
 
     def read(self) -> bytes:
-        """All of it."""
+        """The whole content."""
         return b"".join(self.pieces())
 
     def write(self, target: Path) -> None:
@@ -43,38 +44,37 @@ class Member:
                 file.write(piece)
 
     def pieces(self) -> Iterator[bytes]:
-        """All of it, in pieces that take little memory."""
+        """The content in small pieces."""
         left = self.size
         while left:
             with _refusing(self.archive):
                 piece = self.content.read(min(_PIECE, left))
                 if not piece:
-                    raise EOFError("it ends early")
+                    raise EOFError("unexpected end of file")
             left -= len(piece)
             yield piece
 
 
-def members(archive: Path, *, most_bytes: int) -> Iterator[Member]:
-    """The regular files in a tar archive, packed by gzip or not at all, in order.
+def members(archive: Path, *, max_bytes: int) -> Iterator[Member]:
+    """Yield the regular files of a tar archive, which may be compressed with gzip, in order.
 
     Args:
         archive: The archive.
-        most_bytes: An archive that unpacks to more is refused before it does.
+        max_bytes: An archive that unpacks to more is refused before it does.
 
     Raises:
-        UsageError: It is damaged or too large.
+        UsageError: The archive is damaged or too large.
     """
     with _refusing(archive), _opened(archive) as plain:
-        bounded: Any = _Bounded(plain, most_bytes)
+        bounded: Any = _Bounded(plain, max_bytes)
         with tarfile.open(fileobj=bounded, mode="r:") as opened:
             for entry in opened:
-                if entry.offset_data + entry.size > most_bytes:
+                if entry.offset_data + entry.size > max_bytes:
                     raise UsageError(
-                        f"The archive {archive} is far larger than it should be: it has {entry.size:,} bytes of "
-                        f"{entry.name}.",
+                        f"The archive {archive} is larger than expected: {entry.name} has {entry.size:,} bytes.",
                         "Use another archive.",
                     )
-                # Sparse files claim sizes that they do not have.
+                # Sparse files claim more bytes than they have.
                 if not entry.isreg() or entry.issparse() or ".." in PurePosixPath(entry.name).parts:
                     continue
                 content = opened.extractfile(entry)
@@ -82,24 +82,24 @@ def members(archive: Path, *, most_bytes: int) -> Iterator[Member]:
                 yield Member(PurePosixPath(entry.name), entry.size, content, archive)
 
 
-def extract_member(archive: Path, member: str, target: Path, *, most_bytes: int, most_in_all: int) -> None:
-    """Copy a regular file out of a tar archive; nothing else of the archive is unpacked.
+def extract_member(archive: Path, member: str, target: Path, *, max_bytes: int, max_total_bytes: int) -> None:
+    """Extract one regular file from a tar archive.
 
     Args:
         archive: The archive.
-        member: The file's path in it.
-        target: Where it goes.
-        most_bytes: A larger one is refused.
-        most_in_all: An archive that unpacks to more is refused.
+        member: The file's path in the archive.
+        target: The file to write.
+        max_bytes: A larger file is refused.
+        max_total_bytes: An archive that unpacks to more is refused.
 
     Raises:
-        UsageError: The archive is damaged, has no such file, or the file is a link or too large.
+        UsageError: The archive is damaged or has no such file, or the file is a link or too large.
     """
     wanted = PurePosixPath(member)
-    for found in members(archive, most_bytes=most_in_all):
+    for found in members(archive, max_bytes=max_total_bytes):
         if found.path != wanted:
             continue
-        if found.size > most_bytes:
+        if found.size > max_bytes:
             raise UsageError(f"{member} in {archive.name} has {found.size:,} bytes.", "Use another archive.")
         found.write(target)
         return
@@ -109,20 +109,20 @@ def extract_member(archive: Path, member: str, target: Path, *, most_bytes: int,
 
 
 class _Bounded:
-    """What is read of an unpacked archive, in pieces and in places that an honest one needs."""
+    """Limits reads and seeks in an unpacked archive to what a valid archive needs."""
 
-    def __init__(self, file: io.BufferedIOBase, most_bytes: int) -> None:
-        self._file, self._most = file, most_bytes
+    def __init__(self, file: io.BufferedIOBase, max_bytes: int) -> None:
+        self._file, self._most = file, max_bytes
 
     def read(self, size: int = -1) -> bytes:
-        # Headers say how long they are themselves.
+        # Headers state their own length.
         if not 0 <= size <= 2 * _PIECE:
-            raise tarfile.ReadError("a header claims to be larger than headers are")
+            raise tarfile.ReadError("a header claims an impossible size")
         return self._file.read(size)
 
     def seek(self, place: int) -> int:
         if not 0 <= place <= self._most:
-            raise tarfile.ReadError("it unpacks to more than it should")
+            raise tarfile.ReadError("it unpacks to more than expected")
         return self._file.seek(place)
 
     def tell(self) -> int:
@@ -143,8 +143,43 @@ def _opened(archive: Path) -> Iterator[io.BufferedIOBase]:
 
 @contextmanager
 def _refusing(archive: Path) -> Iterator[None]:
-    """Turns what reading hostile bytes raises into the program's own error."""
+    """Translate all errors of reading hostile bytes."""
     try:
         yield
     except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError, RecursionError) as error:
-        raise UsageError(f"The archive {archive} is damaged: {error}.", "Fetch it anew, or use another.") from None
+        raise UsageError(f"The archive {archive} is damaged: {error}.", "Fetch it again, or use another.") from None
+
+
+MAX_UNPACKED = 2 * 2**30
+MAX_FILES = 1_000_000
+_DUPLICATE_NAMES = (FileExistsError, IsADirectoryError, NotADirectoryError)
+
+
+def unpack_zip(archive: Path, target: Path, *, inside: str) -> None:
+    """Unpack one folder of a zip archive.
+
+    Args:
+        archive: The archive.
+        target: The folder in which to create it.
+        inside: The folder in the archive.
+
+    Raises:
+        UsageError: The archive is damaged, has no such folder, has paths outside of it, or is too large.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            entries = [entry for entry in opened.infolist() if entry.filename.startswith(f"{inside}/")]
+            _check(archive, entries, inside)
+            opened.extractall(target, entries)
+    # RuntimeError: encrypted files. NotImplementedError, a RuntimeError too: unknown compression.
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, *_DUPLICATE_NAMES) as error:
+        raise UsageError(f"The archive {archive} is damaged: {error}.", "Fetch it again, or use another.") from None
+
+
+def _check(archive: Path, entries: list[zipfile.ZipInfo], inside: str) -> None:
+    if not entries:
+        raise UsageError(f"The archive {archive} has no folder {inside}.", "Use another.")
+    if any(".." in PurePosixPath(entry.filename).parts for entry in entries):
+        raise UsageError(f"The archive {archive} has paths outside its folder.", "Use another archive.")
+    if sum(entry.file_size for entry in entries) > MAX_UNPACKED or len(entries) > MAX_FILES:
+        raise UsageError(f"The archive {archive} is larger than expected.", "Use another.")

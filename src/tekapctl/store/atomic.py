@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear complete or not at all."""
 
 import errno
 import glob
@@ -6,7 +6,6 @@ import hashlib
 import os
 import secrets
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,20 +13,19 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.home import Home, expand_user
-from tekapctl.store.locks import can_be_told, held, is_locked
+from tekapctl.errors import TekapctlError
+from tekapctl.store.locks import can_detect_locks, create_locked, is_locked
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash at any moment it is either the old one or the new one.
+    """Write a file so that after a crash at any moment it is either the old or the new one.
 
     Args:
-        path: Where it goes; its folder is made.
+        path: The file; its folder is created.
         content: The bytes.
 
     Raises:
-        TekapctlError: The disk is full, or the folder cannot be written.
+        TekapctlError: The disk is full, or the folder is not writable.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
@@ -44,8 +42,8 @@ def atomic_write(path: Path, content: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, name: str = "*") -> None:
-    """Delete what was written aside and never renamed; only for who holds the lock under which it is written.
+def remove_stale(folder: Path, name: str = "*") -> None:
+    """Delete temporary files of `atomic_write` that a dead process left; call this under the lock for writing them.
 
     Args:
         folder: The folder.
@@ -56,7 +54,7 @@ def sweep(folder: Path, name: str = "*") -> None:
 
 
 def delete(path: Path) -> None:
-    """Delete a file, a folder with all that is in it, or a link; also what another process deletes at once."""
+    """Delete a file, a link or a folder with its contents, even if another process deletes it at the same time."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, onerror=_ignore_missing)
     else:
@@ -74,14 +72,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def room(path: Path) -> int:
-    """Bytes that a file takes on the disk; less than its length if there are holes in it."""
+def disk_usage(path: Path) -> int:
+    """Bytes that a file takes on disk; less than its length if it is sparse."""
     found = path.stat()
     return min(found.st_size, getattr(found, "st_blocks", found.st_size) * 512)
 
 
-def size(count: int) -> str:
-    """A number of bytes for people."""
+def format_bytes(count: int) -> str:
+    """A number of bytes with a binary unit."""
     left = float(count)
     for unit in ("B", "KiB", "MiB"):
         if left < 1024:
@@ -91,10 +89,10 @@ def size(count: int) -> str:
 
 
 def make_folder(path: Path) -> Path:
-    """The folder, made if it was not there.
+    """Create a folder if it does not exist, and return it.
 
     Raises:
-        TekapctlError: It cannot be made.
+        TekapctlError: It cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -104,7 +102,7 @@ def make_folder(path: Path) -> Path:
 
 
 def flush_folder(folder: Path) -> None:
-    """Have the system write the names in a folder to the disk."""
+    """Flush a folder's entries to disk."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -114,65 +112,35 @@ def flush_folder(folder: Path) -> None:
 
 
 def explain(error: OSError, path: Path) -> TekapctlError:
-    """The error of the system in the program's words."""
+    """The program's error for an error of the operating system."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return TekapctlError(
             f"The disk is full: {path} could not be written.", "Free space; `tekapctl cache list` helps."
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return TekapctlError(
-            f"{path} may not be written: {error.strerror}.", "Set TEKAPCTL_HOME to a folder that is yours."
+            f"{path} is not writable: {error.strerror}.", "Set TEKAPCTL_HOME to a folder that you own."
         )
     return TekapctlError(
         f"{path} could not be written: {error.strerror or error}.", "Set TEKAPCTL_HOME to another folder."
     )
 
 
-_LONGEST_SUFFIX = 32
-
-
-def output_file(given: Path, home: Home, *, force: bool, what: str = "") -> Path:
-    """The file to write for what a user named; a link is written through, to what it leads to.
-
-    Args:
-        given: As it was written.
-        home: Its files are never written over.
-        force: Replace a file that is there.
-        what: What goes there, for the error.
-
-    Raises:
-        UsageError: It is a folder, a device or the like, belongs to the home, or is there and is not to be replaced.
-    """
-    path = expand_user(str(given))
-    found = _stat(path)
-    place = path.resolve() if path.is_symlink() else path
-    if _is_kept(path.resolve(), home, is_there=found is not None):
-        raise UsageError(
-            f"{path}{what} is in {home.root}, which tekapctl keeps its files in.", "Name a file elsewhere."
-        )
-    if found is None:
-        return place
-    if stat.S_ISDIR(found.st_mode):
-        raise UsageError(f"{path}{what} is a folder.", "Name a file with --output.")
-    if not stat.S_ISREG(found.st_mode):
-        raise UsageError(f"{path}{what} is no regular file but a device, pipe or socket.", "Name a file with --output.")
-    if not force:
-        raise UsageError(f"{path}{what} is there already.", "Name another --output, or replace it with --force.")
-    return place
+_MAX_SUFFIX_BYTES = 32
 
 
 @contextmanager
 def atomic_path(path: Path, *companions: Path) -> Iterator[tuple[Path, ...]]:
-    """Files to write, each beside its place: put in place where the block ends well, deleted where it raises.
+    """Yield temporary files that are renamed to their final paths when the block ends, and deleted when it raises.
 
-    Companions describe the file at `path`: at no moment is there one beside another file than its own.
+    Companions describe the file at `path`; at no moment is there a companion of another file.
 
     Args:
-        path: Where the file goes; its folder is made.
-        companions: Where files that belong to it go.
+        path: The file; its folder is created.
+        companions: Files that belong to it.
 
     Raises:
-        TekapctlError: The disk is full, or a folder cannot be written.
+        TekapctlError: The disk is full, or a folder is not writable.
     """
     places = (path, *companions)
     try:
@@ -193,56 +161,32 @@ def atomic_path(path: Path, *companions: Path) -> Iterator[tuple[Path, ...]]:
 
 @contextmanager
 def _part(place: Path) -> Iterator[Path]:
-    """A new file beside a place; those of processes that were killed are deleted."""
+    """Create a temporary file next to `place`; those of killed processes are deleted."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    # The name has no part of the file's own, which may be as long as names can be. Some readers go by the suffix.
+    # The file's own name may be as long as names can be, so its hash is used. Some libraries look at the suffix.
     stem = f".{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:16]}"
-    suffix = place.suffix if len(os.fsencode(place.suffix)) <= _LONGEST_SUFFIX else ""
-    for left in place.parent.glob(f"{stem}.*.part*") if can_be_told else ():
+    suffix = place.suffix if len(os.fsencode(place.suffix)) <= _MAX_SUFFIX_BYTES else ""
+    for left in place.parent.glob(f"{stem}.*.part*") if can_detect_locks else ():
         if not is_locked(left):
             left.unlink(missing_ok=True)
     part = place.with_name(f"{stem}.{secrets.token_hex(4)}.part{suffix}")
     try:
-        with held(part):
+        with create_locked(part):
             yield part
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
 
 
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        words = {
-            errno.ELOOP: "is a link that leads to itself",
-            errno.ENAMETOOLONG: "is a longer name than files can have",
-            errno.ENOTDIR: "is below something that is no folder",
-        }
-        why = words.get(error.errno or 0, f"cannot be written: {error.strerror}")
-        raise UsageError(f"{path} {why}.", "Name another file with --output.") from None
-
-
-def _is_kept(place: Path, home: Home, *, is_there: bool) -> bool:
-    root = home.root.resolve()
-    kept = (home.datasets, home.teachers, home.downloads, home.knowledge, home.runs, home.sweeps)
-    return any(place.is_relative_to(folder.resolve()) for folder in kept) or (is_there and place.parent == root)
-
-
-_TOKEN = "?" * 8  # as long as tempfile makes its names
+_TOKEN = "?" * 8  # the length of the random part of tempfile's names
 
 
 @contextmanager
-def filling(folder: Path) -> Iterator[None]:
-    """Hold the lock under which a folder is filled, and put right what a process that was killed has left.
-
-    Args:
-        folder: Its place.
+def replacement_lock(folder: Path) -> Iterator[None]:
+    """Lock a folder for replacement, and clean up after processes that were killed.
 
     Raises:
-        TekapctlError: The disk cannot be written.
+        TekapctlError: The disk is not writable.
     """
     make_folder(folder.parent)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
@@ -250,24 +194,24 @@ def filling(folder: Path) -> Iterator[None]:
         if os.path.lexists(old) and not os.path.lexists(folder):
             old.rename(folder)  # killed between the two renames of a replacement
         yield
-        for rest in (old, *folder.parent.glob(f".{glob.escape(folder.name)}.{_TOKEN}.part")):
-            delete(rest)
+        for stale in (old, *folder.parent.glob(f".{glob.escape(folder.name)}.{_TOKEN}.part")):
+            delete(stale)
 
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A place to make a folder anew: when the block ends well, what was made there takes the place of what was there.
+    """Replace a folder when the block ends without an error.
 
-    Whoever looks meanwhile finds the old folder, none, or the new one, never a part of either.
+    Other processes see the old folder, none, or the new one, but never a part of one.
 
     Args:
-        folder: Its place; the caller is `filling` it. A link is replaced, and what it leads to stays.
+        folder: The folder; the caller holds `replacement_lock` for it. A link is replaced, and its target stays.
 
-    Returns:
-        A folder beside it, in which the block makes one of the same name.
+    Yields:
+        A temporary folder, in which the block creates a folder of the same name.
 
     Raises:
-        TekapctlError: The disk is full or cannot be written.
+        TekapctlError: The disk is full or not writable.
     """
     try:
         stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
@@ -296,5 +240,5 @@ def _swap(new: Path, folder: Path) -> None:
 
 
 def _old(folder: Path) -> Path:
-    """Where what was there is while it is replaced."""
+    """Where the old folder is while it is replaced."""
     return folder.with_name(f".{folder.name}.old")

@@ -1,4 +1,4 @@
-"""Files from wherever the user or a publisher has them: the web, a mirror, or the disk; nothing of them is trusted."""
+"""Get files from the web, a mirror or the disk; none of these sources is trusted."""
 
 import glob
 import hashlib
@@ -17,21 +17,22 @@ from urllib.request import url2pathname
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.store.atomic import make_folder, sha256
 from tekapctl.store.home import expand_user
-from tekapctl.store.http import BrokenError, Part, Patience, RefusedError, Report, check_address, get
+from tekapctl.store.http import Part, Patience, Report, get
+from tekapctl.store.network import BrokenError, RefusedError, check_address
 
 
 def silent(_: int, __: int | None) -> None:
-    """Tells nobody."""
+    """Report nothing."""
 
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A file that is there.
+    """A file that was downloaded or found on disk.
 
     Attributes:
-        path: Where it is.
-        origin: The source that gave it.
-        is_users: Whether it is a file of the user's own, which stays as it is.
+        path: Its path.
+        origin: Its source.
+        is_users: Whether it is a file of the user, which must stay as it is.
     """
 
     path: Path
@@ -39,7 +40,7 @@ class Downloaded:
     is_users: bool
 
     def place(self, target: Path) -> None:
-        """Bring it to another place: moved if it was downloaded, copied if it is the user's."""
+        """Move it to another path, or copy it if it is the user's."""
         make_folder(target.parent)
         if self.is_users:
             shutil.copyfile(self.path, target)
@@ -55,35 +56,35 @@ def download(
     folder: Path,
     name: str,
     *,
-    most_bytes: int,
+    max_bytes: int,
     digest: str | None = None,
     report: Report = silent,
     patience: Patience | None = None,
 ) -> Iterator[Downloaded]:
-    """A file from the first source that gives it whole; what was downloaded is deleted when the block ends.
+    """Get a file from the first source that has it; a downloaded file is deleted when the block ends.
 
-    A download that broke off goes on at the next call, if it is of the same address and the server still has the same
-    version of the file. Parts of other addresses are deleted.
+    The next call resumes an unfinished download if its address is the same and the server still has the same version of
+    the file. Unfinished downloads from other addresses are deleted.
 
     Args:
-        sources: Addresses (http, https, file) and paths, in order.
-        folder: Where parts of downloads are; the caller holds the lock under which `name` is downloaded.
-        name: What to call them.
-        most_bytes: A larger file is refused, and no more than this is ever written.
-        digest: SHA-256 that it must have, if known.
-        report: Is told of the progress.
+        sources: URLs (http, https, file) and paths, in order.
+        folder: Where unfinished downloads are; the caller holds the lock for downloading `name`.
+        name: The name of the file.
+        max_bytes: A larger file is refused, and no more than this is ever written.
+        digest: SHA-256 that the file must have, if known.
+        report: Receives the progress.
         patience: How long to wait for servers.
 
     Raises:
-        TekapctlError: No source gave it; the message says what was wrong with each.
+        TekapctlError: No source has the file; the message gives the reason for each.
     """
     make_folder(folder)
     parts = {source: _part(folder, name, source) for source in sources}
-    sweep_parts(folder, name, parts)
+    remove_stale_parts(folder, name, parts)
     failures = []
     for source, part in parts.items():
         try:
-            found = _from(source, part, most_bytes, report, patience or Patience())
+            found = _from(source, part, max_bytes, report, patience or Patience())
             if digest is not None and (actual := sha256(found.path)) != digest:
                 raise RefusedError(f"its SHA-256 is {actual}, not {digest}")
         except RefusedError as error:
@@ -102,15 +103,15 @@ def download(
             return
     raise TekapctlError(
         f"{name} could not be fetched ({'; '.join(failures)}).",
-        "Try again later, set TEKAPCTL_MIRROR to a mirror of yours, or give a file with --from.",
+        "Try again later, set TEKAPCTL_MIRROR to a mirror, or give a file with --from.",
     )
 
 
 def published(*addresses: str) -> list[str]:
-    """Where to look for a published file: the mirror in TEKAPCTL_MIRROR, then the publishers' own addresses.
+    """The sources of a published file: the mirror in TEKAPCTL_MIRROR, then the publisher's addresses.
 
     Raises:
-        UsageError: The mirror is no address and no path.
+        UsageError: The mirror is neither a URL nor a path.
     """
     mirror = os.environ.get("TEKAPCTL_MIRROR")
     if not mirror:
@@ -121,14 +122,14 @@ def published(*addresses: str) -> list[str]:
 
 
 def check_source(source: str, option: str) -> None:
-    """See to it that a source can be asked: a path, or an address of http, https or file.
+    """Check that a source is a path, or a URL with the scheme http, https or file.
 
     Args:
         source: What the user wrote.
-        option: Where.
+        option: The option or variable, for the error.
 
     Raises:
-        UsageError: It cannot.
+        UsageError: It is neither.
     """
     try:
         scheme = _scheme(source)
@@ -137,42 +138,42 @@ def check_source(source: str, option: str) -> None:
         elif not scheme:
             expand_user(source)
         elif scheme != "file":
-            raise RefusedError("it is no address of http, https or file")
+            raise RefusedError("its scheme is not http, https or file")
     except RefusedError as error:
         raise UsageError(f"{option} {source!r} cannot be used: {error}.", "Name a file, a folder or a URL.") from None
 
 
 def file_in(source: str, name: str, *suffixes: str) -> str:
-    """The source of one file: `source` itself where it ends as such files do, else the file `name` in it."""
+    """The source of one file: `source` itself if it has one of the suffixes, else the file `name` in it."""
     path = urlsplit(source).path if _scheme(source) in ("http", "https") else source
     return source if path.endswith(suffixes) else f"{source.rstrip('/')}/{name}"
 
 
 def local_path(source: str) -> Path | None:
-    """The path that a source is, or None if it is an address of the web."""
+    """The path of a local source, or None for a web address."""
     if found := re.match(r"file:(//[^/]*)?(?=/)", source, re.IGNORECASE):
         return Path(url2pathname(source[found.end() :]))
     return None if _scheme(source) else expand_user(source)
 
 
 def _scheme(source: str) -> str:
-    """The scheme of an address; empty for a path."""
+    """The scheme of a URL; empty for a path."""
     found = re.match(r"\s*([a-z][a-z0-9+.-]*)://", source, re.IGNORECASE)
     return found[1].lower() if found else ""
 
 
 def _part(folder: Path, name: str, source: str) -> Part:
-    # What is no text is not passed on to a server, but must have a name until that is found out.
+    # Sources that are not valid text are refused later, but need a file name until then.
     return Part(folder / f".{name}.{hashlib.sha256(source.encode(errors='surrogatepass')).hexdigest()}.part")
 
 
-def sweep_parts(folder: Path, name: str, parts: Mapping[str, Part] = MappingProxyType({})) -> None:
-    """Delete what is left of downloads.
+def remove_stale_parts(folder: Path, name: str, parts: Mapping[str, Part] = MappingProxyType({})) -> None:
+    """Delete unfinished downloads.
 
     Args:
         folder: The folder.
-        name: What was downloaded; the caller holds the lock for it.
-        parts: Parts by their sources; these stay, and so do the sources.
+        name: The name of the file; the caller holds the lock for downloading it.
+        parts: Unfinished downloads to keep, by their sources, which are kept too.
     """
     kept = {path for part in parts.values() for path in (part.path, part.note)}
     sources = [path for path in map(local_path, parts) if path is not None and path.exists()]
@@ -181,16 +182,16 @@ def sweep_parts(folder: Path, name: str, parts: Mapping[str, Part] = MappingProx
             path.unlink(missing_ok=True)
 
 
-def _from(source: str, part: Part, most_bytes: int, report: Report, patience: Patience) -> Downloaded:
+def _from(source: str, part: Part, max_bytes: int, report: Report, patience: Patience) -> Downloaded:
     path = local_path(source)
     if path is not None:
-        _check_file(path, most_bytes)
+        _check_file(path, max_bytes)
         return Downloaded(path, source, is_users=True)
     check_address(source)
     ends = time.monotonic() + patience.deadline
     for attempt in range(patience.attempts):
         try:
-            get(source, part, most_bytes=most_bytes, report=report, patience=patience, ends=ends)
+            get(source, part, max_bytes=max_bytes, report=report, patience=patience, ends=ends)
             break
         except BrokenError:
             if attempt + 1 == patience.attempts or time.monotonic() > ends:
@@ -199,23 +200,10 @@ def _from(source: str, part: Part, most_bytes: int, report: Report, patience: Pa
     return Downloaded(part.path, source, is_users=False)
 
 
-def _check_file(path: Path, most_bytes: int) -> None:
+def _check_file(path: Path, max_bytes: int) -> None:
     if not path.exists():
         raise RefusedError("there is no such file")
     if not path.is_file():
-        raise RefusedError("it is no regular file")
-    if path.stat().st_size > most_bytes:
-        raise RefusedError(f"it is larger than {most_bytes:,} bytes")
-
-
-__all__ = [
-    "Downloaded",
-    "Report",
-    "check_source",
-    "download",
-    "file_in",
-    "local_path",
-    "published",
-    "silent",
-    "sweep_parts",
-]
+        raise RefusedError("it is not a regular file")
+    if path.stat().st_size > max_bytes:
+        raise RefusedError(f"it is larger than {max_bytes:,} bytes")

@@ -1,6 +1,8 @@
-"""The folder under which everything is kept."""
+"""The home folder, in which everything is kept, and paths that users write."""
 
+import errno
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from tekapctl.errors import UsageError
 
 @dataclass(frozen=True)
 class Home:
-    """The home folder; its parts are made when they are first written.
+    """The home folder; its parts are created when they are first needed.
 
     Attributes:
         root: The folder.
@@ -21,10 +23,10 @@ class Home:
 
     @classmethod
     def default(cls) -> "Home":
-        """The folder that TEKAPCTL_HOME names, else the user's data folder.
+        """The folder in TEKAPCTL_HOME, else the user's data folder.
 
         Raises:
-            UsageError: TEKAPCTL_HOME names no folder that can be used.
+            UsageError: TEKAPCTL_HOME cannot be used.
         """
         chosen = os.environ.get("TEKAPCTL_HOME")
         root = expand_user(chosen) if chosen else Path(platformdirs.user_data_dir("tekapctl", appauthor=False))
@@ -32,14 +34,14 @@ class Home:
             str(root).encode("utf-8")
         except UnicodeEncodeError:
             raise UsageError(
-                f"The home folder {str(root)!r} is not UTF-8, and weights could not be read from it.",
+                f"The home folder {str(root)!r} is not valid UTF-8, and weights could not be read from it.",
                 "Set TEKAPCTL_HOME to another folder.",
             ) from None
         return cls(root)
 
     @property
     def datasets(self) -> Path:
-        """Data sets, each in a folder of its name."""
+        """Fetched data sets, each in a folder of its name."""
         return self.root / "datasets"
 
     @property
@@ -49,22 +51,22 @@ class Home:
 
     @property
     def downloads(self) -> Path:
-        """Files as they came, and parts of such."""
+        """Downloaded files, complete or not."""
         return self.root / "downloads"
 
     @property
     def knowledge(self) -> Path:
-        """What teachers said of images, each teacher's in a folder of its own."""
+        """Cached teacher outputs, each teacher's in a folder."""
         return self.root / "knowledge"
 
     @property
     def runs(self) -> Path:
-        """Runs, each in a folder of its id."""
+        """Runs, each in a folder named by its id."""
         return self.root / "runs"
 
     @property
     def sweeps(self) -> Path:
-        """What sweeps keep beside their runs, each in a folder of its name."""
+        """The state of sweeps, each in a folder of its name."""
         return self.root / "sweeps"
 
 
@@ -78,5 +80,59 @@ def expand_user(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         raise UsageError(
-            f"There is no home folder for {Path(text).parts[0]!r}, so {text!r} is no path.", "Write the whole path."
+            f"There is no home folder for {Path(text).parts[0]!r}, so {text!r} is not a path.",
+            "Write the absolute path.",
         ) from None
+
+
+def output_file(given: Path, home: Home, *, force: bool, what: str = "") -> Path:
+    """Check the path of an output file; a link is followed to its target.
+
+    Args:
+        given: The path as the user wrote it.
+        home: Its files are never overwritten.
+        force: Replace an existing file.
+        what: What goes there, for the error.
+
+    Raises:
+        UsageError: It is a folder or a device, belongs to the home, or exists and `force` is not set.
+    """
+    path = expand_user(str(given))
+    found = _stat(path)
+    place = path.resolve() if path.is_symlink() else path
+    if _is_kept(path.resolve(), home, is_there=found is not None):
+        raise UsageError(
+            f"{path}{what} is in {home.root}, where tekapctl keeps its own files.", "Choose a file elsewhere."
+        )
+    if found is None:
+        return place
+    if stat.S_ISDIR(found.st_mode):
+        raise UsageError(f"{path}{what} is a folder.", "Choose a file with --output.")
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError(
+            f"{path}{what} is a device, pipe or socket, not a regular file.", "Choose a file with --output."
+        )
+    if not force:
+        raise UsageError(f"{path}{what} already exists.", "Choose another --output, or replace it with --force.")
+    return place
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        words = {
+            errno.ELOOP: "is a link to itself",
+            errno.ENAMETOOLONG: "is too long for a file name",
+            errno.ENOTDIR: "is below something that is not a folder",
+        }
+        why = words.get(error.errno or 0, f"cannot be written: {error.strerror}")
+        raise UsageError(f"{path} {why}.", "Choose another file with --output.") from None
+
+
+def _is_kept(place: Path, home: Home, *, is_there: bool) -> bool:
+    root = home.root.resolve()
+    kept = (home.datasets, home.teachers, home.downloads, home.knowledge, home.runs, home.sweeps)
+    return any(place.is_relative_to(folder.resolve()) for folder in kept) or (is_there and place.parent == root)

@@ -1,13 +1,12 @@
-"""Checkpoints of the published codes: pickles, read without running anything in them."""
+"""Checkpoints of published code: pickles, read without running any code in them."""
 
 import argparse
 import pickle
 import re
 import warnings
 import zipfile
-import zlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,22 +15,22 @@ from torch import Tensor
 
 from tekapctl.errors import UsageError
 
-MOST_BYTES = 2 * 2**30
+MAX_BYTES = 2 * 2**30
 _REBUILDING = re.compile(rb"_rebuild_\w+")
 _PLAIN = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"}
-_MOST_SHARED = 4
-"""How many times its size a file's tensors may claim together: tied weights share memory."""
+_MAX_SHARED = 4
+"""A file's tensors may claim at most this many times its size; tied weights share memory."""
 _HARMLESS = [argparse.Namespace, np.dtype, np.float64, np.float32, np.dtypes.Float64DType, np.dtypes.Float32DType]
 
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """What a checkpoint of the published codes says.
+    """The content of a published checkpoint.
 
     Attributes:
-        state: The network's state dict, without the prefix of data parallel training.
-        epoch: The epoch after which it was written, if it says.
-        accuracy: Top-1 in percent, if it says.
+        state: The network's state dict, without the prefix `module.` of data parallel training.
+        epoch: The epoch after which it was written, if stated.
+        accuracy: Top-1 accuracy in percent, if stated.
     """
 
     state: dict[str, Tensor]
@@ -43,9 +42,9 @@ def read_published(path: Path) -> PublishedCheckpoint:
     """Read a `.pth` of RepDistiller, TeKAP or mdistiller, or a plain state dict, in any of PyTorch's formats.
 
     Raises:
-        UsageError: The file is damaged, is no checkpoint, or its pickle holds more than data.
+        UsageError: The file is damaged or not a checkpoint, or its pickle holds more than data.
     """
-    if path.stat().st_size > MOST_BYTES:
+    if path.stat().st_size > MAX_BYTES:
         raise UsageError(f"The checkpoint {path} is larger than 2 GiB.", "Name a checkpoint of a network of the zoo.")
     _check_records(path)
     content = _unpickle(path)
@@ -68,10 +67,10 @@ def read_published(path: Path) -> PublishedCheckpoint:
 
 
 def _check_tensors(path: Path, state: dict[str, Tensor]) -> None:
-    """Refuse tensors that are no plain arrays, or that claim more numbers than the file holds.
+    """Refuse tensors that are not dense arrays, or that claim more elements than the file holds.
 
     Raises:
-        UsageError: There is one.
+        UsageError: There is such a tensor.
     """
     claimed = 0
     for key, value in state.items():
@@ -79,16 +78,16 @@ def _check_tensors(path: Path, state: dict[str, Tensor]) -> None:
             raise UsageError(f"{key} in the checkpoint {path} is not a dense tensor.", "Save plain weights.")
         needed = value.numel() * value.itemsize
         claimed += needed
-        # A view with strides of 0 claims any shape over a few bytes.
-        if needed > value.untyped_storage().nbytes() or claimed > _MOST_SHARED * path.stat().st_size:
+        # A view with strides of 0 can claim any shape over a few bytes.
+        if needed > value.untyped_storage().nbytes() or claimed > _MAX_SHARED * path.stat().st_size:
             raise UsageError(
-                f"{key} in the checkpoint {path} claims more numbers than the file holds.",
-                "Use a file that PyTorch has written.",
+                f"{key} in the checkpoint {path} claims more elements than the file holds.",
+                "Use a file written by PyTorch.",
             )
 
 
 def _percentage(value: object) -> float | None:
-    """A stated accuracy, if it is a number that can be one."""
+    """A stated accuracy if it is a number from 0 to 100."""
     if isinstance(value, Tensor):
         value = value.item() if value.numel() == 1 and not value.is_complex() and value.device.type == "cpu" else None
     if not isinstance(value, int | float) or not 0 <= value <= 100:
@@ -97,7 +96,7 @@ def _percentage(value: object) -> float | None:
 
 
 def _check_records(path: Path) -> None:
-    """See to it that a file of PyTorch's zip format does not unpack to more than it has."""
+    """Refuse files in PyTorch's zip format that unpack to more than their size."""
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
@@ -107,21 +106,21 @@ def _check_records(path: Path) -> None:
         with path.open("rb") as file:
             is_zip = file.read(2) == b"PK"
         if is_zip:
-            raise UsageError(f"The checkpoint {path} is damaged or no checkpoint.", "Name another file.") from None
-        return  # an older format, or damaged: its reader will say so
+            raise UsageError(f"The checkpoint {path} is damaged or not a checkpoint.", "Name another file.") from None
+        return  # an older format, or damaged: torch.load will tell
     if any(record.filename.endswith("/constants.pkl") for record in records):
         raise UsageError(f"{path} is a TorchScript file.", "Save the network's state dict with torch.save instead.")
     if packed or total > path.stat().st_size:
-        raise UsageError(f"The checkpoint {path} unpacks to more than it has.", "Use a file that PyTorch has written.")
+        raise UsageError(f"The checkpoint {path} unpacks to more than its size.", "Use a file written by PyTorch.")
 
 
 def _check_calls(path: Path) -> None:
-    """Refuse pickles with calls that PyTorch's restricted reader allows but that can allocate any amount of memory.
+    """Refuse pickles with calls that PyTorch's restricted unpickler allows but that can allocate any amount of memory.
 
     These are `bytearray`, and all functions that rebuild tensors other than plain tensors and parameters.
 
     Raises:
-        UsageError: The file's pickle does.
+        UsageError: The file has such a call.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -129,19 +128,17 @@ def _check_calls(path: Path) -> None:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         pickles = [path.read_bytes()]
     for content in pickles:
-        # The name alone: where a pickle of an older format ends is for its reader to find out.
+        # Search for the names only: in older formats it is not known where the pickle ends.
         rebuilding = {name.decode() for name in _REBUILDING.findall(content)} - _PLAIN
         wanted = "bytearray" if b"bytearray" in content else min(rebuilding, default=None)
         if wanted is not None:
-            raise UsageError(
-                f"The checkpoint {path} wants to run {wanted}, and was not loaded.", "Use its safetensors."
-            )
+            raise UsageError(f"The checkpoint {path} would run {wanted} and was not loaded.", "Use a safetensors file.")
 
 
 def _scalar(kind: np.dtype[Any], content: bytes = b"") -> object:
-    """A number of numpy's, as the published scripts save accuracies; another size would only take memory."""
+    """A NumPy scalar, as published scripts save accuracies; other sizes would only take memory."""
     if kind.itemsize != len(content) or kind.itemsize > 16:
-        raise pickle.UnpicklingError("a number has the size of its type")
+        raise pickle.UnpicklingError("the size of a scalar does not match its dtype")
     return np.frombuffer(content, kind)[0]
 
 
@@ -155,51 +152,16 @@ def _unpickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         wanted = _refused_global(str(error))
         if wanted:
-            problem = f"The checkpoint {path} wants to run {wanted}, and was not loaded."
+            problem = f"The checkpoint {path} would run {wanted} and was not loaded."
         else:
-            problem = f"The checkpoint {path} is damaged or no checkpoint."
-        raise UsageError(problem, "Use a file from a source that you trust, or its safetensors.") from None
-    except Exception:  # whatever the reader of hostile bytes trips over, the file is to blame
+            problem = f"The checkpoint {path} is damaged or not a checkpoint."
+        raise UsageError(problem, "Use a file from a source that you trust, or a safetensors file.") from None
+    except Exception:  # hostile bytes can raise anything
         raise UsageError(
-            f"The checkpoint {path} is damaged or no checkpoint.", "Fetch it anew, or name another file."
+            f"The checkpoint {path} is damaged or not a checkpoint.", "Fetch it again, or name another file."
         ) from None
 
 
 def _refused_global(message: str) -> str | None:
     found = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", message)
     return found[1] if found else None
-
-
-MOST_UNPACKED = 2 * 2**30
-MOST_FILES = 1_000_000
-_TWO_OF_ONE_NAME = (FileExistsError, IsADirectoryError, NotADirectoryError)
-
-
-def unpack_zip(archive: Path, target: Path, *, inside: str) -> None:
-    """Unpack one folder of an archive into a new one.
-
-    Args:
-        archive: The file.
-        target: The folder in which the archive's is made.
-        inside: The folder in the archive.
-
-    Raises:
-        UsageError: It is damaged, has no such folder, wants to write elsewhere, or is far larger than it should be.
-    """
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            entries = [entry for entry in opened.infolist() if entry.filename.startswith(f"{inside}/")]
-            _check(archive, entries, inside)
-            opened.extractall(target, entries)
-    # Encrypted files are a RuntimeError, unknown ways of packing a NotImplementedError, which is one too.
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, *_TWO_OF_ONE_NAME) as error:
-        raise UsageError(f"The archive {archive} is damaged: {error}.", "Fetch it anew, or use another.") from None
-
-
-def _check(archive: Path, entries: list[zipfile.ZipInfo], inside: str) -> None:
-    if not entries:
-        raise UsageError(f"The archive {archive} has no folder {inside}.", "Use another.")
-    if any(".." in PurePosixPath(entry.filename).parts for entry in entries):
-        raise UsageError(f"The archive {archive} wants to write elsewhere.", "Get it from somewhere else.")
-    if sum(entry.file_size for entry in entries) > MOST_UNPACKED or len(entries) > MOST_FILES:
-        raise UsageError(f"The archive {archive} is far larger than it should be.", "Use another.")

@@ -1,4 +1,4 @@
-"""Whether a process holds a lock, asked without getting in anybody's way."""
+"""Checks whether a process holds a lock, without disturbing processes that want it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,16 +12,16 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-can_be_told = fcntl is not None
-"""Whether files that a process holds with `held` can be told from others here."""
+can_detect_locks = fcntl is not None
+"""Whether this system can tell files that are locked with `create_locked` from others."""
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Make a file and hold it while the block runs, so that `is_locked` says so, whatever it is renamed to.
+def create_locked(path: Path) -> Iterator[None]:
+    """Create a file and lock it for the block; `is_locked` reports this even after the file was renamed.
 
     Raises:
-        OSError: It is there, or cannot be made.
+        OSError: It exists or cannot be created.
     """
     with path.open("xb") as file:
         if fcntl is not None:
@@ -29,16 +29,16 @@ def held(path: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
             return
-    yield  # Windows renames no file that is open
+    yield  # Windows cannot rename open files
 
 
 def is_locked(lock: Path) -> bool:
-    """Whether a process holds a lock file; nothing is written, and those who ask at once do not meet each other.
+    """Whether a process holds a lock file; nothing is written, and concurrent checks do not disturb each other.
 
-    A process that takes the lock in the very microseconds of the question meets it: takers try again for a moment.
+    The check itself holds a shared lock for microseconds, so whoever takes the lock should retry for a moment.
 
     Args:
-        lock: The file; where there is none, nobody holds it.
+        lock: The file; if it does not exist, nobody holds it.
     """
     if fcntl is None:
         return not _can_be_taken(lock)
@@ -51,20 +51,20 @@ def is_locked(lock: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        except OSError:  # a file system without such locks: filelock has a way around it
+        except OSError:  # a file system without such locks, for which filelock has a workaround
             return not _can_be_taken(lock)
         return False
 
 
-def hold_shared(file: IO[bytes]) -> None:
-    """Hold a file while it stays open; as many processes as like may do so, and `is_open` says so."""
+def lock_shared(file: IO[bytes]) -> None:
+    """Lock a file while it is open; several processes can, and `is_in_use` reports it."""
     if fcntl is not None:
         with suppress(OSError):  # a file system without such locks
             fcntl.flock(file, fcntl.LOCK_SH)
 
 
-def is_open(path: Path) -> bool:
-    """Whether a process holds a file with `hold_shared`; never where that cannot be told."""
+def is_in_use(path: Path) -> bool:
+    """Whether a process holds a file with `lock_shared`; False where that cannot be detected."""
     if fcntl is None or not path.is_file():
         return False
     with path.open("rb") as file:

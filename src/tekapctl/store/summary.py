@@ -1,4 +1,4 @@
-"""What a finished run's summary must hold for its numbers to be used."""
+"""Validates the summaries of finished runs."""
 
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ class _Part(BaseModel):
 
 
 class EvaluationSummary(_Part):
-    """The measurements on the test images."""
+    """Results on the test images."""
 
     top1: Fraction
     top5: Fraction
@@ -29,7 +29,7 @@ class EvaluationSummary(_Part):
 
 
 class TeacherSummary(_Part):
-    """The teacher of a student's run."""
+    """The teacher of a student run."""
 
     model: str
     reference: str

@@ -1,8 +1,8 @@
-"""Records of what a frozen teacher says of each view of each image, in one memory-mapped file.
+"""Caches the outputs of a frozen teacher for each view of each image in one memory-mapped file.
 
-A record carries a sum over its words and its place. A record that was never written, was torn by a crash, or is
-another store's does not add up, and is as if it were not there; so the file needs no index, no log, and no lock to be
-read and filled by several processes at once.
+Each record has a checksum over its words and its index. A record that was never written, was torn by a crash or belongs
+to another cache fails the check and counts as missing. So the file needs no index, no log, and no lock for several
+processes that read and fill it at once.
 """
 
 import errno
@@ -18,29 +18,29 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from tekapctl.store.atomic import atomic_write, explain, make_folder, room, size, sweep
-from tekapctl.store.locks import hold_shared, is_open
+from tekapctl.store.atomic import atomic_write, disk_usage, explain, format_bytes, make_folder, remove_stale
+from tekapctl.store.locks import is_in_use, lock_shared
 
 logger = logging.getLogger(__name__)
 
 Words = np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
-Places = np.ndarray[tuple[int], np.dtype[np.int64]]
+Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 RESERVE = 2**30
-"""Bytes of the disk that are left to others."""
+"""Bytes of disk space to leave free."""
 _CHECK_EVERY = 2**24
-"""Bytes written between two looks at the free space."""
+"""Bytes written between two checks of the free space."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a store's records depend on; equal identities share a store.
+    """Everything that a cache's records depend on; equal identities share a cache.
 
     Attributes:
-        name: A word for people; not part of the key.
-        values: Everything else, as plain values.
-        records: How many records there can be.
-        words: 32-bit words of a record, without its sum.
+        name: A readable name, not part of the key.
+        values: What the records depend on, as plain values.
+        records: Maximum number of records.
+        words: Number of 32-bit words in a record, without its checksum.
     """
 
     name: str
@@ -50,43 +50,39 @@ class Identity:
 
     @property
     def text(self) -> str:
-        """All of it as JSON, which the store keeps beside its records."""
+        """The identity as JSON, which is stored next to the records."""
         plain = {"format": "tekapctl knowledge 1", **self.values, "records": self.records, "words": self.words}
         return json.dumps(plain, indent=2, sort_keys=True) + "\n"
 
     @property
     def key(self) -> bytes:
-        """A digest of it."""
+        """SHA-256 of the identity."""
         return sha256(self.text.encode()).digest()
 
     @property
     def bytes(self) -> int:
-        """Size of the store when it is full."""
+        """Size of the full cache."""
         return self.records * (self.words + 1) * 4
 
 
-class KnowledgeStore:
-    """The records of one teacher, data set, augmentation and precision.
+class TeacherCache:
+    """The cached outputs of one teacher for one data set, augmentation and precision.
 
     Args:
-        folder: Where stores are, each in a folder of its own.
-        identity: Whose records these are.
+        folder: Holds all caches, each in a folder.
+        identity: What the records depend on.
 
     Raises:
-        TekapctlError: The folder cannot be written.
+        TekapctlError: The folder is not writable.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        identity: Identity,
-    ) -> None:
+    def __init__(self, folder: Path, identity: Identity) -> None:
         self.identity = identity
         self.path = folder / f"{identity.name}-{identity.key[:6].hex()}"
         self._row = identity.words + 1
         self._key = int.from_bytes(identity.key[-4:], "little")
         source = np.random.Generator(np.random.PCG64(self._key))
-        # Odd factors: no change of a single word leaves the sum as it was.
+        # With odd factors, every change of a single word changes the checksum.
         self._factors: Words = source.integers(2**32, size=identity.words, dtype=np.uint32) | np.uint32(1)
         make_folder(self.path)
         try:
@@ -98,43 +94,46 @@ class KnowledgeStore:
         self._until_check = 0
 
     def _open(self) -> None:
-        """Map the file; one of another identity or length is made anew."""
-        sweep(self.path)
+        """Map the file; one with another identity or length is replaced."""
+        remove_stale(self.path)
         records, about = self.path / "records.bin", self.path / "identity.json"
         known = about.is_file() and about.read_text(errors="replace") == self.identity.text
         if not known or not records.is_file() or records.stat().st_size != self.identity.bytes:
             if records.exists() or about.exists():
-                logger.info(f"the cached knowledge in {self.path.name} is damaged or not this teacher's: made anew")
+                logger.info(f"the cache {self.path.name} is damaged or of another teacher; starting again")
             records.unlink(missing_ok=True)
             with records.open("wb") as file:
-                file.truncate(self.identity.bytes)  # a hole: takes no room until records are written
+                file.truncate(self.identity.bytes)  # sparse: takes no disk space until records are written
             atomic_write(about, self.identity.text.encode())
         self._file = records.open("r+b", buffering=0)
-        hold_shared(self._file)
+        lock_shared(self._file)
         weakref.finalize(self, self._file.close)
         self._records: Words = np.memmap(
             self._file, dtype=np.uint32, mode="r", shape=(self.identity.records, self._row)
         )
 
-    def read(self, places: Places) -> tuple[Words, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-        """The records at some places, and which of them are whole; those that are not hold anything.
+    def read(self, indices: Indices) -> tuple[Words, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+        """Read records.
 
         Args:
-            places: Numbers of records.
-        """
-        rows = self._records[places]
-        words = rows[:, :-1]
-        return words, rows[:, -1] == self._sums(places, words)
+            indices: Numbers of the records.
 
-    def write(self, places: Places, words: Words) -> None:
-        """Keep records; a full disk ends the keeping, not the run."""
-        if self.is_full or not self._has_room(len(places)):
+        Returns:
+            The records, and which of them are valid; the others have arbitrary content.
+        """
+        rows = self._records[indices]
+        words = rows[:, :-1]
+        return words, rows[:, -1] == self._sums(indices, words)
+
+    def write(self, indices: Indices, words: Words) -> None:
+        """Write records; a full disk ends the caching, not the run."""
+        if self.is_full or not self._has_room(len(indices)):
             return
-        rows = np.concatenate([words, self._sums(places, words)[:, None]], axis=1)
+        rows = np.concatenate([words, self._sums(indices, words)[:, None]], axis=1)
         try:
-            # Not through the map: there a full disk would be a signal that ends the program.
-            for place, row in zip(places.tolist(), rows, strict=True):
-                self._file.seek(place * self._row * 4)
+            # Not through the memory map, where a full disk is a signal that kills the program.
+            for index, row in zip(indices.tolist(), rows, strict=True):
+                self._file.seek(index * self._row * 4)
                 self._file.write(row.tobytes())
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -143,23 +142,23 @@ class KnowledgeStore:
 
     @property
     def bytes_used(self) -> int:
-        """Room that the records take on the disk; none after they were deleted."""
+        """Disk space of the records; 0 after they were deleted."""
         try:
-            return room(self.path / "records.bin")
+            return disk_usage(self.path / "records.bin")
         except OSError:
             return 0
 
     @property
     def described(self) -> str:
-        """Where it is and how full, for the user."""
+        """Its folder and size, for the user."""
         free, missing = shutil.disk_usage(self.path).free, self.identity.bytes - self.bytes_used
-        words = f"{size(self.bytes_used)} of at most {size(self.identity.bytes)} in {self.path}"
-        return words if free - RESERVE > missing else f"{words}, for which {size(free)} of disk are left"
+        words = f"{format_bytes(self.bytes_used)} of at most {format_bytes(self.identity.bytes)} in {self.path}"
+        return words if free - RESERVE > missing else f"{words}, with {format_bytes(free)} of disk space left"
 
-    def _sums(self, places: Places, words: Words) -> Words:
-        own = (places.astype(np.uint64) * np.uint64(2654435761) + np.uint64(self._key)).astype(np.uint32)
+    def _sums(self, indices: Indices, words: Words) -> Words:
+        own = (indices.astype(np.uint64) * np.uint64(2654435761) + np.uint64(self._key)).astype(np.uint32)
         sums: Words = (words * self._factors).sum(axis=1, dtype=np.uint32) + own
-        sums[sums == 0] = 1  # zero is what a hole holds
+        sums[sums == 0] = 1  # unwritten records are all zeros
         return sums
 
     def _has_room(self, count: int) -> bool:
@@ -175,11 +174,11 @@ class KnowledgeStore:
 
     def _stop(self, why: str) -> None:
         self.is_full = True
-        logger.info(f"{why}: no more knowledge is cached, the teacher stays live")
+        logger.info(f"{why}: no more teacher outputs are cached, the teacher runs instead")
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a store's files, or None; records that do not add up are merely asked for anew."""
+    """What is wrong with a cache's files, or None; records with a wrong checksum are merely computed again."""
     about, records = path / "identity.json", path / "records.bin"
     if not about.is_file() or not records.is_file():
         return "has no identity.json or no records.bin"
@@ -187,10 +186,10 @@ def damage(path: Path) -> str | None:
         values = json.loads(about.read_text())
         count, words = values["records"], values["words"]
         if not isinstance(count, int) or not isinstance(words, int):
-            return "its identity does not say how many records there are"
+            return "its identity does not state the number of records"
         expected = count * (words + 1) * 4
         if path.name.rpartition("-")[2] != sha256(about.read_bytes()).hexdigest()[:12]:
-            return "its identity is not the one it was made for"
+            return "its identity does not match its name"
         if records.stat().st_size != expected:
             return f"holds {records.stat().st_size} bytes instead of {expected}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -199,5 +198,5 @@ def damage(path: Path) -> str | None:
 
 
 def is_used(path: Path) -> bool:
-    """Whether a process reads or fills the store in a folder."""
-    return is_open(path / "records.bin")
+    """Whether a process uses the cache in a folder."""
+    return is_in_use(path / "records.bin")

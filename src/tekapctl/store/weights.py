@@ -1,4 +1,4 @@
-"""Networks' weights as safetensors, with what is needed to build the network again."""
+"""Weights of networks as safetensors, with the metadata to build the network again."""
 
 import json
 import math
@@ -16,28 +16,28 @@ from tekapctl.errors import UsageError
 from tekapctl.store.atomic import atomic_write
 
 _SHOWN = 3
-MOST_CLASSES = 1_000_000
-MOST_CHANNELS = 1024
+MAX_CLASSES = 1_000_000
+MAX_CHANNELS = 1024
 _METADATA = "tekapctl"
 
 
 def encode_weights(state: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """A state dict with its metadata, as the content of a file."""
-    # A copy of its own for each: safetensors refuses tensors that share memory.
+    """Encode a state dict with its metadata as the content of a file."""
+    # safetensors refuses tensors that share memory.
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    # One entry: safetensors writes several in any order, and equal weights are to make equal files.
+    # A single entry: safetensors writes several in random order, but equal weights should make equal files.
     packed = {_METADATA: json.dumps(metadata, sort_keys=True)}
     return save(plain, metadata=packed)
 
 
 def save_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a state dict with its metadata; the file appears whole or not at all."""
-    # In memory first: the library has its own errors for a full disk.
+    """Write a state dict with its metadata atomically."""
+    # Encoded in memory: safetensors has its own errors for a full disk.
     atomic_write(path, encode_weights(state, metadata))
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata alone.
+    """Read the metadata only.
 
     Raises:
         UsageError: The file is missing or damaged.
@@ -50,7 +50,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state dict and its metadata.
+    """Read the state dict and its metadata.
 
     Raises:
         UsageError: The file is missing or damaged.
@@ -66,12 +66,12 @@ def load_into(network: nn.Module, state: dict[str, Tensor], *, source: str) -> N
     """Load a state dict that must fit the network exactly.
 
     Args:
-        network: Gets the weights.
+        network: The network.
         state: The weights by name.
-        source: Where they are from, for the error.
+        source: Where the weights are from, for the error.
 
     Raises:
-        UsageError: Names or shapes differ (the message says which), or a number is not finite.
+        UsageError: Names or shapes differ (the message says which), or a value is not finite.
     """
     own = network.state_dict()
     missing = [key for key in own if key not in state]
@@ -84,37 +84,40 @@ def load_into(network: nn.Module, state: dict[str, Tensor], *, source: str) -> N
             if keys
         ]
         raise UsageError(
-            f"The weights in {source} are of another architecture: of its tensors {', '.join(parts)}.",
-            "Name the network that they are of.",
+            f"The weights in {source} have another architecture: of the network's tensors {', '.join(parts)}.",
+            "Name the network that they belong to.",
         )
     for key, value in state.items():
         if own[key].is_floating_point() != value.is_floating_point() or value.is_complex():
             kind = str(value.dtype).removeprefix("torch.")
-            raise UsageError(f"The weights in {source} are damaged: {key} holds {kind}.", "Use another.")
+            raise UsageError(f"The weights in {source} are damaged: {key} holds {kind}.", "Use other weights.")
         if value.is_floating_point() and not torch.isfinite(value.float()).all():
             raise UsageError(
-                f"The weights in {source} are damaged: {key} has numbers that are not finite.", "Use another."
+                f"The weights in {source} are damaged: {key} has values that are not finite.", "Use other weights."
             )
     network.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
 
 
 def classifier_shape(state: dict[str, Tensor], source: str) -> tuple[int, int]:
-    """Number of classes and of input channels of a classifier, from the shapes of its weights.
+    """The numbers of classes and of input channels of a classifier, from the shapes of its weights.
 
     Args:
         state: The weights by name.
-        source: Where they are from, for the error.
+        source: Where the weights are from, for the error.
 
     Raises:
-        UsageError: They are no image classifier's.
+        UsageError: They are not weights of an image classifier.
     """
     matrices = [value for value in state.values() if value.dim() == 2]
     kernels = [value for value in state.values() if value.dim() == 4]
     if not matrices or not kernels:
-        raise UsageError(f"The weights in {source} are not an image classifier's.", "Name a checkpoint of a network.")
+        raise UsageError(
+            f"The weights in {source} are not those of an image classifier.",
+            "Name a checkpoint of an image classifier.",
+        )
     classes, channels = matrices[-1].shape[0], kernels[0].shape[1]
-    # A tensor without elements may claim any shape.
-    if not 0 < classes <= MOST_CLASSES or not 0 < channels <= MOST_CHANNELS:
+    # A tensor without elements can claim any shape.
+    if not 0 < classes <= MAX_CLASSES or not 0 < channels <= MAX_CHANNELS:
         raise UsageError(
             f"The weights in {source} claim {classes:,} classes and {channels:,} channels.",
             "Name a checkpoint of a network.",
@@ -123,30 +126,30 @@ def classifier_shape(state: dict[str, Tensor], source: str) -> tuple[int, int]:
 
 
 class MemoryBudget(TorchDispatchMode):
-    """Refuses new tensors beyond a number of bytes in all, before they are filled.
+    """Limits the memory of new tensors, before they are filled.
 
-    Building a network takes what its arguments ask for, and a file may state any.
+    The arguments in a file can ask for a network of any size.
 
     Args:
-        most_bytes: All new tensors together may have so many.
+        max_bytes: Limit for all new tensors together.
         source: Where the arguments are from, for the error.
     """
 
-    def __init__(self, most_bytes: int, source: str) -> None:
+    def __init__(self, max_bytes: int, source: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.left = most_bytes
+        self.left = max_bytes
         self.source = source
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count what a call makes out of no tensor."""
+        """Count the bytes of calls that create tensors from nothing."""
         sizes = args[0] if args and isinstance(args[0], list | tuple) else ()
         if not any(isinstance(each, Tensor) for each in args):
             self.left -= 4 * math.prod(size for size in sizes if isinstance(size, int))
             if self.left < 0:
                 raise UsageError(
-                    f"The weights in {self.source} are of another architecture than the file says: "
+                    f"The weights in {self.source} do not have the architecture that the file states: "
                     "that network is far larger than the file.",
-                    "Name the network that they are of.",
+                    "Name the network that they belong to.",
                 )
         return func(*args, **(kwargs or {}))
 
@@ -154,12 +157,12 @@ class MemoryBudget(TorchDispatchMode):
 def _unpack(metadata: dict[str, str] | None) -> dict[str, str]:
     found = json.loads((metadata or {}).get(_METADATA, "{}"))
     if not isinstance(found, dict):
-        raise ValueError("its metadata is no table")
+        raise ValueError("its metadata is not a JSON object")
     return {str(key): str(value) for key, value in found.items()}
 
 
 def _damaged(path: Path, error: Exception) -> UsageError:
     reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return UsageError(
-        f"The weights in {path} cannot be read: {reason}.", "Fetch or train them anew, or name another file."
+        f"The weights in {path} cannot be read: {reason}.", "Fetch or train them again, or name another file."
     )

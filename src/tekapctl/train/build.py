@@ -23,11 +23,11 @@ from tekapctl.device import (
     resolve_precision,
     set_float32_precision,
 )
-from tekapctl.distill.angular import AngularViews
-from tekapctl.distill.methods import Pair
-from tekapctl.distill.methods.method import seeded
-from tekapctl.distill.objective import Classification, Distillation, Objective, of_teachers
-from tekapctl.distill.tekap import SeededNoise, Tekap
+from tekapctl.distillation.angular import AngularViews
+from tekapctl.distillation.methods import Pair
+from tekapctl.distillation.methods.method import seeded
+from tekapctl.distillation.objective import Classification, Distillation, Objective, combine
+from tekapctl.distillation.tekap import SeededNoise, Tekap
 from tekapctl.distributed.batch_norm import convert_sync_batchnorm
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 from tekapctl.errors import UsageError, failures_in_words
@@ -37,7 +37,7 @@ from tekapctl.randomness import derive
 from tekapctl.spec import RunSpec, StudentSpec
 from tekapctl.store.home import Home
 from tekapctl.train import trained
-from tekapctl.train.diagnosis import Asked, Diagnosis
+from tekapctl.train.diagnosis import DiagnosedTeacher, Diagnosis
 from tekapctl.train.evaluation import predict, top_k
 from tekapctl.train.sanity_check import check_batch_sizes
 from tekapctl.train.source import TeacherSource, find_teachers, open_teacher, shared
@@ -113,7 +113,7 @@ def build_run(
             sources = shared(sources)
         trainer = build_trainer(spec, splits, sources, train, test)
         check_batch_sizes(trainer)
-    if trainer.diagnosis is not None and not trainer.diagnosis.has_something:
+    if trainer.diagnosis is not None and not trainer.diagnosis.has_metrics:
         logger.info("there are no augmented teachers and no learned views: diagnose has nothing to log")
     return RunContext(spec, splits, tuple(sources), *evaluate_teachers(spec, teachers, test), trainer)
 
@@ -181,7 +181,7 @@ def training_batches(
         padding=spec.data.padding,
         flip=spec.data.flip,
         seed=spec.batch_seed,
-        recrop=spec.data.recrop,
+        random_resized_crop=spec.data.random_resized_crop,
         comm=comm,
     )
 
@@ -212,13 +212,13 @@ def build_trainer(
     """
     student = build_student(spec, splits, sources, train)
     objective = build_objective(spec, sources, student, train)
-    if train.comm.size > 1 and spec.sync_batch_norm:
+    if train.comm.world_size > 1 and spec.sync_batch_norm:
         for module in (student, objective):
             convert_sync_batchnorm(module, train.comm, train.device)
     precision = resolve_precision(spec.precision, train.device, student, trains=True)
     trainer = Trainer(spec, student, objective, train, test, precision)
     if isinstance(spec, StudentSpec) and spec.diagnose:
-        asked = [Asked(source.trained.network, teacher_precision(spec, source, train)) for source in sources]
+        asked = [DiagnosedTeacher(source.trained.network, teacher_precision(spec, source, train)) for source in sources]
         trainer.diagnosis = Diagnosis(student, objective, asked, train, test, precision)
     return trainer
 
@@ -256,7 +256,7 @@ def build_objective(spec: RunSpec, sources: Sequence[TeacherSource], student: Ne
             build_distillation(spec, source, student, train, seed=seed)
             for source, seed in zip(sources, seeds, strict=True)
         ]
-        objective = of_teachers(members)
+        objective = combine(members)
     place(objective, train.device)
     return objective
 

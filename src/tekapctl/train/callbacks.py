@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 from tekapctl.errors import TekapctlError
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 from tekapctl.train.step import Metrics
 
 logger = logging.getLogger(__name__)

@@ -2,9 +2,9 @@
 
 import time
 
-from tekapctl.commands.tracking import Trackers
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 from tekapctl.store.weights import encode_weights
+from tekapctl.tracking import Trackers
 from tekapctl.train import checkpoint
 from tekapctl.train.build import RunContext
 from tekapctl.train.callbacks import Interruption, StoppedError
@@ -75,7 +75,7 @@ class RunCheckpointer:
 
     def _next_pause(self) -> int:
         """Steps until the next check of all processes, by the main process's clock."""
-        if self.comm.size == 1:
+        if self.comm.world_size == 1:
             return 1
         now = time.monotonic()
         a_step = (now - self._asked) / self._pause

@@ -1,4 +1,7 @@
-"""Computes something with a run's networks and losses and leaves the run as it was."""
+"""Diagnose a run after each epoch: diversity of its augmented teachers and gradients of its loss.
+
+Nothing here changes the run: it ends in the same bits with and without a diagnosis.
+"""
 
 import copy
 import math
@@ -14,29 +17,35 @@ from torch.nn import functional as F
 
 from tekapctl.data.batches import Batch, Batches
 from tekapctl.device import autocast
-from tekapctl.distill.objective import Distillation, Objective
+from tekapctl.distillation.objective import Distillation, Objective
 from tekapctl.distributed.communicator import Communicator
 from tekapctl.errors import failures_in_words
 from tekapctl.models import Network
 from tekapctl.models.network import Knowledge, Level
-from tekapctl.train.diversity import Examined, Figures, of_augmented, of_teacher, of_views
+from tekapctl.train.diversity import (
+    TeacherOutputs,
+    TensorMetrics,
+    augmented_diversity,
+    teacher_accuracy,
+    view_diversity,
+)
 from tekapctl.train.step import Metrics, TrainStep
 
 
-def copied(objective: Objective, comm: Communicator) -> Objective:
-    """An objective with parameters and buffers of its own, under the same teachers and augmented teachers.
+def copy_objective(objective: Objective, comm: Communicator) -> Objective:
+    """Copy an objective's parameters and buffers; the copy shares teachers, augmented teachers and communicator.
 
     Args:
         objective: The objective.
-        comm: The processes of the run, which are no copies either.
+        comm: The run's communicator.
     """
     shared = {id(each): each for member in objective.distillations for each in (member.teacher, member.tekap)}
     return copy.deepcopy(objective, {**shared, id(comm): comm})
 
 
 @contextmanager
-def buffers_kept(network: nn.Module) -> Iterator[None]:
-    """Give a network its buffers back, such as its batch norms' statistics."""
+def preserve_buffers(network: nn.Module) -> Iterator[None]:
+    """Restore a network's buffers, such as batch-norm statistics, on exit."""
     before = [
         (module, name, buffer, buffer.clone())
         for module in network.modules()
@@ -50,23 +59,23 @@ def buffers_kept(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def random_numbers_kept(device: torch.device) -> Iterator[None]:
-    """Give PyTorch's global generators their states back."""
+def preserve_rng(device: torch.device) -> Iterator[None]:
+    """Restore PyTorch's global generators on exit."""
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         yield
 
 
 PREFIX = "diagnosis_"
 IMAGES = 2000
-"""Test images at most, evenly spread over the set."""
+"""Maximum number of test images, evenly spread over the set."""
 BATCHES = 4
-"""Training batches whose gradients are looked at: the first of the epoch."""
-_TOGETHER = 500
+"""Number of training batches to compute gradients for: the first of the epoch."""
+_BATCH_SIZE = 500
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A teacher that is asked about the test images.
+class DiagnosedTeacher:
+    """A teacher to run on the test images.
 
     Attributes:
         network: The teacher, on its device.
@@ -78,7 +87,7 @@ class Asked:
 
 
 class Diagnosis:
-    """Looks at a run after each epoch, and leaves all of it as it was.
+    """Computes diagnostic metrics of a run after each epoch.
 
     Args:
         network: The student.
@@ -93,7 +102,7 @@ class Diagnosis:
         self,
         network: Network,
         objective: Objective,
-        teachers: Sequence[Asked],
+        teachers: Sequence[DiagnosedTeacher],
         train: Batches,
         test: Batches,
         precision: torch.dtype,
@@ -103,110 +112,103 @@ class Diagnosis:
         self.train_batches = train
         self.test_batches = test
         self._gradients = StudentGradients(network, objective, train.device, precision, train.comm)
-        self._known: list[Examined] = []
+        self._outputs: list[TeacherOutputs] = []
 
     @property
-    def has_something(self) -> bool:
-        """Whether there is anyone to look at."""
+    def has_metrics(self) -> bool:
+        """Whether there are augmented teachers or views to diagnose."""
         members = self.objective.distillations
         spec = members[0].tekap.spec
         return any(member.views for member in members) or bool(spec.logit.teachers or spec.feature.teachers)
 
     def __call__(self, epoch: int) -> Metrics:
-        """The metrics of an epoch that was trained just now, nothing where nothing is distilled; waits for the device.
-
-        Of several teachers they are the means.
+        """The metrics of the epoch that was just trained, averaged over teachers; empty if there are none.
 
         Args:
             epoch: Counted from 0.
 
         Raises:
-            TekapctlError: The device's memory does not suffice.
+            TekapctlError: The device runs out of memory.
         """
         began = time.perf_counter()
         members = self.objective.distillations
         for member in members:
-            member.init_stage = self.objective.init_stage  # an ensemble tells them when they are next asked
-        smaller = "Train without --diagnose, or with a smaller --batch-size."
-        with failures_in_words("the diagnosis", smaller=smaller), random_numbers_kept(self.train_batches.device):
-            found = self._predictions(members, epoch) | self._gradients_of(members, epoch)
+            member.init_stage = self.objective.init_stage  # an ensemble sets it in its forward pass
+        smaller = "Train without `diagnose`, or with a smaller batch_size."
+        with failures_in_words("the diagnosis", smaller=smaller), preserve_rng(self.train_batches.device):
+            found = self._diversity(members, epoch) | self._gradient_metrics(members, epoch)
         values = torch.stack([value.float() for value in found.values()]).tolist() if found else []
-        # JSON knows no others; where a number is none, as the variance of a single view, there is nothing to log.
+        # Metrics are JSON, which has no NaN: the variance of a single view is left out.
         metrics: Metrics = {
             f"{PREFIX}{name}": value for name, value in zip(found, values, strict=True) if math.isfinite(value)
         }
         return {**metrics, f"{PREFIX}seconds": time.perf_counter() - began} if metrics else {}
 
     @torch.no_grad()
-    def _predictions(self, members: Sequence[Distillation], epoch: int) -> Figures:
-        step = -1 - epoch  # no step of training: the noise is none that the student has seen
-        found: list[Figures] = []
+    def _diversity(self, members: Sequence[Distillation], epoch: int) -> TensorMetrics:
+        step = -1 - epoch  # never a training step, so the noise is new to the student
+        found: list[TensorMetrics] = []
         for number, member in enumerate(members):
-            own: Figures = {}
+            own: TensorMetrics = {}
             for level in member.levels:
-                figures = of_augmented(self._examined(number), member.tekap, level, step, self.train_batches.batch_size)
-                own |= _named(level, figures)
-            if member.views is not None and member.asks_teacher:
-                views = copy.deepcopy(member.views)  # whose statistics are touched
-                own |= _named("views", of_views(self._examined(number), views, step))
+                batch_size = self.train_batches.batch_size
+                metrics = augmented_diversity(self._teacher_outputs(number), member.tekap, level, step, batch_size)
+                own |= _prefixed(level, metrics)
+            if member.views is not None and member.needs_teacher:
+                views = copy.deepcopy(member.views)  # their running statistics change
+                own |= _prefixed("views", view_diversity(self._teacher_outputs(number), views, step))
             if own:
-                found.append(own | _named("teacher", of_teacher(self._examined(number))))
+                found.append(own | _prefixed("teacher", teacher_accuracy(self._teacher_outputs(number))))
         return _means(found)
 
-    def _gradients_of(self, members: Sequence[Distillation], epoch: int) -> Figures:
-        is_taught = any(m.levels or (m.views is not None and m.asks_teacher) for m in members)
+    def _gradient_metrics(self, members: Sequence[Distillation], epoch: int) -> TensorMetrics:
+        is_taught = any(m.levels or (m.views is not None and m.needs_teacher) for m in members)
         if not (self.objective.trains_learner and is_taught):
             return {}
         strong = self.objective.requires.strong_view
         batches = self.train_batches.epoch(epoch, 0, BATCHES, strong=strong)
-        return _means([self._gradients.figures(batch, members[0].levels) for batch in batches])
+        return _means([self._gradients.metrics(batch, members[0].levels) for batch in batches])
 
-    def _examined(self, number: int) -> Examined:
-        """What a teacher says of the test images; asked once."""
-        for teacher in self.teachers[len(self._known) : number + 1]:
-            self._known.append(self._ask(teacher))
-        return self._known[number]
+    def _teacher_outputs(self, number: int) -> TeacherOutputs:
+        """A teacher's outputs for the test images, computed once."""
+        for teacher in self.teachers[len(self._outputs) : number + 1]:
+            self._outputs.append(self._forward(teacher))
+        return self._outputs[number]
 
-    def _ask(self, teacher: Asked) -> Examined:
+    def _forward(self, teacher: DiagnosedTeacher) -> TeacherOutputs:
         test = self.test_batches
         count = min(IMAGES, len(test.image_set))
         chosen = torch.arange(count) * len(test.image_set) // count
         logits, embeddings = [], []
         with autocast(test.device, teacher.precision):
-            for index in chosen.split(_TOGETHER):
+            for index in chosen.split(_BATCH_SIZE):
                 images = teacher.network.normalize(test.at(index, torch.full_like(index, test.centre)))
-                said = teacher.network.knowledge(images, feature_maps=False)
-                logits.append(said.logits.float())
-                embeddings.append(said.embedding.float())
+                knowledge = teacher.network.knowledge(images, feature_maps=False)
+                logits.append(knowledge.logits.float())
+                embeddings.append(knowledge.embedding.float())
         labels = test.labels[chosen.to(test.device)]
-        return Examined(Knowledge(torch.cat(logits), torch.cat(embeddings)), labels, teacher.network.classifier_layer)
+        knowledge = Knowledge(torch.cat(logits), torch.cat(embeddings))
+        return TeacherOutputs(knowledge, labels, teacher.network.classifier_layer)
 
 
-def _named(what: str, figures: Figures) -> Figures:
-    return {f"{what}_{name}": value for name, value in figures.items()}
+def _prefixed(prefix: str, metrics: TensorMetrics) -> TensorMetrics:
+    return {f"{prefix}_{name}": value for name, value in metrics.items()}
 
 
-def _means(found: Sequence[Figures]) -> Figures:
+def _means(found: Sequence[TensorMetrics]) -> TensorMetrics:
     """Means by name."""
-    names: list[str] = list(found[0]) if found else []
-    return {name: _mean([each[name] for each in found]) for name in names}
-
-
-def _mean(values: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(values)).mean()
+    return {name: torch.stack([each[name] for each in found]).mean() for name in (found[0] if found else ())}
 
 
 class StudentGradients:
-    """Gradients of a loss by the student's parameters; the student and its loss are left as they were.
-
-    The process's random numbers are seeded anew.
+    """Gradients of a loss with respect to the student's parameters. Changes nothing but the global random state.
 
     Args:
-        network: The student, in the mode that it trains in.
-        objective: Its loss; copies of it are asked, so that memories and statistics stay as they are.
-        device: Where both are.
+        network: The student, in training mode.
+        objective: Its loss, which is copied for each gradient so that memories and statistics stay as they are.
+        device: Device of both.
         precision: Precision of the student's passes.
-        comm: The processes, each of which has its share of a batch.
+        comm: The run's communicator; each process has a part of the batch.
     """
 
     def __init__(
@@ -218,46 +220,48 @@ class StudentGradients:
         self.precision = precision
         self.comm = comm
 
-    def figures(self, batch: Batch, levels: Sequence[Level]) -> Figures:
-        """What a batch's gradient g is made of.
+    def metrics(self, batch: Batch, levels: Sequence[Level]) -> TensorMetrics:
+        """Metrics of a batch's gradient g.
 
-        - `LEVEL_noise_share`: `norm(g - g0) / norm(g)`, with g0 the gradient where the level's noise weighs 0 and all
-          else is equal: weights, memories, negatives, dropout.
-        - `label_cosine`: the cosine of g and the gradient of the cross-entropy alone, where that is a part of the loss.
+        - `LEVEL_noise_share`: `norm(g - g0) / norm(g)`, where g0 is the gradient with the level's noise weight set to 0
+          and all else equal: weights, memories, negatives, dropout.
+        - `label_cosine`: cosine similarity of g and the gradient of the cross-entropy, if the loss includes it.
 
         Args:
-            batch: What the loss is of.
-            levels: Those whose noise is looked at.
+            batch: The batch.
+            levels: The levels whose noise to examine.
         """
-        found: Figures = {}
-        whole, *of_labels = self._of(batch)
+        found: TensorMetrics = {}
+        total, *cross_entropy = self._of(batch)
         for level in levels:
-            due = (whole - self._of(batch, without=level)[0]).norm()
-            found[f"{level}_noise_share"] = torch.where(due == 0, due, due / whole.norm())
-        for each in of_labels:
-            found["label_cosine"] = F.cosine_similarity(whole, each, dim=0)
+            difference = (total - self._of(batch, without=level)[0]).norm()
+            found[f"{level}_noise_share"] = torch.where(difference == 0, difference, difference / total.norm())
+        for gradient in cross_entropy:
+            found["label_cosine"] = F.cosine_similarity(total, gradient, dim=0)
         return found
 
     def _of(self, batch: Batch, without: Level | None = None) -> list[Float[Tensor, " parameters"]]:
-        """The loss's gradient, each in one row and averaged over the processes.
+        """The loss's gradient, flattened and averaged over the processes, followed by that of its cross-entropy.
 
-        The cross-entropy's gradient follows it, but where the noise of a level is left out.
+        Args:
+            batch: The batch.
+            without: The level whose noise to leave out; the cross-entropy's gradient is left out too, then.
         """
-        objective = copied(self.objective, self.comm)
+        objective = copy_objective(self.objective, self.comm)
         if without is not None:
             for member in objective.distillations:
-                member.tekap = member.tekap.with_spec(member.tekap.spec.quiet(without))
-        learning = TrainStep(self.network, objective, self.device, self.precision, compiled=False)
-        with buffers_kept(self.network):
-            torch.manual_seed(batch.step)  # networks from elsewhere drop the same each time
-            parts, _ = learning(batch)
+                member.tekap = member.tekap.with_spec(member.tekap.spec.without_noise(without))
+        train_step = TrainStep(self.network, objective, self.device, self.precision, compiled=False)
+        with preserve_buffers(self.network):
+            torch.manual_seed(batch.step)  # external models draw the same dropout each time
+            parts, _ = train_step(batch)
             found = [self._gradient(torch.stack(list(parts.values())).sum())]
             if without is None and "cross_entropy" in parts:
                 found.append(self._gradient(parts["cross_entropy"]))
-        self.comm.average(found)
+        self.comm.all_reduce_mean(found)
         return found
 
     def _gradient(self, loss: Tensor) -> Tensor:
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        found = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
-        return torch.cat([each.flatten() for each in found])
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+        return torch.cat([gradient.flatten() for gradient in gradients])

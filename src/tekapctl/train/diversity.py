@@ -1,4 +1,4 @@
-"""How much the augmented teachers of one teacher differ in what they predict, and what they predict together."""
+"""How diverse the predictions of augmented teachers are, and how good their ensemble is."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,46 +7,50 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tekapctl.distill.angular import AngularViews
-from tekapctl.distill.tekap import Tekap
+from tekapctl.distillation.angular import AngularViews
+from tekapctl.distillation.tekap import Tekap
 from tekapctl.models.network import Knowledge, Level
 from tekapctl.train.evaluation import calibration_error, top_k
 
-Figures = dict[str, Float[Tensor, ""]]
+TensorMetrics = dict[str, Float[Tensor, ""]]
 Classifier = Callable[[Float[Tensor, "*batch width"]], Float[Tensor, "*batch classes"]]
 
 
 @dataclass(frozen=True)
-class Examined:
-    """What a teacher says of test images.
+class TeacherOutputs:
+    """A teacher's outputs for test images.
 
     Attributes:
         knowledge: Its logits and embeddings, in float32.
-        labels: The images'.
-        classify: Its layer from embedding to logits.
+        labels: The images' classes.
+        classify: Its classifier layer, from embedding to logits.
     """
 
     knowledge: Knowledge
     labels: Int64[Tensor, " n"]
     classify: Classifier
 
-    def in_parts(self, size: int) -> Iterator[tuple[int, Knowledge, Int64[Tensor, " some"]]]:
-        """The knowledge of so many images at a time and their labels, with the place of the first."""
-        known = self.knowledge
+    def batches(self, size: int) -> Iterator[tuple[int, Knowledge, Int64[Tensor, " some"]]]:
+        """Batches of a size: the position of the first image, the knowledge, the labels."""
+        knowledge = self.knowledge
         for first in range(0, len(self.labels), size):
             rows = slice(first, first + size)
-            yield first, Knowledge(logits=known.logits[rows], embedding=known.embedding[rows]), self.labels[rows]
+            yield (
+                first,
+                Knowledge(logits=knowledge.logits[rows], embedding=knowledge.embedding[rows]),
+                self.labels[rows],
+            )
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the augmented teachers of a teacher predict, at temperature 1.
+    """Predictions of a teacher's augmented teachers, at temperature 1.
 
     Attributes:
-        ensemble: Logarithms of the weighted mean of the teacher's and the augmented teachers' probabilities.
-        variance: Variance of a class's probability over the augmented teachers, as a mean over the classes; unbiased,
-            and so NaN of a single one.
-        disagreement: Share of the augmented teachers whose class is not the teacher's.
+        ensemble: Log of the weighted mean of the teacher's and the augmented teachers' probabilities.
+        variance: Unbiased variance of a class's probability over the augmented teachers, averaged over the classes;
+            NaN for a single augmented teacher.
+        disagreement: Fraction of the augmented teachers that predict another class than the teacher.
     """
 
     ensemble: Float[Tensor, "n classes"]
@@ -63,14 +67,14 @@ class Predictions:
         weight: float,
         count: int | None = None,
     ) -> "Predictions":
-        """The predictions that logits stand for.
+        """The predictions from logits.
 
         Args:
             teacher: The teacher's logits.
-            others: Those of the augmented teachers.
-            teacher_loss_weight: What the teacher weighs in the ensemble.
-            weight: What each augmented teacher weighs in it.
-            count: How many of the first are the ensemble's; None for all.
+            others: The augmented teachers' logits.
+            teacher_loss_weight: Weight of the teacher in the ensemble.
+            weight: Weight of each augmented teacher in the ensemble.
+            count: Number of augmented teachers in the ensemble, taken from the front; None for all.
         """
         log_probabilities, rows = others.log_softmax(2), others.shape[1:2]
         members = torch.cat([teacher.log_softmax(1).unsqueeze(0), log_probabilities[:count]])
@@ -83,12 +87,12 @@ class Predictions:
         )
 
     @classmethod
-    def join_process_group(cls, parts: "list[Predictions]") -> "Predictions":
-        """Those of all images, from those of parts of them."""
+    def concatenated(cls, parts: "list[Predictions]") -> "Predictions":
+        """The predictions of all images, from those of batches."""
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
 
-    def figures(self, labels: Int64[Tensor, " n"]) -> Figures:
-        """Means over the images; how good the ensemble is, and how well its confidence fits (15 bins)."""
+    def metrics(self, labels: Int64[Tensor, " n"]) -> TensorMetrics:
+        """Means over the images; accuracy and calibration error (15 bins) of the ensemble."""
         return {
             "variance": self.variance.mean(),
             "disagreement": self.disagreement.mean(),
@@ -97,50 +101,52 @@ class Predictions:
         }
 
 
-def of_augmented(examined: Examined, tekap: Tekap, level: Level, step: int, together: int) -> Figures:
-    """How augmented teachers of a level differ.
+def augmented_diversity(
+    outputs: TeacherOutputs, tekap: Tekap, level: Level, step: int, batch_size: int
+) -> TensorMetrics:
+    """Diversity of the augmented teachers at a level.
 
-    At the logit level they say their logits, at the feature level what the teacher's classifier makes of their
-    embeddings. All are draws from one distribution, so that the variance over a single one is that over two draws.
+    At the feature level, the teacher's classifier turns their embeddings into logits. The variance is that over at
+    least two draws of the noise, also if there is a single augmented teacher.
 
     Args:
-        examined: What the teacher says.
-        tekap: Makes the augmented teachers.
-        level: Of the two.
-        step: What the noise depends on, beside the seed and the image's place.
-        together: Images at a time.
+        outputs: The teacher's outputs.
+        tekap: Augments the teacher.
+        level: The level of augmentation.
+        step: Seeds the noise, together with the seed and the image's position.
+        batch_size: Images per batch.
     """
     spec = getattr(tekap.spec, level)
     drawn = spec.model_copy(update={"teachers": max(2, spec.teachers)})
     drawing = tekap.with_spec(tekap.spec.model_copy(update={level: drawn}))
     parts = []
-    for first, teacher, labels in examined.in_parts(together):
+    for first, teacher, labels in outputs.batches(batch_size):
         if level == "logit":
             others, own = drawing.augment_logits(teacher, step, first, labels).logits, teacher.logits
         else:
             embeddings = drawing.augment_features(teacher, step, first).embeddings
             assert embeddings is not None
-            others, own = examined.classify(embeddings), examined.classify(teacher.embedding)
+            others, own = outputs.classify(embeddings), outputs.classify(teacher.embedding)
         assert others is not None
         weights = {"teacher_loss_weight": spec.teacher_loss_weight, "weight": spec.loss_weight}
         parts.append(Predictions.of(own, others, **weights, count=spec.teachers))
-    return Predictions.join_process_group(parts).figures(examined.labels)
+    return Predictions.concatenated(parts).metrics(outputs.labels)
 
 
-def of_views(examined: Examined, views: AngularViews, step: int) -> Figures:
-    """How learned views differ, as they are in training: with dropout, and normalised over all these images.
+def view_diversity(outputs: TeacherOutputs, views: AngularViews, step: int) -> TensorMetrics:
+    """Diversity of learned views in training mode: with dropout, and batch norms over all these images.
 
     Args:
-        examined: What the teacher says.
-        views: The views; their running statistics move.
-        step: What the dropout depends on, beside the seed.
+        outputs: The teacher's outputs.
+        views: The views; their running statistics change.
+        step: Seeds the dropout, together with the seed.
     """
-    others = views.logits_of(examined.knowledge.embedding, step)
-    found = Predictions.of(examined.knowledge.logits, others, teacher_loss_weight=1.0, weight=views.spec.view_weight)
-    return found.figures(examined.labels)
+    teacher, others = outputs.knowledge.logits, views.logits_of(outputs.knowledge.embedding, step)
+    predictions = Predictions.of(teacher, others, teacher_loss_weight=1.0, weight=views.spec.view_weight)
+    return predictions.metrics(outputs.labels)
 
 
-def of_teacher(examined: Examined) -> Figures:
-    """How good the teacher itself is, and how well its confidence fits."""
-    logits, labels = examined.knowledge.logits, examined.labels
+def teacher_accuracy(outputs: TeacherOutputs) -> TensorMetrics:
+    """Accuracy and calibration error of the teacher itself."""
+    logits, labels = outputs.knowledge.logits, outputs.labels
     return {"top1": top_k(logits, labels, 1), "calibration_error": calibration_error(logits, labels)}

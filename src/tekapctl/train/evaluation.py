@@ -1,4 +1,4 @@
-"""How good a network is on an image set, and how near to its teacher."""
+"""Predict a whole image set and compute metrics of the logits: accuracy, calibration, agreement with the teacher."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -20,22 +20,23 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network reaches on an image set; rates are fractions of 1, entropies in nats.
+    """How well a network does on an image set. Rates are fractions from 0 to 1, entropies are in nats.
+
+    The last three compare the network with its teacher and are None without one.
 
     Attributes:
-        top1: Share of images whose label is the likeliest class.
-        top5: Share of images whose label is among the five likeliest classes.
-        negative_log_likelihood: Mean over images.
+        top1: Top-1 accuracy.
+        top5: Top-5 accuracy.
+        negative_log_likelihood: Mean over the images.
         calibration_error: Expected calibration error over 15 bins of equal width (Guo et al., ICML 2017, equation 3).
-        per_class: Top-1 accuracy on each class's images, by class name.
+        per_class: Top-1 accuracy of each class, by class name.
         images: Number of images.
-        parameters: Number of the network's parameters.
-        macs: Multiply-accumulates for one image.
+        parameters: Number of parameters.
+        macs: Multiply-accumulates per image.
         images_per_second: Speed of this evaluation.
-        agreement: Share of images to which the teacher gives the same class; None without a teacher.
-        kl_from_teacher: Mean KL(teacher || network) at temperature 1; None without a teacher.
-        correlation_distance: Mean absolute difference of the entries of both class-correlation matrices; None without a
-            teacher.
+        agreement: Fraction of images that network and teacher classify alike.
+        kl_from_teacher: Mean KL(teacher || network) at temperature 1.
+        correlation_distance: Mean absolute difference between the entries of both class-correlation matrices.
     """
 
     top1: float
@@ -52,7 +53,7 @@ class Evaluation:
     correlation_distance: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Plain values, for JSON."""
         return asdict(self)
 
 
@@ -60,32 +61,32 @@ class Evaluation:
 def predict(
     network: Network, images: Batches, precision: torch.dtype = torch.float32
 ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
-    """Logits and labels of a whole set in order; the network is left in the mode it was in.
+    """Logits and labels of a whole image set, in order; restores the network's training mode.
 
-    Several processes share the work, each batch whole, so that the result is that of one process.
+    Several processes split the batches among them and all get the result of a single process, bit for bit.
     """
     was_training = network.training
     network.eval()
     try:
         with autocast(images.device, precision):
-            found = [network(network.normalize(batch.images)).float() for batch in images.in_order()]
-            if not found:  # another process has all there is
-                found = [network(network.normalize(images.probe(1)))[:0].float()]
+            logits = [network(network.normalize(batch.images)).float() for batch in images.in_order()]
+            if not logits:  # the other processes have all batches
+                logits = [network(network.normalize(images.probe(1)))[:0].float()]
     finally:
         network.train(was_training)
-    return images.of_all(torch.cat(found)), images.labels
+    return images.gather(torch.cat(logits)), images.labels
 
 
 def top_k(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], k: int) -> Float[Tensor, ""]:
-    """Share of samples whose label is among the k likeliest classes; 1 where there are no more than k classes."""
-    likeliest = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    return (likeliest == labels.unsqueeze(1)).any(1).float().mean()
+    """Top-k accuracy, a fraction; 1 if there are at most k classes."""
+    predictions = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    return (predictions == labels.unsqueeze(1)).any(1).float().mean()
 
 
 def calibration_error(
     logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], bins: int = CALIBRATION_BINS
 ) -> Float[Tensor, ""]:
-    """Expected calibration error: mean gap between confidence and accuracy, over bins of confidence."""
+    """Expected calibration error: mean gap between confidence and accuracy over bins of equal width."""
     confidence, prediction = logits.softmax(1).max(1)
     gap = (prediction == labels).float() - confidence
     slot = (confidence * bins).ceil().long().clamp(1, bins) - 1
@@ -93,8 +94,8 @@ def calibration_error(
 
 
 def class_correlation(logits: Float[Tensor, "n classes"]) -> Float[Tensor, "classes classes"]:
-    """Correlation of the logits of each two classes over the images (Tian et al., CRD, ICLR 2020, figure 2)."""
-    # A class whose logit is always the same has none. Not every device has float64.
+    """Correlation of the logits of each pair of classes over the images (Tian et al., CRD, ICLR 2020, figure 2)."""
+    # Constant logits have no correlation: NaN becomes 0. On the CPU, as not every device has float64.
     return torch.corrcoef(logits.cpu().double().T).nan_to_num()
 
 
@@ -107,21 +108,21 @@ def evaluate(
     teacher_logits: Float[Tensor, "n classes"] | None = None,
     batch_size: int = 500,
 ) -> Evaluation:
-    """Measure a network on an image set; the network must be on the device.
+    """Evaluate a network on an image set.
 
     Args:
-        network: The network to measure.
+        network: The network, on the device.
         image_set: The images, with as many channels as the network takes.
-        device: Where to compute.
+        device: Device of the forward passes.
         precision: Precision of the forward passes.
-        teacher_logits: What its teacher says of the images, to compare with, if there is a teacher.
-        batch_size: Images at a time.
+        teacher_logits: The teacher's logits of the same images, to compare with.
+        batch_size: Images per forward pass.
     """
     batches = Batches(image_set, batch_size, device=device, padding=0, flip=False, seed=0)
     began = time.perf_counter()
     logits, labels = predict(network, batches, precision)
     if device.type != "cpu":
-        # The first pass has made the device ready; the second is timed from an idle device to its last number.
+        # The first pass warmed the device up. Time a second one, from idle to idle.
         synchronize(device)
         began = time.perf_counter()
         predict(network, batches, precision)

@@ -6,13 +6,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from tekapctl.commands.tracking import Trackers
 from tekapctl.data.batches import Batch
 from tekapctl.distributed.communicator import was_launched
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.spec import StudentSpec, to_dict
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
+from tekapctl.tracking import Trackers
 from tekapctl.train.build import RunContext, build_run, sibling
 from tekapctl.train.callbacks import Callback, Interruption, NullCallback, ProgressFile, StoppedError
 from tekapctl.train.checkpointer import RunCheckpointer

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from types import MappingProxyType
 from typing import Any
 
-from tekapctl.commands.tracking import Trackers
 from tekapctl.distributed.communicator import PeerLostError, join_process_group
 from tekapctl.errors import (
     OutOfMemoryError,
@@ -20,7 +19,9 @@ from tekapctl.errors import (
 )
 from tekapctl.spec import StudentSpec, TeacherSpec, dumps, load_of_run, parse, to_dict
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Run, Runs
+from tekapctl.store.run import Run
+from tekapctl.store.runs import Runs
+from tekapctl.tracking import Trackers
 from tekapctl.train import checkpoint
 from tekapctl.train.build import RunContext, build_run
 from tekapctl.train.callbacks import Callback, Interruption, NullCallback, ProgressFile, StoppedError

@@ -1,7 +1,7 @@
-"""Takes a step for nothing before a run begins, with as many images as the last batch of an epoch has.
+"""Try a training step with the size of an epoch's last batch before a run starts.
 
-A batch norm that gets one value a channel raises, a loss of distances between samples is no number where there is one
-sample: without this a run would find out at the end of its first epoch.
+A batch norm with one value per channel raises, and a loss of distances between samples is NaN for a single sample.
+Without this check a run would fail at the end of its first epoch.
 """
 
 import math
@@ -10,15 +10,15 @@ import torch
 
 from tekapctl.distributed.shard import spans
 from tekapctl.errors import TekapctlError, UsageError, described, failures_in_words, lacking_memory, smaller_batches
-from tekapctl.train.diagnosis import buffers_kept, copied, random_numbers_kept
+from tekapctl.train.diagnosis import copy_objective, preserve_buffers, preserve_rng
 from tekapctl.train.step import TrainStep
 from tekapctl.train.teacher import live_teacher
 from tekapctl.train.trainer import Trainer
 
-_MOST_SIZES = 100
-"""Batch sizes that are looked at, in each direction, for one that works."""
-_MOST_STEPS = 8
-"""Steps that are taken at most, each with another number of images."""
+_MAX_SIZES = 100
+"""Number of batch sizes to consider in each direction when looking for one that works."""
+_MAX_STEPS = 8
+"""Maximum number of steps to try, each with another number of images."""
 
 
 class _NotFiniteError(Exception):
@@ -29,29 +29,28 @@ class _NotFiniteError(Exception):
 
 
 class _NotTriedError(Exception):
-    """Nothing is known of a batch: a method of the user's own cannot be copied, or enough steps were taken."""
+    """A batch size was not tried: the method cannot be copied, or the maximum number of steps was reached."""
 
 
 def check_batch_sizes(trainer: Trainer) -> None:
-    """Check that a step can be taken with the last batch of an epoch.
+    """Check that a training step works with the last batch of an epoch.
 
-    Learner, objective and random generators are as before afterwards, and no cache has learned anything. Of several
-    processes all must ask at once.
+    Network, objective, random generators and caches stay as they are. All processes must call this together.
 
     Args:
         trainer: The trainer, before its first step.
 
     Raises:
-        UsageError: It cannot; the message names batch sizes with which it can.
-        TekapctlError: The device's memory does not suffice.
+        UsageError: The step fails; the message names batch sizes that work.
+        TekapctlError: The device runs out of memory.
     """
     size = trainer.spec.batch_size
     with failures_in_words(f"batches of {size}", smaller=smaller_batches(size)):
-        _Trial(trainer).check()
+        _BatchSizeCheck(trainer).check()
 
 
-class _Trial:
-    """Steps with batches of several sizes.
+class _BatchSizeCheck:
+    """Tries steps with batches of several sizes.
 
     Args:
         trainer: The trainer.
@@ -64,36 +63,36 @@ class _Trial:
         self._problems: dict[int, Exception | None] = {}
 
     def check(self) -> None:
-        """Raise if the last batch of an epoch is one that no step can be taken with."""
-        self._look()
+        """Raise an error if a step with the last batch of an epoch fails."""
+        self._check_image_size()
         last = self._last(self.batch_size)
         problem = self._problem(last)
         if problem is None:
             return
-        of_all = self._problem(self.batch_size)
+        full_batch_problem = self._problem(self.batch_size)
         works = self._working_sizes()
-        if not works and of_all is not None:
-            if isinstance(of_all, _NotFiniteError):
-                return  # it is not the batch: training says in which step, and what helps
+        if not works and full_batch_problem is not None:
+            if isinstance(full_batch_problem, _NotFiniteError):
+                return  # not a matter of the batch size: training reports the step and the remedy
             raise UsageError(
-                f"No step can be taken with this network and method: {_told(of_all)}.",
+                f"A training step fails with this network and method: {_description(full_batch_problem)}.",
                 "--debug shows where it was raised.",
-            ) from of_all
-        which = "Each batch has" if of_all is not None else f"Of {self.images:,} images, the last batch has"
-        count = self.batch_size if of_all is not None else last
+            ) from full_batch_problem
+        which = "Each batch has" if full_batch_problem is not None else f"Of {self.images:,} images, the last batch has"
+        count = self.batch_size if full_batch_problem is not None else last
         images = f"{count:,} image{'s' if count > 1 else ''}"
         raise UsageError(
-            f"{which} {images}, with which no step can be taken: {_told(problem)}.",
-            f"Use --batch-size {' or '.join(map(str, works))}." if works else "Use a data set of more images.",
+            f"{which} {images}, with which a training step fails: {_description(problem)}.",
+            f"Set batch_size to {' or '.join(map(str, works))}." if works else "Use a data set with more images.",
         ) from problem
 
-    def _look(self) -> None:
-        """Let the network see images as in a test first, so that it can say if it is their size that does not fit."""
+    def _check_image_size(self) -> None:
+        """Run the network in evaluation mode first, to tell an unsuitable image size from an unsuitable batch size."""
         network = self.trainer.network
         was_training = network.training
         network.eval()
         try:
-            with torch.no_grad(), random_numbers_kept(self.trainer.device):
+            with torch.no_grad(), preserve_rng(self.trainer.device):
                 network(network.normalize(self.trainer.train_batches.probe(2)))
         except TekapctlError:
             raise
@@ -108,15 +107,15 @@ class _Trial:
             network.train(was_training)
 
     def _last(self, size: int) -> int:
-        """Images in the last batch of an epoch in batches of a size."""
+        """Size of an epoch's last batch, for a batch size."""
         return self.images % size or size
 
     def _working_sizes(self) -> list[int]:
-        """The nearest smaller and the nearest larger batch size with which all steps can be taken."""
+        """The nearest smaller and the nearest larger batch size with which all steps work."""
         found = []
         for sizes in (range(self.batch_size - 1, 0, -1), range(self.batch_size + 1, self.images + 1)):
-            for size in sizes[:_MOST_SIZES]:
-                # A batch of more images than one that was tried would take memory that there may not be.
+            for size in sizes[:_MAX_SIZES]:
+                # Do not try larger batches than the given size: memory might not suffice.
                 others = () if size > self.batch_size else (size,)
                 if all(self._problem(count) is None for count in (self._last(size), *others)):
                     found.append(size)
@@ -124,10 +123,10 @@ class _Trial:
         return found
 
     def _problem(self, count: int) -> Exception | None:
-        """What goes wrong in a step with so many images, or with the smallest share of them that a process has."""
-        shares = spans(count, self.trainer.comm.size)
+        """The error of a step with this many images, or with the smallest part of them that a process gets."""
+        shares = spans(count, self.trainer.comm.world_size)
         count = min(end - first for first, end in shares)
-        if count not in self._problems and len(self._problems) == _MOST_STEPS:
+        if count not in self._problems and len(self._problems) == _MAX_STEPS:
             return _NotTriedError()
         if count not in self._problems:
             try:
@@ -137,7 +136,7 @@ class _Trial:
                 raise
             except _NotTriedError:
                 self._problems[count] = None
-            except Exception as error:  # a network or method of the user's own may raise anything
+            except Exception as error:  # a user's network or method may raise anything
                 if lacking_memory(error) is not None:
                     raise
                 self._problems[count] = error
@@ -147,33 +146,33 @@ class _Trial:
         trainer = self.trainer
         network, device = trainer.network, trainer.device
         try:
-            objective = copied(trainer.objective, trainer.comm)
+            objective = copy_objective(trainer.objective, trainer.comm)
         except Exception as error:
             raise _NotTriedError from error
         for member in objective.distillations:
             member.teacher = live_teacher(member.teacher)
-        learning = TrainStep(network, objective, device, trainer.precision, compiled=False)
+        train_step = TrainStep(network, objective, device, trainer.precision, compiled=False)
         batch = trainer.train_batches.sample(count, strong=objective.requires.strong_view)
         was_training = network.training
         try:
-            with random_numbers_kept(device), buffers_kept(network):
+            with preserve_rng(device), preserve_buffers(network):
                 for init_stage in (True, False) if trainer.spec.init_epochs else (False,):
                     objective.init_stage = init_stage
                     network.train(objective.trains_learner)
                     objective.train()
-                    _descend(learning(batch)[0], learning)
+                    _backward(train_step(batch)[0], train_step)
         finally:
             network.train(was_training)
 
 
-def _told(problem: Exception) -> str:
+def _description(problem: Exception) -> str:
     return str(problem) if isinstance(problem, _NotFiniteError) else described(problem)
 
 
-def _descend(parts: dict[str, torch.Tensor], learning: TrainStep) -> None:
-    """The backward pass, whose gradients nobody keeps."""
+def _backward(parts: dict[str, torch.Tensor], train_step: TrainStep) -> None:
+    """Run the backward pass, discard the gradients, and check that the loss is finite."""
     loss = torch.stack(list(parts.values())).sum()
-    trained = [parameter for parameter in learning.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in train_step.parameters() if parameter.requires_grad]
     torch.autograd.grad(loss, trained, allow_unused=True)
     values = {name: value.item() for name, value in parts.items()}
     if not all(map(math.isfinite, values.values())):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tekapctl.data.batches import Batches
 from tekapctl.device import resolve_precision
-from tekapctl.distill.objective import Teacher
-from tekapctl.distill.perturbations import LogitPerturbation
+from tekapctl.distillation.objective import TeacherForward
+from tekapctl.distillation.perturbations import LogitPerturbation
 from tekapctl.errors import UsageError
 from tekapctl.spec import RunSpec, StudentSpec
 from tekapctl.store.home import Home
@@ -31,7 +31,7 @@ class TeacherSource:
     """
 
     trained: Trained
-    forward: Teacher
+    forward: TeacherForward
     perturbation: LogitPerturbation
 
 
@@ -93,7 +93,7 @@ def open_teacher(spec: StudentSpec, teacher: Trained, train: Batches, cache: Pat
         logger.info(f"teacher: {kept} of {total} batch norms do not follow a convolution, and are not folded")
     if not spec.cache_teacher:
         return TeacherSource(teacher, live, perturbation)
-    if train.recrop:
+    if train.random_resized_crop:
         logger.info("every random crop is different, so the teacher's outputs are not cached: the teacher stays live")
         return TeacherSource(teacher, live, perturbation)
     if spec.requires.uncached:

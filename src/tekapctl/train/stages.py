@@ -1,6 +1,6 @@
 """The stages of a run: an init stage of the method or of learned views, where there is one, then the student's."""
 
-from tekapctl.distill.objective import Objective
+from tekapctl.distillation.objective import Objective
 from tekapctl.models import Network
 from tekapctl.spec import RunSpec
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch
 from tekapctl.device import autocast, compile_for
-from tekapctl.distill.objective import Objective, Parts
+from tekapctl.distillation.objective import Objective, Parts
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 from tekapctl.models import Network
 from tekapctl.models.network import of_batch
@@ -115,7 +115,7 @@ class EpochSums:
     @property
     def all_samples(self) -> float | int:
         """Images so far, of all processes."""
-        return self.samples * self.comm.size
+        return self.samples * self.comm.world_size
 
     def first_not_finite(self) -> tuple[int, dict[str, float]] | None:
         """The first step whose loss was not finite on any process, with the loss's parts; waits for the device."""
@@ -134,13 +134,13 @@ class EpochSums:
         """The sums over all processes."""
         if not self.sums:
             return {}
-        values = self.comm.total(torch.stack([value.float() for value in self.sums.values()]))
+        values = self.comm.all_reduce_sum(torch.stack([value.float() for value in self.sums.values()]))
         return dict(zip(self.sums, values, strict=True))
 
     def split(self) -> "EpochSums":
         """Divide the sums among the processes."""
-        self.sums = {name: value / self.comm.size for name, value in self.sums.items()}
-        self.samples /= self.comm.size
+        self.sums = {name: value / self.comm.world_size for name, value in self.sums.items()}
+        self.samples /= self.comm.world_size
         return self
 
     def state(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tekapctl import __version__
 from tekapctl.device import describe
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 from tekapctl.spec import RunSpec, StudentSpec
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 from tekapctl.store.weights import encode_weights
 from tekapctl.train.build import RunContext
 from tekapctl.train.evaluation import evaluate
@@ -99,7 +99,7 @@ def weights_metadata(context: RunContext, metrics: Metrics) -> dict[str, str]:
         "classes": json.dumps(train.classes),
         "mean": json.dumps(normalization.mean),
         "std": json.dumps(normalization.std),
-        "middle": str(train.middle),
+        "middle": str(train.center_crop),
         "epoch": str(metrics["epoch"]),
         "top1": f"{metrics['test_top1']:.6f}",
         **({"data_settings": json.dumps(spec.data.shared)} if spec.data.shared else {}),
@@ -115,7 +115,7 @@ def environment(device: torch.device, comm: Communicator = SINGLE_PROCESS) -> di
         "torch": torch.__version__,
         "platform": platform.platform(),
         "device": describe(device),
-        "processes": comm.size,
+        "processes": comm.world_size,
         "commit": _commit(),
     }
 

@@ -12,7 +12,7 @@ from tekapctl.device import autocast, compile_for, describe_kind, describe_passe
 from tekapctl.models import Network
 from tekapctl.models.folding import fold
 from tekapctl.models.network import Knowledge, Requires, of_batch
-from tekapctl.store.teacher_cache import Identity, KnowledgeStore, Places
+from tekapctl.store.teacher_cache import Identity, Indices, TeacherCache
 from tekapctl.train.trained import Trained
 
 _NOTHING_MORE = Requires()
@@ -44,7 +44,7 @@ class LiveTeacher:
         self.precision = precision
         self.requires = requires
         self.probe = batches.probe(2)
-        self.batch_size = batches.largest_share
+        self.batch_size = batches.largest_shard
         self.folding = fold(network, network.normalize(self.probe))
         self.network = self.folding.network
         place(self.network, self.device)
@@ -147,9 +147,9 @@ class CachedTeacher:
         self._padding = (-values * self.dtype.itemsize) % 4 // self.dtype.itemsize
         image_set = batches.image_set
         normalization = live.network.normalization
-        whole = len(image_set if image_set.whole is None else image_set.whole)
+        whole = len(image_set if image_set.full_images is None else image_set.full_images)
         precision = str(self.dtype).removeprefix("torch.")
-        self.store = KnowledgeStore(
+        self.store = TeacherCache(
             folder,
             Identity(
                 f"{trained.model}-{dataset}-{precision}",
@@ -173,7 +173,7 @@ class CachedTeacher:
 
     def __call__(self, batch: Batch) -> Knowledge:
         """The teacher's knowledge of a batch."""
-        places = self.places(batch.number, batch.view)
+        places = self.places(batch.source_index, batch.view)
         words, is_known = self.store.read(places)
         if not is_known.all():
             missing = np.flatnonzero(~is_known)
@@ -181,11 +181,11 @@ class CachedTeacher:
             self.store.write(places[missing], words[missing])
         return self._decode(words)
 
-    def places(self, number: Tensor, view: Tensor) -> Places:
+    def places(self, number: Tensor, view: Tensor) -> Indices:
         """The records of samples, by their numbers in the full set and their views."""
         if not self.batches.flip:
             view = view // 2
-        found: Places = (number * self.batches.distinct_views + view).numpy()
+        found: Indices = (number * self.batches.distinct_views + view).numpy()
         return found
 
     def warm(self, number: Tensor, index: Tensor, view: Tensor) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
 from tekapctl.device import autocast, resolve_precision
-from tekapctl.distill.perturbations import PERTURBATIONS, LogitPerturbation, PerturbationContext, TeacherStatistics
+from tekapctl.distillation.perturbations import PERTURBATIONS, LogitPerturbation, PerturbationContext, TeacherStatistics
 from tekapctl.errors import UsageError
 from tekapctl.models import Network
 from tekapctl.spec import StudentSpec
@@ -30,7 +30,7 @@ def chosen(spec: StudentSpec) -> type[LogitPerturbation]:
 
 def images_asked(spec: StudentSpec, train_images: int) -> int:
     """How many training images pass through the teacher before a run."""
-    return min(MOST_IMAGES, train_images) if chosen(spec).asks else 0
+    return min(MOST_IMAGES, train_images) if chosen(spec).needs_statistics else 0
 
 
 def perturbation_of(spec: StudentSpec, teacher: Trained, train: Batches) -> LogitPerturbation:
@@ -48,7 +48,7 @@ def perturbation_of(spec: StudentSpec, teacher: Trained, train: Batches) -> Logi
     """
 
     def compute() -> TeacherStatistics:
-        images = train.image_set.spread(MOST_IMAGES)
+        images = train.image_set.subsample(MOST_IMAGES)
         logger.info(
             f"perturbation {spec.tekap.logit.perturbation}: the teacher is asked of {len(images):,} training images"
         )
@@ -56,7 +56,7 @@ def perturbation_of(spec: StudentSpec, teacher: Trained, train: Batches) -> Logi
         return statistics_of(teacher.network, images, train.device, precision)
 
     context = PerturbationContext(teacher.network.classifier_layer, train.device, spec.tekap.logit.dropout, compute)
-    return chosen(spec).of(context)
+    return chosen(spec).build(context)
 
 
 @torch.no_grad()
@@ -101,7 +101,9 @@ def class_features(
         UsageError: A class has fewer than two.
     """
     chosen = chosen_images(images.labels, len(images.classes), most)
-    part = replace(images, images=images.images[chosen], labels=images.labels[chosen], numbers=None, whole=None)
+    part = replace(
+        images, images=images.images[chosen], labels=images.labels[chosen], source_index=None, full_images=None
+    )
     found = []
     for batch in Batches(part, _TOGETHER, device=device, padding=0, flip=False, seed=0).in_order():
         with autocast(device, precision):

@@ -1,8 +1,8 @@
-"""Trained networks by name: a run, a checkpoint file, or a network of the zoo."""
+"""Find and load trained networks by name: a run, a checkpoint file, a fetched or library network."""
 
 import hashlib
-import json
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,33 +15,44 @@ from tekapctl.data.image_set import ImageSet
 from tekapctl.data.spec import DataSpec
 from tekapctl.errors import UsageError
 from tekapctl.models import Network, external
-from tekapctl.models.hooks import Adapted
-from tekapctl.models.network import SMALLEST_IMAGE
-from tekapctl.models.normalization import Normalization, check_normalization
+from tekapctl.models.hooks import ExternalNetwork
+from tekapctl.models.normalization import Normalization
+from tekapctl.models.pretrained import CATALOGUE, fetched, recorded
 from tekapctl.spec import load_of_run
 from tekapctl.store.atomic import sha256
-from tekapctl.store.catalogue import CATALOGUE, fetched, recorded
 from tekapctl.store.home import Home, expand_user
 from tekapctl.store.legacy_checkpoint import read_published
-from tekapctl.store.runs import Run, Runs
+from tekapctl.store.run import Run
+from tekapctl.store.runs import Runs
 from tekapctl.store.weights import MemoryBudget, classifier_shape, load_into, read_metadata, read_weights
+from tekapctl.train.metadata import (
+    Preprocessing,
+    read_arguments,
+    read_class_names,
+    read_data,
+    read_preprocessing,
+    read_shape,
+)
 
-LARGEST_IMAGE = 1024
-"""Pixels a side of the images that a network of ours takes, at most."""
+DEFAULT_DATASET = "cifar100"
+"""What the published checkpoints, which do not state their data set, were trained on."""
+logger = logging.getLogger(__name__)
+
 _SPARE_BYTES = 64 * 2**20
 _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Where a trained network was found.
+    """Where a trained network is.
 
     Attributes:
-        name: What finds the same weights again: a run's id, a file's path, or a fetched teacher's name.
-        path: The file of weights.
-        described: What it is, for the user.
-        run: The run that made it, if it is one of this home's.
-        digests: The SHA-256 that the file may have; empty if nothing is known of it.
+        name: Finds the same weights again: a run's id, a file's path, or a fetched teacher's name.
+        path: The weights file.
+        described: A description for messages.
+        run: The run that produced it, if it is in this home folder.
+        is_library: Whether torchvision or timm provides the weights, so that there is no file of ours.
+        digests: The SHA-256 values that the file may have; empty if none is recorded.
     """
 
     name: str
@@ -49,25 +60,7 @@ class Reference:
     described: str
     run: Run | None = None
     is_library: bool = False
-    """Whether a library brings the weights, and there is no file of ours."""
     digests: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """How images are prepared for a network.
-
-    Attributes:
-        size: Height and width in pixels.
-        mean: Of each channel, of full brightness 1.
-        std: Standard deviation of each channel.
-        middle: How much of the largest middle part is shown, as a share of its side.
-    """
-
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    middle: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -76,14 +69,14 @@ class Trained:
 
     Attributes:
         network: The network, on the CPU, in evaluation mode.
-        model: Its name in the zoo.
-        dataset: The data set it was trained on, if the file says.
-        classes: Names of its classes in order, if the file says.
-        digest: SHA-256 of the file of weights.
+        model: Name of its architecture.
+        dataset: Name of the data set it was trained on, if the file states it.
+        classes: Names of its classes in order, if the file states them.
+        digest: SHA-256 of the weights file.
         reference: Where it was found.
-        preparation: How its images are prepared, if the file says.
-        fingerprint: Of the images that it was trained on, if the file says.
-        data: The data set that it was trained on with its settings, if its run or the file says.
+        preprocessing: How its images are prepared, if the file states it.
+        fingerprint: Fingerprint of the images it was trained on, if the file states it.
+        data: The data set it was trained on, with its settings, if its run or the file states them.
     """
 
     network: Network
@@ -92,7 +85,7 @@ class Trained:
     classes: tuple[str, ...] | None
     digest: str
     reference: Reference
-    preparation: Preparation | None = None
+    preprocessing: Preprocessing | None = None
     fingerprint: str | None = None
     data: DataSpec | None = None
 
@@ -105,18 +98,18 @@ def find(
     data: DataSpec | None = None,
     kind: Literal["teacher", "student"] | None = None,
 ) -> Reference:
-    """The trained network that a user means.
+    """Find a trained network.
 
     Args:
-        home: Where runs and fetched teachers are.
+        home: Holds runs and fetched teachers.
         name: A checkpoint file, a network's name, or a run's id, unique prefix, or `latest`. A network's name means the
-            fetched pretrained one, else the newest finished teacher run of it on the data set.
-        dataset: The data set that a network's name is meant for; None takes any.
-        data: The settings of that data set, where the network has to be trained on the very same images.
+            fetched pretrained weights, else the newest finished teacher run of that network on the data set.
+        dataset: Name of the data set the network must be trained on; None accepts any.
+        data: Settings of that data set, if the network must be trained on the very same images.
         kind: The kind of run that `latest` means; None for any.
 
     Raises:
-        UsageError: There is none; the message says which command makes one.
+        UsageError: There is none; the message names the command that produces one.
     """
     path = expand_user(name)
     if name.endswith(_WEIGHTS_SUFFIXES) or ("/" in name and path.is_file()):
@@ -148,7 +141,7 @@ def _find_model(home: Home, name: str, dataset: str | None, data: DataSpec | Non
         try:
             metadata = read_metadata(run.weights)
         except UsageError:
-            continue  # a damaged run hides no other
+            continue  # a damaged run must not hide an older one
         fits = dataset in (None, metadata.get("dataset"))
         if fits and metadata.get("model") == name and metadata.get("kind") == "teacher":
             if data is None or _is_on(run, data, home):
@@ -160,17 +153,31 @@ def _find_model(home: Home, name: str, dataset: str | None, data: DataSpec | Non
             others.append(run.id)
     if name.partition(":")[0] in external.LIBRARIES:
         return Reference(name, Path(name), f"{name} with its library's weights", is_library=True)
-    wanted = dataset or "cifar100"
+    wanted = dataset or DEFAULT_DATASET
     if others:
         raise UsageError(
-            f"No {name} was trained on these images of {wanted}; on other images, or with another split or size of "
-            f"them: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}.",
-            "Name one of them as the teacher, or train one on these.",
+            f"No {name} was trained on these images of {wanted}. These runs used other images, or another split or "
+            f"size: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}.",
+            "Name one of them as the teacher, or train one on these images.",
         )
     commands = [f"`tekapctl train-teacher --model {name} --dataset {wanted}`"]
     if name in CATALOGUE and wanted == CATALOGUE[name].dataset:
         commands.insert(0, f"`tekapctl fetch {name}`")
     raise UsageError(f"There is no trained {name} for {wanted} yet.", f"Get one with {' or '.join(commands)}.")
+
+
+def best_of(reference: Reference) -> Reference:
+    """The same run with the weights of its best epoch.
+
+    Raises:
+        UsageError: The reference is not a run, or the run has no such weights.
+    """
+    path = reference.run.path / "best.safetensors" if reference.run else None
+    if path is None or not path.is_file():
+        raise UsageError(
+            f"There are no best-epoch weights of {reference.described}.", "Use the last epoch's weights, or name a run."
+        )
+    return replace(reference, path=path, described=f"{reference.described}, best epoch")
 
 
 def data_of_run(run: Run) -> DataSpec:
@@ -182,8 +189,39 @@ def data_of_run(run: Run) -> DataSpec:
     return load_of_run(run.path).data
 
 
+def data_of(trained: Trained, dataset: str | None, folder: str | None) -> DataSpec:
+    """The data set to evaluate a network on.
+
+    Args:
+        trained: The network.
+        dataset: Name of the data set; None for the one it was trained on.
+        folder: Folder with the data set's files.
+
+    Raises:
+        UsageError: There is no such data set.
+    """
+    known = trained.data
+    if trained.reference.run is not None and known is not None and dataset in (None, known.name):
+        return known if folder is None else known.model_copy(update={"folder": folder})
+    values = {"name": dataset or trained.dataset or DEFAULT_DATASET}
+    spec = data_spec(values if folder is None else {**values, "folder": folder})
+    return spec if known is None else spec.like(known)
+
+
+def warn_if_changed(trained: Trained, data: DataSpec, downloads: Path) -> None:
+    """Warn if a data set's images have changed since a network was trained on them: it may have seen test images."""
+    if trained.fingerprint is None or trained.data is None or trained.data.name != data.name:
+        return
+    now = data.model_copy(update={"fingerprint": None}).with_fingerprint(downloads).fingerprint
+    if now != trained.fingerprint:
+        logger.warning(
+            f"the images of {data.described} have changed since the network was trained; it may have been trained on "
+            "some of these test images"
+        )
+
+
 def _is_on(run: Run, data: DataSpec, home: Home) -> bool:
-    """Whether a run was trained on the images that a data set's settings mean now."""
+    """Whether a run was trained on the images that the data set's settings select now."""
     try:
         theirs = data_of_run(run)
         ours = data.like(theirs).pinned(home.datasets)
@@ -193,31 +231,31 @@ def _is_on(run: Run, data: DataSpec, home: Home) -> bool:
 
 
 def load(reference: Reference, *, model: str | None = None, arguments: external.Arguments | None = None) -> Trained:
-    """The trained network of a reference.
+    """Load a trained network onto the CPU, in evaluation mode.
 
     Args:
         reference: Where it is.
-        model: Its network, where the file does not say; found from the weights' names and shapes if None.
-        arguments: Arguments of a network from elsewhere, where the file does not say.
+        model: Name of its architecture, if the file states none; identified by the weights' names and shapes if None.
+        arguments: Keyword arguments of an external model, if the file states none.
 
     Raises:
         UsageError: The file is damaged, refused, or of another architecture.
     """
     if reference.is_library:
         return _of_library(reference, arguments or {})
-    path = reference.path
+    path, source = reference.path, str(reference.path)
     metadata: dict[str, str] = {}
     if path.suffix == ".safetensors":
         state, metadata = read_weights(path)
     else:
         state = read_published(path).state
     if "model" in metadata:
-        model, arguments = metadata["model"], _arguments(metadata.get("model_args"), str(path))
+        model, arguments = metadata["model"], read_arguments(metadata, source)
     if model is None:
-        model = identify(state, str(path))
-    num_classes, in_channels = _built_for(metadata, state) or classifier_shape(state, str(path))
-    preparation = _preparation(metadata, in_channels, str(path))
-    classes = _class_names(metadata.get("classes"), num_classes, str(path))
+        model = identify(state, source)
+    num_classes, in_channels = read_shape(metadata, state) or classifier_shape(state, source)
+    preprocessing = read_preprocessing(metadata, in_channels, source)
+    classes = read_class_names(metadata, num_classes, source)
     digest = sha256(path)
     if reference.run is not None:
         reference.run.check_weights(path, digest)
@@ -226,11 +264,11 @@ def load(reference: Reference, *, model: str | None = None, arguments: external.
             f"The fetched weights in {path} are damaged: their SHA-256 is not the recorded one.",
             f"Get them again with `tekapctl fetch {reference.name} --force`.",
         )
-    with MemoryBudget(_budget(state), str(path)):
+    with MemoryBudget(_budget(state), source):
         network = models.build(model, num_classes, in_channels, _without_weights(arguments or {}))
-    load_into(network, _named_as_in(network, state), source=str(path))
-    if preparation is not None:
-        network.normalization = Normalization(preparation.mean, preparation.std, preparation.size)
+    load_into(network, _named_as_in(network, state), source=source)
+    if preprocessing is not None:
+        network.normalization = Normalization(preprocessing.mean, preprocessing.std, preprocessing.size)
     return Trained(
         network=network.eval(),
         model=model,
@@ -238,64 +276,15 @@ def load(reference: Reference, *, model: str | None = None, arguments: external.
         classes=classes,
         digest=digest,
         reference=reference,
-        preparation=preparation,
+        preprocessing=preprocessing,
         fingerprint=metadata.get("data_fingerprint"),
-        data=data_of_run(reference.run) if reference.run is not None else _data(metadata, str(path)),
+        data=data_of_run(reference.run) if reference.run is not None else read_data(metadata, source),
     )
 
 
-def _data(metadata: dict[str, str], source: str) -> DataSpec | None:
-    """The data set that a file names with its settings.
-
-    Raises:
-        UsageError: The settings are damaged.
-    """
-    name = metadata.get("dataset", "")
-    is_code = ":" in name and not name.startswith("hf:")  # a class of its author's, which need not be at hand
-    if "data_settings" not in metadata or is_code:
-        return None
-    settings = _read(metadata["data_settings"], source, "data")
-    try:
-        if not isinstance(settings, dict) or not settings.keys() <= data_spec({"name": name}).shared.keys():
-            raise ValueError
-        return data_spec({"name": name, **settings})
-    except ValueError:  # of pydantic too
-        raise UsageError(f"What {source} says of its data is damaged.", "Train or export it again.") from None
-
-
 def _budget(state: dict[str, Tensor]) -> int:
-    """Bytes that building a network may take before its weights are compared with those of a file."""
+    """Bytes that building a network may take before its shapes are checked against the file's."""
     return _SPARE_BYTES + 4 * sum(value.numel() * value.itemsize for value in state.values())
-
-
-def _built_for(metadata: dict[str, str], state: dict[str, Tensor]) -> tuple[int, int] | None:
-    """Number of classes and of input channels that a file states, if its weights have such.
-
-    Their shapes alone do not say: safetensors keeps them in an order of its own, so that the first may be of any layer.
-    """
-    rows = {str(value.shape[0]) for value in state.values() if value.dim() == 2 and value.numel()}
-    channels = {str(value.shape[1]) for value in state.values() if value.dim() == 4 and value.numel()}
-    classes, stated = metadata.get("num_classes", ""), metadata.get("in_channels", "")
-    return (int(classes), int(stated)) if classes in rows and stated in channels else None
-
-
-def _preparation(metadata: dict[str, str], channels: int, source: str) -> Preparation | None:
-    if "mean" not in metadata:
-        return None
-    height, _, width = metadata.get("image_size", "").partition("x")
-    found = [_read(metadata.get(key, ""), source, what) for key, what in (("mean", "mean"), ("std", "deviation"))]
-    numbers = [value for value in found if isinstance(value, list) and len(value) == channels]
-    try:
-        mean, std = (tuple(float(number) for number in value) for value in numbers)
-        check_normalization(mean, std)
-        middle = float(metadata.get("middle", 1))
-        size = int(height), int(width)
-        if not 0 < middle <= 1 or not all(SMALLEST_IMAGE <= side <= LARGEST_IMAGE for side in size):
-            raise ValueError
-        return Preparation(size, mean, std, middle)
-    except (TypeError, ValueError, OverflowError, UsageError) as error:
-        why = f": {error.problem}" if isinstance(error, UsageError) else "."
-        raise UsageError(f"What {source} says of its images is damaged{why}", "Train or export it again.") from None
 
 
 def _of_library(reference: Reference, arguments: external.Arguments) -> Trained:
@@ -307,52 +296,20 @@ def _of_library(reference: Reference, arguments: external.Arguments) -> Trained:
 
 
 def _without_weights(arguments: external.Arguments) -> external.Arguments:
-    """Arguments without the wish for pretrained weights, where the trained ones are loaded next."""
+    """Arguments without those for pretrained weights, which would only be overwritten."""
     return {key: value for key, value in arguments.items() if key not in ("weights", "pretrained")}
 
 
 def _named_as_in(network: Network, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as a network from elsewhere has them, whether they were saved by us or by its own library."""
+    """Weights under our names of an external model's parameters, whether saved by us or by its own library."""
     own = network.state_dict().keys()
-    if isinstance(network, Adapted) and not own & state.keys():
+    if isinstance(network, ExternalNetwork) and not own & state.keys():
         return {f"network.{key}": value for key, value in state.items()}
     return state
 
 
-def _arguments(text: str | None, source: str) -> external.Arguments:
-    found = _read(text, source, "network's arguments") if text else {}
-    if not isinstance(found, dict):
-        raise UsageError(f"The network's arguments in {source} are damaged.", "Train or fetch it anew.")
-    return found
-
-
-def _read(text: str, source: str, what: str) -> object:
-    try:
-        found: object = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        raise UsageError(f"The {what} in {source} are damaged.", "Train or fetch it anew.") from None
-    return found
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a finite number")
-
-
-def _class_names(text: str | None, count: int, source: str) -> tuple[str, ...] | None:
-    if not text:
-        return None
-    found = _read(text, source, "names of the classes")
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise UsageError(f"The names of the classes in {source} are damaged.", "Train or fetch it anew.")
-    if len(found) != count:
-        raise UsageError(
-            f"{source} has names for {len(found)} classes, and its network has {count}.", "Train or export it again."
-        )
-    return tuple(found)
-
-
 def identify(state: dict[str, Tensor], source: str) -> str:
-    """The network of the zoo whose weights have these names and shapes.
+    """Name of the built-in network whose weights have these names and shapes.
 
     Raises:
         UsageError: There is none.
@@ -372,7 +329,7 @@ def identify(state: dict[str, Tensor], source: str) -> str:
         load_into(models.build(nearest, num_classes, in_channels), state, source=source)
     except UsageError as error:
         raise UsageError(
-            f"{error.problem.rstrip('.')}, compared with {nearest}, the nearest of the zoo.",
+            f"{error.problem.rstrip('.')}, compared with {nearest}, the most similar built-in network.",
             f"Known: {', '.join(models.names())}.",
         ) from None
     return nearest
@@ -380,32 +337,27 @@ def identify(state: dict[str, Tensor], source: str) -> str:
 
 def _differing(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
     """The first class in which two lists of equal length differ."""
-    number, (one, other) = next(
-        (n, pair) for n, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1]
-    )
-    return f"class {number} is {one!r} there and {other!r} here"
+    number = next(n for n, name in enumerate(ours) if name != theirs[n])
+    return f"class {number} is {ours[number]!r} there and {theirs[number]!r} here"
 
 
 def fit_to(trained: Trained, images: ImageSet, dataset: str) -> None:
-    """Refuse a network whose classes are not the data set's; one without a normalization gets the data set's.
+    """Check that a network has the data set's classes; a network without a normalization gets the data set's.
 
-    Published checkpoints do not state theirs: they were trained with that of their data set.
+    Published checkpoints state none: they were trained with the normalization of their data set.
 
     Raises:
-        UsageError: The classes' number, names or order differ.
+        UsageError: The number, names or order of the classes differ.
     """
-    classes = images.classes
-    if trained.network.normalization is None:
-        trained.network.normalization = Normalization(images.mean, images.std)
-    if trained.network.num_classes != len(classes):
-        raise UsageError(
-            f"The {trained.model} of {trained.reference.described} has {trained.network.num_classes} classes, "
-            f"and {dataset} has {len(classes)}.",
-            f"Train one on these classes with `tekapctl train-teacher --model {trained.model}`.",
-        )
-    if trained.classes is not None and trained.classes != classes:
-        raise UsageError(
-            f"The {trained.model} of {trained.reference.described} was trained on other classes than those of "
-            f"{dataset}: {_differing(trained.classes, classes)}.",
-            f"Train one on these classes with `tekapctl train-teacher --model {trained.model}`.",
-        )
+    classes, network = images.classes, trained.network
+    if network.normalization is None:
+        network.normalization = Normalization(images.mean, images.std)
+    who = f"The {trained.model} of {trained.reference.described}"
+    if network.num_classes != len(classes):
+        problem = f"{who} has {network.num_classes} classes, and {dataset} has {len(classes)}."
+    elif trained.classes is not None and trained.classes != classes:
+        first = _differing(trained.classes, classes)
+        problem = f"{who} was trained on other classes than those of {dataset}: {first}."
+    else:
+        return
+    raise UsageError(problem, f"Train one on these classes with `tekapctl train-teacher --model {trained.model}`.")

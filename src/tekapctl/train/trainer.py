@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tekapctl.data.batches import Batch, Batches
-from tekapctl.distill.objective import Objective
+from tekapctl.distillation.objective import Objective
 from tekapctl.distributed.batch_norm import average_running_stats
 from tekapctl.distributed.data_parallel import DataParallelStep
 from tekapctl.errors import TekapctlError, UsageError
@@ -136,7 +136,7 @@ class Trainer:
         """Set up the current epoch, from its beginning or from where it was interrupted."""
         epoch = self.progress.epoch
         if self._stages.enter(epoch):
-            self._parallel.forget()
+            self._parallel.reset()
         if self._stages.begins_student(epoch) and not self.progress.step:
             self.optimizer.state.clear()  # momentum of the init stage is not the run's
         for group in self.optimizer.param_groups:

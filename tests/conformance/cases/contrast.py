@@ -6,9 +6,9 @@ from typing import Any
 from conformance.inputs import batch_of, of_embedding
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.distill.methods.crd.crd import CRD, CRDSpec
-from tekapctl.distill.methods.crd.memory import MemoryBanks
-from tekapctl.distill.tekap import FeatureTekap, Tekap, TekapSpec
+from tekapctl.distillation.methods.crd.crd import CRD, CRDSpec
+from tekapctl.distillation.methods.crd.memory import MemoryBanks
+from tekapctl.distillation.tekap import FeatureTekap, Tekap, TekapSpec
 
 SIDES = ("student", "teacher")
 

@@ -6,10 +6,10 @@ from typing import Any
 from conformance.inputs import labelled, of_embedding
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.distill.methods.cc import CC
-from tekapctl.distill.methods.method import Method
-from tekapctl.distill.methods.pkt import PKT
-from tekapctl.distill.methods.rkd import RKD
+from tekapctl.distillation.methods.cc import CC
+from tekapctl.distillation.methods.method import Method
+from tekapctl.distillation.methods.pkt import PKT
+from tekapctl.distillation.methods.rkd import RKD
 
 Found = Iterator[tuple[str, Any]]
 

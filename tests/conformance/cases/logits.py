@@ -9,13 +9,13 @@ from torch.nn import functional as F
 from conformance.inputs import labelled, of_logits
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.distill.methods.dist import DIST
-from tekapctl.distill.methods.dkd import DKD
-from tekapctl.distill.methods.kd import KD
-from tekapctl.distill.methods.method import Method, Warmup
-from tekapctl.distill.methods.mlkd import MLKD, MLKDSpec, less_sure, of_classes, of_samples
-from tekapctl.distill.objective import Distillation
-from tekapctl.distill.tekap import LogitTekap, Tekap, TekapSpec
+from tekapctl.distillation.methods.dist import DIST
+from tekapctl.distillation.methods.dkd import DKD
+from tekapctl.distillation.methods.kd import KD
+from tekapctl.distillation.methods.method import Method, Warmup
+from tekapctl.distillation.methods.mlkd import MLKD, MLKDSpec, less_sure, of_classes, of_samples
+from tekapctl.distillation.objective import Distillation
+from tekapctl.distillation.tekap import LogitTekap, Tekap, TekapSpec
 from tekapctl.models.network import Requires
 
 Found = Iterator[tuple[str, Any]]

@@ -13,20 +13,20 @@ from torch.nn import functional as F
 from conformance.inputs import labelled, of_maps, with_first
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.distill.methods import MethodSpec, Pair
-from tekapctl.distill.methods.ab import ABSpec
-from tekapctl.distill.methods.at import AT
-from tekapctl.distill.methods.feature_maps import MapPair
-from tekapctl.distill.methods.fitnet import FitNetSpec
-from tekapctl.distill.methods.fsp import FSP
-from tekapctl.distill.methods.ft import FTSpec, factor_loss
-from tekapctl.distill.methods.kdsvd import KDSVD
-from tekapctl.distill.methods.method import Method
-from tekapctl.distill.methods.nst import NST
-from tekapctl.distill.methods.ofd import OFDSpec
-from tekapctl.distill.methods.reviewkd import Fusion, ReviewKDSpec, context_loss
-from tekapctl.distill.methods.sp import similarity_loss
-from tekapctl.distill.methods.vid import Predictor
+from tekapctl.distillation.methods import MethodSpec, Pair
+from tekapctl.distillation.methods.ab import ABSpec
+from tekapctl.distillation.methods.at import AT
+from tekapctl.distillation.methods.feature_maps import MapPair
+from tekapctl.distillation.methods.fitnet import FitNetSpec
+from tekapctl.distillation.methods.fsp import FSP
+from tekapctl.distillation.methods.ft import FTSpec, factor_loss
+from tekapctl.distillation.methods.kdsvd import KDSVD
+from tekapctl.distillation.methods.method import Method
+from tekapctl.distillation.methods.nst import NST
+from tekapctl.distillation.methods.ofd import OFDSpec
+from tekapctl.distillation.methods.reviewkd import Fusion, ReviewKDSpec, context_loss
+from tekapctl.distillation.methods.sp import similarity_loss
+from tekapctl.distillation.methods.vid import Predictor
 from tekapctl.models.network import Knowledge
 
 Found = Iterator[tuple[str, Any]]

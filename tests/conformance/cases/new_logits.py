@@ -6,14 +6,14 @@ from conformance.cases.logits import NONE, Found, no_noise, of_one_view, of_two_
 from conformance.inputs import labelled, of_logits
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.distill.methods.dkd import DKD
-from tekapctl.distill.methods.eakd import EAKD, entropy_weights
-from tekapctl.distill.methods.method import Method, Warmup
-from tekapctl.distill.methods.mlkd import MLKDSpec
-from tekapctl.distill.methods.rld import RLD, RLDSpec
-from tekapctl.distill.methods.wttm import WTTM
-from tekapctl.distill.objective import Distillation
-from tekapctl.distill.tekap import Tekap
+from tekapctl.distillation.methods.dkd import DKD
+from tekapctl.distillation.methods.eakd import EAKD, entropy_weights
+from tekapctl.distillation.methods.method import Method, Warmup
+from tekapctl.distillation.methods.mlkd import MLKDSpec
+from tekapctl.distillation.methods.rld import RLD, RLDSpec
+from tekapctl.distillation.methods.wttm import WTTM
+from tekapctl.distillation.objective import Distillation
+from tekapctl.distillation.tekap import Tekap
 from tekapctl.models.network import Requires
 
 ENTROPY_TEMPERATURE = 3.0

@@ -12,12 +12,12 @@ from conformance.cases.maps import Published, built, ft_spec, load, published_fu
 from conformance.inputs import labelled, of_maps
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.distill.methods.ab import ABSpec
-from tekapctl.distill.methods.fitnet import FitNetSpec
-from tekapctl.distill.methods.fsp import FSPSpec
-from tekapctl.distill.methods.method import MethodSpec
-from tekapctl.distill.methods.ofd import OFDSpec
-from tekapctl.distill.methods.reviewkd import ReviewKDSpec
+from tekapctl.distillation.methods.ab import ABSpec
+from tekapctl.distillation.methods.fitnet import FitNetSpec
+from tekapctl.distillation.methods.fsp import FSPSpec
+from tekapctl.distillation.methods.method import MethodSpec
+from tekapctl.distillation.methods.ofd import OFDSpec
+from tekapctl.distillation.methods.reviewkd import ReviewKDSpec
 from tekapctl.models import Network, build
 from tekapctl.models.network import Knowledge
 

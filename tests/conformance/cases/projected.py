@@ -12,11 +12,11 @@ from conformance.inputs import labelled, of_logits, of_maps
 from conformance.registry import evaluates
 from conformance.vectors import Case
 from tekapctl import models
-from tekapctl.distill.methods.method import CosineDecay
-from tekapctl.distill.methods.simkd import SimKD
-from tekapctl.distill.methods.srrl import SRRL
-from tekapctl.distill.methods.wkd_f import _EPS, WKDFSpec, distances
-from tekapctl.distill.methods.wkd_l import WKDL, WKDLSpec, class_distances, transport_costs
+from tekapctl.distillation.methods.method import CosineDecay
+from tekapctl.distillation.methods.simkd import SimKD
+from tekapctl.distillation.methods.srrl import SRRL
+from tekapctl.distillation.methods.wkd_f import _EPS, WKDFSpec, distances
+from tekapctl.distillation.methods.wkd_l import WKDL, WKDLSpec, class_distances, transport_costs
 from tekapctl.models.network import Knowledge, Maps, pool
 from tekapctl.models.reused import Projection, ReusedClassifier
 

@@ -9,10 +9,10 @@ from conformance.fill import fill_state_dict
 from conformance.inputs import batch_of
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.distill.methods.crd.crd import CRD, CRDSpec
-from tekapctl.distill.methods.crd.memory import MemoryBanks
-from tekapctl.distill.objective import Distillation
-from tekapctl.distill.tekap import Tekap, TekapSpec
+from tekapctl.distillation.methods.crd.crd import CRD, CRDSpec
+from tekapctl.distillation.methods.crd.memory import MemoryBanks
+from tekapctl.distillation.objective import Distillation
+from tekapctl.distillation.tekap import Tekap, TekapSpec
 from tekapctl.models import build
 
 SAMPLES, WIDTH = 64, 16

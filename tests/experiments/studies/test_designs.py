@@ -1,12 +1,14 @@
 """Every study's design: arms that differ in what they say they differ in, contrasts between arms that are there."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 
 from tekapctl.errors import UsageError
 from tekapctl.experiments.studies import STUDIES
-from tekapctl.experiments.studies.study import Base, Design
+from tekapctl.experiments.studies.study import Design, StudySetup
 from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
 
 WAYS = {
@@ -23,7 +25,7 @@ NOT_FOR = {("perturbations", "feature"), ("perturbations", "other")}
 def design(name: str, settings=None, **values) -> Design:
     spec = parse({"student": "resnet8", "teacher": "resnet20", "data": "digits", "epochs": 2, **values})
     assert isinstance(spec, StudentSpec)
-    return STUDIES[name](**(settings or {})).design(Base(spec))
+    return STUDIES[name](**(settings or {})).design(StudySetup(spec))
 
 
 def specs(made: Design) -> dict[str, dict]:
@@ -121,7 +123,7 @@ def test_an_effect_is_looked_at_between_arms_that_differ_in_it_alone(effect, fie
 def test_one_weight_whatever_the_number_of_augmented_teachers():
     made = specs(design("teachers", {"counts": (1, 3, 16)}))
     kept = [
-        tekap_weight(spec, "logit") for label, spec in made.items() if "weight as of" in label or label.endswith("of 3")
+        tekap_weight(spec, "logit") for label, spec in made.items() if ", weight of" in label or label.endswith("of 3")
     ]
     assert kept == pytest.approx([3.4] * len(kept))
     for count in (1, 3, 16):
@@ -164,19 +166,19 @@ def test_shares_are_of_what_the_user_takes_of_the_data():
 
 def test_the_cost_study_trains_the_ensemble_and_the_assistant():
     made = design("cost", {"ensemble": 3}, data={"name": "digits", "train_fraction": 0.2})
-    *further, assistant = made.before
+    *further, assistant = made.prerequisites
     assert [each.spec.seed for each in further] == [1, 2]
     assert all(each.spec.data.train_fraction == 1 for each in further)
     assert assistant.spec.student == "resnet14"
     assert assistant.spec.tekap == assistant.spec.tekap.without()
     of_many = next(arm.spec for arm in made.arms if "3 teachers" in arm.label)
-    by_way = next(arm.spec for arm in made.arms if "by way of" in arm.label)
+    by_way = next(arm.spec for arm in made.arms if "assistant" in arm.label)
     assert of_many.ensemble == tuple(each.label for each in further)
     assert by_way.teacher == assistant.label
 
 
 def test_a_teacher_that_is_a_run_does_not_say_what_further_ones_should_be():
-    with pytest.raises(UsageError, match="does not say of which network"):
+    with pytest.raises(UsageError, match="does not say which network"):
         design("cost", teacher="20260101-run")
 
 
@@ -206,3 +208,49 @@ def test_some_perturbations_may_be_chosen():
     assert [arm.label for arm in made.arms] == ["KD + TeKAP without noise", "dropout x 10"]
     with pytest.raises(ValueError, match="no perturbation named 'dropuot'"):
         design("perturbations", {"only": ("dropuot",)})
+
+
+NEW_STUDY = '''
+from typing import ClassVar
+
+from tekapctl.experiments.studies.arms import changed, name_of
+from tekapctl.experiments.studies.contrasts import trend
+from tekapctl.experiments.studies.study import STUDIES, Arm, Design, Study
+
+
+@STUDIES.register("temperature")
+class Temperature(Study):
+    """Several temperatures."""
+
+    question: ClassVar[str] = "Which temperature is best?"
+    temperatures: tuple[float, ...] = (1.0, 2.0, 4.0)
+
+    def design(self, setup):
+        labels = {t: f"{name_of(setup.spec)}, T = {t:g}" for t in self.temperatures}
+        arms = [Arm(label, changed(setup.spec, temperature=t), "temperature", t) for t, label in labels.items()]
+        return Design(arms, [trend("temperature", list(labels.values()), list(labels))], axis="temperature")
+'''
+
+PLAN_NEW_STUDY = """
+import sys
+from pathlib import Path
+from tekapctl.experiments import studies
+
+studies.__path__.append(sys.argv[1])
+from tekapctl.experiments.studies import planning
+from tekapctl.spec import parse
+from tekapctl.store.home import Home
+
+planned = planning.plan("temperature", parse({"data": "digits"}), Home(Path(sys.argv[1])), seeds=2, is_dry=True)
+print("|".join(trial.label for trial in planned.plan.trials.values()))
+"""
+
+
+def test_a_study_is_one_new_file(tmp_path):
+    (tmp_path / "temperature.py").write_text(NEW_STUDY)
+    done = subprocess.run(
+        [sys.executable, "-c", PLAN_NEW_STUDY, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip().split("|") == [f"KD, T = {t}, seed {seed}" for t in (1, 2, 4) for seed in (0, 1)], (
+        done.stderr
+    )

@@ -12,7 +12,7 @@ from tekapctl.experiments.sweeps.state import Ledger, Standing
 from tekapctl.experiments.sweeps.table import finished_groups
 from tekapctl.spec import dumps, parse
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 
 
 @pytest.fixture
@@ -83,4 +83,4 @@ def test_of_a_trials_runs_those_that_cannot_be_read_do_not_count(finished):
     (run.path / ".lock").symlink_to(run.path / ".lock")  # even the superuser cannot open it
     found = Ledger(home).one(digest, trial, [run])
     assert (found.state, found.run) == ("waiting", None)
-    assert "may not read it" in found.note
+    assert "no permission to read it" in found.note

@@ -15,7 +15,7 @@ from tekapctl.experiments.sweeps.folder import SweepFolder, lock, read_trial
 from tekapctl.experiments.sweeps.plan import Plan
 from tekapctl.experiments.sweeps.plan import plan as plan_in
 from tekapctl.experiments.sweeps.state import Ledger
-from tekapctl.experiments.sweeps.trial import carry_out
+from tekapctl.experiments.sweeps.trial import run_trial
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
 
@@ -37,7 +37,7 @@ def folder(tmp_path) -> SweepFolder:
 
 def do(folder: SweepFolder, made: Plan, digest: str, **options) -> str:
     folder.write_trials(made)
-    return carry_out(read_trial(folder.trial_file(digest)), folder, Silent(), **options)
+    return run_trial(read_trial(folder.trial_file(digest)), folder, Silent(), **options)
 
 
 def states(folder: SweepFolder, made: Plan) -> list[str]:
@@ -116,7 +116,7 @@ def test_a_run_that_failed_is_tried_again_on_request_and_its_students_wait(folde
     wild = {**SWEEP["before"][0], "optimizer": {"learning_rate": 1e6}, "precision": "float32"}
     made = plan({**SWEEP, "before": (wild,)})
     teacher, first, _ = made.trials
-    with pytest.raises(TekapctlError, match="not there yet: The loss is not finite"):
+    with pytest.raises(TekapctlError, match="not ready: The loss is not finite"):
         do(folder, made, first)
     standings = Ledger(folder.home).look(made)
     assert [standing.state for standing in standings.values()] == ["failed", "waiting", "waiting"]
@@ -151,7 +151,7 @@ METHOD = """
 import os
 from typing import ClassVar
 
-from tekapctl.distill.methods import About, Method, MethodSpec, Requires, Weights
+from tekapctl.distillation.methods import About, Method, MethodSpec, Requires, Weights
 
 
 class BrokenSpec(MethodSpec):

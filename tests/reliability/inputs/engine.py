@@ -196,7 +196,7 @@ from typing import Literal
 
 import torch
 
-from tekapctl.distill.methods import Method, MethodSpec
+from tekapctl.distillation.methods import Method, MethodSpec
 
 
 class Abstract(MethodSpec):

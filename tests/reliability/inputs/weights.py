@@ -275,7 +275,7 @@ def odd_data_settings(here: Path) -> None:
         "folder": {"folder": "/"},
         "text": {"size": "x"},
         "huge": {"size": 10**12},
-        "share": {"test_share": -1},
+        "share": {"test_fraction": -1},
     }
     for name, value in settings.items():
         stated(here / f"{name}.safetensors", dataset="folder", data_settings=value)

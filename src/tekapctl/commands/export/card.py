@@ -1,10 +1,10 @@
-"""The model card beside an exported network: what it is, how good it is, where it comes from, how to run it."""
+"""The model card beside an exported network: facts, accuracy, usage and origin, in Markdown."""
 
 import json
 import math
 import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,29 +13,28 @@ import torch
 
 from tekapctl import __version__
 from tekapctl.commands.export.comparison import Comparison
-from tekapctl.commands.export.format import Format
-from tekapctl.commands.export.subject import Subject
+from tekapctl.commands.export.format import ExportSource, Format
 from tekapctl.models.network import macs, parameters
-from tekapctl.store.runs import Run
-from tekapctl.train.trained import Preparation
+from tekapctl.store.run import Run
+from tekapctl.train.metadata import Preprocessing
 
 _FENCE = re.compile(r"`{3,}")
 
 
 @dataclass(frozen=True)
 class Card:
-    """Everything that a model card tells.
+    """The content of a model card.
 
     Attributes:
-        subject: What was exported.
+        source: The exported network.
         kind: Name of the format.
         format: The format.
         file: Name of the file.
-        check: The file in float32 beside the PyTorch network.
-        int8: The file in eight bits beside the PyTorch network, if it was quantised.
+        check: The float32 file compared with the PyTorch network.
+        int8: The int8 file compared with the PyTorch network, if it was quantised.
     """
 
-    subject: Subject
+    source: ExportSource
     kind: str
     format: Format
     file: str
@@ -44,193 +43,188 @@ class Card:
 
     def text(self) -> str:
         """The card, in Markdown."""
-        run = self.subject.trained.reference.run
+        run = self.source.trained.reference.run
+        summary = (run.summary() if run else None) or {}
         parts = [
-            f"# {_plain(self.subject.trained.model)}, {_plain(self.subject.data.name)}",
-            self._opening(),
+            f"# {_plain(self.source.trained.model)}, {_plain(self.source.data.name)}",
+            self._opening(summary),
             _table(self._facts()),
             "## Input and output",
             self._interface(),
-            fence(json.dumps(self.subject.classes), "json"),
-            "## How good it is",
-            _table(self._accuracy(run)),
-            "## How to run it",
-            *self._usage(),
-            "## Where it comes from",
-            _table(self._origin(run)),
+            fence(json.dumps(self.source.classes), "json"),
+            "## Accuracy and speed",
+            _table(self._accuracy(summary)),
+            "## Usage",
+            self._usage(),
+            "## Origin",
+            _table(self._origin(run, summary)),
         ]
         spec = run.path / "spec.toml" if run else None
         if spec is not None and spec.is_file():
             parts += [
-                "The complete spec of the run:",
+                "The run's complete spec:",
                 fence(spec.read_text(encoding="utf-8", errors="replace"), "toml"),
             ]
         return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
-    def _opening(self) -> str:
-        summary = _summary(self.subject.trained.reference.run)
-        learned = {"student": "distilled from a teacher", "teacher": "trained alone"}.get(str(summary.get("kind")))
-        precision = "in eight bits (QDQ)" if self.int8 else "in float32"
-        what = f"An image classifier{f', {learned}' if learned else ''}, {precision}, as `{_code(self.file)}`"
-        return f"{what}, written by tekapctl {__version__}."
+    def _opening(self, summary: dict[str, Any]) -> str:
+        trained = {"student": ", distilled from a teacher", "teacher": ", trained without a teacher"}
+        training = trained.get(str(summary.get("kind")), "")
+        precision = "int8 (QDQ)" if self.int8 else "float32"
+        return (
+            f"An image classifier{training}, in {precision}, stored as `{_code(self.file)}`. "
+            f"Exported by tekapctl {__version__}."
+        )
 
     def _facts(self) -> list[tuple[str, str]]:
-        network, images = self.subject.trained.network, self.subject.splits.test
+        network, images = self.source.trained.network, self.source.splits.test
         return [
-            ("network", self.subject.trained.model),
-            ("data set", self.subject.data.name),
-            ("classes", f"{len(self.subject.classes):,}"),
+            ("network", self.source.trained.model),
+            ("data set", self.source.data.name),
+            ("classes", f"{len(self.source.classes):,}"),
             ("format", f"{self.kind}{', int8' if self.int8 else ''}"),
             ("parameters", f"{parameters(network):,}"),
-            ("multiply-accumulates an image", f"{macs(network, images.image_shape):,}"),
+            ("multiply-accumulates per image", f"{macs(network, images.image_shape):,}"),
         ]
 
     def _interface(self) -> str:
-        made = self.subject.preparation
-        channels, (height, width) = len(made.mean), made.size
+        images = self.source.preprocessing
+        channels, (height, width) = len(images.mean), images.size
         return (
-            f"Input `images`: float32 `[batch, {channels}, {height}, {width}]`, any batch size, "
-            f"{channels} channel{'s' if channels > 1 else ''}. Pixels from 0 to 1, less the mean "
-            f"`{list(made.mean)}`, divided by the standard deviation `{list(made.std)}`, a number a channel.\n\n"
-            f"Output `logits`: float32 `[batch, {len(self.subject.classes)}]`; a softmax makes probabilities of them. "
+            f"Input `images`: float32 `[batch, {channels}, {height}, {width}]`, any batch size. Scale pixels to 0..1, "
+            f"subtract the channel mean `{list(images.mean)}` and divide by the channel standard deviation "
+            f"`{list(images.std)}`.\n\n"
+            f"Output `logits`: float32 `[batch, {len(self.source.classes)}]`; a softmax turns them into probabilities. "
             "The classes in order:"
         )
 
-    def _accuracy(self, run: Run | None) -> list[tuple[str, str]]:
-        check, summary = self.check, _summary(run)
+    def _accuracy(self, summary: dict[str, Any]) -> list[tuple[str, str]]:
+        check, runtime = self.check, self.format.runtime()
         rows = [
             ("PyTorch, float32", f"top-1 {_percent(check.torch_top1)} on {check.images:,} test images"),
-            (f"{self.format.runtime()}, float32", f"top-1 {_percent(check.top1)}"),
-            (
-                "largest difference of logits",
-                f"{check.largest_difference:.3g}, with logits up to {check.largest_logit:.3g}",
-            ),
-            ("equal top-1 predictions", _percent(check.agreement)),
-            ("speed on the CPU it was checked on", _speeds(check)),
+            (f"{runtime}, float32", f"top-1 {_percent(check.top1)}"),
+            ("largest logit, PyTorch", f"{check.largest_logit:.3g}"),
+            ("largest difference between logits", f"{check.largest_difference:.3g}"),
+            ("agreement of predictions", _percent(check.agreement)),
+            ("speed on the exporting CPU", _speeds(check)),
         ]
         if self.int8 is not None:
             rows += [
-                (f"{self.format.runtime()}, int8: the file", f"top-1 {_percent(self.int8.top1)}"),
-                ("int8, equal top-1 predictions", _percent(self.int8.agreement)),
-                ("int8, speed on that CPU", _speeds(self.int8)),
+                (f"{runtime}, int8 (this file)", f"top-1 {_percent(self.int8.top1)}"),
+                ("agreement of predictions, int8", _percent(self.int8.agreement)),
+                ("speed on the exporting CPU, int8", _speeds(self.int8)),
             ]
-        evaluation = summary.get("evaluation")
-        evaluation = evaluation if isinstance(evaluation, dict) else {}
-        told: tuple[tuple[str, Any, Callable[[Any], str]], ...] = (
-            ("run, last epoch, top-1", summary.get("last_top1"), _percent),
-            ("run, best epoch, top-1", summary.get("best_top1"), _percent),
-            ("run, best epoch", summary.get("best_epoch"), str),
-            ("run, last epoch, top-5", evaluation.get("top5"), _percent),
-            ("run, negative log-likelihood", evaluation.get("negative_log_likelihood"), "{:.4f} nats".format),
-            ("run, calibration error", evaluation.get("calibration_error"), _percent),
-            ("run, agreement with the teacher", evaluation.get("agreement"), _percent),
+        evaluation = _table_of(summary, "evaluation")
+        of_run: tuple[tuple[str, Any, Callable[[Any], str]], ...] = (
+            ("run: final top-1", summary.get("last_top1"), _percent),
+            ("run: best top-1", summary.get("best_top1"), _percent),
+            ("run: best epoch", summary.get("best_epoch"), str),
+            ("run: final top-5", evaluation.get("top5"), _percent),
+            ("run: negative log-likelihood", evaluation.get("negative_log_likelihood"), "{:.4f} nats".format),
+            ("run: expected calibration error", evaluation.get("calibration_error"), _percent),
+            ("run: agreement with the teacher", evaluation.get("agreement"), _percent),
         )
-        for name, value, form in told:
-            if type(value) in (int, float):
-                rows.append((name, form(value)))
-        published = self.subject.metadata.get("published_top1")
+        rows += [(name, form(value)) for name, value, form in of_run if _is_number(value)]
+        published = self.source.metadata.get("published_top1")
         return [*rows, ("published top-1", f"{published} %")] if published else rows
 
-    def _usage(self) -> Sequence[str]:
-        made = self.subject.preparation
-        parts = [fence(f"{picture_snippet(made)}\n{self.format.snippet(self.file)}{_ANSWER}", "python")]
-        if self.kind == "safetensors":
-            parts.append(f"It is a checkpoint of tekapctl too: `tekapctl predict {_code(self.file)} IMAGE`.")
-        return parts
+    def _usage(self) -> str:
+        code = f"{preprocessing_snippet(self.source.preprocessing)}\n{self.format.snippet(self.file)}{_PRINT}"
+        note = self.format.note.replace("{file}", _code(self.file))
+        return f"{fence(code, 'python')}\n\n{note}"
 
-    def _origin(self, run: Run | None) -> list[tuple[str, str]]:
-        trained, summary = self.subject.trained, _summary(run)
-        teacher = summary.get("teacher")
-        teacher = teacher if isinstance(teacher, dict) else {}
+    def _origin(self, run: Run | None, summary: dict[str, Any]) -> list[tuple[str, str]]:
+        trained, teacher = self.source.trained, _table_of(summary, "teacher")
         rows = [("weights", trained.reference.described), ("SHA-256 of the weights", trained.digest)]
-        if "epoch" in self.subject.metadata:
-            rows.append(("weights of epoch", self.subject.metadata["epoch"]))
+        if "epoch" in self.source.metadata:
+            rows.append(("epoch of the weights", self.source.metadata["epoch"]))
         if summary.get("method"):
             rows.append(("method", str(summary["method"])))
         if teacher:
             rows.append(("teacher", f"{teacher.get('model')} from {teacher.get('reference')}"))
-        if type(teacher.get("top1")) in (int, float):
-            rows.append(("teacher, top-1", _percent(teacher["top1"])))
-        for name, value in _environment(run).items():
-            if value is not None:
-                rows.append((f"trained with: {name}", str(value)))
+        if _is_number(teacher.get("top1")):
+            rows.append(("teacher's top-1", _percent(teacher["top1"])))
+        environment = {name: value for name, value in _environment(run).items() if value is not None}
+        rows += [(f"trained with: {name}", str(value)) for name, value in environment.items()]
+        versions = f"tekapctl {__version__}, PyTorch {torch.__version__}, Python {platform.python_version()}"
         return [
             *rows,
-            (
-                "exported with",
-                f"tekapctl {__version__}, PyTorch {torch.__version__}, Python {platform.python_version()}",
-            ),
+            ("exported with", versions),
             ("checked with", self.format.runtime()),
             ("exported on", f"{datetime.now().astimezone():%Y-%m-%d}"),
         ]
 
 
-_ANSWER = "print(classes[int(logits[0].argmax())])\n"
+_PRINT = "print(classes[int(logits[0].argmax())])\n"
 
 
-def picture_snippet(made: Preparation) -> str:
-    """Python that makes `images` of a picture as this program does; of zeros where no picture has such channels."""
-    channels, (height, width) = len(made.mean), made.size
+def preprocessing_snippet(preprocessing: Preprocessing) -> str:
+    """Python that turns an image file into `images` as this program does; zeros for unusual numbers of channels."""
+    mean, std, fraction = preprocessing.mean, preprocessing.std, preprocessing.crop_fraction
+    channels, (height, width) = len(mean), preprocessing.size
     if channels not in (1, 3):
         shape = (1, channels, height, width)
-        return f"import numpy as np\n\nimages = np.zeros({shape}, dtype=np.float32)  # yours, normalised\n"
-    side = math.ceil(max(height, width) / made.middle)
-    bleed = f", {(1 - made.middle) / 2:g}" if made.middle < 1 else ""
+        return f"import numpy as np\n\nimages = np.zeros({shape}, dtype=np.float32)  # your normalised images\n"
+    side = math.ceil(max(height, width) / fraction)
+    bleed = f", {(1 - fraction) / 2:g}" if fraction < 1 else ""
     return (
         "import numpy as np\n"
         "from PIL import Image, ImageOps\n\n"
-        'picture = Image.open("image.png")\n'
-        f"picture.draft('RGB', ({side}, {side}))  # for JPEGs far larger than that\n"
-        f"picture = ImageOps.exif_transpose(picture).convert({'L' if channels == 1 else 'RGB'!r})\n"
-        f"picture = ImageOps.fit(picture, ({width}, {height}), Image.Resampling.BILINEAR{bleed})\n"
-        f"pixels = np.asarray(picture, dtype=np.float32).reshape({height}, {width}, {channels}) / 255\n"
-        f"pixels = (pixels - np.float32({list(made.mean)})) / np.float32({list(made.std)})\n"
+        'image = Image.open("image.png")\n'
+        f"image.draft('RGB', ({side}, {side}))  # decode large JPEGs at reduced size\n"
+        f"image = ImageOps.exif_transpose(image).convert({'L' if channels == 1 else 'RGB'!r})\n"
+        f"image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR{bleed})\n"
+        f"pixels = np.asarray(image, dtype=np.float32).reshape({height}, {width}, {channels}) / 255\n"
+        f"pixels = (pixels - np.float32({list(mean)})) / np.float32({list(std)})\n"
         "images = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])\n"
     )
 
 
 def fence(text: str, language: str) -> str:
-    """A text as a block of code, whatever backticks are in it."""
-    longest = max((len(found) for found in _FENCE.findall(text)), default=2)
+    """A Markdown code block, whatever backticks the text contains."""
+    longest = max((len(run) for run in _FENCE.findall(text)), default=2)
     bar = "`" * (longest + 1)
     return f"{bar}{language}\n{text.rstrip()}\n{bar}"
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:
-    lines = ["| | |", "| --- | --- |", *(f"| {_plain(name)} | {_plain(value)} |" for name, value in rows)]
-    return "\n".join(lines)
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {_plain(name)} | {_plain(value)} |" for name, value in rows)])
 
 
 def _plain(text: str) -> str:
-    """A text that Markdown shows as it is, in one line."""
-    shown = "".join(c if c.isprintable() else " " for c in text)
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", shown)
+    """Text in one line, escaped for Markdown."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", printable)
 
 
 def _code(text: str) -> str:
     return "".join(c if c.isprintable() and c != "`" else "?" for c in text)
 
 
-def _summary(run: Run | None) -> dict[str, Any]:
-    return (run.summary() if run else None) or {}
+def _table_of(summary: dict[str, Any], name: str) -> dict[str, Any]:
+    value = summary.get(name)
+    return value if isinstance(value, dict) else {}
 
 
-def _environment(run: Run | None) -> Mapping[str, Any]:
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
+
+
+def _environment(run: Run | None) -> dict[str, Any]:
     try:
-        text = (run.path / "environment.json").read_text(encoding="utf-8") if run else "{}"
-        found = json.loads(text)
+        found = json.loads((run.path / "environment.json").read_text(encoding="utf-8")) if run else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _percent(share: float | int) -> str:
-    return f"{100 * share:.2f} %"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
 
 
-def _speeds(found: Comparison) -> str:
+def _speeds(comparison: Comparison) -> str:
     threads = torch.get_num_threads()
     return (
-        f"{found.images_per_second:,.0f} images/s, PyTorch {found.torch_images_per_second:,.0f} "
-        f"({threads} thread{'s' if threads > 1 else ''}, batches of {found.batch_size})"
+        f"{comparison.images_per_second:,.0f} images/s, PyTorch {comparison.torch_images_per_second:,.0f} "
+        f"({threads} thread{'s' if threads > 1 else ''}, batches of {comparison.batch_size})"
     )

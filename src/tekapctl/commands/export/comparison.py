@@ -1,55 +1,30 @@
-"""Whether an exported network says what the PyTorch network says, and how fast each is."""
+"""Compare an exported network with the PyTorch network."""
 
 import statistics
 import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tekapctl.commands.export.format import Runner
-from tekapctl.commands.export.subject import normalized
+from tekapctl.commands.export.format import BATCH_SIZE, ExportSource, Runner
 from tekapctl.data.image_set import ImageSet
 from tekapctl.errors import TekapctlError
-from tekapctl.models import Network
-
-BATCH_SIZE = 100
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a network says of an image set.
-
-    Attributes:
-        logits: In the order of the images.
-        labels: Of the images.
-        images_per_second: Speed, from the median time of a batch.
-    """
-
-    logits: Float[Tensor, "n classes"]
-    labels: Int64[Tensor, " n"]
-    images_per_second: float
-
-    @property
-    def top1(self) -> float:
-        """Share of images whose label is the likeliest class."""
-        return (self.logits.argmax(1) == self.labels).double().mean().item()
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An exported network beside the PyTorch one, on the same images; shares are fractions of 1.
+    """An exported network compared with the PyTorch network on the same images; rates are fractions.
 
     Attributes:
-        images: How many images were looked at.
-        batch_size: How many at a time.
-        largest_difference: Largest absolute difference of two logits.
+        images: Number of images.
+        batch_size: Images per forward pass.
+        largest_difference: Largest absolute difference between two logits.
         largest_logit: Largest absolute logit of the PyTorch network.
-        agreement: Share of images to which both give the same class.
-        top1: Accuracy of the exported network.
-        torch_top1: Accuracy of the PyTorch network.
+        agreement: Fraction of images that both classify alike.
+        top1: Top-1 accuracy of the exported network.
+        torch_top1: Top-1 accuracy of the PyTorch network.
         images_per_second: Speed of the exported network on the CPU.
         torch_images_per_second: Speed of the PyTorch network on the CPU, in float32.
     """
@@ -64,77 +39,77 @@ class Comparison:
     images_per_second: float
     torch_images_per_second: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        return asdict(self)
-
-    def check_same(self, tolerance: float) -> None:
-        """Refuse a network that says something else.
-
-        Args:
-            tolerance: Largest difference allowed, as a share of the largest logit.
+    def check_logits(self, tolerance: float) -> None:
+        """Check that the logits are equal up to a tolerance relative to the largest logit.
 
         Raises:
-            TekapctlError: The logits differ by more.
+            TekapctlError: They are not.
         """
-        # Written so that a difference that is no number is refused too.
+        # `not <=`, so that NaN fails.
         if not self.largest_difference <= tolerance * self.largest_logit:
             raise TekapctlError(
-                f"The exported network differs: its logits are up to {self.largest_difference:.3g} off on "
-                f"{self.images:,} images, with logits up to {self.largest_logit:.3g} and a tolerance of {tolerance:g} "
-                "of that.",
-                "Nothing was written; use another --format, or a larger --tolerance if that is good enough.",
+                f"The exported network differs: its logits are off by up to {self.largest_difference:.3g} on "
+                f"{self.images:,} images, with logits up to {self.largest_logit:.3g} and a relative tolerance of "
+                f"{tolerance:g}.",
+                "Nothing was written. Choose another format, or a larger tolerance if that is good enough.",
             )
 
-    def check_accurate(self, most_lost: float) -> None:
-        """Refuse a network that has lost too much accuracy.
-
-        Args:
-            most_lost: Share of the images by which accuracy may be lower.
+    def check_accuracy(self, max_drop: float) -> None:
+        """Check that top-1 drops by at most a fraction of the images.
 
         Raises:
-            TekapctlError: It is lower by more.
+            TekapctlError: It drops by more.
         """
-        lost = self.torch_top1 - self.top1
-        if not lost <= most_lost:
+        if not self.torch_top1 - self.top1 <= max_drop:
             raise TekapctlError(
-                f"The int8 network has lost too much: top-1 {100 * self.top1:.2f} % against "
-                f"{100 * self.torch_top1:.2f} %, and {100 * most_lost:g} points may be lost.",
-                "Nothing was written; export without --int8, or give more --calibration-images or --max-accuracy-drop.",
+                f"The int8 network is less accurate than allowed: top-1 {100 * self.top1:.2f} % instead of "
+                f"{100 * self.torch_top1:.2f} %, with a limit of {100 * max_drop:g} percentage points.",
+                "Nothing was written. Export in float32, use more calibration images, or allow a larger accuracy drop.",
             )
 
 
-def ask(runner: Runner, images: ImageSet, network: Network, batch_size: int = BATCH_SIZE) -> Answers:
-    """The logits of all images, and the speed; the first batch is run once before, to warm up.
+@dataclass(frozen=True)
+class Results:
+    """A network's results on an image set.
 
-    Args:
-        runner: What is measured.
-        images: The images.
-        network: Whose normalization the images get.
-        batch_size: Images per batch.
+    Attributes:
+        logits: In the order of the images.
+        labels: The images' classes.
+        images_per_second: From the median time of a batch.
     """
-    logits, seconds = [], []
-    for number, batch in enumerate(normalized(images, network, batch_size)):
-        if number == 0:
-            runner(batch)
-        began = time.perf_counter()
-        logits.append(runner(batch))
-        seconds.append((time.perf_counter() - began) / len(batch))
-    # The last batch may have few images, which tell little of the speed.
-    whole = seconds[:-1] or seconds
-    return Answers(torch.cat(logits).float(), images.labels, 1 / statistics.median(whole))
 
+    logits: Float[Tensor, "n classes"]
+    labels: Int64[Tensor, " n"]
+    images_per_second: float
 
-def compare(found: Answers, expected: Answers, batch_size: int = BATCH_SIZE) -> Comparison:
-    """An exported network's answers beside the PyTorch network's, for the same images."""
-    return Comparison(
-        images=len(expected.labels),
-        batch_size=batch_size,
-        largest_difference=(found.logits - expected.logits).abs().amax().item(),
-        largest_logit=expected.logits.abs().amax().item(),
-        agreement=(found.logits.argmax(1) == expected.logits.argmax(1)).double().mean().item(),
-        top1=found.top1,
-        torch_top1=expected.top1,
-        images_per_second=found.images_per_second,
-        torch_images_per_second=expected.images_per_second,
-    )
+    @classmethod
+    def of(cls, runner: Runner, source: ExportSource, images: ImageSet) -> "Results":
+        """Run all images; the first batch runs once more beforehand, to warm up."""
+        logits, seconds = [], []
+        for number, batch in enumerate(source.normalized(images)):
+            if number == 0:
+                runner(batch)
+            began = time.perf_counter()
+            logits.append(runner(batch))
+            seconds.append((time.perf_counter() - began) / len(batch))
+        # The last batch may be too small to be timed well.
+        return cls(torch.cat(logits).float(), images.labels, 1 / statistics.median(seconds[:-1] or seconds))
+
+    @property
+    def top1(self) -> float:
+        """Top-1 accuracy, a fraction."""
+        return (self.logits.argmax(1) == self.labels).double().mean().item()
+
+    def compared_with(self, expected: "Results") -> Comparison:
+        """Compare with the PyTorch network's results."""
+        return Comparison(
+            images=len(expected.labels),
+            batch_size=BATCH_SIZE,
+            largest_difference=(self.logits - expected.logits).abs().amax().item(),
+            largest_logit=expected.logits.abs().amax().item(),
+            agreement=(self.logits.argmax(1) == expected.logits.argmax(1)).double().mean().item(),
+            top1=self.top1,
+            torch_top1=expected.top1,
+            images_per_second=self.images_per_second,
+            torch_images_per_second=expected.images_per_second,
+        )

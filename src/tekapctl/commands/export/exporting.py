@@ -1,46 +1,38 @@
-"""Export of a trained network by name: what `tekapctl export` does."""
+"""Export a trained network to a file, checked against the network and described by a model card."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from tekapctl.commands.evaluate import say_if_changed
 from tekapctl.commands.export.card import Card
-from tekapctl.commands.export.comparison import BATCH_SIZE, Answers, Comparison, ask, compare
-from tekapctl.commands.export.format import Format, Runner, choose
-from tekapctl.commands.export.onnx import quantise
-from tekapctl.commands.export.subject import Subject, load_subject, spread
+from tekapctl.commands.export.comparison import Results
+from tekapctl.commands.export.format import choose, load_source, run_module
 from tekapctl.data.batches import CPU
 from tekapctl.device import place
 from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models.external import Arguments
-from tekapctl.store.atomic import atomic_path, output_file, sha256
-from tekapctl.store.home import Home
+from tekapctl.store.atomic import atomic_path, sha256
+from tekapctl.store.home import Home, output_file
 
 logger = logging.getLogger(__name__)
-
-CALIBRATION_IMAGES = 512
-TOLERANCE = 1e-4
-MOST_LOST = 0.05
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How a network is to be exported.
+    """How to export a network.
 
     Attributes:
         output: The file to write.
-        format: Name of the format; found by the file's suffix if None.
-        int8: Quantise it to eight bits; ONNX alone.
-        force: Replace the file and its card if they are there.
-        images: How many test images to check it with; all if None.
-        calibration_images: How many training images to find the ranges of activations with.
-        tolerance: Largest difference of logits allowed, as a share of the largest logit.
-        most_lost: Share of the test images by which accuracy may be lower in eight bits.
+        format: Name of the format; None chooses it by the file's suffix.
+        int8: Quantise weights and activations to int8.
+        force: Overwrite the file and its model card.
+        images: Number of test images to check the file with; None for all.
+        calibration_images: Number of training images to calibrate the ranges of activations on.
+        tolerance: Largest allowed difference between logits, relative to the largest logit.
+        max_accuracy_drop: Largest allowed drop of top-1 in int8, as a fraction of the test images.
     """
 
     output: Path
@@ -48,115 +40,85 @@ class ExportOptions:
     int8: bool = False
     force: bool = False
     images: int | None = None
-    calibration_images: int = CALIBRATION_IMAGES
-    tolerance: float = TOLERANCE
-    most_lost: float = MOST_LOST
+    calibration_images: int = 512
+    tolerance: float = 1e-4
+    max_accuracy_drop: float = 0.05
 
 
-@failures_in_words("exporting the network")
+@failures_in_words("the export")
 def export(
     home: Home,
     name: str,
-    wanted: ExportOptions,
+    options: ExportOptions,
     *,
     model: str | None = None,
-    arguments: Arguments | None = None,
+    model_args: Arguments | None = None,
     best: bool = False,
     dataset: str | None = None,
     folder: str | None = None,
 ) -> dict[str, Any]:
-    """Write a trained network to a file, check the file against the network, and write a model card beside it.
+    """Write a trained network to a file, check the file against the network, and write a model card.
 
     Args:
-        home: Where runs and fetched teachers are.
+        home: Holds runs, fetched teachers and data sets.
         name: A run, a checkpoint file, or a fetched teacher.
-        wanted: Where to, and how.
-        model: The network of a checkpoint file that does not say it.
-        arguments: Its arguments, where it is from elsewhere.
-        best: Take a run's best epoch's weights, not the last's.
-        dataset: The data set's name; the one it was trained on if None.
-        folder: A folder with the data set's files.
+        options: Where to write the file, and how.
+        model: Architecture of a checkpoint file that states none.
+        model_args: Keyword arguments of an external model.
+        best: Use the weights of a run's best epoch instead of its last.
+        dataset: Name of the data set; None for the one it was trained on.
+        folder: Folder with the data set's files.
+
+    Returns:
+        Plain values. `check` has the fields of `Comparison` for the float32 file, `int8` those for the int8 file.
 
     Raises:
-        UsageError: Network or data are not to be had, something is not installed, or the file is there already.
-        TekapctlError: The exported network says something else than the network, or cannot be written; there is no
-            file then.
+        UsageError: Network or data are unavailable, a library is missing, or the file already exists.
+        TekapctlError: The exported network differs from the network, or cannot be written; no file is left behind.
     """
-    output = output_file(wanted.output, home, force=wanted.force)
-    page = output_file(_beside(output), home, force=wanted.force, what=", where the model card goes,")
-    kind, chosen = choose(wanted.format, output)
-    if wanted.int8 and kind != "onnx":
-        raise UsageError(f"There is no int8 in the format {kind}.", "Use --format onnx, or leave out --int8.")
-    chosen.check()
-    subject = load_subject(home, name, model=model, arguments=arguments, best=best, dataset=dataset, folder=folder)
-    say_if_changed(subject.trained, subject.data, home.datasets)
-    logger.info(f"exporting {subject.trained.model} from {subject.trained.reference.described} as {kind}")
-    content = chosen.encode(subject)
-    images = spread(subject.splits.test, wanted.images)
-    logger.info(f"checking it with {len(images):,} test images of {subject.data.described}")
-    network = subject.trained.network
-    expected = ask(_network(subject), images, network)
-    with atomic_path(output, page) as (part, card):
+    output = output_file(options.output, home, force=options.force)
+    card_path = output.with_name(f"{output.name}.md")
+    card_path = output_file(card_path, home, force=options.force, what=", where the model card goes,")
+    kind, chosen = choose(options.format, output)
+    if options.int8 and not chosen.supports_int8:
+        raise UsageError(f"The format {kind} does not support int8.", "Use the format onnx, or export in float32.")
+    chosen.check_installed()
+    source = load_source(home, name, model=model, model_args=model_args, best=best, dataset=dataset, folder=folder)
+    reference = source.trained.reference
+    logger.info(f"exporting {source.trained.model} from {reference.described} as {kind}")
+    content = chosen.encode(source)
+    images = source.splits.test if options.images is None else source.splits.test.subsample(options.images)
+    logger.info(f"checking it on {len(images):,} test images of {source.data.described}")
+    place(source.trained.network, CPU)
+    expected = Results.of(run_module(source.trained.network), source, images)
+    int8 = None
+    with atomic_path(output, card_path) as (part, card_part):
         part.write_bytes(content)
-        check = compare(ask(chosen.open(part), images, network), expected)
-        check.check_same(wanted.tolerance)
-        eight = _to_int8(subject, chosen, content, part, expected, check, wanted) if wanted.int8 else None
-        text = Card(subject, kind, chosen, output.name, check, eight).text()
-        card.write_text(text, encoding="utf-8", errors="backslashreplace")
+        check = Results.of(chosen.open(part), source, images).compared_with(expected)
+        check.check_logits(options.tolerance)
+        if options.int8:
+            calibration = source.splits.train.subsample(options.calibration_images)
+            logger.info(f"calibrating int8 on {len(calibration):,} training images")
+            part.write_bytes(chosen.quantize(content, source, calibration))
+            int8 = Results.of(chosen.open(part), source, images).compared_with(expected)
+            int8.check_accuracy(options.max_accuracy_drop)
+            if int8.images_per_second < check.images_per_second:
+                logger.info("on this CPU the int8 file is smaller, but slower than float32")
+        text = Card(source, kind, chosen, output.name, check, int8).text()
+        card_part.write_text(text, encoding="utf-8", errors="backslashreplace")
     return {
         "file": str(output),
-        "card": str(page),
+        "card": str(card_path),
         "format": kind,
         "bytes": output.stat().st_size,
         "sha256": sha256(output),
-        "reference": subject.trained.reference.name,
-        "source": subject.trained.reference.described,
-        "model": subject.trained.model,
-        "dataset": subject.data.name,
+        "reference": reference.name,
+        "source": reference.described,
+        "model": source.trained.model,
+        "dataset": source.data.name,
         "runtime": chosen.runtime(),
         "threads": torch.get_num_threads(),
-        "tolerance": wanted.tolerance,
-        "check": check.to_dict(),
-        "int8": None if eight is None else eight.to_dict(),
+        "tolerance": options.tolerance,
+        "check": asdict(check),
+        "int8": None if int8 is None else asdict(int8),
     }
-
-
-def _beside(output: Path) -> Path:
-    """Where the model card of a file goes."""
-    return output.with_name(f"{output.name}.md")
-
-
-def _network(subject: Subject) -> Runner:
-    """The PyTorch network as `evaluate` runs it on the CPU."""
-    network = subject.trained.network
-    place(network, CPU)
-
-    def run(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return network(images)
-
-    return run
-
-
-def _to_int8(
-    subject: Subject,
-    chosen: Format,
-    content: bytes,
-    part: Path,
-    expected: Answers,
-    in_float32: Comparison,
-    wanted: ExportOptions,
-) -> Comparison:
-    """Put the network in eight bits in the place of the one in float32."""
-    calibration = spread(subject.splits.train, wanted.calibration_images)
-    logger.info(f"quantising it with {len(calibration):,} training images")
-    part.write_bytes(quantise(content, calibration, subject.trained.network, subject.metadata | {"precision": "int8"}))
-    images = spread(subject.splits.test, wanted.images)
-    found = compare(ask(chosen.open(part), images, subject.trained.network), expected)
-    found.check_accurate(wanted.most_lost)
-    if found.images_per_second < in_float32.images_per_second:
-        logger.info("in eight bits it is slower on this processor than in float32, only smaller")
-    return found
-
-
-__all__ = ["BATCH_SIZE", "CALIBRATION_IMAGES", "MOST_LOST", "TOLERANCE", "ExportOptions", "export"]

@@ -1,56 +1,208 @@
-"""What a format of exported networks is; each is one file beside this one."""
+"""Export formats, one file each in this package, and the network that they write."""
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from torch import Tensor
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from tekapctl.commands.export.subject import Subject
-from tekapctl.errors import UsageError
+from tekapctl import data
+from tekapctl.data.batches import CPU, Batches
+from tekapctl.data.image_set import ImageSet, Splits
+from tekapctl.data.spec import DataSpec
+from tekapctl.errors import TekapctlError, UsageError, require
+from tekapctl.logging import silence_libraries
+from tekapctl.models.external import Arguments
+from tekapctl.models.folding import fold
+from tekapctl.models.hooks import ExternalNetwork, ForwardHook
 from tekapctl.registry import Registry
+from tekapctl.spec import load_of_run
+from tekapctl.store.home import Home
+from tekapctl.store.weights import read_metadata
+from tekapctl.train import trained
+from tekapctl.train.metadata import Preprocessing
+from tekapctl.train.trained import Trained
+
+BATCH_SIZE = 100
+"""Images per batch of checks and calibration."""
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """A trained network with what its export needs.
+
+    Attributes:
+        trained: The network, on the CPU.
+        data: Its data set.
+        splits: The data set's images, with as many channels as the network takes.
+        preprocessing: How images are prepared for the network.
+        metadata: What is stored in the file: model, data set, classes, mean, std and more.
+    """
+
+    trained: Trained
+    data: DataSpec
+    splits: Splits
+    preprocessing: Preprocessing
+    metadata: dict[str, str]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in order."""
+        return self.splits.test.classes
+
+    @property
+    def example(self) -> Float[Tensor, "batch c h w"]:
+        """Normalised images to trace the network with: two, as a batch of one would fix the batch size to one."""
+        index = torch.arange(2) % len(self.splits.test)
+        batches = Batches(self.splits.test, 2, device=CPU, padding=0, flip=False, seed=0)
+        return self.trained.network.normalize(batches.at(index, torch.zeros_like(index)))
+
+    def inference_module(self) -> nn.Module:
+        """A module from images to logits for tracing, with batch norms folded where results stay the same."""
+        folded = fold(self.trained.network, self.example).network
+        if not isinstance(folded, ExternalNetwork):
+            return folded
+        # Tracers do not support the hooks that read feature maps, and the export does not need them.
+        for module in folded.network.modules():
+            for key, hook in list(module._forward_hooks.items()):
+                if isinstance(hook, ForwardHook):
+                    del module._forward_hooks[key]
+        return folded.network
+
+    def normalized(self, images: ImageSet) -> Iterator[Float[Tensor, "_batch c h w"]]:
+        """Normalised images in batches, in order, on the CPU."""
+        for batch in Batches(images, BATCH_SIZE, device=CPU, padding=0, flip=False, seed=0).in_order():
+            yield self.trained.network.normalize(batch.images).contiguous()
+
+    def tracing_error(self, error: Exception) -> TekapctlError:
+        """The error for a network that PyTorch's tracer rejects."""
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        return TekapctlError(
+            f"PyTorch cannot trace {self.trained.model}: {reason}.",
+            "Use the format safetensors; --debug shows where it failed.",
+        )
+
 
 Runner = Callable[[Tensor], Tensor]
-"""Normalised float32 images `[batch, c, h, w]` on the CPU, to logits `[batch, classes]`."""
+"""Maps normalised float32 images `[batch, c, h, w]` on the CPU to logits `[batch, classes]`."""
+
+
+def run_module(module: Callable[[Tensor], Tensor]) -> Runner:
+    """A runner of a module or network, without gradients."""
+    return torch.inference_mode()(lambda images: module(images))
+
+
+def load_source(
+    home: Home,
+    name: str,
+    *,
+    model: str | None = None,
+    model_args: Arguments | None = None,
+    best: bool = False,
+    dataset: str | None = None,
+    folder: str | None = None,
+) -> ExportSource:
+    """Load a trained network and its data set; the arguments are those of `export`.
+
+    Raises:
+        UsageError: The network or its data is unavailable, or they do not fit together.
+    """
+    reference = trained.find(home, name, dataset=dataset)
+    if best:
+        reference = trained.best_of(reference)
+    loaded = trained.load(reference, model=model, arguments=model_args)
+    spec = trained.data_of(loaded, dataset, folder)
+    seed = load_of_run(reference.run.path).seed if reference.run else 0  # selects the run's share of training images
+    splits = data.load(spec, home.datasets, seed=seed, in_channels=loaded.network.in_channels)
+    trained.fit_to(loaded, splits.test, spec.described)
+    trained.warn_if_changed(loaded, spec, home.datasets)
+    normalization = loaded.network.normalization
+    assert normalization is not None
+    channels, height, width = splits.test.image_shape
+    height, width = normalization.size or (height, width)
+    preprocessing = Preprocessing((height, width), normalization.mean, normalization.std, splits.test.center_crop)
+    stated = read_metadata(reference.path) if reference.path.suffix == ".safetensors" else {}
+    metadata = {
+        "model_args": json.dumps(dict(model_args or {})),
+        **stated,
+        "format": "tekapctl weights 1",
+        "model": loaded.model,
+        "dataset": spec.name,
+        "num_classes": str(len(splits.test.classes)),
+        "classes": json.dumps(splits.test.classes),
+        "in_channels": str(channels),
+        "image_size": f"{height}x{width}",
+        "mean": json.dumps(preprocessing.mean),
+        "std": json.dumps(preprocessing.std),
+        "middle": str(preprocessing.crop_fraction),
+        "source_sha256": loaded.digest,
+    }
+    return ExportSource(loaded, spec, splits, preprocessing, metadata)
 
 
 class Format(ABC):
-    """A way to write a network to a file and to read it back; each has a subclass in its own file."""
+    """A file format for trained networks."""
 
     suffix: ClassVar[str]
-    """How names of its files end."""
+    """Suffix of its files."""
+    note: ClassVar[str] = ""
+    """What else its model card says about use, in Markdown; `{file}` stands for the file's name."""
 
-    @abstractmethod
-    def check(self) -> None:
-        """See to it that what it needs is installed.
+    modules: ClassVar[tuple[str, ...]] = ()
+    """Modules of the extra `export` that it needs."""
+
+    def check_installed(self) -> None:
+        """Check that its modules can be imported.
 
         Raises:
-            UsageError: Something is missing.
+            UsageError: One is missing.
         """
+        with silence_libraries():
+            for module in self.modules:
+                require("export", module)
 
     @abstractmethod
-    def encode(self, subject: Subject) -> bytes:
+    def encode(self, source: ExportSource) -> bytes:
         """The content of the file.
 
         Raises:
-            TekapctlError: The network cannot be expressed in the format.
+            TekapctlError: The format cannot express the network.
         """
+
+    def quantize(self, content: bytes, source: ExportSource, images: ImageSet) -> bytes:
+        """The file in int8; formats that support it override this method.
+
+        Args:
+            content: The file in float32.
+            source: The network.
+            images: Training images to calibrate the ranges of activations on.
+        """
+        raise NotImplementedError
+
+    @property
+    def supports_int8(self) -> bool:
+        """Whether files can be quantised."""
+        return type(self).quantize is not Format.quantize
 
     @abstractmethod
     def open(self, path: Path) -> Runner:
-        """The network in a file, as those who get it will run it, on the CPU."""
+        """Load a file the way its users will, on the CPU."""
 
     @abstractmethod
     def runtime(self) -> str:
-        """What runs it, with its version."""
+        """Name and version of the library that runs the file."""
 
     @abstractmethod
     def snippet(self, file: str) -> str:
-        """Python that, after `images` (a float32 array `[batch, c, h, w]`), gives `classes` and `logits`.
+        """Python for the model card that computes `classes` and `logits` from `images`, float32 `[batch, c, h, w]`.
 
         Args:
-            file: The file's name.
+            file: Name of the file.
         """
 
 
@@ -58,21 +210,20 @@ FORMATS: Registry[type[Format]] = Registry("export format", "tekapctl.commands.e
 
 
 def choose(name: str | None, path: Path) -> tuple[str, Format]:
-    """The format of this name, else the one whose files end as the path does; with its name.
+    """Name and instance of the format with this name, or of the one with the path's suffix.
 
     Raises:
-        UsageError: There is none, or its files end in another way.
+        UsageError: There is none, or the suffix is not the format's.
     """
     if name is None:
-        found = [known for known in FORMATS if FORMATS[known].suffix == path.suffix]
-        if not found:
-            known = ", ".join(f"{FORMATS[known].suffix} ({known})" for known in FORMATS)
-            raise UsageError(f"{path.name!r} does not end as files of any format do.", f"Name one of {known}.")
-        name = found[0]
+        name = next((known for known in FORMATS if FORMATS[known].suffix == path.suffix), None)
+    if name is None:
+        known = ", ".join(f"{FORMATS[known].suffix} ({known})" for known in FORMATS)
+        raise UsageError(f"No export format has the suffix of {path.name!r}.", f"Use one of {known}.")
     chosen = FORMATS[name]
     if path.suffix != chosen.suffix:
         raise UsageError(
             f"Files of the format {name} end in {chosen.suffix}, and {path.name!r} does not.",
-            f"Write to {path.with_suffix(chosen.suffix).name!r}, or choose another --format.",
+            f"Write to {path.with_suffix(chosen.suffix).name!r}, or choose another format.",
         )
     return name, chosen()

@@ -1,4 +1,4 @@
-"""ONNX, which onnxruntime and many others run."""
+"""ONNX, for onnxruntime and many other runtimes."""
 
 import tempfile
 from collections.abc import Iterator
@@ -8,13 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tekapctl.commands.export.comparison import BATCH_SIZE
-from tekapctl.commands.export.format import FORMATS, Format, Runner
-from tekapctl.commands.export.subject import Subject, normalized
+from tekapctl.commands.export.format import FORMATS, ExportSource, Format, Runner
 from tekapctl.data.image_set import ImageSet
-from tekapctl.errors import TekapctlError, require
+from tekapctl.errors import require
 from tekapctl.logging import silence_libraries
-from tekapctl.models import Network
 
 INPUT, OUTPUT = "images", "logits"
 _ONLY_ERRORS = 3
@@ -22,41 +19,53 @@ _ONLY_ERRORS = 3
 
 @FORMATS.register("onnx")
 class Onnx(Format):
-    """One file with all weights in it, batch norms folded; classes and normalisation are in its metadata."""
+    """One file with all weights, batch norms folded; classes and normalisation are in its metadata."""
 
     suffix: ClassVar[str] = ".onnx"
+    modules: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
 
-    def check(self) -> None:
-        """The optional part `export` must be there."""
-        with silence_libraries():
-            for module in ("onnx", "onnxscript", "onnxruntime"):
-                require("export", module)
-
-    def encode(self, subject: Subject) -> bytes:
-        """The network traced by PyTorch, for batches of any size."""
-        bare, example = subject.bare(), subject.example
-        batch = torch.export.Dim("batch", min=1)
+    def encode(self, source: ExportSource) -> bytes:
+        """The network traced by PyTorch, for any batch size."""
+        module, example = source.inference_module(), source.example
         with silence_libraries(), torch.no_grad():
             try:
                 program = torch.onnx.export(
-                    bare,
+                    module,
                     (example,),
                     dynamo=True,
                     input_names=[INPUT],
                     output_names=[OUTPUT],
-                    dynamic_shapes=({0: batch},),
+                    dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                     verbose=False,
                 )
-            except Exception as error:  # what the tracer of any network may raise
-                raise untraceable(subject, error) from error
+            except Exception as error:  # a tracer may raise anything
+                raise source.tracing_error(error) from error
             assert program is not None
-            model = program.model_proto
-        _describe(model, subject.metadata)
-        return bytes(model.SerializeToString())
+        return _with_metadata(program.model_proto, source.metadata)
+
+    def quantize(self, content: bytes, source: ExportSource, images: ImageSet) -> bytes:
+        """The network with quantise and dequantise nodes (QDQ) and a scale for each channel of the weights."""
+        with silence_libraries(), tempfile.TemporaryDirectory() as folder:
+            onnx, library = require("export", "onnx"), require("export", "onnxruntime.quantization")
+            original, prepared, quantized = (Path(folder) / f"{number}.onnx" for number in range(3))
+            original.write_bytes(content)
+            library.quant_pre_process(original, prepared, skip_symbolic_shape=True)
+            library.quantize_static(
+                prepared,
+                quantized,
+                _calibration_reader(library.CalibrationDataReader, source.normalized(images)),
+                quant_format=library.QuantFormat.QDQ,
+                per_channel=True,
+            )
+            return _with_metadata(onnx.load(quantized), source.metadata | {"precision": "int8"})
 
     def open(self, path: Path) -> Runner:
-        """A session of onnxruntime with as many threads as PyTorch has."""
-        session = open_session(path)
+        """An onnxruntime session with as many threads as PyTorch."""
+        runtime = require("export", "onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = _ONLY_ERRORS
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
         def run(images: Tensor) -> Tensor:
             (logits,) = session.run([OUTPUT], {INPUT: images.numpy()})
@@ -69,7 +78,7 @@ class Onnx(Format):
         return f"onnxruntime {require('export', 'onnxruntime').__version__}"
 
     def snippet(self, file: str) -> str:
-        """Onnxruntime alone, without PyTorch."""
+        """Needs onnxruntime alone."""
         return (
             "import json\n"
             "import onnxruntime\n\n"
@@ -79,69 +88,19 @@ class Onnx(Format):
         )
 
 
-def untraceable(subject: Subject, error: Exception) -> TekapctlError:
-    """The error for a network that PyTorch cannot write down."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    return TekapctlError(
-        f"PyTorch cannot trace {subject.trained.model}: {reason}.", "Use --format safetensors; --debug shows where."
-    )
-
-
-def open_session(path: Path) -> Any:
-    """A session of onnxruntime on the CPU, silent but for errors."""
-    runtime = require("export", "onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = _ONLY_ERRORS
-    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _describe(model: Any, metadata: dict[str, str]) -> None:
+def _with_metadata(model: Any, metadata: dict[str, str]) -> bytes:
+    del model.metadata_props[:]
     for key, value in metadata.items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, value
+        model.metadata_props.add(key=key, value=value)
+    return bytes(model.SerializeToString())
 
 
-def quantise(model: bytes, images: ImageSet, network: Network, metadata: dict[str, str]) -> bytes:
-    """An ONNX network in eight bits, with quantise and dequantise nodes (QDQ), a scale for each channel of weights.
-
-    Args:
-        model: The network in float32.
-        images: Training images, by which the ranges of activations are found.
-        network: Whose normalization the images get.
-        metadata: What is written into the file.
-
-    Raises:
-        UsageError: The optional part `export` is missing.
-    """
-    with silence_libraries(), tempfile.TemporaryDirectory() as folder:
-        library = require("export", "onnxruntime.quantization")
-        given, ready, done = (Path(folder) / name for name in ("given.onnx", "ready.onnx", "done.onnx"))
-        given.write_bytes(model)
-        library.quant_pre_process(given, ready, skip_symbolic_shape=True)
-        library.quantize_static(
-            ready,
-            done,
-            _reader(library.CalibrationDataReader, images, network),
-            quant_format=library.QuantFormat.QDQ,
-            per_channel=True,
-        )
-        onnx = require("export", "onnx")
-        quantised = onnx.load(done)
-        del quantised.metadata_props[:]
-        onnx.helper.set_model_props(quantised, metadata)
-        return bytes(quantised.SerializeToString())
-
-
-def _reader(base: Any, images: ImageSet, network: Network) -> Any:
-    """What the library asks for images, a batch at a time, until there is none."""
+def _calibration_reader(base: Any, batches: Iterator[Tensor]) -> Any:
+    """The library's reader, which is asked for one batch after the other until it returns None."""
 
     class Reader(base):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.rest: Iterator[Any] = normalized(images, network, BATCH_SIZE)
-
         def get_next(self) -> dict[str, Any] | None:
-            batch = next(self.rest, None)
+            batch = next(batches, None)
             return None if batch is None else {INPUT: batch.numpy()}
 
     return Reader()

@@ -1,13 +1,11 @@
-"""Safetensors: the weights alone, which every command of this program takes as a checkpoint."""
+"""Safetensors: the weights alone, a checkpoint that every command accepts."""
 
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from tekapctl.commands.export.format import FORMATS, Format, Runner
-from tekapctl.commands.export.subject import Subject
+from tekapctl.commands.export.format import FORMATS, ExportSource, Format, Runner, run_module
 from tekapctl.store.weights import encode_weights
 from tekapctl.train import trained
 from tekapctl.train.trained import Reference
@@ -15,39 +13,31 @@ from tekapctl.train.trained import Reference
 
 @FORMATS.register("safetensors")
 class Safetensors(Format):
-    """The state dict under the network's own names; its metadata says what is needed to build the network again."""
+    """The state dict under the network's own names; the metadata tells how to build the network."""
 
     suffix: ClassVar[str] = ".safetensors"
+    note: ClassVar[str] = "The file is also a checkpoint for tekapctl: `tekapctl predict {file} IMAGE`."
 
-    def check(self) -> None:
-        """The package needs the library anyway."""
-
-    def encode(self, subject: Subject) -> bytes:
-        """The weights as they are, no batch norm folded."""
-        return encode_weights(subject.trained.network.state_dict(), subject.metadata)
+    def encode(self, source: ExportSource) -> bytes:
+        """The weights as trained, without folding."""
+        return encode_weights(source.trained.network.state_dict(), source.metadata)
 
     def open(self, path: Path) -> Runner:
-        """The network that `tekapctl evaluate FILE` would measure."""
-        network = trained.load(Reference(str(path), path, f"checkpoint {path}")).network
-
-        def run(images: Tensor) -> Tensor:
-            with torch.inference_mode():
-                return network(images)
-
-        return run
+        """The network as every command loads it."""
+        return run_module(trained.load(Reference(str(path), path, f"checkpoint {path}")).network)
 
     def runtime(self) -> str:
         """PyTorch."""
         return f"PyTorch {torch.__version__}"
 
     def snippet(self, file: str) -> str:
-        """This package."""
+        """Needs this package."""
         return (
             "import torch\n"
-            "from tekapctl import trained\n"
-            "from tekapctl.store.home import Home\n\n"
-            f"found = trained.load(trained.find(Home.default(), {file!r}))\n"
-            "classes = found.classes\n"
+            "from tekapctl.store.home import Home\n"
+            "from tekapctl.train import trained\n\n"
+            f"loaded = trained.load(trained.find(Home.default(), {file!r}))\n"
+            "classes = loaded.classes\n"
             "with torch.no_grad():\n"
-            "    logits = found.network(torch.from_numpy(images)).numpy()\n"
+            "    logits = loaded.network(torch.from_numpy(images)).numpy()\n"
         )

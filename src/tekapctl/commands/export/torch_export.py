@@ -1,4 +1,4 @@
-"""PyTorch's own exported programs, which run without this package."""
+"""PyTorch's exported programs, which run without this package."""
 
 import io
 import json
@@ -6,60 +6,49 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from tekapctl.commands.export.format import FORMATS, Format, Runner
-from tekapctl.commands.export.onnx import untraceable
-from tekapctl.commands.export.subject import Subject
+from tekapctl.commands.export.format import FORMATS, ExportSource, Format, Runner, run_module
 from tekapctl.logging import silence_libraries
 
-EXTRA = "tekapctl.json"
+METADATA = "tekapctl.json"
 
 
 @FORMATS.register("torch-export")
 class TorchExport(Format):
-    """A `.pt2` file; what is known of the network is in it as `tekapctl.json`."""
+    """A `.pt2` file with the traced network, and the metadata as `tekapctl.json`."""
 
     suffix: ClassVar[str] = ".pt2"
 
-    def check(self) -> None:
-        """Nothing but PyTorch is needed."""
-
-    def encode(self, subject: Subject) -> bytes:
-        """The network traced, for batches of any size, batch norms folded."""
-        bare, example = subject.bare(), subject.example
-        written = io.BytesIO()
+    def encode(self, source: ExportSource) -> bytes:
+        """The traced network for any batch size, batch norms folded."""
+        module, example = source.inference_module(), source.example
+        file = io.BytesIO()
         with silence_libraries(), torch.no_grad():
             try:
-                program = torch.export.export(bare, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-            except Exception as error:  # what the tracer of any network may raise
-                raise untraceable(subject, error) from error
-            torch.export.save(program, written, extra_files={EXTRA: json.dumps(subject.metadata)})
-        return written.getvalue()
+                batch = torch.export.Dim("batch", min=1)
+                program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
+            except Exception as error:  # a tracer may raise anything
+                raise source.tracing_error(error) from error
+            torch.export.save(program, file, extra_files={METADATA: json.dumps(source.metadata)})
+        return file.getvalue()
 
     def open(self, path: Path) -> Runner:
-        """The program as PyTorch runs it."""
+        """The program, run by PyTorch."""
         with silence_libraries():
-            module = torch.export.load(io.BytesIO(path.read_bytes())).module()
-
-        def run(images: Tensor) -> Tensor:
-            with torch.inference_mode():
-                return module(images)
-
-        return run
+            return run_module(torch.export.load(io.BytesIO(path.read_bytes())).module())
 
     def runtime(self) -> str:
         """PyTorch."""
         return f"PyTorch {torch.__version__}, exported program"
 
     def snippet(self, file: str) -> str:
-        """PyTorch alone."""
+        """Needs PyTorch alone."""
         return (
             "import json\n"
             "import torch\n\n"
-            f"extra = {{{EXTRA!r}: ''}}\n"
+            f"extra = {{{METADATA!r}: ''}}\n"
             f"network = torch.export.load({file!r}, extra_files=extra).module()\n"
-            f"classes = json.loads(json.loads(extra[{EXTRA!r}])['classes'])\n"
+            f"classes = json.loads(json.loads(extra[{METADATA!r}])['classes'])\n"
             "with torch.no_grad():\n"
             "    logits = network(torch.from_numpy(images)).numpy()\n"
         )

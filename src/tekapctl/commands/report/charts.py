@@ -1,4 +1,4 @@
-"""Means with their intervals along a setting, as SVG."""
+"""Charts of training curves, teacher diversity, and means over a setting."""
 
 import math
 import statistics
@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from tekapctl.commands.report import drawing
+from tekapctl.commands.report.parts import Figure, Panel, Section
 from tekapctl.experiments.comparison.groups import Group
 
 
@@ -18,7 +19,7 @@ class Point:
     Attributes:
         at: The setting.
         mean: In the axis's unit.
-        half: Half of its interval; None where it has none.
+        half: Half-width of its interval; None without one.
     """
 
     at: float | int
@@ -26,13 +27,13 @@ class Point:
     half: float | None
 
 
-def along(title: str, axis: str, unit: str, series: Sequence[tuple[str, Sequence[Point]]]) -> str:
-    """A line for each series, with whiskers, on an axis on which each doubling is one step.
+def over_axis(title: str, axis: str, unit: str, series: Sequence[tuple[str, Sequence[Point]]]) -> str:
+    """A line with error bars for each series, on a logarithmic axis.
 
     Args:
-        title: What it is, for those who do not see it.
-        axis: What the horizontal axis shows.
-        unit: What the vertical one does.
+        title: Text alternative.
+        axis: Label of the horizontal axis.
+        unit: Label of the vertical axis.
         series: Names and points.
     """
     width, height, left, top, bottom = 720, 320, 56, 12, 46
@@ -49,7 +50,7 @@ def along(title: str, axis: str, unit: str, series: Sequence[tuple[str, Sequence
 
     def x(at: float | int, number: int) -> float:
         share = (math.log2(at) - first) / (last - first) if last > first else 0.5
-        # Series side by side: whiskers at one place would hide each other.
+        # Shifted sideways, so that error bars of different series do not hide each other.
         return left + 20 + (width - left - 52) * share + 4 * (number - (len(series) - 1) / 2)
 
     def y(value: float) -> float:
@@ -59,7 +60,7 @@ def along(title: str, axis: str, unit: str, series: Sequence[tuple[str, Sequence
     middle = (len(series) - 1) / 2
     for place in places:
         parts.append(drawing.text(x(place, 0) + 4 * middle, height - 26, f"{place:g}"))
-    parts.append(drawing.text((left + width) / 2, height - 6, f"{escape(axis)}; {escape(unit)} upwards"))
+    parts.append(drawing.text((left + width) / 2, height - 6, f"x: {escape(axis)}, y: {escape(unit)}"))
     for number, (name, each) in enumerate(series):
         colour = drawing.colour(number)
         ordered = sorted(each, key=lambda point: point.at)
@@ -68,10 +69,10 @@ def along(title: str, axis: str, unit: str, series: Sequence[tuple[str, Sequence
             f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.8"{drawing.dash(number)}/>'
         )
         for point in ordered:
-            told = f"{name}, {point.at:g}: {point.mean:.2f}"
+            tooltip = f"{name}, {point.at:g}: {point.mean:.2f}"
             where = x(point.at, number)
             if point.half is not None:
-                told += f" ± {point.half:.2f}"
+                tooltip += f" ± {point.half:.2f}"
                 lower, upper = y(point.mean - point.half), y(point.mean + point.half)
                 parts.append(
                     f'<line x1="{where:.1f}" x2="{where:.1f}" y1="{lower:.1f}" y2="{upper:.1f}" '
@@ -79,115 +80,98 @@ def along(title: str, axis: str, unit: str, series: Sequence[tuple[str, Sequence
                 )
             parts.append(
                 f'<circle cx="{where:.1f}" cy="{y(point.mean):.1f}" r="3.6" fill="{colour}">'
-                f"<title>{escape(told)}</title></circle>"
+                f"<title>{escape(tooltip)}</title></circle>"
             )
     return drawing.svg(width, height, title, parts)
 
 
-Told = dict[str, list[dict[str, Any]]]
-"""The metrics of all epochs of a group's runs, by its label."""
+Metrics = dict[str, list[dict[str, Any]]]
+"""The metrics of all epochs of a group's runs, by the group's label."""
 
-_TRAINING = (
-    ("test_top1", "Test accuracy", "top-1 in percent", 100.0),
-    ("train_top1", "Training accuracy", "top-1 in percent, on augmented images", 100.0),
-    ("train_loss", "Training loss", "weighted sum of its parts", 1.0),
+CURVES = (
+    ("test_top1", "Test accuracy", "top-1 (%)", 100.0),
+    ("train_top1", "Training accuracy", "top-1 (%), augmented images", 100.0),
+    ("train_loss", "Training loss", "weighted sum of all terms", 1.0),
 )
-_WHOSE = {"logit": "Logit level", "feature": "Feature level", "views": "Learned views"}
+_LEVELS = {"logit": "Logit level", "feature": "Feature level", "views": "Learned views"}
 _DIVERSITY = (
     ("variance", "Variance", "of a class's probability", 1.0),
-    ("disagreement", "Disagreement", "with the teacher's class, in percent", 100.0),
-    ("ensemble_top1", "Ensemble's accuracy", "top-1 in percent", 100.0),
-    ("ensemble_calibration_error", "Ensemble's calibration error", "in percent", 100.0),
-    ("noise_share", "Noise in the student's gradient", "share in percent", 100.0),
+    ("disagreement", "Disagreement", "with the teacher's class (%)", 100.0),
+    ("ensemble_top1", "Ensemble accuracy", "top-1 (%)", 100.0),
+    ("ensemble_calibration_error", "Ensemble ECE", "%", 100.0),
+    ("noise_share", "Noise in the student's gradient", "fraction (%)", 100.0),
 )
-_LABELS = ("diagnosis_label_cosine", "Student's gradient and the labels'", "their cosine", 1.0)
+_LABELS = ("diagnosis_label_cosine", "Gradient alignment with the labels", "cosine", 1.0)
 
 
-def how_made(text: str) -> str:
-    """A paragraph that says how something was made."""
-    return f'<p class="how">{escape(text)}</p>'
-
-
-def figure(drawn: str, caption: str) -> str:
-    """A drawing with its caption."""
-    return f"<figure><figcaption>{escape(caption)}</figcaption>{drawn}</figure>"
-
-
-def training(groups: Sequence[Group]) -> str:
-    """Accuracies and losses; nothing where no run has any."""
-    told = _told(groups)
-    drawn = [found for row in _TRAINING if (found := _panel(told, *row))]
-    if not drawn:
-        return ""
-    how = how_made(
-        "Lines are means over seeds, bands reach from the lowest seed to the highest. Losses of different methods have "
-        "other parts and weights: compare their course, not their height."
+def training(groups: Sequence[Group]) -> Section | None:
+    """Accuracy and loss curves; None if no run has any."""
+    metrics = metrics_of(groups)
+    figures = [found for row in CURVES if (found := _curves(metrics, *row))]
+    how = (
+        "Lines are means over seeds, bands span the lowest and the highest seed. Losses of different methods have "
+        "different terms and weights: compare their shape, not their values."
     )
-    return how + drawing.legend(list(told)) + _panels(drawn)
+    return Section("Training", how, [Panel("", figures)], drawing.legend(list(metrics))) if figures else None
 
 
-def diversity(groups: Sequence[Group]) -> str:
-    """What runs with `--diagnose` say of their augmented teachers; nothing where there are none.
+def diversity(groups: Sequence[Group]) -> Section | None:
+    """Diagnostics of augmented teachers; None if no run has any.
 
     Args:
         groups: All groups, so that each keeps its colour.
     """
-    told, parts = _told(groups), []
-    for whose, where in _WHOSE.items():
-        drawn = []
-        for field, title, unit, scale in _DIVERSITY:
-            of_teacher = f"diagnosis_teacher_{field.removeprefix('ensemble_')}"
-            alone = _range(told, of_teacher, scale) if field.startswith("ensemble_") else ""
-            drawn.append(_panel(told, f"diagnosis_{whose}_{field}", title, unit, scale, alone))
-        if any(drawn):
-            parts.append(f"<h3>{where}</h3>{_panels(drawn)}")
-    if labels := _panel(told, *_LABELS):
-        parts.append(f"<h3>Whole loss</h3>{_panels([labels])}")
-    if not parts:
-        return ""
-    how = how_made(
-        "Of runs with --diagnose, after each epoch: what augmented teachers predict of test images (2,000 at most), "
-        "and what share the noise of a step has in the student's gradient, norm(g - g0) / norm(g) with g0 the gradient "
-        "without it. The ensemble is the teacher with its augmented teachers, weighed as in the loss."
+    metrics, panels = metrics_of(groups), []
+    for level, title in _LEVELS.items():
+        figures = []
+        for field, name, unit, scale in _DIVERSITY:
+            teacher = f"diagnosis_teacher_{field.removeprefix('ensemble_')}"
+            reference = _range(metrics, teacher, scale) if field.startswith("ensemble_") else ""
+            figures.append(_curves(metrics, f"diagnosis_{level}_{field}", name, unit, scale, reference))
+        panels.append(Panel(title, [each for each in figures if each]))
+    labels = _curves(metrics, *_LABELS)
+    panels.append(Panel("Total loss", [labels] if labels else []))
+    panels = [panel for panel in panels if panel.figures]
+    if not panels:
+        return None
+    how = (
+        "Runs with diagnostics enabled, after each epoch: predictions of the augmented teachers on at most 2,000 test "
+        "images, and the fraction of the student's gradient that is due to the noise of a step, "
+        "‖g - g₀‖ / ‖g‖, where g₀ is the gradient without noise. The ensemble is the teacher with its augmented "
+        "teachers, weighted as in the loss."
     )
     shown = {
-        label for label, entries in told.items() if any(field.startswith("diagnosis_") for e in entries for field in e)
+        label for label, epochs in metrics.items() if any(field.startswith("diagnosis_") for e in epochs for field in e)
     }
-    return how + drawing.legend(list(told), only=shown) + "".join(parts)
+    return Section("Teacher diversity", how, panels, drawing.legend(list(metrics), only=shown))
 
 
-def _panels(drawn: Sequence[str]) -> str:
-    return f'<div class="panels">{"".join(drawn)}</div>'
-
-
-def _told(groups: Sequence[Group]) -> Told:
+def metrics_of(groups: Sequence[Group]) -> Metrics:
+    """The metrics of all runs, by group."""
     return {group.label: [entry for one in group.runs.values() for entry in one.run.metrics()] for group in groups}
 
 
-def _panel(told: Told, field: str, title: str, unit: str, scale: float, more: str = "") -> str:
-    """A figure with a line for each group that has a field; nothing where none has."""
-    drawn = drawing.lines(title, unit, [_line(label, entries, field, scale) for label, entries in told.items()])
-    return figure(drawn, f"{title}: {unit}{more}") if drawn else ""
+def _curves(metrics: Metrics, field: str, title: str, unit: str, scale: float, more: str = "") -> Figure | None:
+    """A figure with a line for each group that has a field; None if no group has."""
+    lines = [curve(label, epochs, field, scale) for label, epochs in metrics.items()]
+    drawn = drawing.lines(title, unit, lines)
+    return Figure(f"{title}: {unit}{more}", drawn) if drawn else None
 
 
-def _line(label: str, entries: Sequence[dict[str, Any]], field: str, scale: float) -> drawing.Line:
+def curve(label: str, entries: Sequence[dict[str, Any]], field: str, scale: float) -> drawing.Line:
+    """A metric of a group over epochs."""
     by_epoch: dict[int, list[float]] = {}
     for entry in entries:
         if "epoch" in entry and field in entry:
             by_epoch.setdefault(int(entry["epoch"]), []).append(scale * float(entry[field]))
     epochs = sorted(by_epoch)
-    return drawing.Line(
-        label,
-        epochs,
-        [statistics.mean(by_epoch[epoch]) for epoch in epochs],
-        [min(by_epoch[epoch]) for epoch in epochs],
-        [max(by_epoch[epoch]) for epoch in epochs],
-    )
+    mean, low, high = ([of(by_epoch[epoch]) for epoch in epochs] for of in (statistics.mean, min, max))
+    return drawing.Line(label, epochs, mean, low, high)
 
 
-def _range(told: Told, field: str, scale: float) -> str:
-    """What the teachers alone have, in words."""
-    found = [scale * float(entry[field]) for entries in told.values() for entry in entries if field in entry]
+def _range(metrics: Metrics, field: str, scale: float) -> str:
+    """The range of the unmodified teachers' values, in words."""
+    found = [scale * float(entry[field]) for epochs in metrics.values() for entry in epochs if field in entry]
     if not found:
         return ""
     low, high = f"{min(found):.2f}", f"{max(found):.2f}"

@@ -1,4 +1,8 @@
-"""Figures as SVG, in colours that the page's light and dark forms define."""
+"""SVG drawings in the page's own colours.
+
+Drawn here and not by matplotlib: colours follow the reader's light or dark mode, text stays selectable and readable on
+a phone, and curves have tooltips.
+"""
 
 import base64
 import io
@@ -11,6 +15,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from tekapctl.experiments.comparison.statistics import Difference
+
 _MOST_CELLS_DRAWN = 20
 _MOST_CELLS_WRITTEN = 12
 COLOURS = 8
@@ -20,14 +26,14 @@ _DASHES = ("", "6 3", "2 3", "8 3 2 3")
 
 @dataclass(frozen=True)
 class Line:
-    """A group's course over epochs.
+    """A group's curve over epochs.
 
     Attributes:
         label: The group.
-        epochs: From 1.
-        mean: Over seeds.
-        low: Smallest of the seeds.
-        high: Largest of the seeds.
+        epochs: Epochs, from 1.
+        mean: Mean over seeds.
+        low: Minimum over seeds.
+        high: Maximum over seeds.
     """
 
     label: str
@@ -37,7 +43,7 @@ class Line:
     high: Sequence[float]
 
     def finite(self) -> "Line":
-        """Without the epochs of which a number is not finite."""
+        """The curve without epochs in which a value is not finite."""
         table = zip(self.epochs, self.mean, self.low, self.high, strict=True)
         kept = [row for row in table if all(map(math.isfinite, row))]
         epochs, mean, low, high = zip(*kept, strict=True) if kept else ((), (), (), ())
@@ -46,12 +52,18 @@ class Line:
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference with its interval, in the axis's unit; low and high are None of a single pair."""
+    """A difference with its interval, in the axis's unit; low and high are None without an interval."""
 
     label: str
     mean: float
     low: float | None
     high: float | None
+
+    @classmethod
+    def of(cls, label: str, difference: Difference, scale: float) -> "Interval":
+        """A difference, scaled to the axis's unit."""
+        ends = (None if end is None else scale * end for end in (difference.ci_low, difference.ci_high))
+        return cls(label, scale * difference.mean, *ends)
 
 
 def colour(number: int) -> str:
@@ -60,13 +72,13 @@ def colour(number: int) -> str:
 
 
 def dash(number: int) -> str:
-    """A dash pattern that tells apart groups that share a colour."""
+    """A dash pattern that distinguishes groups of the same colour."""
     pattern = _DASHES[number // COLOURS % len(_DASHES)]
     return f' stroke-dasharray="{pattern}"' if pattern else ""
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers that cover a range."""
+    """Round numbers within a range."""
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         return [low] if math.isfinite(low) else []
     rough = (high - low) / about
@@ -77,9 +89,9 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def lines(title: str, unit: str, series: Sequence[Line]) -> str:
-    """Curves over epochs, each with the band of its seeds; nothing where none has a point.
+    """Curves over epochs with bands over seeds; empty if no curve has a point.
 
-    A curve has the colour of its place, so that one without points leaves the others theirs.
+    Colours follow the position in `series`, so that a curve without points does not change the others' colours.
     """
     width, height, left, top, bottom = 520, 260, 52, 10, 34
     series = [line.finite() for line in series]
@@ -119,7 +131,7 @@ def lines(title: str, unit: str, series: Sequence[Line]) -> str:
 
 
 def intervals(title: str, rows: Sequence[Interval]) -> str:
-    """Differences from nothing, with their intervals."""
+    """Differences with their intervals, around zero."""
     row, left, width = 24, 190, 720
     height = row * len(rows) + 34
     values = [v for each in rows for v in (each.mean, each.low, each.high) if v is not None] + [0.0]
@@ -138,17 +150,17 @@ def intervals(title: str, rows: Sequence[Interval]) -> str:
     for number, each in enumerate(rows):
         y = 4 + row * (number + 0.5)
         parts.append(text(left - 10, y + 4, _short(each.label, 30), "label", "end"))
-        told = f"{each.label}: {each.mean:+.2f}"
+        tooltip = f"{each.label}: {each.mean:+.2f}"
         if each.low is not None and each.high is not None:
-            told += f", {each.low:+.2f} to {each.high:+.2f}"
+            tooltip += f", {each.low:+.2f} to {each.high:+.2f}"
             parts.append(f'<line x1="{x(each.low):.1f}" x2="{x(each.high):.1f}" y1="{y}" y2="{y}" class="whisker"/>')
-        tip = f"<title>{escape(told)}</title>"
+        tip = f"<title>{escape(tooltip)}</title>"
         parts.append(f'<circle cx="{x(each.mean):.1f}" cy="{y}" r="4.5" class="dot">{tip}</circle>')
     return svg(width, height, title, parts)
 
 
 def bars(title: str, names: Sequence[str], values: Sequence[float]) -> str:
-    """A bar for each class, to the right above zero and to the left below."""
+    """Horizontal bars around zero."""
     row, left, width = 18, 110, 380
     height = row * len(names) + 26
     most = max([abs(value) for value in values] + [1e-9])
@@ -166,21 +178,21 @@ def bars(title: str, names: Sequence[str], values: Sequence[float]) -> str:
         parts.append(f'<rect x="{start:.1f}" y="{y}" width="{end - start:.1f}" height="{row - 5}" class="{kind}"/>')
         place, anchor = (end + 4, "start") if value >= 0 else (start - 4, "end")
         parts.append(text(place, y + 11, f"{value:+.1f}", "tick", anchor))
-    parts.append(text(middle, height - 6, "points of top-1"))
+    parts.append(text(middle, height - 6, "percentage points"))
     return svg(width, height, title, parts)
 
 
 def heat(
     title: str, values: Float[Tensor, "rows columns"], names: Sequence[str], *, most: float, percent: bool = False
 ) -> str:
-    """A matrix as shades: one colour above zero, another below, none at zero.
+    """A matrix as shades: one colour above zero, another below.
 
     Args:
-        title: What it is, for those who do not see it.
-        values: The matrix, rows from the top.
-        names: Of rows and columns.
-        most: The absolute value of the strongest shade.
-        percent: Whether cells are written as percentages.
+        title: Text alternative.
+        values: The matrix.
+        names: Names of rows and columns.
+        most: Absolute value of the strongest shade.
+        percent: Whether to write cells as percentages.
     """
     count = len(names)
     side, left, top = 340.0, 96, 8
@@ -219,14 +231,14 @@ def heat(
 def scatter(
     title: str, points: Float[Tensor, "n 2"], labels: Int64[Tensor, " n"], shown: Sequence[int], names: Sequence[str]
 ) -> str:
-    """Points in their classes' colours.
+    """A scatter plot with a colour for each class.
 
     Args:
-        title: What it is, for those who do not see it.
-        points: In any unit, the same in both directions.
-        labels: Their class numbers.
-        shown: The classes that are shown.
-        names: Of all classes.
+        title: Text alternative.
+        points: Coordinates, with the same unit in both directions.
+        labels: Class numbers.
+        shown: The classes to show.
+        names: Names of all classes.
     """
     width, height = 380, 320
     low, high = points.amin(0), points.amax(0)
@@ -253,12 +265,12 @@ def scatter(
 
 
 def legend(names: Sequence[str], *, points: bool = False, only: Collection[str] | None = None) -> str:
-    """What the colours mean.
+    """A legend.
 
     Args:
-        names: In the colours' order.
-        points: Whether they are of points, not of lines.
-        only: Those that are shown; None for all.
+        names: Names in the order of their colours.
+        points: Whether the colours are of points instead of lines.
+        only: Names to show; None for all.
     """
     entries = []
     for number, name in enumerate(names):
@@ -280,17 +292,17 @@ def _places(count: int) -> Iterator[tuple[int, int]]:
     return ((i, j) for i in range(count) for j in range(count))
 
 
-def grid(y: float | int, left: float | int, right: float | int, told: str) -> str:
-    """A horizontal line of the grid, with its value."""
+def grid(y: float | int, left: float | int, right: float | int, label: str) -> str:
+    """A horizontal grid line with its value."""
     return (
         f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
-        f"{text(left - 6, y + 4, told, anchor='end')}"
+        f"{text(left - 6, y + 4, label, anchor='end')}"
     )
 
 
-def text(x: float | int, y: float | int, told: str, kind: str = "tick", anchor: str = "middle") -> str:
-    """A word at a place; it is escaped already."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{told}</text>'
+def text(x: float | int, y: float | int, label: str, kind: str = "tick", anchor: str = "middle") -> str:
+    """Text at a position; it must be escaped."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{label}</text>'
 
 
 def _number(value: float) -> str:
@@ -306,7 +318,7 @@ def _short(text: str, most: int) -> str:
 
 
 def svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
-    """A picture of its parts."""
+    """An SVG element."""
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
         f'aria-label="{escape(title, quote=True)}">{"".join(parts)}</svg>'
@@ -314,7 +326,7 @@ def svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
 
 
 def _png(shades: Tensor) -> str:
-    """Shades from -1 to 1 as a picture, blue above zero and red below, transparent at zero."""
+    """Shades from -1 to 1 as a PNG, blue above zero and red below, transparent at zero."""
     from PIL import Image
 
     up, down = torch.tensor([31, 111, 180]), torch.tensor([200, 80, 30])

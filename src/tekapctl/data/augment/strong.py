@@ -1,7 +1,7 @@
-"""Strong augmentation: two random changes and a cut-out, as methods that compare two views of an image use it.
+"""Strong augmentation for methods that compare two views of an image: two random operations and Cutout.
 
-Sohn et al., "FixMatch", NeurIPS 2020, appendix D: RandAugment with magnitudes drawn anew. Images of a batch that draw
-the same change share its magnitude, so that each change is one call for all of them, on their device.
+Sohn et al., "FixMatch", NeurIPS 2020, appendix D: RandAugment with random magnitudes. Images of a batch that draw
+the same operation share its magnitude, so each operation is one call on the device.
 """
 
 import math
@@ -10,71 +10,71 @@ from collections.abc import Callable
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from torchvision.transforms.v2 import functional as change
+from torchvision.transforms.v2 import functional as tv
 
 from tekapctl.errors import UsageError
 
 _COUNT = 2
 _LARGEST_CUT = 0.5
-"""Largest side of the cut-out, in sides of the image."""
+"""Largest side length of the cutout, relative to the image."""
 _GREY = (125, 123, 114)
-"""What is left where the image is cut."""
+"""Colour of the cutout."""
 
 
 def _shear(images: Tensor, x: float, y: float) -> Tensor:
     degrees = [math.degrees(math.atan(x)), math.degrees(math.atan(y))]
-    return change.affine(images, angle=0.0, translate=[0, 0], scale=1.0, shear=degrees, center=[0.0, 0.0])
+    return tv.affine(images, angle=0.0, translate=[0, 0], scale=1.0, shear=degrees, center=[0.0, 0.0])
 
 
 def _translate(images: Tensor, x: float, y: float) -> Tensor:
     pixels = [round(x * images.shape[3]), round(y * images.shape[2])]
-    return change.affine(images, angle=0.0, translate=pixels, scale=1.0, shear=[0.0, 0.0])
+    return tv.affine(images, angle=0.0, translate=pixels, scale=1.0, shear=[0.0, 0.0])
 
 
-CHANGES: tuple[tuple[Callable[[Tensor, float], Tensor], float, float], ...] = (
+OPERATIONS: tuple[tuple[Callable[[Tensor, float], Tensor], float, float], ...] = (
     (lambda images, _: images, 0.0, 1.0),
-    (lambda images, _: change.autocontrast(images), 0.0, 1.0),
-    (lambda images, _: change.equalize(images), 0.0, 1.0),
-    (change.adjust_brightness, 0.05, 0.95),
-    (change.adjust_saturation, 0.05, 0.95),
-    (change.adjust_contrast, 0.05, 0.95),
-    (change.adjust_sharpness, 0.05, 0.95),
-    (lambda images, bits: change.posterize(images, int(bits)), 4.0, 8.0),
-    (lambda images, threshold: change.solarize(images, int(threshold)), 0.0, 255.0),
-    (change.rotate, -30.0, 30.0),
-    (lambda images, share: _shear(images, share, 0.0), -0.3, 0.3),
-    (lambda images, share: _shear(images, 0.0, share), -0.3, 0.3),
-    (lambda images, share: _translate(images, share, 0.0), -0.3, 0.3),
-    (lambda images, share: _translate(images, 0.0, share), -0.3, 0.3),
+    (lambda images, _: tv.autocontrast(images), 0.0, 1.0),
+    (lambda images, _: tv.equalize(images), 0.0, 1.0),
+    (tv.adjust_brightness, 0.05, 0.95),
+    (tv.adjust_saturation, 0.05, 0.95),
+    (tv.adjust_contrast, 0.05, 0.95),
+    (tv.adjust_sharpness, 0.05, 0.95),
+    (lambda images, bits: tv.posterize(images, int(bits)), 4.0, 8.0),
+    (lambda images, threshold: tv.solarize(images, int(threshold)), 0.0, 255.0),
+    (tv.rotate, -30.0, 30.0),
+    (lambda images, x: _shear(images, x, 0.0), -0.3, 0.3),
+    (lambda images, y: _shear(images, 0.0, y), -0.3, 0.3),
+    (lambda images, x: _translate(images, x, 0.0), -0.3, 0.3),
+    (lambda images, y: _translate(images, 0.0, y), -0.3, 0.3),
 )
-"""What may be done to images, with the range of its magnitude."""
+"""Operations, with the ranges of their magnitudes."""
 
 
-def strengthen(
+def augment_strongly(
     images: UInt8[Tensor, "batch c h w"], source: torch.Generator, *, first: int = 0, of: int | None = None
 ) -> UInt8[Tensor, "batch c h w"]:
-    """Images changed strongly.
+    """Augment images strongly.
 
     Args:
-        images: Grey or coloured.
-        source: A generator of the CPU, wherever the images are.
-        first: The first image's place in a batch of which these are a part.
-        of: Images of that batch; None if these are all.
+        images: With one or three channels.
+        source: A CPU generator, wherever the images are.
+        first: Index of the first image in the batch, if these are only a part of it.
+        of: Size of that batch. Default: these are all of it.
 
     Raises:
-        UsageError: The images have neither one channel nor three.
+        UsageError: The images have neither one nor three channels.
     """
     if images.shape[1] not in (1, 3):
         raise UsageError(
-            f"Strong augmentation is for images of one channel or three, and these have {images.shape[1]}.",
-            "Choose a method that needs no strongly augmented view.",
+            f"Strong augmentation needs images with one or three channels; these have {images.shape[1]}.",
+            "Choose a method that does not use a strongly augmented view.",
         )
     count, rows = of or len(images), slice(first, first + len(images))
     for _ in range(_COUNT):
-        drawn = torch.randint(len(CHANGES), (count,), generator=source)[rows]
-        magnitudes = torch.rand(len(CHANGES), generator=source).tolist()
+        drawn = torch.randint(len(OPERATIONS), (count,), generator=source)[rows]
+        magnitudes = torch.rand(len(OPERATIONS), generator=source).tolist()
         changed = images.clone()
-        for number, (apply, low, high) in enumerate(CHANGES):
+        for number, (apply, low, high) in enumerate(OPERATIONS):
             chosen = (drawn == number).nonzero().flatten().to(images.device, non_blocking=True)
             if len(chosen):
                 changed[chosen] = apply(images[chosen], low + (high - low) * magnitudes[number])

@@ -3,33 +3,33 @@
 import io
 import pickle
 import pickletools
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
-from tekapctl.data.fetching import count_images, fetch_whole
+from tekapctl.data.fetching import PublishedFile
 from tekapctl.data.image_set import ImageSet, Splits
-from tekapctl.data.spec import DATASETS, DataSpec, Shape, check_md5, find_folder
+from tekapctl.data.spec import DATASETS, DataSpec, Shape, find_folder
 from tekapctl.errors import UsageError
 from tekapctl.store.archive import members
-from tekapctl.store.download import Report, download, file_in, published, silent
 
-MOST_ARCHIVE = 512 * 2**20
-MOST_FILE = 256 * 2**20
-MOST_OPCODES = 2_000_000
+MAX_ARCHIVE = 512 * 2**20
+MAX_FILE = 256 * 2**20
+MAX_OPCODES = 2_000_000
 
 
 class CIFAR(DataSpec):
-    """What both sets have in common."""
+    """The two CIFAR data sets."""
 
     padding: int = 4
     flip: bool = True
 
     inner: ClassVar[str]
-    """Folder of the files in the published archive."""
+    """Folder in the published archive that holds the files."""
+    archive: ClassVar[str]
     train_files: ClassVar[tuple[str, ...]]
     test_file: ClassVar[str]
     meta_file: ClassVar[str]
@@ -39,11 +39,11 @@ class CIFAR(DataSpec):
     std: ClassVar[tuple[float, ...]]
 
     def load(self, downloads: Path, *, offline: bool = False) -> Splits:
-        """Both sets."""
+        """Load both sets from the archive or from its unpacked files."""
         needed = [*self.train_files, self.test_file, self.meta_file]
-        folder = find_folder(self, downloads, [*needed, f"{self.inner}.tar.gz"], self.inner)
-        if not (folder / self.train_files[0]).is_file() and (folder / f"{self.inner}.tar.gz").is_file():
-            content = _from_archive(folder / f"{self.inner}.tar.gz", self.inner, needed)
+        folder = find_folder(self, downloads, [*needed, self.archive], self.inner)
+        if not (folder / self.train_files[0]).is_file() and (folder / self.archive).is_file():
+            content = _from_archive(folder / self.archive, self.inner, needed)
         else:
             content = {name: _from_folder(folder, name) for name in needed}
         try:
@@ -51,7 +51,7 @@ class CIFAR(DataSpec):
             train = [content[name] for name in self.train_files]
             return Splits(self._part(train, classes), self._part([content[self.test_file]], classes))
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-            raise UsageError(f"The files in {folder} are damaged: {error}.", "Fetch them anew.") from None
+            raise UsageError(f"The files in {folder} are damaged: {error}.", "Fetch them again.") from None
 
     def _part(self, batches: list[dict[str, Any]], classes: tuple[str, ...]) -> ImageSet:
         pixels = np.concatenate([_pixels(batch["data"]) for batch in batches])
@@ -59,27 +59,12 @@ class CIFAR(DataSpec):
         images = torch.from_numpy(pixels.reshape(-1, 3, 32, 32))
         return ImageSet(images, torch.from_numpy(labels), classes, self.mean, self.std)
 
-    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
-        """Download the archive; one from a source of the user's own needs no known checksum."""
+    def published_files(self) -> Sequence[PublishedFile]:
+        """The archive."""
         from torchvision import datasets
 
         known = getattr(datasets, self.name.upper())
-        sources = [file_in(source, known.filename, ".tar.gz")] if source else published(known.url)
-        name = f"{self.inner}.tar.gz"
-
-        def fill(folder: Path, parts: Path) -> None:
-            with download(sources, parts, name, most_bytes=MOST_ARCHIVE, report=report) as file:
-                if source is None:
-                    check_md5(file.path, known.tgz_md5)
-                file.place(folder / name)
-
-        return fetch_whole(
-            downloads / self.name,
-            fill,
-            partial(count_images, self),
-            anew=force or source is not None,
-            published={name: known.tgz_md5},
-        )
+        return [PublishedFile(self.archive, [known.url], MAX_ARCHIVE, known.tgz_md5)]
 
 
 @DATASETS.register("cifar10")
@@ -88,6 +73,7 @@ class CIFAR10(CIFAR):
 
     name: Literal["cifar10"] = "cifar10"
     inner: ClassVar[str] = "cifar-10-batches-py"
+    archive: ClassVar[str] = "cifar-10-python.tar.gz"
     train_files: ClassVar[tuple[str, ...]] = tuple(f"data_batch_{number}" for number in range(1, 6))
     test_file: ClassVar[str] = "test_batch"
     meta_file: ClassVar[str] = "batches.meta"
@@ -107,6 +93,7 @@ class CIFAR100(CIFAR):
 
     name: Literal["cifar100"] = "cifar100"
     inner: ClassVar[str] = "cifar-100-python"
+    archive: ClassVar[str] = "cifar-100-python.tar.gz"
     train_files: ClassVar[tuple[str, ...]] = ("train",)
     test_file: ClassVar[str] = "test"
     meta_file: ClassVar[str] = "meta"
@@ -122,50 +109,50 @@ class CIFAR100(CIFAR):
 
 def _pixels(found: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
     if not isinstance(found, np.ndarray) or found.dtype != np.uint8:
-        raise ValueError("its pixels are no array of bytes")
+        raise ValueError("its pixels are not an array of bytes")
     return found
 
 
 def _labels(found: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
     is_flat = found.ndim == 1 if isinstance(found, np.ndarray) else all(isinstance(value, int) for value in found)
     if not is_flat:
-        raise ValueError("its labels are no list of numbers")
+        raise ValueError("its labels are not a list of numbers")
     return np.asarray(found, dtype=np.int64)
 
 
 def _names(found: Any) -> tuple[str, ...]:
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise ValueError("its names of classes are no list of words")
+        raise ValueError("its class names are not a list of strings")
     return tuple(found)
 
 
 def _check_pickle(content: bytes) -> None:
-    """Refuse pickles that take more memory than their bytes."""
+    """Refuse pickles that need far more memory than their size."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-        if count > MOST_OPCODES:
-            raise pickle.UnpicklingError("it has far more parts than it should have")
-        # The reader's memo gets as long as its greatest place.
+        if count > MAX_OPCODES:
+            raise pickle.UnpicklingError("it has too many opcodes")
+        # The unpickler's memo is as long as its largest index.
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > count + 1:
             raise pickle.UnpicklingError("its memo has gaps")
 
 
 class _Type:
-    """A type of numbers in a pickle."""
+    """A dtype in a pickle."""
 
     _KNOWN: ClassVar[dict[str, str]] = {"u1": "u1", "i4": "<i4", "i8": "<i8"}
 
     def __init__(self, name: object) -> None:
         if not isinstance(name, str) or name not in self._KNOWN:
-            raise pickle.UnpicklingError("its arrays are not of bytes or numbers")
+            raise pickle.UnpicklingError("an array has an unexpected dtype")
         self.plain = np.dtype(self._KNOWN[name])
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         if state[1] not in ("<", "|"):
-            raise pickle.UnpicklingError("its arrays have another order of bytes")
+            raise pickle.UnpicklingError("an array has an unexpected byte order")
 
 
 class _Array:
-    """An array in a pickle, made of the bytes that are there and of no shape that is only claimed."""
+    """An array in a pickle, built from the bytes that are there rather than from the shape that is claimed."""
 
     plain: np.ndarray[Any, Any]
 
@@ -175,16 +162,16 @@ class _Array:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, in_columns, content = state
         if not isinstance(kind, _Type):
-            raise pickle.UnpicklingError("an array is not made as arrays are")
+            raise pickle.UnpicklingError("an array is malformed")
         if isinstance(content, str):
             content = self._reader.encode(content)
         self.plain = np.frombuffer(content, kind.plain).reshape(shape, order="F" if in_columns else "C")
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads what the published files hold, plain values and arrays, and refuses everything else.
+    """Reads plain values and arrays, which is all that the published files hold, and refuses everything else.
 
-    Nothing of NumPy's is given to the pickle, which could make arrays of any size with it.
+    The pickle gets no function of NumPy, with which it could make arrays of any size.
     """
 
     _MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
@@ -198,14 +185,14 @@ class _ArraysOnly(pickle.Unpickler):
         if (module, name) == ("_codecs", "encode"):
             return lambda text, *_: self.encode(text)
         if module not in self._MODULES or name not in known:
-            raise pickle.UnpicklingError(f"it wants to run {module}.{name}")
+            raise pickle.UnpicklingError(f"it would run {module}.{name}")
         return known[name]
 
     def encode(self, text: str) -> bytes:
-        """A text as the bytes that it stands for; all together there are not more than the file has."""
+        """The bytes of a latin-1 text; together they may not exceed the size of the file."""
         self._left -= len(text)
         if self._left < 0:
-            raise pickle.UnpicklingError("it unpacks to more than it has")
+            raise pickle.UnpicklingError("it unpacks to more than its size")
         return text.encode("latin1")
 
 
@@ -213,10 +200,10 @@ def _unpickle(content: bytes, where: str) -> dict[str, Any]:
     try:
         _check_pickle(content)
         found = _ArraysOnly(content).load()
-    except Exception as error:  # whatever the reader of hostile bytes trips over, the file is to blame
-        raise UsageError(f"The file {where} is damaged: {error}.", "Fetch it anew.") from None
+    except Exception as error:  # hostile bytes can raise anything
+        raise UsageError(f"The file {where} is damaged: {error}.", "Fetch it again.") from None
     if not isinstance(found, dict):
-        raise UsageError(f"The file {where} is damaged: it holds no table.", "Fetch it anew.")
+        raise UsageError(f"The file {where} is damaged: it holds no dictionary.", "Fetch it again.")
     return {key: getattr(value, "plain", value) for key, value in found.items()}
 
 
@@ -224,21 +211,21 @@ def _from_folder(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     if not path.is_file():
         raise UsageError(f"The file {name} is missing in {folder}.", "Add it, or fetch the data set.")
-    if path.stat().st_size > MOST_FILE:
-        raise UsageError(f"The file {path} is far larger than it should be.", "Fetch it anew.")
+    if path.stat().st_size > MAX_FILE:
+        raise UsageError(f"The file {path} is larger than expected.", "Fetch it again.")
     return _unpickle(path.read_bytes(), str(path))
 
 
 def _from_archive(archive: Path, inner: str, names: list[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for member in members(archive, most_bytes=MOST_ARCHIVE):
+    for member in members(archive, max_bytes=MAX_ARCHIVE):
         name = member.path.name
         if member.path.parent != PurePosixPath(inner) or name not in names or name in found:
             continue
-        if member.size > MOST_FILE:
-            raise UsageError(f"{member.path} in {archive} is far larger than it should be.", "Use another archive.")
+        if member.size > MAX_FILE:
+            raise UsageError(f"{member.path} in {archive} is larger than expected.", "Use another archive.")
         found[name] = _unpickle(member.read(), f"{archive}:{member.path}")
     missing = [name for name in names if name not in found]
     if missing:
-        raise UsageError(f"The archive {archive} has no {', '.join(missing)}.", "Fetch it anew with --force.")
+        raise UsageError(f"The archive {archive} has no {', '.join(missing)}.", "Fetch it again with --force.")
     return found

@@ -1,8 +1,8 @@
-"""The UCI optical digits, in the package: 1,797 images of 8x8 pixels."""
+"""The UCI optical digits, included in the package: 1,797 images of 8x8 pixels."""
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,9 +15,10 @@ TEST_IMAGES = 500
 
 @DATASETS.register("digits")
 class Digits(DataSpec):
-    """Handwritten digits; flips would make other signs of them, so there are none."""
+    """Handwritten digits, which are never flipped."""
 
     name: Literal["digits"] = "digits"
+    is_included: ClassVar[bool] = True
     padding: int = 1
     flip: bool = False
 
@@ -26,7 +27,7 @@ class Digits(DataSpec):
         return Shape(1797 - TEST_IMAGES, TEST_IMAGES, 10, 1, 8, 8)
 
     def load(self, downloads: Path, *, offline: bool = False) -> Splits:
-        """Both sets, split by a fixed seed."""
+        """Load both sets, split by a fixed seed."""
         with files("tekapctl.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
             # Pixels are counts from 0 to 16.
             images = torch.from_numpy((arrays["images"].astype(np.float32) * 255 / 16).round().astype(np.uint8))
@@ -34,10 +35,10 @@ class Digits(DataSpec):
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
         train, test = order[TEST_IMAGES:], order[:TEST_IMAGES]
         pixels = images[train].float() / 255
-        mean, deviation = (float(pixels.mean()),), (float(pixels.std()),)
+        mean, std = (float(pixels.mean()),), (float(pixels.std()),)
         classes = tuple(str(digit) for digit in range(10))
 
         def part(chosen: torch.Tensor) -> ImageSet:
-            return ImageSet(images[chosen].unsqueeze(1), labels[chosen], classes, mean, deviation)
+            return ImageSet(images[chosen].unsqueeze(1), labels[chosen], classes, mean, std)
 
         return Splits(part(train), part(test))

@@ -1,21 +1,20 @@
-"""Fashion-MNIST: 70,000 grey images of clothes, 28x28 pixels (Xiao, Rasul and Vollgraf, 2017)."""
+"""Fashion-MNIST: 70,000 grayscale images of clothes, 28x28 pixels (Xiao, Rasul and Vollgraf, 2017)."""
 
 import gzip
 import math
 import struct
 import sys
 import zlib
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from tekapctl.data.fetching import count_images, fetch_whole
+from tekapctl.data.fetching import PublishedFile
 from tekapctl.data.image_set import ImageSet, Splits
-from tekapctl.data.spec import DATASETS, DataSpec, Shape, check_md5, find_folder
+from tekapctl.data.spec import DATASETS, DataSpec, Shape, find_folder
 from tekapctl.errors import UsageError
-from tekapctl.store.download import Report, download, file_in, published, silent
 
 CLASSES = (
     "T-shirt/top",
@@ -30,16 +29,16 @@ CLASSES = (
     "ankle boot",
 )
 FILES = tuple(f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
-MOST_BYTES = 64 * 2**20
-MOST_PIXELS = 64 * 2**20
-_MOST_LABELS = 2**20
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 64 * 2**20
+_MAX_LABELS = 2**20
 _BYTES = 8
 """The IDX format's number for unsigned bytes."""
 
 
 @DATASETS.register("fashion-mnist")
 class FashionMNIST(DataSpec):
-    """Found in `folder`, among the fetched data sets, or where Debian's package `dataset-fashion-mnist` puts it."""
+    """Read from `folder`, from the fetched data sets, or from Debian's package `dataset-fashion-mnist`."""
 
     name: Literal["fashion-mnist"] = "fashion-mnist"
     padding: int = 4
@@ -50,7 +49,7 @@ class FashionMNIST(DataSpec):
         return Shape(60_000, 10_000, 10, 1, 28, 28)
 
     def load(self, downloads: Path, *, offline: bool = False) -> Splits:
-        """Both sets."""
+        """Load both sets."""
         system = [
             Path(root) / "share/datasets/fashion-mnist" for root in dict.fromkeys([sys.prefix, "/usr/local", "/usr"])
         ]
@@ -59,35 +58,25 @@ class FashionMNIST(DataSpec):
 
         def part(images: torch.Tensor, labels: torch.Tensor) -> ImageSet:
             if images.dim() != 3 or labels.dim() != 1:
-                raise UsageError(f"The files in {folder} are damaged: no images with labels.", "Fetch them anew.")
+                raise UsageError(
+                    f"The files in {folder} are damaged: they hold no images with labels.", "Fetch them again."
+                )
             return ImageSet(images.unsqueeze(1), labels.long(), CLASSES, (0.2860,), (0.3530,))
 
         return Splits(part(train_images, train_labels), part(test_images, test_labels))
 
-    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
-        """Download the four files; those from a source of the user's own need no known checksum."""
+    def published_files(self) -> Sequence[PublishedFile]:
+        """Images and labels of both sets."""
         from torchvision.datasets import FashionMNIST as Published
 
-        def fill(folder: Path, parts: Path) -> None:
-            for name, md5 in Published.resources:
-                addresses = [f"{base.rstrip('/')}/{name}" for base in Published.mirrors]
-                sources = [file_in(source, name)] if source else published(*addresses)
-                with download(sources, parts, name, most_bytes=MOST_BYTES, report=report) as file:
-                    if source is None:
-                        check_md5(file.path, md5)
-                    file.place(folder / name)
-
-        return fetch_whole(
-            downloads / self.name,
-            fill,
-            partial(count_images, self),
-            anew=force or source is not None,
-            published=dict(Published.resources),
-        )
+        return [
+            PublishedFile(name, [f"{base.rstrip('/')}/{name}" for base in Published.mirrors], MAX_BYTES, md5)
+            for name, md5 in Published.resources
+        ]
 
 
 def _read(folder: Path, name: str) -> torch.Tensor:
-    """The images or labels of a file in the IDX format, packed or not."""
+    """Read the images or labels of an IDX file, which may be compressed."""
     plain, packed = folder / name, folder / f"{name}.gz"
     path = plain if plain.is_file() else packed
     if not path.is_file():
@@ -98,11 +87,11 @@ def _read(folder: Path, name: str) -> torch.Tensor:
             shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
             if zeros or kind != _BYTES or not 1 <= dimensions <= 3 or 0 in shape:
                 raise ValueError
-            if math.prod(shape) > (MOST_PIXELS if dimensions > 1 else _MOST_LABELS):
-                raise UsageError(f"{path} is far larger than it should be.", "Fetch it anew.")
+            if math.prod(shape) > (MAX_PIXELS if dimensions > 1 else _MAX_LABELS):
+                raise UsageError(f"{path} is larger than expected.", "Fetch it again.")
             content = bytearray(file.read(math.prod(shape) + 1))
             if len(content) != math.prod(shape):
                 raise ValueError
     except (OSError, EOFError, zlib.error, ValueError, struct.error):
-        raise UsageError(f"The file {path} is damaged.", "Fetch it anew with `tekapctl fetch --force`.") from None
+        raise UsageError(f"The file {path} is damaged.", "Fetch it again with `tekapctl fetch --force`.") from None
     return torch.frombuffer(content, dtype=torch.uint8).view(shape)

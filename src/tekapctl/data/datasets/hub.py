@@ -1,136 +1,158 @@
-"""Data sets of the Hugging Face hub, brought into a folder of images once and used as any such folder is.
+"""Data sets of the Hugging Face hub: their images are copied once into class folders and then used like any folder.
 
-So they stream and are checked as all others, and runs on them are resumed to the bit; the hub's own streams would be
-shuffled by a state of their own.
+So they are streamed and checked like any other image files, and runs on them resume bit for bit; the hub's own
+streaming shuffles with a state of its own.
 """
 
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
+from pydantic import Field, field_validator, model_validator
 
-from tekapctl.data.fetching import fetch_whole
+from tekapctl.data.datasets.folder import ClassFolders
+from tekapctl.data.fetching import replace_folder
 from tekapctl.data.files.decoding import SUFFIXES
-from tekapctl.data.files.folders import count, few, images_under
-from tekapctl.data.spec import FROM_THE_HUB
+from tekapctl.data.files.listing import Listing, count, few, images_under
+from tekapctl.data.spec import DATASETS
 from tekapctl.errors import TekapctlError, UsageError, require
-from tekapctl.store.download import local_path
+from tekapctl.store.download import local_path, silent
+from tekapctl.store.http import Report
 
-_REFERENCE = re.compile(r"hf:(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<config>[\w.-]+))?(?::(?P<label>[\w.-]+))?")
+_REPOSITORY = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<config>[\w.-]+))?(?::(?P<label>[\w.-]+))?")
 _TESTED = ("test", "validation", "valid", "val", "dev")
 _LABELS = ("label", "labels", "class", "category", "target", "cls")
-"""Names under which sets keep classes as plain numbers or words; `cls` is WebDataset's."""
+"""Names of columns that hold classes as plain numbers or words; `cls` is WebDataset's."""
 
 
-@dataclass(frozen=True)
-class HubSet:
-    """A data set of the hub.
+@DATASETS.register("hf")
+class HubImages(ClassFolders):
+    """A data set of the Hugging Face hub."""
 
-    Attributes:
-        repo: Its repository, `NAME` or `ORGANISATION/NAME`.
-        config: Its configuration; the default one if None.
-        label: The column that holds the classes; the only one that can if None.
-    """
+    name: Literal["hf"] = "hf"
+    repository: str | None = Field(
+        None, max_length=400, description="A data set of the Hugging Face hub: ORGANISATION/NAME[@CONFIG][:COLUMN]."
+    )
 
-    repo: str
-    config: str | None = None
-    label: str | None = None
-
+    @field_validator("repository")
     @classmethod
-    def parse(cls, reference: str) -> "HubSet":
-        """The data set that `hf:REPOSITORY[@CONFIG][:LABEL]` means.
-
-        Raises:
-            UsageError: It is written otherwise.
-        """
-        found = _REFERENCE.fullmatch(reference)
-        if found is None or ".." in reference:
-            raise UsageError(
-                f"{reference!r} names no data set of the hub.",
-                "Write hf:ORGANISATION/NAME, with @CONFIG behind it if there are several, and :COLUMN of the classes.",
+    def _check_repository(cls, repository: str | None) -> str | None:
+        if repository is not None and (".." in repository or not _REPOSITORY.fullmatch(repository)):
+            raise ValueError(
+                "it names no data set of the hub; write hf:ORGANISATION/NAME, followed by @CONFIG if it "
+                "has several configurations and by :COLUMN if it has several columns of classes"
             )
-        return cls(**found.groupdict())
+        return repository
+
+    @model_validator(mode="after")
+    def _check_folder(self) -> "HubImages":
+        if self.folder is not None:
+            raise ValueError("a data set of the hub has no folder of yours; use folder:PATH instead")
+        return self
 
     @property
-    def reference(self) -> str:
+    def described(self) -> str:
         """How it is written."""
-        config, label = (f"{sign}{name}" if name else "" for sign, name in (("@", self.config), (":", self.label)))
-        return f"{FROM_THE_HUB}{self.repo}{config}{label}"
+        return f"hf:{self.repository}"
 
-    def folder(self, downloads: Path) -> Path:
-        """Where it is once it was fetched."""
-        parts = ("hf", self.repo.replace("/", "--"), self.config and f"@{self.config}", self.label and f"+{self.label}")
+    @property
+    def _parts(self) -> tuple[str, str | None, str | None]:
+        """Repository, configuration and column of the classes."""
+        found = _REPOSITORY.fullmatch(self.repository or "")
+        if found is None:
+            raise UsageError("The data set hf needs a repository.", "Write it as hf:ORGANISATION/NAME.")
+        return found["repo"], found["config"], found["label"]
+
+    def location(self, downloads: Path) -> Path:
+        """The folder into which it is fetched."""
+        repo, config, label = self._parts
+        parts = ("hf", repo.replace("/", "--"), config and f"@{config}", label and f"+{label}")
         return downloads / "--".join(part for part in parts if part)
 
-    def fetched(self, downloads: Path) -> Path:
-        """Its folder.
+    def listing(self, downloads: Path) -> Listing:
+        """The fetched files.
 
         Raises:
-            UsageError: It was not fetched.
+            UsageError: It has not been fetched.
         """
-        folder = self.folder(downloads)
+        folder = self.location(downloads)
         if not folder.is_dir():
             raise UsageError(
-                f"The data set {self.reference} is not here yet.", f"Get it with `tekapctl fetch {self.reference}`."
+                f"The data set {self.described} has not been fetched yet.",
+                f"Get it with `tekapctl fetch {self.described}`.",
             )
-        return folder
+        return self.listing_of(folder)
 
-    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None) -> str:
-        """Bring its images into a folder, as they are: train/CLASS, and test/CLASS where it has a labelled test set.
+    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
+        """Copy its images, unchanged, into train/CLASS, and into test/CLASS if it has a labelled test set.
 
         Args:
-            downloads: Where data sets are.
-            force: Although it is there.
+            downloads: Where data sets are kept.
+            force: Fetch it again even if it is there.
             source: A folder in any layout that the library `datasets` reads (Parquet, Arrow, WebDataset) to take it
-                from; the hub if None.
+                from. Default: the hub.
+            report: Not used; the library shows its own progress.
 
         Raises:
             UsageError: It has no images with classes, or the library is not installed.
-            TekapctlError: It could not be had.
+            TekapctlError: It could not be downloaded.
         """
-        folder = self.folder(downloads)
+        return replace_folder(
+            self.location(downloads),
+            lambda new, _: self._write(self._load(source), new),
+            self.check,
+            force=force or source is not None,
+        )
 
-        def fill(new: Path, _: Path) -> None:
-            self._write(self._load(source), new)
+    def check(self, folder: Path) -> str:
+        """Count the images of a fetched set.
 
-        return fetch_whole(folder, fill, _described, anew=force or source is not None)
+        Raises:
+            UsageError: There are not at least two class folders.
+        """
+        found = images_under(folder)
+        names = [path.relative_to(folder).parts for path in found]
+        classes = {parts[1] for parts in names if parts[0] == "train" and len(parts) > 2}
+        if len(classes) < 2:
+            raise UsageError(f"{folder / 'train'} has {count(classes, 'class folder')}.", "Use another data set.")
+        return count(found, "image")
 
     def _load(self, source: str | None) -> Any:
-        place = self.repo if source is None else str(self._local(source))
+        repo, config, _ = self._parts
+        place = repo if source is None else str(self._local(source))
         datasets = require("hf", "datasets")
         try:
-            return datasets.load_dataset(place, self.config)
+            return datasets.load_dataset(place, config)
         except UsageError:
             raise
-        except Exception as error:  # what it reads from afar may raise anything
+        except Exception as error:  # reading downloaded files may raise anything
             why = next(iter(str(error).splitlines()), type(error).__name__)
             raise TekapctlError(
-                f"{self.reference} could not be had: {why.rstrip('.')}.",
-                "Look at its name, its @CONFIG and the network, or name a folder of its files with --from.",
+                f"{self.described} could not be fetched: {why.rstrip('.')}.",
+                "Check its name, its @CONFIG and the network, or name a folder of its files with --from.",
             ) from None
 
     def _local(self, source: str) -> Path:
-        """The folder that the user named: the library would take anything else for a name on the hub."""
+        """The folder that the user named; the library would look up anything else on the hub."""
         path = local_path(source)
         if path is None or not path.is_dir():
             raise UsageError(
-                f"{self.reference} could not be had: there is no folder {source!r}.",
-                "Name a folder of its files with --from, or leave that out to ask the hub.",
+                f"{self.described} could not be fetched: there is no folder {source!r}.",
+                "Name a folder of its files with --from, or leave --from out to use the hub.",
             )
         return path.resolve()
 
     def _write(self, found: Any, new: Path) -> None:
         if "train" not in found:
-            raise UsageError(f"{self.reference} has no set named train, but {few(found)}.", "Use another data set.")
+            raise UsageError(f"{self.described} has no split named train, only {few(found)}.", "Use another data set.")
         features = found["train"].features
         image, label = self._image_column(features), self._label_column(features)
         classes = _Classes()
         if not _copy(found["train"], image, label, classes, new / "train"):
-            raise UsageError(f"{self.reference} has no images with a class in {label}.", "Name another column.")
+            raise UsageError(f"{self.described} has no images with a class in {label}.", "Name another column.")
         for name in _TESTED:
             # Published test sets may come without classes.
             has_labels = name in found and label in found[name].features
@@ -142,56 +164,45 @@ class HubSet:
         if len(images) > 1:
             images = [name for name in images if name in ("image", "img")]
         if len(images) != 1:
-            raise UsageError(f"{self.reference} has no column of images, but {few(features)}.", "Use another data set.")
+            raise UsageError(f"{self.described} has no image column, only {few(features)}.", "Use another data set.")
         return images[0]
 
     def _label_column(self, features: Any) -> str:
-        if self.label is not None:
-            if self.label not in features:
-                raise UsageError(f"{self.reference} has no column {self.label!r}.", f"It has {', '.join(features)}.")
-            return self.label
+        label = self._parts[2]
+        if label is not None:
+            if label not in features:
+                raise UsageError(f"{self.described} has no column {label!r}.", f"It has {', '.join(features)}.")
+            return label
         labels = [name for name, kind in features.items() if type(kind).__name__ == "ClassLabel"]
         labels = labels or [name for name in features if name in _LABELS]
         if len(labels) != 1:
             what = (
-                f"several columns of classes: {', '.join(labels)}"
-                if labels
-                else "no column of classes that is known as one"
+                f"several class columns: {', '.join(labels)}" if labels else "no column that is known to hold classes"
             )
             raise UsageError(
-                f"{self.reference} has {what}.",
-                f"Name one of {', '.join(labels or features)} behind a colon: {self.reference}:COLUMN.",
+                f"{self.described} has {what}.",
+                f"Append one of {', '.join(labels or features)} after a colon: {self.described}:COLUMN.",
             )
         return labels[0]
 
 
-def _described(folder: Path) -> str:
-    """How many images a fetched set has, for the user; it must be a folder of classes."""
-    found = images_under(folder)
-    names = [path.relative_to(folder).parts for path in found]
-    classes = {parts[1] for parts in names if parts[0] == "train" and len(parts) > 2}
-    if len(classes) < 2:
-        raise UsageError(f"{folder / 'train'} has {count(classes, 'folder')} of classes.", "Use another data set.")
-    return count(found, "image")
-
-
 class _Classes:
-    """The folders of classes."""
+    """Gives each class a folder name."""
 
     def __init__(self) -> None:
         self._owners: dict[str, str] = {}
 
     def folder(self, name: str) -> str:
-        """A class's name as a folder may be called."""
+        """A class's name without characters that folder names cannot have."""
         folder = re.sub(r'[/\\:*?"<>|\0]', "_", name).strip(". ") or "_"
         owner = self._owners.setdefault(folder.casefold(), name)
         if owner != name:
-            raise UsageError(f"The classes {owner!r} and {name!r} need one folder.", "Rename one of them.")
+            raise UsageError(f"The classes {owner!r} and {name!r} need the same folder name.", "Rename one of them.")
         return folder
 
 
 def _copy(rows: Any, image: str, label: str, classes: _Classes, folder: Path) -> int:
-    """Write the images that have a class into folders of their classes; returns how many."""
+    """Write the images that have a class into class folders; returns their number."""
     names = getattr(rows.features[label], "names", None)
     written = 0
     for number, (content, given, value) in enumerate(_contents(rows, image, label)):
@@ -215,7 +226,7 @@ def _contents(rows: Any, image: str, label: str) -> Iterator[tuple[bytes, str, A
 
 
 def _suffix(content: bytes, given: str) -> str:
-    """The suffix of an image's format; a damaged one keeps what it has, and is found out when it is read."""
+    """The suffix of an image's format; damaged images keep their suffix and are reported when they are read."""
     try:
         with Image.open(io.BytesIO(content)) as opened:
             found = f".{str(opened.format).lower()}"

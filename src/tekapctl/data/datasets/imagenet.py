@@ -5,51 +5,53 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from tekapctl.data.files.folders import Deviation, FileImages, Level, Listing, images_under
+from tekapctl.data.files.listing import Listing, images_under
+from tekapctl.data.image_files import ImageFilesSpec, Mean, Std
 from tekapctl.data.spec import DATASETS, Shape
 from tekapctl.errors import UsageError
-from tekapctl.store.download import Report, silent
+from tekapctl.store.download import silent
+from tekapctl.store.http import Report
 
 
 @DATASETS.register("imagenet")
-class ImageNet(FileImages):
-    """A folder that holds train/WNID and val/WNID, as everyone unpacks it; its licence forbids to fetch it for you.
+class ImageNet(ImageFilesSpec):
+    """A folder that holds train/WNID and val/WNID, the usual layout; its licence does not allow automatic downloads.
 
-    Classes are in the order of their ids, which is that of torchvision's and timm's networks.
+    Classes are sorted by WordNet id, as in torchvision and timm.
     """
 
     name: Literal["imagenet"] = "imagenet"
-    agrees: ClassVar[Mapping[str, Any]] = {**FileImages.agrees, "size": 224}
+    from_teacher: ClassVar[Mapping[str, Any]] = {**ImageFilesSpec.from_teacher, "size": 224}
     augmentation: Literal["crop-flip", "resized-crop"] = "resized-crop"
-    mean: tuple[Level, ...] | None = (0.485, 0.456, 0.406)
-    std: tuple[Deviation, ...] | None = (0.229, 0.224, 0.225)
+    mean: tuple[Mean, ...] | None = (0.485, 0.456, 0.406)
+    std: tuple[Std, ...] | None = (0.229, 0.224, 0.225)
 
     def shape(self, downloads: Path) -> Shape:
-        """What its folder holds; the published numbers where there is none yet."""
+        """Counted in its folder if it is set; else the published numbers."""
         return (
             super().shape(downloads)
             if self.folder is not None
-            else Shape(1_281_167, 50_000, 1000, self._channels, self.side, self.side)
+            else Shape(1_281_167, 50_000, 1000, self.image_channels, self.image_size, self.image_size)
         )
 
     def listing(self, downloads: Path) -> Listing:
         """The files in train and val."""
-        folder = downloads / self.name if self.folder is None else Path(self.folder).expanduser().resolve()
+        folder = Path(self.absolute_folder or downloads / self.name)
         if not (folder / "train").is_dir() or not (folder / "val").is_dir():
             raise UsageError(
-                f"{folder} has no folders train and val of ImageNet.",
+                f"{folder} does not hold ImageNet's folders train and val.",
                 "Unpack the archives of image-net.org into train/WNID and val/WNID, and write imagenet:PATH.",
             )
         return _list(folder)
 
     def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
-        """Refused: there is no address to get it from.
+        """Refuse: it cannot be downloaded automatically.
 
         Raises:
             UsageError: Always.
         """
         raise UsageError(
-            "ImageNet has to be had from image-net.org by whoever agreed to its terms.",
+            "ImageNet must be downloaded from image-net.org after agreeing to its terms.",
             "Unpack it into train/WNID and val/WNID, and write --dataset imagenet:PATH.",
         )
 

@@ -1,7 +1,7 @@
-"""Made-up images of any size and number, for tests and benchmarks."""
+"""Random images of any size and number, for tests and benchmarks."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -11,15 +11,16 @@ from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.spec import DATASETS, DataSpec, Shape
 from tekapctl.randomness import generator
 
-MOST_BYTES = 4 * 2**30
+MAX_BYTES = 4 * 2**30
 CPU = torch.device("cpu")
 
 
 @DATASETS.register("synthetic")
 class Synthetic(DataSpec):
-    """Each class is a smooth random picture; its images are that picture under noise."""
+    """Each class is a smooth random picture; its images are that picture with noise."""
 
     name: Literal["synthetic"] = "synthetic"
+    is_included: ClassVar[bool] = True
     padding: int = 4
     flip: bool = True
     samples: int = Field(50_000, ge=1, le=10_000_000, description="Training images.")
@@ -27,22 +28,24 @@ class Synthetic(DataSpec):
     classes: int = Field(100, ge=2, le=1_000_000)
     size: int = Field(32, ge=8, le=4096, description="Height and width in pixels.")
     channels: int = Field(3, ge=1, le=64)
-    noise: float = Field(0.5, ge=0, le=100, description="Deviation of the noise, in deviations of the pictures.")
+    noise: float = Field(
+        0.5, ge=0, le=100, description="Standard deviation of the noise, relative to that of the pictures."
+    )
 
     @model_validator(mode="after")
     def _check_size(self) -> "Synthetic":
-        if (self.samples + self.test_samples) * self.channels * self.size**2 > MOST_BYTES:
-            raise ValueError("a synthetic set is held in memory: ask for less than 4 GiB of pixels")
-        if self.classes * self.channels * self.size**2 * 4 > MOST_BYTES:
-            raise ValueError("the pictures of the classes are held in memory: ask for less than 4 GiB of them")
+        if (self.samples + self.test_samples) * self.channels * self.size**2 > MAX_BYTES:
+            raise ValueError("synthetic images are kept in memory; use less than 4 GiB of pixels")
+        if self.classes * self.channels * self.size**2 * 4 > MAX_BYTES:
+            raise ValueError("class pictures are kept in memory; use less than 4 GiB of them")
         return self
 
     def shape(self, downloads: Path) -> Shape:
-        """As its settings say."""
+        """As set."""
         return Shape(self.samples, self.test_samples, self.classes, self.channels, self.size, self.size)
 
     def load(self, downloads: Path, *, offline: bool = False) -> Splits:
-        """Both sets; equal settings give equal images."""
+        """Generate both sets; equal settings give equal images."""
         coarse = torch.randn(self.classes, self.channels, 4, 4, generator=generator(CPU, 0, "pictures"))
         pictures = F.interpolate(coarse, size=(self.size, self.size), mode="bilinear", align_corners=False)
         # Symmetric pictures keep their class when flipped.

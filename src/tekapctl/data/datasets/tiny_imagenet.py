@@ -1,26 +1,28 @@
 """Tiny ImageNet: 110,000 colour images of 64x64 pixels in 200 classes (Le and Yang, Stanford CS 231N, 2015)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from tekapctl.data.fetching import fetch_whole
-from tekapctl.data.files.folders import FileImages, Listing, few, images_under
+from tekapctl.data.fetching import PublishedFile
+from tekapctl.data.files.listing import Listing, few, images_under
+from tekapctl.data.image_files import ImageFilesSpec
 from tekapctl.data.spec import DATASETS, Shape, find_folder
 from tekapctl.errors import UsageError
-from tekapctl.store.download import Report, download, file_in, published, silent
-from tekapctl.store.legacy_checkpoint import unpack_zip
+from tekapctl.store.archive import unpack_zip
+from tekapctl.store.download import Downloaded
 
 ADDRESS = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 INNER = "tiny-imagenet-200"
-MOST_BYTES = 2**30
-_MOST_TEXT = 64 * 2**20
+MAX_BYTES = 2**30
+_MAX_TEXT = 64 * 2**20
 
 
 @DATASETS.register("tiny-imagenet")
-class TinyImageNet(FileImages):
-    """In its own layout: train/WNID/images, and val/images whose classes are in val/val_annotations.txt.
+class TinyImageNet(ImageFilesSpec):
+    """In the published layout: train/WNID/images, and val/images with classes in val/val_annotations.txt.
 
-    Its published test images have no labels; val is the test set, as everywhere.
+    The published test images have no labels, so val is the test set, as usual.
     """
 
     name: Literal["tiny-imagenet"] = "tiny-imagenet"
@@ -28,10 +30,10 @@ class TinyImageNet(FileImages):
 
     def shape(self, downloads: Path) -> Shape:
         """100,000 training images and 10,000 test images."""
-        return Shape(100_000, 10_000, 200, self._channels, self.side, self.side)
+        return Shape(100_000, 10_000, 200, self.image_channels, self.image_size, self.image_size)
 
     def listing(self, downloads: Path) -> Listing:
-        """The files, with the classes in the order of wnids.txt's sorted lines, named by words.txt."""
+        """The files; classes are sorted by WordNet id and named by words.txt."""
         folder = find_folder(self, downloads, ["wnids.txt"], INNER)
         try:
             ids = sorted(" ".join(_lines(folder / "wnids.txt")).split())
@@ -41,40 +43,37 @@ class TinyImageNet(FileImages):
             fields = [line.split("\t") for line in annotations if line.strip()]
             test = [(folder / "val" / "images" / name, numbers[wnid]) for name, wnid, *_ in fields]
         except (OSError, KeyError, ValueError) as error:
-            raise UsageError(f"The files in {folder} are damaged: {error}.", "Fetch them anew with --force.") from None
+            raise UsageError(f"The files in {folder} are damaged: {error}.", "Fetch them again with --force.") from None
         if not train or not test:
-            raise UsageError(f"The folder {folder} has no images in train and val.", "Fetch them anew with --force.")
+            raise UsageError(f"The folder {folder} has no images in train and val.", "Fetch them again with --force.")
         return Listing(_names(folder, ids), tuple(train), tuple(sorted(test)))
 
-    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
-        """Download the archive and unpack it."""
-        name = f"{INNER}.zip"
-        sources = [file_in(source, name, ".zip")] if source else published(self.address)
+    def published_files(self) -> Sequence[PublishedFile]:
+        """The archive, which has no published checksum."""
+        return [PublishedFile(f"{INNER}.zip", [self.address], MAX_BYTES)]
 
-        def fill(folder: Path, parts: Path) -> None:
-            with download(sources, parts, name, most_bytes=MOST_BYTES, report=report) as file:
-                unpack_zip(file.path, folder, inside=INNER)
+    def unpack(self, file: Downloaded, folder: Path, name: str) -> None:
+        """Unpack the archive."""
+        unpack_zip(file.path, folder, inside=INNER)
 
-        return fetch_whole(downloads / self.name, fill, self._described, anew=force or source is not None)
-
-    def _described(self, folder: Path) -> str:
-        """How many images there are; unpacking has held each to its checksum, so they are not read again."""
+    def check(self, folder: Path) -> str:
+        """Count the images; unpacking has checked their checksums, so they are not decoded."""
         found = self.model_copy(update={"folder": str(folder)}).listing(folder.parent)
-        lost = [path for path, _ in found.test if not path.is_file()]
-        if lost:
-            raise UsageError(f"{folder} is damaged: it has no {few(lost)}.", "Fetch it anew with --force.")
+        missing = [path for path, _ in found.test if not path.is_file()]
+        if missing:
+            raise UsageError(f"{folder} is damaged: it has no {few(missing)}.", "Fetch it again with --force.")
         return f"{len(found.train) + len(found.test):,} images"
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a text that is no larger than such texts are."""
-    if not path.is_file() or path.stat().st_size > _MOST_TEXT:
-        raise ValueError(f"{path.name} is missing, or is no text of this data set")
+    """The lines of a text file of bounded size."""
+    if not path.is_file() or path.stat().st_size > _MAX_TEXT:
+        raise ValueError(f"{path.name} is missing, or too large")
     return path.read_text(encoding="utf-8").splitlines()
 
 
 def _names(folder: Path, ids: list[str]) -> tuple[str, ...]:
-    """The first word for each class; its id where that is unknown or not the only one of its name."""
+    """The first word of each class, with its WordNet id if that is ambiguous; the id alone if it is unknown."""
     try:
         lines = _lines(folder / "words.txt")
     except (OSError, ValueError):

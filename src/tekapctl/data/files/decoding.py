@@ -1,4 +1,4 @@
-"""Image files as pixels."""
+"""Decodes image files."""
 
 import math
 import os
@@ -24,83 +24,85 @@ FORMATS = {
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
-"""Formats that are opened, whatever a file is called, with their suffixes; none of them is a program, as EPS is."""
+"""Formats that are opened, whatever the suffix of a file; none of them is a program, as EPS is."""
 SUFFIXES = tuple(sorted(suffix for suffixes in FORMATS.values() for suffix in suffixes))
-_MOST_PIXELS = 2**27
-"""Of one image, before it is made smaller."""
+_MAX_PIXELS = 2**27
+"""Of an image before it is resized."""
 _DEPTHS = (2**8 - 1.0, 2**12 - 1.0, 2**16 - 1.0)
 """The largest numbers of 8, 12 and 16 bits."""
 _UNIT = {"F": (1.0,)}
 _AREA = (0.08, 1.0)
 _RATIO = (3 / 4, 4 / 3)
-_TRIES = 10
+_ATTEMPTS = 10
 _ORIENTATION = 0x0112
-_TURNED = (5, 6, 7, 8)
+_ROTATED = (5, 6, 7, 8)
 
 Box = tuple[float, float, float, float]
 """Left, top, right and lower edge in pixels."""
 Choose = Callable[[int, int], Box]
-"""Which part of an image of a width and a height is taken."""
+"""Chooses a crop of an image of a given width and height."""
 
 
 class DamagedImageError(Exception):
-    """A file is no image that can be read; the message says why."""
+    """An image file cannot be read; the message says why."""
 
 
 def decode(
-    path: Path | str, channels: int, size: tuple[int, int], *, middle: float = 1.0, crop: int | None = None
+    path: Path | str, channels: int, size: tuple[int, int], *, center_crop: float = 1.0, crop: int | None = None
 ) -> UInt8[Tensor, "c h w"]:
-    """An image, turned as its camera says, of which the middle or a random part is brought to a size.
+    """Decode an image, apply its EXIF orientation, crop it and resize the crop.
 
     Args:
-        path: The file, of one of `FORMATS`.
-        channels: 1 for grey, 3 for colour.
+        path: The file, in one of `FORMATS`.
+        channels: 1 for grayscale, 3 for colour.
         size: Height and width in pixels.
-        middle: How much of the largest middle part of the size's form is taken, as a share of its side.
-        crop: Seed of a random part, taken instead: 8 to 100 % of the area at aspects from 3/4 to 4/3 (Szegedy et al.,
-            "Going Deeper with Convolutions", CVPR 2015, section 6).
+        center_crop: Side length of the center crop, as a fraction of the largest one with this aspect ratio.
+        crop: Seed of a random crop to take instead: 8 to 100 % of the area with an aspect ratio from 3/4 to 4/3
+            (Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, section 6).
 
     Raises:
-        DamagedImageError: It is missing, no image, damaged, or too large.
+        DamagedImageError: The file is missing, not an image, damaged or too large.
     """
     import numpy as np
     from PIL import Image, ImageOps
 
     height, width = size
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - many paths are texts
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - most paths are strings
             raise DamagedImageError("it is not a regular file")
         with Image.open(path, formats=tuple(FORMATS)) as opened:
             across, down = opened.size
-            if across * down > _MOST_PIXELS:
+            if across * down > _MAX_PIXELS:
                 raise DamagedImageError(f"{across}x{down} pixels are too many")
-            if opened.getexif().get(_ORIENTATION) in _TURNED:
+            if opened.getexif().get(_ORIENTATION) in _ROTATED:
                 across, down = down, across
-            left, top, right, lower = _middle(across, down, size, middle) if crop is None else part(across, down, crop)
-            # JPEGs are decoded at a fitting scale; what is added keeps whole numbers whole.
+            left, top, right, lower = (
+                _center(across, down, size, center_crop) if crop is None else random_crop(across, down, crop)
+            )
+            # JPEGs are decoded at a suitable scale; the small constant keeps whole numbers whole.
             needed = max(width / (right - left), height / (lower - top))
             wide, high = (max(1, math.floor(side * needed + 1e-6)) for side in opened.size)
             opened.draft("RGB", (wide, high))
             plain = _in_bytes(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB")
             x, y = plain.width / across, plain.height / down
-            # Scaled edges may round to beyond the image.
+            # Rounding may move scaled edges beyond the image.
             box = (left * x, top * y, min(right * x, plain.width), min(lower * y, plain.height))
             pixels = torch.from_numpy(np.array(plain.resize((width, height), Image.Resampling.BILINEAR, box=box)))
     except DamagedImageError:
         raise
-    except Exception as error:  # a damaged file makes Pillow raise almost anything
+    except Exception as error:  # damaged files make Pillow raise almost anything
         raise DamagedImageError(str(error)) from None
     return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1)
 
 
 def _in_bytes(image: "Image.Image") -> "Image.Image":
-    """An image of more than 8 bits per channel in 8, by its range; Pillow would clip it.
+    """Scale an image of more than 8 bits per channel to 8 bits; Pillow would clip it.
 
     Non-negative images are scaled by the smallest of 8, 12 and 16 bits that holds their maximum, floating-point images
     also by 1. All others are scaled from their own minimum and maximum.
 
     Raises:
-        DamagedImageError: A number is not finite.
+        DamagedImageError: A pixel is not finite.
     """
     import numpy as np
     from PIL import Image
@@ -118,33 +120,33 @@ def _in_bytes(image: "Image.Image") -> "Image.Image":
     return Image.fromarray(scaled.round().astype(np.uint8))
 
 
-def _middle(across: int, down: int, size: tuple[int, int], share: float) -> Box:
+def _center(across: int, down: int, size: tuple[int, int], fraction: float) -> Box:
     height, width = size
     if across * height >= down * width:
-        w, h = share * down * width / height, share * down
+        w, h = fraction * down * width / height, fraction * down
     else:
-        w, h = share * across, share * across * height / width
+        w, h = fraction * across, fraction * across * height / width
     left, top = (across - w) / 2, (down - h) / 2
     return left, top, left + w, top + h
 
 
-def part(across: int, down: int, seed: int) -> Box:
-    """A random part of an image.
+def random_crop(across: int, down: int, seed: int) -> Box:
+    """A random crop as torchvision's RandomResizedCrop chooses it.
 
     Args:
-        across: The image's width in pixels.
-        down: Its height.
-        seed: Equal seeds give equal parts.
+        across: Width of the image in pixels.
+        down: Height of the image in pixels.
+        seed: Equal seeds give equal crops.
     """
     draw = random.Random(seed)
-    for _ in range(_TRIES):
+    for _ in range(_ATTEMPTS):
         area = across * down * draw.uniform(*_AREA)
         ratio = math.exp(draw.uniform(*map(math.log, _RATIO)))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= across and 0 < h <= down:
             left, top = draw.randint(0, across - w), draw.randint(0, down - h)
             return float(left), float(top), float(left + w), float(top + h)
-    # Of an image far from square, as much of the middle as the aspects allow.
+    # Images far from square get the largest center crop that the aspect ratios allow.
     w, h = min(across, round(down * _RATIO[1])), min(down, round(across / _RATIO[0]))
     x, y = (across - w) / 2, (down - h) / 2
     return x, y, x + w, y + h

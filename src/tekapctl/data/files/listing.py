@@ -1,46 +1,111 @@
-"""The images of a folder with a folder for each class, and their split where there is no folder of test images."""
+"""Lists the images of a folder with one subfolder per class, and splits them where there is no test folder."""
 
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from tekapctl.data.files.decoding import SUFFIXES
-from tekapctl.data.files.folders import Listing, count, few, images_under
-from tekapctl.errors import UsageError
+from tekapctl.errors import TekapctlError, UsageError
 
 _TEST_FOLDERS = ("test", "val", "validation", "valid")
+_SHOWN = 3
 
 
-_known: dict[tuple[Path, float, int], tuple[Listing, dict[Path, int]]] = {}
-"""Listings, each with when its folders were changed last."""
+@dataclass(frozen=True)
+class Listing:
+    """The image files of a data set.
+
+    Attributes:
+        classes: Class names, by number.
+        train: Training files with their class numbers.
+        test: Test files with their class numbers.
+        notes: What the user should know about them.
+        split: How training and test images were separated.
+    """
+
+    classes: tuple[str, ...]
+    train: tuple[tuple[Path, int], ...]
+    test: tuple[tuple[Path, int], ...]
+    notes: tuple[str, ...] = ()
+    split: str = "its own test set"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the files' names below their common folder, their sizes and their classes.
+
+        It does not change when the folder is moved or copied, or split differently. No pixel is read.
+        """
+        files = sorted((os.fsencode(path), label) for path, label in (*self.train, *self.test))
+        common = os.path.commonpath([os.path.dirname(path) for path, _ in files])  # noqa: PTH120 - bytes
+        digest = sha256(json.dumps(self.classes).encode())
+        for path, label in files:
+            name = path[len(common) :]
+            digest.update(b"%s\0%d\0%d\n" % (name, label, os.stat(path).st_size))  # noqa: PTH116
+        return digest.hexdigest()
 
 
-def list_images(folder: Path, test_share: float, seed: int) -> Listing:
-    """The images under a folder; listed once while nothing is added to it or taken from it.
+_cache: dict[tuple[Path, float, int], tuple[Listing, dict[Path, int]]] = {}
+"""Listings, each with the modification times of its folders."""
+
+
+def list_images(folder: Path, test_fraction: float, seed: int) -> Listing:
+    """List the images of a folder; the result is cached until a file is added or removed.
+
+    Args:
+        folder: Holds train/CLASS and test/CLASS (or val/CLASS), or CLASS alone, which is then split.
+        test_fraction: Fraction of the images to test on, if the folder has to be split.
+        seed: Seed of the split.
 
     Raises:
-        UsageError: The folder is not there, or holds no folders of images.
+        UsageError: The folder does not exist or has no class folders with images.
     """
-    key = (folder, test_share, seed)
-    if key in _known:
-        listing, changed = _known[key]
-        if changed == _last_changes(changed):
+    key = (folder, test_fraction, seed)
+    if key in _cache:
+        listing, times = _cache[key]
+        if times == _modification_times(times):
             return listing
-    listing = _listed(folder, test_share, seed)
-    holding = {path.parent for path, _ in (*listing.train, *listing.test)}
-    inner = {each for path in holding for each in (path, *path.parents) if each.is_relative_to(folder)}
-    _known[key] = listing, _last_changes({folder, *inner})
+    listing = _list(folder, test_fraction, seed)
+    parents = {path.parent for path, _ in (*listing.train, *listing.test)}
+    inner = {each for path in parents for each in (path, *path.parents) if each.is_relative_to(folder)}
+    _cache[key] = listing, _modification_times({folder, *inner})
     return listing
 
 
-def _last_changes(folders: Iterable[Path]) -> dict[Path, int]:
+def images_under(folder: Path) -> list[Path]:
+    """All image files in a folder and its subfolders, sorted."""
+    found = []
+    try:
+        for place, _, names in os.walk(folder):
+            found += [Path(place, n) for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
+    except OSError as error:
+        raise TekapctlError(
+            f"The folder {folder} cannot be read: {error.strerror}.", "Check its permissions."
+        ) from None
+    return sorted(found)
+
+
+def few(items: Iterable[object]) -> str:
+    """The first items, separated by commas."""
+    shown = [str(item) for item in items]
+    return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
+
+
+def count(items: Sized, noun: str) -> str:
+    """The number of items with their noun, such as `2 classes`."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{len(items):,} {noun}{'' if len(items) == 1 else plural}"
+
+
+def _modification_times(folders: Iterable[Path]) -> dict[Path, int]:
     return {folder: folder.stat().st_mtime_ns if folder.is_dir() else -1 for folder in folders}
 
 
-def _listed(folder: Path, test_share: float, seed: int) -> Listing:
+def _list(folder: Path, test_fraction: float, seed: int) -> Listing:
     if not folder.is_dir():
-        raise UsageError(f"There is no folder {str(folder)!r}.", "Write it as --dataset folder:PATH.")
+        raise UsageError(f"There is no folder {str(folder)!r}.", "Write the data set as folder:PATH.")
     train = folder / "train"
     test = next((folder / name for name in _TEST_FOLDERS if (folder / name).is_dir()), None)
     root = train if train.is_dir() else folder
@@ -50,32 +115,30 @@ def _listed(folder: Path, test_share: float, seed: int) -> Listing:
         if path.is_dir() and not path.name.startswith(".") and not root.is_relative_to(path.resolve())
     )
     if root is folder and test is not None:
-        raise UsageError(f"{folder} has the folder {test.name} and none named train.", "Add train/CLASS/IMAGES.")
+        raise UsageError(f"{folder} has a folder {test.name} but no folder train.", "Add train/CLASS/IMAGES.")
     by_class = {path.name: images_under(path) for path in inner}
     empty = [name for name, files in by_class.items() if not files]
     if len(by_class) < 2 or empty:
-        what = f"no images in {', '.join(empty[:3])}" if empty else f"{count(by_class, 'folder')} of classes"
+        what = f"no images in {few(empty)}" if empty else f"{count(by_class, 'class folder')}"
         raise UsageError(
-            f"{root} has {what}.", f"Put each class's images ({' '.join(SUFFIXES)}) into a folder of its name."
+            f"{root} has {what}.", f"Put the images of each class ({' '.join(SUFFIXES)}) into a folder named after it."
         )
     classes = tuple(by_class)
-    numbered = {name: number for number, name in enumerate(classes)}
-    if root is train and test is not None:
-        unknown = [p.name for p in sorted(test.iterdir()) if p.is_dir() and p.name not in numbered and images_under(p)]
-        if unknown:
-            raise UsageError(f"{test} has classes that {train} has not: {', '.join(unknown[:3])}.", "Add them.")
-        tested = [(f, numbered[name]) for name in classes if (test / name).is_dir() for f in images_under(test / name)]
-        if not tested:
-            raise UsageError(f"{test} has no images in folders of classes.", "Add some, or remove it.")
-        trained = [(f, numbered[name]) for name, files in by_class.items() for f in files]
-        return Listing(classes, tuple(trained), tuple(tested))
-    return _split(root, classes, by_class, test_share, seed)
+    numbers = {name: number for number, name in enumerate(classes)}
+    if root is folder or test is None:
+        return _split(root, by_class, test_fraction, seed)
+    unknown = [p.name for p in sorted(test.iterdir()) if p.is_dir() and p.name not in numbers and images_under(p)]
+    if unknown:
+        raise UsageError(f"{test} has classes that {train} lacks: {few(unknown)}.", "Add them to train.")
+    tested = [(f, numbers[name]) for name in classes if (test / name).is_dir() for f in images_under(test / name)]
+    if not tested:
+        raise UsageError(f"{test} has no images in class folders.", "Add some, or remove the folder.")
+    trained = [(f, numbers[name]) for name, files in by_class.items() for f in files]
+    return Listing(classes, tuple(trained), tuple(tested))
 
 
-def _split(
-    root: Path, classes: tuple[str, ...], by_class: dict[str, list[Path]], test_share: float, seed: int
-) -> Listing:
-    """Each image in the training or the test set, by a hash of its name alone.
+def _split(root: Path, by_class: dict[str, list[Path]], test_fraction: float, seed: int) -> Listing:
+    """Assign each image to the training or the test set by a hash of its name alone.
 
     Raises:
         UsageError: A class would have no training images, or the test set no images.
@@ -83,31 +146,27 @@ def _split(
     train: list[tuple[Path, int]] = []
     test: list[tuple[Path, int]] = []
     untested = []
-    for number, name in enumerate(classes):
-        files = by_class[name]
-        tested = [path for path in files if _hashed(path.relative_to(root), seed) < test_share]
+    remedy = "Add images, choose another data.split_seed, or make folders train and test yourself."
+    for number, (name, files) in enumerate(by_class.items()):
+        tested = {path for path in files if _hash(path.relative_to(root), seed) < test_fraction}
         if len(tested) == len(files):
             raise UsageError(
-                f"The split leaves the class {name} without training images: its {count(files, 'image')} would all be "
-                "for testing.",
-                "Add images to it, give --set data.split_seed=N, or make folders train/ and test/ of your own.",
+                f"The split leaves class {name} without training images: all of its {count(files, 'image')} would be "
+                "test images.",
+                remedy,
             )
         if not tested:
             untested.append(name)
-        test += [(path, number) for path in tested]
-        chosen = set(tested)
-        train += [(path, number) for path in files if path not in chosen]
+        test += [(path, number) for path in files if path in tested]
+        train += [(path, number) for path in files if path not in tested]
     if not test:
-        raise UsageError(
-            f"The split leaves no image of {root} for testing.",
-            "Add images, give --set data.split_seed=N, or make folders train/ and test/ of your own.",
-        )
+        raise UsageError(f"The split leaves no image of {root} for testing.", remedy)
     notes = (f"no test images of {count(untested, 'class')}: {few(untested)}",) if untested else ()
-    split = f"{test_share:.0%} for testing, chosen by a hash of their names (split_seed {seed})"
-    return Listing(classes, tuple(train), tuple(test), notes, split)
+    split = f"{test_fraction:.0%} for testing, chosen by a hash of the file names (split_seed {seed})"
+    return Listing(tuple(by_class), tuple(train), tuple(test), notes, split)
 
 
-def _hashed(name: Path, seed: int) -> float:
-    """A number from 0 to 1 that a file's name and a seed decide."""
+def _hash(name: Path, seed: int) -> float:
+    """A number in [0, 1) that depends on a file's name and the seed."""
     digest = sha256(b"%d\0%s" % (seed, os.fsencode(name.as_posix()))).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,1 +1,1 @@
-"""Comparing methods over seeds: groups, intervals, tests, tables."""
+"""Comparison of finished runs."""

@@ -1,4 +1,4 @@
-"""The table that compares groups of runs, and the forms in which it is written."""
+"""The table that compares groups of runs, and its Markdown, LaTeX and CSV forms."""
 
 import csv
 import io
@@ -9,89 +9,117 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tekapctl.experiments.comparison.groups import Group
-from tekapctl.experiments.comparison.intervals import Difference, holm, paired
+from tekapctl.experiments.comparison.statistics import ALPHA, Difference, Summary, holm, paired
 
 
 @dataclass(frozen=True)
 class Row:
-    """A group's numbers; accuracies are in percent, differences in points of percent.
+    """A group's results; accuracies are fractions from 0 to 1.
 
     Attributes:
         label: The group.
-        seeds: How many runs.
-        last: Mean top-1 after the last epoch.
-        deviation: Its standard deviation over seeds.
-        best: Mean of the best epochs.
-        agreement: Mean share of test images that get the teacher's class.
-        parameters: Of the network.
-        seconds: Mean time of a run.
-        difference: From the baseline, over the seeds that both have; None of the baseline.
-        corrected: The difference's probability by chance, corrected for the number of comparisons.
+        top1: Top-1 accuracy after the last epoch.
+        best_top1: Mean top-1 accuracy of the best epochs.
+        agreement: Mean fraction of test images on which student and teacher predict the same class.
+        parameters: Parameters of the network.
+        seconds: Mean training time.
+        difference: Difference of `top1` from the baseline, paired by seed; None for the baseline.
+        p_holm: Its p-value, Holm-adjusted for all rows.
     """
 
     label: str
-    seeds: int
-    last: float
-    deviation: float | None
-    best: float
+    top1: Summary
+    best_top1: float
     agreement: float | None
     parameters: int
     seconds: float
     difference: Difference | None
-    corrected: float | None
+    p_holm: float | None
+
+    @property
+    def significant(self) -> bool:
+        """Whether the difference is significant after the correction."""
+        return self.p_holm is not None and self.p_holm < ALPHA
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        return asdict(self)
+        """Plain values for JSON."""
+        return {**asdict(self), "significant": self.significant}
 
 
 def difference(one: Group, other: Group) -> Difference | None:
-    """One group's last epochs less the other's, in points, over the seeds that both have.
+    """The difference of two groups' top-1 accuracies, paired by seed.
 
     Returns:
         None if they have no seed in common, or were trained or tested on different images.
     """
-    if not one.first.spec.data.has_test_images_of(other.first.spec.data):
-        return None
     seeds = sorted(one.runs.keys() & other.runs.keys())
-    if not seeds:
+    if not seeds or not one.first.spec.data.has_test_images_of(other.first.spec.data):
         return None
-    return paired(*([100 * group.runs[seed].last for seed in seeds] for group in (one, other)))
+    return paired(*([group.runs[seed].top1 for seed in seeds] for group in (one, other)))
 
 
 def compare(groups: Sequence[Group], baseline: Group) -> list[Row]:
     """A row for each group."""
     differences = {each.label: difference(each, baseline) for each in groups if each is not baseline}
-    tested = {label: found.p for label, found in differences.items() if found is not None and found.p is not None}
-    corrected = holm(tested)
+    adjusted = holm({label: d.p_value for label, d in differences.items() if d is not None and d.p_value is not None})
     rows = []
     for each in groups:
-        agreements = [run.agreement for run in each.runs.values() if run.agreement is not None]
-        deviation = each.deviation()
+        summaries = [run.summary for run in each.runs.values()]
+        agreements = [found for one in summaries if (found := one["evaluation"].get("agreement")) is not None]
+        top1 = Summary.of(each.top1)
+        assert top1 is not None
         rows.append(
             Row(
                 each.label,
-                len(each.runs),
-                100 * statistics.fmean(each.over_seeds("last")),
-                None if deviation is None else 100 * deviation,
-                100 * statistics.fmean(each.over_seeds("best")),
-                100 * statistics.fmean(agreements) if agreements else None,
+                top1,
+                statistics.fmean(float(one["best_top1"]) for one in summaries),
+                statistics.fmean(agreements) if agreements else None,
                 each.first.summary["evaluation"]["parameters"],
-                statistics.fmean(float(run.summary["seconds"]) for run in each.runs.values()),
+                statistics.fmean(float(one["seconds"]) for one in summaries),
                 differences.get(each.label),
-                corrected.get(each.label),
+                adjusted.get(each.label),
             )
         )
     return rows
 
 
-COLUMNS = ("student", "seeds", "last %", "deviation", "best %", "agreement %", "parameters", "seconds")
+COLUMNS = ("method", "seeds", "top-1 (%)", "std", "best (%)", "agreement (%)", "parameters", "time (s)")
 
 
 def cells(rows: Sequence[Row], baseline: str) -> list[list[str]]:
-    """The table's texts, its head first; numbers to two places."""
-    head = [*COLUMNS, f"less {baseline}", "95 % interval", "p, Holm"]
-    return [head, *([_text(value) for value in _values(row)] for row in rows)]
+    """The table as text, header first; accuracies in percent."""
+    table = [[*COLUMNS, f"Δ vs. {baseline}", "95 % CI", "p (Holm)"]]
+    for row in rows:
+        percent = [number(value, scale=100.0) for value in (row.top1.mean, row.top1.std, row.best_top1, row.agreement)]
+        table.append(
+            [
+                *(row.label, str(row.top1.seeds), *percent, f"{row.parameters:,}", f"{round(row.seconds):,}"),
+                *(*difference_cells(row.difference, 100.0), p_text(row.p_holm)),
+            ]
+        )
+    return table
+
+
+def number(value: float | None, *, scale: float = 1.0, digits: int = 2, sign: str = "") -> str:
+    """A number as text; empty for None."""
+    # Adding zero turns -0.0 into 0.0.
+    return "" if value is None else f"{round(scale * value, digits) + 0.0:{sign}.{digits}f}"
+
+
+def p_text(p: float | None, equals: str = "") -> str:
+    """A p-value as text; empty for None."""
+    return "" if p is None else f"{equals}{p:.3f}" if p >= 0.0005 else "< 0.001"
+
+
+def difference_cells(difference: Difference | None, scale: float, digits: int = 2, unit: str = "") -> tuple[str, str]:
+    """A difference and its confidence interval as text."""
+    if difference is None:
+        return "", ""
+    mean, low, high = (
+        number(value, scale=scale, digits=digits, sign="+")
+        for value in (difference.mean, difference.ci_low, difference.ci_high)
+    )
+    return f"{mean} {unit}".rstrip(), f"{low} to {high}" if low else ""
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:
@@ -109,42 +137,21 @@ def latex(table: Sequence[Sequence[str]]) -> str:
 
 
 def comma_separated(table: Sequence[Sequence[str]]) -> str:
-    """A table as CSV, for programs: whole numbers without separators of thousands."""
+    """A table as CSV, without thousands separators."""
     written = io.StringIO()
     plain = [[cell.replace(",", "") if _THOUSANDS.fullmatch(cell) else cell for cell in row] for row in table]
     csv.writer(written, lineterminator="\n").writerows(plain)
     return written.getvalue()
 
 
-def _values(row: Row) -> list[object]:
-    found = row.difference
-    ends = [] if found is None else [end for end in (found.low, found.high) if end is not None]
-    interval = " to ".join(f"{end:+.2f}" for end in ends)
-    return [
-        row.label,
-        row.seeds,
-        row.last,
-        row.deviation,
-        row.best,
-        row.agreement,
-        row.parameters,
-        round(row.seconds),
-        "" if found is None else f"{found.mean:+.2f}",
-        interval,
-        "" if row.corrected is None else f"{row.corrected:.3f}",
-    ]
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-
-
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
-    sign: f"\\{sign}" for sign in "&%$#_{}"
-}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "Δ": r"$\Delta$",
+    "<": "$<$",
+} | {sign: f"\\{sign}" for sign in "&%$#_{}"}
 
 
 def _escape(text: str) -> str:

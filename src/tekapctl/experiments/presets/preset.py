@@ -10,8 +10,8 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from tekapctl import models
-from tekapctl.distill.angular import PUBLISHED_VIEWS
-from tekapctl.distill.methods import METHODS
+from tekapctl.distillation.angular import PUBLISHED_VIEWS
+from tekapctl.distillation.methods import METHODS
 from tekapctl.errors import UsageError
 from tekapctl.spec import StudentSpec, merged
 

@@ -1,4 +1,4 @@
-"""Studies: ablations of a method over seeds, one file each."""
+"""Studies: ablations of a method over several seeds."""
 
 from tekapctl.experiments.studies.study import STUDIES, Study
 

@@ -8,81 +8,78 @@ from pydantic import Field
 
 from tekapctl import models
 from tekapctl.errors import UsageError
-from tekapctl.experiments.studies.baselines import changed, name_of, noiseless, plain, relevant
-from tekapctl.experiments.studies.contrast import less
-from tekapctl.experiments.studies.outcome import CALIBRATION, MACS, MACS_WITH_TEACHERS, TOP1
-from tekapctl.experiments.studies.study import STUDIES, Arm, Base, Before, Design, Study
-from tekapctl.models.external import is_foreign
+from tekapctl.experiments.studies.arms import changed, standard_arms
+from tekapctl.experiments.studies.contrasts import versus
+from tekapctl.experiments.studies.outcomes import CALIBRATION, MACS, MACS_WITH_TEACHERS, TOP1
+from tekapctl.experiments.studies.study import STUDIES, Arm, Design, Prerequisite, Study, StudySetup
+from tekapctl.models.external import is_external
 from tekapctl.models.network import parameters
+from tekapctl.spec import StudentSpec
 
 
 @STUDIES.register("cost")
 class Cost(Study):
-    """The method under the teacher, under an ensemble of several, and by way of an assistant, beside TeKAP.
+    """The method with one teacher, with a teacher ensemble and with a teacher assistant, against TeKAP.
 
     You et al., "Learning from Multiple Teacher Networks", KDD 2017; Mirzadeh et al., "Improved Knowledge Distillation
     via Teacher Assistant", AAAI 2020.
     """
 
-    question: ClassVar[str] = "Does TeKAP reach what ensembles of teachers and teacher assistants do, and at what cost?"
-    ensemble: int = Field(3, ge=2, le=64, description="Teachers of the ensemble, the study's among them.")
+    question: ClassVar[str] = "Does TeKAP match teacher ensembles and teacher assistants, and at what training cost?"
+    ensemble: int = Field(3, ge=2, le=64, description="Teachers of the ensemble, including the study's own.")
     assistant: Annotated[
         str | None,
-        Field(description="The assistant's network; none means the one of the teacher's family nearest to the middle."),
+        Field(description="The assistant's network; unset for the mid-sized network of the teacher's family."),
     ] = None
 
-    def design(self, base: Base) -> Design:
-        """KD or another method, its TeKAP form with and without noise, the ensemble and the assistant."""
-        spec = relevant(base.spec)
-        name, simple = name_of(spec), plain(spec)
-        network = base.recipe.model
-        assistant = self.assistant or _between(network, spec.student)
+    def design(self, setup: StudySetup) -> Design:
+        """The standard arms without the undistilled one, the ensemble and the assistant."""
+        standard, labels = standard_arms(setup.spec)
+        simple = standard[0].spec
+        assert isinstance(simple, StudentSpec)
+        network, seed = setup.recipe.model, setup.recipe.seed
+        assistant = self.assistant or _between(network, simple.student)
         further = [
-            Before(f"{network}, seed {seed}", base.recipe.model_copy(update={"seed": seed}))
-            for seed in range(base.recipe.seed + 1, base.recipe.seed + self.ensemble)
+            Prerequisite(f"{network}, seed {number}", setup.recipe.model_copy(update={"seed": number}))
+            for number in range(seed + 1, seed + self.ensemble)
         ]
-        helped = Before(f"assistant {assistant}", changed(simple, student=assistant))
-        of_many = f"{name}, {self.ensemble} teachers"
-        by_way = f"{name}, by way of {assistant}"
-        tekap, without = f"{name} + TeKAP", f"{name} + TeKAP without noise"
-        arms = [
-            Arm(name, simple),
-            Arm(tekap, spec),
-            Arm(without, noiseless(spec)),
-            Arm(of_many, changed(simple, ensemble=[each.label for each in further])),
-            Arm(by_way, changed(simple, teacher=helped.label, teacher_model=None, teacher_args={})),
-        ]
+        helper = Prerequisite(f"assistant {assistant}", changed(simple, student=assistant))
+        ensembled = f"{labels.method}, {self.ensemble} teachers"
+        assisted = f"{labels.method}, assistant {assistant}"
         return Design(
-            arms,
             [
-                less(f"{tekap} less {name}", tekap, name),
-                less(f"{tekap} less without noise", tekap, without),
-                less(f"{tekap} less {self.ensemble} teachers", tekap, of_many),
-                less(f"{tekap} less by way of {assistant}", tekap, by_way),
+                *standard[:-1],
+                Arm(ensembled, changed(simple, ensemble=[each.label for each in further])),
+                Arm(assisted, changed(simple, teacher=helper.label, teacher_model=None, teacher_args={})),
+            ],
+            [
+                *labels.contrasts()[:-1],
+                versus(labels.tekap, ensembled, f"TeKAP vs. {self.ensemble} teachers"),
+                versus(labels.tekap, assisted, f"TeKAP vs. assistant {assistant}"),
             ],
             outcomes=[TOP1, CALIBRATION, MACS, MACS_WITH_TEACHERS],
-            before=[*further, helped],
+            prerequisites=[*further, helper],
             counts_macs=True,
         )
 
 
 def _between(teacher: str, student: str) -> str:
-    """The network whose number of parameters is nearest to the middle of both, of the teacher's family if it has one.
+    """The network whose size is nearest to the geometric mean of both, of the teacher's family if possible.
 
     Raises:
-        UsageError: There is none between them, or the networks are not the zoo's.
+        UsageError: No built-in network is between them, or one of them is not built in.
     """
     remedy = "Name one: --set study.assistant=NETWORK."
-    if is_foreign(teacher) or is_foreign(student):
-        raise UsageError("An assistant between networks from elsewhere is for the user to choose.", remedy)
-    with torch.device("meta"):  # as sizes go, weights need not be there
+    if is_external(teacher) or is_external(student):
+        raise UsageError("There is no default assistant between external models.", remedy)
+    with torch.device("meta"):  # sizes do not need weights
         networks = {name: models.build(name) for name in [*models.names(), teacher, student]}
     sizes = {name: parameters(network) for name, network in networks.items()}
     low, high = sorted((sizes[student], sizes[teacher]))
     between = [name for name, count in sizes.items() if low < count < high]
-    kin = [name for name in between if type(networks[name]).__module__ == type(networks[teacher]).__module__]
+    family = [name for name in between if type(networks[name]).__module__ == type(networks[teacher]).__module__]
     middle = math.log(low * high) / 2
-    found = min(kin or between, key=lambda name: abs(math.log(sizes[name]) - middle), default=None)
+    found = min(family or between, key=lambda name: abs(math.log(sizes[name]) - middle), default=None)
     if found is None:
-        raise UsageError(f"No network of the zoo is between {teacher} and {student}.", remedy)
+        raise UsageError(f"No built-in network is larger than {student} and smaller than {teacher}.", remedy)
     return found

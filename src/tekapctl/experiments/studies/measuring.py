@@ -1,4 +1,4 @@
-"""What is measured of a study's finished runs, each once."""
+"""Measure a study's finished runs, each once."""
 
 import hashlib
 import json
@@ -8,37 +8,31 @@ from dataclasses import asdict
 from typing import Any
 
 from tekapctl import __version__
-from tekapctl.commands.evaluate import measure
-from tekapctl.commands.robustness.measure import Request
+from tekapctl.commands.evaluate import evaluate
+from tekapctl.commands.robustness import Request
 from tekapctl.errors import TekapctlError
 from tekapctl.experiments.comparison.groups import read_finished
-from tekapctl.experiments.studies.outcome import Measured
+from tekapctl.experiments.studies.outcomes import Measured
 from tekapctl.experiments.studies.planning import Planned
 from tekapctl.experiments.sweeps.cost import estimated
 from tekapctl.experiments.sweeps.plan import Trial
 from tekapctl.experiments.sweeps.state import Standing
 from tekapctl.store.atomic import atomic_write
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 
 logger = logging.getLogger(__name__)
 
 Report = Callable[[int, int], None]
-"""Is told how many runs are measured, of how many."""
+"""Called with the number of measured runs and of all runs."""
 
 
 def measured_runs(
     planned: Planned, standings: Mapping[str, Standing], home: Home, report: Report
 ) -> dict[str, dict[int, Measured]]:
-    """The finished runs of a study, by what they are called in its sweep and by seed, with what is measured of them.
+    """A study's finished runs with their measurements, by group and seed.
 
-    What was measured once is kept in the run's folder, for all studies. A damaged run is left out.
-
-    Args:
-        planned: The study.
-        standings: How its trials stand.
-        home: Where runs are.
-        report: Is told how far it is.
+    Measurements are kept in the run's folder and reused by all studies. Damaged runs are left out.
     """
     design, plan = planned.design, planned.plan
     finished = {digest: standing.run for digest, standing in standings.items() if standing.state == "finished"}
@@ -64,14 +58,8 @@ def measured_runs(
     return found
 
 
-def _evaluation(
-    run: Run,
-    label: str,
-    request: Request,
-    limit: int | None,
-    home: Home,
-) -> dict[str, Any]:
-    """What is measured of a run's network, now or before: kept in its folder, for this version of the program."""
+def _evaluation(run: Run, label: str, request: Request, limit: int | None, home: Home) -> dict[str, Any]:
+    """Measurements of a run's network, kept in its folder for this version of the program."""
     asked = {**asdict(request), "limit": limit, "version": __version__}
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     path = run.path / "evaluations" / f"{key}.json"
@@ -82,13 +70,13 @@ def _evaluation(
     except (OSError, ValueError, RecursionError):
         pass  # not measured yet
     logger.info(f"measuring {label}")
-    found = measure(home, run.id, robustness=request, limit=limit, beside_teacher=False)
+    found = evaluate(home, run.id, robustness=request, limit=limit, with_teacher=False)
     atomic_write(path, (json.dumps(found, indent=2) + "\n").encode())
     return found
 
 
 def _is_whole(found: Any, request: Request) -> bool:
-    """Whether a kept evaluation has what studies read of it."""
+    """Whether a kept evaluation has everything that studies read."""
     shifts, probes = [shift.name for shift in request.shifts()], list(request.probes)
     parts = (("robustness", "shift", shifts), ("transfer", "dataset", probes))
     return isinstance(found, dict) and all(
@@ -106,7 +94,7 @@ def _is_whole(found: Any, request: Request) -> bool:
 
 
 def cost_of(trial: Trial, home: Home) -> tuple[float, float]:
-    """Multiply-accumulates of a trial's training, and of that of its teachers and theirs, each counted once."""
+    """Multiply-accumulates of training a trial, and of training its teachers (and theirs), each counted once."""
     before: dict[str, Trial] = {}
     rest = list(trial.requires.values())
     while rest:

@@ -1,4 +1,4 @@
-"""A study as the sweep that carries it out."""
+"""Turn a study into a sweep."""
 
 import hashlib
 import itertools
@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from tekapctl import models
 from tekapctl.errors import UsageError
-from tekapctl.experiments.studies.contrast import Contrast, in_block
-from tekapctl.experiments.studies.study import STUDIES, Base, Before, Design, Study, teacher_of
-from tekapctl.experiments.sweeps import identity
+from tekapctl.experiments import identity
+from tekapctl.experiments.studies.contrasts import Contrast, in_block
+from tekapctl.experiments.studies.study import STUDIES, Design, Prerequisite, Study, StudySetup, teacher_of
 from tekapctl.experiments.sweeps import plan as sweeps
 from tekapctl.experiments.sweeps.plan import Plan, complaint
 from tekapctl.spec import StudentSpec, TeacherSpec, load_of_run, merged, parse, to_dict
@@ -23,11 +23,11 @@ from tekapctl.train import trained
 
 @dataclass(frozen=True)
 class Block:
-    """The study on one of several settings.
+    """The study for one combination of varied fields.
 
     Attributes:
-        label: What sets it apart from the others; empty where it is the only one.
-        design: The runs and the differences.
+        label: The values of the varied fields; empty if nothing is varied.
+        design: The runs and the contrasts.
     """
 
     label: str
@@ -36,14 +36,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Planned:
-    """A study, ready to be carried out.
+    """A study that is ready to run.
 
     Attributes:
         name: The study's name.
         study: The study with its settings.
-        blocks: It on each setting.
+        blocks: The study for each combination of varied fields.
         plan: The sweep.
-        groups: What the runs of each arm are called in the sweep; arms that are the same experiment share them.
+        groups: The sweep's group of each arm; arms that are the same experiment share a group.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Planned:
 
     @property
     def design(self) -> Design:
-        """What all blocks have in common: contrasts, outcomes and what is measured for them."""
+        """The first block's design: all blocks share contrasts, outcomes and measurements."""
         return self.blocks[0].design
 
     @property
     def contrasts(self) -> list[list[Contrast]]:
-        """Each contrast within each block."""
+        """Each contrast, within every block."""
         return [
             [block.design.contrasts[number].within(block.label) for block in self.blocks]
             for number in range(len(self.design.contrasts))
@@ -67,10 +67,10 @@ class Planned:
 
 
 def study(name: str, settings: Mapping[str, Any]) -> Study:
-    """A study by name, with its settings.
+    """Create a study by name.
 
     Raises:
-        UsageError: There is no such study, or it has no such settings.
+        UsageError: There is no such study, or its settings are not valid.
     """
     kind = STUDIES[name]
     try:
@@ -78,7 +78,7 @@ def study(name: str, settings: Mapping[str, Any]) -> Study:
     except ValidationError as error:
         wrong = "; ".join(complaint(entry) for entry in error.errors(include_url=False))
         known = ", ".join(f"{field} {value}" for field, value in kind.defaults().items()) or "none"
-        raise UsageError(f"The study {name} does not take that: {wrong}.", f"Its settings: {known}.") from None
+        raise UsageError(f"Invalid settings of the study {name}: {wrong}.", f"Its settings are: {known}.") from None
 
 
 def plan(
@@ -92,41 +92,44 @@ def plan(
     over: Mapping[str, Sequence[Any]] = {},
     is_dry: bool = False,
 ) -> Planned:
-    """What a study will do.
+    """Plan a study.
 
     Args:
-        name: Of the study.
-        spec: A student's run with TeKAP; its seed is the first.
-        home: Where runs and fetched teachers are.
+        name: The study's name.
+        spec: A student's run with TeKAP; its seed is the first seed.
+        home: The home folder.
         settings: The study's own settings.
-        seeds: How many seeds each arm has.
-        teacher_epochs: Epochs for which the teacher, a network's name, is trained first; None where it is there.
-        over: Fields of the spec with values, for each combination of which the study is carried out; its contrasts are
-            means over all.
-        is_dry: The teacher need not be there.
+        seeds: Seeds per arm.
+        teacher_epochs: Train the teacher, named by its network, for this many epochs first; None if it exists.
+        over: Spec fields with lists of values; the study runs for each combination, and contrasts pool all of them.
+        is_dry: Accept a missing teacher.
 
     Raises:
-        UsageError: The study does not fit the spec, or the teacher is not to be had.
+        UsageError: The study does not fit the spec, or the teacher does not exist.
     """
     chosen = study(name, settings)
-    before: dict[str, Before] = {}
+    prerequisites: dict[str, Prerequisite] = {}
     blocks = []
     for values in itertools.product(*over.values()):
         fields = dict(zip(over, values, strict=True))
-        base = _base(_over(spec, fields), home, teacher_epochs, before, is_dry=is_dry)
-        design = chosen.design(base)
-        for each in design.before:
-            before.setdefault(each.label, each)
+        setup = _setup(_over(spec, fields), home, teacher_epochs, prerequisites, is_dry=is_dry)
+        design = chosen.design(setup)
+        for each in design.prerequisites:
+            prerequisites.setdefault(each.label, each)
         blocks.append(Block(", ".join(f"{field.split('.')[-1]} {value}" for field, value in fields.items()), design))
-    what = {"study": name, "settings": chosen.model_dump(mode="json"), "over": {k: list(v) for k, v in over.items()}}
-    mark = {**what, "spec": to_dict(spec), "seeds": seeds, "teacher_epochs": teacher_epochs}
-    digest = hashlib.sha256(json.dumps(mark, sort_keys=True, default=str).encode()).hexdigest()
+    chosen_settings = {
+        "study": name,
+        "settings": chosen.model_dump(mode="json"),
+        "over": {k: list(v) for k, v in over.items()},
+    }
+    fingerprint = {**chosen_settings, "spec": to_dict(spec), "seeds": seeds, "teacher_epochs": teacher_epochs}
+    digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True, default=str).encode()).hexdigest()
     numbers = range(spec.seed, spec.seed + seeds)
-    _check_before(before.values(), blocks, numbers)
-    arms, groups = _apart(blocks)
+    _check_prerequisites(prerequisites.values(), blocks, numbers)
+    arms, groups = _distinct_arms(blocks)
     table = {
         "name": f"{name}-{digest[:8]}",
-        "before": [{"label": each.label, **to_dict(each.spec)} for each in before.values()],
+        "before": [{"label": each.label, **to_dict(each.spec)} for each in prerequisites.values()],
         "grid": {"arm": arms, "seed": list(numbers)},
     }
     return Planned(name, chosen, blocks, sweeps.plan(table, home.datasets, by_network=False), groups)
@@ -135,54 +138,54 @@ def plan(
 def _over(spec: StudentSpec, fields: Mapping[str, Any]) -> StudentSpec:
     table = to_dict(spec)
     if "student" in fields and table["optimizer"]["learning_rate"] == models.learning_rate(spec.student):
-        del table["optimizer"]["learning_rate"]  # it was the published one of the other student
+        del table["optimizer"]["learning_rate"]  # it was the published rate of the other student
     found = parse(merged(table, fields))
     assert isinstance(found, StudentSpec)
     return found
 
 
-def _base(
-    spec: StudentSpec, home: Home, teacher_epochs: int | None, before: dict[str, Before], *, is_dry: bool
-) -> Base:
-    """The setting with its teacher: one that is trained first, or one that is there."""
+def _setup(
+    spec: StudentSpec, home: Home, teacher_epochs: int | None, prerequisites: dict[str, Prerequisite], *, is_dry: bool
+) -> StudySetup:
+    """The spec with its teacher: one that is trained first, or an existing one."""
     if teacher_epochs is not None:
         recipe = teacher_of(spec, spec.teacher, teacher_epochs)
-        label = f"teacher {spec.teacher}{f', {len(before) + 1}' if before else ''}"
-        known = next((each for each in before.values() if each.spec == recipe), Before(label, recipe))
-        before.setdefault(known.label, known)
-        return Base(spec.model_copy(update={"teacher": known.label}), recipe)
+        label = f"teacher {spec.teacher}{f', {len(prerequisites) + 1}' if prerequisites else ''}"
+        known = next((each for each in prerequisites.values() if each.spec == recipe), Prerequisite(label, recipe))
+        prerequisites.setdefault(known.label, known)
+        return StudySetup(spec.model_copy(update={"teacher": known.label}), recipe)
     try:
         found = [trained.find(home, one, data=spec.data) for one in (spec.teacher, *spec.ensemble)]
     except UsageError as error:
         if is_dry:
-            return Base(spec)
+            return StudySetup(spec)
         raise UsageError(error.problem, f"{error.remedy} Or train it first with --teacher-epochs.") from None
     run = found[0].run
     trained_as = load_of_run(run.path) if run is not None else None
-    # A run that is finished later must not take the place of the teacher that the study has begun with.
+    # Pinned: a teacher that finishes later must not replace this one half-way through the study.
     names = [reference.name for reference in found]
     pinned = spec.model_copy(update={"teacher": names[0], "ensemble": tuple(names[1:])})
-    return Base(pinned, trained_as if isinstance(trained_as, TeacherSpec) else None)
+    return StudySetup(pinned, trained_as if isinstance(trained_as, TeacherSpec) else None)
 
 
-def _check_before(before: Iterable[Before], blocks: Sequence[Block], seeds: range) -> None:
-    """Refuse a network that would have to come before itself.
+def _check_prerequisites(prerequisites: Iterable[Prerequisite], blocks: Sequence[Block], seeds: range) -> None:
+    """Check that no prerequisite is itself an arm of the study.
 
     Raises:
-        UsageError: One that is trained first is one of the study's own runs.
+        UsageError: One is.
     """
     own = {identity.experiment(arm.spec): arm.label for block in blocks for arm in block.design.arms}
-    for each in before:
+    for each in prerequisites:
         label = own.get(identity.experiment(each.spec))
         if label is not None and each.spec.seed in seeds:
             raise UsageError(
-                f"The {each.label} would be the run {label!r}, seed {each.spec.seed}, of the study itself.",
-                "Give it another network or other epochs, or the study another --seed.",
+                f"The {each.label} would be the same run as {label!r}, seed {each.spec.seed}, of the study.",
+                "Use another network or number of epochs for it, or another first seed for the study.",
             )
 
 
-def _apart(blocks: Sequence[Block]) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Each experiment once, as a sweep's file has it, and what the runs of each arm are called."""
+def _distinct_arms(blocks: Sequence[Block]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Each experiment once, as a table of a sweep file, and the sweep group of each arm."""
     tables: dict[str, dict[str, Any]] = {}
     groups: dict[str, str] = {}
     for block in blocks:

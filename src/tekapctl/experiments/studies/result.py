@@ -1,13 +1,13 @@
-"""What came of a study."""
+"""The result of a study: arms, contrasts and conclusions."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tekapctl.experiments.comparison.intervals import Difference, paired, t_quantile
-from tekapctl.experiments.studies.contrast import Estimate, Observed, estimate, in_block
-from tekapctl.experiments.studies.outcome import Measured, Outcome
+from tekapctl.experiments.comparison.statistics import ALPHA, Difference, Summary, paired
+from tekapctl.experiments.comparison.table import difference_cells, number, p_text
+from tekapctl.experiments.studies.contrasts import Estimate, estimate, in_block
+from tekapctl.experiments.studies.outcomes import Measured, Outcome
 from tekapctl.experiments.studies.planning import Planned
 from tekapctl.experiments.studies.study import Arm
 
@@ -17,168 +17,142 @@ class Cell:
     """An outcome of an arm.
 
     Attributes:
-        seeds: How many runs have it.
-        mean: Over them.
-        deviation: Their standard deviation; None of a single run.
-        half_interval: Half of the mean's 95 % interval, by Student's t; None of a single run.
-        less_first: The difference from the arm that it is compared with; None of that itself, and where no seed has
-            both.
+        summary: Its values over seeds.
+        values: Its values by seed.
+        difference: The difference from the reference arm; None for that arm, or if no seed has both.
     """
 
-    seeds: int
-    mean: float
-    deviation: float | None
-    half_interval: float | None
-    less_first: Difference | None
+    summary: Summary
+    values: Mapping[int, float]
+    difference: Difference | None
 
 
 @dataclass(frozen=True)
 class Row:
-    """An arm: what it is called, what it is compared with, its place in the chart, and each outcome that it has."""
+    """An arm with its outcomes.
 
-    arm: str
+    Attributes:
+        arm: The arm.
+        block: Its block; empty if the study has one block.
+        reference: Label of the arm that it is compared with.
+        cells: Its outcomes; None without runs.
+    """
+
+    arm: Arm
     block: str
-    against: str
-    series: str | None
-    at: float | int | None
+    reference: str
     cells: Sequence[Cell | None]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a study.
+    """The result of a study.
 
     Attributes:
-        study: Its name.
-        question: What it asks.
-        name: The sweep's name.
-        finished: How many runs are finished.
-        runs: How many there are.
-        outcomes: What was measured.
+        planned: The study.
+        finished: Number of finished runs, including teachers.
         rows: The arms.
-        estimates: The contrasts, of each outcome that is tested.
-        axis: What the chart's axis shows.
+        estimates: The contrasts, for each tested outcome.
     """
 
-    study: str
-    question: str
-    name: str
+    planned: Planned
     finished: int
-    runs: int
-    outcomes: Sequence[Outcome]
     rows: Sequence[Row]
     estimates: Sequence[Estimate]
-    axis: str | None
 
     @property
-    def verdict(self) -> list[str]:
-        """What may be said, in sentences: of each contrast, and of all together."""
-        told = [self._sentence(each) for each in self.estimates if each.difference is not None]
-        count = sum(each.corrected is not None for each in self.estimates)
-        found = sum(each.is_beyond_noise for each in self.estimates)
-        if not count:
-            return [*told, "With so few seeds nothing can be said of noise."]
-        together = f"Of {count} differences {found or 'none'} {'is' if found == 1 else 'are'} beyond seed noise"
-        how = "at 5 % for all of them together (Holm)"
-        return [*told, f"{together}, {how}." if count > 1 else f"{together}, at 5 %."]
+    def question(self) -> str:
+        """The study's question."""
+        return self.planned.study.question
+
+    @property
+    def runs(self) -> int:
+        """Number of runs, including teachers."""
+        return len(self.planned.plan.trials)
+
+    @property
+    def outcomes(self) -> Sequence[Outcome]:
+        """The study's outcomes."""
+        return self.planned.design.outcomes
+
+    @property
+    def conclusions(self) -> list[str]:
+        """A sentence for each contrast, and one for all together."""
+        sentences = [self._sentence(each) for each in self.estimates if each.difference is not None]
+        tested = sum(each.p_holm is not None for each in self.estimates)
+        found = sum(each.significant for each in self.estimates)
+        if not tested:
+            return [*sentences, "Too few seeds for significance tests."]
+        how = f"significant (α = {ALPHA}{', Holm-corrected' if tested > 1 else ''})"
+        differences = f"{tested} differences" if tested > 1 else "1 difference"
+        return [*sentences, f"Of {differences}, {found or 'none'} {'are' if found > 1 else 'is'} {how}."]
 
     def _sentence(self, each: Estimate) -> str:
-        found = each.difference
-        assert found is not None
-        digits = self.digits(each.outcome)
-        known = found.low is not None and found.high is not None
-        interval = f" ({found.low:+.{digits}f} to {found.high:+.{digits}f})" if known else ""
-        p = "" if each.corrected is None else f", p {each.corrected:.3f}"
-        outcome = f", {each.outcome}" if len(self.outcomes) > 1 else ""
-        unit = f" {each.unit}" if each.unit else ""
-        return f"{each.contrast}{outcome}: {found.mean:+.{digits}f}{unit}{interval}{p}: {each.verdict}."
-
-    def digits(self, outcome: str) -> int:
-        """Decimal places of an outcome."""
-        return next(each.digits for each in self.outcomes if each.name == outcome)
+        mean, interval = difference_cells(each.difference, each.outcome.scale, each.outcome.digits, each.unit)
+        p = "" if each.p_holm is None else f"p {p_text(each.p_holm, equals='= ')}"
+        details = ", ".join(filter(None, (interval and f"95 % CI {interval}", p)))
+        outcome = f", {each.outcome.name}" if len(self.outcomes) > 1 else ""
+        return f"{each.contrast.label}{outcome}: {mean}{f' ({details})' if details else ''}: {each.verdict}."
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Plain values for JSON."""
         return {
-            "study": self.study,
+            "study": self.planned.name,
             "question": self.question,
-            "sweep": self.name,
+            "sweep": self.planned.plan.name,
             "finished": self.finished,
             "runs": self.runs,
             "arms": [
                 {
-                    "arm": row.arm,
-                    "against": row.against,
+                    "arm": row.arm.label,
+                    "compared_with": row.reference,
                     "block": row.block,
-                    "series": row.series,
-                    "at": row.at,
+                    "series": row.arm.series,
+                    "x": row.arm.x,
                     "outcomes": {
-                        outcome.name: None if cell is None else asdict(cell)
+                        outcome.key: None
+                        if cell is None
+                        else {
+                            **asdict(cell.summary),
+                            "difference": None if cell.difference is None else asdict(cell.difference),
+                        }
                         for outcome, cell in zip(self.outcomes, row.cells, strict=True)
                     },
                 }
                 for row in self.rows
             ],
-            "contrasts": [
-                {**asdict(each), "is_beyond_noise": each.is_beyond_noise, "verdict": each.verdict}
-                for each in self.estimates
-            ],
-            "verdict": self.verdict,
+            "contrasts": [each.to_dict() for each in self.estimates],
+            "conclusions": self.conclusions,
         }
 
 
 def result(planned: Planned, measured: Mapping[str, Mapping[int, Measured]], finished: int) -> Result:
-    """What came of a study.
+    """Compute the result of a study.
 
     Args:
         planned: The study.
-        measured: Of each group of the sweep, the finished runs by seed.
-        finished: How many of its runs are finished, those of teachers among them.
+        measured: The finished runs, by group of the sweep and by seed.
+        finished: Number of finished runs, including teachers.
     """
-    design = planned.design
+    outcomes = planned.design.outcomes
     of_arm = {label: measured.get(group, {}) for label, group in planned.groups.items()}
-    values = [{label: _read(outcome, runs) for label, runs in of_arm.items()} for outcome in design.outcomes]
-    tested = [
-        Observed(outcome.name, outcome.unit, outcome.higher_is_better, found)
-        for outcome, found in zip(design.outcomes, values, strict=True)
-        if outcome.is_tested
-    ]
+    values = [{label: _read(outcome, runs) for label, runs in of_arm.items()} for outcome in outcomes]
+    tested = [each for each in zip(outcomes, values, strict=True) if each[0].is_tested]
     rows = []
     for block in planned.blocks:
         for arm in block.design.arms:
-            label, place = in_block(block.label, arm.label), arm.place
-            against = _reference(block.design.arms, arm)
-            first = in_block(block.label, against.label)
-            rows.append(
-                Row(
-                    arm.label,
-                    block.label,
-                    against.label,
-                    None if place is None else place.series,
-                    None if place is None else place.at,
-                    [_cell(found[label], {} if label == first else found[first]) for found in values],
-                )
-            )
-    return Result(
-        planned.name,
-        planned.study.question,
-        planned.plan.name,
-        finished,
-        len(planned.plan.trials),
-        design.outcomes,
-        rows,
-        estimate(tested, planned.contrasts),
-        design.axis,
-    )
+            reference = _reference(block.design.arms, arm)
+            own, other = (in_block(block.label, each.label) for each in (arm, reference))
+            cells = [_cell(found[own], {} if arm is reference else found[other]) for found in values]
+            rows.append(Row(arm, block.label, reference.label, cells))
+    return Result(planned, finished, rows, estimate(tested, planned.contrasts))
 
 
 def _reference(arms: Sequence[Arm], arm: Arm) -> Arm:
-    """The arm that another is compared with: the first, or where that has a place, the first at the same place."""
-    first = arms[0]
-    if first.place is None or arm.place is None:
-        return first
-    at = arm.place.at
-    return next(each for each in arms if each.place is not None and each.place.at == at)
+    """The arm that another is compared with: the first, or along an axis the first at the same x."""
+    if arms[0].x is None or arm.x is None:
+        return arms[0]
+    return next(each for each in arms if each.x == arm.x)
 
 
 def _read(outcome: Outcome, runs: Mapping[int, Measured]) -> dict[int, float]:
@@ -186,12 +160,48 @@ def _read(outcome: Outcome, runs: Mapping[int, Measured]) -> dict[int, float]:
     return {seed: value for seed, value in found.items() if value is not None}
 
 
-def _cell(own: Mapping[int, float], first: Mapping[int, float]) -> Cell | None:
-    if not own:
+def _cell(own: Mapping[int, float], reference: Mapping[int, float]) -> Cell | None:
+    summary = Summary.of(list(own.values()))
+    if summary is None:
         return None
-    numbers = list(own.values())
-    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
-    half = None if deviation is None else t_quantile(0.975, len(numbers) - 1) * deviation / len(numbers) ** 0.5
-    shared = sorted(own.keys() & first.keys())
-    difference = paired([own[seed] for seed in shared], [first[seed] for seed in shared]) if shared else None
-    return Cell(len(numbers), statistics.fmean(numbers), deviation, half, difference)
+    shared = sorted(own.keys() & reference.keys())
+    difference = paired([own[seed] for seed in shared], [reference[seed] for seed in shared]) if shared else None
+    return Cell(summary, own, difference)
+
+
+def arm_cells(result: Result, index: int) -> list[list[str]]:
+    """A table of the arms for one outcome, header first."""
+    outcome = result.outcomes[index]
+    references = {row.reference for row in result.rows}
+    if len(references) > 1:  # along an axis, those of one series
+        references = {str(row.arm.series) for row in result.rows if row.arm.label in references}
+    reference = " or ".join(sorted(references))
+    # Counted outcomes, such as training costs, do not vary with the seed.
+    spread = outcome.is_tested
+    table = [
+        ["block", "arm", "seeds", outcome.title, *(["std"] * spread), f"Δ vs. {reference}", *(["95 % CI"] * spread)]
+    ]
+    for row in result.rows:
+        cell = row.cells[index]
+        line = [row.block, row.arm.label]
+        if cell is None:
+            line += [""] * (len(table[0]) - 2)
+        else:
+            mean, std = (
+                number(value, scale=outcome.scale, digits=outcome.digits)
+                for value in (cell.summary.mean, cell.summary.std)
+            )
+            difference, interval = difference_cells(cell.difference, outcome.scale, outcome.digits)
+            line += [str(cell.summary.seeds), mean, *([std] * spread), difference, *([interval] * spread)]
+        table.append(line)
+    return table if any(row.block for row in result.rows) else [line[1:] for line in table]
+
+
+def contrast_cells(result: Result) -> list[list[str]]:
+    """A table of the contrasts with their verdicts, header first."""
+    table = [["outcome", "contrast", "difference", "95 % CI", "p (Holm)", "verdict"]]
+    for each in result.estimates:
+        difference = difference_cells(each.difference, each.outcome.scale, each.outcome.digits, each.unit)
+        line = [each.outcome.name, each.contrast.label, *difference, p_text(each.p_holm), each.verdict]
+        table.append(line)
+    return table if len(result.outcomes) > 1 else [line[1:] for line in table]

@@ -1,14 +1,14 @@
-"""What a study is: ways of training, what is measured of each, and which differences answer its question."""
+"""The parts of a study: arms to train, outcomes to measure, and contrasts that answer its question."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tekapctl.commands.robustness.measure import Request
+from tekapctl.commands.robustness import Request
 from tekapctl.errors import UsageError
-from tekapctl.experiments.studies.contrast import Contrast
-from tekapctl.experiments.studies.outcome import TOP1, Outcome
+from tekapctl.experiments.studies.contrasts import Contrast
+from tekapctl.experiments.studies.outcomes import TOP1, Outcome
 from tekapctl.models import is_known
 from tekapctl.registry import Registry
 from tekapctl.settings import Settings
@@ -16,39 +16,28 @@ from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an arm stands in the study's chart.
-
-    Attributes:
-        series: The line that it is on.
-        at: The setting that the horizontal axis shows.
-    """
-
-    series: str
-    at: float | int
-
-
-@dataclass(frozen=True)
 class Arm:
-    """A way of training that a study compares, over seeds.
+    """A training configuration that a study compares over seeds.
 
     Attributes:
-        label: What it is called.
-        spec: How it is trained; its seed is the study's affair.
-        place: Where it stands in the chart, if the study has an axis.
+        label: Its name.
+        spec: How it is trained; the study sets the seed.
+        series: Its line in the study's chart, if the study has one.
+        x: Its place on the chart's horizontal axis.
     """
 
     label: str
     spec: TeacherSpec | StudentSpec
-    place: Place | None = None
+    series: str | None = None
+    x: float | int | None = None
 
 
 @dataclass(frozen=True)
-class Before:
-    """A network that must be trained before the arms that it teaches.
+class Prerequisite:
+    """A network that is trained before the arms that learn from it.
 
     Attributes:
-        label: What arms name as their teacher.
+        label: The name by which arms refer to it as their teacher.
         spec: How it is trained.
     """
 
@@ -58,17 +47,17 @@ class Before:
 
 @dataclass(frozen=True)
 class Design:
-    """All that a study does.
+    """A study's runs and tests.
 
     Attributes:
-        arms: The ways that are compared; each is shown with its difference from the first.
-        contrasts: The differences that answer the question; all together are held to one level of error.
-        outcomes: What is measured of each run.
-        request: What must be measured of the trained networks for that, beside what every run's summary has.
-        limit: Test images that are shifted for that; all if None.
-        before: Networks that are trained first, beside the teacher.
-        axis: What the chart's horizontal axis shows, doubling by doubling; None without a chart.
-        counts_macs: Whether the cost of each run is among the outcomes.
+        arms: The configurations; each is shown with its difference from the first.
+        contrasts: The differences that answer the question, corrected together.
+        outcomes: What is read from each run.
+        request: Further measurements of the trained networks that outcomes need.
+        limit: Number of test images for those; None for all.
+        prerequisites: Networks that are trained first, besides the teacher.
+        axis: Label of the chart's horizontal axis (log scale); None without a chart.
+        counts_macs: Whether training costs are among the outcomes.
     """
 
     arms: Sequence[Arm]
@@ -76,18 +65,18 @@ class Design:
     outcomes: Sequence[Outcome] = (TOP1,)
     request: Request | None = None
     limit: int | None = None
-    before: Sequence[Before] = ()
+    prerequisites: Sequence[Prerequisite] = ()
     axis: str | None = None
     counts_macs: bool = False
 
 
 @dataclass(frozen=True)
-class Base:
-    """What a study is carried out on.
+class StudySetup:
+    """What a study varies.
 
     Attributes:
-        spec: A student's run with TeKAP, from which the arms are made.
-        teacher: How its teacher was trained or will be; None where nothing says.
+        spec: A student's run with TeKAP, from which the arms are derived.
+        teacher: How its teacher was or will be trained; None if unknown.
     """
 
     spec: StudentSpec
@@ -95,29 +84,29 @@ class Base:
 
     @property
     def recipe(self) -> TeacherSpec:
-        """How further teachers like the study's are trained: as it was, or else as long as the student.
+        """How to train further teachers: like the study's teacher if that is known, else as long as the student.
 
         Raises:
-            UsageError: Nothing says what network it is.
+            UsageError: The teacher's network is unknown.
         """
         if self.teacher is not None:
             return self.teacher
         network = self.spec.teacher_model or self.spec.teacher
         if not is_known(network):
             raise UsageError(
-                f"The study trains further teachers, and {network!r} does not say of which network.",
-                "Name the teacher by its network, with --teacher-epochs to train it too.",
+                f"The study trains further teachers, but {network!r} does not say which network to train.",
+                "Give the teacher's network, with --teacher-epochs to train it too.",
             )
         return teacher_of(self.spec, network, self.spec.epochs)
 
 
 def teacher_of(spec: StudentSpec, network: str, epochs: int) -> TeacherSpec:
-    """How a teacher of a student's run is trained: on all the images, with the published settings for its network.
+    """The spec of a student's teacher: all training images, and the published settings of its network.
 
     Args:
         spec: The student's run.
         network: The teacher's network.
-        epochs: Its epochs.
+        epochs: Its training epochs.
 
     Raises:
         UsageError: There is no such network.
@@ -131,22 +120,22 @@ def teacher_of(spec: StudentSpec, network: str, epochs: int) -> TeacherSpec:
 
 
 class Study(Settings, ABC):
-    """A question with the runs that answer it; its fields are its settings."""
+    """A research question with the runs that answer it; its fields are its settings."""
 
     question: ClassVar[str]
-    """What it asks, in a sentence."""
+    """The question, in a sentence."""
 
     @abstractmethod
-    def design(self, base: Base) -> Design:
-        """The runs and the differences.
+    def design(self, setup: StudySetup) -> Design:
+        """The runs and the contrasts.
 
         Raises:
-            UsageError: The setting has not what the study is about.
+            UsageError: The spec lacks what the study varies.
         """
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """Its settings, by name."""
+        """The default settings, by name."""
         return cls().model_dump(mode="json")
 
 

@@ -1,4 +1,4 @@
-"""Carries out a sweep as jobs of a Slurm cluster, through submitit."""
+"""Run a sweep as jobs of a Slurm cluster, through submitit."""
 
 import getpass
 import logging
@@ -17,7 +17,7 @@ from tekapctl.errors import TekapctlError, UsageError, require
 from tekapctl.experiments.sweeps.folder import SweepFolder, read_trial
 from tekapctl.experiments.sweeps.plan import Plan
 from tekapctl.experiments.sweeps.state import Standing
-from tekapctl.experiments.sweeps.trial import carry_out
+from tekapctl.experiments.sweeps.trial import run_trial
 from tekapctl.logging import ROOT
 from tekapctl.store.home import Home
 from tekapctl.train.callbacks import StoppedError
@@ -25,33 +25,25 @@ from tekapctl.train.callbacks import StoppedError
 Cluster = Literal["slurm", "local-jobs"]
 _EXECUTORS: dict[Cluster, str] = {"slurm": "slurm", "local-jobs": "local"}
 _SAFE_PATH = "PYTHONSAFEPATH"
-"""What Python's option -P is called in the environment; submitit starts its own processes without the option."""
+"""The variable for Python's option -P; submitit starts processes without the option."""
 _MINUTES = 24 * 60
-"""Time of a job, where nothing is said of it; a run that takes longer goes on in another job."""
-_TIMES = 1000
-"""How often."""
+"""Default time limit of a job; longer runs continue in another job."""
+_MOST_REQUEUES = 1000
 _SHARED = ("cpus_per_task", "gpus_per_node", "mem_gb", "nodes", "tasks_per_node", "timeout_min")
 """Options that submitit translates for each kind of cluster."""
 
 
 class Job:
-    """A trial as submitit takes it; where the job's time is up, it goes back into the queue.
-
-    Args:
-        home: The home folder.
-        name: The sweep's name.
-        digest: The trial.
-        retry: Try again although it failed.
-    """
+    """A trial as a submitit job, which is requeued when its time is up."""
 
     def __init__(self, home: Path, name: str, digest: str, *, retry: bool) -> None:
         self.home, self.name, self.digest, self.retry = home, name, digest, retry
 
     def __call__(self) -> str:
-        """Carry out the trial; returns its run's id."""
+        """Run the trial; returns its run's id."""
         folder = SweepFolder(Home(self.home), self.name)
         warning = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}")
-        back_into_queue = signal.getsignal(warning)
+        requeue = signal.getsignal(warning)
         warned: list[int] = []
 
         def warn(number: int, _: FrameType | None) -> None:
@@ -63,37 +55,33 @@ class Job:
 
         ROOT.setLevel(logging.INFO)
         ROOT.handlers[:] = [logging.StreamHandler()]
-        # While it trains, SIGTERM lets the step end and keeps all; submitit itself would pass over it.
+        # SIGTERM ends training after the current step and keeps the run; submitit would ignore it.
         signal.signal(signal.SIGTERM, stop)
         signal.signal(warning, warn)
         try:
-            return carry_out(read_trial(folder.trial_file(self.digest)), folder, _Log(), retry=self.retry)
+            return run_trial(read_trial(folder.trial_file(self.digest)), folder, _Log(), retry=self.retry)
         except (StoppedError, SystemExit):
-            if warned and callable(back_into_queue):
-                # Slurm ends a job that goes back: it is on its way out by itself.
+            if warned and callable(requeue):
+                # Slurm sends SIGTERM to a requeued job, which is about to exit anyway.
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                back_into_queue(warned[0], None)
+                requeue(warned[0], None)
             raise
 
     def checkpoint(self) -> Any:
-        """What goes back into the queue: the same again, which goes on where it was."""
+        """The job to requeue: the same trial, which resumes."""
         self.retry = False
         return require("slurm", "submitit").helpers.DelayedSubmission(self)
 
 
 class _Log:
-    """Tells a job's log how its run goes on."""
+    """Logs a line per epoch."""
 
     def on_start(self, epochs: int, steps: int, first_epoch: int) -> None: ...
 
     def on_step(self, epoch: int, step: int) -> None: ...
 
     def on_epoch(self, metrics: Mapping[str, float | int]) -> None:
-        _print(f"epoch {metrics['epoch']}: test {100 * metrics['test_top1']:.2f}")
-
-
-def _print(text: str) -> None:
-    os.write(2, f"{text}\n".encode())
+        os.write(2, f"epoch {metrics['epoch']}: test top-1 {100 * metrics['test_top1']:.2f} %\n".encode())
 
 
 def submit(
@@ -106,20 +94,20 @@ def submit(
     retry: bool,
     at_once: int | None,
 ) -> list[str]:
-    """Hand the trials that are left to a cluster; returns their digests.
+    """Submit the remaining trials to a cluster; returns their digests.
 
     Args:
         plan: The sweep.
         folder: Its folder.
-        standings: How its trials stand; those that are finished, running or queued are left alone.
+        standings: The states of its trials; finished, running and queued ones are skipped.
         on: Slurm, or processes of this machine that are handled like jobs.
-        options: What submitit's executor is told, such as `partition`, `time` in minutes, `gpus_per_node`.
-        retry: Hand over failed trials too.
-        at_once: How many of them may run at a time; None leaves it to the cluster.
+        options: Options of submitit's executor, such as `partition`, `time` in minutes, `gpus_per_node`.
+        retry: Submit failed trials too.
+        at_once: Maximum number of running jobs; None for no limit.
 
     Raises:
-        UsageError: submitit is not installed, there is no such cluster, or it knows no such option.
-        TekapctlError: The cluster refused.
+        UsageError: submitit is not installed, there is no such cluster, or an option is unknown.
+        TekapctlError: The cluster rejected the jobs.
     """
     states = ("waiting", "interrupted", *(("failed",) if retry else ()))
     left = [digest for digest in plan.trials if standings[digest].state in states]
@@ -127,17 +115,17 @@ def submit(
     left = [digest for digest in left if not hopeless & {need.digest for need in plan.trials[digest].requires.values()}]
     _executor(folder, on, options, at_once, ())
     folder.write_trials(plan)
-    handed: dict[str, str] = {digest: job["id"] for digest, job in folder.jobs().items()}
-    # Those that come first are handed over first, so that others can be told to wait for them.
+    submitted: dict[str, str] = {digest: job["id"] for digest, job in folder.jobs().items()}
+    # Teachers are submitted first, so that their students can depend on their jobs.
     parts: dict[tuple[str, ...], list[str]] = {}
     for digest in left:
         of_it = {need.digest for need in plan.trials[digest].requires.values()}
         parts.setdefault(tuple(sorted(of_it)), []).append(digest)
     for requires, part in parts.items():
-        awaited = [handed[need] for need in requires if need in handed and standings[need].state != "finished"]
+        awaited = [submitted[need] for need in requires if need in submitted and standings[need].state != "finished"]
         executor = _executor(folder, on, {"name": plan.name, **options}, at_once, awaited)
-        ids = _hand_over(executor, plan, folder, part, retry=retry)
-        handed |= ids
+        ids = _submit(executor, plan, folder, part, retry=retry)
+        submitted |= ids
         folder.add_jobs({digest: {"id": job, "cluster": on} for digest, job in ids.items()})
     return left
 
@@ -155,13 +143,13 @@ def queued(folder: SweepFolder) -> set[str]:
     known = _in_the_queue() if of_slurm else None
     if known is not None:
         return found | {digest for digest, job in of_slurm.items() if str(job.job_id) in known}
-    # The first question asks the accounts of all jobs at once.
+    # The first query refreshes the accounting data of all jobs.
     asked = enumerate(of_slurm.items())
     return found | {digest for number, (digest, job) in asked if not job.done(force_check=not number)}
 
 
 def cancel(folder: SweepFolder) -> int:
-    """Tell all jobs of a sweep to stop; returns how many.
+    """Cancel all jobs of a sweep; returns how many.
 
     Raises:
         UsageError: There are jobs, and submitit is not installed.
@@ -171,7 +159,7 @@ def cancel(folder: SweepFolder) -> int:
         if digest not in waiting:
             continue
         if _is_process(job):
-            os.kill(int(job.job_id), signal.SIGTERM)  # passed on to the job
+            os.kill(int(job.job_id), signal.SIGTERM)  # submitit forwards it to the job
         else:
             job.cancel(check=False)
     return len(waiting)
@@ -182,13 +170,13 @@ def _executor(
 ) -> Any:
     submitit = require("slurm", "submitit")
     try:
-        times = {f"{kind}_max_num_timeout": _TIMES for kind in _EXECUTORS.values()}
-        # -P: a file in the working folder takes no installed module's place.
+        times = {f"{kind}_max_num_timeout": _MOST_REQUEUES for kind in _EXECUTORS.values()}
+        # -P: files in the working folder do not shadow installed modules.
         python = {f"{kind}_python": f"{shlex.quote(sys.executable)} -P" for kind in _EXECUTORS.values()}
         executor = submitit.AutoExecutor(folder.path / "submitit", cluster=_EXECUTORS[on], **times, **python)
     except RuntimeError:
         raise UsageError(
-            "This machine has no srun: it is not part of a Slurm cluster.", "Leave out --executor."
+            "This machine has no srun: it is not part of a Slurm cluster.", "Run the sweep without an executor."
         ) from None
     given: dict[str, Any] = {"timeout_min": _MINUTES, "gpus_per_node": 1 if on == "slurm" else 0}
     for name, value in options.items():
@@ -201,37 +189,37 @@ def _executor(
     if at_once is not None:
         given["slurm_array_parallelism"] = at_once
     if awaited:
-        # Whether or not they end well: a trial says itself what it lacks.
+        # Even if they fail: the trial itself reports a missing teacher.
         given["slurm_dependency"] = f"afterany:{':'.join(awaited)}"
     try:
         executor.update_parameters(**given)
     except (NameError, AssertionError, ValueError) as error:
         what = str(error).partition(" Valid arguments")[0].replace("slurm_", "").splitlines()[0]
         raise UsageError(
-            f"The cluster cannot be told this: {what}", "Options are those of submitit, as --slurm partition=gpu."
+            f"Invalid cluster option: {what}", "Use options of submitit, such as --slurm partition=gpu."
         ) from None
     return executor
 
 
-def _hand_over(executor: Any, plan: Plan, folder: SweepFolder, part: Sequence[str], *, retry: bool) -> dict[str, str]:
-    """Submit some trials, all alike; returns their jobs' ids."""
+def _submit(executor: Any, plan: Plan, folder: SweepFolder, part: Sequence[str], *, retry: bool) -> dict[str, str]:
+    """Submit trials as one array; returns their job ids."""
     try:
-        with _apart(executor.cluster == "local"), executor.batch():
+        with _detached(executor.cluster == "local"), executor.batch():
             jobs = [executor.submit(Job(folder.home.root, plan.name, digest, retry=retry)) for digest in part]
-    except Exception as error:  # whatever the cluster's programs say
+    except Exception as error:  # the cluster's programs may raise anything
         words = str(error).strip().splitlines() or [type(error).__name__]
         raise TekapctlError(
-            f"The cluster took no job: {words[-1]}",
-            "Options of its own are given as --slurm NAME=VALUE; nodes without GPUs need --slurm gpus_per_node=0.",
+            f"The cluster rejected the jobs: {words[-1]}",
+            "Set cluster options with --slurm NAME=VALUE; nodes without GPUs need --slurm gpus_per_node=0.",
         ) from None
     return {digest: str(job.job_id) for digest, job in zip(part, jobs, strict=True)}
 
 
 @contextmanager
-def _apart(processes: bool) -> Iterator[None]:
-    """Have processes that are started now hold none of this one's input and output: they are there for longer.
+def _detached(processes: bool) -> Iterator[None]:
+    """Detach processes that are started inside from this process's input and output, which they outlive.
 
-    Nor is the working folder the first place where they look for modules.
+    They do not import modules from the working folder either.
     """
     if not processes:
         yield
@@ -266,9 +254,9 @@ def _jobs(folder: SweepFolder) -> dict[str, Any]:
 
 
 def _in_the_queue() -> set[str] | None:
-    """The user's jobs that a Slurm cluster still has, or None if it cannot be asked.
+    """The user's jobs in the Slurm queue; None if `squeue` fails.
 
-    submitit asks `sacct`, which knows nothing where a cluster keeps no accounts; `squeue` is everywhere.
+    submitit uses `sacct`, which knows nothing on clusters without accounting.
     """
     command = ["squeue", "--noheader", "--array", "--format=%i", "--user", getpass.getuser()]
     try:
@@ -286,7 +274,7 @@ def _process_has_ended(job: Any) -> bool:
 
 
 def _lives(process: int) -> bool:
-    """Whether a process of submitit's is there; its number may be another's by now."""
+    """Whether a process exists and is submitit's: its id may have been reused."""
     try:
         return b"submitit" in Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:

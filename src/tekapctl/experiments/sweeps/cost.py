@@ -1,4 +1,4 @@
-"""What a sweep will cost, estimated for each trial and measured for each group of them."""
+"""The cost of a sweep: estimated per trial, and measured per group."""
 
 import json
 import logging
@@ -11,34 +11,35 @@ from tekapctl.commands.bench import measure_alone, measure_steps
 from tekapctl.commands.cost import Cost, estimate
 from tekapctl.device import describe, resolve_device
 from tekapctl.errors import TekapctlError
-from tekapctl.experiments.sweeps import identity
+from tekapctl.experiments import identity
 from tekapctl.experiments.sweeps.folder import SweepFolder
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.experiments.sweeps.state import Standing
-from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
+from tekapctl.experiments.sweeps.trial import taught_by
+from tekapctl.spec import StudentSpec, TeacherSpec
 from tekapctl.store.atomic import atomic_write
 from tekapctl.store.home import Home
 
 logger = logging.getLogger(__name__)
 
 STEPS = 3
-"""Steps that are measured, after others that warm up."""
+"""Timed steps, after untimed ones."""
 
 Report = Callable[[int, int], None]
-"""Is told how many groups are measured, of how many."""
+"""Called with the number of measured groups and of all groups."""
 
 
 @dataclass(frozen=True)
 class GroupCost:
-    """What the trials of a group cost.
+    """The cost of a group's trials.
 
     Attributes:
         label: The group.
-        trials: How many.
-        left: How many of them are not finished.
-        macs: Multiply-accumulates of one of them.
-        memory_bytes: Memory of one of them, at most.
-        seconds: Time of one of them on this machine; None where it was not measured.
+        trials: Number of trials.
+        left: Number of unfinished trials.
+        macs: Multiply-accumulates per trial.
+        memory_bytes: Peak memory per trial.
+        seconds: Time per trial on this machine; None if not measured.
     """
 
     label: str
@@ -49,21 +50,21 @@ class GroupCost:
     seconds: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Plain values for JSON."""
         return asdict(self)
 
 
 def costs(
     plan: Plan, standings: Mapping[str, Standing], folder: SweepFolder, *, measured: bool, report: Report
 ) -> list[GroupCost]:
-    """What each group costs.
+    """The cost of each group.
 
     Args:
         plan: The sweep.
-        standings: How its trials stand.
-        folder: Where measured times are kept for the next time.
-        measured: Measure some steps of one trial of each group.
-        report: Is told how far it is.
+        standings: The states of its trials.
+        folder: The sweep's folder, where measured times are kept.
+        measured: Time some steps of one trial of each group.
+        report: Progress callback.
 
     Raises:
         UsageError: A teacher is a run or a file that does not exist.
@@ -81,14 +82,14 @@ def costs(
 
 
 def hours(found: list[GroupCost], workers: int) -> float | None:
-    """Hours that what is left takes with so many workers that do not slow each other; None where one is not known."""
+    """Hours for the unfinished trials with workers that do not slow each other down; None if a time is unknown."""
     if any(each.left and each.seconds is None for each in found):
         return None
     return sum(each.left * (each.seconds or 0.0) for each in found) / workers / 3600
 
 
 def estimated(trial: Trial, home: Home) -> Cost:
-    """What a trial costs; those that come before it need not be there.
+    """The cost of a trial, whose teachers need not be trained yet.
 
     Raises:
         UsageError: A teacher is a run or a file that does not exist.
@@ -97,20 +98,12 @@ def estimated(trial: Trial, home: Home) -> Cost:
 
 
 def _by_network(trial: Trial) -> TeacherSpec | StudentSpec:
-    """A trial's spec with its teachers by their networks: what comes first need not be there yet."""
-    spec = trial.spec
-    if not isinstance(spec, StudentSpec):
-        return spec
-    names = {name: need.spec.network for name, need in trial.requires.items()}
-    ensemble = [names.get(name, name) for name in spec.ensemble]
-    return parse({**to_dict(spec), "teacher": names.get(spec.teacher, spec.teacher), "ensemble": ensemble})
+    """A trial's spec with networks in place of teachers that are not trained yet."""
+    return taught_by(trial, {name: need.spec.network for name, need in trial.requires.items()})
 
 
-def _seconds(
-    trial: Trial,
-    folder: SweepFolder,
-) -> float | None:
-    """Time of a trial, measured now or before."""
+def _seconds(trial: Trial, folder: SweepFolder) -> float | None:
+    """Time per trial, measured now or before."""
     spec = _by_network(trial)
     path = folder.path / "measured.json"
     known = _known(path)
@@ -125,7 +118,7 @@ def _seconds(
             else:
                 known[key] = measure_alone(spec, folder.home, STEPS)
         except TekapctlError as error:
-            logger.info(f"{trial.group} was not measured: {error.problem}")
+            logger.info(f"could not measure {trial.group}: {error.problem}")
             return None
         atomic_write(path, (json.dumps(known, indent=2) + "\n").encode())
     return known[key]

@@ -1,4 +1,4 @@
-"""What a sweep keeps beside its runs: nothing that cannot be found or made again."""
+"""A sweep's folder: trial files, logs, problems and cluster jobs. Everything in it can be regenerated."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.experiments.sweeps.identity import digest
+from tekapctl.experiments.identity import digest
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.spec import parse, to_dict
 from tekapctl.store.atomic import atomic_write, make_folder
@@ -20,17 +20,12 @@ from tekapctl.store.home import Home
 CLUSTERS = ("slurm", "local-jobs")
 _JOB = re.compile(r"\d{1,18}(_\d{1,18})?")
 MARK = "trial.json"
-"""The file in a run's folder that says which trial it is."""
+"""The file in a run's folder that identifies its trial."""
 
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """A sweep's folder.
-
-    Attributes:
-        home: Where runs are.
-        name: The sweep's name.
-    """
+    """A sweep's folder."""
 
     home: Home
     name: str
@@ -41,15 +36,15 @@ class SweepFolder:
         return self.home.sweeps / self.name
 
     def trial_file(self, digest: str) -> Path:
-        """Where a trial is described for the process that carries it out."""
+        """The description of a trial for the process that runs it."""
         return self.path / "trials" / f"{digest}.json"
 
     def log(self, digest: str) -> Path:
-        """What the process that carries out a trial writes."""
+        """The output of the process that runs a trial."""
         return self.path / "logs" / f"{digest}.log"
 
     def problem_file(self, digest: str) -> Path:
-        """Why a trial came to nothing before there was a run that could say it."""
+        """Why a trial failed before it had a run."""
         return self.path / "problems" / f"{digest}.txt"
 
     @property
@@ -58,7 +53,7 @@ class SweepFolder:
         return self.path / "jobs.json"
 
     def write_trials(self, plan: Plan) -> None:
-        """Describe all trials for the processes that carry them out.
+        """Write all trial files.
 
         Raises:
             TekapctlError: The folder cannot be written.
@@ -71,14 +66,14 @@ class SweepFolder:
             make_folder(path)
 
     def problem(self, digest: str) -> str | None:
-        """Why a trial came to nothing before there was a run, if it did."""
+        """Why a trial failed before it had a run; None if it did not."""
         try:
             return self.problem_file(digest).read_text(encoding="utf-8").strip() or None
         except (OSError, UnicodeDecodeError):
             return None
 
     def write_problem(self, digest: str, text: str) -> None:
-        """Note why a trial came to nothing."""
+        """Record why a trial failed."""
         atomic_write(self.problem_file(digest), f"{text}\n".encode())
 
     def jobs(self) -> dict[str, dict[str, str]]:
@@ -98,31 +93,31 @@ class SweepFolder:
         }
 
     def add_jobs(self, jobs: Mapping[str, Mapping[str, str]]) -> None:
-        """Note jobs of the cluster."""
+        """Record jobs of the cluster."""
         with FileLock(make_folder(self.path) / ".jobs.lock"):
             atomic_write(self.jobs_file, (json.dumps({**self.jobs(), **jobs}, indent=2) + "\n").encode())
 
 
 class NotYetError(TekapctlError):
-    """A trial cannot be carried out yet; nothing is wrong with it."""
+    """A trial cannot run yet."""
 
     exit_code = 75
 
 
 def lock_file(home: Home, digest: str) -> Path:
-    """What the process holds that carries out a trial, whichever sweep it is of."""
-    # A dot: no sweep can have this name.
+    """The lock of a trial, shared by all sweeps."""
+    # No sweep name starts with a dot.
     return home.sweeps / ".locks" / f"{digest}.lock"
 
 
 @contextmanager
 def lock(home: Home, digest: str, *, wait: bool) -> Iterator[None]:
-    """Hold a trial; nobody else carries it out then.
+    """Hold the lock of a trial, so that no other process runs it.
 
     Args:
-        home: Where runs are.
-        digest: The trial's.
-        wait: Wait for another process that holds it.
+        home: The home folder.
+        digest: The trial's digest.
+        wait: Wait for another process that holds the lock.
 
     Raises:
         NotYetError: Another process holds it.
@@ -130,15 +125,15 @@ def lock(home: Home, digest: str, *, wait: bool) -> Iterator[None]:
     path = lock_file(home, digest)
     make_folder(path.parent)
     try:
-        # A look at who holds it may meet this for an instant.
+        # Checking whether a lock is held takes it for an instant.
         with FileLock(path, timeout=-1 if wait else 0.5, poll_interval=0.1):
             yield
     except Timeout:
-        raise NotYetError("Another process carries out this trial.", "Wait for it.") from None
+        raise NotYetError("Another process runs this trial.", "Wait for it.") from None
 
 
 def described(trial: Trial) -> dict[str, Any]:
-    """A trial as plain values; `restored` gives it back."""
+    """A trial as plain values, for `restored`."""
     return {
         "label": trial.label,
         "spec": to_dict(trial.spec),
@@ -147,7 +142,7 @@ def described(trial: Trial) -> dict[str, Any]:
 
 
 def restored(values: Mapping[str, Any]) -> Trial:
-    """The trial that `described` has described.
+    """The inverse of `described`.
 
     Raises:
         UsageError: Its spec is not valid.
@@ -157,18 +152,18 @@ def restored(values: Mapping[str, Any]) -> Trial:
 
 
 def read_trial(path: Path) -> Trial:
-    """The trial that a file describes.
+    """Read a trial file.
 
     Raises:
-        UsageError: It describes none.
+        UsageError: The file is damaged.
     """
     try:
         return restored(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UsageError(f"{path} describes no trial: {error}.", "Start the sweep again.") from None
+        raise UsageError(f"{path} is not a trial file: {error}.", "Start the sweep again.") from None
 
 
 def mark(trial: Trial) -> str:
-    """What a run's folder says of the trial that it is."""
+    """The contents of the file that identifies a run's trial."""
     what = trial.identity
     return json.dumps({"trial": digest(what), "label": trial.label, **what}, indent=2) + "\n"

@@ -1,6 +1,7 @@
-"""Every combination of a grid's axes, as tables of spec fields."""
+"""All combinations of a grid's axes, as tables of spec fields."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from tekapctl.errors import UsageError
 from tekapctl.spec import StudentSpec, TeacherSpec
 
 MOST = 100_000
-"""Runs that a file may ask for."""
+"""Maximum number of runs of a sweep."""
 _FIELDS = StudentSpec.model_fields.keys() | TeacherSpec.model_fields.keys() | {"preset"}
 
 
@@ -18,8 +19,8 @@ class Point:
     """A value on an axis.
 
     Attributes:
-        label: What it is called; empty for a seed.
-        table: The fields that it sets.
+        label: Its label; empty for a seed.
+        table: The spec fields that it sets.
     """
 
     label: str
@@ -27,25 +28,24 @@ class Point:
 
 
 def combinations(grid: Mapping[str, Any]) -> Iterator[tuple[Point, ...]]:
-    """Each combination of the axes' points; the first axis changes slowest.
+    """All combinations of the axes' points; the first axis changes slowest.
 
     Args:
-        grid: Axes by name: a field of the spec with the values that it takes, or a word with tables of fields.
+        grid: Axes by name: a spec field with a list of values, or any other name with a list of tables.
 
     Raises:
-        UsageError: An axis is no list, is empty, or is neither a field nor a list of tables; or there are too many.
+        UsageError: An axis is not a list, is empty, or is neither a field nor a list of tables; or there are too many
+            combinations.
     """
     axes = [_points(path, values) for path, values in _axes(grid)]
-    count = 1
-    for axis in axes:
-        count *= len(axis)
+    count = math.prod(map(len, axes))
     if count > MOST:
         raise UsageError(f"The grid has {count:,} combinations.", f"A sweep has at most {MOST:,}.")
     return itertools.product(*axes)
 
 
 def _axes(grid: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Axes by their dotted names."""
+    """Axes by dotted name."""
     for name, values in grid.items():
         if isinstance(values, Mapping):
             yield from _axes(values, f"{path}{name}.")
@@ -55,13 +55,12 @@ def _axes(grid: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _points(path: str, values: object) -> list[Point]:
     if not isinstance(values, list) or not values:
-        raise UsageError(f"The axis {path} of the grid is no list of values.", f"Write it as {path} = [...].")
+        raise UsageError(f"The grid axis {path} is not a list of values.", f"Write it as {path} = [...].")
     if path.partition(".")[0] in _FIELDS:
         return [Point(_word(path, value), {path: value}) for value in values]
     if not all(isinstance(value, Mapping) for value in values):
         raise UsageError(
-            f"The axis {path} of the grid is no field of the spec.",
-            "Name a field, or give tables of fields; `tekapctl schema` lists fields.",
+            f"The grid axis {path} is not a spec field.", "Use a field of `tekapctl schema`, or give a list of tables."
         )
     return [_point(path, dict(value)) for value in values]
 
@@ -71,12 +70,12 @@ def _point(path: str, table: dict[str, Any]) -> Point:
     if label is None:
         label = " ".join(filter(None, (_word(field, value) for field, value in table.items())))
     if not isinstance(label, str):
-        raise UsageError(f"A label of the axis {path} is no text.", 'Write it as label = "words".')
+        raise UsageError(f"A label of the grid axis {path} is not a string.", 'Write it as label = "name".')
     return Point(label, table)
 
 
 def _word(path: str, value: object) -> str:
-    """A value in a label: names speak for themselves, other values need their field's."""
+    """A value as part of a label: strings stand alone, other values follow their field's name."""
     if path == "seed":
         return ""
     if isinstance(value, Mapping) and isinstance(value.get("name"), str):

@@ -1,4 +1,4 @@
-"""A sweep's file, checked whole, as the trials that it asks for."""
+"""Read and validate a sweep file, and expand it into trials."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -10,62 +10,67 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from tekapctl.errors import UsageError
+from tekapctl.experiments import identity
+from tekapctl.experiments.identity import Identity, experiment
 from tekapctl.experiments.presets import preset, presets
-from tekapctl.experiments.sweeps import identity
 from tekapctl.experiments.sweeps.grid import Point, combinations
-from tekapctl.experiments.sweeps.identity import Identity, experiment
 from tekapctl.settings import Settings
-from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec, merged, parse, read_file
+from tekapctl.spec import StudentSpec, TeacherSpec, merged, parse, read_file
 
 _SHOWN = 5
-"""Refused specs that are named one by one."""
+"""Maximum number of invalid specs in an error message."""
 
 
 class SweepSettings(Settings):
-    """How a sweep goes about its runs."""
+    """Settings of the sweep itself."""
 
-    warm: bool | None = Field(
-        None, description="Ask teachers for all they will be asked, before their students start; None where it pays."
+    fill_caches: bool | None = Field(
+        None, description="Fill teacher caches before students start; unset to decide by the expected savings."
     )
 
 
 class SweepFile(Settings):
-    """What a sweep's file may hold."""
+    """The tables of a sweep file."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", description="The sweep's name.")
     sweep: SweepSettings = SweepSettings()
-    spec: dict[str, Any] = Field({}, description="Fields that all runs of the grid share.")
-    grid: dict[str, Any] = Field({}, description="Axes: fields with lists of values, or words with lists of tables.")
-    before: tuple[dict[str, Any], ...] = Field((), description="Runs that come first: teachers of the others.")
+    spec: dict[str, Any] = Field({}, description="Spec fields that all runs of the grid share.")
+    grid: dict[str, Any] = Field(
+        {}, description="Axes: spec fields with lists of values, or names with lists of tables."
+    )
+    before: tuple[dict[str, Any], ...] = Field((), description="Runs that are trained first: teachers of the others.")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run that a sweep asks for.
+    """One run of a sweep.
 
     Attributes:
-        label: What it is called.
-        group: What it and those of other seeds are called together.
+        label: Its name.
+        group: The name that it shares with trials that differ only in their seed.
         spec: Its spec, as the file has it.
-        requires: Trials whose networks the spec names as teachers, by that name.
-        published: The published top-1 in percent of the same experiment, if a table has it.
+        requires: Trials that are its teachers, by their names in the spec.
     """
 
     label: str
     group: str
     spec: TeacherSpec | StudentSpec
     requires: Mapping[str, "Trial"] = field(default_factory=dict)
-    published: float | None = None
 
     @cached_property
     def identity(self) -> Identity:
-        """What makes it the trial that it is."""
+        """What identifies the experiment."""
         return identity.identity(self.spec, {name: need.identity for name, need in self.requires.items()})
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 of that, in hexadecimal."""
+        """The SHA-256 of the identity, in hexadecimal."""
         return identity.digest(self.identity)
+
+    @property
+    def published(self) -> float | None:
+        """The published top-1 accuracy (0 to 1) after the last epoch of exactly this experiment, for any seed."""
+        return None if self.requires else _published().get(experiment(self.spec))
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,8 @@ class Plan:
 
     Attributes:
         name: Its name.
-        settings: How it goes about its runs.
-        trials: By digest: those that come before others first, then those of the grid.
+        settings: Its settings.
+        trials: Trials by digest: first those that are trained first, then those of the grid.
     """
 
     name: str
@@ -84,7 +89,7 @@ class Plan:
 
     @property
     def groups(self) -> dict[str, list[str]]:
-        """Digests of trials that differ in their seed alone, by what they are called."""
+        """Digests of trials that differ only in their seed, by group."""
         found: dict[str, list[str]] = {}
         for digest, trial in self.trials.items():
             found.setdefault(trial.group, []).append(digest)
@@ -92,35 +97,30 @@ class Plan:
 
 
 def read(path: Path, datasets: Path) -> Plan:
-    """The sweep of a file.
+    """Read a sweep file.
 
     Args:
         path: The file.
-        datasets: Where data sets are kept.
+        datasets: The folder of data sets.
 
     Raises:
         UsageError: The file cannot be read, or one of its specs is not valid.
     """
     if not path.is_file():
-        raise UsageError(
-            f"There is no sweep file {str(path)!r}.",
-            "Name a TOML file; `tekapctl sweep status`, `cancel` and `report` take one too.",
-        )
+        raise UsageError(f"There is no sweep file {str(path)!r}.", "Give the path of a TOML file.")
     try:
         return plan(read_file(path), datasets)
     except RecursionError:
-        raise UsageError(
-            f"The tables in {path} are nested too deeply.", "docs/sweeps.md says what it may hold."
-        ) from None
+        raise UsageError(f"The tables in {path} are nested too deeply.", "See docs/sweeps.md for the format.") from None
 
 
 def plan(table: Mapping[str, Any], datasets: Path, *, by_network: bool = True) -> Plan:
-    """The sweep that a file's table describes.
+    """The sweep that a table describes.
 
     Args:
-        table: The file's.
-        datasets: Where data sets are kept; which images are there is part of what an experiment is.
-        by_network: Whether a student may name a run that comes first by its network, and not by its label alone.
+        table: The contents of a sweep file.
+        datasets: The folder of data sets; their images are part of an experiment's identity.
+        by_network: Whether students may refer to earlier runs by network, in addition to label.
 
     Raises:
         UsageError: A field is unknown, a spec is not valid, or two trials are the same.
@@ -129,9 +129,9 @@ def plan(table: Mapping[str, Any], datasets: Path, *, by_network: bool = True) -
         file = SweepFile.model_validate(table)
     except ValidationError as error:
         wrong = "; ".join(complaint(entry) for entry in error.errors(include_url=False))
-        raise UsageError(f"The sweep is not valid: {wrong}.", "docs/sweeps.md says what it may hold.") from None
+        raise UsageError(f"The sweep is not valid: {wrong}.", "See docs/sweeps.md for the format.") from None
     if not file.grid and not file.before:
-        raise UsageError("The sweep has no runs.", "Give it a [grid].")
+        raise UsageError("The sweep has no runs.", "Add a [grid].")
     first: dict[str, Trial] = {}
     for number, fields in enumerate(file.before):
         label = fields.get("label", f"before {number + 1}")
@@ -139,15 +139,15 @@ def plan(table: Mapping[str, Any], datasets: Path, *, by_network: bool = True) -
         trial = _before(str(label), values, file.name, list(first.values()), by_network, datasets)
         trial = trial if "label" in fields else _named(trial)
         if trial.label in first:
-            raise UsageError(f"Two runs that come first are called {trial.label!r}.", "Give each a label of its own.")
+            raise UsageError(f"Two [[before]] runs are named {trial.label!r}.", "Give them different labels.")
         first[trial.label] = trial
     of_grid = _of_grid(file, list(first.values()), by_network, datasets) if file.grid else ()
     trials = [*first.values(), *of_grid]
-    return Plan(file.name, file.sweep, _apart(trials))
+    return Plan(file.name, file.sweep, _by_digest(trials))
 
 
 def complaint(entry: Any) -> str:
-    """What pydantic finds wrong, in words."""
+    """A pydantic error in words."""
     what = "unknown field" if entry["type"] == "extra_forbidden" else entry["msg"]
     return f"{'.'.join(map(str, entry['loc']))}: {what}"
 
@@ -163,7 +163,7 @@ def _before(
 
 
 def _named(trial: Trial) -> Trial:
-    """A trial that comes first and was given no label."""
+    """A [[before]] trial without a label of its own."""
     words = f"{trial.spec.network} on {trial.spec.data.name}"
     return Trial(words, words, trial.spec, trial.requires)
 
@@ -181,7 +181,7 @@ def _of_grid(file: SweepFile, first: Sequence[Trial], by_network: bool, datasets
             continue
         by_seed = any("seed" in point.table for point in points)
         full = f"{label}, seed {spec.seed}" if by_seed else label
-        found.append(Trial(full, label, spec, requires, None if requires else published(spec)))
+        found.append(Trial(full, label, spec, requires))
     if refused:
         more = f"; and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
         raise UsageError("; ".join(refused[:_SHOWN]) + f"{more}.", remedy)
@@ -194,7 +194,7 @@ def _with_seed(label: str, points: Sequence[Point]) -> str:
 
 
 def _table(shared: Mapping[str, Any], points: Sequence[Point]) -> dict[str, Any]:
-    """The fields of a combination: a preset's, over them the shared ones, over them the axes'."""
+    """The fields of a combination: the preset's, overridden by the shared ones, overridden by the axes'."""
     named = [table["preset"] for table in (shared, *(point.table for point in points)) if "preset" in table]
     table = preset(str(named[-1])).table if named else {}
     for over in (shared, *(point.table for point in points)):
@@ -205,18 +205,18 @@ def _table(shared: Mapping[str, Any], points: Sequence[Point]) -> dict[str, Any]
 def _spec(values: dict[str, Any], name: str, datasets: Path) -> TeacherSpec | StudentSpec:
     values = {"name": name, **values}
     if values.get("kind") == "teacher":
-        # A student trained alone, among students: what only those with a teacher have is not for it.
+        # A student without a teacher, among students: drop the fields that need a teacher.
         values = {"model": values["student"], **values} if "student" in values else values
         only = StudentSpec.model_fields.keys() - TeacherSpec.model_fields.keys()
         values = {field: value for field, value in values.items() if field not in only}
     spec = parse(values)
-    with suppress(UsageError):  # of images that are not there yet the run itself will say so
-        spec = spec.model_copy(update={"data": spec.data.stamped(datasets)})
+    with suppress(UsageError):  # the run itself reports missing images
+        spec = spec.model_copy(update={"data": spec.data.with_fingerprint(datasets)})
     return spec
 
 
 def _needs(spec: TeacherSpec | StudentSpec, first: Sequence[Trial], by_network: bool) -> dict[str, Trial]:
-    """Trials that come first and are this one's teachers: by label, or by network and data set."""
+    """The earlier trials that are this one's teachers: by label, or by network and data set."""
     if not isinstance(spec, StudentSpec):
         return {}
     found = {}
@@ -229,19 +229,19 @@ def _needs(spec: TeacherSpec | StudentSpec, first: Sequence[Trial], by_network: 
         ]
         if not named and len(alike) > 1:
             raise UsageError(
-                f"{len(alike)} runs that come first train {name} on {spec.data.name}.",
-                "Give each a label, and name it as the teacher.",
+                f"{len(alike)} [[before]] runs train {name} on {spec.data.name}.",
+                "Give each a label, and use that label as the teacher.",
             )
         for trial in named or alike:
             found[name] = trial
     return found
 
 
-def _apart(trials: Sequence[Trial]) -> dict[str, Trial]:
-    """Trials by their digests.
+def _by_digest(trials: Sequence[Trial]) -> dict[str, Trial]:
+    """Trials by digest.
 
     Raises:
-        UsageError: Two are the same, or what differs beside the seed is called the same.
+        UsageError: Two trials are the same, or different experiments have the same name.
     """
     found: dict[str, Trial] = {}
     groups: dict[str, str] = {}
@@ -250,26 +250,19 @@ def _apart(trials: Sequence[Trial]) -> dict[str, Trial]:
         digest, key = identity.digest(what), identity.group(what)
         if digest in found:
             raise UsageError(
-                f"{found[digest].label!r} and {trial.label!r} are the same experiment.", "Leave out one of them."
+                f"{found[digest].label!r} and {trial.label!r} are the same experiment.", "Remove one of them."
             )
         if groups.setdefault(trial.group, key) != key:
-            raise UsageError(f"Different experiments are called {trial.group!r}.", "Give them labels of their own.")
+            raise UsageError(f"Different experiments are named {trial.group!r}.", "Give them different labels.")
         found[digest] = trial
     return found
 
 
-def published(spec: RunSpec) -> float | None:
-    """The published last top-1 in percent of exactly this experiment, whatever its seed; None where none is known."""
-    return _known().get(experiment(spec))
-
-
 @cache
-def _known() -> dict[str, float]:
-    found = {}
-    for one in presets():
-        row = one.published
-        # Sweeps show last epochs' accuracies; others do not compare with them.
-        if row is not None and row.epoch == "last" and one.is_runnable:
-            assert row.top1 is not None
-            found[experiment(parse(one.table))] = row.top1
-    return found
+def _published() -> dict[str, float]:
+    """Published top-1 accuracies after the last epoch, by experiment."""
+    return {
+        experiment(parse(one.table)): one.published.top1 / 100
+        for one in presets()
+        if one.is_runnable and one.published and one.published.epoch == "last" and one.published.top1 is not None
+    }

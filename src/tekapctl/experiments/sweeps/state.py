@@ -1,4 +1,4 @@
-"""How each trial of a sweep stands, read from the runs' own folders."""
+"""The state of each trial of a sweep, read from the runs' own folders."""
 
 import json
 from collections.abc import Iterable
@@ -6,32 +6,33 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from tekapctl.errors import UsageError
-from tekapctl.experiments.sweeps import identity
+from tekapctl.experiments import identity
 from tekapctl.experiments.sweeps.folder import MARK, SweepFolder, lock_file
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.spec import StudentSpec, load_of_run
 from tekapctl.store.atomic import sha256
 from tekapctl.store.home import Home
 from tekapctl.store.locks import is_locked
-from tekapctl.store.runs import Run, Runs
+from tekapctl.store.run import Run
+from tekapctl.store.runs import Runs
 from tekapctl.train import trained
 
 State = Literal["finished", "running", "interrupted", "failed", "queued", "waiting"]
 _BEST = ("finished", "running", "interrupted", "failed")
-"""Of several runs of one trial the one that is furthest in this order counts; of those the newest."""
+"""If a trial has several runs, the first in this order counts; of equal ones the newest."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How a trial stands.
+    """The state of a trial.
 
     Attributes:
-        state: Queued where a cluster has it and it has not begun; waiting where nobody has.
-        run: The id of its run, if it has begun.
-        epoch: Epochs that are done.
-        top1: Top-1 after the last epoch, as a share, of a finished run.
-        error: Why it failed, or was broken off.
-        note: What else must be said of it.
+        state: `queued` if submitted to a cluster, `waiting` if not started.
+        run: The id of its run, if it has started.
+        epoch: Completed epochs.
+        top1: Top-1 accuracy after the last epoch (0 to 1) of a finished run.
+        error: Why it failed or was interrupted.
+        note: Why one of its runs does not count.
     """
 
     state: State
@@ -42,16 +43,12 @@ class Standing:
     note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Plain values for JSON."""
         return asdict(self)
 
 
 class Ledger:
-    """Finds the runs of trials; what cannot change any more is read once.
-
-    Args:
-        home: Where runs are.
-    """
+    """Finds the runs of trials. Finished runs are read once."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -60,12 +57,7 @@ class Ledger:
         self._weights: dict[str, str | None] = {}
 
     def look(self, plan: Plan, queued: Iterable[str] = ()) -> dict[str, Standing]:
-        """How each trial of a sweep stands, by digest.
-
-        Args:
-            plan: The sweep.
-            queued: Trials that a cluster has.
-        """
+        """The state of each trial of a sweep, by digest."""
         runs = self._runs_of(plan.trials.keys())
         folder, queue = SweepFolder(self.home, plan.name), frozenset(queued)
         found: dict[str, Standing] = {}
@@ -85,11 +77,11 @@ class Ledger:
         return found
 
     def find(self, digest: str, trial: Trial) -> Standing:
-        """How one trial stands by its runs."""
+        """The state of one trial."""
         return self.one(digest, trial, self._runs_of([digest]).get(digest, []))
 
     def one(self, digest: str, trial: Trial, runs: Iterable[Run]) -> Standing:
-        """How a trial stands, given its runs, oldest first."""
+        """The state of a trial with these runs, oldest first."""
         if digest in self._finished and (self.home.runs / str(self._finished[digest].run)).is_dir():
             return self._finished[digest]
         stale = None
@@ -97,12 +89,12 @@ class Ledger:
         for run in runs:
             found = run.status
             if found == "unknown":
-                stale = f"{run.id} does not count: this user may not read it"
+                stale = f"{run.id} does not count: no permission to read it"
                 continue
             if found == "damaged" and run.kind() is None:
                 stale = f"{run.id} does not count: its spec cannot be read here"
                 continue
-            # A run whose summary was damaged goes on from its checkpoint, which writes it anew.
+            # A run whose summary is damaged resumes from its checkpoint, which writes the summary again.
             status: State = "interrupted" if found == "damaged" else found
             if status != "running" and (changed := self._changed(trial, run)):
                 stale = f"{run.id} does not count: {changed}"
@@ -132,7 +124,7 @@ class Ledger:
         return found
 
     def _changed(self, trial: Trial, run: Run) -> str | None:
-        """What has changed of a run's teachers since, in words."""
+        """How a run's teachers have changed since it was trained; None if they have not."""
         if not isinstance(trial.spec, StudentSpec):
             return None
         try:
@@ -140,7 +132,7 @@ class Ledger:
         except UsageError:
             return "its spec cannot be read here"
         if not isinstance(spec, StudentSpec):
-            return "its spec is of another kind"
+            return "its spec is not a student's"
         names = (trial.spec.teacher, *trial.spec.ensemble)
         for name, learned_from in zip(names, (spec.teacher_digest, *spec.ensemble_digests), strict=False):
             now = self.weights(trial, name)
@@ -149,7 +141,7 @@ class Ledger:
         return None
 
     def weights(self, trial: Trial, name: str) -> str | None:
-        """The SHA-256 of the weights that a trial's teacher has now; None where it is not there."""
+        """The SHA-256 of a teacher's current weights; None if they do not exist."""
         need = trial.requires.get(name)
         if need is not None:
             key = need.digest
@@ -189,7 +181,7 @@ def _standing(run: Run, status: State) -> Standing:
 
 
 def _marked(run: Run) -> str | None:
-    """The trial that a run says it is, if it is one of a sweep's."""
+    """The trial of a run; None if it is not part of a sweep."""
     try:
         return str(json.loads((run.path / MARK).read_text(encoding="utf-8"))["trial"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -197,7 +189,7 @@ def _marked(run: Run) -> str | None:
 
 
 def _renewed(run: Run) -> str | None:
-    """The trial that it is by this version of the program, whose specs may have other fields than the run's."""
+    """The trial of a run of an older version, whose spec had fewer fields."""
     try:
         kept = json.loads((run.path / MARK).read_text(encoding="utf-8"))
         return identity.digest(identity.renewed(kept))

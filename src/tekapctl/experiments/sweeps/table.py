@@ -1,7 +1,6 @@
-"""A sweep's trials, grouped by everything but the seed."""
+"""The table of a sweep: states and results of trials, grouped over seeds."""
 
 import logging
-import statistics
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,28 +8,28 @@ from typing import Any
 
 from tekapctl.errors import UsageError
 from tekapctl.experiments.comparison.groups import Group, read_finished
+from tekapctl.experiments.comparison.statistics import Summary
 from tekapctl.experiments.sweeps.plan import Plan
 from tekapctl.experiments.sweeps.state import Standing
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Run
+from tekapctl.store.run import Run
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Row:
-    """How a group's trials stand; accuracies are in percent.
+    """The trials of a group; accuracies are fractions from 0 to 1.
 
     Attributes:
         label: The group.
-        trials: How many.
-        finished: How many of them are finished.
-        running: How many are being carried out.
-        failed: How many have failed.
-        waiting: How many are left, those that were interrupted or are queued among them.
-        mean: Mean top-1 after the last epoch of those that are finished.
-        deviation: Its standard deviation.
-        published: The published number of the same experiment.
+        trials: Number of trials.
+        finished: Number of finished trials.
+        running: Number of running trials.
+        failed: Number of failed trials.
+        waiting: Number of other trials, including interrupted and queued ones.
+        top1: Top-1 accuracy of finished trials after the last epoch; None if there are none.
+        published_top1: The published accuracy of the same experiment.
     """
 
     label: str
@@ -39,12 +38,17 @@ class Row:
     running: int
     failed: int
     waiting: int
-    mean: float | None
-    deviation: float | None
-    published: float | None
+    top1: Summary | None
+    published_top1: float | None
+
+    @property
+    def accuracies(self) -> tuple[float | None, float | None, float | None]:
+        """Mean, standard deviation and published accuracy."""
+        mean, std = (None, None) if self.top1 is None else (self.top1.mean, self.top1.std)
+        return mean, std, self.published_top1
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Plain values for JSON."""
         return asdict(self)
 
 
@@ -53,7 +57,7 @@ def rows(plan: Plan, standings: Mapping[str, Standing]) -> list[Row]:
     found = []
     for label, digests in plan.groups.items():
         counts = Counter(standings[digest].state for digest in digests)
-        reached = [100 * top1 for digest in digests if (top1 := standings[digest].top1) is not None]
+        reached = [top1 for digest in digests if (top1 := standings[digest].top1) is not None]
         done, running, failed = counts["finished"], counts["running"], counts["failed"]
         found.append(
             Row(
@@ -63,28 +67,18 @@ def rows(plan: Plan, standings: Mapping[str, Standing]) -> list[Row]:
                 running,
                 failed,
                 len(digests) - done - running - failed,
-                statistics.fmean(reached) if reached else None,
-                statistics.stdev(reached) if len(reached) > 1 else None,
+                Summary.of(reached),
                 plan.trials[digests[0]].published,
             )
         )
     return found
 
 
-def finished_groups(
-    plan: Plan,
-    standings: Mapping[str, Standing],
-    home: Home,
-) -> list[Group]:
-    """The finished runs of a sweep, in its groups.
-
-    Args:
-        plan: The sweep.
-        standings: How its trials stand.
-        home: Where the runs are.
+def finished_groups(plan: Plan, standings: Mapping[str, Standing], home: Home) -> list[Group]:
+    """The finished runs of a sweep, by group.
 
     Raises:
-        UsageError: There are none.
+        UsageError: No run is finished.
     """
     groups = []
     for label, digests in plan.groups.items():
@@ -104,7 +98,7 @@ def finished_groups(
 
 
 def result(plan: Plan, standings: Mapping[str, Standing]) -> dict[str, Any]:
-    """All of it as plain values, for JSON."""
+    """Groups and trials as plain values for JSON."""
     counts = Counter(standing.state for standing in standings.values())
     return {
         "sweep": plan.name,

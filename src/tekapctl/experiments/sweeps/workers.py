@@ -1,4 +1,4 @@
-"""Which processes carry out a sweep, so that another one can tell them to stop."""
+"""A sweep's processes on this machine: their registration, so that they can be stopped, and their devices."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def present(folder: SweepFolder) -> Iterator[None]:
-    """Be known as a process that carries out the sweep."""
+    """Register this process as running the sweep."""
     path = make_folder(folder.path / "processes") / f"{platform.node()}+{os.getpid()}"
     try:
         with FileLock(path):
@@ -31,55 +31,52 @@ def present(folder: SweepFolder) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def stop_all(
-    folder: SweepFolder,
-) -> int:
-    """Tell all processes of this machine that carry out the sweep to stop; returns how many.
-
-    Args:
-        folder: The sweep's folder.
-    """
-    told = 0
+def stop_all(folder: SweepFolder) -> int:
+    """Send SIGTERM to all processes on this machine that run the sweep; returns how many."""
+    stopped = 0
     for path in sorted((folder.path / "processes").glob("*+*")):
         machine, _, process = path.name.rpartition("+")
         if not is_locked(path):
             path.unlink(missing_ok=True)  # it was killed
         elif machine != platform.node():
-            logger.info(f"a process on {machine} carries it out too: cancel it there")
+            logger.info(f"a process on {machine} runs this sweep too: cancel it there")
         else:
             os.kill(int(process), signal.SIGTERM)
-            told += 1
-    return told
+            stopped += 1
+    return stopped
 
 
 _DEVICE = re.compile(r"cpu|cuda:(\d{1,3})")
 
 
 def check(devices: Sequence[str], plan: Plan) -> None:
-    """See to it that devices can be dealt out.
+    """Check that devices can be assigned to workers.
 
     Raises:
-        UsageError: One is none, or a spec names its own.
+        UsageError: A name is not a device, or a spec sets its own device.
     """
     for name in devices:
         if not _DEVICE.fullmatch(name):
-            raise UsageError(f"{name!r} is no device to deal out.", "Name them as --devices cuda:0,cuda:1, or cpu.")
+            raise UsageError(f"{name!r} is not a device.", "Use cpu, or CUDA devices such as --devices cuda:0,cuda:1.")
     for trial in plan.trials.values() if devices else ():
         if trial.spec.device not in ("auto", "cuda") and [trial.spec.device] != list(devices):
             raise UsageError(
-                f"{trial.label} names its own device, {trial.spec.device}, and --devices deals out others.",
-                "Leave device out of the file, or --devices out of the command.",
+                f"{trial.label} sets its own device, {trial.spec.device}, which conflicts with --devices.",
+                "Remove device from the file, or --devices from the command.",
             )
 
 
 def environment(device: str | None, workers: int) -> dict[str, str]:
-    """Variables for a worker.
+    """Environment variables of a worker.
 
-    A device is all that its worker can see, so that the spec need not name it, and a run can go on with another one.
+    A worker sees only its own device, so that specs need not name it and runs can resume on another one.
 
     Args:
-        device: Its device; None leaves it all.
-        workers: How many share the processor.
+        device: Its device; None for all.
+        workers: Number of workers that share the CPU.
+
+    Raises:
+        UsageError: CUDA_VISIBLE_DEVICES does not include the device.
     """
     found = {}
     if "OMP_NUM_THREADS" not in os.environ and workers > 1:
@@ -91,7 +88,7 @@ def environment(device: str | None, workers: int) -> dict[str, str]:
         visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
         if visible and number >= len(visible):
             raise UsageError(
-                f"There is no device {device}: CUDA_VISIBLE_DEVICES names {len(visible)}.", "Name fewer --devices."
+                f"There is no device {device}: CUDA_VISIBLE_DEVICES lists {len(visible)}.", "Use fewer --devices."
             )
         found["CUDA_VISIBLE_DEVICES"] = visible[number] if visible else str(number)
     return found

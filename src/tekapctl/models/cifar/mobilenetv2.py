@@ -20,12 +20,12 @@ STAGES = (
     (EXPANSION, 160, 1, 1),
 )
 EMBEDDING = 1280
-TOLD_AFTER = (1, 2, 4, 6)
+FEATURE_MAP_STAGES = (1, 2, 4, 6)
 """The stages whose output is a feature map."""
 
 
 class InvertedResidual(nn.Module):
-    """A depthwise convolution between two of one pixel, beside a shortcut where the shape allows it."""
+    """A depthwise convolution between two 1x1 convolutions, with a shortcut where the shape allows it."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class MobileNetV2(Network):
 
     Args:
         num_classes: Number of classes.
-        in_channels: Number of channels of its images.
+        in_channels: Number of image channels.
     """
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
@@ -69,7 +69,7 @@ class MobileNetV2(Network):
         )
         self.conv2 = nn.Sequential(conv(widths[-1], EMBEDDING, 1), nn.BatchNorm2d(EMBEDDING), nn.ReLU(True))
         self.classifier = nn.Sequential(nn.Linear(EMBEDDING, num_classes))
-        init_spatial_fan_out(self, linear_deviation=0.01)
+        init_spatial_fan_out(self, linear_std=0.01)
 
     @property
     def classifier_layer(self) -> nn.Module:
@@ -77,8 +77,8 @@ class MobileNetV2(Network):
         return self.classifier
 
     def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:
-        """The last of each stage."""
-        return batch_norms(self.blocks[number][-1].conv[-1] for number in TOLD_AFTER)  # type: ignore[index]
+        """The last one of each stage."""
+        return batch_norms(self.blocks[number][-1].conv[-1] for number in FEATURE_MAP_STAGES)  # type: ignore[index]
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
         """The pooled last convolution."""
@@ -86,10 +86,10 @@ class MobileNetV2(Network):
         maps.keep(x, x)
         for number, stage in enumerate(self.blocks):
             x = stage(x)
-            if number in TOLD_AFTER:
+            if number in FEATURE_MAP_STAGES:
                 maps.keep(x, x)
         return pool(self.conv2(x))
 
 
-# Trained with 0.01 in the published protocol.
+# The published learning rate is 0.01.
 NETWORKS.register("MobileNetV2")(Entry(MobileNetV2, learning_rate=0.01))

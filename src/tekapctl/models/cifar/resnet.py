@@ -13,7 +13,7 @@ Widths = tuple[int, int, int, int]
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions beside a shortcut; gives their sum before its ReLU."""
+    """Two convolutions with a shortcut; returns their sum before the ReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ResNet(Network):
         depth: Number of layers, 6n + 2.
         widths: Channels of the first layer and of the stages.
         num_classes: Number of classes.
-        in_channels: Number of channels of its images.
+        in_channels: Number of image channels.
     """
 
     def __init__(self, depth: int, widths: Widths, num_classes: int, in_channels: int) -> None:
@@ -59,7 +59,7 @@ class ResNet(Network):
         return self.fc
 
     def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:
-        """The last of each stage."""
+        """The last one of each stage."""
         return batch_norms(stage[-1].bn2 for stage in (self.layer1, self.layer2, self.layer3))
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
@@ -88,7 +88,7 @@ EXPANSION = 4
 
 
 class Bottleneck(nn.Module):
-    """A narrow convolution between two of one pixel, beside a shortcut; gives their sum before its ReLU."""
+    """A narrow convolution between two 1x1 convolutions, with a shortcut; returns their sum before the ReLU."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class ResNet50(Network):
 
     Args:
         num_classes: Number of classes.
-        in_channels: Number of channels of its images.
+        in_channels: Number of image channels.
     """
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
@@ -135,7 +135,7 @@ class ResNet50(Network):
         return self.linear
 
     def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:
-        """The last of each stage."""
+        """The last one of each stage."""
         return batch_norms(stage[-1].bn3 for stage in (self.layer1, self.layer2, self.layer3, self.layer4))
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:

@@ -16,14 +16,14 @@ BLOCKS_V1 = (4, 8, 4)
 
 
 class ShuffleUnit(nn.Module):
-    """Grouped convolutions with a shuffle between; gives the sum, or at a stride the concatenation, before its ReLU."""
+    """Grouped convolutions with a channel shuffle in between; returns the sum (stride 2: concatenation) before ReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
         added = outputs - inputs if stride == 2 else outputs
         width = added // 4
-        # The first layer's few channels are not grouped.
+        # The few channels of the first layer are not grouped.
         self.groups = 1 if inputs == WIDTHS_V1[0] else GROUPS
         self.conv1 = conv(inputs, width, 1, groups=self.groups)
         self.bn1 = nn.BatchNorm2d(width)
@@ -49,7 +49,7 @@ class ShuffleNetV1(Network):
 
     Args:
         num_classes: Number of classes.
-        in_channels: Number of channels of its images.
+        in_channels: Number of image channels.
     """
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
@@ -78,7 +78,7 @@ class ShuffleNetV1(Network):
         return pool(x)
 
 
-# Trained with 0.01 in the published protocol.
+# The published learning rate is 0.01.
 NETWORKS.register("ShuffleV1")(Entry(ShuffleNetV1, learning_rate=0.01))
 
 
@@ -88,7 +88,7 @@ EMBEDDING = 1024
 
 
 class SplitUnit(nn.Module):
-    """Half of the channels pass, half are convolved."""
+    """Passes half of the channels on and convolves the other half."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class SplitUnit(nn.Module):
 
 
 class DownUnit(nn.Module):
-    """Both halves are convolved with a stride."""
+    """Convolves both halves with stride 2."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class ShuffleNetV2(Network):
 
     Args:
         num_classes: Number of classes.
-        in_channels: Number of channels of its images.
+        in_channels: Number of image channels.
     """
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
@@ -174,5 +174,5 @@ class ShuffleNetV2(Network):
         return pool(F.relu(self.bn2(self.conv2(x)), inplace=True))
 
 
-# Trained with 0.01 in the published protocol.
+# The published learning rate is 0.01.
 NETWORKS.register("ShuffleV2")(Entry(ShuffleNetV2, learning_rate=0.01))

@@ -18,7 +18,7 @@ CONVOLUTIONS = {
     "vgg19": (2, 2, 4, 4, 4),
 }
 LARGE_IMAGE = 64
-"""From this size on the fourth stage is pooled too, as published."""
+"""Images of at least this size are pooled before the fourth stage too, as in the published code."""
 
 
 class VGG(Network):
@@ -27,7 +27,7 @@ class VGG(Network):
     Args:
         convolutions: Number of convolutions of each stage.
         num_classes: Number of classes.
-        in_channels: Number of channels of its images.
+        in_channels: Number of image channels.
     """
 
     def __init__(self, convolutions: tuple[int, ...], num_classes: int, in_channels: int) -> None:
@@ -36,7 +36,7 @@ class VGG(Network):
         for number, (width, count) in enumerate(zip(WIDTHS, convolutions, strict=True)):
             self.add_module(f"block{number}", _stage(inputs[number], width, count))
         self.classifier = nn.Linear(WIDTHS[-1], num_classes)
-        init_spatial_fan_out(self, linear_deviation=0.01)
+        init_spatial_fan_out(self, linear_std=0.01)
 
     @property
     def classifier_layer(self) -> nn.Module:
@@ -44,7 +44,7 @@ class VGG(Network):
         return self.classifier
 
     def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:
-        """The last of each stage."""
+        """The last one of each stage."""
         feature_maps = (self.get_submodule(f"block{number}") for number in range(1, len(WIDTHS)))
         return batch_norms(stage[-1] for stage in feature_maps)  # type: ignore[index]
 

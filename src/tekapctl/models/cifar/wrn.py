@@ -11,7 +11,7 @@ from tekapctl.models.zoo import NETWORKS, Entry
 
 
 class WideBlock(nn.Module):
-    """Two convolutions, each behind its batch norm and ReLU, beside a shortcut."""
+    """Two convolutions, each after a batch norm and ReLU, with a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class WideResNet(Network):
         depth: Number of layers, 6n + 4.
         widening: Factor of the stages' channels.
         num_classes: Number of classes.
-        in_channels: Number of channels of its images.
+        in_channels: Number of image channels.
     """
 
     def __init__(self, depth: int, widening: int, num_classes: int, in_channels: int) -> None:
@@ -85,12 +85,12 @@ class WideResNet(Network):
         return self.block2.first.bn1, self.block3.first.bn1, self.bn1
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
-        """The pooled last stage behind its batch norm and ReLU."""
+        """The pooled last stage after its batch norm and ReLU."""
         x = self.conv1(images)
         maps.keep(x, x)
         for stage, following in ((self.block1, self.block2), (self.block2, self.block3)):
             x = stage(x)
-            # What is before a stage's ReLU is the batch norm that follows it, in the next stage.
+            # The pre-activation of a stage is the output of the first batch norm of the next stage.
             maps.keep(x, following.first.bn1(x) if maps.wants_preactivations else x)
         x = self.block3(x)
         normal = self.bn1(x)

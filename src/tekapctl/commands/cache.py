@@ -1,0 +1,128 @@
+"""List, verify and clear the artifact cache."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tekapctl.errors import TekapctlError
+from tekapctl.registry import unknown_name
+from tekapctl.store import teacher_cache
+from tekapctl.store.atomic import delete, disk_usage
+from tekapctl.store.home import Home
+from tekapctl.store.locks import is_locked
+
+KINDS = ("teachers", "datasets", "downloads", "knowledge")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file or folder in the cache.
+
+    Attributes:
+        kind: `teachers`, `datasets`, `downloads` or `knowledge`.
+        name: Its name.
+        path: Its path.
+        bytes: Its size on disk.
+    """
+
+    kind: str
+    name: str
+    path: Path
+    bytes: int
+
+
+def list_artifacts(home: Home, kinds: Sequence[str] | None = None) -> list[Artifact]:
+    """The artifacts in the cache, by kind and name.
+
+    Raises:
+        UsageError: There is no such kind.
+    """
+    for kind in kinds or ():
+        if kind not in KINDS:
+            raise unknown_name("kind of artifact", kind, list(KINDS))
+    found = []
+    for kind in kinds or KINDS:
+        folder = home.root / kind
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if not path.name.startswith(".") and path.name != "sha256.json":
+                found.append(Artifact(kind, path.name.removesuffix(".safetensors"), path, _bytes(path)))
+    return found
+
+
+def verify(home: Home) -> list[tuple[Artifact, str | None]]:
+    """Every artifact with its problem, or None.
+
+    The SHA-256 of teachers is compared with the recorded one, data sets are read completely.
+    """
+    return [(artifact, _problem(home, artifact)) for artifact in list_artifacts(home)]
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """The result of clearing the cache.
+
+    Attributes:
+        bytes: Number of bytes freed.
+        kept: Artifacts that were left because another process uses them.
+    """
+
+    bytes: int
+    kept: tuple[Artifact, ...]
+
+
+def clear(home: Home, kinds: Sequence[str] | None = None) -> Cleared:
+    """Delete all artifacts, or those of some kinds, except those that another process uses. Runs are not artifacts."""
+    freed, kept = 0, []
+    for artifact in list_artifacts(home, kinds):
+        if _is_used(artifact):
+            kept.append(artifact)
+            continue
+        freed += artifact.bytes
+        delete(artifact.path)
+    for kind in kinds or KINDS:
+        if not _is_fetching(home, kind):
+            # Unfinished downloads, half unpacked archives, locks, and scans of image folders.
+            for rest in (home.root / kind).glob(".*"):
+                delete(rest)
+    return Cleared(freed, tuple(kept))
+
+
+def _is_used(artifact: Artifact) -> bool:
+    lock = artifact.path.with_name(f".{artifact.name}.lock")
+    return is_locked(lock) or (artifact.kind == "knowledge" and teacher_cache.is_used(artifact.path))
+
+
+def _is_fetching(home: Home, kind: str) -> bool:
+    # Teachers are downloaded to the folder of downloads first.
+    folders = [home.root / kind, *([home.teachers] if kind == "downloads" else [])]
+    return any(is_locked(lock) for folder in folders for lock in folder.glob(".*.lock"))
+
+
+def _problem(home: Home, artifact: Artifact) -> str | None:
+    if artifact.kind == "teachers":
+        from tekapctl.models.pretrained import FetchedTeacher, damage  # imports PyTorch, which a list does not need
+
+        return damage(home, FetchedTeacher(artifact.name, artifact.path))
+    if artifact.kind == "datasets":
+        from tekapctl.data import data_spec
+
+        try:
+            is_from_hub = artifact.name.startswith("hf--")
+            data_spec(f"folder:{artifact.path}" if is_from_hub else artifact.name).load(home.datasets, offline=True)
+        except TekapctlError as error:
+            return error.problem
+    if artifact.kind == "knowledge":
+        return teacher_cache.damage(artifact.path)
+    return None
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    return sum(map(_bytes_of_file, files))
+
+
+def _bytes_of_file(file: Path) -> int:
+    try:
+        return disk_usage(file) if file.is_file() and not file.is_symlink() else 0
+    except OSError:  # deleted in the meantime
+        return 0

@@ -1,5 +1,0 @@
-"""Experiment trackers, one file each."""
-
-from tekapctl.commands.tracking.tracker import TRACKERS, Tracker, Trackers
-
-__all__ = ["TRACKERS", "Tracker", "Trackers"]

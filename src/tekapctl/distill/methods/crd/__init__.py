@@ -1,5 +1,0 @@
-"""Contrastive representation distillation (CRD): the loss, its memory banks and negatives."""
-
-from tekapctl.distill.methods.crd.crd import CRD, CRDSpec
-
-__all__ = ["CRD", "CRDSpec"]

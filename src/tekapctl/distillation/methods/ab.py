@@ -1,0 +1,86 @@
+"""AB: match the activation boundaries of the student's neurons to the teacher's.
+
+Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons", AAAI 2019,
+equation 7. As published, the student's features are first trained with this loss alone, and then with the labels.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from tekapctl.distillation.methods import (
+    METHODS,
+    About,
+    Batch,
+    InitEpochs,
+    Knowledge,
+    Method,
+    MethodSpec,
+    Pair,
+    Requires,
+)
+from tekapctl.distillation.methods.feature_maps import Map, Pairing, connector_or_identity
+from tekapctl.settings import Weight
+
+_SCALE = 3 / 1000
+
+
+@METHODS.register("ab")
+class ABSpec(MethodSpec):
+    """AB's settings."""
+
+    requires = Requires(preactivations=True)
+    about = About(
+        "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
+        2019,
+        "first stage: sum over stages of 2^-(stages after it) * sum (c(student) +- margin)^2 where the signs differ",
+        "in the first stage only",
+    )
+    name: Literal["ab"] = "ab"
+    init_epochs: InitEpochs = 30
+    margin: Weight = Field(1.0, description="Distance to keep from the activation boundary, on the teacher's side.")
+
+    def make(self, pair: Pair) -> "AB":
+        """AB for a pair of networks."""
+        return AB(self, pair)
+
+
+class AB(Method):
+    """The init stage's loss, with a connector for each stage but the first; 0 after it."""
+
+    pairing = Pairing(preactivations=True, first=1, pooled=False)
+    couples_samples = False
+    init_only = True
+
+    def __init__(self, spec: ABSpec, pair: Pair) -> None:
+        super().__init__()
+        self.init_epochs = spec.init_epochs
+        self.margin = spec.margin
+        self.connectors = nn.ModuleList(connector_or_identity(maps) for maps in self.pairs(pair.student, pair.teacher))
+
+    def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The sum over stages, each with half the weight of the next."""
+        return torch.stack(self.losses(student, teacher)).sum()
+
+    def losses(self, student: Knowledge, teacher: Knowledge) -> list[Float[Tensor, ""]]:
+        """The weighted loss of each stage."""
+        pairs = self.pairs(student, teacher)
+        found = []
+        for number, (connect, pair) in enumerate(zip(self.connectors, pairs, strict=True)):
+            weight = 2.0 ** (number + 1 - len(pairs)) * _SCALE / len(student.logits)
+            found.append(weight * boundary_loss(connect(pair.student), pair.teacher, self.margin))
+        return found
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """0: the method has no loss after the init stage."""
+        return student.logits.new_zeros(())
+
+
+def boundary_loss(student: Map, teacher: Map, margin: float) -> Float[Tensor, ""]:
+    """Squared distances to the teacher's side of the boundary, summed."""
+    should_be_off = (student + margin).square() * ((student > -margin) & (teacher <= 0))
+    should_be_on = (student - margin).square() * ((student <= margin) & (teacher > 0))
+    return (should_be_off + should_be_on).sum()

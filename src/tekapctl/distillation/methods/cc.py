@@ -1,0 +1,54 @@
+"""CC: match pairwise correlations between samples.
+
+Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019, as RepDistiller computes it: products of
+the distances of neighbouring samples of the batch.
+"""
+
+from typing import Literal
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
+
+
+@METHODS.register("cc")
+class CCSpec(MethodSpec):
+    """CC's settings."""
+
+    weights = Weights(beta=0.02)
+    requires = Requires(embedding=True)
+    about = About(
+        "Correlation Congruence for Knowledge Distillation",
+        2019,
+        "mean over neighbours i, i+1 of d_i . d_{i+1}, d = |embedded student - embedded teacher|",
+    )
+    name: Literal["cc"] = "cc"
+    embedding_width: int = Field(128, ge=1, le=65536, description="Width of the space of the comparison.")
+
+    def make(self, pair: Pair) -> "CC":
+        """CC for any pair."""
+        widths = pair.student.embedding.shape[1], pair.teacher.embedding.shape[1]
+        return CC(*widths, self.embedding_width)
+
+
+class CC(Method):
+    """Correlation of the differences between both networks' embeddings.
+
+    Args:
+        student_width: Width of the student's embedding.
+        teacher_width: Width of the teacher's.
+        width: Width of the space in which both are compared.
+    """
+
+    def __init__(self, student_width: int, teacher_width: int, width: int) -> None:
+        super().__init__()
+        self.embed_student = nn.Linear(student_width, width)
+        self.embed_teacher = nn.Linear(teacher_width, width)
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The mean over neighbours; 0 for a batch of one."""
+        difference = (self.embed_student(student.embedding) - self.embed_teacher(teacher.embedding)).abs()
+        products = (difference[:-1] * difference[1:]).sum(1)
+        return products.sum() / max(1, len(products))

@@ -1,0 +1,96 @@
+"""DKD: KD's loss in two parts with a weight each, for the target class and for the others.
+
+Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, equation 7.
+"""
+
+from typing import Literal
+
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Warmup
+from tekapctl.distillation.methods.eakd import Bound, entropy_weights
+from tekapctl.distillation.methods.losses import against_rest, kl_of_each
+from tekapctl.settings import Epochs, Temperature, Weight
+
+_MASKED = 1000.0
+"""Subtracted from the target's logit, so that its probability among the others is 0."""
+
+
+@METHODS.register("dkd")
+class DKDSpec(MethodSpec):
+    """DKD's settings; the paper's alpha and beta are the two weights, and the run's beta weights the sum."""
+
+    requires = Requires(logits=True)
+    about = About(
+        "Decoupled Knowledge Distillation",
+        2022,
+        "T^2 * [target_weight * KL(b_t || b_s) + non_target_weight * KL(n_t || n_s)], b = target against the rest, "
+        "n = the rest among themselves",
+    )
+    name: Literal["dkd"] = "dkd"
+    target_weight: Weight = Field(1.0, description="Weight of the target class (the paper's alpha).")
+    non_target_weight: Weight = Field(8.0, description="Weight of the other classes (the paper's beta).")
+    temperature: Temperature = Field(4.0, description="Temperature of the softmax.")
+    warmup_epochs: Epochs = Field(20, description="Epochs until the weight reaches 1.")
+    entropy_weights: bool = Field(False, description="Weight samples by entropy, as in EA-KD (temperature 3).")
+    entropy_bound: Bound = Field(100.0, description="Divisor of the student's entropy in EA-KD's weights.")
+
+    def make(self, pair: Pair) -> "DKD":
+        """DKD for any pair."""
+        return DKD(
+            self.target_weight,
+            self.non_target_weight,
+            self.temperature,
+            pair.warmup(self.warmup_epochs),
+            entropy_weights=self.entropy_weights,
+            entropy_bound=self.entropy_bound,
+        )
+
+
+class DKD(Method):
+    """The decoupled loss, times a weight that rises; `DKDSpec` describes the other arguments."""
+
+    couples_samples = False
+
+    def __init__(
+        self,
+        target_weight: float,
+        non_target_weight: float,
+        temperature: float,
+        warmup: Warmup,
+        *,
+        entropy_weights: bool = False,
+        entropy_bound: Bound = "log-classes",
+    ) -> None:
+        super().__init__()
+        self.target_weight = target_weight
+        self.non_target_weight = non_target_weight
+        self.temperature = temperature
+        self.warmup = warmup
+        self.entropy_weights = entropy_weights
+        self.entropy_bound = entropy_bound
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """Both parts, warmed up."""
+        target, others = decoupled(student.logits, teacher.logits, batch.labels, self.temperature)
+        of_each = self.target_weight * target + self.non_target_weight * others
+        if self.entropy_weights:
+            of_each = entropy_weights(student.logits, teacher.logits, bound=self.entropy_bound) * of_each
+        return self.warmup(batch.step) * of_each.mean()
+
+
+def decoupled(
+    student: Float[Tensor, "batch classes"],
+    teacher: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+    temperature: float,
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """The losses of the target class and of the others, each times T^2, for each sample."""
+    is_target = F.one_hot(labels, student.shape[1])
+    softened = student / temperature, teacher / temperature
+    of_target = kl_of_each(*(against_rest(logits, labels) for logits in softened))
+    of_others = kl_of_each(*((logits - _MASKED * is_target).log_softmax(1) for logits in softened))
+    return temperature**2 * of_target, temperature**2 * of_others

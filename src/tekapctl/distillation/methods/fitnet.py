@@ -1,0 +1,62 @@
+"""FitNet: regress a middle feature map of the teacher (the hint) from the student's.
+
+Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, equation 3; trained together with the student, as
+RepDistiller does, not in a stage of its own, through its connectors for maps of unequal sizes.
+"""
+
+from typing import Literal
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods.feature_maps import Connector, Pairing
+from tekapctl.errors import UsageError
+
+
+@METHODS.register("fitnet")
+class FitNetSpec(MethodSpec):
+    """FitNet's settings."""
+
+    weights = Weights(beta=100.0)
+    requires = Requires(feature_maps=True)
+    about = About(
+        "FitNets: Hints for Thin Deep Nets",
+        2015,
+        "mean (r(student map) - teacher map)^2, r = convolution, batch norm and ReLU",
+    )
+    name: Literal["fitnet"] = "fitnet"
+    hint_layer: int = Field(2, ge=0, le=16, description="Index of the feature map that is the hint, from 0.")
+
+    def make(self, pair: Pair) -> "FitNet":
+        """FitNet for a pair of networks."""
+        return FitNet(self, pair)
+
+
+class FitNet(Method):
+    """The hint loss with its regressor.
+
+    Raises:
+        UsageError: The networks have no such feature map.
+    """
+
+    pairing = Pairing(pooled=False)
+    couples_samples = False
+
+    def __init__(self, spec: FitNetSpec, pair: Pair) -> None:
+        super().__init__()
+        pairs = self.pairs(pair.student, pair.teacher)
+        if spec.hint_layer >= len(pairs):
+            raise UsageError(
+                f"There is no stage {spec.hint_layer}: the networks share {len(pairs)}.",
+                f"Use --set method.hint_layer={len(pairs) - 1} or less.",
+            )
+        self.hint_layer = spec.hint_layer
+        self.connector = Connector(pairs[spec.hint_layer], relu=True)
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The mean squared error at the hint."""
+        hint = self.pairs(student, teacher)[self.hint_layer]
+        return F.mse_loss(self.connector(hint.student), hint.teacher)

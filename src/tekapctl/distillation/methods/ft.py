@@ -1,0 +1,105 @@
+"""FT: match factors of the last feature map: the student's translator's to the teacher's paraphraser's.
+
+Kim, Park and Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", NeurIPS 2018, equation 3
+with p = 1. The paraphraser is first trained alone, as an autoencoder of the teacher's last feature map.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tekapctl.distillation.methods import (
+    METHODS,
+    About,
+    Batch,
+    InitEpochs,
+    Knowledge,
+    Method,
+    MethodSpec,
+    Pair,
+    Requires,
+    Weights,
+)
+from tekapctl.distillation.methods.feature_maps import Map, of_one_size
+
+
+@METHODS.register("ft")
+class FTSpec(MethodSpec):
+    """FT's settings."""
+
+    weights = Weights(beta=200.0)
+    requires = Requires(feature_maps=True)
+    about = About(
+        "Paraphrasing Complex Network: Network Compression via Factor Transfer",
+        2018,
+        "mean |n(translator(student)) - n(paraphraser(teacher))|, n = the channels' mean square, of unit length",
+        "the paraphraser learns from the teacher alone in the init stage",
+    )
+    name: Literal["ft"] = "ft"
+    init_epochs: InitEpochs = 30
+    rate: float = Field(0.5, gt=0, le=4, description="Channels of a factor, as a fraction of the teacher map's.")
+
+    def init_lr(self, student: str) -> float | None:
+        """0.01 for the resnet and wrn students."""
+        return 0.01 if student.startswith(("resnet", "wrn")) else None
+
+    def make(self, pair: Pair) -> "FT":
+        """FT for a pair of networks."""
+        return FT(self, pair)
+
+
+class FT(Method):
+    """Factor transfer at the last stage."""
+
+    couples_samples = False
+    init_trains_student = False
+
+    def __init__(self, spec: FTSpec, pair: Pair) -> None:
+        super().__init__()
+        self.init_epochs = spec.init_epochs
+        student_channels, teacher_channels = (k.feature_maps[-1].shape[1] for k in (pair.student, pair.teacher))
+        factors = max(1, int(teacher_channels * spec.rate))
+        self.paraphraser = encoder(teacher_channels, teacher_channels, factors, norm=False)
+        self.restorer = nn.Sequential(
+            *step(nn.ConvTranspose2d(factors, factors, 3, padding=1)),
+            *step(nn.ConvTranspose2d(factors, teacher_channels, 3, padding=1)),
+            *step(nn.ConvTranspose2d(teacher_channels, teacher_channels, 3, padding=1)),
+        )
+        self.translator = encoder(student_channels, student_channels, factors, norm=True)
+
+    def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The paraphraser's reconstruction error of the teacher's map."""
+        maps = teacher.feature_maps[-1]
+        return F.mse_loss(self.restorer(self.paraphraser(maps)), maps)
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The distance of the student's factors from the teacher's."""
+        with torch.no_grad():
+            theirs = self.paraphraser(teacher.feature_maps[-1])
+        return factor_loss(self.translator(student.feature_maps[-1]), theirs)
+
+
+def encoder(channels: int, middle: int, factors: int, *, norm: bool) -> nn.Sequential:
+    """Three convolutions to the factors, with or without batch norms."""
+    return nn.Sequential(
+        *step(nn.Conv2d(channels, middle, 3, padding=1), middle if norm else None),
+        *step(nn.Conv2d(middle, factors, 3, padding=1), factors if norm else None),
+        *step(nn.Conv2d(factors, factors, 3, padding=1), factors if norm else None),
+    )
+
+
+def step(conv: nn.Module, normalized: int | None = None) -> list[nn.Module]:
+    """A convolution, a batch norm of `normalized` channels (None for no batch norm) and the activation."""
+    norm = nn.Identity() if normalized is None else nn.BatchNorm2d(normalized)
+    return [conv, norm, nn.LeakyReLU(0.1)]
+
+
+def factor_loss(student: Map, teacher: Map) -> Float[Tensor, ""]:
+    """The mean distance of both factors' unit attention maps, the larger factor pooled to the smaller's size."""
+    student, teacher = of_one_size(student, teacher)
+    ours, theirs = (F.normalize(maps.square().mean(1).flatten(1)) for maps in (student, teacher))
+    return (ours - theirs).abs().mean()

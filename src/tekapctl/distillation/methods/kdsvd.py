@@ -1,0 +1,129 @@
+"""KDSVD: match how singular vectors of the feature maps relate across stages.
+
+Lee, Kim and Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", ECCV 2018: radial basis
+functions of the right singular vectors of neighbouring stages.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires
+from tekapctl.distillation.methods.feature_maps import Map, Pairing
+
+_SPARE = 3
+"""Extra singular vectors of the student to choose from, since their order may differ from the teacher's."""
+
+
+@METHODS.register("kdsvd")
+class KDSVDSpec(MethodSpec):
+    """KDSVD's settings."""
+
+    requires = Requires(feature_maps=True)
+    about = About(
+        "Self-supervised Knowledge Distillation Using Singular Value Decomposition",
+        2018,
+        "sum over neighbouring stages of (R(student) - R(teacher))^2 / batch, R = exp(-(v_i - v_j)^2 / 8) of singular "
+        "vectors",
+        "needs networks whose maps have equal numbers of channels",
+    )
+    name: Literal["kdsvd"] = "kdsvd"
+    vectors: int = Field(1, ge=1, le=16, description="Singular vectors of each map.")
+
+    def make(self, pair: Pair) -> "KDSVD":
+        """KDSVD for networks of equal widths."""
+        return KDSVD(self.vectors)
+
+
+class KDSVD(Method):
+    """Differences of the relations between singular vectors, over all stages but the first.
+
+    Args:
+        vectors: Singular vectors of each map.
+    """
+
+    pairing = Pairing(first=1, equal_channels=True)
+    couples_samples = False
+
+    def __init__(self, vectors: int) -> None:
+        super().__init__()
+        self.vectors = vectors
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The sum over neighbouring stages; NaN if the maps are not finite."""
+        try:
+            total = self._sum(student, teacher)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            return student.logits.sum() * torch.nan
+        are_finite = torch.stack([maps.isfinite().all() for maps in student.feature_maps]).all()
+        return torch.where(are_finite, total, torch.nan)
+
+    def _sum(self, student: Knowledge, teacher: Knowledge) -> Float[Tensor, ""]:
+        total = student.logits.new_zeros(())
+        before: tuple[Tensor, Tensor] | None = None
+        for pair in self.pairs(student, teacher):
+            with torch.no_grad():
+                weights, theirs = main_directions(pair.teacher, self.vectors)
+            _, ours = main_directions(pair.student, self.vectors + _SPARE)
+            ours = aligned(ours, theirs) * weights.unsqueeze(1)
+            theirs = theirs * weights.unsqueeze(1)
+            if before is not None:
+                difference = (relation(ours, before[0]) - relation(theirs, before[1])).square()
+                total = total + torch.where(difference.isfinite(), difference, 0.0).sum() / len(ours)
+            before = ours, theirs
+        return total
+
+
+def main_directions(
+    maps: Map, count: int
+) -> tuple[Float[Tensor, "batch vectors"], Float[Tensor, "batch channels vectors"]]:
+    """The largest singular values, as a unit vector, and their unit right singular vectors."""
+    rows = maps.flatten(2).transpose(1, 2)
+    with torch.no_grad():
+        _, values, transposed = torch.linalg.svd(rows, full_matrices=False)
+    vectors = transposed.mT
+    found = vectors[:, :, :count] + _first_order(rows, vectors, values.square(), count)
+    return F.normalize(values[:, :count], dim=1), F.normalize(found, dim=1)
+
+
+def _first_order(
+    rows: Float[Tensor, "batch places channels"],
+    vectors: Float[Tensor, "batch channels all"],
+    squares: Float[Tensor, "batch all"],
+    count: int,
+) -> Float[Tensor, "batch channels vectors"]:
+    """Zeros with the gradient of the first singular vectors, by perturbation theory.
+
+    PyTorch's own gradient divides by the difference of each two singular values. It is NaN where two are equal, as in a
+    map with two inactive channels. Here vectors of equal singular values do not contribute to each other's gradient.
+    """
+    main = vectors[:, :, :count]
+    product = rows.mT @ (rows @ main)
+    change = product - product.detach()
+    smallest = torch.finfo(squares.dtype).eps * squares[:, :1, None]
+
+    def over(change: Tensor, gap: Tensor) -> Tensor:
+        is_open = gap.abs() > smallest
+        return change * torch.where(is_open, 1 / torch.where(is_open, gap, 1.0), 0.0)
+
+    among = vectors.mT @ change
+    inside = over(among, squares[:, None, :count] - squares[:, :, None])
+    return vectors @ inside + over(change - vectors @ among, squares[:, None, :count])
+
+
+def aligned(
+    ours: Float[Tensor, "batch channels more"], theirs: Float[Tensor, "batch channels vectors"]
+) -> Float[Tensor, "batch channels vectors"]:
+    """For each of the teacher's vectors the student's nearest, with its sign."""
+    cosine = ours.transpose(1, 2) @ theirs
+    size = cosine.abs()
+    return ours @ torch.where(size == size.amax(1, keepdim=True), cosine.sign(), 0.0)
+
+
+def relation(one: Tensor, other: Tensor) -> Tensor:
+    """Radial basis functions of the differences of all channels of two stages."""
+    return (-(one.unsqueeze(2) - other.unsqueeze(1)).square() / 8).exp()

@@ -1,0 +1,297 @@
+"""Base classes of distillation methods: settings and loss. Methods are found by name."""
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from tekapctl.data.batches import Batch
+from tekapctl.distillation.methods.feature_maps import MapPair, Pairing, no_maps
+from tekapctl.distillation.tekap import AugmentedTeachers
+from tekapctl.models.network import Knowledge, Level, Network, Requires
+from tekapctl.registry import Registry
+from tekapctl.settings import Settings
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Default weights of the cross-entropy, of KD's logit loss and of the method's own loss."""
+
+    gamma: float = 1.0
+    alpha: float = 0.0
+    beta: float = 1.0
+
+
+@dataclass(frozen=True)
+class About:
+    """Where a method comes from, for `tekapctl methods` and the docs.
+
+    Attributes:
+        paper: Title of the paper.
+        year: Its year.
+        formula: The loss.
+        note: Anything else a user should know.
+    """
+
+    paper: str
+    year: int
+    formula: str
+    note: str = ""
+
+
+InitEpochs = Annotated[
+    int, Field(ge=0, le=1_000_000, description="Epochs of the init stage, which comes before the run's epochs.")
+]
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """A weight that rises from 1 / epochs in the first epoch to 1.
+
+    Attributes:
+        epochs: Epochs until it is 1; 0 starts with 1.
+        steps: Steps per epoch.
+        first: Epochs of an init stage; it rises after them.
+    """
+
+    epochs: int
+    steps: int
+    first: int = 0
+
+    def __call__(self, step: int) -> float:
+        """The weight at a step, counted from the beginning of the run with its init stage."""
+        epoch = max(1, step // self.steps + 1 - self.first)
+        return min(1.0, epoch / self.epochs) if self.epochs else 1.0
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """A weight that falls from 1 to 0 in the last epoch, along half a cosine.
+
+    Attributes:
+        start: The last epoch, counted from 1, in which it is 1.
+        epochs: Epochs of the run.
+        steps: Steps per epoch.
+        first: Epochs of an init stage, which are not counted.
+    """
+
+    start: int
+    epochs: int
+    steps: int
+    first: int = 0
+
+    def __call__(self, step: int) -> float:
+        """The weight at a step, counted from the beginning of the run with its init stage."""
+        epoch = step // self.steps + 1 - self.first
+        if epoch <= self.start or self.epochs <= self.start:
+            return 1.0
+        return (1 + math.cos(math.pi * (epoch - self.start) / (self.epochs - self.start))) / 2
+
+
+ClassFeatures = Callable[[int], Float[Tensor, "classes images width"]]
+"""Computes the teacher's embeddings of up to N training images per class, the same number for each."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The student, the teacher and the training set that a method is built for.
+
+    Attributes:
+        student: The student's knowledge of a small probe batch.
+        teacher: The teacher's knowledge of the same batch.
+        labels: The training set's labels; sample `i` has label `labels[i]`.
+        seed: The run's seed.
+        steps_per_epoch: Steps per epoch.
+        standardize_logits: Whether losses of logits see logits of mean 0 and standard deviation 1.
+        teacher_norms: The teacher's batch norms before the ReLUs of its stages (`Network.norms_before_relu`).
+        epochs: Epochs of the run; 0 if unknown.
+        init_epochs: Epochs of the init stage before them.
+        classifier: The teacher's last layer, from embedding to logits.
+        class_features: Computes the teacher's embeddings of up to N training images per class.
+    """
+
+    student: Knowledge
+    teacher: Knowledge
+    labels: Int[Tensor, " samples"]
+    seed: int
+    steps_per_epoch: int = 1
+    standardize_logits: bool = False
+    teacher_norms: tuple[nn.BatchNorm2d, ...] = ()
+    epochs: int = 0
+    init_epochs: int = 0
+    classifier: nn.Module | None = None
+    class_features: ClassFeatures | None = None
+
+    def warmup(self, epochs: int) -> Warmup:
+        """A weight that rises over the first epochs."""
+        return Warmup(epochs, self.steps_per_epoch, self.init_epochs)
+
+    def cosine_decay(self, start: float) -> CosineDecay:
+        """A weight that falls after a fraction of the run's epochs."""
+        return CosineDecay(round(start * self.epochs), self.epochs, self.steps_per_epoch, self.init_epochs)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed PyTorch's CPU generator, and restore it afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+class Method(nn.Module, ABC):
+    """A distillation loss with its own trainable parts and buffers."""
+
+    requires: Requires = Requires(embedding=True)
+    """What the spec declares; set by `MethodSpec.build`."""
+    pairing: ClassVar[Pairing | None] = None
+    """Which feature maps `pairs` returns; networks without them are refused when the method is built."""
+    init_epochs: int = 0
+    """Epochs of an init stage, in which `init_loss` is the whole loss."""
+    init_trains_student: ClassVar[bool] = True
+    """Whether the student is trained in the init stage, and not only the method's own parts."""
+    init_only: ClassVar[bool] = False
+    """Whether the method has a loss in its init stage only."""
+    couples_samples: ClassVar[bool] = True
+    """Whether the loss compares samples, so that several processes must gather the batch. False if it is a mean over
+    samples."""
+    standardizes_logits: ClassVar[bool] = False
+    """Whether the method itself standardizes logits (`standardize_logits`), instead of getting standardized ones."""
+
+    @property
+    def level(self) -> Level:
+        """Where TeKAP augments the teacher for this method."""
+        return self.requires.level
+
+    def pairs(self, student: Knowledge, teacher: Knowledge) -> list[MapPair]:
+        """The feature maps that belong together, as `pairing` declares them.
+
+        Raises:
+            UsageError: A network has no such maps, or not enough of them.
+        """
+        assert self.pairing is not None
+        return self.pairing(student, teacher)
+
+    def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The loss of the init stage under one teacher.
+
+        Raises:
+            NotImplementedError: The method has no init stage.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The loss of a batch under one teacher, in float32.
+
+        Args:
+            student: The student's knowledge of the batch.
+            teacher: The knowledge of the teacher or of an augmented teacher, without gradients.
+            batch: The labels, the samples' indices and the step.
+        """
+
+    def augmented_loss(
+        self, student: Knowledge, teacher: Knowledge, augmented: AugmentedTeachers, batch: Batch
+    ) -> Float[Tensor, ""]:
+        """The weighted losses under the teacher and under each augmented teacher."""
+        return sum_over_teachers(self.loss, student, teacher, augmented, batch)
+
+
+def scaled(loss: Float[Tensor, ""], weight: float) -> Float[Tensor, ""]:
+    """A weighted loss; exactly the loss itself if the weight is 1."""
+    return loss if weight == 1 else weight * loss
+
+
+def sum_over_teachers(
+    loss: Callable[[Knowledge, Knowledge, Batch], Tensor],
+    student: Knowledge,
+    teacher: Knowledge,
+    augmented: AugmentedTeachers,
+    batch: Batch,
+) -> Float[Tensor, ""]:
+    """The weighted losses under the teacher and under each augmented teacher."""
+    total = scaled(loss(student, teacher, batch), augmented.spec.teacher_loss_weight)
+    for perspective in augmented:
+        total = total + augmented.spec.loss_weight * loss(student, perspective, batch)
+    return total
+
+
+class MethodSpec(Settings, ABC):
+    """The settings of a method; each method has a subclass in its own file."""
+
+    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+    about: ClassVar[About] = About("unpublished", 0, "not documented")
+    requires: ClassVar[Requires]
+    """What the loss reads; every method declares it. TeKAP's level, run labels, the teacher cache, sweeps and docs are
+    derived from it."""
+    tekap: ClassVar[bool] = False
+    """Whether TeKAP was published with this method, so that it is on by default."""
+
+    name: str = Field(description="Name of the method.")
+
+    def init_lr(self, student: str) -> float | None:
+        """The published learning rate of the method's init stage; None for the run's.
+
+        Args:
+            student: Name of the student's network.
+        """
+        return None
+
+    def memory_bytes(self, samples: int, batch_size: int, teachers: int) -> int:
+        """Upper bound on what the loss keeps in memory, in bytes, beside networks and activations.
+
+        Args:
+            samples: Training images.
+            batch_size: Images per step.
+            teachers: Number of teachers.
+        """
+        return 0
+
+    def learner(self, student: Network, pair: Pair) -> Network:
+        """The network that is trained, tested and stored: the student, or a network that the method builds from it."""
+        return student
+
+    def build(self, pair: Pair) -> Method | None:
+        """The method's own loss, which beta weighs; None for KD, which alpha weighs.
+
+        Trainable parts are initialized from the pair's seed.
+
+        Raises:
+            UsageError: A network lacks the feature maps that the method reads, or the networks do not fit together.
+        """
+        for role, knowledge in (("student", pair.student), ("teacher", pair.teacher)):
+            maps = [*(knowledge.feature_maps * self.requires.feature_maps)]
+            maps += knowledge.preactivations * self.requires.preactivations
+            if not maps and (self.requires.feature_maps or self.requires.preactivations):
+                raise no_maps(f"the {role}")
+        with seeded(pair.seed):
+            method = self.make(pair)
+        if method is not None:
+            method.requires = self.requires
+            if method.pairing is not None:
+                method.pairing.check(self.name, pair.student, pair.teacher)
+        return method
+
+    @abstractmethod
+    def make(self, pair: Pair) -> Method | None:
+        """The method's own loss for a student and a teacher."""
+
+
+METHODS: Registry[type[MethodSpec]] = Registry(
+    "method",
+    "tekapctl.distillation.methods",
+    lambda found: (
+        isinstance(found, type)
+        and issubclass(found, MethodSpec)
+        and not inspect.isabstract(found)
+        and hasattr(found, "requires")
+    ),
+)

@@ -1,0 +1,155 @@
+"""ReviewKD: regress the teacher's stages from the student's, each fused with all deeper ones.
+
+Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021: attention-based fusion and the hierarchical
+context loss of section 3.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tekapctl.distillation.methods import (
+    METHODS,
+    About,
+    Batch,
+    Knowledge,
+    Method,
+    MethodSpec,
+    Pair,
+    Requires,
+    Weights,
+)
+from tekapctl.distillation.methods.eakd import entropy_weights
+from tekapctl.distillation.methods.feature_maps import Map, MapPair, pair_maps
+from tekapctl.settings import Epochs
+
+_LEVELS = (4, 2, 1)
+
+
+@METHODS.register("reviewkd")
+class ReviewKDSpec(MethodSpec):
+    """ReviewKD's settings."""
+
+    weights = Weights(beta=5.0)
+    requires = Requires(embedding=True, feature_maps=True, preactivations=True)
+    about = About(
+        "Distilling Knowledge via Knowledge Review",
+        2021,
+        "sum over stages of the mean square difference at their size and, counting half each, pooled to 4, 2 and 1",
+        "reads the student's maps after their ReLU, as published for CIFAR-100; use student_maps=before for ImageNet",
+    )
+    name: Literal["reviewkd"] = "reviewkd"
+    most_channels: int = Field(512, ge=1, le=65536, description="Maximum number of channels in which stages are fused.")
+    student_maps: Literal["after", "before"] = Field(
+        "after", description="The student's maps: after or before their ReLU. The teacher's are always before it."
+    )
+    entropy_weights: bool = Field(False, description="Weight samples by entropy, as in EA-KD.")
+    warmup_epochs: Epochs = Field(20, description="Epochs until the weight reaches 1.")
+
+    def make(self, pair: Pair) -> "ReviewKD":
+        """ReviewKD for a pair of networks."""
+        return ReviewKD(self, pair)
+
+
+def reviewed(student: Knowledge, teacher: Knowledge, student_maps: str) -> list[MapPair]:
+    """Maps of all stages but the first, and the embeddings as 1x1 maps."""
+    ours = student.feature_maps if student_maps == "after" else student.preactivations
+    maps = pair_maps(ours, teacher.preactivations, first=1, pooled=False)
+    return [*maps, MapPair(student.embedding[:, :, None, None], teacher.embedding[:, :, None, None])]
+
+
+class ReviewKD(Method):
+    """The review mechanism, with a fusion for each stage, first to last."""
+
+    couples_samples = False
+
+    def __init__(self, spec: ReviewKDSpec, pair: Pair) -> None:
+        super().__init__()
+        self.spec = spec
+        self.warmup = pair.warmup(spec.warmup_epochs)
+        pairs = reviewed(pair.student, pair.teacher, spec.student_maps)
+        middle = min(spec.most_channels, pairs[-1].student.shape[1])
+        self.fusions = nn.ModuleList(
+            Fusion(maps.student.shape[1], middle, maps.teacher.shape[1], fuses=number < len(pairs) - 1)
+            for number, maps in enumerate(pairs)
+        )
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The sum over stages, from the last to the first."""
+        pairs = reviewed(student, teacher, self.spec.student_maps)
+        total, fused = student.logits.new_zeros(()), None
+        weights = entropy_weights(student.logits, teacher.logits) if self.spec.entropy_weights else None
+        for fusion, pair in zip(reversed(self.fusions), reversed(pairs), strict=True):
+            out, fused = fusion(pair.student, fused, pair.teacher.shape[2:])
+            total = total + context_loss(out, pair.teacher, weights)
+        return self.warmup(batch.step) * total
+
+
+class Fusion(nn.Module):
+    """Fuses a stage with all deeper ones by an attention at each place.
+
+    Args:
+        channels: Channels of the student's map.
+        middle: Channels in which both are fused.
+        out: Channels of the teacher's map.
+        fuses: Whether there are deeper stages.
+    """
+
+    def __init__(self, channels: int, middle: int, out: int, *, fuses: bool) -> None:
+        super().__init__()
+        enter = nn.Conv2d(channels, middle, 1, bias=False)
+        leave = nn.Conv2d(middle, out, 3, padding=1, bias=False)
+        for conv in (enter, leave):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+        self.conv1 = nn.Sequential(enter, nn.BatchNorm2d(middle))
+        self.conv2 = nn.Sequential(leave, nn.BatchNorm2d(out))
+        self.attention = nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid()) if fuses else None
+
+    def forward(self, maps: Map, deeper: Map | None, size: Sequence[int]) -> tuple[Map, Map]:
+        """The teacher's map as the student sees it, and what the next stage is fused with.
+
+        Args:
+            maps: The student's.
+            deeper: What the stage behind it was fused into.
+            size: Height and width of the teacher's map.
+        """
+        own = self.conv1(maps)
+        if self.attention is not None and deeper is not None:
+            other = _resized(deeper, own.shape[2:])
+            share = self.attention(torch.cat([own, other], dim=1))
+            own = own * share[:, :1] + other * share[:, 1:]
+        own = _resized(own, size)
+        return self.conv2(own), own
+
+
+def _resized(maps: Map, size: Sequence[int]) -> Map:
+    return maps if tuple(maps.shape[2:]) == tuple(size) else F.interpolate(maps, size=tuple(size), mode="nearest")
+
+
+def context_loss(student: Map, teacher: Map, weights: Float[Tensor, " batch"] | None = None) -> Float[Tensor, ""]:
+    """The hierarchical context loss of one stage.
+
+    Args:
+        student: The student's map, fused.
+        teacher: The teacher's.
+        weights: Of the samples.
+    """
+
+    def distance(ours: Map, theirs: Map) -> Float[Tensor, ""]:
+        if weights is None:
+            return F.mse_loss(ours, theirs)
+        return (weights * (ours - theirs).square().flatten(1).mean(1)).mean()
+
+    total, weight, all_weights = distance(student, teacher), 1.0, 1.0
+    for size in _LEVELS:
+        if size < student.shape[2]:
+            weight /= 2
+            ours, theirs = (F.adaptive_avg_pool2d(maps, size) for maps in (student, teacher))
+            total = total + weight * distance(ours, theirs)
+            all_weights += weight
+    return total / all_weights

@@ -1,0 +1,86 @@
+"""VID: maximize the information that the student's maps hold about the teacher's.
+
+Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019, equation 5: a Gaussian with a
+learned variance for each of the teacher's channels.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires
+from tekapctl.distillation.methods.feature_maps import MapPair, Pairing
+
+EPSILON = 1e-5
+
+
+@METHODS.register("vid")
+class VIDSpec(MethodSpec):
+    """VID's settings."""
+
+    requires = Requires(feature_maps=True)
+    about = About(
+        "Variational Information Distillation for Knowledge Transfer",
+        2019,
+        "sum over stages of mean ((m(student) - teacher)^2 / v + log v) / 2, m = three 1x1 convolutions",
+    )
+    name: Literal["vid"] = "vid"
+    variance: float = Field(5.0, gt=EPSILON, le=1e6, description="Initial variance of each channel.")
+
+    def make(self, pair: Pair) -> "VID":
+        """VID for a pair of networks."""
+        return VID(self, pair)
+
+
+class Predictor(nn.Module):
+    """Predicts the teacher's map of one stage from the student's, as a Gaussian for each channel.
+
+    Args:
+        student_channels: Channels of the student's map.
+        teacher_channels: Channels of the teacher's.
+        variance: Initial variance of each channel.
+    """
+
+    def __init__(self, student_channels: int, teacher_channels: int, variance: float) -> None:
+        super().__init__()
+        self.regressor = nn.Sequential(
+            nn.Conv2d(student_channels, teacher_channels, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(teacher_channels, teacher_channels, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(teacher_channels, teacher_channels, 1, bias=False),
+        )
+        # Softplus of it, plus epsilon, is the variance.
+        start = variance - EPSILON + math.log(-math.expm1(EPSILON - variance))
+        self.log_scale = nn.Parameter(torch.full((teacher_channels,), start))
+
+    def forward(self, pair: MapPair) -> Float[Tensor, ""]:
+        """The negative log-likelihood of the teacher's map, up to a constant."""
+        variance = (F.softplus(self.log_scale) + EPSILON).view(1, -1, 1, 1)
+        error = (self.regressor(pair.student) - pair.teacher).square()
+        return (0.5 * (error / variance + variance.log())).mean()
+
+
+class VID(Method):
+    """The losses of the predictors of all stages but the first."""
+
+    pairing = Pairing(first=1)
+    couples_samples = False
+
+    def __init__(self, spec: VIDSpec, pair: Pair) -> None:
+        super().__init__()
+        self.predictors = nn.ModuleList(
+            Predictor(maps.student.shape[1], maps.teacher.shape[1], spec.variance)
+            for maps in self.pairs(pair.student, pair.teacher)
+        )
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The sum over stages."""
+        pairs = self.pairs(student, teacher)
+        losses = [predictor(pair) for predictor, pair in zip(self.predictors, pairs, strict=True)]
+        return sum(losses, start=student.logits.new_zeros(()))

@@ -1,0 +1,281 @@
+"""Training objectives: weighted sums of named losses."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tekapctl.data.batches import Batch
+from tekapctl.distillation.angular import AngularViews
+from tekapctl.distillation.methods.kd import KD, standardized
+from tekapctl.distillation.methods.method import Method, sum_over_teachers
+from tekapctl.distillation.tekap import LEVELS, AugmentedTeachers, Tekap
+from tekapctl.models.network import Knowledge, Level, Requires
+from tekapctl.timing import Clock, no_clock
+
+Parts = dict[str, Float[Tensor, ""]]
+"""Weighted losses by name; the training loss is their sum."""
+TeacherForward = Callable[[Batch], Knowledge]
+"""Returns the frozen teacher's knowledge of a batch, without gradients."""
+
+
+class Objective(nn.Module, ABC):
+    """The loss of the network in training, with any trainable parts and buffers of its own."""
+
+    requires: Requires = Requires()
+    init_stage: bool = False
+    """Whether the init stage, before the student's epochs, is under way."""
+    clock: Clock = staticmethod(no_clock)
+
+    @property
+    def trains_learner(self) -> bool:
+        """Whether the network is trained in this stage."""
+        return True
+
+    @property
+    def distillations(self) -> "list[Distillation]":
+        """The distillation from each teacher."""
+        return []
+
+    @abstractmethod
+    def forward(self, student: Knowledge, batch: Batch) -> Parts:
+        """The weighted losses of a batch; several processes average them."""
+
+
+class Classification(Objective):
+    """Cross-entropy with the labels."""
+
+    def forward(self, student: Knowledge, batch: Batch) -> Parts:
+        """The cross-entropy alone."""
+        return {"cross_entropy": batch.shard.rescale(F.cross_entropy(student.logits.float(), batch.labels))}
+
+
+class Distillation(Objective):
+    """`gamma * cross-entropy + alpha * KD + beta * method`, the last two under the teacher and its augmented teachers.
+
+    In the init stage the loss is the method's `init_loss` alone, or the loss of the learned views.
+
+    Args:
+        teacher: Returns the teacher's knowledge of a batch.
+        tekap: Makes the augmented teachers.
+        method: The method's own loss; None for KD alone.
+        gamma: Weight of the cross-entropy.
+        alpha: Weight of KD.
+        beta: Weight of the method's own loss.
+        temperature: Temperature of KD.
+        standardize_logits: Whether losses of logits see logits of mean 0 and standard deviation 1.
+        views: Learned views of the teacher (Angular-KD); their mean with the teacher replaces it. None for none.
+    """
+
+    def __init__(
+        self,
+        teacher: TeacherForward,
+        tekap: Tekap,
+        method: Method | None,
+        *,
+        gamma: float,
+        alpha: float,
+        beta: float,
+        temperature: float,
+        standardize_logits: bool = False,
+        views: AngularViews | None = None,
+    ) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.tekap = tekap
+        self.kd = KD(temperature)
+        self.method = method
+        self.gamma, self.alpha, self.beta = gamma, alpha, beta
+        self.standardize_logits = standardize_logits
+        self.views = views
+        self.requires = Requires() if method is None else method.requires
+
+    def forward(self, student: Knowledge, batch: Batch) -> Parts:
+        """The losses with a weight above 0.
+
+        A loss that compares samples is computed for the samples of all processes; others for this process's samples,
+        rescaled so that the mean over processes is that of the whole batch.
+        """
+        local = batch
+        if self.couples_samples:
+            student, batch = student.gather(local.shard), local.gather()
+        student = student.float()
+        parts: Parts = {}
+        if self.gamma and not self.init_stage:
+            errors = [F.cross_entropy(seen.logits, batch.labels) for seen in (student, student.strong) if seen]
+            parts["cross_entropy"] = self.gamma * sum(errors[1:], start=errors[0])
+        if self.needs_teacher:
+            teacher = self._teacher_forward(local)
+            with torch.autocast(batch.index.device.type, enabled=False):
+                parts |= self._distillation_losses(student, teacher, batch)
+        return parts if self.couples_samples else {name: local.shard.rescale(loss) for name, loss in parts.items()}
+
+    def _teacher_forward(self, local: Batch) -> Knowledge:
+        """The teacher's knowledge of the samples whose loss is computed here, in float32."""
+        with self.clock("teacher"), torch.no_grad():
+            teacher = self.teacher(local)
+            if self.couples_samples:
+                teacher = teacher.gather(local.shard)
+            return teacher.float()
+
+    def _distillation_losses(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Parts:
+        parts: Parts = {}
+        kd_scale = 1.0
+        if self.views is not None:
+            with self.clock("views"):
+                if self._pretrains_views:
+                    return {"first_stage": self.views.pretraining_loss(teacher, batch)}
+                teacher, parts["views"] = self.views(teacher, batch)
+            kd_scale = self.views.logit_scale
+        augmented = {level: self._augment(level, teacher, batch) for level in self._levels_read}
+        if self._uses_kd:
+            parts["kd"] = self.alpha * kd_scale * self._method_loss(self.kd, student, teacher, augmented, batch)
+        if (method := self._current_method) is not None:
+            loss = self._method_loss(method, student, teacher, augmented, batch)
+            parts |= {"first_stage": loss} if self.init_stage else {"method": self.beta * loss}
+        return parts
+
+    def _augment(self, level: Level, teacher: Knowledge, batch: Batch) -> AugmentedTeachers:
+        with self.clock("TeKAP"), torch.no_grad():
+            if level == "logit":
+                return self.tekap.augment_logits(teacher, batch.step, batch.shard.first, batch.labels)
+            return self.tekap.augment_features(teacher, batch.step, batch.shard.first)
+
+    def _method_loss(
+        self,
+        method: Method,
+        student: Knowledge,
+        teacher: Knowledge,
+        by_level: dict[Level, AugmentedTeachers],
+        batch: Batch,
+    ) -> Float[Tensor, ""]:
+        augmented = by_level[method.level]
+        with self.clock("method"):
+            if self.init_stage:
+                return sum_over_teachers(method.init_loss, student, teacher, augmented, batch)
+            if self.standardize_logits and method.level == "logit" and not method.standardizes_logits:
+                student, teacher = _standardized(student), _standardized(teacher)
+                augmented = _standardized_teachers(augmented)
+            return method.augmented_loss(student, teacher, augmented, batch)
+
+    @property
+    def distillations(self) -> "list[Distillation]":
+        """This one."""
+        return [self]
+
+    @property
+    def trains_learner(self) -> bool:
+        """Whether the student is trained in this stage, and not only parts of the method or the views."""
+        if self._pretrains_views:
+            return False
+        return not (self.init_stage and self.method is not None and not self.method.init_trains_student)
+
+    @property
+    def couples_samples(self) -> bool:
+        """Whether the loss compares samples of a batch with each other, so that it must see all of them."""
+        return self.views is not None or (self.method is not None and self.method.couples_samples)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the loss of this stage reads the teacher."""
+        return self._pretrains_views or bool(self._levels_read)
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels at which the loss of this stage has augmented teachers."""
+        return tuple(level for level in self._levels_read if getattr(self.tekap.spec, level).teachers)
+
+    @property
+    def _levels_read(self) -> tuple[Level, ...]:
+        """The levels that the losses of this stage read the teacher at."""
+        losses = (self.kd if self._uses_kd else None, self._current_method)
+        read = {loss.level for loss in losses if loss is not None}
+        return tuple(level for level in LEVELS if level in read)
+
+    @property
+    def _pretrains_views(self) -> bool:
+        """Whether this is the init stage of the learned views, which trains nothing else."""
+        return self.init_stage and self.views is not None and self.views.spec.pretrain_epochs > 0
+
+    @property
+    def _uses_kd(self) -> bool:
+        return bool(self.alpha) and not self.init_stage
+
+    @property
+    def _current_method(self) -> Method | None:
+        """The method, if its loss counts in this stage."""
+        if self.method is None or self._pretrains_views:
+            return None
+        counts = self.init_stage or (bool(self.beta) and not self.method.init_only)
+        return self.method if counts else None
+
+
+def _standardized(knowledge: Knowledge) -> Knowledge:
+    strong = None if knowledge.strong is None else _standardized(knowledge.strong)
+    return replace(knowledge, logits=standardized(knowledge.logits), strong=strong)
+
+
+def _standardized_teachers(augmented: AugmentedTeachers) -> AugmentedTeachers:
+    if augmented.logits is None:
+        return augmented
+    strong = augmented.strong_logits
+    return replace(
+        augmented,
+        logits=standardized(augmented.logits),
+        strong_logits=None if strong is None else standardized(strong),
+    )
+
+
+class Ensemble(Objective):
+    """The mean of the losses under several teachers, so that their number does not change the weight of distillation.
+
+    Each teacher has its own augmented teachers, and its own trainable parts of the method. You et al., "Learning from
+    Multiple Teacher Networks", KDD 2017, with equal weights.
+
+    Args:
+        members: The distillation from each teacher; the cross-entropy is the first one's.
+    """
+
+    def __init__(self, members: Sequence[Distillation]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        for member in members:
+            self.requires |= member.requires
+
+    @property
+    def trains_learner(self) -> bool:
+        """Whether the student is trained in this stage."""
+        for member in self.distillations:
+            member.init_stage = self.init_stage
+        return any(member.trains_learner for member in self.distillations)
+
+    def forward(self, student: Knowledge, batch: Batch) -> Parts:
+        """The cross-entropy, and the mean of each other loss."""
+        found = []
+        for member in self.distillations:
+            member.init_stage = self.init_stage
+            member.clock = self.clock
+            found.append(member(student, batch))
+        parts: Parts = {}
+        for name in dict.fromkeys(name for each in found for name in each):
+            values = [each[name] for each in found if name in each]
+            parts[name] = values[0] if name == "cross_entropy" else torch.stack(values).mean()
+        return parts
+
+    @property
+    def distillations(self) -> list[Distillation]:
+        """The members."""
+        return [member for member in self.members if isinstance(member, Distillation)]
+
+
+def combine(members: Sequence[Distillation]) -> Objective:
+    """The objective of one teacher, or the ensemble of several; only the first one keeps its cross-entropy."""
+    if len(members) == 1:
+        return members[0]
+    for member in members[1:]:
+        member.gamma = 0.0
+    return Ensemble(members)

@@ -1,0 +1,78 @@
+"""The identity of an experiment: the same experiment has the same digest, however its spec is written."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tekapctl.data.image_files import ImageFilesSpec
+from tekapctl.spec import RunSpec, StudentSpec, parse, to_dict
+
+NOT_IN_IDENTITY = (
+    *("seed", "name", "device", "compile", "checkpoint_minutes", "cache_teacher", "diagnose", "track"),
+    *("data.folder", "data.stream", "data.workers"),
+)
+"""Fields in which two runs of one experiment may differ."""
+
+
+def identifying(spec: RunSpec) -> dict[str, Any]:
+    """The fields of a spec that identify its experiment, as a nested table without the seed.
+
+    Image folders are identified by their fingerprint, wherever they are; without a fingerprint, by their path.
+    """
+    table = to_dict(spec)
+    for path in NOT_IN_IDENTITY:
+        if path == "data.folder" and isinstance(spec.data, ImageFilesSpec) and spec.data.fingerprint is None:
+            continue
+        *parents, last = path.split(".")
+        inner: Any = table
+        for part in parents:
+            inner = inner.get(part, {})
+        inner.pop(last, None)
+    return table
+
+
+Identity = dict[str, Any]
+"""Plain values: `spec`, and in `needs` the identities of the trials that are its teachers."""
+
+
+def identity(spec: RunSpec, requires: Mapping[str, Identity]) -> Identity:
+    """The identity of a trial, without settings that do not change the experiment, such as its device or name.
+
+    Args:
+        spec: Its spec.
+        requires: Identities of the trials that are its teachers, by their names in the spec.
+    """
+    table = {**identifying(spec), "seed": spec.seed}
+    # The labels of teachers in a file are not part of the experiment.
+    places = {name: f"@{number}" for number, name in enumerate(requires)}
+    if "teacher" in table:
+        table["teacher"] = places.get(table["teacher"], table["teacher"])
+        table["ensemble"] = [places.get(name, name) for name in table["ensemble"]]
+    return {"spec": table, "needs": list(requires.values())}
+
+
+def experiment(spec: RunSpec) -> str:
+    """A digest that is equal for specs that differ only in their seed or in settings that nothing reads."""
+    return group(identity(spec.canonical if isinstance(spec, StudentSpec) else spec, {}))
+
+
+def digest(of: Identity) -> str:
+    """The SHA-256 of an identity, in hexadecimal."""
+    return hashlib.sha256(json.dumps(of, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def group(of: Identity) -> str:
+    """A digest that is equal for trials that differ only in their seed."""
+    return digest({**of, "spec": {field: value for field, value in of["spec"].items() if field != "seed"}})
+
+
+def renewed(kept: Identity) -> Identity:
+    """An identity of an older version as this version writes it: new fields get their defaults.
+
+    Raises:
+        UsageError: Its spec is no longer valid.
+        KeyError: It is not an identity.
+    """
+    requires = {f"@{number}": renewed(need) for number, need in enumerate(kept["needs"])}
+    return identity(parse(kept["spec"]), requires)
