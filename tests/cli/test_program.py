@@ -216,7 +216,8 @@ def test_the_documented_method_of_a_users_own_is_trained_resumed_and_refused(tek
     assert summary["method"] == "my_methods:CosineSpec"
     assert summary["last_top1"] > 0.3
     (tmp_path / "bare.py").write_text(
-        "from tekapctl.distillation.methods import MethodSpec\nclass Bare(MethodSpec):\n    def make(self, pair): ...\n"
+        "from tekapctl.distillation.methods import MethodSpec\nfrom tekapctl.models.network import Requires\n"
+        "class Bare(MethodSpec):\n    requires = Requires(logits=True)\n    def make(self, pair): ...\n"
     )
     command = [sys.executable, "-m", "tekapctl", "methods", "show", "bare:Bare"]
     shown = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -279,7 +280,7 @@ def test_doctor_says_what_the_machine_has_and_what_will_be_slow(tekapctl, teache
     assert any(f"needs a {kind} compiler" in warning for warning in found["warnings"])
     assert found["datasets"]["digits"]
     assert found["home"]["path"] == str(tekapctl.home)
-    assert "--precision auto is" in tekapctl("doctor").out
+    assert "--precision auto uses" in tekapctl("doctor").out
 
 
 def test_a_reader_that_stops_early_is_no_error(tekapctl):
