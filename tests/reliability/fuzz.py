@@ -12,8 +12,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["tekapctl", "safetensors", "tomllib", "pickle"]):
-    from tekapctl.errors import TekapctlError
     from tekapctl import spec as run
+    from tekapctl.errors import TekapctlError
     from tekapctl.store import legacy_checkpoint
     from tekapctl.train import checkpoint
     from tekapctl.train.trained import Reference, load

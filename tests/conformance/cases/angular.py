@@ -88,7 +88,7 @@ def angular(x: Case) -> Found:
 
 def shares_and_parts(x: Case, views: AngularViews, teacher: Knowledge) -> Found:
     """The weights of the mean, the views, and the parts of their loss."""
-    spec, shares = views.spec, views._shares
+    spec, shares = views.spec, views._weights
     yield "share_teacher", 1.0
     yield "view_ce_weight", spec.view_weight
     yield "contrast_temperature", _SHARPNESS

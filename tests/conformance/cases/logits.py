@@ -13,7 +13,7 @@ from tekapctl.distillation.methods.dist import DIST
 from tekapctl.distillation.methods.dkd import DKD
 from tekapctl.distillation.methods.kd import KD
 from tekapctl.distillation.methods.method import Method, Warmup
-from tekapctl.distillation.methods.mlkd import MLKD, MLKDSpec, unmasked_fraction, of_classes, of_samples
+from tekapctl.distillation.methods.mlkd import MLKD, MLKDSpec, of_classes, of_samples, unmasked_fraction
 from tekapctl.distillation.objective import Distillation
 from tekapctl.distillation.tekap import LogitTekap, Tekap, TekapSpec
 from tekapctl.models.network import Requires

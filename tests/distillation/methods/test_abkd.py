@@ -60,7 +60,7 @@ def test_the_general_formula_goes_to_the_limits(alpha, beta):
         assert_close(divergence(alpha + step, beta + 1.1 * step), divergence(alpha, beta), rtol=0.1, atol=0)
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(0.8, 0.3), (1.0, 0.0), (0.0, 1.0), (0.5, -0.5), (0.0, 0.0)])
+@pytest.mark.parametrize(("alpha", "beta"), [(0.8, 0.3), (1.0, 0.0), (0.0, 1.0), (0.5, -0.25)])
 def test_the_loss_is_the_mean_at_its_temperature(alpha, beta):
     student, teacher = logits(6, 5, seed=2).requires_grad_(), logits(6, 5, seed=3)
 
