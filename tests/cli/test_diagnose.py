@@ -32,12 +32,12 @@ def test_diagnosed_runs_log_their_figures_and_the_report_draws_them(tekapctl, te
     page = tmp_path / "report.html"
     tekapctl("report", diagnosed, views, "--output", str(page))
     words = " ".join(parsed(page.read_text()).text)
-    for heading in ("Diversity of the teachers", "Logit level", "Feature level", "Learned views", "(teacher: "):
+    for heading in ("Teacher diversity", "Logit level", "Feature level", "Learned views", "(teacher: "):
         assert heading in words
     assert words.count("Variance:") == 3
     assert words.count("Noise in the student's gradient:") == 2, "views are no noise"
     tekapctl("report", plain, "--output", str(page), "--force")
-    assert "Diversity of the teachers" not in page.read_text()
+    assert "Teacher diversity" not in page.read_text()
 
 
 def test_seeds_trained_together_are_diagnosed_each(tekapctl, teacher):
@@ -53,4 +53,4 @@ def test_seeds_trained_together_are_diagnosed_each(tekapctl, teacher):
 
 def test_without_augmented_teachers_it_says_that_there_is_nothing_to_log(tekapctl, teacher):
     result = tekapctl("distill", "--teacher", teacher, *DATA, "--no-tekap", "--diagnose")
-    assert "--diagnose has nothing to log" in " ".join(result.err.split())
+    assert "diagnose has nothing to log" in " ".join(result.err.split())

@@ -4,7 +4,7 @@ from tekapctl.cli import console, listings
 
 
 def schema() -> None:
-    """Print the JSON Schema of run specs, e.g. for completion in an editor.
+    """Print the JSON Schema of run specs, for completion in an editor.
 
     Example: tekapctl schema > tekapctl.schema.json
     """

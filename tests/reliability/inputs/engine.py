@@ -196,10 +196,11 @@ from typing import Literal
 
 import torch
 
-from tekapctl.distillation.methods import Method, MethodSpec
+from tekapctl.distillation.methods import Method, MethodSpec, Requires
 
 
 class Abstract(MethodSpec):
+    requires = Requires(logits=True)
     name: Literal["methods:Abstract"] = "methods:Abstract"
 
 
@@ -227,6 +228,8 @@ def late(spoil):
 
 def spec(name, spoil):
     class Spec(MethodSpec):
+        requires = Requires(logits=True)
+
         def make(self, pair):
             return Mine(spoil)
 
@@ -247,11 +250,15 @@ LateSvd = spec("LateSvd", late(error(torch.linalg.LinAlgError, "linalg.svd: fail
 
 
 class RaisesWhenBuilt(MethodSpec):
+    requires = Requires(logits=True)
+
     def make(self, pair):
         raise IndexError("tuple index out of range")
 
 
 class BuildsNothingUsable(MethodSpec):
+    requires = Requires(logits=True)
+
     def make(self, pair):
         return object()
 

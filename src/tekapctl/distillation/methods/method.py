@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -237,6 +237,12 @@ class MethodSpec(Settings, ABC):
 
     name: str = Field(description="Name of the method.")
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Refuse a method that does not declare what it reads."""
+        if not hasattr(cls, "requires"):
+            raise TypeError(f"{cls.__name__} does not declare what it reads, such as requires = Requires(logits=True)")
+
     def init_lr(self, student: str) -> float | None:
         """The published learning rate of the method's init stage; None for the run's.
 
@@ -288,10 +294,5 @@ class MethodSpec(Settings, ABC):
 METHODS: Registry[type[MethodSpec]] = Registry(
     "method",
     "tekapctl.distillation.methods",
-    lambda found: (
-        isinstance(found, type)
-        and issubclass(found, MethodSpec)
-        and not inspect.isabstract(found)
-        and hasattr(found, "requires")
-    ),
+    lambda found: isinstance(found, type) and issubclass(found, MethodSpec) and not inspect.isabstract(found),
 )
