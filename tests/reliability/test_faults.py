@@ -117,7 +117,7 @@ def test_one_run_is_resumed_by_one_process(tmp_path):
     path = await_path(first, home, "runs/2*/checkpoints/*.state").parents[1]
     second = run(home, "resume", path.name)
     assert second.code == 1
-    assert "Another process works on" in words(second.err)
+    assert "Another process is using the run" in words(second.err)
     assert "is running" in words(run(home, "runs", "remove", path.name, "--yes").err)
     first.kill(15)
     assert first.wait().code == 143
