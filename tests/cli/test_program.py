@@ -231,7 +231,7 @@ def test_a_method_with_a_first_stage_trains_and_tells_of_it(tekapctl, teacher):
     done = tekapctl("distill", *options, "--method", "ft", "--init-epochs", "2", "--epochs", "3", "--json")
     lines = (tekapctl.home / "runs" / done.json["run"] / "metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
-    assert [("train_first_stage" in entry, "train_method" in entry) for entry in metrics] == [
+    assert [("train_init" in entry, "train_method" in entry) for entry in metrics] == [
         *[(True, False)] * 2,
         *[(False, True)] * 3,
     ]

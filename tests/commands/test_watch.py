@@ -44,7 +44,7 @@ def test_the_time_left_is_that_of_steps_and_then_of_the_last_epochs(run):
 
 
 def test_the_best_epoch_is_not_one_of_the_init_stage(run):
-    run.append_metrics(entry(1, test_top1=0.9, train_first_stage=1.0))
+    run.append_metrics(entry(1, test_top1=0.9, train_init=1.0))
     assert progress_of(run).best_epoch is None
     run.append_metrics(entry(2, test_top1=0.6))
     run.append_metrics(entry(3, test_top1=0.6))

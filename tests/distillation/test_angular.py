@@ -193,7 +193,7 @@ def test_pretraining_trains_the_views_alone_and_finds_their_statistics():
     )
     objective.init_stage = True
     before = made.features[0].running_mean.clone()
-    assert set(objective(teacher(), batch())) == {"first_stage"}
+    assert set(objective(teacher(), batch())) == {"init"}
     assert objective.needs_teacher
     assert not objective.trains_learner
     assert not torch.equal(made.features[0].running_mean, before)

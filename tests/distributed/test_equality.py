@@ -41,7 +41,7 @@ VARIANTS = {
 }
 CASES = {
     **{name: {"method": {"name": name} if name != "crd" else CRD} for name in METHODS.names()},
-    **{f"{name}, first stage": {"method": name} for name in ("ab", "ft", "fsp")},
+    **{f"{name}, init stage": {"method": name} for name in ("ab", "ft", "fsp")},
     **VARIANTS,
 }
 
@@ -58,7 +58,7 @@ def train(case: str, comm: Communicator) -> dict[str, torch.Tensor]:
     splits = data.load(spec.data, Path("nowhere"), seed=0, in_channels=1)
     teachers = [a_teacher(name) for name in (spec.teacher, *spec.ensemble)]
     trainer = assemble(spec, splits, teachers, CPU, Home(Path("nowhere")), comm)
-    trainer.objective.init_stage = case.endswith("first stage")
+    trainer.objective.init_stage = case.endswith("init stage")
     found = {}
     for step, batch in enumerate(trainer.train_batches.epoch(0, strong=trainer.objective.requires.strong_view)):
         parts = trainer.step(batch)

@@ -66,7 +66,7 @@ WAYS = {
     "a queue": {"method": {"name": "crd", "negatives": 64, "memory": "queue"}},
     "batch norms of the method": {"method": "reviewkd"},
     "learned views": {"method": "at", "angular": {"views": 2}},
-    "a first stage": {"method": {"name": "ab", "init_epochs": 1}},
+    "an init stage": {"method": {"name": "ab", "init_epochs": 1}},
     "a cache": {"method": "kd", "cache_teacher": True},
     "two teachers": {"method": "kd", "ensemble": ["resnet14"]},
     "dropout": {"kind": "teacher", "model": "torchvision:mobilenet_v3_small"},

@@ -421,7 +421,7 @@ def _position(state: Mapping[str, Any]) -> str:
 
 
 _LINE = 80
-_LOSSES = {"train_cross_entropy": "ce", "train_kd": "kd", "train_method": "method", "train_first_stage": "init"}
+_LOSSES = {"train_cross_entropy": "ce", "train_kd": "kd", "train_method": "method", "train_init": "init"}
 
 
 def epoch_line(metrics: Mapping[str, float | int], epochs: int | None, seconds_left: float | None = None) -> str:

@@ -69,7 +69,7 @@ def progress_of(run: Run) -> Progress:
     # A record of another epoch is older than the last line of metrics.
     step = int(recorded.get("step", 0)) if steps and status != "finished" and recorded.get("epoch") == epoch else 0
     # Epochs of the init stage cannot be the best: the student is not trained yet.
-    counted = [entry for entry in metrics if "train_first_stage" not in entry]
+    counted = [entry for entry in metrics if "train_init" not in entry]
     best = max(counted, key=lambda entry: entry["test_top1"], default=None)
     error = (run.summary() or {}).get("error")
     return Progress(

@@ -128,7 +128,7 @@ class Distillation(Objective):
         if self.views is not None:
             with self.clock("views"):
                 if self._pretrains_views:
-                    return {"first_stage": self.views.pretraining_loss(teacher, batch)}
+                    return {"init": self.views.pretraining_loss(teacher, batch)}
                 teacher, parts["views"] = self.views(teacher, batch)
             kd_scale = self.views.logit_scale
         augmented = {level: self._augment(level, teacher, batch) for level in self._levels_read}
@@ -136,7 +136,7 @@ class Distillation(Objective):
             parts["kd"] = self.alpha * kd_scale * self._method_loss(self.kd, student, teacher, augmented, batch)
         if (method := self._current_method) is not None:
             loss = self._method_loss(method, student, teacher, augmented, batch)
-            parts |= {"first_stage": loss} if self.init_stage else {"method": self.beta * loss}
+            parts |= {"init": loss} if self.init_stage else {"method": self.beta * loss}
         return parts
 
     def _augment(self, level: Level, teacher: Knowledge, batch: Batch) -> AugmentedTeachers:

@@ -36,8 +36,8 @@ class ABSpec(MethodSpec):
     about = About(
         "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
         2019,
-        "first stage: sum over stages of 2^-(stages after it) * sum (c(student) +- margin)^2 where the signs differ",
-        "in the first stage only",
+        "init stage: sum over stages of 2^-(stages after it) * sum (c(student) +- margin)^2 where the signs differ",
+        "in the init stage only",
     )
     name: Literal["ab"] = "ab"
     init_epochs: InitEpochs = 30

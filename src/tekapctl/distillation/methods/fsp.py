@@ -36,8 +36,8 @@ class FSPSpec(MethodSpec):
     about = About(
         "A Gift from Knowledge Distillation",
         2017,
-        "first stage: sum over neighbouring stages of mean (F(student) - F(teacher))^2, F = mean product of channels",
-        "needs networks whose maps have equal numbers of channels; in the first stage only",
+        "init stage: sum over neighbouring stages of mean (F(student) - F(teacher))^2, F = mean product of channels",
+        "needs networks whose maps have equal numbers of channels; in the init stage only",
     )
     name: Literal["fsp"] = "fsp"
     init_epochs: InitEpochs = 30
