@@ -132,7 +132,7 @@ def test_studies_are_listed_with_their_questions(tekapctl):
     ("words", "told"),
     [
         (["contrls"], "Did you mean controls"),
-        (["few-shot", "--set", "study.shard=[1]"], "share: unknown field"),
+        (["few-shot", "--set", "study.shard=[1]"], "shard: unknown field"),
         (["few-shot", "--set", "study.fractions=[2.0]"], "fractions.0"),
         (["controls", "--no-tekap"], "no augmented teachers"),
         (["controls", "--vary", "data.train_fraction=0.1"], "needs a list of values"),

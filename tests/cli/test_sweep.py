@@ -288,6 +288,6 @@ def test_what_cannot_be_is_refused_in_words(home, file, tmp_path):
     assert "no srun" in refuses(home, file, "--executor", "slurm", PATH=str(tmp_path))
     assert "--executor slurm" in refuses(home, file, "--slurm", "partition=x")
     assert "'tpu'" in refuses(home, file, "--devices", "tpu")
-    assert "names its own device" in refuses(home, file, "--devices", "cuda:0")
+    assert "sets its own device" in refuses(home, file, "--devices", "cuda:0")
     assert "No run of tiny is finished" in refuses(home, "report", file)
     assert not (home / "runs").exists()

@@ -183,18 +183,12 @@ def _line(label: str, standing: "Standing") -> str:
     return f"{standing.state}: {label}{reached}{why}"
 
 
-_IN_PERCENT = ("mean", "deviation", "published")
-
-
 def show(plan: "Plan", standings: Any, *, as_json: bool) -> None:
     """Show the state of a plan's runs."""
     from tekapctl.experiments.sweeps.table import result
 
     if as_json:
-        found = result(plan, standings)
-        for group in found["groups"]:
-            group |= {name: None if group[name] is None else group[name] / 100 for name in _IN_PERCENT}
-        console.show_json(found)
+        console.show_json(result(plan, standings))
         return
     console.show_table(plan.name, console.SWEEP_COLUMNS, _rows(plan, standings))
     for digest, standing in standings.items():
