@@ -267,7 +267,7 @@ def test_runs_are_compared_over_seeds(tekapctl, teacher):
     assert [(each["label"], each["top1"]["seeds"]) for each in found["groups"]] == [("kd + TeKAP", 2), ("kd", 2)]
     assert found["groups"][0]["difference"]["pairs"] == 2
     assert "kd + TeKAP" in tekapctl("compare", "--name", "compared").out
-    assert tekapctl("compare", "--name", "compared", "--markdown").out.startswith("| student |")
+    assert tekapctl("compare", "--name", "compared", "--markdown").out.startswith("| method |")
     assert "no finished runs" in tekapctl.refuses("compare", "--name", "nobody")
 
 

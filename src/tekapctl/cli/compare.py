@@ -107,7 +107,7 @@ def _show_table(rows: "list[Row]", baseline: str) -> None:
     console.show_table(
         "",
         [
-            *("student", "n>", "top-1 %>", "std>", f"Δ {baseline}>", "95 % CI>", "p (Holm)>"),
+            *("method", "n>", "top-1 %>", "std>", f"Δ {baseline}>", "95 % CI>", "p (Holm)>"),
             *("best %>", "agree %>", "parameters>", "time>"),
         ],
         cells,

@@ -97,12 +97,13 @@ def show_table(
     width = _stdout.width if sys.stdout.isatty() else 10_000
     shown = list(range(len(columns)))
     hidden = []
+    names = [column.rstrip(">=") for column in columns]
     for name in optional:
         if _narrowest(columns, lines, shown, text=16) <= width:
             break
-        index = next(i for i, column in enumerate(columns) if column.rstrip(">=") == name)
-        shown.remove(index)
-        hidden.append(name)
+        if name in names:
+            shown.remove(names.index(name))
+            hidden.append(name)
     table = _table(title, [columns[i] for i in shown], [[line[i] for i in shown] for line in lines])
     needed = max(_narrowest(columns, lines, shown, text=6), width)
     Console(highlight=False, width=needed).print(table, crop=False)

@@ -198,7 +198,7 @@ def _show(found: "Result", form: str | None) -> None:
             column if column in ("arm", "block", "contrast", "outcome", "verdict") else f"{column}>"
             for column in cells[0]
         ]
-        console.show_table(title, columns, cells[1:], optional=("deviation", "std"))
+        console.show_table(title, columns, cells[1:], optional=("std",))
     console.show_text(found.conclusions[-1])
     if found.finished < found.runs:
         console.say(f"{found.finished} of {found.runs} runs are finished")
