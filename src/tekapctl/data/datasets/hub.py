@@ -34,7 +34,9 @@ class HubImages(ClassFolders):
 
     name: Literal["hf"] = "hf"
     repository: str | None = Field(
-        None, max_length=400, description="A data set of the Hugging Face hub: ORGANISATION/NAME, NAME@CONFIG or NAME:COLUMN."
+        None,
+        max_length=400,
+        description="A data set of the Hugging Face hub: ORGANISATION/NAME, NAME@CONFIG or NAME:COLUMN.",
     )
 
     @field_validator("repository")
