@@ -80,7 +80,7 @@ def test_the_python_reference_comes_from_the_docstrings(site):
     text = (site / "api.html").read_text(encoding="utf-8")
     for name in ("train_teacher", "distill", "resume_run", "evaluate", "load_student"):
         assert f'id="tekapctl.api.{name}"' in text
-    assert "Distil a student from a teacher" in text
+    assert "Distill a student from a teacher" in text
 
 
 @without_mkdocs
