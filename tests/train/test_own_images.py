@@ -95,7 +95,7 @@ def test_a_run_begins_by_saying_what_it_trains(home, place, teachers):
 
 def test_given_settings_that_differ_from_the_teachers_are_refused_with_both_values(home, place, teachers):
     data = {"name": f"folder:{place / 'abc'}", "size": 32}
-    with pytest.raises(UsageError, match=r"data\.size is 32, and the teacher was trained with 16"):
+    with pytest.raises(UsageError, match=r"data\.size is 32, but the teacher was trained with 16"):
         run(home, **{**STUDENT, "teacher": teachers["abc"]}, data=data)
 
 
@@ -143,7 +143,7 @@ def test_weights_are_measured_on_their_own_test_images_wherever_they_are(home, p
 def test_runs_on_different_images_are_different_experiments(home, place, teachers):
     found = group(find(home, list(teachers.values())))
     assert len(found) == 2
-    assert {each.label for each in found} == {"abc: alone", "abcd: alone"}
+    assert {each.label for each in found} == {"abc: no distillation", "abcd: no distillation"}
     table = {"name": "x", "spec": QUICK, "grid": {"kind": ["teacher"], "model": ["resnet8"]}}
     digests = []
     for classes in ("abc", "abcd"):

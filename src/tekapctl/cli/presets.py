@@ -28,7 +28,7 @@ def presets(
     Examples:
     tekapctl presets tekap-fl
     tekapctl presets imagenet/kd
-    tekapctl distill --preset kd/resnet56-resnet20
+    tekapctl distill --preset kd/resnet32x4-resnet8x4
     """
     found = listings.presets()
     if prefix is not None:
