@@ -91,7 +91,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_loaded(tekapctl, 
     there.write_bytes(b"precious")
     (tmp_path / "folder.onnx").mkdir()
     for options, words in (
-        (["--output", str(there)], "is there already"),
+        (["--output", str(there)], "already exists"),
         (["--output", str(tmp_path / "a.tflite")], "No export format has the suffix"),
         (["--output", str(tmp_path / "a.onnx"), "--format", "safetensors"], "end in .safetensors"),
         (["--output", str(tmp_path / "a.onnx"), "--format", "coreml"], "coreml"),
