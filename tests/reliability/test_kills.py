@@ -18,7 +18,7 @@ from helpers.server import serving
 from helpers.waiting import until
 from tekapctl.models import build
 
-KILLS = int(os.environ.get("TEKAPCTL_KILLS", "50"))
+KILLS = int(os.environ.get("TEKAPCTL_KILLS", "15"))
 """How many times the training run is killed; `tests/reliability/soak.sh` asks for many more."""
 OPTIONS = ["--method", "crd", "--alpha", "1", "--beta", "0.8", "--set", "method.negatives=64", "--student", "resnet8"]
 OPTIONS += ["--dataset", "digits", "--train-fraction", "0.1", "--batch-size", "16", "--epochs", "12"]
