@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.data.batch import Batch
 from tekapctl.distillation.methods.crd.memory import Memory, MemoryBanks, MemoryQueue
 from tekapctl.distillation.methods.crd.negatives import ClassNegatives
 from tekapctl.distillation.methods.kd import KD

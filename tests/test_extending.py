@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 from tekapctl.api import distill, train_teacher
 from tekapctl.cli.app import app
 
-TRAINING = {"data": "stripes", "epochs": 4, "batch_size": 20, "device": "cpu"}
+TRAINING = {"epochs": 4, "batch_size": 20, "device": "cpu"}
+STRIPES = {"name": "stripes", "augment": ["posterize"]}
 
 
 def command(*words):
@@ -31,19 +32,22 @@ def command(*words):
     return done.stdout
 
 
-teacher = train_teacher(model="tiny", **TRAINING)
+teacher = train_teacher(model="tiny", data=STRIPES, **TRAINING)
 student = distill(
     teacher=teacher["run"],
     student="tiny",
     method={"name": "cosine", "power": 2},
     tekap={"logit": {"teachers": 2, "perturbation": "signs"}},
+    data=STRIPES,
     **TRAINING,
 )
+lion = train_teacher(model="tiny", data="stripes", optimizer={"name": "lion", "learning_rate": 0.01}, **TRAINING)
 metrics = [json.loads(line) for line in Path("home/runs", student["run"], "metrics.jsonl").read_text().splitlines()]
 base = ("--teacher", "tiny", "--student", "tiny", "--dataset", "stripes", "--method", "kd", "--dry-run")
 print(json.dumps({
     "teacher": teacher["last_top1"],
     "student": student["last_top1"],
+    "lion": lion["last_top1"],
     "run": student["run"],
     "metrics": metrics,
     "exported": json.loads(command("export", student["run"], "--output", "student.npz", "--json")),
@@ -89,6 +93,8 @@ def test_there_is_an_example_for_each_part(files):
         "src/tekapctl/distillation/perturbations",
         "src/tekapctl/experiments/studies",
         "src/tekapctl/commands/export",
+        "src/tekapctl/optim",
+        "src/tekapctl/data/augment",
     }
 
 
@@ -118,6 +124,10 @@ def test_examples_meet_the_projects_own_rules(files, tmp_path):
 
 def test_the_network_learns_the_data_set(found):
     assert found["teacher"] > 0.9
+
+
+def test_the_optimizer_trains(found):
+    assert found["lion"] > 0.9
 
 
 def test_the_method_trains_a_student_under_the_perturbation(found):

@@ -83,7 +83,7 @@ def test_standardized_logits_and_dot_have_rows_of_their_own():
         ({"method": "crd", "alpha": 1.0}, "crd-kd"),
     ):
         assert for_pair(parse({**pair, **more})) == preset(f"{way}/resnet56-resnet20")
-    dot = parse({"teacher": "vgg13", "student": "vgg8", "method": "kd", "optimizer": {"dot_delta": 0.075}})
+    dot = parse({"teacher": "vgg13", "student": "vgg8", "method": "kd", "optimizer": {"name": "dot"}})
     assert for_pair(dot) == preset("dot/vgg13-vgg8")
 
 
@@ -113,10 +113,10 @@ def test_a_teacher_of_ones_own_is_no_other_experiment():
 def test_other_epochs_have_the_usual_milestones():
     known = preset("mlkd/vgg13-MobileNetV2")
     assert parse(known.table_for(480)).rate(150) == pytest.approx(0.001)
-    assert parse(known.table_for(10)).optimizer.milestones == (0.625, 0.75, 0.875)
+    assert parse(known.table_for(10)).schedule.milestones == (0.625, 0.75, 0.875)
     imagenet = preset("imagenet/simkd/resnet50-resnet18")
-    assert parse(imagenet.table_for(120)).optimizer.milestones == (0.25, 0.5, 0.75)
-    assert parse(imagenet.table_for(10)).optimizer.milestones == (0.3, 0.6, 0.9)
+    assert parse(imagenet.table_for(120)).schedule.milestones == (0.25, 0.5, 0.75)
+    assert parse(imagenet.table_for(10)).schedule.milestones == (0.3, 0.6, 0.9)
 
 
 def test_mlkd_with_standardized_logits_has_the_pairs_epochs():

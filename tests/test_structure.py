@@ -12,9 +12,8 @@ LAYERS = (
     ("store",),
     ("data",),
     ("models",),
-    ("distillation",),
-    ("spec",),
-    ("optim", "tracking"),
+    ("distillation", "optim"),
+    ("spec", "tracking"),
     ("train",),
     ("commands", "experiments"),
     ("api",),
@@ -23,6 +22,7 @@ LAYERS = (
 )
 """From the lowest to the highest; packages of one layer may import each other."""
 PARTS = {
+    ("data", "augment"): 0,
     ("data", "files"): 0,
     ("data", "image_set"): 1,
     ("data", "loading"): 2,

@@ -1,8 +1,12 @@
 """Settings: frozen pydantic models, and the types of their fields."""
 
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from tekapctl.errors import UsageError
+from tekapctl.registry import Registry
 
 
 class Settings(BaseModel):
@@ -21,3 +25,36 @@ Temperature = Annotated[float, Field(ge=1e-3, le=1e4)]
 
 Epochs = Annotated[int, Field(ge=0, le=1_000_000)]
 """A number of epochs, which may be 0."""
+
+
+def chosen_by_name(
+    registry: Registry[Any],
+    default: str | None = None,
+    *,
+    spelled_out: Callable[[str], Mapping[str, Any]] | None = None,
+) -> BeforeValidator:
+    """Turns a name, a table with a `name`, or ready settings into the registered settings of that name.
+
+    Args:
+        registry: Settings by name.
+        default: The name of a table without one.
+        spelled_out: Returns the fields that a name stands for, where a name may hold more than one.
+    """
+
+    def choose(value: Any) -> Any:
+        if isinstance(value, Settings):
+            return value
+        if isinstance(value, str):
+            value = {"name": value}
+        if default is not None and isinstance(value, Mapping):
+            value = {"name": default, **value}
+        if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+            raise ValueError(f"write the {registry.kind} as a name, or as a table with a name")
+        if spelled_out is not None:
+            value = {**value, **spelled_out(value["name"])}
+        try:
+            return registry[value["name"]].model_validate(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+
+    return BeforeValidator(choose)

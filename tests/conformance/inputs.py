@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tekapctl.data.batches import Batch
+from tekapctl.data.batch import Batch
 from tekapctl.models.network import Knowledge
 
 

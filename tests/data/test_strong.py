@@ -4,6 +4,7 @@ import pytest
 import torch
 from test_batches import CPU, batches
 
+from tekapctl.data.augment.augmentation import Draws
 from tekapctl.data.augment.strong import OPERATIONS, augment_strongly
 from tekapctl.errors import UsageError
 
@@ -13,8 +14,8 @@ def pictures(channels: int = 3) -> torch.Tensor:
     return torch.randint(0, 256, (32, channels, 16, 16), generator=source).to(torch.uint8)
 
 
-def source(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def draws(seed: int = 0) -> Draws:
+    return Draws(torch.Generator().manual_seed(seed), 32, torch.arange(32))
 
 
 @pytest.mark.parametrize("number", range(len(OPERATIONS)))
@@ -34,7 +35,7 @@ def test_each_change_gives_other_images_of_the_same_kind(number, channels):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_are_changed_and_cut_by_what_the_generator_says(channels):
     images = pictures(channels)
-    once, again, otherwise = (augment_strongly(images, source(seed)) for seed in (1, 1, 2))
+    once, again, otherwise = (augment_strongly(images, draws(seed)) for seed in (1, 1, 2))
     assert torch.equal(once, again)
     assert not torch.equal(once, otherwise)
     assert not torch.equal(once, images)
@@ -46,7 +47,7 @@ def test_images_are_changed_and_cut_by_what_the_generator_says(channels):
 
 def test_images_of_other_channels_are_refused():
     with pytest.raises(UsageError, match="one or three channels; these have 4"):
-        augment_strongly(pictures(4), source())
+        augment_strongly(pictures(4), draws())
 
 
 def test_batches_give_a_strong_view_beside_the_usual_one_and_the_same_after_a_break():

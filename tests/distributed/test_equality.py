@@ -36,7 +36,14 @@ VARIANTS = {
     "ensemble": {"ensemble": ["resnet14"], "method": "sp"},
     "mixing": {"method": "kd", "tekap": {"logit": {"perturbation": "mixing"}}},
     "class covariance": {"method": "mlkd", "tekap": {"logit": {"perturbation": "class-covariance"}}},
-    "dot": {"method": "dkd", "optimizer": {"dot_delta": 0.075, "learning_rate": 1e-3}},
+    "dot": {"method": "dkd", "optimizer": {"name": "dot", "learning_rate": 1e-3}},
+    "mixed": {
+        "method": "rkd",
+        "label_smoothing": 0.1,
+        "data": {**BASE["data"], "augment": ["trivialaugment", "random-erasing", "mixup", "cutmix"]},
+    },
+    "accumulated": {"method": CRD, "accumulate": 3, "data": {**BASE["data"], "augment": ["mixup"]}},
+    "accumulated, dot": {"method": "kd", "accumulate": 2, "optimizer": {"name": "dot", "clip_grad": 0.5}},
     "plain": {"method": "kd", "alpha": 0.9, "gamma": 0.1, "tekap": {"logit": {"teachers": 0}}},
 }
 CASES = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.data.batch import Batch
 from tekapctl.distillation.methods import Pair
 from tekapctl.distillation.methods.kd import KD
 from tekapctl.distillation.tekap import Tekap

@@ -5,8 +5,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from tekapctl.distributed.communicator import SINGLE_PROCESS
+from tekapctl.distributed.data_parallel import DataParallelStep
 from tekapctl.errors import UsageError
-from tekapctl.optim.dot import DOT
+from tekapctl.optim import Optimizer, Trained
+from tekapctl.optim.dot import DOTSpec
 from tekapctl.spec import parse
 
 
@@ -16,20 +19,30 @@ def losses(layer: nn.Linear, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return out.square().mean(), (out - 1).abs().mean()
 
 
+def dot(layer: nn.Linear, **settings) -> Optimizer:
+    return DOTSpec(**settings).build([Trained(parameter) for parameter in layer.parameters()], torch.device("cpu"))
+
+
+def step(optimizer: Optimizer, task: torch.Tensor, distillation: torch.Tensor) -> None:
+    optimizer.zero_grad()
+    optimizer.backward({"cross_entropy": task, "kd": distillation}, DataParallelStep(nn.Identity(), SINGLE_PROCESS))
+    optimizer.step()
+
+
 def test_two_momenta_move_the_parameters():
     layer, delta, momentum, rate, decay = nn.Linear(3, 2), 0.2, 0.7, 0.1, 0.01
-    optimizer = DOT(layer.parameters(), lr=rate, momentum=momentum, weight_decay=decay, delta=delta)
+    optimizer = dot(layer, learning_rate=rate, momentum=momentum, weight_decay=decay, delta=delta)
     expected = [p.detach().clone() for p in layer.parameters()]
     task_buffers, distillation_buffers = ([torch.zeros_like(p) for p in expected] for _ in range(2))
-    for step in range(4):
-        task, distillation = losses(layer, step)
+    for number in range(4):
+        task, distillation = losses(layer, number)
         of_task = torch.autograd.grad(task, list(layer.parameters()), retain_graph=True)
         of_distillation = torch.autograd.grad(distillation, list(layer.parameters()), retain_graph=True)
         for n, weight in enumerate(expected):
             task_buffers[n] = of_task[n] + decay * weight + (momentum - delta) * task_buffers[n]
             distillation_buffers[n] = of_distillation[n] + (momentum + delta) * distillation_buffers[n]
             expected[n] = weight - rate * (task_buffers[n] + distillation_buffers[n])
-        optimizer.apply(optimizer.backward(task, distillation))
+        step(optimizer, task, distillation)
         for found, weight in zip(layer.parameters(), expected, strict=True):
             assert_close(found.detach(), weight)
 
@@ -37,16 +50,16 @@ def test_two_momenta_move_the_parameters():
 def test_without_a_difference_it_is_sgd():
     one, other = nn.Linear(3, 2), nn.Linear(3, 2)
     other.load_state_dict(one.state_dict())
-    dot = DOT(one.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, delta=0.0)
+    ours = dot(one, learning_rate=0.1, momentum=0.9, weight_decay=0.01, delta=0.0)
     sgd = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-    for step in range(4):
-        dot.apply(dot.backward(*losses(one, step)))
+    for number in range(4):
+        step(ours, *losses(one, number))
         sgd.zero_grad()
-        sum(losses(other, step)).backward()
+        sum(losses(other, number)).backward()
         sgd.step()
     assert_close(one.weight, other.weight)
 
 
 def test_momenta_outside_their_range_are_refused():
-    with pytest.raises(UsageError, match="dot_delta"):
-        parse({"optimizer": {"momentum": 0.95, "dot_delta": 0.075}})
+    with pytest.raises(UsageError, match="momentum - delta"):
+        parse({"optimizer": {"momentum": 0.95, "name": "dot"}})

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tekapctl.distillation.methods import METHODS
 from tekapctl.errors import UsageError
-from tekapctl.spec import OptimizerSpec, StudentSpec, TeacherSpec, dump, dumps, json_schema, load, loads, parse, to_dict
+from tekapctl.spec import StudentSpec, TeacherSpec, dump, dumps, json_schema, load, loads, merged, parse, to_dict
 from tekapctl.train.summary import words
 
 positive = st.floats(1e-6, 1e6)
@@ -38,7 +38,15 @@ shared = {
     "seed": st.integers(0, 2**63 - 1),
     "precision": st.sampled_from(["auto", "float32", "bfloat16"]),
     "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:1"]),
-    "optimizer": st.fixed_dictionaries({"learning_rate": positive, "milestones": st.lists(st.floats(0.01, 0.99))}),
+    "optimizer": st.one_of(
+        st.fixed_dictionaries({"learning_rate": positive}, optional={"nesterov": st.booleans()}),
+        st.sampled_from(["adamw", "muon", {"name": "dot", "delta": 0.05}]),
+    ),
+    "schedule": st.one_of(
+        st.fixed_dictionaries({"milestones": st.lists(st.floats(0.01, 0.99))}), st.sampled_from(["cosine", "one-cycle"])
+    ),
+    "ema": st.floats(0, 0.9999),
+    "label_smoothing": st.floats(0, 0.5),
 }
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 students = st.fixed_dictionaries(
@@ -84,10 +92,9 @@ def test_the_defaults_are_the_published_protocol():
 
 
 def test_the_rate_decays_after_epochs_150_180_and_210_of_240():
-    optimizer = OptimizerSpec()
-    rates = [optimizer.rate(epoch, 240, 64) for epoch in (0, 149, 150, 179, 180, 209, 210, 239)]
+    rates = [parse({}).rate(epoch) for epoch in (0, 149, 150, 179, 180, 209, 210, 239)]
     assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005, 5e-4, 5e-4, 5e-5, 5e-5])
-    assert [optimizer.rate(epoch, 24, 64) for epoch in (14, 15)] == pytest.approx([0.05, 0.005])
+    assert [parse({"epochs": 24}).rate(epoch) for epoch in (14, 15)] == pytest.approx([0.05, 0.005])
 
 
 @pytest.mark.parametrize(("network", "rate"), [("resnet8x4", 0.05), ("MobileNetV2", 0.01), ("ShuffleV1", 0.01)])
@@ -95,6 +102,20 @@ def test_the_learning_rate_is_the_published_one_of_the_network_that_learns(netwo
     assert parse({"student": network}).optimizer.learning_rate == rate
     assert parse({"student": network, "optimizer": {"learning_rate": 0.3}}).optimizer.learning_rate == 0.3
     assert parse({"kind": "teacher", "model": network}).optimizer.learning_rate == rate
+
+
+def test_published_learning_rates_are_for_sgd():
+    assert parse({"student": "MobileNetV2", "optimizer": "adamw"}).optimizer.learning_rate == 1e-3
+    assert parse({"student": "MobileNetV2", "optimizer": "dot"}).optimizer.learning_rate == 0.01
+
+
+def test_another_optimizer_or_schedule_starts_from_its_own_defaults():
+    table = {"optimizer": {"learning_rate": 0.1, "momentum": 0.8}, "schedule": {"milestones": [0.5]}}
+    assert merged(table, {"optimizer.name": "adamw", "schedule": "cosine"}) == {
+        "optimizer": {"name": "adamw"},
+        "schedule": {"name": "cosine"},
+    }
+    assert merged(table, {"optimizer.name": "sgd"})["optimizer"] == {**table["optimizer"], "name": "sgd"}
 
 
 def test_a_spec_is_frozen():

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from helpers.silent import Silent
+from tekapctl.data.augment.augmentation import AUGMENTATIONS
 from tekapctl.distillation.methods import METHODS
 from tekapctl.errors import TekapctlError
+from tekapctl.optim import OPTIMIZERS
+from tekapctl.optim.schedules import SCHEDULES
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
@@ -49,7 +52,20 @@ WAYS = {
     "angular-both": {"method": CRD, "alpha": 1.0, "beta": 0.8, "angular": {"views": 3}},
     "angular-pretrained": {"method": "kd", "angular": {"views": 3, "pretrain_epochs": 1, "dropout": 0.3}},
     "angular-maps": {"method": "at", "angular": {"views": 2}},
-    "dot": {"method": CRD, "alpha": 1.0, "beta": 0.8, "optimizer": {"dot_delta": 0.075}},
+    "dot": {"method": CRD, "alpha": 1.0, "beta": 0.8, "optimizer": {"name": "dot"}},
+    **{f"teacher-{name}": {"kind": "teacher", "model": "resnet8", "optimizer": name} for name in OPTIMIZERS.names()},
+    **{f"teacher-{name}": {"kind": "teacher", "model": "resnet8", "schedule": name} for name in SCHEDULES.names()},
+    "recipe": {
+        "method": CRD,
+        "alpha": 1.0,
+        "beta": 0.8,
+        "optimizer": {"name": "adamw", "clip_grad": 1.0, "layer_decay": 0.7},
+        "schedule": {"name": "cosine", "warmup_epochs": 1},
+        "label_smoothing": 0.1,
+        "ema": 0.99,
+        "accumulate": 3,
+        "data": {**QUICK["data"], "augment": AUGMENTATIONS.names()},
+    },
     **{name: {"method": name} for name in METHODS.names() if name not in ("kd", "crd", "ab", "fsp", "ft")},
     **{name: {"method": {"name": name, "init_epochs": 1}} for name in ("ab", "fsp", "ft")},
 }

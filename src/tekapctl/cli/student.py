@@ -295,7 +295,7 @@ def _say_what_is_published(known: "Preset | None", spec: "StudentSpec", given: s
 
 def _warn_of_long_warmups(spec: "StudentSpec") -> None:
     warmup = getattr(spec.method, "warmup_epochs", 0) if spec.beta else 0
-    for path, epochs in (("method.warmup_epochs", warmup), ("optimizer.warmup_epochs", spec.optimizer.warmup_epochs)):
+    for path, epochs in (("method.warmup_epochs", warmup), ("schedule.warmup_epochs", spec.schedule.warmup_epochs)):
         if epochs > 1 and epochs >= spec.epochs:
             _say_once(
                 f"warning: {path} is {epochs} and the run has {spec.epochs} epochs: the warm-up lasts the whole run"

@@ -16,7 +16,8 @@ import torch
 from torch.nn import functional as F
 
 from tekapctl import data, models
-from tekapctl.data.batches import Batch, Batches
+from tekapctl.data.batch import Batch
+from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.device import autocast, describe, resolve_device, resolve_precision, synchronize
 from tekapctl.distillation.objective import Distillation

@@ -1,6 +1,7 @@
 """Data sets, image sets and batches."""
 
-from tekapctl.data.batches import Batch, Batches
+from tekapctl.data.batch import Batch
+from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.spec import DATASETS, DataSpec, data_spec, load
 

@@ -8,55 +8,15 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
+from tekapctl.data.augment.augmentation import AugmentSpec, Draws, MixSpec
+from tekapctl.data.batch import Batch
 from tekapctl.data.files.streaming import ImageFiles, Loader, Request
 from tekapctl.data.image_set import ImageSet
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
-from tekapctl.distributed.shard import FULL_BATCH, BatchShard, spans
+from tekapctl.distributed.shard import FULL_BATCH, BatchShard, micro_batches, spans
 from tekapctl.randomness import derive, generator
 
 CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some samples of an image set.
-
-    Attributes:
-        images: Augmented pixels, from 0 to 255; each network normalises them itself.
-        labels: Class numbers.
-        index: The samples' indices in the image set.
-        source_index: The samples' indices in the full set, of which the image set may be a subset; on the CPU.
-        view: The crop and flip of each sample, `(row * (2 * padding + 1) + column) * 2 + flipped`; on the CPU.
-        step: The optimiser step in the run, starting at 0.
-        strong: The same samples in another crop and flip, strongly augmented; None if they were not requested.
-        shard: This process's part of the batch of all processes.
-    """
-
-    images: Shaped[Tensor, "batch c h w"]
-    labels: Int64[Tensor, " batch"]
-    index: Int64[Tensor, " batch"]
-    source_index: Int64[Tensor, " batch"]
-    view: Int64[Tensor, " batch"]
-    step: int
-    strong: Shaped[Tensor, "batch c h w"] | None = None
-    shard: BatchShard = FULL_BATCH
-
-    def gather(self) -> "Batch":
-        """The batch of all processes, for losses that compare its samples; its images are empty meta tensors."""
-        shard = self.shard
-        if shard.is_full_batch or shard.of is None:
-            return self
-        shape = self.images.shape[1:]
-        return replace(
-            self,
-            images=torch.empty(shard.of, *shape, device="meta"),
-            labels=shard.gather(self.labels),
-            index=shard.gather(self.index),
-            source_index=shard.gather(self.source_index),
-            view=shard.gather(self.view),
-            strong=None if self.strong is None else torch.empty(shard.of, *shape, device="meta"),
-            shard=FULL_BATCH,
-        )
 
 
 class Batches:
@@ -67,12 +27,14 @@ class Batches:
 
     Args:
         image_set: The images.
-        batch_size: Images per batch; the last batch of an epoch may be smaller.
+        batch_size: Images per step; the last step of an epoch may have fewer.
         device: Where the images and the batches are.
         padding: Black pixels added on each side before cropping.
         flip: Whether images are flipped.
         random_resized_crop: Whether images are cropped as by torchvision's RandomResizedCrop when they are decoded;
             needs image files and no padding.
+        augment: Further augmentations, applied in this order; of those that mix images, one is drawn for each step.
+        accumulate: Number of batches into which a step's samples are split.
         seed: Seed of the order and the augmentation.
         comm: The processes that share each batch.
     """
@@ -87,6 +49,8 @@ class Batches:
         flip: bool,
         seed: int,
         random_resized_crop: bool = False,
+        augment: Sequence[AugmentSpec] = (),
+        accumulate: int = 1,
         comm: Communicator = SINGLE_PROCESS,
     ) -> None:
         if random_resized_crop and (padding or not isinstance(image_set.images, ImageFiles)):
@@ -98,6 +62,9 @@ class Batches:
         self.flip = flip
         self.seed = seed
         self.comm = comm
+        self.accumulate = accumulate
+        self.augment = augment
+        self._mixes = [each for each in augment if isinstance(each, MixSpec)]
         self.labels = image_set.labels.to(device)
         self.random_resized_crop = random_resized_crop
         self._files = image_set.images if isinstance(image_set.images, ImageFiles) else None
@@ -129,35 +96,47 @@ class Batches:
             end_step: The step to stop before. Default: the end of the epoch.
             strong: Whether to add strongly augmented images.
         """
-        indices = list(self._order(number).split(self.batch_size))[start_step:end_step]
-        crops: list[tuple[str, ...]] = (
-            [("crop",), ("strong crop",)] if strong and self.random_resized_crop else [("crop",)]
+        steps = list(enumerate(self._order(number).split(self.batch_size)))[start_step:end_step]
+        parts = [part for step, index in steps for part in self._parts(number, step, index)]
+        purposes = ["crop", "strong crop"] if strong and self.random_resized_crop else ["crop"]
+        read = self._read(
+            [
+                # The crop of each image has its own seed, by its position in the step.
+                (part.index[part.wanted], self._crop_seeds(part, purpose) if self.random_resized_crop else None)
+                for part in parts
+                for purpose in purposes
+            ]
         )
-        shards = [BatchShard.of_batch(len(index), self.comm) for index in indices]
-        requests = [
-            # The crop of each image has its own seed, by its position in the batch.
-            (
-                index[shard.rows],
-                derive(self.seed, *purpose, number, step) + shard.first if self.random_resized_crop else None,
-            )
-            for step, (index, shard) in enumerate(zip(indices, shards, strict=True), start_step)
-            for purpose in crops
-        ]
-        read = self._read(requests)
-        for step, (index, shard) in enumerate(zip(indices, shards, strict=True), start_step):
+        for part in parts:
             stored = next(read)
-            views = self._draw_views(len(index), number, step)[shard.rows]
-            batch = self._batch(stored, index[shard.rows], views, number * len(self) + step, shard)
+            images = self._augmented(stored, part)
+            strong_images = None
             if strong:
-                stored = next(read) if self.random_resized_crop else stored
-                batch = replace(batch, strong=self._strong(stored, len(index), shard, number, step))
-            yield batch
+                strong_images = self._strong(next(read) if self.random_resized_crop else stored, part)
+            yield self._mixed(images, strong_images, part)
+
+    def _parts(self, epoch: int, step: int, index: Tensor) -> Iterator["_Part"]:
+        """The batches of a step, this process's shards of them."""
+        mix, partners = None, None
+        if self._mixes:
+            source = generator(CPU, self.seed, "mix", epoch, step)
+            mix = self._mixes[int(torch.randint(len(self._mixes), (), generator=source))]
+            partners = torch.randperm(len(index), generator=source)
+        offset = 0
+        for count in micro_batches(len(index), self.accumulate):
+            shard = BatchShard.of_batch(count, self.comm, offset)
+            rows = torch.tensor(shard.rows(count))
+            # Images of other shards and batches are read too if this one's are mixed with them.
+            wanted = rows if partners is None or len(rows) == len(index) else torch.cat([rows, partners[rows]])
+            offset += count
+            share, ends_step = count / len(index), offset == len(index)
+            yield _Part(epoch, step, index, shard, rows, wanted, share, ends_step, mix, partners)
 
     @property
     def largest_shard(self) -> int:
         """The largest number of images that a process has in a batch."""
-        count = min(self.batch_size, len(self.image_set))
-        return max(end - first for first, end in spans(count, self.comm.world_size))
+        counts = micro_batches(min(self.batch_size, len(self.image_set)), self.accumulate)
+        return max(end - first for count in counts for first, end in spans(count, self.comm.world_size))
 
     def sample(self, count: int, *, strong: bool = False) -> Batch:
         """The first images of the first epoch as one batch of any size, without augmentation.
@@ -185,7 +164,8 @@ class Batches:
         """All samples once, in order, without augmentation; batches are dealt out to the processes in turn."""
         indices = torch.arange(len(self.image_set)).split(self.batch_size)[self.comm.rank :: self.comm.world_size]
         for step, stored in enumerate(self._read([(index, None) for index in indices])):
-            yield self._batch(stored, indices[step], torch.full_like(indices[step], self.centre), step)
+            view = torch.full_like(indices[step], self.centre)
+            yield self._batch(self._augment(stored, view), indices[step], view, step)
 
     def gather(self, rows: Float[Tensor, "own width"]) -> Float[Tensor, "all width"]:
         """Gather results that the processes computed for their batches `in_order`, in the order of the set.
@@ -222,13 +202,17 @@ class Batches:
     def _order(self, epoch: int) -> Int64[Tensor, " all"]:
         return torch.randperm(len(self.image_set), generator=generator(CPU, self.seed, "order", epoch))
 
-    def _read(self, wanted: Sequence[tuple[Tensor, int | None]]) -> Iterator[Tensor]:
+    def _crop_seeds(self, part: "_Part", purpose: str) -> tuple[int, ...]:
+        seed = derive(self.seed, purpose, part.epoch, part.step)
+        return tuple((part.wanted + seed).tolist())
+
+    def _read(self, wanted: Sequence[tuple[Tensor, tuple[int, ...] | None]]) -> Iterator[Tensor]:
         """The stored pixels of each request, on the device."""
         if self._loader is None:
             for index, _ in wanted:
                 yield self._stored[index.to(self.device, non_blocking=True)]
             return
-        requests = [Request(tuple(index.tolist()), crop) for index, crop in wanted]
+        requests = [Request(tuple(index.tolist()), crops) for index, crops in wanted]
         for pixels in self._loader.read(requests):
             yield pixels.to(self.device, non_blocking=True)
 
@@ -243,22 +227,85 @@ class Batches:
             pixels = crops[torch.arange(len(pixels), device=self.device), :, place // side, place % side]
         return torch.where(flipped.bool().view(-1, 1, 1, 1), pixels.flip(3), pixels) if self.flip else pixels
 
-    def _strong(self, stored: Tensor, count: int, shard: BatchShard, epoch: int, step: int) -> Tensor:
+    def _augmented(self, stored: Tensor, part: "_Part") -> Tensor:
+        """The wanted images of a part, cropped, flipped and augmented."""
+        images = self._augment(stored, self._views(part)[part.wanted])
+        for place, augmentation in enumerate(self.augment):
+            images = augmentation.apply(images, self._draws(part, "augment", place))
+        return images
+
+    def _strong(self, stored: Tensor, part: "_Part") -> Tensor:
         from tekapctl.data.augment.strong import augment_strongly  # torchvision is slow to import
 
-        source = generator(CPU, self.seed, "strong augmentation", epoch, step)
-        cropped = self._augment(stored, self._draw(count, source)[shard.rows])
-        return augment_strongly(cropped, source, first=shard.first, of=count)
+        draws = self._draws(part, "strong augmentation")
+        cropped = self._augment(stored, self._draw(len(part.index), draws.source)[part.wanted])
+        return augment_strongly(cropped, draws)
 
-    def _draw_views(self, count: int, epoch: int, step: int) -> Tensor:
-        return self._draw(count, generator(CPU, self.seed, "augmentation", epoch, step))
+    def _mixed(self, images: Tensor, strong: Tensor | None, part: "_Part") -> Batch:
+        """The batch of a part, with its images mixed."""
+        index, views = part.index[part.rows], self._views(part)[part.rows]
+        batch = self._batch(images[: len(index)], index, views, part.epoch * len(self) + part.step, part.shard)
+        batch = replace(
+            batch,
+            strong=None if strong is None else strong[: len(index)],
+            share=part.share,
+            ends_step=part.ends_step,
+        )
+        if part.mix is None or part.partners is None:
+            return batch
+        partners = part.partners[part.rows]
+        chosen = partners if len(part.wanted) == len(part.rows) else torch.arange(len(index), len(part.wanted))
+        chosen = chosen.to(self.device, non_blocking=True)
+        mixed, share = part.mix.mix(batch.images, images[chosen], self._draws(part, "mixing"))
+        if strong is not None and batch.strong is not None:
+            batch = replace(batch, strong=part.mix.mix(batch.strong, strong[chosen], self._draws(part, "mixing"))[0])
+        others = self.labels[part.index[partners].to(self.device, non_blocking=True)]
+        own, other = (F.one_hot(labels, len(self.image_set.classes)).float() for labels in (batch.labels, others))
+        return replace(batch, images=mixed, targets=own.lerp(other, 1 - share))
+
+    def _draws(self, part: "_Part", purpose: str, *path: int) -> Draws:
+        source = generator(CPU, self.seed, purpose, *path, part.epoch, part.step)
+        return Draws(source, len(part.index), part.wanted)
+
+    def _views(self, part: "_Part") -> Tensor:
+        """The crops and flips of all images of a part's step."""
+        return self._draw(len(part.index), generator(CPU, self.seed, "augmentation", part.epoch, part.step))
 
     def _draw(self, count: int, source: torch.Generator) -> Tensor:
         drawn = torch.randint(self.views, (count,), generator=source)
         return drawn if self.flip else drawn // 2 * 2
 
-    def _batch(self, stored: Tensor, index: Tensor, view: Tensor, step: int, shard: BatchShard = FULL_BATCH) -> Batch:
+    def _batch(self, images: Tensor, index: Tensor, view: Tensor, step: int, shard: BatchShard = FULL_BATCH) -> Batch:
         source = self.image_set.source_index
         in_full_set = index if source is None else source[index]
         index = index.to(self.device, non_blocking=True)
-        return Batch(self._augment(stored, view), self.labels[index], index, in_full_set, view, step, shard=shard)
+        return Batch(images, self.labels[index], index, in_full_set, view, step, shard=shard)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The samples of a step that are in one batch of this process.
+
+    Attributes:
+        epoch: The epoch.
+        step: The step in the epoch.
+        index: Indices of the step's samples in the image set.
+        shard: This process's part of the batch.
+        rows: Positions of its samples in the step.
+        wanted: Positions of the images to read: its samples, and those that they are mixed with if these are others.
+        share: The batch's share of the step's samples.
+        ends_step: Whether it is the step's last batch.
+        mix: How images are mixed.
+        partners: The position of the image that each of the step's is mixed with.
+    """
+
+    epoch: int
+    step: int
+    index: Int64[Tensor, " count"]
+    shard: BatchShard
+    rows: Int64[Tensor, " own"]
+    wanted: Int64[Tensor, " wanted"]
+    share: float
+    ends_step: bool
+    mix: MixSpec | None
+    partners: Int64[Tensor, " count"] | None

@@ -4,18 +4,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator
 
+from tekapctl.data.augment.augmentation import AUGMENTATIONS, AugmentSpec
 from tekapctl.data.fetching import PublishedFile, download_files, replace_folder
 from tekapctl.data.image_set import Splits, long_tail
 from tekapctl.errors import UsageError
 from tekapctl.registry import Registry
-from tekapctl.settings import Settings
+from tekapctl.settings import Settings, chosen_by_name
 from tekapctl.store.download import Downloaded, silent
 from tekapctl.store.home import expand_user
 from tekapctl.store.http import Report
+
+AnyAugment = Annotated[SerializeAsAny[AugmentSpec], chosen_by_name(AUGMENTATIONS)]
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ class DataSpec(Settings, ABC):
     )
     padding: int = Field(description="Black pixels added on each side before random cropping; 0 disables cropping.")
     flip: bool = Field(description="Flip training images horizontally at random.")
+    augment: tuple[AnyAugment, ...] = Field(
+        (),
+        max_length=16,
+        description="Further augmentations in this order, each a name or a table with a name. If several mix images, "
+        "one is drawn for each batch.",
+    )
     fingerprint: str | None = Field(
         None,
         pattern="^[0-9a-f]{64}$",

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.data.batch import Batch
 from tekapctl.distillation.angular import AngularViews
 from tekapctl.distillation.methods.kd import KD, standardized
 from tekapctl.distillation.methods.method import Method, sum_over_teachers
@@ -46,12 +46,26 @@ class Objective(nn.Module, ABC):
         """The weighted losses of a batch; several processes average them."""
 
 
+def cross_entropy(logits: Float[Tensor, "batch classes"], batch: Batch, label_smoothing: float) -> Float[Tensor, ""]:
+    """The cross-entropy with the labels, or with the probabilities of mixed images."""
+    targets = batch.labels if batch.targets is None else batch.targets
+    return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+
+
 class Classification(Objective):
-    """Cross-entropy with the labels."""
+    """Cross-entropy with the labels.
+
+    Args:
+        label_smoothing: Share of each label that is spread over all classes.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
 
     def forward(self, student: Knowledge, batch: Batch) -> Parts:
         """The cross-entropy alone."""
-        return {"cross_entropy": batch.shard.rescale(F.cross_entropy(student.logits.float(), batch.labels))}
+        return {"cross_entropy": batch.shard.rescale(cross_entropy(student.logits, batch, self.label_smoothing))}
 
 
 class Distillation(Objective):
@@ -67,6 +81,7 @@ class Distillation(Objective):
         alpha: Weight of KD.
         beta: Weight of the method's own loss.
         temperature: Temperature of KD.
+        label_smoothing: Share of each label that is spread over all classes.
         standardize_logits: Whether losses of logits see logits of mean 0 and standard deviation 1.
         views: Learned views of the teacher (Angular-KD); their mean with the teacher replaces it. None for none.
     """
@@ -81,6 +96,7 @@ class Distillation(Objective):
         alpha: float,
         beta: float,
         temperature: float,
+        label_smoothing: float = 0.0,
         standardize_logits: bool = False,
         views: AngularViews | None = None,
     ) -> None:
@@ -90,6 +106,7 @@ class Distillation(Objective):
         self.kd = KD(temperature)
         self.method = method
         self.gamma, self.alpha, self.beta = gamma, alpha, beta
+        self.label_smoothing = label_smoothing
         self.standardize_logits = standardize_logits
         self.views = views
         self.requires = Requires() if method is None else method.requires
@@ -106,7 +123,8 @@ class Distillation(Objective):
         student = student.float()
         parts: Parts = {}
         if self.gamma and not self.init_stage:
-            errors = [F.cross_entropy(seen.logits, batch.labels) for seen in (student, student.strong) if seen]
+            seen = [student.logits] if student.strong is None else [student.logits, student.strong.logits]
+            errors = [cross_entropy(logits, batch, self.label_smoothing) for logits in seen]
             parts["cross_entropy"] = self.gamma * sum(errors[1:], start=errors[0])
         if self.needs_teacher:
             teacher = self._teacher_forward(local)
@@ -142,8 +160,8 @@ class Distillation(Objective):
     def _augment(self, level: Level, teacher: Knowledge, batch: Batch) -> AugmentedTeachers:
         with self.clock("TeKAP"), torch.no_grad():
             if level == "logit":
-                return self.tekap.augment_logits(teacher, batch.step, batch.shard.first, batch.labels)
-            return self.tekap.augment_features(teacher, batch.step, batch.shard.first)
+                return self.tekap.augment_logits(teacher, batch.step, batch.shard.start, batch.labels)
+            return self.tekap.augment_features(teacher, batch.step, batch.shard.start)
 
     def _method_loss(
         self,

@@ -36,25 +36,35 @@ class BatchShard:
         count: Number of samples in the shard; None for the full batch.
         of: Number of samples in the batch; None for the full batch of a single process.
         comm: The processes.
+        offset: Index of the batch's first sample in the step's batch, of which it is a part if gradients accumulate.
     """
 
     first: int = 0
     count: int | None = None
     of: int | None = None
     comm: Communicator = SINGLE_PROCESS
+    offset: int = 0
 
     @classmethod
-    def of_batch(cls, count: int, comm: Communicator) -> "BatchShard":
+    def of_batch(cls, count: int, comm: Communicator, offset: int = 0) -> "BatchShard":
         """This process's shard of a batch of `count` samples."""
         if comm.world_size == 1:
-            return cls()
+            return cls(offset=offset)
         first, end = spans(count, comm.world_size)[comm.rank]
-        return cls(first, end - first, count, comm)
+        return cls(first, end - first, count, comm, offset)
 
     @property
-    def rows(self) -> slice:
-        """The rows of the shard in the batch."""
-        return slice(self.first, None if self.count is None else self.first + self.count)
+    def start(self) -> int:
+        """Index of the first sample in the step's batch, on which its random numbers depend."""
+        return self.offset + self.first
+
+    def rows(self, count: int) -> range:
+        """The samples' indices in the step's batch.
+
+        Args:
+            count: Number of samples in the batch.
+        """
+        return range(self.start, self.start + (count if self.count is None else self.count))
 
     @property
     def is_full_batch(self) -> bool:
@@ -105,7 +115,20 @@ class BatchShard:
 
 
 FULL_BATCH = BatchShard()
-"""The shard of a single process."""
+"""The shard of a single process without accumulation."""
+
+
+def micro_batches(count: int, parts: int) -> list[int]:
+    """Sizes of the parts into which a step's batch is split.
+
+    There are fewer parts where one would have less than two samples, which batch norm needs.
+
+    Args:
+        count: Number of samples in the step's batch.
+        parts: Number of parts, if there are enough samples.
+    """
+    parts = max(1, min(parts, count // 2))
+    return [(number + 1) * count // parts - number * count // parts for number in range(parts)]
 
 
 class _Gather(torch.autograd.Function):

@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch
+from tekapctl.data.batch import Batch
 from tekapctl.distributed.shard import BatchShard
 from tekapctl.errors import UsageError
 from tekapctl.models.normalization import Normalization

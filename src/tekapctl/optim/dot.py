@@ -3,88 +3,131 @@
 Zhao, Cui, Song and Liang, "DOT: A Distillation-Oriented Trainer", ICCV 2023, equations 8 to 10.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from tekapctl.distributed.data_parallel import DataParallelStep
-from tekapctl.optim.sgd import SGD
-from tekapctl.timing import Clock
+from tekapctl.optim.optimizer import OPTIMIZERS, Optimizer, OptimizerSpec, Trained
+
+Gradients = list[Tensor | None]
 
 
-class DOT(SGD):
+class DOT(Optimizer):
     """SGD with a momentum buffer for each loss: `momentum - delta` for the task's, `momentum + delta` for the other.
 
     Weight decay is part of the task's gradient. With delta 0 it is SGD of the summed loss. A parameter with a gradient
     of one loss only, such as a connector's, is trained by plain SGD with `momentum`, as in the published code.
 
     Args:
-        parameters: The parameters to train.
-        lr: Learning rate.
+        groups: Parameter groups with `lr` and `weight_decay`.
         momentum: Momentum before adding or subtracting delta.
-        weight_decay: Weight decay.
         delta: Added to the distillation loss's momentum, subtracted from the task's; both must stay in [0, 1).
+
+    Attributes:
+        task_gradients: The cross-entropy's gradient of each parameter.
+        distillation_gradients: That of the sum of all other losses.
     """
 
-    def __init__(
-        self, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float, delta: float
-    ) -> None:
-        super().__init__(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
-        self.delta = delta
+    def __init__(self, groups: list[dict[str, Any]], *, momentum: float, delta: float) -> None:
+        super().__init__(groups, {"momentum": momentum, "delta": delta})
+        self.task_gradients: Gradients
+        self.distillation_gradients: Gradients
+        self.zero_grad()
 
-    def minimize(self, parts: dict[str, Tensor], parallel: DataParallelStep, clock: Clock) -> None:
-        """Two backward passes, for the cross-entropy and for the sum of all other losses, and the step."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of both losses."""
+        count = len(self._trained())
+        self.task_gradients, self.distillation_gradients = [None] * count, [None] * count
+
+    def backward(self, parts: dict[str, Tensor], parallel: DataParallelStep) -> None:
+        """Two backward passes, for the cross-entropy and for the sum of all other losses."""
         zero = torch.zeros((), device=next(iter(parts.values())).device)
-        with clock("backward"):
-            task = parts.get("cross_entropy", zero)
-            others = [value for name, value in parts.items() if name != "cross_entropy"]
-            gradients = self.backward(task, torch.stack(others).sum() if others else zero)
-            for each in gradients:
-                parallel.average(each)
-        with clock("optimizer"):
-            self.apply(gradients)
-
-    def backward(self, task: Tensor, distillation: Tensor) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """The gradients of both losses.
-
-        Args:
-            task: The cross-entropy.
-            distillation: The sum of all other losses.
-        """
-        trained = self._trained()
+        task = parts.get("cross_entropy", zero)
+        others = [value for name, value in parts.items() if name != "cross_entropy"]
+        distillation = torch.stack(others).sum() if others else zero
         # Either may be constant: a cross-entropy with weight 0, or a method without a loss.
-        of_task = self._gradients(task, trained, keep=distillation.requires_grad)
-        return of_task, self._gradients(distillation, trained, keep=False)
+        of_task = self._gradients(task, keep=distillation.requires_grad)
+        of_distillation = self._gradients(distillation, keep=False)
+        for gradients in (of_task, of_distillation):
+            parallel.average(gradients)
+        self.task_gradients = _added(self.task_gradients, of_task)
+        self.distillation_gradients = _added(self.distillation_gradients, of_distillation)
 
     @torch.no_grad()
-    def apply(self, gradients: tuple[Sequence[Tensor | None], Sequence[Tensor | None]]) -> None:
+    def clip(self, max_norm: float) -> None:
+        """Scale both gradients so that the L2 norm of their sum is at most `max_norm`."""
+        sums = [each for each in _added(self.task_gradients, self.distillation_gradients) if each is not None]
+        factor = (max_norm / (nn.utils.get_total_norm(sums) + 1e-6)).clamp(max=1.0)
+        for gradient in (*self.task_gradients, *self.distillation_gradients):
+            if gradient is not None:
+                gradient.mul_(factor)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update the parameters with both momentum buffers."""
-        group = self.param_groups[0]
-        rate, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
-        for parameter, of_task, of_distillation in zip(self._trained(), *gradients, strict=True):
-            if of_task is None and of_distillation is None:
-                continue
-            state = self.state[parameter]
-            is_first = not state
-            if is_first:
-                state["task"], state["distillation"] = (torch.zeros_like(parameter) for _ in range(2))
-            if of_task is not None and of_distillation is not None:
-                state["task"].mul_(momentum - self.delta).add_(of_task).add_(parameter, alpha=decay)
-                state["distillation"].mul_(momentum + self.delta).add_(of_distillation)
-                parameter.add_(state["task"], alpha=-rate).add_(state["distillation"], alpha=-rate)
-            else:
-                gradient, buffer = (of_distillation, "distillation") if of_task is None else (of_task, "task")
-                assert gradient is not None
-                # The published code starts the distillation's buffer from the bare gradient.
-                own_decay = 0.0 if is_first and of_task is None else decay
-                state[buffer].mul_(momentum).add_(gradient).add_(parameter, alpha=own_decay)
-                parameter.add_(state[buffer], alpha=-rate)
+        gradients = iter(zip(self.task_gradients, self.distillation_gradients, strict=True))
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self._update(group, parameter, *next(gradients))
+
+    def _update(
+        self, group: dict[str, Any], parameter: nn.Parameter, of_task: Tensor | None, of_distillation: Tensor | None
+    ) -> None:
+        rate, momentum, delta, decay = group["lr"], group["momentum"], group["delta"], group["weight_decay"]
+        if of_task is None and of_distillation is None:
+            return
+        state = self.state[parameter]
+        is_first = not state
+        if is_first:
+            state["task"], state["distillation"] = (torch.zeros_like(parameter) for _ in range(2))
+        if of_task is not None and of_distillation is not None:
+            state["task"].mul_(momentum - delta).add_(of_task).add_(parameter, alpha=decay)
+            state["distillation"].mul_(momentum + delta).add_(of_distillation)
+            parameter.add_(state["task"], alpha=-rate).add_(state["distillation"], alpha=-rate)
+            return
+        gradient, buffer = (of_distillation, "distillation") if of_task is None else (of_task, "task")
+        assert gradient is not None
+        # The published code starts the distillation's buffer from the bare gradient.
+        own_decay = 0.0 if is_first and of_task is None else decay
+        state[buffer].mul_(momentum).add_(gradient).add_(parameter, alpha=own_decay)
+        parameter.add_(state[buffer], alpha=-rate)
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
-    def _gradients(self, loss: Tensor, trained: list[nn.Parameter], *, keep: bool) -> list[Tensor | None]:
+    def _gradients(self, loss: Tensor, *, keep: bool) -> Gradients:
         if not loss.requires_grad:
-            return [None] * len(trained)
-        return list(torch.autograd.grad(loss, trained, retain_graph=keep, allow_unused=True))
+            return [None] * len(self.task_gradients)
+        return list(torch.autograd.grad(loss, self._trained(), retain_graph=keep, allow_unused=True))
+
+
+def _added(one: Gradients, other: Gradients) -> Gradients:
+    return [b if a is None else a if b is None else a + b for a, b in zip(one, other, strict=True)]
+
+
+@OPTIMIZERS.register("dot")
+class DOTSpec(OptimizerSpec):
+    """SGD with a momentum of its own for the distillation loss."""
+
+    name: Literal["dot"] = "dot"
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum, before delta is added or subtracted.")
+    delta: float = Field(
+        0.075,
+        ge=0,
+        lt=1,
+        description="Added to the momentum of the distillation loss and subtracted from that of the cross-entropy.",
+    )
+
+    @model_validator(mode="after")
+    def _check_momenta(self) -> "DOTSpec":
+        if not self.delta <= self.momentum < 1 - self.delta:
+            raise ValueError("momentum - delta and momentum + delta must be at least 0 and below 1")
+        return self
+
+    def build(self, parameters: Sequence[Trained], device: torch.device) -> Optimizer:
+        """Ours."""
+        return DOT(self.groups(parameters), momentum=self.momentum, delta=self.delta)

@@ -13,11 +13,9 @@ from tekapctl.spec.io import (
     read_table,
     to_dict,
 )
-from tekapctl.spec.optimizer import OptimizerSpec
 from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec
 
 __all__ = [
-    "OptimizerSpec",
     "RunSpec",
     "StudentSpec",
     "TeacherSpec",

@@ -13,22 +13,18 @@ from pydantic import (
     ValidationError,
 )
 
-from tekapctl.data.spec import DATASETS
-from tekapctl.distillation.methods import METHODS
 from tekapctl.errors import UsageError
-from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec
+from tekapctl.spec.run import CHOICES, RunSpec, StudentSpec, TeacherSpec
 from tekapctl.spec.suggestions import nearest_field
 
 _DEEPEST = 20
 """Dots in the path of a field, at most."""
-_CHOICES = ("data", "method")
-"""Fields that are a name or a table with a name."""
 
 
 def merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge a table into another, field by field; dotted names are paths.
 
-    A different data set or method starts from its own defaults.
+    A different data set, method, optimizer or schedule starts from its own defaults.
 
     Raises:
         UsageError: A path leads through a field that has no fields.
@@ -41,14 +37,14 @@ def merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         if rest:
             value = {rest: value}
         below = result.get(first, {})
-        if first in _CHOICES:
+        if first in CHOICES:
             value, below = ({"name": one} if isinstance(one, str) else one for one in (value, below))
         if not isinstance(value, Mapping):
             result[first] = value
             continue
         if not isinstance(below, Mapping):
             raise UsageError(f"{path} is no field: {first} is {below!r}.", "`tekapctl schema` lists fields.")
-        is_another = first in _CHOICES and "name" in value and value["name"] != below.get("name")
+        is_another = first in CHOICES and "name" in value and value["name"] != below.get("name", CHOICES[first][1])
         result[first] = merged({} if is_another else below, value)
     return result
 
@@ -172,7 +168,8 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of run specs."""
     schema = _ADAPTER.json_schema()
     definitions = schema.setdefault("$defs", {})
-    for registry, base in ((DATASETS, "DataSpec"), (METHODS, "MethodSpec")):
+    for field, (registry, _) in CHOICES.items():
+        base = f"{field.capitalize()}Spec"
         chosen = []
         for name in registry:
             section: dict[str, Any] = registry[name].model_json_schema(ref_template="#/$defs/{model}")

@@ -5,7 +5,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     SerializeAsAny,
     field_validator,
@@ -22,39 +21,43 @@ from tekapctl.distillation.tekap import FeatureTekap, LogitTekap, TekapSpec
 from tekapctl.errors import UsageError
 from tekapctl.models.external import Argument
 from tekapctl.models.network import Level, Requires
+from tekapctl.optim import OPTIMIZERS, OptimizerSpec
+from tekapctl.optim.schedules import SCHEDULES, ScheduleSpec
+from tekapctl.optim.schedules.step import Step
+from tekapctl.optim.sgd import SGDSpec
 from tekapctl.registry import Registry
-from tekapctl.settings import Settings, Temperature, Weight
-from tekapctl.spec.optimizer import OptimizerSpec
-
-
-def _chosen_by_name(registry: Registry[Any]) -> BeforeValidator:
-    """Turns a name, a table with a `name`, or ready settings into the registered settings of that name."""
-
-    def choose(value: Any) -> Any:
-        if isinstance(value, Settings):
-            return value
-        if isinstance(value, str):
-            value = {"name": value}
-        if registry is DATASETS and isinstance(value, Mapping) and isinstance(value.get("name"), str):
-            value = {**value, **spelled_out(value["name"])}
-        if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-            raise ValueError(f"a {registry.kind} is a name or a table with a name")
-        try:
-            return registry[value["name"]].model_validate(value)
-        except UsageError as error:
-            raise ValueError(str(error)) from None
-
-    return BeforeValidator(choose)
-
+from tekapctl.settings import Settings, Temperature, Weight, chosen_by_name
 
 AnyData = Annotated[
-    SerializeAsAny[DataSpec], _chosen_by_name(DATASETS), Field(description="The data set, by name, and its settings.")
+    SerializeAsAny[DataSpec],
+    chosen_by_name(DATASETS, spelled_out=spelled_out),
+    Field(description="The data set, by name, and its settings."),
 ]
 AnyMethod = Annotated[
-    SerializeAsAny[MethodSpec], _chosen_by_name(METHODS), Field(description="The method, by name, and its settings.")
+    SerializeAsAny[MethodSpec], chosen_by_name(METHODS), Field(description="The method, by name, and its settings.")
 ]
 
+AnyOptimizer = Annotated[
+    SerializeAsAny[OptimizerSpec],
+    chosen_by_name(OPTIMIZERS, "sgd"),
+    Field(description="The optimizer, by name, and its settings."),
+]
+AnySchedule = Annotated[
+    SerializeAsAny[ScheduleSpec],
+    chosen_by_name(SCHEDULES, "step"),
+    Field(description="The learning rate schedule, by name, and its settings."),
+]
 
+CHOICES: dict[str, tuple[Registry[Any], str]] = {
+    "data": (DATASETS, "cifar100"),
+    "method": (METHODS, "kd"),
+    "optimizer": (OPTIMIZERS, "sgd"),
+    "schedule": (SCHEDULES, "step"),
+}
+"""Fields that are a name or a table with a name, and the name by default."""
+
+_PUBLISHED_OPTIMIZERS = ("sgd", "dot")
+"""The networks' published learning rates are meant for these."""
 _PRETRAINING_RATE = 0.1
 """Of learned views, as published."""
 
@@ -68,7 +71,23 @@ class RunSpec(Settings):
     data: AnyData = Field(default_factory=lambda: CIFAR100())
     epochs: int = Field(240, ge=1, le=1_000_000, description="Training epochs, after an init stage.")
     batch_size: int = Field(64, ge=1, le=1_000_000, description="Batch size, over all processes.")
-    optimizer: OptimizerSpec = OptimizerSpec()
+    optimizer: AnyOptimizer = SGDSpec()
+    schedule: AnySchedule = Step()
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of each label that is spread evenly over all classes."
+    )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        le=1_000_000,
+        description="Parts into which each batch is split; their gradients are accumulated, which needs less memory.",
+    )
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay per step of an average of the weights, evaluated beside them; 0 disables it.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Random seed of the run.")
     data_seed: int | None = Field(
         None,
@@ -108,9 +127,12 @@ class RunSpec(Settings):
             return values
         network = values.get(cls.learner, cls.model_fields[cls.learner].default)
         optimizer = values.get("optimizer", {})
+        if isinstance(optimizer, str):
+            optimizer = {"name": optimizer}
         if (
             isinstance(optimizer, Mapping)
             and "learning_rate" not in optimizer
+            and optimizer.get("name", "sgd") in _PUBLISHED_OPTIMIZERS
             and isinstance(network, str)
             and models.is_known(network)
         ):
@@ -136,9 +158,10 @@ class RunSpec(Settings):
         """The learning rate of an epoch of the init stage, counted from 0."""
         return self.optimizer.learning_rate * self.optimizer.scale(self.batch_size)
 
-    def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch after the init stage, counted from 0."""
-        return self.optimizer.rate(epoch, self.epochs, self.batch_size)
+    def rate(self, epoch: float | int) -> float:
+        """The learning rate at a point after the init stage, in epochs; a step may be in the middle of one."""
+        factor = self.schedule.factor(epoch, self.epochs) * self.optimizer.scale(self.batch_size)
+        return self.optimizer.learning_rate * factor
 
     @property
     def total_epochs(self) -> int:

@@ -4,10 +4,8 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tekapctl.data.spec import DATASETS
-from tekapctl.distillation.methods import METHODS
-from tekapctl.registry import Registry
 from tekapctl.settings import Settings
+from tekapctl.spec.run import CHOICES
 
 
 def nearest_field(path: str, model: type[Settings], values: Mapping[str, Any]) -> str | None:
@@ -16,7 +14,7 @@ def nearest_field(path: str, model: type[Settings], values: Mapping[str, Any]) -
     Args:
         path: The unknown field, as `optimizer.momentun`.
         model: The spec.
-        values: What was given; its data set and method have fields of their own.
+        values: What was given; its data set, method, optimizer and schedule have fields of their own.
     """
     known = list(_fields(model, values))
     elsewhere = [each for each in known if each.rpartition(".")[2] == path.rpartition(".")[2]]
@@ -25,14 +23,14 @@ def nearest_field(path: str, model: type[Settings], values: Mapping[str, Any]) -
 
 
 def _fields(model: type[Settings], values: Mapping[str, Any]) -> Iterator[str]:
-    registries: dict[str, Registry[Any]] = {"data": DATASETS, "method": METHODS}
     for name, field in model.model_fields.items():
         yield name
         section: Any = type(field.get_default(call_default_factory=True, validated_data={}))
-        if name in registries:
+        if name in CHOICES:
+            registry, default = CHOICES[name]
             given = values.get(name)
-            chosen = given.get("name") if isinstance(given, Mapping) else given
-            if chosen in registries[name].names():
-                section = registries[name][chosen]
+            chosen = given.get("name", default) if isinstance(given, Mapping) else given
+            if chosen in registry.names():
+                section = registry[chosen]
         if issubclass(section, Settings):
             yield from (f"{name}.{inner}" for inner in _fields(section, {}))

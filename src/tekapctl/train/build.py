@@ -182,6 +182,8 @@ def training_batches(
         flip=spec.data.flip,
         seed=spec.batch_seed,
         random_resized_crop=spec.data.random_resized_crop,
+        augment=spec.data.augment,
+        accumulate=spec.accumulate,
         comm=comm,
     )
 
@@ -248,7 +250,7 @@ def build_student(spec: RunSpec, splits: Splits, sources: Sequence[TeacherSource
 
 def build_objective(spec: RunSpec, sources: Sequence[TeacherSource], student: Network, train: Batches) -> Objective:
     """Cross-entropy for a network trained alone; for a student, the distillation from each teacher."""
-    objective: Objective = Classification()
+    objective: Objective = Classification(spec.label_smoothing)
     if isinstance(spec, StudentSpec):
         # The first teacher's noise is that of a run with this teacher alone.
         seeds = [derive(spec.seed, "teacher", number) if number else spec.seed for number in range(len(sources))]
@@ -300,6 +302,7 @@ def build_distillation(
         alpha=spec.alpha,
         beta=spec.beta,
         temperature=spec.temperature,
+        label_smoothing=spec.label_smoothing,
         standardize_logits=spec.standardize_logits,
         views=views,
     )

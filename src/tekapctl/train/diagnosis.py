@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.data.batches import Batch, Batches
+from tekapctl.data.batch import Batch
+from tekapctl.data.batches import Batches
 from tekapctl.device import autocast
 from tekapctl.distillation.objective import Distillation, Objective
 from tekapctl.distributed.communicator import Communicator

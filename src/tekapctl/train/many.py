@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from tekapctl.data.batches import Batch
+from tekapctl.data.batch import Batch
 from tekapctl.distributed.communicator import was_launched
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.spec import StudentSpec, to_dict
@@ -117,7 +117,8 @@ def _fit(trials: list[_Trial]) -> dict[str, dict[str, Any]]:
         each(lambda trial: trial.context.trainer.start_epoch())
         for batch in _batches(first):
             each(lambda trial, batch=batch: trial.context.trainer.train_step(batch))
-            each(_after_step)
+            if batch.ends_step:
+                each(_after_step)
         each(_after_epoch)
 
     def finish_one(trial: _Trial) -> None:

@@ -42,7 +42,12 @@ class Stages:
         """Whether the student's stage begins with an epoch, after an init stage."""
         return epoch == self.spec.init_epochs > 0
 
-    def learning_rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
+    def learning_rate(self, epoch: int, share: float | int = 0) -> float:
+        """The learning rate within an epoch.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            share: How much of it is done, below 1. The rate of an init stage is the same for a whole epoch.
+        """
         init = self.spec.init_epochs
-        return self.spec.init_lr(epoch) if epoch < init else self.spec.rate(epoch - init)
+        return self.spec.init_lr(epoch) if epoch < init else self.spec.rate(epoch - init + share)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tekapctl.data.batches import Batch
+from tekapctl.data.batch import Batch
 from tekapctl.device import autocast, compile_for
 from tekapctl.distillation.objective import Objective, Parts
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator

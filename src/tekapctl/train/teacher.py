@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tekapctl.data.batches import Batch, Batches
+from tekapctl.data.batch import Batch
+from tekapctl.data.batches import Batches
 from tekapctl.device import autocast, compile_for, describe_kind, describe_passes, place
 from tekapctl.models import Network
 from tekapctl.models.folding import fold

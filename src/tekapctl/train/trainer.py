@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tekapctl.data.batches import Batch, Batches
+from tekapctl.data.batch import Batch
+from tekapctl.data.batches import Batches
 from tekapctl.distillation.objective import Objective
 from tekapctl.distributed.batch_norm import average_running_stats
 from tekapctl.distributed.data_parallel import DataParallelStep
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models import Network
-from tekapctl.optim import build_optimizer
+from tekapctl.optim.ema import WeightAverage
 from tekapctl.randomness import derive
 from tekapctl.spec import RunSpec
 from tekapctl.timing import Clock, no_clock
@@ -103,8 +104,9 @@ class Trainer:
                 "Set requires_grad on the parameters that its factory should leave trainable.",
             )
         self._stages = Stages(spec, network, objective)
-        parameters = [p for module in (network, objective) for p in module.parameters() if p.requires_grad]
-        self.optimizer = build_optimizer(spec.optimizer, parameters, self.device)
+        parameters = spec.optimizer.trained(network, network.classifier_layer, objective)
+        self.optimizer = spec.optimizer.build(parameters, self.device)
+        self.average = WeightAverage(network, spec.ema) if spec.ema else None
 
     def fit(self, callback: Callback, checkpointer: Checkpointer) -> None:
         """Train from the current progress to the last epoch.
@@ -121,6 +123,8 @@ class Trainer:
             self.start_epoch()
             for batch in self.batches():
                 self.train_step(batch)
+                if not batch.ends_step:
+                    continue
                 callback.on_step(self.progress.epoch, self.progress.step - 1)
                 checkpointer.after_step()
             metrics, is_best = self.end_epoch()
@@ -138,9 +142,7 @@ class Trainer:
         if self._stages.enter(epoch):
             self._parallel.reset()
         if self._stages.begins_student(epoch) and not self.progress.step:
-            self.optimizer.state.clear()  # momentum of the init stage is not the run's
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._stages.learning_rate(epoch)
+            self.optimizer.reset()  # momentum of the init stage is not the run's
         self._sums.begin()
 
     def batches(self) -> Iterator[Batch]:
@@ -173,12 +175,18 @@ class Trainer:
         )
 
     def train_step(self, batch: Batch) -> None:
-        """Take one step."""
+        """Take one step, or a part of it if gradients are accumulated."""
+        progress = self.progress
         # Dropout draws from PyTorch's own generator.
-        place = (self.progress.epoch, self.progress.step, batch.shard.first)
+        place = (progress.epoch, progress.step, batch.shard.start)
         torch.manual_seed(derive(self.spec.seed, "network", *place))
-        self._sums.add(self.progress.step, self.step(batch), batch.shard.samples(len(batch.labels)))
-        self.progress.step += 1
+        done = progress.step / len(self.train_batches)
+        self.optimizer.set_learning_rate(self._stages.learning_rate(progress.epoch, done))
+        self._sums.add(progress.step, self.step(batch), batch.shard.samples(len(batch.labels)))
+        if batch.ends_step:
+            if self.average is not None:
+                self.average.update(self.network, batch.step)
+            progress.step += 1
 
     def end_epoch(self) -> tuple[Metrics, bool]:
         """Evaluate after the last step of an epoch; returns its metrics, and whether it is the best so far.
@@ -232,23 +240,42 @@ class Trainer:
             )
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One optimiser step; returns the parts of the loss and `correct`, the accuracy on the batch."""
+        """Forward and backward pass, and the optimizer's step after the last batch of a step.
+
+        Returns:
+            The parts of the loss, and `correct`, the accuracy on the batch.
+        """
+        if batch.starts_step:
+            self.optimizer.zero_grad()
         parts, logits = self._parallel(batch)
-        self.optimizer.minimize(parts, self._parallel, self.clock)
+        with self.clock("backward"):
+            weighted = parts if batch.share == 1 else {name: part * batch.share for name, part in parts.items()}
+            self.optimizer.backward(weighted, self._parallel)
+        if batch.ends_step:
+            with self.clock("optimizer"):
+                if self.spec.optimizer.clip_grad:
+                    self.optimizer.clip(self.spec.optimizer.clip_grad)
+                self.optimizer.step()
         found = {name: value.detach() for name, value in parts.items()}
         found["correct"] = batch.shard.rescale((logits.detach().argmax(1) == batch.labels).float().mean())
         return found
 
     def test(self) -> Metrics:
-        """Evaluate the network on the test set."""
+        """Evaluate the network on the test set, and the average of its weights if there is one."""
         began = time.perf_counter()
         average_running_stats(self.comm, self.network)
-        logits, labels = predict(self.network, self.test_batches, self.precision)
+        found = self._accuracy("test", self.network)
+        if self.average is not None:
+            average_running_stats(self.comm, self.average.network)
+            found |= self._accuracy("ema", self.average.network)
+        return {**found, "test_seconds": time.perf_counter() - began}
+
+    def _accuracy(self, name: str, network: Network) -> Metrics:
+        logits, labels = predict(network, self.test_batches, self.precision)
         figures = torch.stack(
             [top_k(logits, labels, 1), top_k(logits, labels, 5), nn.functional.cross_entropy(logits, labels)]
         ).tolist()
-        names = ("test_top1", "test_top5", "test_loss")
-        return {**dict(zip(names, figures, strict=True)), "test_seconds": time.perf_counter() - began}
+        return dict(zip((f"{name}_top1", f"{name}_top5", f"{name}_loss"), figures, strict=True))
 
     def state(self) -> dict[str, Any]:
         """The training state, for `restore` on any number of processes; all processes must call this together."""
@@ -257,6 +284,7 @@ class Trainer:
             "network": self.network.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.network.state_dict(),
             "progress": {**vars(self.progress), "history": list(self.progress.history)},
             "sums": self._sums.state(),
         }
@@ -266,5 +294,7 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.network.load_state_dict(state["average"])
         self.progress = Progress(**state["progress"])
         self._sums = EpochSums(self.device, **state["sums"], comm=self.comm).split()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from tekapctl.data.batches import Batch
+from tekapctl.data.batch import Batch
 from tekapctl.distillation.methods.kd import kl_of_many, standardized
 from tekapctl.distillation.objective import Distillation
 from tekapctl.distillation.perturbations import PERTURBATIONS, LogitPerturbation, PerturbationContext, TeacherStatistics

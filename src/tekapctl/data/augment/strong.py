@@ -4,7 +4,6 @@ Sohn et al., "FixMatch", NeurIPS 2020, appendix D: RandAugment with random magni
 the same operation share its magnitude, so each operation is one call on the device.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -12,18 +11,14 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from tekapctl.errors import UsageError
+from tekapctl.data.augment.augmentation import Draws
+from tekapctl.data.augment.operations import check_channels, shear_x, shear_y
 
 _COUNT = 2
 _LARGEST_CUT = 0.5
 """Largest side length of the cutout, relative to the image."""
 _GREY = (125, 123, 114)
 """Colour of the cutout."""
-
-
-def _shear(images: Tensor, x: float, y: float) -> Tensor:
-    degrees = [math.degrees(math.atan(x)), math.degrees(math.atan(y))]
-    return tv.affine(images, angle=0.0, translate=[0, 0], scale=1.0, shear=degrees, center=[0.0, 0.0])
 
 
 def _translate(images: Tensor, x: float, y: float) -> Tensor:
@@ -42,50 +37,40 @@ OPERATIONS: tuple[tuple[Callable[[Tensor, float], Tensor], float, float], ...] =
     (lambda images, bits: tv.posterize(images, int(bits)), 4.0, 8.0),
     (lambda images, threshold: tv.solarize(images, int(threshold)), 0.0, 255.0),
     (tv.rotate, -30.0, 30.0),
-    (lambda images, x: _shear(images, x, 0.0), -0.3, 0.3),
-    (lambda images, y: _shear(images, 0.0, y), -0.3, 0.3),
+    (shear_x, -0.3, 0.3),
+    (shear_y, -0.3, 0.3),
     (lambda images, x: _translate(images, x, 0.0), -0.3, 0.3),
     (lambda images, y: _translate(images, 0.0, y), -0.3, 0.3),
 )
 """Operations, with the ranges of their magnitudes."""
 
 
-def augment_strongly(
-    images: UInt8[Tensor, "batch c h w"], source: torch.Generator, *, first: int = 0, of: int | None = None
-) -> UInt8[Tensor, "batch c h w"]:
+def augment_strongly(images: UInt8[Tensor, "batch c h w"], draws: Draws) -> UInt8[Tensor, "batch c h w"]:
     """Augment images strongly.
 
     Args:
         images: With one or three channels.
-        source: A CPU generator, wherever the images are.
-        first: Index of the first image in the batch, if these are only a part of it.
-        of: Size of that batch. Default: these are all of it.
+        draws: Random numbers for them.
 
     Raises:
         UsageError: The images have neither one nor three channels.
     """
-    if images.shape[1] not in (1, 3):
-        raise UsageError(
-            f"Strong augmentation needs images with one or three channels; these have {images.shape[1]}.",
-            "Choose a method that does not use a strongly augmented view.",
-        )
-    count, rows = of or len(images), slice(first, first + len(images))
+    check_channels(images)
     for _ in range(_COUNT):
-        drawn = torch.randint(len(OPERATIONS), (count,), generator=source)[rows]
-        magnitudes = torch.rand(len(OPERATIONS), generator=source).tolist()
+        drawn = draws.integers(len(OPERATIONS))
+        magnitudes = [draws.once() for _ in OPERATIONS]
         changed = images.clone()
         for number, (apply, low, high) in enumerate(OPERATIONS):
             chosen = (drawn == number).nonzero().flatten().to(images.device, non_blocking=True)
             if len(chosen):
                 changed[chosen] = apply(images[chosen], low + (high - low) * magnitudes[number])
         images = changed
-    chances = torch.rand(3, count, 1, generator=source)[:, rows]
-    return _cut(images, chances.to(images.device, non_blocking=True))
+    return _cut(images, draws.uniform(3, 1).to(images.device, non_blocking=True))
 
 
 def _cut(images: Tensor, chances: Tensor) -> Tensor:
     _, channels, height, width = images.shape
-    side, column, row = chances
+    side, column, row = chances.unbind(1)
     side = side * _LARGEST_CUT * width
     columns, rows = (torch.arange(n, device=images.device) for n in (width, height))
     left, top = (column * width - side / 2).clamp(min=0).floor(), (row * height - side / 2).clamp(min=0).floor()

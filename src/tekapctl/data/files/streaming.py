@@ -27,11 +27,11 @@ class Request:
 
     Attributes:
         numbers: Indices of the files.
-        crop: Seed of their random crops; None for center crops.
+        crops: Seed of each image's random crop; None for center crops.
     """
 
     numbers: tuple[int, ...]
-    crop: int | None = None
+    crops: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class ImageFiles:
         damaged = []
         for place, number in enumerate(request.numbers):
             try:
-                pixels[place] = self.decode(number, None if request.crop is None else request.crop + place)
+                pixels[place] = self.decode(number, None if request.crops is None else request.crops[place])
             except DamagedImageError as error:
                 damaged.append((self.paths[number], str(error)))
         return pixels, tuple(damaged)
@@ -111,7 +111,7 @@ class ImageFiles:
             TekapctlError: A file cannot be read.
         """
         count = processors()
-        if request.crop is not None or len(request.numbers) < 2 * count:
+        if request.crops is not None or len(request.numbers) < 2 * count:
             return check_all(*self.fetch(request))
         pieces = [Request(request.numbers[first::count]) for first in range(count)]
         pixels = torch.empty(len(request.numbers), *self.shape[1:], dtype=torch.uint8)

@@ -1,6 +1,6 @@
 """Distillation methods, one file each, and what one is written with."""
 
-from tekapctl.data.batches import Batch
+from tekapctl.data.batch import Batch
 from tekapctl.distillation.methods.method import (
     METHODS,
     About,

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from tekapctl.data.batches import Batch
+from tekapctl.data.batch import Batch
 from tekapctl.distillation.methods.feature_maps import MapPair, Pairing, no_maps
 from tekapctl.distillation.tekap import AugmentedTeachers
 from tekapctl.models.network import Knowledge, Level, Network, Requires

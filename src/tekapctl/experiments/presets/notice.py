@@ -59,7 +59,7 @@ def listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{path}={_shown(value)}" for path, value in values.items())
 
 
-_MILESTONES = "optimizer.milestones"
+_MILESTONES = "schedule.milestones"
 
 
 def _shown(value: Any) -> str:

@@ -98,7 +98,7 @@ _WAYS: dict[str, dict[str, Any]] = {
         "method": {"name": "dkd", "target_weight": 9.0, "non_target_weight": 72.0, "temperature": 2.0},
     },
     "mlkd-ls": {**_STANDARDIZED, "method": "mlkd", "beta": 9.0},
-    "dot": {**_KD, "tekap": _NO_TEKAP, "optimizer": {"dot_delta": 0.075}},
+    "dot": {**_KD, "tekap": _NO_TEKAP, "optimizer": {"name": "dot"}},
 }
 """TeKAP and Angular-KD at the logit level (l), the feature level (f) and both (fl), and what they are built on; methods
 with standardised logits (ls); KD with DOT. Any other way is the method of that name."""
@@ -112,7 +112,8 @@ _AS_KD = {"tekap-l": "kd", "angular-l": "kd"}
 _IMAGENET: dict[str, Any] = {
     "epochs": 100,
     "batch_size": 256,
-    "optimizer": {"learning_rate": 0.1, "weight_decay": 1e-4, "milestones": (0.3, 0.6, 0.9)},
+    "optimizer": {"learning_rate": 0.1, "weight_decay": 1e-4},
+    "schedule": {"milestones": (0.3, 0.6, 0.9)},
 }
 """The usual recipe there: the learning rate falls after 30, 60 and 90 of 100 epochs."""
 
@@ -184,10 +185,10 @@ class Preset:
         Some were published as absolute epochs: 150, 180 and 210 of 480 are no schedule for 10.
         """
         table = self.table
-        if "milestones" in self.settings.get("optimizer", {}) and epochs != table.get("epochs"):
-            del table["optimizer"]["milestones"]
+        if "milestones" in self.settings.get("schedule", {}) and epochs != table.get("epochs"):
+            del table["schedule"]["milestones"]
             if self.dataset == "imagenet":
-                table["optimizer"]["milestones"] = _IMAGENET["optimizer"]["milestones"]
+                table["schedule"]["milestones"] = _IMAGENET["schedule"]["milestones"]
         return table
 
     @property
@@ -249,7 +250,7 @@ def _ways(spec: StudentSpec) -> Iterator[str]:
         way, level = "crd-kd", "fl"
     if method.name == "wttm" and not getattr(method, "weighted", True):
         way = "ttm"
-    if method.name == "kd" and spec.optimizer.dot_delta:
+    if method.name == "kd" and spec.optimizer.name == "dot":
         way, level = "dot", None
     if spec.standardize_logits:
         way, level = f"{method.name}-ls", None

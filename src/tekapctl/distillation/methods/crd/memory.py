@@ -197,7 +197,7 @@ class MemoryBanks(Memory):
         shard: BatchShard = FULL_BATCH,
     ) -> Terms:
         """Both sides' terms, as if each teacher's were found in its turn, with an update of the banks behind it."""
-        drawn = self.sampler(index, step, shard.first)
+        drawn = self.sampler(index, step, shard.start)
         if not (shard.is_full_batch or self._are_settled):
             self._settle("student", of_student.unsqueeze(0), self.teacher, drawn, shard)
             self._settle("teacher", of_teachers[:1], self.student, drawn, shard)

@@ -1,0 +1,63 @@
+"""A batch of images, as every loss and network gets it."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor
+
+from tekapctl.distributed.shard import FULL_BATCH, BatchShard
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples of an image set.
+
+    Attributes:
+        images: Augmented pixels, from 0 to 255; each network normalises them itself.
+        labels: Class numbers; of a mixed image, that of the larger part.
+        index: The samples' indices in the image set.
+        source_index: The samples' indices in the full set, of which the image set may be a subset; on the CPU.
+        view: The crop and flip of each sample, `(row * (2 * padding + 1) + column) * 2 + flipped`; on the CPU.
+        step: The optimiser step in the run, starting at 0.
+        strong: The same samples in another crop and flip, strongly augmented; None if they were not requested.
+        targets: Probabilities of the classes, where images are mixed; None where the labels say all.
+        share: The batch's share of the samples of its step; below 1 where gradients are accumulated.
+        ends_step: Whether it is the last one of its step.
+        shard: This process's part of the batch of all processes.
+    """
+
+    images: Shaped[Tensor, "batch c h w"]
+    labels: Int64[Tensor, " batch"]
+    index: Int64[Tensor, " batch"]
+    source_index: Int64[Tensor, " batch"]
+    view: Int64[Tensor, " batch"]
+    step: int
+    strong: Shaped[Tensor, "batch c h w"] | None = None
+    targets: Float[Tensor, "batch classes"] | None = None
+    share: float = 1.0
+    ends_step: bool = True
+    shard: BatchShard = FULL_BATCH
+
+    @property
+    def starts_step(self) -> bool:
+        """Whether it is the first one of its step."""
+        return self.shard.offset == 0
+
+    def gather(self) -> "Batch":
+        """The batch of all processes, for losses that compare its samples; its images are empty meta tensors."""
+        shard = self.shard
+        if shard.is_full_batch or shard.of is None:
+            return self
+        shape = self.images.shape[1:]
+        return replace(
+            self,
+            images=torch.empty(shard.of, *shape, device="meta"),
+            labels=shard.gather(self.labels),
+            index=shard.gather(self.index),
+            source_index=shard.gather(self.source_index),
+            view=shard.gather(self.view),
+            strong=None if self.strong is None else torch.empty(shard.of, *shape, device="meta"),
+            targets=None if self.targets is None else shard.gather(self.targets),
+            shard=BatchShard(offset=shard.offset),
+        )

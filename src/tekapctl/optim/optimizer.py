@@ -1,0 +1,135 @@
+"""The settings that all optimizers have, and what the trainer asks of one."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from tekapctl.distributed.data_parallel import DataParallelStep
+from tekapctl.registry import Registry
+from tekapctl.settings import Settings, Weight
+
+
+class Optimizer(torch.optim.Optimizer):
+    """What this package's optimizers add to PyTorch's: backward passes of a loss given in parts, and clipping."""
+
+    def backward(self, parts: dict[str, Tensor], parallel: DataParallelStep) -> None:
+        """Add the gradients of the parts' sum to those of earlier calls since `zero_grad`.
+
+        Args:
+            parts: Weighted parts of the loss, by name.
+            parallel: The module that computed them; averages gradients over the processes.
+        """
+        parallel.backward(torch.stack(list(parts.values())).sum())
+
+    def clip(self, max_norm: float) -> None:
+        """Scale the gradients so that their L2 norm over all parameters is at most `max_norm`."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, max_norm)
+
+    def reset(self) -> None:
+        """Forget momentum and other statistics."""
+        self.state.clear()
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the learning rate; groups have a factor of it."""
+        for group in self.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A parameter to train.
+
+    Attributes:
+        tensor: The parameter.
+        lr_scale: Factor of the learning rate.
+        is_classifier: Whether it belongs to the network's last layer.
+    """
+
+    tensor: nn.Parameter
+    lr_scale: float = 1.0
+    is_classifier: bool = False
+
+
+class OptimizerSpec(Settings, ABC):
+    """The settings that all optimizers have."""
+
+    name: str = Field(description="Name of the optimizer.")
+    learning_rate: float = Field(0.05, gt=0, le=1e6, description="Initial learning rate.")
+    weight_decay: Weight = Field(5e-4, description="Weight decay.")
+    decay_norms: bool = Field(True, description="Apply weight decay to biases and normalization parameters too.")
+    clip_grad: float = Field(0.0, ge=0, le=1e6, description="Maximum L2 norm of the gradient; 0 disables clipping.")
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Factor of the learning rate from each block of the network to the block before it.",
+    )
+    lr_batch_size: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Batch size that learning_rate is meant for; the rate is scaled linearly to the run's batch size "
+        "(Goyal et al., 2017). Off by default.",
+    )
+
+    @abstractmethod
+    def build(self, parameters: Sequence[Trained], device: torch.device) -> Optimizer:
+        """The optimizer.
+
+        Args:
+            parameters: The parameters to train.
+            device: Where they are.
+
+        Raises:
+            UsageError: A library is missing.
+        """
+
+    def scale(self, batch_size: int) -> float:
+        """Factor of the learning rate for a batch size."""
+        return 1.0 if self.lr_batch_size is None else batch_size / self.lr_batch_size
+
+    def groups(self, parameters: Iterable[Trained]) -> list[dict[str, Any]]:
+        """PyTorch's parameter groups: one for each learning rate and weight decay."""
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for each in parameters:
+            decay = self.weight_decay if self.decay_norms or each.tensor.ndim > 1 else 0.0
+            groups.setdefault((each.lr_scale, decay), []).append(each.tensor)
+        return [
+            {"params": tensors, "lr": scale * self.learning_rate, "weight_decay": decay, "lr_scale": scale}
+            for (scale, decay), tensors in groups.items()
+        ]
+
+    def trained(self, network: nn.Module, classifier: nn.Module, objective: nn.Module) -> list[Trained]:
+        """The parameters to train, with their learning rates.
+
+        With `layer_decay`, the network's last block has the full learning rate and each block before it `layer_decay`
+        times that of the next. Blocks are named by the first two parts of their parameters' names (`layer1.0`), in the
+        order of the network.
+
+        Args:
+            network: The network.
+            classifier: Its last layer.
+            objective: The loss, whose parameters have the full learning rate.
+        """
+        named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+        last = {id(parameter) for parameter in classifier.parameters()}
+        blocks = [name.rpartition(".")[0].split(".")[:2] for name, _ in named]
+        order = {tuple(block): number for number, block in enumerate({tuple(block): None for block in blocks})}
+        found = [
+            Trained(
+                parameter,
+                self.layer_decay ** (len(order) - 1 - order[tuple(block)]) if id(parameter) not in last else 1.0,
+                id(parameter) in last,
+            )
+            for (_, parameter), block in zip(named, blocks, strict=True)
+        ]
+        return found + [Trained(parameter) for parameter in objective.parameters() if parameter.requires_grad]
+
+
+OPTIMIZERS: Registry[type[OptimizerSpec]] = Registry("optimizer", "tekapctl.optim")
