@@ -5,10 +5,10 @@ from typing import Annotated, Any
 import typer
 
 from tekapctl.cli import console, options
-from tekapctl.cli.student import with_student_options
+from tekapctl.cli.build_spec import with_spec_options
 
 
-@with_student_options
+@with_spec_options("student")
 def bench(
     spec: Any,
     steps: Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from tekapctl.cli import console, options
-from tekapctl.cli.student import with_student_options
+from tekapctl.cli.build_spec import with_spec_options
 from tekapctl.errors import TekapctlError
 
 app = typer.Typer(
@@ -47,7 +47,7 @@ def list_cache(as_json: options.Json = False) -> None:
 
 
 @app.command("warm")
-@with_student_options
+@with_spec_options("student")
 def warm_cache(
     spec: Any,
     dry_run: Annotated[

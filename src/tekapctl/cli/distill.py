@@ -5,11 +5,11 @@ from typing import Annotated, Any
 import typer
 
 from tekapctl.cli import complete, options, resume, train
-from tekapctl.cli.student import with_student_options
+from tekapctl.cli.build_spec import with_spec_options
 from tekapctl.errors import UsageError
 
 
-@with_student_options
+@with_spec_options("student")
 def distill(
     spec: Any,
     resumed: Annotated[

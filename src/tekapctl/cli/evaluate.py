@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from tekapctl.cli import complete, console, options
+from tekapctl.cli.spec_options import named_values
 
 
 def evaluate(
@@ -113,7 +114,7 @@ def evaluate(
         Home.default(),
         reference,
         model=model,
-        model_args=options.named_values(model_args, "--model-arg"),
+        model_args=named_values(model_args, "--model-arg"),
         best=best,
         dataset=dataset,
         folder=data_dir,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from tekapctl.cli import complete, console, options
+from tekapctl.cli.spec_options import named_values
 
 
 def export(
@@ -92,7 +93,7 @@ def export(
         reference,
         wanted,
         model=model,
-        model_args=options.named_values(model_args, "--model-arg"),
+        model_args=named_values(model_args, "--model-arg"),
         best=best,
         dataset=dataset,
         folder=data_dir,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tekapctl.cli import complete, console, listings, options, report, sweeping
+from tekapctl.cli.build_spec import with_spec_options
 from tekapctl.cli.compare import Csv, Latex, Markdown, chosen_format, show_cells
-from tekapctl.cli.student import with_student_options
+from tekapctl.cli.spec_options import named_values
 from tekapctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from tekapctl.store.home import Home
 
 
-@with_student_options(section="study")
+@with_spec_options("student", section="study")
 def study(
     make_spec: Callable[[], Any],
     settings: dict[str, Any],
@@ -157,7 +158,7 @@ def _over(texts: list[str] | None) -> dict[str, list[Any]]:
         UsageError: Not a list of values.
     """
     found = {}
-    for field, values in options.named_values(texts, "--vary").items():
+    for field, values in named_values(texts, "--vary").items():
         if not isinstance(values, list) or not values:
             raise UsageError(f"--vary {field} needs a list of values.", f"Write it as --vary '{field}=[1, 2]'.")
         found[field] = values

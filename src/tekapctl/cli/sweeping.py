@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tekapctl.cli import console, options
+from tekapctl.cli import console
+from tekapctl.cli.spec_options import named_values
 from tekapctl.errors import TekapctlError, UsageError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def carry_out(plan: "Plan", folder: "SweepFolder", how: How) -> "dict[str, Stand
     if how.executor is not None:
         from tekapctl.experiments.sweeps.cluster import submit
 
-        told = options.named_values(how.slurm, "--slurm")
+        told = named_values(how.slurm, "--slurm")
         handed = submit(plan, folder, look(plan, folder), how.executor, told, retry=how.retry, at_once=how.workers)
         console.say(f"{len(handed)} jobs submitted; `{how.status}` shows their progress")
         if _caches(plan):

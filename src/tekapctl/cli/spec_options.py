@@ -1,0 +1,246 @@
+"""The options that set fields of a spec: one table for all commands that take a spec.
+
+A new option is a new entry of `TABLE`. Nothing here imports PyTorch or the spec, so that help pages start at once.
+"""
+
+import inspect
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from tekapctl.cli import complete
+from tekapctl.errors import UsageError
+
+Kind = Literal["student", "teacher"]
+
+
+def _teachers(names: list[str]) -> dict[str, Any]:
+    return {"teacher": names[0]} | ({"ensemble": names[1:]} if len(names) > 1 else {})
+
+
+_NO_TEKAP = {"tekap.logit.teachers": 0, "tekap.feature.teachers": 0}
+
+
+def _tekap(is_on: bool) -> dict[str, Any]:
+    return {} if is_on else _NO_TEKAP  # what --tekap switches on depends on the method: see `build_spec`
+
+
+def _angular(is_on: bool) -> dict[str, Any]:
+    from tekapctl.distillation.angular import PUBLISHED_VIEWS
+
+    return {"angular.views": PUBLISHED_VIEWS} | _NO_TEKAP if is_on else {}
+
+
+@dataclass(frozen=True)
+class SpecOption:
+    """An option that sets a field of a spec.
+
+    Attributes:
+        flags: `--name`, `--name/--no-name` for a switch, or `-n --name`.
+        path: The field, as `optimizer.learning_rate`; None where `build_spec` reads the value itself.
+        type: Of a value; `dict` for `KEY=VALUE` texts.
+        metavar: What stands for the value on the help page; None for switches.
+        panel: The group of the help page.
+        help: Description, without the default.
+        default: The field's default, for the help page; None shows none.
+        default_text: Shown instead of `default` where a field has no fixed one.
+        only: The kind of spec that has the field; None for both.
+        repeatable: Whether each use adds a value to a list.
+        complete: Completes a value in the shell.
+        fields: Turns a value into values by path, where the option does not simply set `path`.
+    """
+
+    flags: str
+    path: str | None
+    type: type
+    metavar: str | None
+    panel: str
+    help: str
+    default: Any = None
+    default_text: str | None = None
+    only: Kind | None = None
+    repeatable: bool = False
+    complete: Callable[[str], list[str]] | None = None
+    fields: Callable[[Any], dict[str, Any]] | None = None
+
+    @property
+    def flag(self) -> str:
+        """The long form."""
+        return next(flag for flag in self.flags.split() if flag.startswith("--")).partition("/")[0]
+
+    @property
+    def parameter(self) -> str:
+        """Name of the parameter that receives the value."""
+        return self.flag.lstrip("-").replace("-", "_")
+
+    @property
+    def shown_default(self) -> str | None:
+        """The default as the help page shows it."""
+        if self.default_text is not None or self.default is None:
+            return self.default_text
+        if isinstance(self.default, bool):
+            return f"{'' if self.default else 'no-'}{self.flag[2:]}"
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+    @property
+    def option(self) -> Any:
+        """Typer's description of the option."""
+        text = f"{self.help} [default: {self.shown_default}]" if self.shown_default else self.help
+        return typer.Option(
+            *self.flags.split(),
+            metavar=self.metavar,
+            help=text,
+            rich_help_panel=self.panel,
+            autocompletion=self.complete,
+        )
+
+    @property
+    def annotation(self) -> Any:
+        """The annotation of the parameter."""
+        kind: Any = str if self.type is dict else self.type
+        if self.repeatable or self.type is dict:
+            kind = list[kind]
+        return Annotated[kind | None, self.option]
+
+    def values(self, given: Any) -> dict[str, Any]:
+        """The values by path that a given value stands for."""
+        if self.path is None:
+            return {}
+        if self.fields is not None:
+            return self.fields(given)
+        if self.type is dict:
+            given = named_values(given, self.flag)
+        return {self.path: str(given) if isinstance(given, Path) else given}
+
+
+_NETWORK = "`tekapctl models` lists the built-in ones; or torchvision:NAME, timm:NAME, module:function."
+# fmt: off
+TABLE = (
+    SpecOption("-t --teacher", "teacher", str, "MODEL", "Networks",
+               "Pretrained network, run or checkpoint file. Repeat for an ensemble.",
+               default="resnet32x4", only="student", repeatable=True, complete=complete.teachers, fields=_teachers),
+    SpecOption("-s --student", "student", str, "MODEL", "Networks", f"Student architecture: {_NETWORK}",
+               default="resnet8x4", only="student", complete=complete.models),
+    SpecOption("-m --model", "model", str, "MODEL", "Networks", f"Architecture: {_NETWORK}",
+               default="resnet32x4", only="teacher", complete=complete.models),
+    SpecOption("--model-arg", "model_args", dict, "KEY=VALUE", "Networks",
+               "Keyword argument for an external network. Repeatable."),
+    SpecOption("--teacher-model", "teacher_model", str, "MODEL", "Networks",
+               "Architecture of a teacher checkpoint that does not name it.", only="student", complete=complete.models),
+    SpecOption("--teacher-arg", "teacher_args", dict, "KEY=VALUE", "Networks",
+               "Keyword argument for an external teacher. Repeatable.", only="student"),
+    SpecOption("-d --dataset", "data.name", str, "NAME", "Data",
+               "Dataset name, folder:PATH, hf:NAME or module:Class. `tekapctl fetch --list` lists the names.",
+               default="cifar100", complete=complete.datasets),
+    SpecOption("--train-fraction", "data.train_fraction", float, "FRACTION", "Data",
+               "Train on a random fraction (0-1) of each class.", default=1.0),
+    SpecOption("--data-dir", "data.folder", Path, "DIR", "Data", "Folder with the dataset files."),
+    SpecOption("--method", "method.name", str, "NAME", "Method",
+               "Distillation method; see `tekapctl methods`. Or module:Class.",
+               default="kd", only="student", complete=complete.methods),
+    SpecOption("-r --gamma", "gamma", float, "WEIGHT", "Method", "Weight of the cross-entropy loss.",
+               default_text="set by the method", only="student"),
+    SpecOption("-a --alpha", "alpha", float, "WEIGHT", "Method", "Weight of the KD loss on logits.",
+               default_text="set by the method", only="student"),
+    SpecOption("-b --beta", "beta", float, "WEIGHT", "Method", "Weight of the method's own loss.",
+               default_text="set by the method", only="student"),
+    SpecOption("-T --temperature", "temperature", float, "T", "Method", "Softmax temperature of the KD loss.",
+               default=4.0, only="student"),
+    SpecOption("--init-epochs", "method.init_epochs", int, "N", "Method",
+               "Epochs of the init stage of ab, fsp and ft.", default=30, only="student"),
+    SpecOption("--tekap/--no-tekap", "tekap", bool, None, "TeKAP", "Distill from augmented teachers.",
+               default_text="tekap for kd and crd, else no-tekap", only="student", fields=_tekap),
+    SpecOption("--angular", "angular.views", bool, None, "TeKAP",
+               "Use learned views of the teacher (Angular-KD) instead of TeKAP.", only="student", fields=_angular),
+    SpecOption("--diagnose", "diagnose", bool, None, "TeKAP",
+               "Log per epoch how augmented teachers differ and how their noise affects the student.", only="student"),
+    SpecOption("--epochs", "epochs", int, "N", "Optimization", "Training epochs.", default=240),
+    SpecOption("--batch-size", "batch_size", int, "N", "Optimization", "Batch size.", default=64),
+    SpecOption("--lr", "optimizer.learning_rate", float, "LR", "Optimization", "Initial learning rate.",
+               default_text="as published for the network"),
+    SpecOption("--weight-decay", "optimizer.weight_decay", float, "WD", "Optimization", "Weight decay.", default=5e-4),
+    SpecOption("--seed", "seed", int, "N", "Run", "Random seed.", default=0),
+    SpecOption("--checkpoint-minutes", "checkpoint_minutes", float, "MINUTES", "Run",
+               "Interval between checkpoints within an epoch.", default=10.0),
+    SpecOption("--track", "track", str, "TRACKER", "Run", "Also log to tensorboard, wandb or mlflow. Repeatable.",
+               repeatable=True, complete=complete.trackers),
+    SpecOption("--name", "name", str, "NAME", "Run", "Name that becomes part of the run ID."),
+    SpecOption("--device", "device", str, "DEVICE", "Execution", "auto, cpu, cuda, cuda:N or mps.",
+               default="auto", complete=complete.devices),
+    SpecOption("--precision", "precision", str, "PRECISION", "Execution", "auto, float32, tf32 or bfloat16.",
+               default="auto", complete=complete.precisions),
+    SpecOption("--compile/--no-compile", "compile", bool, None, "Execution", "Use torch.compile.", default=False),
+    SpecOption("--cache-teacher/--no-cache-teacher", "cache_teacher", bool, None, "Execution",
+               "Cache teacher outputs on disk and reuse them across runs.", default=False, only="student"),
+    SpecOption("--preset", None, str, "NAME", "Configuration",
+               "Start from a published experiment; see `tekapctl presets`.", only="student", complete=complete.presets),
+    SpecOption("--spec", None, Path, "FILE", "Configuration", "Read the spec from a TOML or JSON file."),
+    SpecOption("--set", None, str, "KEY=VALUE", "Configuration",
+               "Override a field of the spec, e.g. optimizer.momentum=0.8. Repeatable.", repeatable=True),
+)
+# fmt: on
+"""In the order of the help pages, within each panel."""
+
+
+def read_assignment(text: str, option: str = "--set") -> tuple[str, Any]:
+    """The path and the value of `a.b=c`; the value is read as TOML, and as a plain string where it is none.
+
+    Raises:
+        UsageError: There is no path or no `=`.
+    """
+    path, equals, value = text.partition("=")
+    path = path.strip()
+    if not equals or not path or not all(path.split(".")):
+        example = "optimizer.momentum=0.8" if option == "--set" else "width=2"
+        raise UsageError(f"{option} {text!r} is not an assignment.", f"Write it as {option} {example}.")
+    if "\n" in text:
+        raise UsageError(f"{option} {text!r} has several lines.", f"Give {option} once for each field.")
+    try:
+        return path, tomllib.loads(f"value = {value.strip()}")["value"]
+    except (ValueError, RecursionError):  # no TOML, or a number of too many digits
+        return path, value.strip()
+
+
+def named_values(texts: list[str] | None, option: str) -> dict[str, Any]:
+    """The values of `KEY=VALUE` texts.
+
+    Raises:
+        UsageError: One has no `=`.
+    """
+    return dict(read_assignment(text, option) for text in texts or [])
+
+
+def options_of(kind: Kind) -> list[SpecOption]:
+    """The options of a kind of spec."""
+    return [each for each in TABLE if each.only in (None, kind)]
+
+
+def option(flag: str) -> Any:
+    """An option of the table, for commands that do not take a spec."""
+    return next(each for each in TABLE if each.flag == flag).option
+
+
+def parameters(kind: Kind) -> list[inspect.Parameter]:
+    """The options of a kind of spec as parameters of a command."""
+    named = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return [
+        inspect.Parameter(each.parameter, named, default=None, annotation=each.annotation) for each in options_of(kind)
+    ]
+
+
+def values_of(kind: Kind, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values by path of the options that were given.
+
+    Args:
+        kind: Of the spec.
+        given: Values by parameter; None, or an empty list, where an option was not given.
+    """
+    values: dict[str, Any] = {}
+    for each in options_of(kind):
+        if (value := given[each.parameter]) is not None and value != []:
+            values |= each.values(value)
+    return values
