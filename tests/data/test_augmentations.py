@@ -48,9 +48,9 @@ def test_an_image_is_augmented_alike_in_any_part_of_the_batch(name):
 @pytest.mark.parametrize(
     ("published", "ours", "bins"),
     [
-        (v2.RandAugment, {"shear": 0.3, "rotate": 30.0, "enhance": 0.9, "bits": 4}, 31),
-        (v2.TrivialAugmentWide, {"shear": 0.99, "rotate": 135.0, "enhance": 0.99, "bits": 6}, 31),
-        (v2.AugMix, {"shear": 0.3, "rotate": 30.0, "enhance": 0.9, "bits": 4}, 10),
+        (v2.RandAugment, {"shear": 0.3, "rotate": 30.0, "enhance": 0.9, "bits": (8.0, 4.0)}, 31),
+        (v2.TrivialAugmentWide, {"shear": 0.99, "rotate": 135.0, "enhance": 0.99, "bits": (8.0, 2.0)}, 31),
+        (v2.AugMix, {"shear": 0.3, "rotate": 30.0, "enhance": 0.9, "bits": (4.0, 0.0)}, 10),
     ],
 )
 def test_operations_and_ranges_are_torchvisions(published, ours, bins):

@@ -70,8 +70,13 @@ def build_spec(kind: Kind, given: Mapping[str, Any]) -> "TeacherSpec | StudentSp
     if table.setdefault("kind", kind) != kind:
         command = "train-teacher" if kind == "student" else "distill"
         raise UsageError(f"{file} is a spec of kind {table['kind']!r}.", f"Use it with `tekapctl {command}`.")
+    if given["recipe"] is not None:
+        table = specs.merged(specs.recipe(given["recipe"]).table, table)
     values = values_of(kind, given) | given["set"]
     return specs.parse(_changed(table, values)) if kind == "teacher" else _student_spec(table, given, values)
+
+
+_NAMES = ("data.name", "method.name", "optimizer.name", "schedule.name")
 
 
 def _changed(table: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,8 +85,8 @@ def _changed(table: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
 
     sections = {path.partition(".")[0] for path in values if "." in path}
     defaults = {name: value for name, value in (("data", "cifar100"), ("method", "kd")) if name in sections}
-    # Names come first: another dataset or method than the table's drops its settings.
-    ordered = sorted(values, key=lambda path: path not in ("data.name", "method.name"))
+    # Names come first: another dataset, method, optimizer or schedule than the table's drops its settings.
+    ordered = sorted(values, key=lambda path: path not in _NAMES)
     return merged(defaults | dict(table), {path: values[path] for path in ordered})
 
 
@@ -90,7 +95,7 @@ def _student_spec(table: Mapping[str, Any], given: Mapping[str, Any], values: di
     from tekapctl.distillation.methods import METHODS
     from tekapctl.distillation.tekap import TekapSpec
     from tekapctl.experiments import presets
-    from tekapctl.spec import StudentSpec, parse
+    from tekapctl.spec import StudentSpec, merged, parse
 
     if given["method"] is not None and given["method"] not in METHODS:
         raise unknown_name("method", given["method"], METHODS.names())
@@ -102,13 +107,13 @@ def _student_spec(table: Mapping[str, Any], given: Mapping[str, Any], values: di
 
     file, by_method = given["spec"], given["preset"] is None and given["method"] is not None
     known = presets.preset(given["preset"]) if given["preset"] is not None else None
-    start = table if known is None else known.table
+    start = table if known is None else merged(known.table, table)
     spec = build(start)
-    if by_method and file is None and (known := presets.for_pair(spec)) is not None:
+    if by_method and file is None and given["recipe"] is None and (known := presets.for_pair(spec)) is not None:
         start = known.table
     if known is not None:
         if "epochs" in values:
-            start = known.table_for(spec.epochs)
+            start = merged(known.table_for(spec.epochs), table)
         if by_method:  # TeKAP and learned views are only switched by the user
             start = {name: value for name, value in start.items() if name not in ("tekap", "angular")}
         spec = build(start)
@@ -122,7 +127,7 @@ def _student_spec(table: Mapping[str, Any], given: Mapping[str, Any], values: di
         if changed := presets.changed(known, spec):
             _say_once(f"no longer the published experiment {known.name}: {presets.listed(changed)}")
     elif by_method:
-        _say_what_is_published(known, spec, values, file)
+        _say_what_is_published(known, spec, values, file, given["recipe"])
     warmup = getattr(spec.method, "warmup_epochs", 0) if spec.beta else 0
     for path, epochs in (("method.warmup_epochs", warmup), ("schedule.warmup_epochs", spec.schedule.warmup_epochs)):
         if epochs > 1 and epochs >= spec.epochs:
@@ -133,13 +138,13 @@ def _student_spec(table: Mapping[str, Any], given: Mapping[str, Any], values: di
 
 
 def _say_what_is_published(
-    known: "Preset | None", spec: "StudentSpec", given: Collection[str], file: Path | None
+    known: "Preset | None", spec: "StudentSpec", given: Collection[str], file: Path | None, recipe: str | None
 ) -> None:
     """One line on the published settings of a run that was started with --method."""
     from tekapctl.experiments import presets
 
-    if file is not None:
-        _say_once(f"the settings are those of {file}: published ones are not taken beside a file")
+    if file is not None or recipe is not None:
+        _say_once(f"the settings are those of {file or f'the recipe {recipe}'}: published ones are not taken beside it")
     elif known is None or known.published is None:
         _say_once("no published settings for this method and pair: the method's CIFAR-100 defaults are used")
     else:

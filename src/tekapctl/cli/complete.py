@@ -35,6 +35,34 @@ def datasets(incomplete: str) -> list[str]:
     return _matching(incomplete, listings.datasets())
 
 
+def optimizers(incomplete: str) -> list[str]:
+    """Optimizers."""
+    from tekapctl.cli import listings
+
+    return _matching(incomplete, listings.training()["optimizers"])
+
+
+def schedules(incomplete: str) -> list[str]:
+    """Learning rate schedules."""
+    from tekapctl.cli import listings
+
+    return _matching(incomplete, listings.training()["schedules"])
+
+
+def augmentations(incomplete: str) -> list[str]:
+    """Augmentations."""
+    from tekapctl.cli import listings
+
+    return _matching(incomplete, listings.training()["augmentations"])
+
+
+def recipes(incomplete: str) -> list[str]:
+    """Training recipes."""
+    from tekapctl.cli import listings
+
+    return _matching(incomplete, listings.training()["recipes"])
+
+
 def studies(incomplete: str) -> list[str]:
     """Studies."""
     from tekapctl.cli import listings

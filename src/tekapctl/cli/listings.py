@@ -98,6 +98,26 @@ def model_row(name: str, classes: int, size: int) -> dict[str, Any]:
     }
 
 
+def training() -> dict[str, list[str]]:
+    """The names of optimizers, schedules, augmentations and recipes."""
+
+    def compute() -> dict[str, list[str]]:
+        from tekapctl.data.augment.augmentation import AUGMENTATIONS
+        from tekapctl.optim import OPTIMIZERS
+        from tekapctl.optim.schedules import SCHEDULES
+        from tekapctl.spec import RECIPES
+
+        return {
+            "optimizers": OPTIMIZERS.names(),
+            "schedules": SCHEDULES.names(),
+            "augmentations": AUGMENTATIONS.names(),
+            "recipes": list(RECIPES),
+        }
+
+    rows: dict[str, list[str]] = cached("training", compute)
+    return rows
+
+
 def methods() -> list[dict[str, Any]]:
     """The built-in methods with their papers, formulas and settings."""
 

@@ -35,6 +35,15 @@ def _angular(is_on: bool) -> dict[str, Any]:
     return {"angular.views": PUBLISHED_VIEWS} | _NO_TEKAP if is_on else {}
 
 
+def _augmentations(texts: list[str]) -> dict[str, Any]:
+    """`NAME` or `NAME:KEY=VALUE,KEY=VALUE` of each augmentation."""
+    found = []
+    for text in texts:
+        name, _, settings = text.partition(":")
+        found.append({"name": name, **named_values([each for each in settings.split(",") if each], "--augment")})
+    return {"data.augment": found}
+
+
 @dataclass(frozen=True)
 class SpecOption:
     """An option that sets a field of a spec.
@@ -138,6 +147,15 @@ TABLE = (
                default="cifar100", complete=complete.datasets),
     SpecOption("--train-fraction", "data.train_fraction", float, "FRACTION", "Data",
                "Train on a random fraction (0-1) of each class.", default=1.0),
+    SpecOption("--val-fraction", "data.val_fraction", float, "FRACTION", "Data",
+               "Hold out a fraction (0-1) of the training images to choose the best epoch.", default=0.0),
+    SpecOption("--augment", "data.augment", str, "NAME", "Data",
+               "Augmentation of training images, e.g. randaugment or randaugment:magnitude=7. Repeatable.",
+               repeatable=True, complete=complete.augmentations, fields=_augmentations),
+    SpecOption("--mixup", "data.augment", float, "ALPHA", "Data", "Mix pairs of images and their labels.",
+               fields=lambda alpha: {"data.augment": [{"name": "mixup", "alpha": alpha}]}),
+    SpecOption("--cutmix", "data.augment", float, "ALPHA", "Data", "Paste a patch of another image into each image.",
+               fields=lambda alpha: {"data.augment": [{"name": "cutmix", "alpha": alpha}]}),
     SpecOption("--data-dir", "data.folder", Path, "DIR", "Data", "Folder with the dataset files."),
     SpecOption("--method", "method.name", str, "NAME", "Method",
                "Distillation method; see `tekapctl methods`. Or module:Class.",
@@ -160,9 +178,25 @@ TABLE = (
                "Log per epoch how augmented teachers differ and how their noise affects the student.", only="student"),
     SpecOption("--epochs", "epochs", int, "N", "Optimization", "Training epochs.", default=240),
     SpecOption("--batch-size", "batch_size", int, "N", "Optimization", "Batch size.", default=64),
+    SpecOption("--optimizer", "optimizer.name", str, "NAME", "Optimization", "sgd, dot, adamw, muon or lamb.",
+               default="sgd", complete=complete.optimizers),
+    SpecOption("--schedule", "schedule.name", str, "NAME", "Optimization",
+               "Learning rate schedule: step, cosine, one-cycle, linear or constant.",
+               default="step", complete=complete.schedules),
+    SpecOption("--warmup-epochs", "schedule.warmup_epochs", int, "N", "Optimization",
+               "Epochs of linear warm-up of the learning rate.", default=0),
     SpecOption("--lr", "optimizer.learning_rate", float, "LR", "Optimization", "Initial learning rate.",
-               default_text="as published for the network"),
-    SpecOption("--weight-decay", "optimizer.weight_decay", float, "WD", "Optimization", "Weight decay.", default=5e-4),
+               default_text="as published for the network, or the optimizer's"),
+    SpecOption("--weight-decay", "optimizer.weight_decay", float, "WD", "Optimization", "Weight decay.",
+               default_text="0.0005 for sgd"),
+    SpecOption("--label-smoothing", "label_smoothing", float, "FRACTION", "Optimization",
+               "Share of each label that is spread over all classes.", default=0.0),
+    SpecOption("--ema", "ema", float, "DECAY", "Optimization",
+               "Keep an exponential moving average of the weights, e.g. 0.999.", default=0.0),
+    SpecOption("--clip-grad", "optimizer.clip_grad", float, "NORM", "Optimization",
+               "Clip the gradient's L2 norm.", default_text="no clipping"),
+    SpecOption("--accumulate", "accumulate", int, "N", "Optimization",
+               "Split each batch into N parts and accumulate their gradients, to save memory.", default=1),
     SpecOption("--seed", "seed", int, "N", "Run", "Random seed.", default=0),
     SpecOption("--checkpoint-minutes", "checkpoint_minutes", float, "MINUTES", "Run",
                "Interval between checkpoints within an epoch.", default=10.0),
@@ -178,6 +212,8 @@ TABLE = (
                "Cache teacher outputs on disk and reuse them across runs.", default=False, only="student"),
     SpecOption("--preset", None, str, "NAME", "Configuration",
                "Start from a published experiment; see `tekapctl presets`.", only="student", complete=complete.presets),
+    SpecOption("--recipe", None, str, "NAME", "Configuration",
+               "Start from a training recipe: cifar, imagenet-90, timm-a3, deit or finetune.", complete=complete.recipes),
     SpecOption("--spec", None, Path, "FILE", "Configuration", "Read the spec from a TOML or JSON file."),
     SpecOption("--set", None, str, "KEY=VALUE", "Configuration",
                "Override a field of the spec, e.g. optimizer.momentum=0.8. Repeatable.", repeatable=True),
@@ -242,5 +278,7 @@ def values_of(kind: Kind, given: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for each in options_of(kind):
         if (value := given[each.parameter]) is not None and value != []:
-            values |= each.values(value)
+            for path, found in each.values(value).items():
+                is_list = isinstance(found, list) and isinstance(values.get(path), list)
+                values[path] = values[path] + found if is_list else found
     return values

@@ -13,9 +13,12 @@ from tekapctl.spec.io import (
     read_table,
     to_dict,
 )
+from tekapctl.spec.recipes import RECIPES, Recipe, recipe
 from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec
 
 __all__ = [
+    "RECIPES",
+    "Recipe",
     "RunSpec",
     "StudentSpec",
     "TeacherSpec",
@@ -29,5 +32,6 @@ __all__ = [
     "parse",
     "read_file",
     "read_table",
+    "recipe",
     "to_dict",
 ]

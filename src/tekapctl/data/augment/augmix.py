@@ -27,7 +27,7 @@ class AugMix(AugmentSpec):
         from tekapctl.data.augment.operations import random_operations, ranges  # torchvision is slow to import
 
         height, width = images.shape[2:]
-        available = ranges(shear=0.3, translate=(width / 3, height / 3), rotate=30.0, enhance=0.9, bits=4)
+        available = ranges(shear=0.3, translate=(width / 3, height / 3), rotate=30.0, enhance=0.9, bits=(4.0, 0.0))
         del available["Identity"]
         exponential = -torch.log1p(-draws.uniform(self.chains))
         share = draws.uniform(1)  # of the original image

@@ -81,7 +81,7 @@ class Range:
 
 
 def ranges(
-    *, shear: float, translate: tuple[float, float], rotate: float, enhance: float, bits: int
+    *, shear: float, translate: tuple[float, float], rotate: float, enhance: float, bits: tuple[float, float]
 ) -> dict[str, Range]:
     """The ranges of all operations.
 
@@ -90,7 +90,7 @@ def ranges(
         translate: Strongest shift in pixels, along the width and the height.
         rotate: Strongest rotation in degrees.
         enhance: Strongest change of brightness, saturation, contrast and sharpness.
-        bits: Bits that the strongest posterisation removes.
+        bits: Bits that the weakest and the strongest posterisation leave.
     """
     plain = {"Identity": Range(), "AutoContrast": Range(), "Equalize": Range()}
     moved = {"ShearX": shear, "ShearY": shear, "TranslateX": translate[0], "TranslateY": translate[1], "Rotate": rotate}
@@ -99,7 +99,7 @@ def ranges(
     return {
         **plain,
         **signed,
-        "Posterize": Range(8.0, 8.0 - bits, rounded=True),
+        "Posterize": Range(*bits, rounded=True),
         "Solarize": Range(255.0, 0.0),
     }
 

@@ -25,7 +25,7 @@ class RandAugment(AugmentSpec):
 
         height, width = images.shape[2:]
         available = ranges(
-            shear=0.3, translate=(150 / 331 * width, 150 / 331 * height), rotate=30.0, enhance=0.9, bits=4
+            shear=0.3, translate=(150 / 331 * width, 150 / 331 * height), rotate=30.0, enhance=0.9, bits=(8.0, 4.0)
         )
         for _ in range(self.operations):
             images = random_operations(images, available, draws, lambda: self.magnitude / (_BINS - 1))

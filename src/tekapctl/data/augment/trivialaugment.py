@@ -23,5 +23,5 @@ class TrivialAugment(AugmentSpec):
         """Apply one operation to each image."""
         from tekapctl.data.augment.operations import random_operations, ranges  # torchvision is slow to import
 
-        available = ranges(shear=0.99, translate=(32.0, 32.0), rotate=135.0, enhance=0.99, bits=6)
+        available = ranges(shear=0.99, translate=(32.0, 32.0), rotate=135.0, enhance=0.99, bits=(8.0, 2.0))
         return random_operations(images, available, draws, lambda: int(draws.once() * _BINS) / (_BINS - 1))
