@@ -135,7 +135,7 @@ def load_student(
     """
     registry.allow_named_in(model)
     found = trained.find(_home(home), reference)
-    return trained.load(trained.best_of(found) if best else found, model=model, arguments=model_args).network
+    return trained.load(trained.weights_of(found, "best") if best else found, model=model, arguments=model_args).network
 
 
 def _spec(spec: S | None, kind: type[S], name: str, fields: dict[str, Any]) -> S:

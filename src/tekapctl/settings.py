@@ -55,6 +55,7 @@ def chosen_by_name(
         try:
             return registry[value["name"]].model_validate(value)
         except UsageError as error:
-            raise ValueError(str(error)) from None
+            remedy = error.remedy.rstrip(".")
+            raise ValueError(f"{error.problem.rstrip('.')} ({remedy[:1].lower()}{remedy[1:]})") from None
 
     return BeforeValidator(choose)

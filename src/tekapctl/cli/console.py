@@ -31,6 +31,7 @@ from rich.text import Text
 from tekapctl.errors import TekapctlError
 from tekapctl.logging import ROOT
 from tekapctl.store.atomic import format_bytes as format_bytes
+from tekapctl.store.metrics import split_of, top1_of
 
 _stderr = Console(stderr=True, highlight=False)
 _stdout = Console(highlight=False)
@@ -280,7 +281,7 @@ class TrainingProgress:
 
     def on_epoch(self, metrics: Mapping[str, float | int]) -> None:
         """An epoch ended."""
-        self.top1 = float(metrics["test_top1"])
+        self.top1 = top1_of(metrics)
         if self._live is not None:
             rate = f"{metrics['images_per_second']:,.0f} img/s"
             self._live.update(self._task, completed=int(metrics["epoch"]) * self.steps, rate=rate)
@@ -394,7 +395,7 @@ def _watched(state: Mapping[str, Any]) -> Group:
     shown: list[RenderableType] = [fields]
     if state["metrics"]:
         table = Table(header_style="bold")
-        for column in ("epoch", "loss", "train %", "test %", "images/s", "time"):
+        for column in ("epoch", "loss", "train %", f"{split_of(state['metrics'][-1])} %", "images/s", "time"):
             table.add_column(column, justify="right")
         for metrics in state["metrics"][-8:]:
             table.add_row(*_cells(metrics))
@@ -408,7 +409,7 @@ def _cells(metrics: Mapping[str, float | int]) -> list[str]:
         str(metrics["epoch"]),
         f"{metrics['train_loss']:.4f}",
         percent(metrics["train_top1"]),
-        percent(metrics["test_top1"]),
+        percent(top1_of(metrics)),
         f"{metrics['images_per_second']:,.0f}",
         duration(seconds),
     ]
@@ -431,7 +432,7 @@ def epoch_line(metrics: Mapping[str, float | int], epochs: int | None, seconds_l
     of_parts = f" ({', '.join(parts)})" if len(parts) > 1 else ""
     line = (
         f"epoch {metrics['epoch']}{f'/{epochs}' if epochs else ''}: loss {metrics['train_loss']:.3g}{of_parts}, "
-        f"train {percent(metrics['train_top1'])}, test {percent(metrics['test_top1'])}"
+        f"train {percent(metrics['train_top1'])}, {split_of(metrics)} {percent(top1_of(metrics))}"
     )
     left = "" if seconds_left is None else f", {duration(seconds_left)} left"
     return line + left if len(line + left) <= _LINE else line

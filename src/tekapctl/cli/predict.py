@@ -25,7 +25,7 @@ def predict(
     from tekapctl.train import trained
 
     found = trained.find(Home.default(), reference)
-    network = trained.load(trained.best_of(found) if best else found)
+    network = trained.load(trained.weights_of(found, "best") if best else found)
     said = list(predict_files(network, images, top=top))
     if as_json:
         console.show_json([each.to_dict() for each in said])

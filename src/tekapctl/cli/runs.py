@@ -8,6 +8,7 @@ import typer
 
 from tekapctl.cli import complete, console, options
 from tekapctl.errors import TekapctlError
+from tekapctl.store.metrics import has_top1, top1_of
 
 if TYPE_CHECKING:
     from tekapctl.store.run import Run
@@ -37,8 +38,8 @@ def _row(run: "Run") -> dict[str, Any]:
         "status": run.status,
         **_described(run),
         "epoch": last.get("epoch", 0),
-        "last_top1": last.get("test_top1"),
-        "best_top1": max((entry["test_top1"] for entry in metrics if "test_top1" in entry), default=None),
+        "last_top1": top1_of(last) if has_top1(last) else None,
+        "best_top1": max((top1_of(entry) for entry in metrics if has_top1(entry)), default=None),
         "seconds": seconds if isinstance(seconds, (int, float)) else None,
     }
 

@@ -262,7 +262,7 @@ def _phase_seconds(trainer: Trainer, steps: int) -> dict[str, float]:
         trainer.step(batch)
     total = time.perf_counter() - began
     trainer.clock = trainer.learning.clock = trainer.objective.clock = no_clock
-    order = ("batch", "teacher", "views", "TeKAP", "student forward", "method", "backward", "optimiser")
+    order = ("batch", "teacher", "views", "TeKAP", "student forward", "method", "backward", "optimizer")
     phases = {name: clock.seconds[name] / steps for name in order if name != "views" or clock.seconds[name]}
     phases["rest"] = total / steps - sum(phases.values())
     return phases
@@ -270,7 +270,7 @@ def _phase_seconds(trainer: Trainer, steps: int) -> dict[str, float]:
 
 def _run_seconds(spec: RunSpec, trainer: Trainer, step_seconds: float) -> float:
     """Estimated time of the whole run, with a test after each epoch, which is measured on some of the images."""
-    images = trainer.test_batches.image_set
+    images = trainer.eval_batches.image_set
     some = replace(images, images=images.images[:1000], labels=images.labels[:1000])
     batches = Batches(some, 500, device=trainer.device, padding=0, flip=False, seed=0)
     predict(trainer.network, batches, trainer.precision)

@@ -66,7 +66,7 @@ def evaluate(
     shifts = request.shifts()
     reference = trained.find(home, name, dataset=dataset)
     if best:
-        reference = trained.best_of(reference)
+        reference = trained.weights_of(reference, "best")
     student = trained.load(reference, model=model, arguments=model_args)
     target = resolve_device(device)
     set_float32_precision(precision, target)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tekapctl.errors import TekapctlError
-from tekapctl.store.run import Run
+from tekapctl.store.run import WEIGHTS, Run
 
 TOLERANCE = 1e-5
 """Tolerance of the top-1 in the weights' metadata, which has six digits."""
@@ -37,7 +37,7 @@ class Verified:
 def verify(run: Run) -> Verified:
     """Read all files of a run and check them."""
     checks: list[Callable[[Run], int]] = [_spec, _summary, _metrics, _checksums, _has_all_checksums]
-    checks += [partial(_weights, name=name) for name in (run.weights.name, "best.safetensors")]
+    checks += [partial(_weights, name=name) for name in WEIGHTS.values()]
     checks += [partial(_checkpoint, path=path) for path in sorted(run.checkpoints.glob("*.state"))]
     problems: list[str] = []
     checked = 0
@@ -85,7 +85,7 @@ def _checksums(run: Run) -> int:
 def _has_all_checksums(run: Run) -> int:
     """Check that all weights of a finished run have a checksum, and that every file with a checksum exists."""
     known = set(run.checksummed)
-    there = {name for name in (run.weights.name, "best.safetensors") if (run.path / name).is_file()}
+    there = {name for name in WEIGHTS.values() if (run.path / name).is_file()}
     if (run.summary() or {}).get("status") == "finished" and (without := there - known):
         raise TekapctlError(f"{' and '.join(sorted(without))} cannot be checked: no checksum of it was found.")
     if gone := {name for name in known if not (run.path / name).is_file()}:
@@ -104,8 +104,11 @@ def _weights(run: Run, name: str) -> int:
         return 0
     run.check_weights(path)
     stated = _number(read_metadata(path).get("top1"))
-    key = "last_top1" if path == run.weights else "best_top1"
-    if is_finished and (stated is None or not abs(stated - summary[key]) <= TOLERANCE):
+    when = next(when for when, file in WEIGHTS.items() if file == name)
+    if when == "ema":
+        return 1
+    expected = summary.get(f"{when}_val_top1", summary.get(f"{when}_top1"))
+    if is_finished and (stated is None or expected is None or not abs(stated - expected) <= TOLERANCE):
         raise TekapctlError(f"{name} states another top-1 than the summary.")
     return 1
 

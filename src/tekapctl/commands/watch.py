@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tekapctl.errors import TekapctlError
+from tekapctl.store.metrics import has_top1, top1_of
 from tekapctl.store.run import Run, Status
 
-_NEEDED = ("epoch", "train_loss", "train_top1", "test_top1", "images_per_second", "train_seconds", "test_seconds")
+_NEEDED = ("epoch", "train_loss", "train_top1", "images_per_second", "train_seconds", "test_seconds")
 _RECENT = 5
 """Number of the latest epochs that the estimate of the remaining time uses."""
 
@@ -60,7 +61,7 @@ def progress_of(run: Run) -> Progress:
     metrics: list[dict[str, Any]] = [
         {name: int(value) if name == "epoch" else float(value) for name, value in entry.items()}
         for entry in run.metrics()
-        if all(name in entry for name in _NEEDED)
+        if has_top1(entry) and all(name in entry for name in _NEEDED)
     ]
     recorded = run.progress()
     epoch = metrics[-1]["epoch"] if metrics else 0
@@ -70,7 +71,7 @@ def progress_of(run: Run) -> Progress:
     step = int(recorded.get("step", 0)) if steps and status != "finished" and recorded.get("epoch") == epoch else 0
     # Epochs of the init stage cannot be the best: the student is not trained yet.
     counted = [entry for entry in metrics if "train_init" not in entry]
-    best = max(counted, key=lambda entry: entry["test_top1"], default=None)
+    best = max(counted, key=top1_of, default=None)
     error = (run.summary() or {}).get("error")
     return Progress(
         run=run.id,
@@ -79,7 +80,7 @@ def progress_of(run: Run) -> Progress:
         epochs=epochs,
         step=step,
         steps=steps,
-        best_top1=best["test_top1"] if best else None,
+        best_top1=top1_of(best) if best else None,
         best_epoch=best["epoch"] if best else None,
         seconds_left=_left(metrics, epochs, step, steps, float(recorded.get("steps_per_second", 0)))
         if status == "running"

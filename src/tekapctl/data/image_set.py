@@ -1,7 +1,9 @@
 """Images with their labels, in memory or in files."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float64, Int64, UInt8
@@ -79,14 +81,50 @@ class ImageSet:
             if len(members):
                 count = max(1, round(fractions[label] * len(members)))
                 kept.append(members[torch.randperm(len(members), generator=source)[:count]])
-        chosen = torch.cat(kept).sort().values
+        return self.select(torch.cat(kept).sort().values)
+
+    def select(self, chosen: Int64[Tensor, " _chosen"]) -> "ImageSet":
+        """A subset of the samples.
+
+        Args:
+            chosen: Their indices.
+        """
         return replace(
             self,
             images=self.images[chosen],
             labels=self.labels[chosen],
-            source_index=chosen,
-            full_images=self.images,
+            source_index=chosen if self.source_index is None else self.source_index[chosen],
+            full_images=self.images if self.full_images is None else self.full_images,
         )
+
+    def hold_out(self, fraction: float) -> tuple["ImageSet", "ImageSet"]:
+        """Split off validation images, a fraction of each class.
+
+        The smallest hashes of file names, or of pixels, are held out, so that an image usually stays on its side when
+        others are added, and copies of an image are on one side.
+
+        Args:
+            fraction: Fraction of each class's images; each side keeps at least one if there are two.
+
+        Returns:
+            The remaining images and the validation images.
+        """
+        hashes = torch.tensor([_hash(key) for key in self._keys()])
+        held = []
+        for label in range(len(self.classes)):
+            members = (self.labels == label).nonzero().flatten()
+            count = min(max(1, round(fraction * len(members))), len(members) - 1)
+            held.append(members[hashes[members].argsort(stable=True)[: max(0, count)]])
+        is_held = torch.zeros(len(self), dtype=torch.bool)
+        is_held[torch.cat(held)] = True
+        return self.select((~is_held).nonzero().flatten()), self.select(is_held.nonzero().flatten())
+
+    def _keys(self) -> Iterator[bytes]:
+        """What identifies each image: the end of its path, or its pixels."""
+        if isinstance(self.images, ImageFiles):
+            yield from ("/".join(Path(path).parts[-2:]).encode(errors="surrogateescape") for path in self.images.paths)
+        else:
+            yield from (image.contiguous().numpy().tobytes() for image in self.images)
 
     @property
     def fingerprint(self) -> str:
@@ -130,6 +168,10 @@ class ImageSet:
         )
 
 
+def _hash(key: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
+
+
 def long_tail(classes: int, imbalance: float | int) -> list[float]:
     """The fraction of each class's images that is kept: `imbalance ** (-i / (classes - 1))` for class i.
 
@@ -171,9 +213,11 @@ class Splits:
         test: Test images.
         notes: What the user should know about them.
         split: How the two were separated.
+        val: Validation images, held out of the training images; None where epochs are evaluated on the test images.
     """
 
     train: ImageSet
     test: ImageSet
     notes: tuple[str, ...] = ()
     split: str = "its own test set"
+    val: ImageSet | None = None

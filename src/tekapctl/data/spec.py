@@ -44,6 +44,13 @@ class DataSpec(Settings, ABC):
     train_fraction: float = Field(
         1.0, gt=0, le=1, description="Fraction of each class's training images, drawn by seed."
     )
+    val_fraction: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Fraction of each class's training images that is held out: epochs are evaluated on it, and on the "
+        "test images only after the last one.",
+    )
     imbalance: float = Field(
         1.0,
         ge=1,
@@ -105,7 +112,7 @@ class DataSpec(Settings, ABC):
     def kept(self, downloads: Path) -> float:
         """The approximate fraction of the training images that a run trains on."""
         fractions = long_tail(self.shape(downloads).classes, self.imbalance)
-        return self.train_fraction * sum(fractions) / len(fractions)
+        return (1 - self.val_fraction) * self.train_fraction * sum(fractions) / len(fractions)
 
     def streams(self, downloads: Path) -> bool:
         """Whether images are decoded only when they are needed."""
@@ -266,12 +273,16 @@ def load(
 ) -> Splits:
     """Load a data set as a run sees it: a subset of the training set drawn by seed, in the network's channels."""
     splits = spec.load(downloads, offline=offline)
-    train, test = splits.train.subset(spec.train_fraction, seed, spec.imbalance), splits.test
+    train, test, val = splits.train, splits.test, None
+    if spec.val_fraction:
+        train, val = train.hold_out(spec.val_fraction)
+    train = train.subset(spec.train_fraction, seed, spec.imbalance)
     if in_channels is not None:
         train, test = train.with_channels(in_channels), test.with_channels(in_channels)
+        val = None if val is None else val.with_channels(in_channels)
     if min(train.image_shape[1:]) < 8:
         raise UsageError(f"The images of {spec.name} are smaller than 8 pixels.", "Use images of 8 pixels or more.")
-    return Splits(train, test, splits.notes, splits.split)
+    return Splits(train, test, splits.notes, splits.split, val)
 
 
 def find_folder(

@@ -32,6 +32,10 @@ _LOCK_SECONDS = 0.5
 _PROGRESS = "progress.json"
 
 
+WEIGHTS = {"last": "weights.safetensors", "best": "best.safetensors", "ema": "ema.safetensors"}
+"""The weights that a run may have: of its last and its best epoch, and the average of its weights."""
+
+
 @dataclass(frozen=True)
 class Run:
     """The folder of a run.
@@ -50,7 +54,7 @@ class Run:
     @property
     def weights(self) -> Path:
         """The weights of the last epoch, once the run is finished."""
-        return self.path / "weights.safetensors"
+        return self.path / WEIGHTS["last"]
 
     @property
     def checkpoints(self) -> Path:

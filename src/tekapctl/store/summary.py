@@ -48,6 +48,9 @@ class RunSummary(_Part):
     last_top1: Fraction
     best_top1: float = Field(ge=-1, le=1)
     best_epoch: int = Field(ge=0)
+    last_val_top1: Fraction | None = None
+    best_val_top1: float | None = Field(None, ge=-1, le=1)
+    ema_top1: Fraction | None = None
     seconds: float = Field(ge=0)
     evaluation: EvaluationSummary
     teacher: TeacherSummary | None = None

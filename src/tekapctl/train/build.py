@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tekapctl import data, models
 from tekapctl.data.batches import Batches
-from tekapctl.data.image_set import Splits
+from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.device import (
     check_one_gpu_each,
     make_deterministic,
@@ -107,12 +107,13 @@ def build_run(
         check_one_gpu_each(device, comm)
     splits = load_data(spec, home, teachers, comm)
     with comm.raise_together():
-        train, test = make_batches(spec, splits, device, comm)
+        train, evaluated = make_batches(spec, splits, device, comm)
         sources = open_teachers(spec, teachers, splits, train, home)
         if share_teachers:
             sources = shared(sources)
-        trainer = build_trainer(spec, splits, sources, train, test)
+        trainer = build_trainer(spec, splits, sources, train, evaluated)
         check_batch_sizes(trainer)
+        test = evaluated if splits.val is None else evaluation_batches(spec, splits.test, device, comm)
     if trainer.diagnosis is not None and not trainer.diagnosis.has_metrics:
         logger.info("there are no augmented teachers and no learned views: diagnose has nothing to log")
     return RunContext(spec, splits, tuple(sources), *evaluate_teachers(spec, teachers, test), trainer)
@@ -131,8 +132,8 @@ def assemble(
     Raises:
         UsageError: A teacher's classes are not the data set's, or the networks do not fit together.
     """
-    train, test = make_batches(spec, splits, device, comm)
-    return build_trainer(spec, splits, open_teachers(spec, teachers, splits, train, home), train, test)
+    train, evaluated = make_batches(spec, splits, device, comm)
+    return build_trainer(spec, splits, open_teachers(spec, teachers, splits, train, home), train, evaluated)
 
 
 def sibling(context: RunContext, spec: StudentSpec) -> RunContext:
@@ -142,7 +143,7 @@ def sibling(context: RunContext, spec: StudentSpec) -> RunContext:
         context: The first run's.
         spec: The other's spec.
     """
-    batches = context.trainer.train_batches, context.trainer.test_batches
+    batches = context.trainer.train_batches, context.trainer.eval_batches
     trainer = build_trainer(spec, context.splits, context.sources, *batches)
     return replace(context, spec=spec, trainer=trainer)
 
@@ -161,13 +162,20 @@ def load_data(spec: RunSpec, home: Home, teachers: Sequence[Trained], comm: Comm
 def make_batches(
     spec: RunSpec, splits: Splits, device: torch.device, comm: Communicator = SINGLE_PROCESS
 ) -> tuple[Batches, Batches]:
-    """The training and the test set in the batches of a run, on its device."""
+    """The training images, and those that epochs are evaluated on, in the batches of a run, on its device."""
     make_deterministic(device)
     set_float32_precision(spec.precision, device)
+    evaluated = splits.test if splits.val is None else splits.val
+    return training_batches(spec, splits, device, comm), evaluation_batches(spec, evaluated, device, comm)
+
+
+def evaluation_batches(
+    spec: RunSpec, images: ImageSet, device: torch.device, comm: Communicator = SINGLE_PROCESS
+) -> Batches:
+    """Images without augmentation, in batches."""
     # No more images than a training step has memory for: it keeps what its backward pass needs.
     together = min(_TEST_BATCH, 8 * spec.batch_size)
-    test = Batches(splits.test, together, device=device, padding=0, flip=False, seed=0, comm=comm)
-    return training_batches(spec, splits, device, comm), test
+    return Batches(images, together, device=device, padding=0, flip=False, seed=0, comm=comm)
 
 
 def training_batches(
@@ -205,7 +213,7 @@ def open_teachers(
 
 
 def build_trainer(
-    spec: RunSpec, splits: Splits, sources: Sequence[TeacherSource], train: Batches, test: Batches
+    spec: RunSpec, splits: Splits, sources: Sequence[TeacherSource], train: Batches, evaluated: Batches
 ) -> Trainer:
     """The network, its objective and the trainer of both.
 
@@ -218,10 +226,10 @@ def build_trainer(
         for module in (student, objective):
             convert_sync_batchnorm(module, train.comm, train.device)
     precision = resolve_precision(spec.precision, train.device, student, trains=True)
-    trainer = Trainer(spec, student, objective, train, test, precision)
+    trainer = Trainer(spec, student, objective, train, evaluated, precision)
     if isinstance(spec, StudentSpec) and spec.diagnose:
         asked = [DiagnosedTeacher(source.trained.network, teacher_precision(spec, source, train)) for source in sources]
-        trainer.diagnosis = Diagnosis(student, objective, asked, train, test, precision)
+        trainer.diagnosis = Diagnosis(student, objective, asked, train, evaluated, precision)
     return trainer
 
 

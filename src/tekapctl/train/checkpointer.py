@@ -2,7 +2,7 @@
 
 import time
 
-from tekapctl.store.run import Run
+from tekapctl.store.run import WEIGHTS, Run
 from tekapctl.store.weights import encode_weights
 from tekapctl.tracking import Trackers
 from tekapctl.train import checkpoint
@@ -63,7 +63,7 @@ class RunCheckpointer:
         with self.comm.raise_together():
             if is_best and self.comm.is_main:
                 weights, metadata = trainer.network.state_dict(), weights_metadata(self.context, metrics)
-                self.run.write_weights("best.safetensors", encode_weights(weights, metadata))
+                self.run.write_weights(WEIGHTS["best"], encode_weights(weights, metadata))
         self._write_state()
         with self.comm.raise_together():
             if self.trackers is not None:

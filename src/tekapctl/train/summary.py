@@ -1,5 +1,6 @@
 """What a finished run leaves: its weights with their metadata, its summary, and what it ran on."""
 
+import copy
 import json
 import platform
 import subprocess
@@ -11,11 +12,13 @@ import torch
 from tekapctl import __version__
 from tekapctl.device import describe
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
+from tekapctl.models import Network
 from tekapctl.spec import RunSpec, StudentSpec
-from tekapctl.store.run import Run
-from tekapctl.store.weights import encode_weights
+from tekapctl.store.metrics import top1_of
+from tekapctl.store.run import WEIGHTS, Run
+from tekapctl.store.weights import encode_weights, read_weights
 from tekapctl.train.build import RunContext
-from tekapctl.train.evaluation import evaluate
+from tekapctl.train.evaluation import Evaluation, evaluate
 from tekapctl.train.step import Metrics
 
 
@@ -23,16 +26,12 @@ def finish(run: Run, context: RunContext) -> dict[str, Any]:
     """Write the last weights, measure them, and write the summary."""
     spec, trainer = context.spec, context.trainer
     progress = trainer.progress
-    weights = encode_weights(trainer.network.state_dict(), weights_metadata(context, progress.last))
-    run.write_weights(run.weights.name, weights)
-    evaluation = evaluate(
-        trainer.network,
-        context.splits.test,
-        device=trainer.device,
-        precision=trainer.precision,
-        teacher_logits=context.teacher_logits,
-        batch_size=trainer.test_batches.batch_size,
-    )
+    metadata = weights_metadata(context, progress.last)
+    run.write_weights(run.weights.name, encode_weights(trainer.network.state_dict(), metadata))
+    if trainer.average is not None:
+        metadata["top1"] = f"{progress.last['ema_top1']:.6f}"
+        run.write_weights(WEIGHTS["ema"], encode_weights(trainer.average.network.state_dict(), metadata))
+    evaluation = _on_test_images(context, trainer.network)
     summary: dict[str, Any] = {
         "run": run.id,
         "status": "finished",
@@ -43,12 +42,20 @@ def finish(run: Run, context: RunContext) -> dict[str, Any]:
         "train_images": len(context.splits.train),
         "seed": spec.seed,
         "epochs": spec.epochs,
-        "last_top1": progress.last["test_top1"],
+        "last_top1": progress.last.get("test_top1", evaluation.top1),
         "best_top1": progress.best_top1,
         "best_epoch": progress.best_epoch,
         "seconds": progress.seconds,
         "evaluation": evaluation.to_dict(),
     }
+    if spec.data.val_fraction:
+        summary |= {"last_val_top1": progress.last["val_top1"], "best_val_top1": progress.best_top1}
+        if progress.best_epoch:
+            best = copy.deepcopy(trainer.network)
+            best.load_state_dict(read_weights(run.path / WEIGHTS["best"])[0])
+            summary["best_top1"] = _on_test_images(context, best).top1
+    if trainer.average is not None:
+        summary["ema_top1"] = _on_test_images(context, trainer.average.network).top1
     if isinstance(spec, StudentSpec) and context.teacher:
         summary["method"] = spec.method.name
         summary["teacher"] = {
@@ -60,6 +67,18 @@ def finish(run: Run, context: RunContext) -> dict[str, Any]:
         }
     run.write_summary(summary)
     return summary
+
+
+def _on_test_images(context: RunContext, network: Network) -> Evaluation:
+    trainer = context.trainer
+    return evaluate(
+        network,
+        context.splits.test,
+        device=trainer.device,
+        precision=trainer.precision,
+        teacher_logits=context.teacher_logits,
+        batch_size=trainer.eval_batches.batch_size,
+    )
 
 
 def label(context: RunContext) -> str:
@@ -101,7 +120,8 @@ def weights_metadata(context: RunContext, metrics: Metrics) -> dict[str, str]:
         "std": json.dumps(normalization.std),
         "middle": str(train.center_crop),
         "epoch": str(metrics["epoch"]),
-        "top1": f"{metrics['test_top1']:.6f}",
+        "top1": f"{top1_of(metrics):.6f}",
+        "top1_on": context.trainer.split,
         **({"data_settings": json.dumps(spec.data.shared)} if spec.data.shared else {}),
         **({"data_fingerprint": spec.data.fingerprint} if spec.data.fingerprint else {}),
     }

@@ -22,7 +22,7 @@ from tekapctl.spec import load_of_run
 from tekapctl.store.atomic import sha256
 from tekapctl.store.home import Home, expand_user
 from tekapctl.store.legacy_checkpoint import read_published
-from tekapctl.store.run import Run
+from tekapctl.store.run import WEIGHTS, Run
 from tekapctl.store.runs import Runs
 from tekapctl.store.weights import MemoryBudget, classifier_shape, load_into, read_metadata, read_weights
 from tekapctl.train.metadata import (
@@ -102,8 +102,9 @@ def find(
 
     Args:
         home: Holds runs and fetched teachers.
-        name: A checkpoint file, a network's name, or a run's id, unique prefix, or `latest`. A network's name means the
-            fetched pretrained weights, else the newest finished teacher run of that network on the data set.
+        name: A checkpoint file, a network's name, or a run's id, unique prefix, or `latest`; `:best` or `:ema` after a
+            run chooses other weights than its last. A network's name means the fetched pretrained weights, else the
+            newest finished teacher run of that network on the data set.
         dataset: Name of the data set the network must be trained on; None accepts any.
         data: Settings of that data set, if the network must be trained on the very same images.
         kind: The kind of run that `latest` means; None for any.
@@ -116,17 +117,19 @@ def find(
         if not path.is_file():
             raise UsageError(f"There is no checkpoint file {name!r}.", "Name a .safetensors or .pth file.")
         run = Run(path.resolve().parent)
-        is_of_run = run.kind() is not None and path.name in (run.weights.name, "best.safetensors")
+        is_of_run = run.kind() is not None and path.name in WEIGHTS.values()
         return Reference(str(path.resolve()), path, f"checkpoint {path}", run if is_of_run else None)
-    if models.is_known(name):
+    run_name, _, which = name.partition(":")
+    if which not in WEIGHTS and models.is_known(name):
         return _find_model(home, name, dataset if data is None else data.name, data)
     runs = Runs(home.runs)
-    run = runs.latest(kind) if name == "latest" else runs.find(name)
+    run = runs.latest(kind) if run_name == "latest" else runs.find(run_name)
     if not run.weights.is_file():
         raise UsageError(
             f"The run {run.id} has no weights yet: it is {run.status}.", f"See it with `tekapctl runs show {run.id}`."
         )
-    return Reference(run.id, run.weights, f"run {run.id}", run)
+    reference = Reference(run.id, run.weights, f"run {run.id}", run)
+    return weights_of(reference, which) if which else reference
 
 
 def _find_model(home: Home, name: str, dataset: str | None, data: DataSpec | None) -> Reference:
@@ -166,18 +169,29 @@ def _find_model(home: Home, name: str, dataset: str | None, data: DataSpec | Non
     raise UsageError(f"There is no trained {name} for {wanted} yet.", f"Get one with {' or '.join(commands)}.")
 
 
-def best_of(reference: Reference) -> Reference:
-    """The same run with the weights of its best epoch.
+_DESCRIBED = {"last": "last epoch", "best": "best epoch", "ema": "average of its weights"}
+
+
+def weights_of(reference: Reference, which: str) -> Reference:
+    """The same run with other weights.
+
+    Args:
+        reference: The run.
+        which: `last`, `best` or `ema`.
 
     Raises:
         UsageError: The reference is not a run, or the run has no such weights.
     """
-    path = reference.run.path / "best.safetensors" if reference.run else None
-    if path is None or not path.is_file():
+    if which not in WEIGHTS:
+        raise UsageError(f"A run has no weights named {which!r}.", f"Name {', '.join(WEIGHTS)}.")
+    path = reference.run.path / WEIGHTS[which] if reference.run else None
+    if reference.run is None or path is None or not path.is_file():
         raise UsageError(
-            f"There are no best-epoch weights of {reference.described}.", "Use the last epoch's weights, or name a run."
+            f"There are no weights {which!r} ({_DESCRIBED[which]}) of {reference.described}.",
+            "Use the last epoch's weights, or name a run that has them.",
         )
-    return replace(reference, path=path, described=f"{reference.described}, best epoch")
+    name = reference.run.id if which == "last" else f"{reference.run.id}:{which}"
+    return replace(reference, name=name, path=path, described=f"{reference.described}, {_DESCRIBED[which]}")
 
 
 def data_of_run(run: Run) -> DataSpec:

@@ -34,7 +34,7 @@ class Progress:
     Attributes:
         epoch: Epochs done.
         step: Steps done of the current epoch.
-        best_epoch: The epoch, from 1, with the best top-1 accuracy on the test set so far.
+        best_epoch: The epoch, from 1, with the best top-1 accuracy so far, on the validation set if there is one.
         best_top1: That accuracy, as a fraction.
         seconds: Time spent on the epochs done, including their tests.
         history: The metrics of the epochs done.
@@ -68,7 +68,7 @@ class Trainer:
         network: The network, on its device.
         objective: Its loss, on the same device; parameters of the loss are trained too.
         train: The training batches.
-        test: The test batches, evaluated after every epoch.
+        evaluated: The validation or test batches, evaluated after every epoch.
         precision: Precision of the networks' passes.
 
     Raises:
@@ -81,14 +81,15 @@ class Trainer:
         network: Network,
         objective: Objective,
         train: Batches,
-        test: Batches,
+        evaluated: Batches,
         precision: torch.dtype,
     ) -> None:
         self.spec = spec
         self.network = network
         self.objective = objective
         self.train_batches = train
-        self.test_batches = test
+        self.eval_batches = evaluated
+        self.split = "val" if spec.data.val_fraction else "test"
         self.device = train.device
         self.comm = train.comm
         self.precision = precision
@@ -208,18 +209,19 @@ class Trainer:
             "images_per_second": self._sums.all_samples / seconds,
         }
         metrics.update(self.test())
-        if not math.isfinite(metrics["test_loss"]):
+        if not math.isfinite(metrics[f"{self.split}_loss"]):
             raise DivergedError(
-                f"The network's outputs for the test images are not finite after epoch {self.progress.epoch + 1}.",
+                f"The network's outputs for the {self.split} images are not finite after epoch {metrics['epoch']}.",
                 _REMEDY,
             )
         if self.diagnosis is not None:
             metrics.update(self.diagnosis(self.progress.epoch))
         self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
         self._sums = EpochSums(self.device, comm=self.comm)
-        is_best = not self.objective.init_stage and metrics["test_top1"] > self.progress.best_top1
+        top1 = metrics[f"{self.split}_top1"]
+        is_best = not self.objective.init_stage and top1 > self.progress.best_top1
         if is_best:
-            self.progress.best_epoch, self.progress.best_top1 = self.progress.epoch, metrics["test_top1"]
+            self.progress.best_epoch, self.progress.best_top1 = self.progress.epoch, top1
         self.progress.history.append(metrics)
         self.progress.seconds += metrics["train_seconds"] + metrics["test_seconds"]
         return metrics, is_best
@@ -261,17 +263,17 @@ class Trainer:
         return found
 
     def test(self) -> Metrics:
-        """Evaluate the network on the test set, and the average of its weights if there is one."""
+        """Evaluate the network after an epoch, and the average of its weights if there is one."""
         began = time.perf_counter()
         average_running_stats(self.comm, self.network)
-        found = self._accuracy("test", self.network)
+        found = self._accuracy(self.split, self.network)
         if self.average is not None:
             average_running_stats(self.comm, self.average.network)
             found |= self._accuracy("ema", self.average.network)
         return {**found, "test_seconds": time.perf_counter() - began}
 
     def _accuracy(self, name: str, network: Network) -> Metrics:
-        logits, labels = predict(network, self.test_batches, self.precision)
+        logits, labels = predict(network, self.eval_batches, self.precision)
         figures = torch.stack(
             [top_k(logits, labels, 1), top_k(logits, labels, 5), nn.functional.cross_entropy(logits, labels)]
         ).tolist()

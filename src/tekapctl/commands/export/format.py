@@ -114,7 +114,7 @@ def load_source(
     """
     reference = trained.find(home, name, dataset=dataset)
     if best:
-        reference = trained.best_of(reference)
+        reference = trained.weights_of(reference, "best")
     loaded = trained.load(reference, model=model, arguments=model_args)
     spec = trained.data_of(loaded, dataset, folder)
     seed = load_of_run(reference.run.path).seed if reference.run else 0  # selects the run's share of training images

@@ -20,6 +20,7 @@ from tekapctl.experiments.sweeps.state import Standing
 from tekapctl.experiments.sweeps.trial import run_trial
 from tekapctl.logging import ROOT
 from tekapctl.store.home import Home
+from tekapctl.store.metrics import split_of, top1_of
 from tekapctl.train.callbacks import StoppedError
 
 Cluster = Literal["slurm", "local-jobs"]
@@ -81,7 +82,7 @@ class _Log:
     def on_step(self, epoch: int, step: int) -> None: ...
 
     def on_epoch(self, metrics: Mapping[str, float | int]) -> None:
-        os.write(2, f"epoch {metrics['epoch']}: test top-1 {100 * metrics['test_top1']:.2f} %\n".encode())
+        os.write(2, f"epoch {metrics['epoch']}: {split_of(metrics)} top-1 {100 * top1_of(metrics):.2f} %\n".encode())
 
 
 def submit(
