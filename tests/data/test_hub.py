@@ -10,7 +10,7 @@ from PIL import Image
 
 from tekapctl.data import data_spec
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.network import no_network
+from tekapctl.store.download import no_network
 
 datasets = pytest.importorskip("datasets", reason="the extra hf is not installed")
 

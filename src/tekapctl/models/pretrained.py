@@ -17,11 +17,17 @@ from tekapctl.models.zoo import build
 from tekapctl.registry import unknown_name
 from tekapctl.store.archive import extract_member
 from tekapctl.store.atomic import atomic_write, make_folder, remove_stale, sha256
-from tekapctl.store.download import Downloaded, download, published, remove_stale_parts, silent
+from tekapctl.store.download import (
+    Downloaded,
+    OfflineError,
+    download,
+    no_network,
+    published,
+    remove_stale_parts,
+)
 from tekapctl.store.home import Home
-from tekapctl.store.http import Report
+from tekapctl.store.http import Report, silent
 from tekapctl.store.legacy_checkpoint import read_published
-from tekapctl.store.network import OfflineError, no_network
 from tekapctl.store.weights import classifier_shape, encode_weights, load_into, read_weights
 
 ORIGIN = "http://shape2prog.csail.mit.edu/repo"

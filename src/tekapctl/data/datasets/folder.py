@@ -10,8 +10,7 @@ from tekapctl.data.files.listing import Listing, list_images
 from tekapctl.data.image_files import ImageFilesSpec
 from tekapctl.data.spec import DATASETS
 from tekapctl.errors import UsageError
-from tekapctl.store.download import silent
-from tekapctl.store.http import Report
+from tekapctl.store.http import Report, silent
 
 
 class ClassFolders(ImageFilesSpec):

@@ -19,8 +19,8 @@ from tekapctl.data.files.decoding import SUFFIXES
 from tekapctl.data.files.listing import Listing, count, few, images_under
 from tekapctl.data.spec import DATASETS
 from tekapctl.errors import TekapctlError, UsageError, require
-from tekapctl.store.download import local_path, silent
-from tekapctl.store.http import Report
+from tekapctl.store.download import local_path
+from tekapctl.store.http import Report, silent
 
 _REPOSITORY = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<config>[\w.-]+))?(?::(?P<label>[\w.-]+))?")
 _TESTED = ("test", "validation", "valid", "val", "dev")

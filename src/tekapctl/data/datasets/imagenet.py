@@ -9,8 +9,7 @@ from tekapctl.data.files.listing import Listing, images_under
 from tekapctl.data.image_files import ImageFilesSpec, Mean, Std
 from tekapctl.data.spec import DATASETS, Shape
 from tekapctl.errors import UsageError
-from tekapctl.store.download import silent
-from tekapctl.store.http import Report
+from tekapctl.store.http import Report, silent
 
 
 @DATASETS.register("imagenet")
