@@ -127,7 +127,7 @@ def test_what_is_no_set_of_images_with_classes_is_refused(tmp_path, downloads):
     images = [encoded(1)]
     for name, columns, problem in (
         ("texts", {"caption": ["a cat"], "label": [0]}, "no image column, only caption, label"),
-        ("unlabelled", {"img": images, "caption": ["a cat"]}, "no column that is known to hold classes"),
+        ("unlabelled", {"img": images, "caption": ["a cat"]}, "no known class column"),
         ("hidden", {"img": images, "label": [-1]}, "no images with a class in label"),
     ):
         repo = publish(tmp_path / name, train=dict(columns))
