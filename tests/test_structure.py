@@ -28,6 +28,7 @@ PARTS = {
     ("data", "loading"): 2,
     ("data", "spec"): 2,
     ("data", "image_files"): 3,
+    ("data", "in_memory"): 3,
     ("data", "datasets"): 4,
 }
 """Layers within the package of data sets; the file decoders know nothing of settings, settings nothing of data sets."""

@@ -132,22 +132,18 @@ class Reader:
 
     def sit_down(self) -> None:
         """Prepare the program's process: its folder, and these files' checksums in place of the published ones."""
-        import torchvision
-
+        from tekapctl.data import DATASETS
         from tekapctl.models import pretrained
 
         os.chdir(self.desk)
-        sets = torchvision.datasets
-        sets.CIFAR100.tgz_md5 = self._sum("~kriz", "cifar-100-python.tar.gz")
-        sets.STL10.tgz_md5 = self._sum("stl10", "stl10_binary.tar.gz")
-        sets.FashionMNIST.resources = [(name, self._sum(name)) for name, _ in sets.FashionMNIST.resources]
-        for part in ("train", "test"):
-            sets.SVHN.split_list[part][2] = self._sum("housenumbers", f"{part}_32x32.mat")
+        for name in ("cifar100", "stl10", "fashion-mnist", "svhn"):
+            files = DATASETS[name].published
+            DATASETS[name].published = tuple(replace(file, md5=self._sum(file.addresses[0])) for file in files)
         digest = sha256((self.served / "resnet32x4_vanilla" / "ckpt_epoch_240.pth").read_bytes()).hexdigest()
         pretrained.CATALOGUE["resnet32x4"] = replace(pretrained.CATALOGUE["resnet32x4"], digest=digest)
 
-    def _sum(self, *parts: str) -> str:
-        return md5(self.served.joinpath(*parts).read_bytes()).hexdigest()
+    def _sum(self, address: str) -> str:
+        return md5(self.served.joinpath(*address.split("/")[3:][-2:]).read_bytes()).hexdigest()
 
 
 def lay_out(desk: Path) -> None:

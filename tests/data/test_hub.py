@@ -10,7 +10,7 @@ from PIL import Image
 
 from tekapctl.data import data_spec
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.network import no_network
+from tekapctl.store.download import no_network
 
 datasets = pytest.importorskip("datasets", reason="the extra hf is not installed")
 
@@ -127,7 +127,7 @@ def test_what_is_no_set_of_images_with_classes_is_refused(tmp_path, downloads):
     images = [encoded(1)]
     for name, columns, problem in (
         ("texts", {"caption": ["a cat"], "label": [0]}, "no image column, only caption, label"),
-        ("unlabelled", {"img": images, "caption": ["a cat"]}, "no column that is known to hold classes"),
+        ("unlabelled", {"img": images, "caption": ["a cat"]}, "no known class column"),
         ("hidden", {"img": images, "label": [-1]}, "no images with a class in label"),
     ):
         repo = publish(tmp_path / name, train=dict(columns))

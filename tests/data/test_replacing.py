@@ -16,8 +16,8 @@ from tekapctl.commands.cache import verify
 from tekapctl.data import data_spec
 from tekapctl.errors import TekapctlError
 from tekapctl.store.atomic import atomic_folder, replacement_lock
+from tekapctl.store.download import no_network
 from tekapctl.store.home import Home
-from tekapctl.store.network import no_network
 
 
 def cifar(name: str, archive: str) -> Callable[[Path], Path]:

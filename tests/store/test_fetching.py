@@ -20,10 +20,9 @@ from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models import build, pretrained
 from tekapctl.store.archive import extract_member
 from tekapctl.store.atomic import sha256
-from tekapctl.store.download import download
+from tekapctl.store.download import download, no_network
 from tekapctl.store.home import Home
 from tekapctl.store.http import Patience
-from tekapctl.store.network import no_network
 from tekapctl.store.weights import read_metadata
 from tekapctl.train import trained
 

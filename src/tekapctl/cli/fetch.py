@@ -80,7 +80,7 @@ def fetch(
 def _fetch_one(home: Any, name: str, *, force: bool, source: str | None, offline: bool) -> dict[str, Any]:
     from tekapctl.data import data_spec
     from tekapctl.models import pretrained
-    from tekapctl.store.network import no_network
+    from tekapctl.store.download import no_network
 
     if name in pretrained.CATALOGUE:
         with console.DownloadProgress(name) as report:

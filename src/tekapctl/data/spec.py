@@ -14,9 +14,9 @@ from tekapctl.data.image_set import Splits, long_tail
 from tekapctl.errors import UsageError
 from tekapctl.registry import Registry
 from tekapctl.settings import Settings, chosen_by_name
-from tekapctl.store.download import Downloaded, silent
+from tekapctl.store.download import Downloaded
 from tekapctl.store.home import expand_user
-from tekapctl.store.http import Report
+from tekapctl.store.http import Report, silent
 
 AnyAugment = Annotated[SerializeAsAny[AugmentSpec], chosen_by_name(AUGMENTATIONS)]
 

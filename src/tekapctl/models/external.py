@@ -194,6 +194,4 @@ def _take_channels(network: nn.Module, channels: int, name: str) -> None:
 def _replace_classifier(adapted: ExternalNetwork, classes: int) -> None:
     old = adapted.classifier_layer
     assert isinstance(old, nn.Linear)
-    adapted.network.set_submodule(
-        adapted.classifier_name, nn.Linear(old.in_features, classes, bias=old.bias is not None)
-    )
+    adapted.set_submodule(adapted.classifier_name, nn.Linear(old.in_features, classes, bias=old.bias is not None))

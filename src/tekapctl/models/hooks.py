@@ -25,19 +25,11 @@ class HookSite:
 
 @dataclass
 class HookState:
-    """Which tensors the hooks collect, and those of the last forward pass.
+    """Which tensors the hooks collect, and those of the last forward pass."""
 
-    Attributes:
-        outputs: Calls whose output to collect.
-        inputs: Calls whose input to collect.
-        seen: The tensors, by `("output", site)` or `("input", site)`.
-        calls: Number of calls of each module so far.
-    """
-
-    outputs: frozenset[HookSite]
-    inputs: frozenset[HookSite]
+    wanted: frozenset[tuple[str, HookSite]]  # as ("output", site) or ("input", site)
     seen: dict[tuple[str, HookSite], Tensor] = field(default_factory=dict)
-    calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # of each module so far
 
     def begin(self) -> None:
         """Forget the last forward pass."""
@@ -56,10 +48,9 @@ class ForwardHook:
         """Collect the tensors of a call."""
         place = HookSite(self.name, self.state.calls[self.name])
         self.state.calls[self.name] += 1
-        if place in self.state.outputs and isinstance(output, Tensor):
-            self.state.seen["output", place] = output
-        if place in self.state.inputs and inputs and isinstance(inputs[0], Tensor):
-            self.state.seen["input", place] = inputs[0]
+        for key, tensor in ((("output", place), output), (("input", place), inputs[0] if inputs else None)):
+            if key in self.state.wanted and isinstance(tensor, Tensor):
+                self.state.seen[key] = tensor
 
 
 @dataclass(frozen=True)
@@ -103,26 +94,17 @@ class ExternalNetwork(Network):
             raise UsageError(f"{name} does not end with a linear layer, whose input is the embedding.", _REMEDY)
         self.num_classes = logits.shape[1]
         self._classifier = classifiers[-1].place
+        self.classifier_name = f"network.{self._classifier.module}"
         feature_maps = _feature_maps(calls, self.trial_size)
         self._stages = [stage.place for stage in feature_maps]
         before = [found for stage in feature_maps if (found := _before_activation(stage, calls)) is not None]
         self._before = before if len(before) == len(feature_maps) else []
-        inputs = {self._classifier, *(place for kind, place in self._before if kind == "input")}
-        outputs = set(self._stages)
         self._taken: torch.Size | None = None
-        self._state = HookState(frozenset(outputs), frozenset(inputs))
-        for watched in sorted({place.module for place in inputs | outputs}):
+        self._state = HookState(
+            frozenset({("input", self._classifier), *self._before, *(("output", stage) for stage in self._stages)})
+        )
+        for watched in sorted({place.module for _, place in self._state.wanted}):
             network.get_submodule(watched).register_forward_hook(ForwardHook(self._state, watched))
-
-    @property
-    def classifier_layer(self) -> nn.Module:
-        """The layer from embedding to logits."""
-        return self.network.get_submodule(self._classifier.module)
-
-    @property
-    def classifier_name(self) -> str:
-        """The name of that layer in `network`."""
-        return self._classifier.module
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
         """The classifier's input, from a pass through the whole network."""

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from tekapctl.data.batch import Batch
 from tekapctl.distributed.shard import BatchShard
@@ -31,17 +32,7 @@ _DESCRIPTIONS = {
 
 @dataclass(frozen=True)
 class Requires:
-    """What a loss reads of student and teacher. Networks return logits and embeddings in any case.
-
-    Attributes:
-        logits: The logits.
-        embedding: The embedding, which is the classifier's input.
-        feature_maps: Feature maps after their ReLU.
-        preactivations: Feature maps before their ReLU.
-        strong_view: The same of strongly augmented images as well.
-        classifier: The teacher's last layer.
-        class_features: The teacher's embeddings of some training images of each class, before training begins.
-    """
+    """What a loss reads of student and teacher. Networks return logits and embeddings in any case."""
 
     logits: bool = False
     embedding: bool = False
@@ -90,39 +81,27 @@ class Knowledge:
     preactivations: tuple[Float[Tensor, "batch _c _h _w"], ...] = ()
     strong: "Knowledge | None" = None
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Knowledge":
+        """Change every tensor."""
+        return Knowledge(
+            change(self.logits),
+            change(self.embedding),
+            tuple(map(change, self.feature_maps)),
+            tuple(map(change, self.preactivations)),
+            None if self.strong is None else self.strong.map(change),
+        )
+
     def gather(self, shard: BatchShard) -> "Knowledge":
         """The knowledge of the full batch, gathered from all processes."""
-        if shard.is_full_batch:
-            return self
-        return Knowledge(
-            logits=shard.gather(self.logits),
-            embedding=shard.gather(self.embedding),
-            feature_maps=tuple(shard.gather(stage) for stage in self.feature_maps),
-            preactivations=tuple(shard.gather(stage) for stage in self.preactivations),
-            strong=None if self.strong is None else self.strong.gather(shard),
-        )
+        return self if shard.is_full_batch else self.map(shard.gather)
 
     def first(self, count: int) -> "Knowledge":
         """The knowledge of the first samples."""
-        if count == len(self.logits):
-            return self
-        return Knowledge(
-            logits=self.logits[:count],
-            embedding=self.embedding[:count],
-            feature_maps=tuple(stage[:count] for stage in self.feature_maps),
-            preactivations=tuple(stage[:count] for stage in self.preactivations),
-            strong=None if self.strong is None else self.strong.first(count),
-        )
+        return self if count == len(self.logits) else self.map(lambda rows: rows[:count])
 
     def float(self) -> "Knowledge":
         """Convert to float32, in which losses are computed."""
-        return Knowledge(
-            logits=self.logits.float(),
-            embedding=self.embedding.float(),
-            feature_maps=tuple(stage.float() for stage in self.feature_maps),
-            preactivations=tuple(stage.float() for stage in self.preactivations),
-            strong=None if self.strong is None else self.strong.float(),
-        )
+        return self.map(Tensor.float)
 
 
 def of_batch(
@@ -130,32 +109,21 @@ def of_batch(
 ) -> Knowledge:
     """Compute a network's knowledge of a batch, with a second forward pass for strongly augmented images.
 
-    Args:
-        forward: The network's `knowledge`, compiled or not.
-        normalize: The network's `normalize`.
-        batch: The images.
-        requires: The outputs that are needed.
+    `forward` is the network's `knowledge`, compiled or not, and `normalize` its method of that name.
     """
-    found = forward(normalize(batch.images), feature_maps=requires.feature_maps, preactivations=requires.preactivations)
+    wanted = {"feature_maps": requires.feature_maps, "preactivations": requires.preactivations}
+    found = forward(normalize(batch.images), **wanted)
     if not requires.strong_view:
         return found
     assert batch.strong is not None
-    strong = forward(
-        normalize(batch.strong), feature_maps=requires.feature_maps, preactivations=requires.preactivations
-    )
-    return replace(found, strong=strong)
+    return replace(found, strong=forward(normalize(batch.strong), **wanted))
 
 
 SMALLEST_IMAGE = 8
 
 
 class Maps:
-    """Collects the requested feature maps of a forward pass.
-
-    Args:
-        feature_maps: Whether to collect feature maps.
-        preactivations: Whether to collect the maps before their ReLU.
-    """
+    """Collects the requested feature maps of a forward pass, and the same maps before their ReLU."""
 
     def __init__(self, feature_maps: bool, preactivations: bool) -> None:
         self.wants_feature_maps = feature_maps
@@ -176,9 +144,18 @@ class Maps:
         self.keep(stage, preactivation)
         return stage
 
+    def residual_stage(self, x: Tensor, blocks: nn.Module) -> Tensor:
+        """Run residual blocks with a ReLU after each, and collect the map before and after the last one."""
+        *inner, last = blocks.children()
+        for block in inner:
+            x = F.relu(block(x), inplace=True)
+        return self.activate(last(x))
+
 
 class Network(nn.Module, ABC):
     """An image classifier that returns the knowledge that distillation losses read.
+
+    Subclasses name their last layer with `classifier_name`, or override `classifier_layer`.
 
     Args:
         num_classes: Number of classes.
@@ -187,6 +164,8 @@ class Network(nn.Module, ABC):
 
     normalization: Normalization | None
     """The normalisation it was trained with; None if it is not known yet."""
+    classifier_name: str = "classifier"
+    """Name of the module from embedding to logits."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -203,12 +182,7 @@ class Network(nn.Module, ABC):
         return pixels if self.normalization is None else self.normalization(pixels)
 
     def recipe(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """The name and the arguments with which `models.build` builds the network again.
-
-        Args:
-            name: The name of the student network.
-            arguments: Its arguments.
-        """
+        """The name and arguments with which `models.build` builds it again, from those it was first built with."""
         return name, dict(arguments)
 
     @abstractmethod
@@ -216,9 +190,9 @@ class Network(nn.Module, ABC):
         """Compute the input of the classifier, and collect feature maps in `maps`."""
 
     @property
-    @abstractmethod
     def classifier_layer(self) -> nn.Module:
         """The layer from embedding to logits."""
+        return self.get_submodule(self.classifier_name)
 
     def modules_after_feature_maps(self) -> tuple[nn.Module, ...]:
         """The modules after the last feature map, which a method's init stage does not train."""
@@ -278,6 +252,14 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 
     return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
 
 
+def stack(
+    block: Callable[[int, int, int], nn.Module], inputs: int, outputs: int, blocks: int, stride: int
+) -> nn.Sequential:
+    """Blocks of one width, each built from inputs, outputs and stride; the first one changes the number of channels."""
+    first = block(inputs, outputs, stride)
+    return nn.Sequential(first, *(block(outputs, outputs, 1) for _ in range(blocks - 1)))
+
+
 def init_fan_out(network: nn.Module) -> None:
     """He initialisation with fan-out: He et al., ICCV 2015, equation 10, backward case."""
     for module in network.modules():
@@ -309,27 +291,11 @@ def parameters(network: nn.Module) -> int:
 
 @torch.no_grad()
 def macs(network: Network, image_shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of convolutions and linear layers for one image.
-
-    Args:
-        network: The network; its mode and its buffers do not change.
-        image_shape: Channels, height and width.
-    """
-    counted = 0
-
-    def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal counted
-        assert isinstance(module, (nn.Conv2d, nn.Linear))
-        # Each output value is a sum over one row of the weights.
-        counted += output.numel() * module.weight[0].numel()
-
-    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    was_training = network.training
+    """Multiply-accumulates of convolutions, linear layers and attention for one image of (channels, height, width)."""
+    was_training, parameter = network.training, next(network.parameters())
     try:
-        parameter = next(network.parameters())
-        network.eval()(torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype))
+        with FlopCounterMode(display=False) as counter:
+            network.eval()(torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype))
     finally:
         network.train(was_training)
-        for hook in hooks:
-            hook.remove()
-    return counted
+    return counter.get_total_flops() // 2

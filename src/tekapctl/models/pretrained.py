@@ -17,11 +17,10 @@ from tekapctl.models.zoo import build
 from tekapctl.registry import unknown_name
 from tekapctl.store.archive import extract_member
 from tekapctl.store.atomic import atomic_write, make_folder, remove_stale, sha256
-from tekapctl.store.download import Downloaded, download, published, remove_stale_parts, silent
+from tekapctl.store.download import Downloaded, OfflineError, download, no_network, published, remove_stale_parts
 from tekapctl.store.home import Home
-from tekapctl.store.http import Report
+from tekapctl.store.http import Report, silent
 from tekapctl.store.legacy_checkpoint import read_published
-from tekapctl.store.network import OfflineError, no_network
 from tekapctl.store.weights import classifier_shape, encode_weights, load_into, read_weights
 
 ORIGIN = "http://shape2prog.csail.mit.edu/repo"
@@ -33,18 +32,11 @@ _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 
 @dataclass(frozen=True)
 class PretrainedTeacher:
-    """A published teacher.
+    """A published teacher."""
 
-    Attributes:
-        name: Name of its network in the zoo.
-        accuracy: Published top-1 accuracy on the test set, in percent.
-        digest: SHA-256 of the published file, if known.
-        dataset: The data set it was trained on.
-    """
-
-    name: str
-    accuracy: float
-    digest: str | None = None
+    name: str  # of its network in the zoo
+    accuracy: float  # published top-1 accuracy on the test set, in percent
+    digest: str | None = None  # SHA-256 of the published file, if known
     dataset: str = "cifar100"
 
     @property
@@ -144,7 +136,7 @@ def recorded(home: Home, teacher: FetchedTeacher) -> tuple[str, ...]:
 
 
 def _take(home: Home, teacher: PretrainedTeacher, source: str | None, report: Report) -> None:
-    """Download a teacher, check it and store it in the cache."""
+    """Download, check and store a teacher; at every moment the SHA-256 of its file is recorded."""
     published_key = f"{teacher.name} as published"
     # A source of the user may be another training of the same network, with another SHA-256.
     digest = None if source else teacher.digest or _records(home).get(published_key)
@@ -164,16 +156,11 @@ def _take(home: Home, teacher: PretrainedTeacher, source: str | None, report: Re
         "published_sha256": found,
         "published_top1": f"{stated if stated is not None else teacher.accuracy:.2f}",
     }
-    _store(home, teacher, encode_weights(state, metadata), {published_key: found} if source is None else {})
-
-
-def _store(home: Home, teacher: PretrainedTeacher, content: bytes, new: dict[str, str]) -> None:
-    """Replace a teacher so that at every moment the SHA-256 of its file is recorded."""
-    target = home.teachers / f"{teacher.name}.safetensors"
-    digest = hashlib.sha256(content).hexdigest()
-    _record(home, {_next(target): digest})
+    content, target = encode_weights(state, metadata), home.teachers / f"{teacher.name}.safetensors"
+    stored = hashlib.sha256(content).hexdigest()
+    _record(home, {_next(target): stored})
     atomic_write(target, content)
-    _record(home, {target.name: digest} | new, without=_next(target))
+    _record(home, {target.name: stored, **({published_key: found} if source is None else {})}, without=_next(target))
 
 
 def _next(path: Path) -> str:
@@ -186,23 +173,22 @@ def _obtained(
     home: Home, teacher: PretrainedTeacher, source: str | None, digest: str | None, report: Report
 ) -> Iterator[Downloaded]:
     """The published file: from the user's source, the authors' address, or the mirror's archive."""
-    name = f"{teacher.name}.published"
     get = partial(download, folder=home.downloads, report=report)
     with ExitStack() as stack:
         if source is not None and source.endswith(_ARCHIVES):
             archive = stack.enter_context(get([source], name=f"{teacher.name}.tar", max_bytes=MAX_ARCHIVE))
             yield stack.enter_context(_extracted(home, teacher, archive, None))
             return
-        if source is not None:
-            yield stack.enter_context(get([source], name=name, max_bytes=MAX_CHECKPOINT))
-            return
-        sources = published(teacher.origin)
+        sources = [source] if source is not None else published(teacher.origin)
         try:
-            file = stack.enter_context(get(sources, name=name, max_bytes=MAX_CHECKPOINT, digest=digest))
+            file = stack.enter_context(
+                get(sources, name=f"{teacher.name}.published", max_bytes=MAX_CHECKPOINT, digest=digest)
+            )
         except TekapctlError as first:
+            if source is not None:
+                raise
             try:
-                archive = _mirrored(home, report)
-                file = stack.enter_context(_extracted(home, teacher, archive, digest))
+                file = stack.enter_context(_extracted(home, teacher, _mirrored(home, report), digest))
             except OfflineError:
                 raise
             except TekapctlError as second:
@@ -214,19 +200,18 @@ def _obtained(
 
 def _mirrored(home: Home, report: Report) -> Downloaded:
     """The mirror's archive, downloaded once for all teachers."""
-    archive = home.downloads / "cifar_teachers.tar"
-    make_folder(home.downloads)
+    archive = make_folder(home.downloads) / "cifar_teachers.tar"
     with FileLock(archive.with_name(f".{archive.name}.lock")):
         if not archive.is_file():
-            name = archive.name
-            with download(published(MIRROR), home.downloads, name, max_bytes=MAX_ARCHIVE, report=report) as file:
+            sources = published(MIRROR)
+            with download(sources, home.downloads, archive.name, max_bytes=MAX_ARCHIVE, report=report) as file:
                 file.place(archive)
     return Downloaded(archive, MIRROR, is_users=False)
 
 
 @contextmanager
 def _extracted(home: Home, teacher: PretrainedTeacher, archive: Downloaded, digest: str | None) -> Iterator[Downloaded]:
-    """Extract the file of a teacher from an archive."""
+    """Extract the file of a teacher from an archive; a mirrored archive that has no good one is deleted."""
     raw = home.downloads / f".{teacher.name}.published.{secrets.token_hex(32)}.part"
     try:
         try:
@@ -243,20 +228,14 @@ def _extracted(home: Home, teacher: PretrainedTeacher, archive: Downloaded, dige
 
 
 def _read(raw: Path) -> tuple[dict[str, Tensor], float | None]:
+    """The state dict in a published file, and the accuracy that it states."""
     with raw.open("rb") as file:
         head = file.read(9)
     # Safetensors files start with the length of the JSON header (8 bytes) and its opening brace.
-    if len(head) == 9 and head[8:] == b"{":
+    if head[8:] == b"{":
         return read_weights(raw)[0], None
     checkpoint = read_published(raw)
     return checkpoint.state, checkpoint.accuracy
-
-
-def _record(home: Home, new: dict[str, str], without: str = "") -> None:
-    """Add records and remove one; other processes may do the same at once."""
-    with _recording(home) as path:
-        records = {key: value for key, value in (_records(home) | new).items() if key != without}
-        atomic_write(path, (json.dumps(records, indent=2, sort_keys=True) + "\n").encode())
 
 
 @contextmanager
@@ -265,6 +244,13 @@ def _recording(home: Home) -> Iterator[Path]:
     path = home.teachers / "sha256.json"
     with FileLock(path.with_name(f".{path.name}.lock")):
         yield path
+
+
+def _record(home: Home, new: dict[str, str], without: str = "") -> None:
+    """Add records and remove one; other processes may do the same at once."""
+    with _recording(home) as path:
+        records = {key: value for key, value in (_records(home) | new).items() if key != without}
+        atomic_write(path, (json.dumps(records, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _records(home: Home) -> dict[str, str]:

@@ -37,20 +37,13 @@ class Projection:
     most: tuple[int, int] | None = None
     bias: bool = True
 
-
-class Projector(nn.Sequential):
-    """Convolutions of 1x1, 3x3 and 1x1 with batch norms and ReLUs, without the last ReLU.
-
-    Args:
-        projection: Its dimensions.
-    """
-
-    def __init__(self, projection: Projection) -> None:
-        hidden = max(1, projection.outputs // projection.factor)
-        super().__init__(
-            *(conv(projection.inputs, hidden, 1), nn.BatchNorm2d(hidden), nn.ReLU()),
+    def build(self) -> nn.Sequential:
+        """Convolutions of 1x1, 3x3 and 1x1 with batch norms and ReLUs, without the last ReLU."""
+        hidden = max(1, self.outputs // self.factor)
+        return nn.Sequential(
+            *(conv(self.inputs, hidden, 1), nn.BatchNorm2d(hidden), nn.ReLU()),
             *(conv(hidden, hidden, 3), nn.BatchNorm2d(hidden), nn.ReLU()),
-            *(conv(hidden, projection.outputs, 1), nn.BatchNorm2d(projection.outputs)),
+            *(conv(hidden, self.outputs, 1), nn.BatchNorm2d(self.outputs)),
         )
 
 
@@ -69,14 +62,9 @@ class ReusedClassifier(Network):
         self.normalization, student.normalization = student.normalization, None
         self.student = student
         self.projection = projection
-        self.projector = Projector(projection)
+        self.projector = projection.build()
         self.classifier = nn.Linear(projection.outputs, student.num_classes, bias=projection.bias).requires_grad_(False)
         _drop_classifier(student)
-
-    @property
-    def classifier_layer(self) -> nn.Module:
-        """The layer from embedding to logits."""
-        return self.classifier
 
     def take(self, classifier: nn.Linear) -> None:
         """Copy the weights of the teacher's classifier."""
@@ -98,12 +86,7 @@ class ReusedClassifier(Network):
         return maps.activate(self.projector(last))
 
     def recipe(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """The name and arguments with which `models.build` builds the network again.
-
-        Args:
-            name: The student's name.
-            arguments: The student's arguments.
-        """
+        """The name and arguments with which `models.build` builds it again, from those of the student."""
         shape = self.projection
         found = {"student": name, "inputs": shape.inputs, "outputs": shape.outputs, "factor": shape.factor}
         most = {} if shape.most is None else {"most": list(shape.most)}

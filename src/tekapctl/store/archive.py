@@ -6,27 +6,22 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tekapctl.errors import UsageError
 
+MAX_UNPACKED = 2 * 2**30
+MAX_FILES = 1_000_000
 _PIECE = 1 << 20
-_MAGIC_OF_GZIP = b"\x1f\x8b"
+_DUPLICATE_NAMES = (FileExistsError, IsADirectoryError, NotADirectoryError)
 
 
 @dataclass(frozen=True)
 class Member:
-    """A regular file in an archive.
-
-    Attributes:
-        path: Its path in the archive.
-        size: Its size in bytes.
-        content: Its bytes; can be read until the next member is requested.
-        archive: The archive.
-    """
+    """A regular file in an archive, and its size in bytes; it can be read until the next member is requested."""
 
     path: PurePosixPath
     size: int
@@ -132,12 +127,9 @@ class _Bounded:
 @contextmanager
 def _opened(archive: Path) -> Iterator[io.BufferedIOBase]:
     with archive.open("rb") as file:
-        is_packed = file.read(2) == _MAGIC_OF_GZIP
+        is_packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        if not is_packed:
-            yield file
-            return
-        with gzip.open(file) as plain:
+        with gzip.open(file) if is_packed else nullcontext(file) as plain:
             yield plain
 
 
@@ -150,18 +142,8 @@ def _refusing(archive: Path) -> Iterator[None]:
         raise UsageError(f"The archive {archive} is damaged: {error}.", "Fetch it again, or use another.") from None
 
 
-MAX_UNPACKED = 2 * 2**30
-MAX_FILES = 1_000_000
-_DUPLICATE_NAMES = (FileExistsError, IsADirectoryError, NotADirectoryError)
-
-
 def unpack_zip(archive: Path, target: Path, *, inside: str) -> None:
-    """Unpack one folder of a zip archive.
-
-    Args:
-        archive: The archive.
-        target: The folder in which to create it.
-        inside: The folder in the archive.
+    """Unpack the folder `inside` of a zip archive into the folder `target`.
 
     Raises:
         UsageError: The archive is damaged, has no such folder, has paths outside of it, or is too large.
@@ -169,17 +151,13 @@ def unpack_zip(archive: Path, target: Path, *, inside: str) -> None:
     try:
         with zipfile.ZipFile(archive) as opened:
             entries = [entry for entry in opened.infolist() if entry.filename.startswith(f"{inside}/")]
-            _check(archive, entries, inside)
+            if not entries:
+                raise UsageError(f"The archive {archive} has no folder {inside}.", "Use another.")
+            if any(".." in PurePosixPath(entry.filename).parts for entry in entries):
+                raise UsageError(f"The archive {archive} has paths outside its folder.", "Use another archive.")
+            if sum(entry.file_size for entry in entries) > MAX_UNPACKED or len(entries) > MAX_FILES:
+                raise UsageError(f"The archive {archive} is larger than expected.", "Use another.")
             opened.extractall(target, entries)
     # RuntimeError: encrypted files. NotImplementedError, a RuntimeError too: unknown compression.
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, *_DUPLICATE_NAMES) as error:
         raise UsageError(f"The archive {archive} is damaged: {error}.", "Fetch it again, or use another.") from None
-
-
-def _check(archive: Path, entries: list[zipfile.ZipInfo], inside: str) -> None:
-    if not entries:
-        raise UsageError(f"The archive {archive} has no folder {inside}.", "Use another.")
-    if any(".." in PurePosixPath(entry.filename).parts for entry in entries):
-        raise UsageError(f"The archive {archive} has paths outside its folder.", "Use another archive.")
-    if sum(entry.file_size for entry in entries) > MAX_UNPACKED or len(entries) > MAX_FILES:
-        raise UsageError(f"The archive {archive} is larger than expected.", "Use another.")

@@ -18,11 +18,7 @@ from tekapctl.store.locks import can_detect_locks, create_locked, is_locked
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash at any moment it is either the old or the new one.
-
-    Args:
-        path: The file; its folder is created.
-        content: The bytes.
+    """Write a file, and its folder, so that after a crash at any moment it is either the old or the new one.
 
     Raises:
         TekapctlError: The disk is full, or the folder is not writable.
@@ -43,27 +39,22 @@ def atomic_write(path: Path, content: bytes) -> None:
 
 
 def remove_stale(folder: Path, name: str = "*") -> None:
-    """Delete temporary files of `atomic_write` that a dead process left; call this under the lock for writing them.
-
-    Args:
-        folder: The folder.
-        name: The file that was to be written.
-    """
+    """Delete temporary files of `atomic_write` that a dead process left; call this under the lock for writing them."""
     for part in folder.glob(f".{name}.*.part"):
         part.unlink(missing_ok=True)
 
 
 def delete(path: Path) -> None:
     """Delete a file, a link or a folder with its contents, even if another process deletes it at the same time."""
+
+    def ignore_missing(_: object, __: str, error: tuple[type[BaseException], BaseException, object]) -> None:
+        if not isinstance(error[1], FileNotFoundError):
+            raise error[1]
+
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, onerror=_ignore_missing)
+        shutil.rmtree(path, onerror=ignore_missing)
     else:
         path.unlink(missing_ok=True)
-
-
-def _ignore_missing(_: object, __: str, error: tuple[type[BaseException], BaseException, object]) -> None:
-    if not isinstance(error[1], FileNotFoundError):
-        raise error[1]
 
 
 def sha256(path: Path) -> str:
@@ -103,56 +94,48 @@ def make_folder(path: Path) -> Path:
 
 def flush_folder(folder: Path) -> None:
     """Flush a folder's entries to disk."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def explain(error: OSError, path: Path) -> TekapctlError:
     """The program's error for an error of the operating system."""
+    why = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return TekapctlError(
-            f"The disk is full: {path} could not be written.", "Free space; `tekapctl cache list` helps."
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return TekapctlError(
-            f"{path} is not writable: {error.strerror}.", "Set TEKAPCTL_HOME to a folder that you own."
-        )
-    return TekapctlError(
-        f"{path} could not be written: {error.strerror or error}.", "Set TEKAPCTL_HOME to another folder."
-    )
-
-
-_MAX_SUFFIX_BYTES = 32
+        problem, remedy = f"The disk is full: {path} could not be written.", "Free space; `tekapctl cache list` helps."
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        problem, remedy = f"{path} is not writable: {why}.", "Set TEKAPCTL_HOME to a folder that you own."
+    else:
+        problem, remedy = f"{path} could not be written: {why}.", "Set TEKAPCTL_HOME to another folder."
+    return TekapctlError(problem, remedy)
 
 
 @contextmanager
 def atomic_path(path: Path, *companions: Path) -> Iterator[tuple[Path, ...]]:
     """Yield temporary files that are renamed to their final paths when the block ends, and deleted when it raises.
 
-    Companions describe the file at `path`; at no moment is there a companion of another file.
-
     Args:
         path: The file; its folder is created.
-        companions: Files that belong to it.
+        companions: Files that describe it; at no moment is there a companion of another file.
 
     Raises:
         TekapctlError: The disk is full, or a folder is not writable.
     """
-    places = (path, *companions)
     try:
         with ExitStack() as stack:
-            parts = tuple(stack.enter_context(_part(place)) for place in places)
+            parts = tuple(stack.enter_context(_part(place)) for place in (path, *companions))
             yield parts
             for part in parts:
                 with part.open("rb") as file:
                     os.fsync(file.fileno())
             for companion in companions:
                 companion.unlink(missing_ok=True)
-            for part, place in zip(parts, places, strict=True):
+            for part, place in zip(parts, (path, *companions), strict=True):
                 part.replace(place)
             flush_folder(path.parent)
     except OSError as error:
@@ -165,7 +148,7 @@ def _part(place: Path) -> Iterator[Path]:
     place.parent.mkdir(parents=True, exist_ok=True)
     # The file's own name may be as long as names can be, so its hash is used. Some libraries look at the suffix.
     stem = f".{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:16]}"
-    suffix = place.suffix if len(os.fsencode(place.suffix)) <= _MAX_SUFFIX_BYTES else ""
+    suffix = place.suffix if len(os.fsencode(place.suffix)) <= 32 else ""
     for left in place.parent.glob(f"{stem}.*.part*") if can_detect_locks else ():
         if not is_locked(left):
             left.unlink(missing_ok=True)
@@ -176,9 +159,6 @@ def _part(place: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-
-
-_TOKEN = "?" * 8  # the length of the random part of tempfile's names
 
 
 @contextmanager
@@ -194,18 +174,17 @@ def replacement_lock(folder: Path) -> Iterator[None]:
         if os.path.lexists(old) and not os.path.lexists(folder):
             old.rename(folder)  # killed between the two renames of a replacement
         yield
-        for stale in (old, *folder.parent.glob(f".{glob.escape(folder.name)}.{_TOKEN}.part")):
+        # tempfile's names have eight random letters.
+        for stale in (old, *folder.parent.glob(f".{glob.escape(folder.name)}.{'?' * 8}.part")):
             delete(stale)
 
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Replace a folder when the block ends without an error.
-
-    Other processes see the old folder, none, or the new one, but never a part of one.
+    """Replace a folder when the block ends without an error; others see the old one, none or the new one, but no part.
 
     Args:
-        folder: The folder; the caller holds `replacement_lock` for it. A link is replaced, and its target stays.
+        folder: The folder; the caller holds its `replacement_lock`. A link is replaced, and its target stays.
 
     Yields:
         A temporary folder, in which the block creates a folder of the same name.

@@ -1,39 +1,72 @@
-"""Get files from the web, a mirror or the disk; none of these sources is trusted."""
+"""Get files from the web, a mirror or the disk, none of which is trusted; or guard against any use of the network."""
 
 import glob
 import hashlib
 import os
 import re
 import shutil
+import socket
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.store.atomic import make_folder, sha256
 from tekapctl.store.home import expand_user
-from tekapctl.store.http import Part, Patience, Report, get
-from tekapctl.store.network import BrokenError, RefusedError, check_address
+from tekapctl.store.http import BrokenError, Part, Patience, RefusedError, Report, check_address, get, silent
+
+_NETWORK_EVENTS = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
+_offline: list[str] = []
+"""What runs without the network now."""
 
 
-def silent(_: int, __: int | None) -> None:
-    """Report nothing."""
+class OfflineError(UsageError):
+    """The network is needed but forbidden."""
+
+
+@cache
+def _install_guard() -> None:
+    """Watch all connections of this process; audit hooks cannot be removed, so a single one is installed."""
+
+    def check(event: str, values: tuple[object, ...]) -> None:
+        if not _offline or event not in _NETWORK_EVENTS:
+            return
+        if not hasattr(socket, "AF_UNIX") or getattr(values[0], "family", None) != socket.AF_UNIX:
+            raise OfflineError(
+                f"{_offline[-1]} needs the network, and --offline forbids it.",
+                "Leave out --offline, or name a file or folder with --from.",
+            )
+
+    sys.addaudithook(check)
+
+
+@contextmanager
+def no_network(what: str) -> Iterator[None]:
+    """In this block, no thread and no library can open a connection or look up a host.
+
+    Args:
+        what: What runs without the network, for the error.
+
+    Raises:
+        OfflineError: Something tried to use the network.
+    """
+    _install_guard()
+    _offline.append(what)
+    try:
+        yield
+    finally:
+        _offline.pop()
 
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A file that was downloaded or found on disk.
-
-    Attributes:
-        path: Its path.
-        origin: Its source.
-        is_users: Whether it is a file of the user, which must stay as it is.
-    """
+    """A file that was downloaded from its origin, or found on disk as a file of the user that must stay as it is."""
 
     path: Path
     origin: str
@@ -79,19 +112,17 @@ def download(
         TekapctlError: No source has the file; the message gives the reason for each.
     """
     make_folder(folder)
-    parts = {source: _part(folder, name, source) for source in sources}
-    remove_stale_parts(folder, name, parts)
+    remove_stale_parts(folder, name, sources)
     failures = []
-    for source, part in parts.items():
+    for source in sources:
+        part = _part(folder, name, source)
         try:
             found = _from(source, part, max_bytes, report, patience or Patience())
             if digest is not None and (actual := sha256(found.path)) != digest:
                 raise RefusedError(f"its SHA-256 is {actual}, not {digest}")
-        except RefusedError as error:
-            part.drop()
-            failures.append(f"{source}: {error}")
-        except BrokenError as error:
-            part.drop_if_useless()
+        except (RefusedError, BrokenError) as error:
+            if isinstance(error, RefusedError) or not part.known()[0]:  # it cannot be resumed
+                part.drop()
             failures.append(f"{source}: {error}")
         except OSError as error:
             failures.append(f"{source}: {error.strerror or error}")
@@ -167,25 +198,31 @@ def _part(folder: Path, name: str, source: str) -> Part:
     return Part(folder / f".{name}.{hashlib.sha256(source.encode(errors='surrogatepass')).hexdigest()}.part")
 
 
-def remove_stale_parts(folder: Path, name: str, parts: Mapping[str, Part] = MappingProxyType({})) -> None:
+def remove_stale_parts(folder: Path, name: str, sources: Sequence[str] = ()) -> None:
     """Delete unfinished downloads.
 
     Args:
         folder: The folder.
         name: The name of the file; the caller holds the lock for downloading it.
-        parts: Unfinished downloads to keep, by their sources, which are kept too.
+        sources: Sources whose unfinished downloads are kept; those in the folder are kept too.
     """
-    kept = {path for part in parts.values() for path in (part.path, part.note)}
-    sources = [path for path in map(local_path, parts) if path is not None and path.exists()]
+    parts = [_part(folder, name, source) for source in sources]
+    kept = {path for part in parts for path in (part.path, part.note)}
+    local = [path for path in map(local_path, sources) if path is not None and path.exists()]
     for path in folder.glob(f".{glob.escape(name)}.{'[0-9a-f]' * 64}.*"):
-        if path not in kept and not any(path.samefile(source) for source in sources):
+        if path not in kept and not any(path.samefile(source) for source in local):
             path.unlink(missing_ok=True)
 
 
 def _from(source: str, part: Part, max_bytes: int, report: Report, patience: Patience) -> Downloaded:
     path = local_path(source)
     if path is not None:
-        _check_file(path, max_bytes)
+        if not path.exists():
+            raise RefusedError("there is no such file")
+        if not path.is_file():
+            raise RefusedError("it is not a regular file")
+        if path.stat().st_size > max_bytes:
+            raise RefusedError(f"it is larger than {max_bytes:,} bytes")
         return Downloaded(path, source, is_users=True)
     check_address(source)
     ends = time.monotonic() + patience.deadline
@@ -198,12 +235,3 @@ def _from(source: str, part: Part, max_bytes: int, report: Report, patience: Pat
                 raise
         time.sleep(patience.pause * 2**attempt)
     return Downloaded(part.path, source, is_users=False)
-
-
-def _check_file(path: Path, max_bytes: int) -> None:
-    if not path.exists():
-        raise RefusedError("there is no such file")
-    if not path.is_file():
-        raise RefusedError("it is not a regular file")
-    if path.stat().st_size > max_bytes:
-        raise RefusedError(f"it is larger than {max_bytes:,} bytes")

@@ -13,11 +13,7 @@ from tekapctl.errors import UsageError
 
 @dataclass(frozen=True)
 class Home:
-    """The home folder; its parts are created when they are first needed.
-
-    Attributes:
-        root: The folder.
-    """
+    """The home folder, at `root`; its parts are created when they are first needed."""
 
     root: Path
 
@@ -99,22 +95,18 @@ def output_file(given: Path, home: Home, *, force: bool, what: str = "") -> Path
     """
     path = expand_user(str(given))
     found = _stat(path)
-    place = path.resolve() if path.is_symlink() else path
+    problem, remedy = "", "Choose a file with --output."
     if _is_kept(path.resolve(), home, is_there=found is not None):
-        raise UsageError(
-            f"{path}{what} is in {home.root}, where tekapctl keeps its own files.", "Choose a file elsewhere."
-        )
-    if found is None:
-        return place
-    if stat.S_ISDIR(found.st_mode):
-        raise UsageError(f"{path}{what} is a folder.", "Choose a file with --output.")
-    if not stat.S_ISREG(found.st_mode):
-        raise UsageError(
-            f"{path}{what} is a device, pipe or socket, not a regular file.", "Choose a file with --output."
-        )
-    if not force:
-        raise UsageError(f"{path}{what} already exists.", "Choose another --output, or replace it with --force.")
-    return place
+        problem, remedy = f"is in {home.root}, where tekapctl keeps its own files", "Choose a file elsewhere."
+    elif found is not None and stat.S_ISDIR(found.st_mode):
+        problem = "is a folder"
+    elif found is not None and not stat.S_ISREG(found.st_mode):
+        problem = "is a device, pipe or socket, not a regular file"
+    elif found is not None and not force:
+        problem, remedy = "already exists", "Choose another --output, or replace it with --force."
+    if problem:
+        raise UsageError(f"{path}{what} {problem}.", remedy)
+    return path.resolve() if path.is_symlink() else path
 
 
 def _stat(path: Path) -> os.stat_result | None:

@@ -1,68 +1,66 @@
 """Download a file from an untrusted web server, within a deadline, and resume unfinished downloads."""
 
+import functools
+import io
 import json
 import os
 import re
+import socket
+import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import requests
+from urllib3 import exceptions as wire
 
 from tekapctl.store.atomic import atomic_write
-from tekapctl.store.network import (
-    BrokenError,
-    Deadline,
-    DeadlineSession,
-    RefusedError,
-    request,
-    translating_http_errors,
-)
 
 Report = Callable[[int, int | None], None]
 """Receives the number of bytes so far, and the total if it is known."""
-
 _CHUNK = 1 << 18
+_MAX_REDIRECTS = 10
 _RETRY_LATER = (408, 425, 429)
 _SETTLED = timedelta(seconds=60)
 """Age from which a modification time identifies a version of a file (RFC 9110, 8.8.2.2)."""
 
 
+class RefusedError(Exception):
+    """A source offers something other than the file; trying again is of no use."""
+
+
+class BrokenError(Exception):
+    """A download failed; trying again may help."""
+
+
+def silent(_: int, __: int | None) -> None:
+    """Report nothing."""
+
+
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for servers.
+    """How long to wait for servers, in seconds."""
 
-    Attributes:
-        attempts: Number of attempts per source.
-        pause: Seconds before the second attempt, doubled for each further one.
-        connect: Seconds to connect.
-        silence: Seconds between two pieces of data.
-        answer: Seconds until the headers are complete.
-        slow: Seconds during which a server may be slower than `slowest`.
-        slowest: Bytes per second, averaged over the attempt, below which a server is given up.
-        deadline: Seconds for all attempts at one source.
-    """
-
-    attempts: int = 3
-    pause: float = 1.0
+    attempts: int = 3  # per source
+    pause: float = 1.0  # before the second attempt; doubled for each further one
     connect: float = 10.0
-    silence: float = 30.0
-    answer: float = 60.0
-    slow: float = 60.0
-    slowest: int = 1024
-    deadline: float = 6 * 3600.0
+    silence: float = 30.0  # between two pieces of data
+    answer: float = 60.0  # until the headers are complete
+    slow: float = 60.0  # for which a server may be slower than `slowest`
+    slowest: int = 1024  # bytes per second, averaged over the attempt
+    deadline: float = 6 * 3600.0  # for all attempts at one source
 
 
 @dataclass(frozen=True)
 class Part:
-    """An unfinished download from one address.
-
-    Attributes:
-        path: File with the bytes so far.
-    """
+    """An unfinished download from one address: its bytes so far, and a note of their version."""
 
     path: Path
 
@@ -91,18 +89,13 @@ class Part:
         self.path.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)
 
-    def drop_if_useless(self) -> None:
-        """Delete it if it cannot be resumed."""
-        if not self.known()[0]:
-            self.drop()
-
 
 def get(address: str, part: Part, *, max_bytes: int, report: Report, patience: Patience, ends: float) -> None:
     """Download a file, or the rest of it.
 
     Args:
         address: Its address.
-        part: Where its bytes go; the download is resumed if the server still has the same version of the file.
+        part: Receives the bytes; the download is resumed if the server still has the same version of the file.
         max_bytes: No more than this is ever written.
         report: Receives the progress.
         patience: How long to wait.
@@ -117,22 +110,16 @@ def get(address: str, part: Part, *, max_bytes: int, report: Report, patience: P
     headers = {"Accept-Encoding": "identity"}
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": version}
-    deadline = Deadline(min(ends, time.monotonic() + patience.answer))
-    timeout = (patience.connect, patience.silence)
     with (
-        translating_http_errors(),
-        DeadlineSession(deadline) as session,
-        request(session, address, headers, timeout) as response,
+        _translating_errors(),
+        _Session(min(ends, time.monotonic() + patience.answer)) as session,
+        session.follow(address, headers, (patience.connect, patience.silence)) as response,
     ):
-        deadline.ends = ends
-        if response.status_code == 206 and have:
-            total: int | None = _check_rest(response.headers, part, have, version)
-        elif response.status_code == 416 and have:
-            part.drop()
-            raise BrokenError("the unfinished download does not match the file")
+        session.ends = ends
+        if have and response.status_code in (206, 416):
+            total: int | None = _check_rest(response, part, have, version)
         elif response.status_code in (200, 203):
-            have = 0
-            total = _length(response.headers)
+            have, total = 0, _length(response.headers)
         elif response.status_code >= 500 or response.status_code in _RETRY_LATER:
             raise BrokenError(f"the server answered {response.status_code}")
         else:
@@ -143,14 +130,28 @@ def get(address: str, part: Part, *, max_bytes: int, report: Report, patience: P
             raise RefusedError(f"it claims to have {total:,} bytes, more than {max_bytes:,}")
         if not have:
             part.begin(_version(response.headers))
-        _store(response, part, have, total, max_bytes, report, patience)
+        with part.path.open("ab" if have else "wb") as file:
+            for piece in _pieces(response, patience):
+                have += len(piece)
+                if have > max_bytes:
+                    raise RefusedError(f"it has more than {max_bytes:,} bytes")
+                if total is not None and have > total:
+                    raise RefusedError(f"it has more than the {total:,} bytes that the server announced")
+                file.write(piece)
+                report(have, total)
+            file.flush()
+            os.fsync(file.fileno())
+        if total is not None and have < total:
+            raise BrokenError(f"it ended after {have:,} of {total:,} bytes")
 
 
-def _check_rest(headers: Mapping[str, str], part: Part, have: int, version: str) -> int:
+def _check_rest(response: requests.Response, part: Part, have: int, version: str) -> int:
     """Check that the response continues the unfinished download; returns the length of the file."""
-    found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", headers.get("Content-Range", ""), re.ASCII)
+    span = response.headers.get("Content-Range", "") if response.status_code == 206 else ""
+    found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", span, re.ASCII)
+    is_rest = found is not None and int(found[1]) == have and int(found[2]) + 1 == int(found[3])
     # Some servers do not know If-Range.
-    if found is None or int(found[1]) != have or int(found[2]) + 1 != int(found[3]) or _version(headers) != version:
+    if found is None or not is_rest or _version(response.headers) != version:
         part.drop()
         raise BrokenError("the unfinished download does not match the file")
     return int(found[3])
@@ -178,32 +179,139 @@ def _version(headers: Mapping[str, str]) -> str:
     return modified if is_settled and modified.isascii() and modified.isprintable() else ""
 
 
-def _store(
-    response: requests.Response,
-    part: Part,
-    have: int,
-    total: int | None,
-    max_bytes: int,
-    report: Report,
-    patience: Patience,
-) -> None:
-    began, first = time.monotonic(), have
-    # A body that ends early is kept; its length is checked below.
-    response.raw.enforce_content_length = False
-    with part.path.open("ab" if have else "wb") as file:
-        # read() would wait for full pieces, forever if the server sends them slowly.
-        while piece := response.raw.read1(_CHUNK):
-            have += len(piece)
-            if have > max_bytes:
-                raise RefusedError(f"it has more than {max_bytes:,} bytes")
-            if total is not None and have > total:
-                raise RefusedError(f"it has more than the {total:,} bytes that the server announced")
-            file.write(piece)
-            report(have, total)
-            elapsed = time.monotonic() - began
-            if elapsed > patience.slow and have - first < patience.slowest * elapsed:
-                raise BrokenError("the server is too slow")
-        file.flush()
-        os.fsync(file.fileno())
-    if total is not None and have < total:
-        raise BrokenError(f"it ended after {have:,} of {total:,} bytes")
+def _pieces(response: requests.Response, patience: Patience) -> Iterator[bytes]:
+    """The body as it arrives; read() would wait for full pieces, forever if the server sends them slowly."""
+    began, received = time.monotonic(), 0
+    response.raw.enforce_content_length = False  # a body that ends early is kept
+    while piece := response.raw.read1(_CHUNK):
+        yield piece
+        received, elapsed = received + len(piece), time.monotonic() - began
+        if elapsed > patience.slow and received < patience.slowest * elapsed:
+            raise BrokenError("the server is too slow")
+
+
+def check_address(address: str) -> None:
+    """Check that an address is a valid HTTP URL.
+
+    Raises:
+        RefusedError: It is not.
+    """
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname or ""
+        _ = parts.port  # raises if it is not a number
+        host.encode("idna")
+        address.encode()
+    except ValueError:  # includes UnicodeError
+        raise RefusedError("it is not a valid address") from None
+    if parts.scheme not in ("http", "https"):
+        raise RefusedError("it is not a web address")
+    if not host or not address.isprintable():
+        raise RefusedError("it is not a valid address")
+
+
+class _Session(requests.Session):
+    """Reads responses until `ends`, a time of the monotonic clock; a socket's own timeout restarts with each piece."""
+
+    def __init__(self, ends: float) -> None:
+        super().__init__()
+        self.ends = ends
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, _Adapter(self))
+
+    def get_redirect_target(self, _: requests.Response) -> None:
+        """Follow no redirects: `requests` would read their bodies, which may be endless."""
+
+    @contextmanager
+    def follow(
+        self, address: str, headers: Mapping[str, str], timeout: tuple[float, float]
+    ) -> Iterator[requests.Response]:
+        """Send a GET request and follow redirects."""
+        for _ in range(_MAX_REDIRECTS):
+            with self.get(address, headers=headers, stream=True, timeout=timeout) as response:
+                if not response.is_redirect:
+                    yield response
+                    return
+                try:
+                    address = urljoin(address, response.headers["Location"].encode("latin-1").decode())
+                    check_address(address)
+                except (ValueError, RefusedError):
+                    raise RefusedError("the server redirects to an address that is not valid") from None
+        raise RefusedError("the server redirects in a circle")
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    def __init__(self, session: _Session) -> None:
+        super().__init__()
+        self._answer = functools.partial(_Response, session)
+
+    def get_connection_with_tls_context(self, *values: Any, **named: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*values, **named)
+        pool.ConnectionCls = type("Connection", (pool.ConnectionCls,), {"response_class": self._answer})
+        return pool
+
+
+class _Response(HTTPResponse):
+    """Reads everything until the session's end: headers, `100 Continue`, a proxy's response and the body."""
+
+    def __init__(self, session: _Session, sock: socket.socket, *values: Any, **named: Any) -> None:
+        super().__init__(sock, *values, **named)
+        self.fp = io.BufferedReader(_Reader(session, sock, self.fp))
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, session: _Session, connection: socket.socket, file: io.BufferedIOBase) -> None:
+        self._session, self._connection, self._file = session, connection, file.detach()
+        self._timeout = connection.gettimeout()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._session.ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left if self._timeout is None else min(left, self._timeout))
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+_WORDS: dict[str, tuple[type[BaseException], ...]] = {
+    "the proxy refused or cannot be reached": (requests.exceptions.ProxyError, wire.ProxyError),
+    "the TLS connection failed": (ssl.SSLError, wire.SSLError),
+    "its host is unknown": (wire.NameResolutionError,),
+    "the connection failed": (wire.NewConnectionError, wire.ConnectTimeoutError),
+    "the server did not answer in time": (TimeoutError, wire.TimeoutError),
+    "the server closed the connection": (ConnectionError,),
+    "the server stopped sending or violated HTTP": (IncompleteRead, wire.IncompleteRead, wire.InvalidChunkLength),
+    "the server violated HTTP": (HTTPException, wire.ProtocolError, wire.InvalidHeader),
+}
+_FAILURES = (requests.RequestException, wire.HTTPError, HTTPException, ConnectionError, TimeoutError)
+
+
+@contextmanager
+def _translating_errors() -> Iterator[None]:
+    """Translate errors of the HTTP libraries."""
+    try:
+        yield
+    except ValueError as error:  # an invalid address, scheme or header; some are RequestExceptions too
+        raise RefusedError(_words(error)) from None
+    except _FAILURES as error:
+        raise BrokenError(_words(error)) from None
+
+
+def _words(error: BaseException) -> str:
+    chain = list(_chain(error))
+    known = (words for words, kinds in _WORDS.items() if any(isinstance(each, kinds) for each in chain))
+    return next(known, next(iter(str(error).splitlines()), type(error).__name__))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and the errors that it wraps."""
+    yield error
+    for inner in (*error.args, getattr(error, "reason", None)):
+        if isinstance(inner, BaseException):
+            yield from _chain(inner)

@@ -67,11 +67,7 @@ def read_published(path: Path) -> PublishedCheckpoint:
 
 
 def _check_tensors(path: Path, state: dict[str, Tensor]) -> None:
-    """Refuse tensors that are not dense arrays, or that claim more elements than the file holds.
-
-    Raises:
-        UsageError: There is such a tensor.
-    """
+    """Refuse tensors that are not dense arrays, or that claim more elements than the file holds."""
     claimed = 0
     for key, value in state.items():
         if value.layout != torch.strided or value.device.type != "cpu" or value.is_nested or value.is_quantized:
@@ -118,9 +114,6 @@ def _check_calls(path: Path) -> None:
     """Refuse pickles with calls that PyTorch's restricted unpickler allows but that can allocate any amount of memory.
 
     These are `bytearray`, and all functions that rebuild tensors other than plain tensors and parameters.
-
-    Raises:
-        UsageError: The file has such a call.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -150,18 +143,11 @@ def _unpickle(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = _refused_global(str(error))
-        if wanted:
-            problem = f"The checkpoint {path} would run {wanted} and was not loaded."
-        else:
-            problem = f"The checkpoint {path} is damaged or not a checkpoint."
-        raise UsageError(problem, "Use a file from a source that you trust, or a safetensors file.") from None
+        wanted = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
+        what = f"would run {wanted[1]} and was not loaded" if wanted else "is damaged or not a checkpoint"
+        remedy = "Use a file from a source that you trust, or a safetensors file."
+        raise UsageError(f"The checkpoint {path} {what}.", remedy) from None
     except Exception:  # hostile bytes can raise anything
         raise UsageError(
             f"The checkpoint {path} is damaged or not a checkpoint.", "Fetch it again, or name another file."
         ) from None
-
-
-def _refused_global(message: str) -> str | None:
-    found = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", message)
-    return found[1] if found else None

@@ -36,24 +36,15 @@ def is_locked(lock: Path) -> bool:
     """Whether a process holds a lock file; nothing is written, and concurrent checks do not disturb each other.
 
     The check itself holds a shared lock for microseconds, so whoever takes the lock should retry for a moment.
-
-    Args:
-        lock: The file; if it does not exist, nobody holds it.
     """
-    if fcntl is None:
-        return not _can_be_taken(lock)
-    try:
-        file = lock.open("rb")
-    except OSError:
-        return False
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:  # a file system without such locks, for which filelock has a workaround
-            return not _can_be_taken(lock)
-        return False
+    found = _try_lock(lock, shared=True)
+    if found is not None:
+        return not found
+    try:  # filelock has a workaround for systems without such locks
+        with FileLock(lock, timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
 
 
 def lock_shared(file: IO[bytes]) -> None:
@@ -65,21 +56,22 @@ def lock_shared(file: IO[bytes]) -> None:
 
 def is_in_use(path: Path) -> bool:
     """Whether a process holds a file with `lock_shared`; False where that cannot be detected."""
-    if fcntl is None or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-    return False
+    return path.is_file() and _try_lock(path, shared=False) is False
 
 
-def _can_be_taken(lock: Path) -> bool:
+def _try_lock(path: Path, *, shared: bool) -> bool | None:
+    """Whether a file can be locked, which a missing file can; None if the system has no such locks."""
+    if fcntl is None:
+        return None
     try:
-        with FileLock(lock, timeout=0):
-            return True
-    except (Timeout, OSError):
-        return False
+        file = path.open("rb")
+    except OSError:
+        return True
+    with file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return None
+    return True

@@ -38,11 +38,7 @@ WEIGHTS = {"last": "weights.safetensors", "best": "best.safetensors", "ema": "em
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a run.
-
-    Attributes:
-        path: The folder; its name is the run's id.
-    """
+    """The folder of a run; its name is the run's id."""
 
     path: Path
 
@@ -78,11 +74,9 @@ class Run:
         return self._ended() or "interrupted"
 
     def _ended(self) -> Literal["finished", "failed", "damaged"] | None:
-        if self.summary_problem() is not None:
-            return "damaged"
-        summary = self.summary()
+        summary, problem = self._read_summary()
         if summary is None:
-            return None
+            return None if problem is None else "damaged"
         return "failed" if summary.get("status") == "failed" else "finished"
 
     @property
@@ -126,11 +120,7 @@ class Run:
             raise TekapctlError(f"The folder of the run {self.id} was deleted while it ran.", "Start it again.")
 
     def write_weights(self, name: str, content: bytes) -> None:
-        """Write a file of weights atomically, and its checksum before it.
-
-        The checksum of the replaced file stays valid until the next write, so a crash in between does not make the run
-        look damaged.
-        """
+        """Write weights atomically, and their checksum before them; the replaced file's stays valid until then."""
         self.check_there()
         known = self._checksums()
         digest = hashlib.sha256(content).hexdigest()
@@ -139,11 +129,7 @@ class Run:
         atomic_write(self.path / name, content)
 
     def check_weights(self, path: Path, digest: str | None = None) -> None:
-        """Compare a file of weights with the checksum that was written with it.
-
-        Args:
-            path: The file.
-            digest: Its SHA-256, if it is already known.
+        """Compare a file of weights, or its SHA-256 if that is known, with the checksum that was written with it.
 
         Raises:
             UsageError: The checksums differ or are damaged.
@@ -224,16 +210,20 @@ class Run:
 
     def summary(self) -> dict[str, Any] | None:
         """The results of the run, if it has ended and its summary is valid."""
-        return None if self.summary_problem() is not None else self._read_table("summary.json")
+        return self._read_summary()[0]
 
     def summary_problem(self) -> str | None:
         """What is wrong with the summary; None if it is valid or missing."""
+        return self._read_summary()[1]
+
+    def _read_summary(self) -> tuple[dict[str, Any] | None, str | None]:
         if not os.path.lexists(self.path / "summary.json"):
-            return None
+            return None, None
         found = self._read_table("summary.json")
         if found is None:
-            return "it cannot be read"
-        return None if found.get("status") == "failed" else problem_of(found)
+            return None, "it cannot be read"
+        problem = None if found.get("status") == "failed" else problem_of(found)
+        return (None, problem) if problem else (found, None)
 
     def _read_table(self, name: str) -> dict[str, Any] | None:
         """The object in one of the run's JSON files; None if it is missing or damaged."""

@@ -25,11 +25,7 @@ _START_SECONDS = 30.0
 
 
 class Runs:
-    """All runs of a home.
-
-    Args:
-        folder: The folder that holds them.
-    """
+    """All runs in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,7 +35,7 @@ class Runs:
         """Create a run with its first files, atomically and locked by this process.
 
         Its id consists of the time, the label and a few random letters. Ids sort by age: if the newest run is not older
-        than the current second (the clock went back, or that run has just started), its time plus one second is used.
+        than the current second, its time plus one second is used.
 
         Args:
             label: Describes the run.

@@ -34,19 +34,12 @@ _CHECK_EVERY = 2**24
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that a cache's records depend on; equal identities share a cache.
+    """Everything that a cache's records depend on; equal identities share a cache."""
 
-    Attributes:
-        name: A readable name, not part of the key.
-        values: What the records depend on, as plain values.
-        records: Maximum number of records.
-        words: Number of 32-bit words in a record, without its checksum.
-    """
-
-    name: str
+    name: str  # for people, not part of the key
     values: Mapping[str, str | int]
-    records: int
-    words: int
+    records: int  # the maximum number of records
+    words: int  # 32-bit words in a record, without its checksum
 
     @property
     def text(self) -> str:
@@ -113,14 +106,7 @@ class TeacherCache:
         )
 
     def read(self, indices: Indices) -> tuple[Words, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-        """Read records.
-
-        Args:
-            indices: Numbers of the records.
-
-        Returns:
-            The records, and which of them are valid; the others have arbitrary content.
-        """
+        """The records with some numbers, and which of them are valid; the others have arbitrary content."""
         rows = self._records[indices]
         words = rows[:, :-1]
         return words, rows[:, -1] == self._sums(indices, words)

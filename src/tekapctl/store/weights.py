@@ -63,12 +63,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_into(network: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
-    """Load a state dict that must fit the network exactly.
-
-    Args:
-        network: The network.
-        state: The weights by name.
-        source: Where the weights are from, for the error.
+    """Load a state dict, which must fit the network exactly; errors name its source.
 
     Raises:
         UsageError: Names or shapes differ (the message says which), or a value is not finite.
@@ -101,10 +96,6 @@ def load_into(network: nn.Module, state: dict[str, Tensor], *, source: str) -> N
 def classifier_shape(state: dict[str, Tensor], source: str) -> tuple[int, int]:
     """The numbers of classes and of input channels of a classifier, from the shapes of its weights.
 
-    Args:
-        state: The weights by name.
-        source: Where the weights are from, for the error.
-
     Raises:
         UsageError: They are not weights of an image classifier.
     """
@@ -126,14 +117,7 @@ def classifier_shape(state: dict[str, Tensor], source: str) -> tuple[int, int]:
 
 
 class MemoryBudget(TorchDispatchMode):
-    """Limits the memory of new tensors, before they are filled.
-
-    The arguments in a file can ask for a network of any size.
-
-    Args:
-        max_bytes: Limit for all new tensors together.
-        source: Where the arguments are from, for the error.
-    """
+    """Limits the memory of all new tensors together: the arguments in a file can ask for a network of any size."""
 
     def __init__(self, max_bytes: int, source: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -3,7 +3,6 @@
 import io
 import pickle
 import pickletools
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
@@ -11,8 +10,8 @@ import numpy as np
 import torch
 
 from tekapctl.data.fetching import PublishedFile
-from tekapctl.data.image_set import ImageSet, Splits
-from tekapctl.data.spec import DATASETS, DataSpec, Shape, find_folder
+from tekapctl.data.in_memory import InMemorySpec, Part, reading, refusing_damage
+from tekapctl.data.spec import DATASETS, Shape
 from tekapctl.errors import UsageError
 from tekapctl.store.archive import members
 
@@ -21,50 +20,36 @@ MAX_FILE = 256 * 2**20
 MAX_OPCODES = 2_000_000
 
 
-class CIFAR(DataSpec):
-    """The two CIFAR data sets."""
+class CIFAR(InMemorySpec):
+    """The two CIFAR data sets, read from the archive or from its unpacked files."""
 
     padding: int = 4
     flip: bool = True
-
-    inner: ClassVar[str]
-    """Folder in the published archive that holds the files."""
-    archive: ClassVar[str]
     train_files: ClassVar[tuple[str, ...]]
-    test_file: ClassVar[str]
-    meta_file: ClassVar[str]
-    label_key: ClassVar[str]
-    names_key: ClassVar[str]
-    mean: ClassVar[tuple[float, ...]]
-    std: ClassVar[tuple[float, ...]]
+    other_files: ClassVar[tuple[str, str]]
+    """The test file and the file with the class names."""
+    prefix: ClassVar[str]
+    """Of the keys for labels and their names."""
 
-    def load(self, downloads: Path, *, offline: bool = False) -> Splits:
-        """Load both sets from the archive or from its unpacked files."""
-        needed = [*self.train_files, self.test_file, self.meta_file]
-        folder = find_folder(self, downloads, [*needed, self.archive], self.inner)
-        if not (folder / self.train_files[0]).is_file() and (folder / self.archive).is_file():
-            content = _from_archive(folder / self.archive, self.inner, needed)
+    def read(self, folder: Path) -> tuple[Part, Part, tuple[str, ...]]:
+        """Read the pickled batches."""
+        needed, archive = [*self.train_files, *self.other_files], folder / self.published[0].name
+        if not (folder / needed[0]).is_file() and archive.is_file():
+            content = _from_archive(archive, self.inner, needed)
         else:
-            content = {name: _from_folder(folder, name) for name in needed}
-        try:
-            classes = _names(content[self.meta_file][self.names_key])
-            train = [content[name] for name in self.train_files]
-            return Splits(self._part(train, classes), self._part([content[self.test_file]], classes))
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-            raise UsageError(f"The files in {folder} are damaged: {error}.", "Fetch them again.") from None
+            content = {name: _from_folder(folder / name) for name in needed}
+        test, meta = (content[name] for name in self.other_files)
+        train = [content[name] for name in self.train_files]
+        return self._part(train), self._part([test]), _names(meta[f"{self.prefix}label_names"])
 
-    def _part(self, batches: list[dict[str, Any]], classes: tuple[str, ...]) -> ImageSet:
+    def _part(self, batches: list[dict[str, Any]]) -> Part:
         pixels = np.concatenate([_pixels(batch["data"]) for batch in batches])
-        labels = np.concatenate([_labels(batch[self.label_key]) for batch in batches])
-        images = torch.from_numpy(pixels.reshape(-1, 3, 32, 32))
-        return ImageSet(images, torch.from_numpy(labels), classes, self.mean, self.std)
+        labels = np.concatenate([_labels(batch[f"{self.prefix}labels"]) for batch in batches])
+        return torch.from_numpy(pixels.reshape(-1, 3, 32, 32)), torch.from_numpy(labels)
 
-    def published_files(self) -> Sequence[PublishedFile]:
-        """The archive."""
-        from torchvision import datasets
 
-        known = getattr(datasets, self.name.upper())
-        return [PublishedFile(self.archive, [known.url], MAX_ARCHIVE, known.tgz_md5)]
+def _published(name: str, md5: str) -> tuple[PublishedFile, ...]:
+    return (PublishedFile(name, [f"https://www.cs.toronto.edu/~kriz/{name}"], MAX_ARCHIVE, md5),)
 
 
 @DATASETS.register("cifar10")
@@ -72,19 +57,15 @@ class CIFAR10(CIFAR):
     """Ten classes."""
 
     name: Literal["cifar10"] = "cifar10"
-    inner: ClassVar[str] = "cifar-10-batches-py"
-    archive: ClassVar[str] = "cifar-10-python.tar.gz"
-    train_files: ClassVar[tuple[str, ...]] = tuple(f"data_batch_{number}" for number in range(1, 6))
-    test_file: ClassVar[str] = "test_batch"
-    meta_file: ClassVar[str] = "batches.meta"
-    label_key: ClassVar[str] = "labels"
-    names_key: ClassVar[str] = "label_names"
-    mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
-    std: ClassVar[tuple[float, ...]] = (0.2470, 0.2435, 0.2616)
-
-    def shape(self, downloads: Path) -> Shape:
-        """50,000 training images and 10,000 test images."""
-        return Shape(50_000, 10_000, 10, 3, 32, 32)
+    published: ClassVar = _published("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
+    published_shape: ClassVar = Shape(50_000, 10_000, 10, 3, 32, 32)
+    inner: ClassVar = "cifar-10-batches-py"
+    train_files: ClassVar = tuple(f"data_batch_{number}" for number in range(1, 6))
+    other_files: ClassVar = ("test_batch", "batches.meta")
+    file_names: ClassVar = (*train_files, *other_files, published[0].name)
+    prefix: ClassVar = ""
+    mean: ClassVar = (0.4914, 0.4822, 0.4465)
+    std: ClassVar = (0.2470, 0.2435, 0.2616)
 
 
 @DATASETS.register("cifar100")
@@ -92,19 +73,15 @@ class CIFAR100(CIFAR):
     """A hundred classes."""
 
     name: Literal["cifar100"] = "cifar100"
-    inner: ClassVar[str] = "cifar-100-python"
-    archive: ClassVar[str] = "cifar-100-python.tar.gz"
-    train_files: ClassVar[tuple[str, ...]] = ("train",)
-    test_file: ClassVar[str] = "test"
-    meta_file: ClassVar[str] = "meta"
-    label_key: ClassVar[str] = "fine_labels"
-    names_key: ClassVar[str] = "fine_label_names"
-    mean: ClassVar[tuple[float, ...]] = (0.5071, 0.4867, 0.4408)
-    std: ClassVar[tuple[float, ...]] = (0.2675, 0.2565, 0.2761)
-
-    def shape(self, downloads: Path) -> Shape:
-        """50,000 training images and 10,000 test images."""
-        return Shape(50_000, 10_000, 100, 3, 32, 32)
+    published: ClassVar = _published("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85")
+    published_shape: ClassVar = Shape(50_000, 10_000, 100, 3, 32, 32)
+    inner: ClassVar = "cifar-100-python"
+    train_files: ClassVar = ("train",)
+    other_files: ClassVar = ("test", "meta")
+    file_names: ClassVar = (*train_files, *other_files, published[0].name)
+    prefix: ClassVar = "fine_"
+    mean: ClassVar = (0.5071, 0.4867, 0.4408)
+    std: ClassVar = (0.2675, 0.2565, 0.2761)
 
 
 def _pixels(found: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -197,23 +174,17 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _unpickle(content: bytes, where: str) -> dict[str, Any]:
-    try:
+    with refusing_damage(f"The file {where} is"):
         _check_pickle(content)
         found = _ArraysOnly(content).load()
-    except Exception as error:  # hostile bytes can raise anything
-        raise UsageError(f"The file {where} is damaged: {error}.", "Fetch it again.") from None
-    if not isinstance(found, dict):
-        raise UsageError(f"The file {where} is damaged: it holds no dictionary.", "Fetch it again.")
-    return {key: getattr(value, "plain", value) for key, value in found.items()}
+        if not isinstance(found, dict):
+            raise pickle.UnpicklingError("it holds no dictionary")
+        return {key: getattr(value, "plain", value) for key, value in found.items()}
 
 
-def _from_folder(folder: Path, name: str) -> dict[str, Any]:
-    path = folder / name
-    if not path.is_file():
-        raise UsageError(f"The file {name} is missing in {folder}.", "Add it, or fetch the data set.")
-    if path.stat().st_size > MAX_FILE:
-        raise UsageError(f"The file {path} is larger than expected.", "Fetch it again.")
-    return _unpickle(path.read_bytes(), str(path))
+def _from_folder(path: Path) -> dict[str, Any]:
+    with reading(path, MAX_FILE):
+        return _unpickle(path.read_bytes(), str(path))
 
 
 def _from_archive(archive: Path, inner: str, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -225,7 +196,6 @@ def _from_archive(archive: Path, inner: str, names: list[str]) -> dict[str, dict
         if member.size > MAX_FILE:
             raise UsageError(f"{member.path} in {archive} is larger than expected.", "Use another archive.")
         found[name] = _unpickle(member.read(), f"{archive}:{member.path}")
-    missing = [name for name in names if name not in found]
-    if missing:
+    if missing := [name for name in names if name not in found]:
         raise UsageError(f"The archive {archive} has no {', '.join(missing)}.", "Fetch it again with --force.")
     return found

@@ -4,94 +4,69 @@ import gzip
 import math
 import struct
 import sys
-import zlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from tekapctl.data.fetching import PublishedFile
-from tekapctl.data.image_set import ImageSet, Splits
-from tekapctl.data.spec import DATASETS, DataSpec, Shape, find_folder
+from tekapctl.data.in_memory import InMemorySpec, Part, reading
+from tekapctl.data.spec import DATASETS, Shape
 from tekapctl.errors import UsageError
 
-CLASSES = (
-    "T-shirt/top",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
-)
-FILES = tuple(f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
+CLASSES = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+_ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+_MD5 = {
+    "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+FILES = tuple(_MD5)
 MAX_BYTES = 64 * 2**20
-MAX_PIXELS = 64 * 2**20
 _MAX_LABELS = 2**20
 _BYTES = 8
 """The IDX format's number for unsigned bytes."""
 
 
 @DATASETS.register("fashion-mnist")
-class FashionMNIST(DataSpec):
+class FashionMNIST(InMemorySpec):
     """Read from `folder`, from the fetched data sets, or from Debian's package `dataset-fashion-mnist`."""
 
     name: Literal["fashion-mnist"] = "fashion-mnist"
     padding: int = 4
     flip: bool = True
+    published: ClassVar = tuple(
+        PublishedFile(f"{name}.gz", [f"{_ADDRESS}/{name}.gz"], MAX_BYTES, md5) for name, md5 in _MD5.items()
+    )
+    published_shape: ClassVar = Shape(60_000, 10_000, 10, 1, 28, 28)
+    file_names: ClassVar = (*FILES, *(f"{name}.gz" for name in FILES))
+    inner: ClassVar = "FashionMNIST/raw"
+    elsewhere: ClassVar = tuple(
+        Path(root) / "share/datasets/fashion-mnist" for root in dict.fromkeys([sys.prefix, "/usr/local", "/usr"])
+    )
+    mean: ClassVar = (0.2860,)
+    std: ClassVar = (0.3530,)
 
-    def shape(self, downloads: Path) -> Shape:
-        """60,000 training images and 10,000 test images."""
-        return Shape(60_000, 10_000, 10, 1, 28, 28)
-
-    def load(self, downloads: Path, *, offline: bool = False) -> Splits:
-        """Load both sets."""
-        system = [
-            Path(root) / "share/datasets/fashion-mnist" for root in dict.fromkeys([sys.prefix, "/usr/local", "/usr"])
-        ]
-        folder = find_folder(self, downloads, [*FILES, *(f"{name}.gz" for name in FILES)], "FashionMNIST/raw", system)
-        train_images, train_labels, test_images, test_labels = (_read(folder, name) for name in FILES)
-
-        def part(images: torch.Tensor, labels: torch.Tensor) -> ImageSet:
-            if images.dim() != 3 or labels.dim() != 1:
-                raise UsageError(
-                    f"The files in {folder} are damaged: they hold no images with labels.", "Fetch them again."
-                )
-            return ImageSet(images.unsqueeze(1), labels.long(), CLASSES, (0.2860,), (0.3530,))
-
-        return Splits(part(train_images, train_labels), part(test_images, test_labels))
-
-    def published_files(self) -> Sequence[PublishedFile]:
-        """Images and labels of both sets."""
-        from torchvision.datasets import FashionMNIST as Published
-
-        return [
-            PublishedFile(name, [f"{base.rstrip('/')}/{name}" for base in Published.mirrors], MAX_BYTES, md5)
-            for name, md5 in Published.resources
-        ]
+    def read(self, folder: Path) -> tuple[Part, Part, tuple[str, ...]]:
+        """Read the IDX files."""
+        train, train_labels, test, test_labels = (_read(folder, name) for name in FILES)
+        return (train.unsqueeze(1), train_labels.long()), (test.unsqueeze(1), test_labels.long()), CLASSES
 
 
-def _read(folder: Path, name: str) -> torch.Tensor:
+def _read(folder: Path, name: str) -> Tensor:
     """Read the images or labels of an IDX file, which may be compressed."""
     plain, packed = folder / name, folder / f"{name}.gz"
     path = plain if plain.is_file() else packed
-    if not path.is_file():
-        raise UsageError(f"The file {name} or {name}.gz is missing in {folder}.", "Add it, or fetch the data set.")
-    try:
-        with path.open("rb") if path is plain else gzip.open(path) as file:
-            zeros, kind, dimensions = struct.unpack(">HBB", file.read(4))
-            shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
-            if zeros or kind != _BYTES or not 1 <= dimensions <= 3 or 0 in shape:
-                raise ValueError
-            if math.prod(shape) > (MAX_PIXELS if dimensions > 1 else _MAX_LABELS):
-                raise UsageError(f"{path} is larger than expected.", "Fetch it again.")
-            content = bytearray(file.read(math.prod(shape) + 1))
-            if len(content) != math.prod(shape):
-                raise ValueError
-    except (OSError, EOFError, zlib.error, ValueError, struct.error):
-        raise UsageError(f"The file {path} is damaged.", "Fetch it again with `tekapctl fetch --force`.") from None
-    return torch.frombuffer(content, dtype=torch.uint8).view(shape)
+    with reading(path, MAX_BYTES), path.open("rb") if path is plain else gzip.open(path) as file:
+        zeros, kind, dimensions = struct.unpack(">HBB", file.read(4))
+        shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
+        if zeros or kind != _BYTES or not 1 <= dimensions <= 3 or 0 in shape:
+            raise ValueError("it is no IDX file of bytes")
+        if math.prod(shape) > (MAX_BYTES if dimensions > 1 else _MAX_LABELS):
+            raise UsageError(f"{path} is larger than expected.", "Fetch it again.")
+        content = bytearray(file.read(math.prod(shape) + 1))
+        if len(content) != math.prod(shape):
+            raise ValueError("it does not have the length that it states")
+        return torch.frombuffer(content, dtype=torch.uint8).view(shape)

@@ -10,8 +10,6 @@ from tekapctl.data.files.listing import Listing, list_images
 from tekapctl.data.image_files import ImageFilesSpec
 from tekapctl.data.spec import DATASETS
 from tekapctl.errors import UsageError
-from tekapctl.store.download import silent
-from tekapctl.store.http import Report
 
 
 class ClassFolders(ImageFilesSpec):
@@ -47,6 +45,6 @@ class FolderImages(ClassFolders):
             raise UsageError("The data set folder needs a folder.", "Write it as --dataset folder:PATH.")
         return self.listing_of(Path(self.absolute_folder))
 
-    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
+    def fetch(self, downloads: Path, **_: Any) -> str:
         """Nothing to do."""
         return "is a folder of yours, nothing to fetch"

@@ -19,8 +19,8 @@ from tekapctl.data.files.decoding import SUFFIXES
 from tekapctl.data.files.listing import Listing, count, few, images_under
 from tekapctl.data.spec import DATASETS
 from tekapctl.errors import TekapctlError, UsageError, require
-from tekapctl.store.download import local_path, silent
-from tekapctl.store.http import Report
+from tekapctl.store.download import local_path
+from tekapctl.store.http import Report, silent
 
 _REPOSITORY = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<config>[\w.-]+))?(?::(?P<label>[\w.-]+))?")
 _TESTED = ("test", "validation", "valid", "val", "dev")
@@ -75,11 +75,7 @@ class HubImages(ClassFolders):
         return downloads / "--".join(part for part in parts if part)
 
     def listing(self, downloads: Path) -> Listing:
-        """The fetched files.
-
-        Raises:
-            UsageError: It has not been fetched.
-        """
+        """The fetched files."""
         folder = self.location(downloads)
         if not folder.is_dir():
             raise UsageError(
@@ -91,16 +87,8 @@ class HubImages(ClassFolders):
     def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
         """Copy its images, unchanged, into train/CLASS, and into test/CLASS if it has a labelled test set.
 
-        Args:
-            downloads: Where data sets are kept.
-            force: Fetch it again even if it is there.
-            source: A folder in any layout that the library `datasets` reads (Parquet, Arrow, WebDataset) to take it
-                from. Default: the hub.
-            report: Not used; the library shows its own progress.
-
-        Raises:
-            UsageError: It has no images with classes, or the library is not installed.
-            TekapctlError: It could not be downloaded.
+        `source` may be a folder in any layout that the library `datasets` reads: Parquet, Arrow, WebDataset. The
+        library shows its own progress.
         """
         return replace_folder(
             self.location(downloads),
@@ -110,11 +98,7 @@ class HubImages(ClassFolders):
         )
 
     def check(self, folder: Path) -> str:
-        """Count the images of a fetched set.
-
-        Raises:
-            UsageError: There are not at least two class folders.
-        """
+        """Count the images of a fetched set, which must have two class folders or more."""
         found = images_under(folder)
         names = [path.relative_to(folder).parts for path in found]
         classes = {parts[1] for parts in names if parts[0] == "train" and len(parts) > 2}
@@ -124,10 +108,18 @@ class HubImages(ClassFolders):
 
     def _load(self, source: str | None) -> Any:
         repo, config, _ = self._parts
-        place = repo if source is None else str(self._local(source))
+        if source is not None:
+            path = local_path(source)
+            # The library would look up anything else on the hub.
+            if path is None or not path.is_dir():
+                raise UsageError(
+                    f"{self.described} could not be fetched: there is no folder {source!r}.",
+                    "Name a folder of its files with --from, or leave --from out to use the hub.",
+                )
+            repo = str(path.resolve())
         datasets = require("hf", "datasets")
         try:
-            return datasets.load_dataset(place, config)
+            return datasets.load_dataset(repo, config)
         except UsageError:
             raise
         except Exception as error:  # reading downloaded files may raise anything
@@ -137,28 +129,18 @@ class HubImages(ClassFolders):
                 "Check its name, its @CONFIG and the network, or name a folder of its files with --from.",
             ) from None
 
-    def _local(self, source: str) -> Path:
-        """The folder that the user named; the library would look up anything else on the hub."""
-        path = local_path(source)
-        if path is None or not path.is_dir():
-            raise UsageError(
-                f"{self.described} could not be fetched: there is no folder {source!r}.",
-                "Name a folder of its files with --from, or leave --from out to use the hub.",
-            )
-        return path.resolve()
-
     def _write(self, found: Any, new: Path) -> None:
         if "train" not in found:
             raise UsageError(f"{self.described} has no split named train, only {few(found)}.", "Use another data set.")
         features = found["train"].features
         image, label = self._image_column(features), self._label_column(features)
-        classes = _Classes()
-        if not _copy(found["train"], image, label, classes, new / "train"):
+        owners: dict[str, str] = {}
+        if not _copy(found["train"], image, label, owners, new / "train"):
             raise UsageError(f"{self.described} has no images with a class in {label}.", "Name another column.")
         for name in _TESTED:
             # Published test sets may come without classes.
             has_labels = name in found and label in found[name].features
-            if has_labels and _copy(found[name], image, label, classes, new / "test"):
+            if has_labels and _copy(found[name], image, label, owners, new / "test"):
                 return
 
     def _image_column(self, features: Any) -> str:
@@ -177,40 +159,32 @@ class HubImages(ClassFolders):
             return label
         labels = [name for name, kind in features.items() if type(kind).__name__ == "ClassLabel"]
         labels = labels or [name for name in features if name in _LABELS]
-        if len(labels) != 1:
-            what = (
-                f"several class columns: {', '.join(labels)}" if labels else "no column that is known to hold classes"
-            )
-            raise UsageError(
-                f"{self.described} has {what}.",
-                f"Append one of {', '.join(labels or features)} after a colon: {self.described}:COLUMN.",
-            )
-        return labels[0]
+        if len(labels) == 1:
+            return labels[0]
+        known = ", ".join(labels)
+        raise UsageError(
+            f"{self.described} has {f'several class columns: {known}' if labels else 'no known class column'}.",
+            f"Append one of {known or ', '.join(features)} after a colon: {self.described}:COLUMN.",
+        )
 
 
-class _Classes:
-    """Gives each class a folder name."""
-
-    def __init__(self) -> None:
-        self._owners: dict[str, str] = {}
-
-    def folder(self, name: str) -> str:
-        """A class's name without characters that folder names cannot have."""
-        folder = re.sub(r'[/\\:*?"<>|\0]', "_", name).strip(". ") or "_"
-        owner = self._owners.setdefault(folder.casefold(), name)
-        if owner != name:
-            raise UsageError(f"The classes {owner!r} and {name!r} need the same folder name.", "Rename one of them.")
-        return folder
+def _folder_name(name: str, owners: dict[str, str]) -> str:
+    """A class's name without characters that folder names cannot have; `owners` has the class of each folder."""
+    folder = re.sub(r'[/\\:*?"<>|\0]', "_", name).strip(". ") or "_"
+    owner = owners.setdefault(folder.casefold(), name)
+    if owner != name:
+        raise UsageError(f"The classes {owner!r} and {name!r} need the same folder name.", "Rename one of them.")
+    return folder
 
 
-def _copy(rows: Any, image: str, label: str, classes: _Classes, folder: Path) -> int:
+def _copy(rows: Any, image: str, label: str, owners: dict[str, str], folder: Path) -> int:
     """Write the images that have a class into class folders; returns their number."""
     names = getattr(rows.features[label], "names", None)
     written = 0
     for number, (content, given, value) in enumerate(_contents(rows, image, label)):
         if value is None or (names and not 0 <= value < len(names)):
             continue
-        place = folder / classes.folder(names[value] if names else str(value))
+        place = folder / _folder_name(names[value] if names else str(value), owners)
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{number:07d}{_suffix(content, given)}").write_bytes(content)
         written += 1

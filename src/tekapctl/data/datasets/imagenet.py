@@ -1,16 +1,15 @@
 """ImageNet (ILSVRC 2012): 1.28 million photographs in 1,000 classes (Russakovsky et al., IJCV 2015)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from tekapctl.data.fetching import PublishedFile
 from tekapctl.data.files.listing import Listing, images_under
 from tekapctl.data.image_files import ImageFilesSpec, Mean, Std
 from tekapctl.data.spec import DATASETS, Shape
 from tekapctl.errors import UsageError
-from tekapctl.store.download import silent
-from tekapctl.store.http import Report
 
 
 @DATASETS.register("imagenet")
@@ -44,7 +43,7 @@ class ImageNet(ImageFilesSpec):
             )
         return _list(folder)
 
-    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
+    def published_files(self) -> Sequence[PublishedFile]:
         """Refuse: it cannot be downloaded automatically.
 
         Raises:

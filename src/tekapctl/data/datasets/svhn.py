@@ -5,15 +5,14 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from tekapctl.data.fetching import PublishedFile
-from tekapctl.data.image_set import ImageSet, Splits, channel_statistics, histogram
-from tekapctl.data.spec import DATASETS, DataSpec, Shape, find_folder
-from tekapctl.errors import UsageError, require
+from tekapctl.data.in_memory import InMemorySpec, Part, reading
+from tekapctl.data.spec import DATASETS, Shape
+from tekapctl.errors import require
 
 MAX_BYTES = 512 * 2**20
 MAX_UNPACKED = 256 * 2**20
@@ -24,55 +23,46 @@ _COMPRESSED = 15
 _PIECE = 1 << 20
 
 
+_FILES = {"train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373", "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3"}
+
+
 @DATASETS.register("svhn")
-class SVHN(DataSpec):
+class SVHN(InMemorySpec):
     """The cropped digits without the `extra` split; reading its MATLAB files needs the extra `svhn`."""
 
     name: Literal["svhn"] = "svhn"
     padding: int = 4
     flip: bool = False
+    published: ClassVar = tuple(
+        PublishedFile(name, [f"http://ufldl.stanford.edu/housenumbers/{name}"], MAX_BYTES, md5)
+        for name, md5 in _FILES.items()
+    )
+    published_shape: ClassVar = Shape(73_257, 26_032, 10, 3, 32, 32)
+    file_names: ClassVar = tuple(_FILES)
+    inner: ClassVar = "SVHN"
 
-    def shape(self, downloads: Path) -> Shape:
-        """73,257 training images and 26,032 test images."""
-        return Shape(73_257, 26_032, 10, 3, 32, 32)
-
-    def load(self, downloads: Path, *, offline: bool = False) -> Splits:
-        """Load both sets."""
-        names = ["train_32x32.mat", "test_32x32.mat"]
-        folder = find_folder(self, downloads, names, "SVHN")
-        (train, train_labels), (test, test_labels) = (self._part(folder / name) for name in names)
-        mean, std = channel_statistics(histogram(train))
-        classes = tuple("0123456789")
-        return Splits(
-            ImageSet(train, train_labels, classes, mean, std), ImageSet(test, test_labels, classes, mean, std)
-        )
-
-    def _part(self, path: Path) -> tuple[Tensor, Tensor]:
-        if not path.is_file():
-            raise UsageError(f"The file {path.name} is missing in {path.parent}.", "Add it, or fetch the data set.")
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path} is larger than expected.", "Fetch it again.")
-        matlab: Any = require("svhn", "scipy.io")
-        try:
-            _check_size(path)
-            # Elements other than plain arrays may claim any size.
-            if any(kind not in _NUMBERS for name, _, kind in matlab.whosmat(path) if name in ("X", "y")):
-                raise ValueError("X or y is not an array of numbers")
-            found = matlab.loadmat(path, variable_names=["X", "y"])
-            images = torch.from_numpy(found["X"]).permute(3, 2, 0, 1).contiguous()
-            # The digit 0 is class 10 in the files.
-            labels = torch.from_numpy(found["y"].astype("int64")).flatten() % 10
-            return images, labels
-        except Exception as error:  # damaged files can raise anything
-            raise UsageError(f"The file {path} is damaged: {error}.", "Fetch it again with --force.") from None
+    def read(self, folder: Path) -> tuple[Part, Part, tuple[str, ...]]:
+        """Read the MATLAB files."""
+        train, test = (_part(folder / name) for name in _FILES)
+        return train, test, tuple("0123456789")
 
     def published_files(self) -> Sequence[PublishedFile]:
-        """Both files."""
-        from torchvision import datasets
-
+        """Both files; they are not fetched if they could not be read."""
         require("svhn", "scipy.io")
-        files = [datasets.SVHN.split_list[part] for part in ("train", "test")]
-        return [PublishedFile(name, [address], MAX_BYTES, md5) for address, name, md5 in files]
+        return self.published
+
+
+def _part(path: Path) -> Part:
+    with reading(path, MAX_BYTES):
+        matlab: Any = require("svhn", "scipy.io")
+        _check_size(path)
+        # Elements other than plain arrays may claim any size.
+        if any(kind not in _NUMBERS for name, _, kind in matlab.whosmat(path) if name in ("X", "y")):
+            raise ValueError("X or y is not an array of numbers")
+        found = matlab.loadmat(path, variable_names=["X", "y"])
+        images = torch.from_numpy(found["X"]).permute(3, 2, 0, 1).contiguous()
+        # The digit 0 is class 10 in the files.
+        return images, torch.from_numpy(found["y"].astype("int64")).flatten() % 10
 
 
 def _check_size(path: Path) -> None:

@@ -1,23 +1,23 @@
 """MobileNetV2 of half width for small images: Sandler et al., CVPR 2018."""
 
+from functools import partial
 from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tekapctl.models.network import Maps, Network, batch_norms, conv, init_spatial_fan_out, pool
+from tekapctl.models.network import Maps, Network, batch_norms, conv, init_spatial_fan_out, pool, stack
 from tekapctl.models.zoo import NETWORKS, Entry
 
-EXPANSION = 6
 # Expansion, channels, blocks and stride of each stage, at half of the paper's width.
 STAGES = (
     (1, 8, 1, 1),
-    (EXPANSION, 12, 2, 1),
-    (EXPANSION, 16, 3, 2),
-    (EXPANSION, 32, 4, 2),
-    (EXPANSION, 48, 3, 1),
-    (EXPANSION, 80, 3, 2),
-    (EXPANSION, 160, 1, 1),
+    (6, 12, 2, 1),
+    (6, 16, 3, 2),
+    (6, 32, 4, 2),
+    (6, 48, 3, 1),
+    (6, 80, 3, 2),
+    (6, 160, 1, 1),
 )
 EMBEDDING = 1280
 FEATURE_MAP_STAGES = (1, 2, 4, 6)
@@ -27,7 +27,7 @@ FEATURE_MAP_STAGES = (1, 2, 4, 6)
 class InvertedResidual(nn.Module):
     """A depthwise convolution between two 1x1 convolutions, with a shortcut where the shape allows it."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+    def __init__(self, expansion: int, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         width = inputs * expansion
         self.has_shortcut = stride == 1 and inputs == outputs
@@ -61,20 +61,12 @@ class MobileNetV2(Network):
         self.conv1 = nn.Sequential(conv(in_channels, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(True))
         widths = [16, *(stage[1] for stage in STAGES)]
         self.blocks = nn.ModuleList(
-            nn.Sequential(
-                InvertedResidual(inputs, outputs, stride, expansion),
-                *(InvertedResidual(outputs, outputs, 1, expansion) for _ in range(blocks - 1)),
-            )
+            stack(partial(InvertedResidual, expansion), inputs, outputs, blocks, stride)
             for (inputs, outputs), (expansion, _, blocks, stride) in zip(pairwise(widths), STAGES, strict=True)
         )
         self.conv2 = nn.Sequential(conv(widths[-1], EMBEDDING, 1), nn.BatchNorm2d(EMBEDDING), nn.ReLU(True))
         self.classifier = nn.Sequential(nn.Linear(EMBEDDING, num_classes))
         init_spatial_fan_out(self, linear_std=0.01)
-
-    @property
-    def classifier_layer(self) -> nn.Module:
-        """The layer from embedding to logits."""
-        return self.classifier
 
     def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:
         """The last one of each stage."""

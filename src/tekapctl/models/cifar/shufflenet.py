@@ -1,5 +1,7 @@
-"""ShuffleNet with three groups, for small images: Zhang et al., CVPR 2018."""
+"""ShuffleNets for small images: V1 with three groups (Zhang et al., CVPR 2018), V2 (Ma et al., ECCV 2018)."""
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -7,12 +9,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.models.network import Maps, Network, conv, pool
+from tekapctl.models.network import Maps, Network, conv, pool, stack
 from tekapctl.models.zoo import NETWORKS, Entry
 
 GROUPS = 3
 WIDTHS_V1 = (24, 240, 480, 960)
-BLOCKS_V1 = (4, 8, 4)
+WIDTHS_V2 = (24, 116, 232, 464)
+EMBEDDING = 1024
+UNITS = (4, 8, 4)
+"""Number of units of each stage."""
 
 
 class ShuffleUnit(nn.Module):
@@ -44,47 +49,45 @@ class ShuffleUnit(nn.Module):
         return out + x
 
 
-class ShuffleNetV1(Network):
-    """Three stages of shuffle units.
+class ShuffleNet(Network):
+    """A 1x1 convolution and three stages of units, each built from inputs, outputs, number of units and stride."""
 
-    Args:
-        num_classes: Number of classes.
-        in_channels: Number of image channels.
-    """
+    classifier_name = "linear"
+
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        stage: Callable[[int, int, int, int], nn.Sequential],
+        num_classes: int,
+        in_channels: int,
+    ) -> None:
+        super().__init__(num_classes, in_channels)
+        self.conv1 = conv(in_channels, widths[0], 1)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.stages = [f"layer{number}" for number in range(1, len(UNITS) + 1)]
+        for name, (inputs, outputs), units in zip(self.stages, pairwise(widths), UNITS, strict=True):
+            self.add_module(name, stage(inputs, outputs, units, 2))
+
+    def stem(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch _c h w"]:
+        """The first layer, whose output is a feature map."""
+        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        maps.keep(x, x)
+        return x
+
+
+class ShuffleNetV1(ShuffleNet):
+    """Three stages of shuffle units."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
-        super().__init__(num_classes, in_channels)
-        self.conv1 = conv(in_channels, WIDTHS_V1[0], 1)
-        self.bn1 = nn.BatchNorm2d(WIDTHS_V1[0])
-        for number, ((inputs, outputs), blocks) in enumerate(zip(pairwise(WIDTHS_V1), BLOCKS_V1, strict=True), start=1):
-            rest = (ShuffleUnit(outputs, outputs, 1) for _ in range(blocks - 1))
-            self.add_module(f"layer{number}", nn.Sequential(ShuffleUnit(inputs, outputs, 2), *rest))
+        super().__init__(WIDTHS_V1, partial(stack, ShuffleUnit), num_classes, in_channels)
         self.linear = nn.Linear(WIDTHS_V1[-1], num_classes)
-
-    @property
-    def classifier_layer(self) -> nn.Module:
-        """The layer from embedding to logits."""
-        return self.linear
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
         """The pooled last stage."""
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        maps.keep(x, x)
-        for number in range(1, len(BLOCKS_V1) + 1):
-            *units, last = self.get_submodule(f"layer{number}").children()
-            for unit in units:
-                x = F.relu(unit(x), inplace=True)
-            x = maps.activate(last(x))
+        x = self.stem(images, maps)
+        for name in self.stages:
+            x = maps.residual_stage(x, self.get_submodule(name))
         return pool(x)
-
-
-# The published learning rate is 0.01.
-NETWORKS.register("ShuffleV1")(Entry(ShuffleNetV1, learning_rate=0.01))
-
-
-WIDTHS_V2 = (24, 116, 232, 464)
-BLOCKS_V2 = (3, 7, 3)
-EMBEDDING = 1024
 
 
 class SplitUnit(nn.Module):
@@ -135,36 +138,25 @@ class DownUnit(nn.Module):
         return F.channel_shuffle(torch.cat([left, right], dim=1), 2)
 
 
-class ShuffleNetV2(Network):
-    """Three stages of units and a last convolution.
+def _stage(inputs: int, outputs: int, units: int, _: int) -> nn.Sequential:
+    first = DownUnit(inputs, outputs)
+    return nn.Sequential(first, *(SplitUnit(outputs) for _ in range(units - 1)))
 
-    Args:
-        num_classes: Number of classes.
-        in_channels: Number of image channels.
-    """
+
+class ShuffleNetV2(ShuffleNet):
+    """Three stages of units and a last convolution."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
-        super().__init__(num_classes, in_channels)
-        self.conv1 = conv(in_channels, WIDTHS_V2[0], 1)
-        self.bn1 = nn.BatchNorm2d(WIDTHS_V2[0])
-        for number, ((inputs, outputs), blocks) in enumerate(zip(pairwise(WIDTHS_V2), BLOCKS_V2, strict=True), start=1):
-            units = (SplitUnit(outputs) for _ in range(blocks))
-            self.add_module(f"layer{number}", nn.Sequential(DownUnit(inputs, outputs), *units))
+        super().__init__(WIDTHS_V2, _stage, num_classes, in_channels)
         self.conv2 = conv(WIDTHS_V2[-1], EMBEDDING, 1)
         self.bn2 = nn.BatchNorm2d(EMBEDDING)
         self.linear = nn.Linear(EMBEDDING, num_classes)
 
-    @property
-    def classifier_layer(self) -> nn.Module:
-        """The layer from embedding to logits."""
-        return self.linear
-
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
         """The pooled last convolution."""
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        maps.keep(x, x)
-        for number in range(1, len(BLOCKS_V2) + 1):
-            down, *units = self.get_submodule(f"layer{number}").children()
+        x = self.stem(images, maps)
+        for name in self.stages:
+            down, *units = self.get_submodule(name).children()
             before = x = down(x)
             convolved = x
             for unit in units:
@@ -175,4 +167,5 @@ class ShuffleNetV2(Network):
 
 
 # The published learning rate is 0.01.
-NETWORKS.register("ShuffleV2")(Entry(ShuffleNetV2, learning_rate=0.01))
+for _name, _network in (("ShuffleV1", ShuffleNetV1), ("ShuffleV2", ShuffleNetV2)):
+    NETWORKS.register(_name)(Entry(_network, learning_rate=0.01))

@@ -38,11 +38,6 @@ class VGG(Network):
         self.classifier = nn.Linear(WIDTHS[-1], num_classes)
         init_spatial_fan_out(self, linear_std=0.01)
 
-    @property
-    def classifier_layer(self) -> nn.Module:
-        """The layer from embedding to logits."""
-        return self.classifier
-
     def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:
         """The last one of each stage."""
         feature_maps = (self.get_submodule(f"block{number}") for number in range(1, len(WIDTHS)))

@@ -1,12 +1,13 @@
 """Wide residual networks: Zagoruyko and Komodakis, BMVC 2016."""
 
+from collections import OrderedDict
 from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.models.network import Maps, Network, conv, init_spatial_fan_out, pool
+from tekapctl.models.network import Maps, Network, batch_norms, conv, init_spatial_fan_out, pool, stack
 from tekapctl.models.zoo import NETWORKS, Entry
 
 
@@ -29,24 +30,9 @@ class WideBlock(nn.Module):
         return self.conv2(F.relu(self.bn2(self.conv1(active)), inplace=True)) + shortcut
 
 
-class WideStage(nn.Module):
-    """Blocks of one width."""
-
-    def __init__(self, inputs: int, outputs: int, blocks: int, stride: int) -> None:
-        super().__init__()
-        rest = (WideBlock(outputs, outputs, 1) for _ in range(blocks - 1))
-        self.layer = nn.Sequential(WideBlock(inputs, outputs, stride), *rest)
-
-    @property
-    def first(self) -> WideBlock:
-        """The first block."""
-        block = self.layer[0]
-        assert isinstance(block, WideBlock)
-        return block
-
-    def forward(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch _o _h _w"]:
-        """All blocks in turn."""
-        return self.layer(x)
+def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+    # The published checkpoints' name.
+    return nn.Sequential(OrderedDict(layer=stack(WideBlock, inputs, outputs, blocks, stride)))
 
 
 class WideResNet(Network):
@@ -59,22 +45,19 @@ class WideResNet(Network):
         in_channels: Number of image channels.
     """
 
+    classifier_name = "fc"
+
     def __init__(self, depth: int, widening: int, num_classes: int, in_channels: int) -> None:
         super().__init__(num_classes, in_channels)
         blocks = (depth - 4) // 6
         widths = [16, 16 * widening, 32 * widening, 64 * widening]
         self.conv1 = conv(in_channels, widths[0], 3)
-        self.block1 = WideStage(widths[0], widths[1], blocks, 1)
-        self.block2 = WideStage(widths[1], widths[2], blocks, 2)
-        self.block3 = WideStage(widths[2], widths[3], blocks, 2)
+        self.block1 = _stage(widths[0], widths[1], blocks, 1)
+        self.block2 = _stage(widths[1], widths[2], blocks, 2)
+        self.block3 = _stage(widths[2], widths[3], blocks, 2)
         self.bn1 = nn.BatchNorm2d(widths[3])
         self.fc = nn.Linear(widths[3], num_classes)
         init_spatial_fan_out(self)
-
-    @property
-    def classifier_layer(self) -> nn.Module:
-        """The layer from embedding to logits."""
-        return self.fc
 
     def modules_after_feature_maps(self) -> tuple[nn.Module, ...]:
         """The last batch norm belongs to it, as in RepDistiller."""
@@ -82,19 +65,19 @@ class WideResNet(Network):
 
     def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:
         """Those that follow each stage."""
-        return self.block2.first.bn1, self.block3.first.bn1, self.bn1
+        return batch_norms(map(self.get_submodule, ("block2.layer.0.bn1", "block3.layer.0.bn1", "bn1")))
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
         """The pooled last stage after its batch norm and ReLU."""
         x = self.conv1(images)
         maps.keep(x, x)
-        for stage, following in ((self.block1, self.block2), (self.block2, self.block3)):
+        normal = x
+        # The pre-activation of a stage is the output of the batch norm that follows it.
+        for stage, norm in zip((self.block1, self.block2, self.block3), self.norms_before_relu(), strict=True):
             x = stage(x)
-            # The pre-activation of a stage is the output of the first batch norm of the next stage.
-            maps.keep(x, following.first.bn1(x) if maps.wants_preactivations else x)
-        x = self.block3(x)
-        normal = self.bn1(x)
-        maps.keep(x, normal)
+            if maps.wants_preactivations or norm is self.bn1:
+                normal = norm(x)
+            maps.keep(x, normal)
         return pool(F.relu(normal, inplace=not maps.wants_preactivations))
 
 
