@@ -7,7 +7,7 @@ import pytest
 
 from helpers.summaries import plain_summary
 from tekapctl.experiments.studies import planning
-from tekapctl.experiments.studies.measuring import measured_runs
+from tekapctl.experiments.studies.result import measured_runs
 from tekapctl.experiments.sweeps.state import Ledger, Standing
 from tekapctl.experiments.sweeps.table import finished_groups
 from tekapctl.spec import dumps, parse
