@@ -2,7 +2,7 @@
 
 import pytest
 
-from tekapctl.commands.report.study import opening
+from tekapctl.commands.report.page import opening
 from tekapctl.experiments.comparison.groups import Finished
 from tekapctl.experiments.studies import planning
 from tekapctl.experiments.studies.contrasts import Measured
