@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from tekapctl.commands.robustness import CORRUPTIONS, Request
+from tekapctl.commands.robustness import Request
+from tekapctl.commands.shifts import CORRUPTIONS
 from tekapctl.experiments.studies.contrasts import AGREEMENT, CALIBRATION, CORRELATION, DIVERGENCE, TOP1, probed, under
 from tekapctl.experiments.studies.study import STUDIES, Design, Study, StudySetup, over_axis, standard_arms
 
