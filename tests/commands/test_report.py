@@ -12,6 +12,7 @@ from tekapctl.commands.report.drawing import (
     COLOURS,
     Interval,
     Line,
+    Point,
     bars,
     heat,
     intervals,
@@ -99,7 +100,7 @@ def test_ticks_are_few_and_inside(low, extent):
 
 
 def test_names_of_the_users_own_are_never_markup():
-    line = Line(HOSTILE, [1, 2], [1.0, 2.0], [0.5, 1.5], [1.5, 2.5])
+    line = Line(HOSTILE, [Point(1, 1.0, 0.5, 1.5), Point(2, 2.0, 1.5, 2.5)])
     square = torch.tensor([[0.5, -0.5], [0.1, 0.0]])
     drawn = [
         lines("loss", "nats", [line]),
@@ -117,7 +118,7 @@ def test_names_of_the_users_own_are_never_markup():
 
 @pytest.mark.parametrize("values", [[], [float("nan")], [3.0, 3.0, 3.0], [float("inf"), 1.0]])
 def test_curves_of_odd_values_are_drawn_or_left_out(values):
-    series = [Line("a", list(range(1, len(values) + 1)), values, values, values)] if values else []
+    series = [Line("a", [Point(epoch, value, value, value) for epoch, value in enumerate(values, 1)])] if values else []
     drawn = lines("loss", "nats", series)
     parsed(drawn)
     assert "nan" not in drawn
@@ -128,7 +129,7 @@ def test_many_classes_become_a_picture_and_many_groups_differ_in_more_than_colou
     drawn = heat("correlation", torch.randn(100, 100), [str(i) for i in range(100)], most=2.0)
     assert "data:image/png;base64," in drawn
     assert len(drawn) < 60_000
-    names = [f"group {number}" for number in range(2 * COLOURS)]
+    names = [f"group {number}" for number in range(2 * len(COLOURS))]
     marks = [mark.split("</svg>")[0] for mark in legend(names).split("<svg")[1:]]
     assert len(set(marks)) == len(names)
     points = [mark.split("</svg>")[0] for mark in legend(names, points=True).split("<svg")[1:]]
@@ -137,7 +138,7 @@ def test_many_classes_become_a_picture_and_many_groups_differ_in_more_than_colou
 
 
 def test_a_curve_without_points_leaves_the_others_their_colours_and_the_legend_can_leave_it_out():
-    none, some = Line("none", [], [], [], []), Line("some", [1, 2], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0])
+    none, some = Line("none", []), Line("some", [Point(at, at, at, at) for at in (1.0, 2.0)])
     drawn = lines("share", "percent", [none, some])
     assert "var(--c1)" in drawn
     assert "var(--c0)" not in drawn

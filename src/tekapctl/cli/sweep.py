@@ -95,12 +95,12 @@ def cancel(file: File, as_json: options.Json = False) -> None:
 
     Example: tekapctl sweep cancel FILE.toml
     """
-    from tekapctl.experiments.sweeps import cluster, workers
+    from tekapctl.experiments.sweeps import cluster, local
     from tekapctl.experiments.sweeps.folder import SweepFolder
     from tekapctl.experiments.sweeps.plan import read
 
     folder = SweepFolder(sweeping.home(), read(file, sweeping.home().datasets).name)
-    processes = workers.stop_all(folder)
+    processes = local.stop_all(folder)
     jobs = cluster.cancel(folder) if folder.jobs() else 0
     if as_json:
         console.show_json({"processes": processes, "jobs": jobs})
@@ -125,7 +125,7 @@ def report_sweep(
     from tekapctl.cli import compare
     from tekapctl.experiments.sweeps.folder import SweepFolder
     from tekapctl.experiments.sweeps.plan import read
-    from tekapctl.experiments.sweeps.table import finished_groups
+    from tekapctl.experiments.sweeps.state import finished_groups
 
     plan = read(file, sweeping.home().datasets)
     if output is not None:
@@ -162,12 +162,12 @@ def fill_cache(
     tied: Tied = False,
 ) -> None:
     """Fill a sweep's teacher cache."""
-    from tekapctl.experiments.sweeps import caches
     from tekapctl.experiments.sweeps.folder import read_trial
+    from tekapctl.experiments.sweeps.trial import fill_cache as fill
 
     _tie(tied)
     with console.CountProgress("views", "caching teacher outputs") as progress:
-        caches.fill_cache(read_trial(file), _folder_of(file), epochs, always=always, report=progress)
+        fill(read_trial(file), _folder_of(file), epochs, always=always, report=progress)
 
 
 def _folder_of(file: Path) -> Any:

@@ -146,7 +146,7 @@ def look(plan: "Plan", folder: Any) -> "dict[str, Standing]":
 
 
 def _rows(plan: "Plan", standings: Any) -> list[tuple[str, ...]]:
-    from tekapctl.experiments.sweeps.table import rows
+    from tekapctl.experiments.sweeps.state import rows
 
     def number(value: float | None) -> str:
         return "" if value is None else f"{100 * value:.2f}"
@@ -186,7 +186,7 @@ def _line(label: str, standing: "Standing") -> str:
 
 def show(plan: "Plan", standings: Any, *, as_json: bool) -> None:
     """Show the state of a plan's runs."""
-    from tekapctl.experiments.sweeps.table import result
+    from tekapctl.experiments.sweeps.state import result
 
     if as_json:
         console.show_json(result(plan, standings))

@@ -101,19 +101,44 @@ def measure_steps(spec: StudentSpec, home: Home, steps: int) -> Benchmark:
     splits = _splits(spec, home, teacher.network.in_channels, stand_ins)
     with tempfile.TemporaryDirectory() as scratch:
         # Outputs of a random network must not stay in the cache.
-        cache_home = Home(Path(scratch)) if stand_ins else home
-        trainer = assemble(spec, splits, [teacher], device, cache_home)
-        return _measure(spec, trainer, teacher, steps, tuple(stand_ins))
+        trainer = assemble(spec, splits, [teacher], device, Home(Path(scratch)) if stand_ins else home)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        objective = trainer.objective
+        assert isinstance(objective, Distillation)
+        live = objective.teacher
+        if isinstance(live, CachedTeacher):
+            # No measured step may run the live teacher. On asynchronous devices steps are measured twice.
+            for batch in itertools.islice(_batches(trainer), _WARMUP_STEPS + 2 * steps):
+                live(batch)
+            live = live.live
+        assert isinstance(live, LiveTeacher)
+        trainer.network.train()
+        teacher_precision = resolve_precision(spec.precision, device, teacher.network, trains=False)
+        step_seconds, network_seconds = _step_and_network_seconds(trainer, live, steps)
+        phase_seconds = _phase_seconds(trainer, steps)
+        peak_memory_bytes, peak_memory_scope = _peak_memory(device)
+        return Benchmark(
+            teacher=teacher.model,
+            student=spec.student,
+            device=describe(device),
+            teacher_precision=str(teacher_precision).removeprefix("torch."),
+            student_precision=str(trainer.precision).removeprefix("torch."),
+            steps=steps,
+            step_seconds=step_seconds,
+            phase_seconds=phase_seconds,
+            network_seconds=network_seconds,
+            images_per_second=min(spec.batch_size, len(trainer.train_batches.image_set)) / step_seconds,
+            peak_memory_bytes=peak_memory_bytes,
+            peak_memory_scope=peak_memory_scope,
+            run_seconds=_run_seconds(spec, trainer, step_seconds),
+            stand_ins=tuple(stand_ins),
+        )
 
 
 @failures_in_words("the benchmark")
 def measure_alone(spec: TeacherSpec, home: Home, steps: int) -> float:
     """Estimate the seconds that a run without a teacher takes. Nothing is stored.
-
-    Args:
-        spec: The run's spec.
-        home: Holds data sets.
-        steps: Number of steps to measure.
 
     Raises:
         UsageError: The data do not fit, or the device is unavailable.
@@ -124,43 +149,6 @@ def measure_alone(spec: TeacherSpec, home: Home, steps: int) -> float:
     batches = _batches(trainer)
     _mean_step_seconds(trainer, batches, _WARMUP_STEPS)
     return _run_seconds(spec, trainer, _mean_step_seconds(trainer, batches, steps))
-
-
-def _measure(
-    spec: StudentSpec, trainer: Trainer, teacher: Trained, steps: int, stand_ins: tuple[str, ...]
-) -> Benchmark:
-    device = trainer.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    objective = trainer.objective
-    assert isinstance(objective, Distillation)
-    if isinstance(objective.teacher, CachedTeacher):
-        # No measured step may run the live teacher. On asynchronous devices steps are measured twice.
-        for batch in itertools.islice(_batches(trainer), _WARMUP_STEPS + 2 * steps):
-            objective.teacher(batch)
-    trainer.network.train()
-    teacher_precision = resolve_precision(spec.precision, device, teacher.network, trains=False)
-    live = objective.teacher.live if isinstance(objective.teacher, CachedTeacher) else objective.teacher
-    assert isinstance(live, LiveTeacher)
-    step_seconds, network_seconds = _step_and_network_seconds(trainer, live, steps)
-    phase_seconds = _phase_seconds(trainer, steps)
-    peak_memory_bytes, peak_memory_scope = _peak_memory(device)
-    return Benchmark(
-        teacher=teacher.model,
-        student=spec.student,
-        device=describe(device),
-        teacher_precision=str(teacher_precision).removeprefix("torch."),
-        student_precision=str(trainer.precision).removeprefix("torch."),
-        steps=steps,
-        step_seconds=step_seconds,
-        phase_seconds=phase_seconds,
-        network_seconds=network_seconds,
-        images_per_second=min(spec.batch_size, len(trainer.train_batches.image_set)) / step_seconds,
-        peak_memory_bytes=peak_memory_bytes,
-        peak_memory_scope=peak_memory_scope,
-        run_seconds=_run_seconds(spec, trainer, step_seconds),
-        stand_ins=stand_ins,
-    )
 
 
 def _teacher(spec: StudentSpec, home: Home, stand_ins: list[str]) -> tuple[Trained, StudentSpec]:
@@ -215,12 +203,20 @@ def _batches(trainer: Trainer) -> Iterator[Batch]:
 
 def _mean_step_seconds(trainer: Trainer, batches: Iterator[Batch], steps: int) -> float:
     """Mean time of some steps, synchronising the device only at the end, as in a run."""
-    synchronize(trainer.device)
+
+    def run() -> None:
+        for batch in itertools.islice(batches, steps):
+            trainer.step(batch)
+
+    return _timed(trainer.device, run) / steps
+
+
+def _timed(device: torch.device, work: Callable[[], object]) -> float:
+    synchronize(device)
     began = time.perf_counter()
-    for batch in itertools.islice(batches, steps):
-        trainer.step(batch)
-    synchronize(trainer.device)
-    return (time.perf_counter() - began) / steps
+    work()
+    synchronize(device)
+    return time.perf_counter() - began
 
 
 def _step_and_network_seconds(trainer: Trainer, live: LiveTeacher, steps: int) -> tuple[float, float]:
@@ -237,14 +233,11 @@ def _step_and_network_seconds(trainer: Trainer, live: LiveTeacher, steps: int) -
         views = [view.logits.float() for view in (outputs, outputs.strong) if view is not None]
         torch.stack([F.cross_entropy(logits, probe.labels) for logits in views]).sum().backward()
 
-    def timed(work: Callable[[], object]) -> float:
-        synchronize(trainer.device)
-        began = time.perf_counter()
-        work()
-        synchronize(trainer.device)
-        return time.perf_counter() - began
-
-    pairs = [(timed(lambda: trainer.step(next(batches))), timed(passes)) for _ in range(_WARMUP_STEPS + steps)]
+    device = trainer.device
+    pairs = [
+        (_timed(device, lambda: trainer.step(next(batches))), _timed(device, passes))
+        for _ in range(_WARMUP_STEPS + steps)
+    ]
     step, network = (statistics.median(times) for times in zip(*pairs[_WARMUP_STEPS:], strict=True))
     if trainer.device.type != "cpu":
         step = _mean_step_seconds(trainer, batches, steps)  # a run does not synchronise after each step
@@ -273,11 +266,10 @@ def _run_seconds(spec: RunSpec, trainer: Trainer, step_seconds: float) -> float:
     images = trainer.eval_batches.image_set
     some = replace(images, images=images.images[:1000], labels=images.labels[:1000])
     batches = Batches(some, 500, device=trainer.device, padding=0, flip=False, seed=0)
-    predict(trainer.network, batches, trainer.precision)
-    synchronize(trainer.device)
-    began = time.perf_counter()
-    predict(trainer.network, batches, trainer.precision)[0].sum().item()
-    test_seconds = (time.perf_counter() - began) * len(images) / len(some)
+    _, seconds = (
+        _timed(trainer.device, lambda: predict(trainer.network, batches, trainer.precision)) for _ in range(2)
+    )
+    test_seconds = seconds * len(images) / len(some)
     return spec.total_epochs * (len(trainer.train_batches) * step_seconds + test_seconds)
 
 

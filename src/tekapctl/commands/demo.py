@@ -1,10 +1,9 @@
 """A small comparison on the embedded digits: a student without a teacher, with KD, and with KD and TeKAP."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from tekapctl.experiments.comparison.statistics import paired
 from tekapctl.spec import StudentSpec, TeacherSpec, parse
@@ -18,14 +17,8 @@ _SHARED: dict[str, Any] = {"batch_size": 32, "optimizer": {"learning_rate": 0.01
 """The published learning rate of 0.05 makes runs on so few images diverge."""
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One way of training the student.
-
-    Attributes:
-        title: What the table calls it.
-        options: Fields of its spec beside those that all arms share.
-    """
+class Arm(NamedTuple):
+    """One way of training the student: its title in the table, and fields of its spec beside the shared ones."""
 
     title: str
     options: dict[str, Any]
@@ -39,14 +32,8 @@ ARMS = (
 )
 
 
-@dataclass(frozen=True)
-class Result:
-    """The runs of one arm.
-
-    Attributes:
-        arm: The arm.
-        summaries: The summaries of its runs, one per seed.
-    """
+class Result(NamedTuple):
+    """The runs of one arm: the summary of each seed's."""
 
     arm: Arm
     summaries: list[dict[str, Any]]
@@ -62,12 +49,8 @@ class Result:
         return statistics.mean(float(summary["seconds"]) for summary in self.summaries)
 
 
-class Watch(Protocol):
-    """Makes the callback that shows the progress of a run."""
-
-    def __call__(self, title: str) -> AbstractContextManager[Callback]:
-        """The callback of the run with this title."""
-        ...
+Watch = Callable[[str], AbstractContextManager[Callback]]
+"""Makes the callback that shows the progress of the run with a title."""
 
 
 def demonstrate(
@@ -100,10 +83,8 @@ def demonstrate(
 def arm_spec(arm: Arm, teacher: str, seed: int, epochs: int, fraction: float) -> TeacherSpec | StudentSpec:
     """The spec of one run of an arm."""
     data = {"name": "digits", "train_fraction": fraction}
-    shared = {**_SHARED, "data": data, "epochs": epochs, "seed": seed, "name": "demo"}
-    if arm.options.get("kind") == "teacher":
-        return parse({**shared, **arm.options})
-    return parse({**shared, "student": STUDENT, "teacher": teacher, **arm.options})
+    taught = {} if "kind" in arm.options else {"student": STUDENT, "teacher": teacher}
+    return parse({**_SHARED, "data": data, "epochs": epochs, "seed": seed, "name": "demo", **taught, **arm.options})
 
 
 def verdict(one: Result, other: Result) -> str:

@@ -64,19 +64,16 @@ def evaluate(
     """
     request = robustness or Request()
     shifts = request.shifts()
-    reference = trained.find(home, name, dataset=dataset)
-    if best:
-        reference = trained.weights_of(reference, "best")
-    student = trained.load(reference, model=model, arguments=model_args)
+    student, spec, splits = load_network(
+        home, name, model=model, model_args=model_args, best=best, dataset=dataset, folder=folder
+    )
     target = resolve_device(device)
     set_float32_precision(precision, target)
-    spec = trained.data_of(student, dataset, folder)
-    splits = data.load(spec, home.datasets, seed=0, in_channels=student.network.in_channels)
-    trained.warn_if_changed(student, spec, home.datasets)
     teacher = _teacher_of(home, student, spec) if with_teacher else None
-    for each in filter(None, (student, teacher)):
-        trained.fit_to(each, splits.test, spec.described)
-        place(each.network, target)
+    if teacher is not None:
+        trained.fit_to(teacher, splits.test, spec.described)
+        place(teacher.network, target)
+    place(student.network, target)
     teacher_logits = None
     if teacher is not None:
         batches = Batches(splits.test, batch_size, device=target, padding=0, flip=False, seed=0)
@@ -100,8 +97,8 @@ def evaluate(
     )
     probed = [_probe(home, probe, student, teacher, splits.test, target) for probe in request.probes]
     return {
-        "reference": reference.name,
-        "source": reference.described,
+        "reference": student.reference.name,
+        "source": student.reference.described,
         "model": student.model,
         "dataset": spec.described,
         "teacher": f"{teacher.model} from {teacher.reference.described}" if teacher else None,
@@ -109,6 +106,33 @@ def evaluate(
         "robustness": [asdict(each) for each in shifted],
         "transfer": [asdict(each) for each in probed],
     }
+
+
+def load_network(
+    home: Home,
+    name: str,
+    *,
+    model: str | None = None,
+    model_args: Arguments | None = None,
+    best: bool = False,
+    dataset: str | None = None,
+    folder: str | None = None,
+) -> tuple[Trained, data.DataSpec, data.Splits]:
+    """A trained network with its data set and the images of that; the arguments are those of `evaluate`.
+
+    Raises:
+        UsageError: The network or its data is unavailable, or they do not fit together.
+    """
+    reference = trained.find(home, name, dataset=dataset)
+    if best:
+        reference = trained.weights_of(reference, "best")
+    found = trained.load(reference, model=model, arguments=model_args)
+    spec = trained.data_of(found, dataset, folder)
+    seed = load_of_run(reference.run.path).seed if reference.run else 0  # selects the run's share of training images
+    splits = data.load(spec, home.datasets, seed=seed, in_channels=found.network.in_channels)
+    trained.fit_to(found, splits.test, spec.described)
+    trained.warn_if_changed(found, spec, home.datasets)
+    return found, spec, splits
 
 
 def _probe(

@@ -54,23 +54,20 @@ def predict_files(trained: Trained, images: Sequence[str], *, top: int = 5) -> I
         )
     height, width = preprocessing.size
     count = max(1, min(_MAX_IMAGES, _MAX_PIXELS // (height * width)))
+    channels, crop = trained.network.in_channels, preprocessing.crop_fraction
     for start in range(0, len(images), count):
-        batch = images[start : start + count]
         pixels: dict[str, torch.Tensor] = {}
-        problems: dict[str, str] = {}
-        for image in batch:
+        found: dict[str, Prediction] = {}
+        for image in images[start : start + count]:
             try:
-                pixels[image] = decode(
-                    image, trained.network.in_channels, preprocessing.size, center_crop=preprocessing.crop_fraction
-                )
+                pixels[image] = decode(image, channels, preprocessing.size, center_crop=crop)
             except DamagedImageError as error:
-                problems[image] = str(error)
-        classes: dict[str, tuple[tuple[str, float], ...]] = {}
+                found[image] = Prediction(image, problem=str(error))
         if pixels:
             with torch.inference_mode():
                 stacked = torch.stack(list(pixels.values()))
                 best = trained.network(trained.network.normalize(stacked)).softmax(1).topk(min(top, len(names)), dim=1)
             for image, values, numbers in zip(pixels, best.values.tolist(), best.indices.tolist(), strict=True):
-                classes[image] = tuple((names[number], value) for number, value in zip(numbers, values, strict=True))
-        for image in batch:
-            yield Prediction(image, classes.get(image, ()), problems.get(image))
+                classes = ((names[number], value) for number, value in zip(numbers, values, strict=True))
+                found[image] = Prediction(image, tuple(classes))
+        yield from (found[image] for image in images[start : start + count])

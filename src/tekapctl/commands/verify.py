@@ -1,8 +1,7 @@
 """Check the files of a run against their checksums and against each other."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Verified:
-    """The result of checking a run.
-
-    Attributes:
-        run: The run's id.
-        status: Its status.
-        files: Number of intact files that have a checksum.
-        problems: What is wrong; empty if the run is intact.
-    """
+    """The result of checking a run: its status, the number of intact files with a checksum, and what is wrong."""
 
     run: str
     status: str
@@ -36,84 +28,63 @@ class Verified:
 
 def verify(run: Run) -> Verified:
     """Read all files of a run and check them."""
-    checks: list[Callable[[Run], int]] = [_spec, _summary, _metrics, _checksums, _has_all_checksums]
-    checks += [partial(_weights, name=name) for name in WEIGHTS.values()]
-    checks += [partial(_checkpoint, path=path) for path in sorted(run.checkpoints.glob("*.state"))]
-    problems: list[str] = []
-    checked = 0
-    for check in checks:
+    problems, intact = list(_problems(run)), 0
+    weights = [run.path / name for name in WEIGHTS.values() if (run.path / name).is_file()]
+    for path in [*weights, *sorted(run.checkpoints.glob("*.state"))]:
         try:
-            checked += check(run)
+            intact += _check_weights(run, path) if path in weights else _check_checkpoint(path)
         except TekapctlError as error:
             problems.append(error.problem)
-    return Verified(run.id, run.status, checked, tuple(problems))
+    return Verified(run.id, run.status, intact, tuple(problems))
 
 
-def _spec(run: Run) -> int:
+def _problems(run: Run) -> Iterator[str]:
+    """What is wrong with a run's text files, and which of its files are missing."""
+    is_finished = (run.summary() or {}).get("status") == "finished"
     if run.kind() is None:
-        raise TekapctlError("spec.toml cannot be read, or is not the spec of a teacher or a student.")
-    return 0
-
-
-def _summary(run: Run) -> int:
+        yield "spec.toml cannot be read, or is not the spec of a teacher or a student."
     if (problem := run.summary_problem()) is not None:
-        raise TekapctlError(f"summary.json is damaged: {problem}.")
-    return 0
-
-
-def _metrics(run: Run) -> int:
-    path = run.path / "metrics.jsonl"
-    if not path.exists():
-        if (run.summary() or {}).get("status") == "finished":
-            raise TekapctlError("metrics.jsonl is missing.")
-        return 0
-    try:
-        lines = sum(1 for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise TekapctlError(f"metrics.jsonl cannot be read: {error}.") from None
-    if damaged := lines - len(run.metrics()):
-        raise TekapctlError(f"metrics.jsonl has {damaged} damaged line{'s' if damaged > 1 else ''}.")
-    return 0
-
-
-def _checksums(run: Run) -> int:
+        yield f"summary.json is damaged: {problem}."
+    metrics = run.path / "metrics.jsonl"
+    if metrics.exists():
+        try:
+            lines = sum(1 for line in metrics.read_text(encoding="utf-8").splitlines() if line.strip())
+            if damaged := lines - len(run.metrics()):
+                yield f"metrics.jsonl has {damaged} damaged line{'s' if damaged > 1 else ''}."
+        except (OSError, UnicodeDecodeError) as error:
+            yield f"metrics.jsonl cannot be read: {error}."
+    elif is_finished:
+        yield "metrics.jsonl is missing."
     if run.has_damaged_checksums:
-        raise TekapctlError("checksums.json is damaged, so that the weights cannot be checked.")
-    return 0
-
-
-def _has_all_checksums(run: Run) -> int:
-    """Check that all weights of a finished run have a checksum, and that every file with a checksum exists."""
+        yield "checksums.json is damaged, so that the weights cannot be checked."
     known = set(run.checksummed)
     there = {name for name in WEIGHTS.values() if (run.path / name).is_file()}
-    if (run.summary() or {}).get("status") == "finished" and (without := there - known):
-        raise TekapctlError(f"{' and '.join(sorted(without))} cannot be checked: no checksum of it was found.")
+    if is_finished and (without := there - known):
+        yield f"{' and '.join(sorted(without))} cannot be checked: no checksum of it was found."
     if gone := {name for name in known if not (run.path / name).is_file()}:
-        raise TekapctlError(f"{' and '.join(sorted(gone))} is missing.")
-    return 0
+        yield f"{' and '.join(sorted(gone))} is missing."
+    if is_finished and run.weights.name not in there | known:
+        yield f"{run.weights.name} is missing."
 
 
-def _weights(run: Run, name: str) -> int:
+def _check_weights(run: Run, path: Path) -> int:
     from tekapctl.store.weights import read_metadata
 
-    summary, path = run.summary() or {}, run.path / name
-    is_finished = summary.get("status") == "finished"
-    if not path.is_file():
-        if is_finished and path == run.weights:
-            raise TekapctlError(f"{name} is missing.")
-        return 0
     run.check_weights(path)
-    stated = _number(read_metadata(path).get("top1"))
-    when = next(when for when, file in WEIGHTS.items() if file == name)
-    if when == "ema":
-        return 1
-    expected = summary.get(f"{when}_val_top1", summary.get(f"{when}_top1"))
-    if is_finished and (stated is None or expected is None or not abs(stated - expected) <= TOLERANCE):
-        raise TekapctlError(f"{name} states another top-1 than the summary.")
+    stated, summary = read_metadata(path).get("top1"), run.summary() or {}
+    if summary.get("status") == "finished":
+        which = next(which for which, name in WEIGHTS.items() if name == path.name)
+        expected = summary.get(f"{which}_val_top1", summary.get(f"{which}_top1"))
+        try:
+            is_same = abs(float(stated or "nan") - float(expected or "nan")) <= TOLERANCE
+        except (TypeError, ValueError):
+            is_same = False
+        if not is_same:
+            raise TekapctlError(f"{path.name} states another top-1 than the summary.")
     return 1
 
 
-def _checkpoint(run: Run, path: Path) -> int:
+def _check_checkpoint(path: Path) -> int:
     import torch
 
     from tekapctl.train import checkpoint
@@ -125,10 +96,3 @@ def _checkpoint(run: Run, path: Path) -> int:
             return 0  # the run is still going and has replaced it by a newer one
         raise
     return 1
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None

@@ -73,6 +73,9 @@ def progress_of(run: Run) -> Progress:
     counted = [entry for entry in metrics if "train_init" not in entry]
     best = max(counted, key=top1_of, default=None)
     error = (run.summary() or {}).get("error")
+    left = None
+    if status == "running" and epochs is not None:
+        left = _left(metrics, epochs, step, steps, float(recorded.get("steps_per_second", 0)))
     return Progress(
         run=run.id,
         status=status,
@@ -82,20 +85,15 @@ def progress_of(run: Run) -> Progress:
         steps=steps,
         best_top1=top1_of(best) if best else None,
         best_epoch=best["epoch"] if best else None,
-        seconds_left=_left(metrics, epochs, step, steps, float(recorded.get("steps_per_second", 0)))
-        if status == "running"
-        else None,
+        seconds_left=left,
         error=None if error is None else str(error),
         metrics=metrics,
     )
 
 
-def _left(metrics: list[dict[str, Any]], epochs: int | None, step: int, steps: int | None, rate: float) -> float | None:
+def _left(metrics: list[dict[str, Any]], epochs: int, step: int, steps: int | None, rate: float) -> float | None:
     """Remaining seconds, estimated from the latest epochs, or from the steps of the first one."""
-    if epochs is None:
-        return None
-    recent = metrics[-_RECENT:]
-    if recent:
+    if recent := metrics[-_RECENT:]:
         epoch_seconds = sum(entry["train_seconds"] + entry["test_seconds"] for entry in recent) / len(recent)
     elif steps and rate > 0:
         epoch_seconds = steps / rate

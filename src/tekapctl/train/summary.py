@@ -29,7 +29,8 @@ def finish(run: Run, context: RunContext) -> dict[str, Any]:
     metadata = weights_metadata(context, progress.last)
     run.write_weights(run.weights.name, encode_weights(trainer.network.state_dict(), metadata))
     if trainer.average is not None:
-        metadata["top1"] = f"{progress.last['ema_top1']:.6f}"
+        ema_top1 = _on_test_images(context, trainer.average.network).top1
+        metadata |= {"top1": f"{ema_top1:.6f}", "top1_on": "test"}
         run.write_weights(WEIGHTS["ema"], encode_weights(trainer.average.network.state_dict(), metadata))
     evaluation = _on_test_images(context, trainer.network)
     summary: dict[str, Any] = {
@@ -55,7 +56,7 @@ def finish(run: Run, context: RunContext) -> dict[str, Any]:
             best.load_state_dict(read_weights(run.path / WEIGHTS["best"])[0])
             summary["best_top1"] = _on_test_images(context, best).top1
     if trainer.average is not None:
-        summary["ema_top1"] = _on_test_images(context, trainer.average.network).top1
+        summary["ema_top1"] = ema_top1
     if isinstance(spec, StudentSpec) and context.teacher:
         summary["method"] = spec.method.name
         summary["teacher"] = {

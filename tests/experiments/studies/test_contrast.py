@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 from tekapctl.experiments.comparison.statistics import holm, paired
-from tekapctl.experiments.studies.contrasts import Contrast, estimate, mean_of, trend, versus
-from tekapctl.experiments.studies.outcomes import CALIBRATION, CORRELATION, TOP1
+from tekapctl.experiments.studies.contrasts import (
+    CALIBRATION,
+    CORRELATION,
+    TOP1,
+    Contrast,
+    estimate,
+    mean_of,
+    trend,
+    versus,
+)
 
 VALUES = {
     "a": {0: 80.0, 1: 81.5, 2: 79.0, 3: 82.0},

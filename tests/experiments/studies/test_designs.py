@@ -213,9 +213,8 @@ def test_some_perturbations_may_be_chosen():
 NEW_STUDY = '''
 from typing import ClassVar
 
-from tekapctl.experiments.studies.arms import changed, name_of
 from tekapctl.experiments.studies.contrasts import trend
-from tekapctl.experiments.studies.study import STUDIES, Arm, Design, Study
+from tekapctl.experiments.studies.study import STUDIES, Arm, Design, Study, changed, name_of
 
 
 @STUDIES.register("temperature")

@@ -7,9 +7,8 @@ import pytest
 
 from helpers.summaries import plain_summary
 from tekapctl.experiments.studies import planning
-from tekapctl.experiments.studies.measuring import measured_runs
-from tekapctl.experiments.sweeps.state import Ledger, Standing
-from tekapctl.experiments.sweeps.table import finished_groups
+from tekapctl.experiments.studies.result import measured_runs
+from tekapctl.experiments.sweeps.state import Ledger, Standing, finished_groups
 from tekapctl.spec import dumps, parse
 from tekapctl.store.home import Home
 from tekapctl.store.run import Run
@@ -73,14 +72,14 @@ def test_of_a_trials_runs_those_that_cannot_be_read_do_not_count(finished):
     home, planned, standings = finished
     digest, trial = next(iter(planned.plan.trials.items()))
     run = Run(home.runs / standings[digest].run)
-    assert Ledger(home).one(digest, trial, [run]).state == "finished"
+    assert Ledger(home).one(trial, [run]).state == "finished"
     (run.path / "spec.toml").write_text("")
-    found = Ledger(home).one(digest, trial, [run])
+    found = Ledger(home).one(trial, [run])
     assert (found.state, found.run) == ("waiting", None)
     assert "its spec cannot be read" in found.note
     (run.path / "spec.toml").write_text(dumps(trial.spec))
     (run.path / "summary.json").unlink()
     (run.path / ".lock").symlink_to(run.path / ".lock")  # even the superuser cannot open it
-    found = Ledger(home).one(digest, trial, [run])
+    found = Ledger(home).one(trial, [run])
     assert (found.state, found.run) == ("waiting", None)
     assert "no permission to read it" in found.note

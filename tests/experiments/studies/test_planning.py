@@ -6,7 +6,7 @@ from tekapctl import train_teacher
 from tekapctl.errors import UsageError
 from tekapctl.experiments.presets import preset
 from tekapctl.experiments.studies import planning
-from tekapctl.experiments.studies.measuring import cost_of
+from tekapctl.experiments.studies.result import cost_of
 from tekapctl.experiments.sweeps.cost import estimated
 from tekapctl.spec import StudentSpec, parse
 from tekapctl.store.home import Home

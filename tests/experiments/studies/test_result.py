@@ -2,10 +2,10 @@
 
 import pytest
 
-from tekapctl.commands.report.study import opening
+from tekapctl.commands.report.page import opening
 from tekapctl.experiments.comparison.groups import Finished
 from tekapctl.experiments.studies import planning
-from tekapctl.experiments.studies.outcomes import Measured
+from tekapctl.experiments.studies.contrasts import Measured
 from tekapctl.experiments.studies.result import Result, arm_cells, contrast_cells, result
 from tekapctl.spec import parse
 from tekapctl.store.home import Home

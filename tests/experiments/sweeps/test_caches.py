@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 from helpers.silent import Silent
-from tekapctl.experiments.sweeps.caches import cache_fills, fill_cache
 from tekapctl.experiments.sweeps.folder import SweepFolder
+from tekapctl.experiments.sweeps.local import environment
 from tekapctl.experiments.sweeps.plan import Plan
 from tekapctl.experiments.sweeps.plan import plan as plan_in
-from tekapctl.experiments.sweeps.trial import run_trial
-from tekapctl.experiments.sweeps.workers import environment
+from tekapctl.experiments.sweeps.trial import cache_fills, fill_cache, run_trial
 from tekapctl.store.home import Home
 
 plan = partial(plan_in, datasets=Path("no-data-sets"))

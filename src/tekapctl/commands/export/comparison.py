@@ -3,9 +3,10 @@
 import statistics
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from tekapctl.commands.export.format import BATCH_SIZE, ExportSource, Runner
@@ -68,48 +69,41 @@ class Comparison:
             )
 
 
-@dataclass(frozen=True)
-class Results:
-    """A network's results on an image set.
-
-    Attributes:
-        logits: In the order of the images.
-        labels: The images' classes.
-        images_per_second: From the median time of a batch.
-    """
+class Results(NamedTuple):
+    """A network's logits on images, in their order, and its speed from the median time of a batch."""
 
     logits: Float[Tensor, "n classes"]
-    labels: Int64[Tensor, " n"]
     images_per_second: float
 
-    @classmethod
-    def of(cls, runner: Runner, source: ExportSource, images: ImageSet) -> "Results":
-        """Run all images; the first batch runs once more beforehand, to warm up."""
-        logits, seconds = [], []
-        for number, batch in enumerate(source.normalized(images)):
-            if number == 0:
-                runner(batch)
-            began = time.perf_counter()
-            logits.append(runner(batch))
-            seconds.append((time.perf_counter() - began) / len(batch))
-        # The last batch may be too small to be timed well.
-        return cls(torch.cat(logits).float(), images.labels, 1 / statistics.median(seconds[:-1] or seconds))
 
-    @property
-    def top1(self) -> float:
-        """Top-1 accuracy, a fraction."""
-        return (self.logits.argmax(1) == self.labels).double().mean().item()
+def run_all(runner: Runner, source: ExportSource, images: ImageSet) -> Results:
+    """Run all images; the first batch runs once more beforehand, to warm up."""
+    logits, seconds = [], []
+    for number, batch in enumerate(source.normalized(images)):
+        if number == 0:
+            runner(batch)
+        began = time.perf_counter()
+        logits.append(runner(batch))
+        seconds.append((time.perf_counter() - began) / len(batch))
+    # The last batch may be too small to be timed well.
+    return Results(torch.cat(logits).float(), 1 / statistics.median(seconds[:-1] or seconds))
 
-    def compared_with(self, expected: "Results") -> Comparison:
-        """Compare with the PyTorch network's results."""
-        return Comparison(
-            images=len(expected.labels),
-            batch_size=BATCH_SIZE,
-            largest_difference=(self.logits - expected.logits).abs().amax().item(),
-            largest_logit=expected.logits.abs().amax().item(),
-            agreement=(self.logits.argmax(1) == expected.logits.argmax(1)).double().mean().item(),
-            top1=self.top1,
-            torch_top1=expected.top1,
-            images_per_second=self.images_per_second,
-            torch_images_per_second=expected.images_per_second,
-        )
+
+def compare(found: Results, expected: Results, images: ImageSet) -> Comparison:
+    """Compare an exported network's results with those of the PyTorch network."""
+    classes, torch_classes = found.logits.argmax(1), expected.logits.argmax(1)
+
+    def fraction(hits: Tensor) -> float:
+        return hits.double().mean().item()
+
+    return Comparison(
+        images=len(images),
+        batch_size=BATCH_SIZE,
+        largest_difference=(found.logits - expected.logits).abs().amax().item(),
+        largest_logit=expected.logits.abs().amax().item(),
+        agreement=fraction(classes == torch_classes),
+        top1=fraction(classes == images.labels),
+        torch_top1=fraction(torch_classes == images.labels),
+        images_per_second=found.images_per_second,
+        torch_images_per_second=expected.images_per_second,
+    )

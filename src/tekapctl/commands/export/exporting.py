@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from tekapctl.commands.evaluate import load_network
 from tekapctl.commands.export.card import Card
-from tekapctl.commands.export.comparison import Results
-from tekapctl.commands.export.format import choose, load_source, run_module
+from tekapctl.commands.export.comparison import compare, run_all
+from tekapctl.commands.export.format import choose, export_source, run_module
 from tekapctl.data.batches import CPU
 from tekapctl.device import place
 from tekapctl.errors import UsageError, failures_in_words
@@ -83,24 +84,25 @@ def export(
     if options.int8 and not chosen.supports_int8:
         raise UsageError(f"The format {kind} does not support int8.", "Use the format onnx, or export in float32.")
     chosen.check_installed()
-    source = load_source(home, name, model=model, model_args=model_args, best=best, dataset=dataset, folder=folder)
+    network = load_network(home, name, model=model, model_args=model_args, best=best, dataset=dataset, folder=folder)
+    source = export_source(*network, model_args)
     reference = source.trained.reference
     logger.info(f"exporting {source.trained.model} from {reference.described} as {kind}")
     content = chosen.encode(source)
     images = source.splits.test if options.images is None else source.splits.test.subsample(options.images)
     logger.info(f"checking it on {len(images):,} test images of {source.data.described}")
     place(source.trained.network, CPU)
-    expected = Results.of(run_module(source.trained.network), source, images)
+    expected = run_all(run_module(source.trained.network), source, images)
     int8 = None
     with atomic_path(output, card_path) as (part, card_part):
         part.write_bytes(content)
-        check = Results.of(chosen.open(part), source, images).compared_with(expected)
+        check = compare(run_all(chosen.open(part), source, images), expected, images)
         check.check_logits(options.tolerance)
         if options.int8:
             calibration = source.splits.train.subsample(options.calibration_images)
             logger.info(f"calibrating int8 on {len(calibration):,} training images")
             part.write_bytes(chosen.quantize(content, source, calibration))
-            int8 = Results.of(chosen.open(part), source, images).compared_with(expected)
+            int8 = compare(run_all(chosen.open(part), source, images), expected, images)
             int8.check_accuracy(options.max_accuracy_drop)
             if int8.images_per_second < check.images_per_second:
                 logger.info("on this CPU the int8 file is smaller, but slower than float32")

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tekapctl import data
 from tekapctl.data.batches import CPU, Batches
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.spec import DataSpec
@@ -21,10 +20,7 @@ from tekapctl.models.external import Arguments
 from tekapctl.models.folding import fold
 from tekapctl.models.hooks import ExternalNetwork, ForwardHook
 from tekapctl.registry import Registry
-from tekapctl.spec import load_of_run
-from tekapctl.store.home import Home
 from tekapctl.store.weights import read_metadata
-from tekapctl.train import trained
 from tekapctl.train.metadata import Preprocessing
 from tekapctl.train.trained import Trained
 
@@ -97,31 +93,16 @@ def run_module(module: Callable[[Tensor], Tensor]) -> Runner:
     return torch.inference_mode()(lambda images: module(images))
 
 
-def load_source(
-    home: Home,
-    name: str,
-    *,
-    model: str | None = None,
-    model_args: Arguments | None = None,
-    best: bool = False,
-    dataset: str | None = None,
-    folder: str | None = None,
-) -> ExportSource:
-    """Load a trained network and its data set; the arguments are those of `export`.
+def export_source(loaded: Trained, spec: DataSpec, splits: Splits, model_args: Arguments | None) -> ExportSource:
+    """A network with what its export needs.
 
-    Raises:
-        UsageError: The network or its data is unavailable, or they do not fit together.
+    Args:
+        loaded: The network.
+        spec: Its data set.
+        splits: The data set's images.
+        model_args: Keyword arguments that an external model was built with.
     """
-    reference = trained.find(home, name, dataset=dataset)
-    if best:
-        reference = trained.weights_of(reference, "best")
-    loaded = trained.load(reference, model=model, arguments=model_args)
-    spec = trained.data_of(loaded, dataset, folder)
-    seed = load_of_run(reference.run.path).seed if reference.run else 0  # selects the run's share of training images
-    splits = data.load(spec, home.datasets, seed=seed, in_channels=loaded.network.in_channels)
-    trained.fit_to(loaded, splits.test, spec.described)
-    trained.warn_if_changed(loaded, spec, home.datasets)
-    normalization = loaded.network.normalization
+    reference, normalization = loaded.reference, loaded.network.normalization
     assert normalization is not None
     channels, height, width = splits.test.image_shape
     height, width = normalization.size or (height, width)

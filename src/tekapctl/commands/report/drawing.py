@@ -6,10 +6,11 @@ a phone, and curves have tooltips.
 
 import base64
 import io
+import itertools
 import math
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from html import escape
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,67 +18,66 @@ from torch import Tensor
 
 from tekapctl.experiments.comparison.statistics import Difference
 
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#7a5195", "#555555")
+"""Colours of groups and classes on paper, after Okabe and Ito's palette for colour-blind readers; `--c0` to `--c7`."""
+Number = float | int
+Scale = Callable[[Number], Number]
+"""Maps values to coordinates."""
+_DASHES = ("", "6 3", "2 3", "8 3 2 3")
+_LEFT = 54
+"""Where the plane of a chart begins, to the right of the numbers of its grid."""
 _MOST_CELLS_DRAWN = 20
 _MOST_CELLS_WRITTEN = 12
-COLOURS = 8
-"""How many colours of groups and classes the page has, `--c0` to `--c7`."""
-_DASHES = ("", "6 3", "2 3", "8 3 2 3")
 
 
-@dataclass(frozen=True)
-class Line:
-    """A group's curve over epochs.
+class Point(NamedTuple):
+    """A place on a curve: an epoch or a setting, a mean over seeds, and the ends of a band or error bar around it."""
 
-    Attributes:
-        label: The group.
-        epochs: Epochs, from 1.
-        mean: Mean over seeds.
-        low: Minimum over seeds.
-        high: Maximum over seeds.
-    """
+    at: Number
+    mean: Number
+    low: Number
+    high: Number
+
+
+class Line(NamedTuple):
+    """A group's curve; points are ascending."""
 
     label: str
-    epochs: Sequence[int]
-    mean: Sequence[float]
-    low: Sequence[float]
-    high: Sequence[float]
+    points: Sequence[Point]
 
     def finite(self) -> "Line":
-        """The curve without epochs in which a value is not finite."""
-        table = zip(self.epochs, self.mean, self.low, self.high, strict=True)
-        kept = [row for row in table if all(map(math.isfinite, row))]
-        epochs, mean, low, high = zip(*kept, strict=True) if kept else ((), (), (), ())
-        return Line(self.label, epochs, mean, low, high)
+        """The curve without points that are not finite."""
+        return Line(self.label, [point for point in self.points if all(map(math.isfinite, point))])
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A difference with its interval, in the axis's unit; low and high are None without an interval."""
 
     label: str
-    mean: float
-    low: float | None
-    high: float | None
+    mean: Number
+    low: Number | None
+    high: Number | None
 
     @classmethod
-    def of(cls, label: str, difference: Difference, scale: float) -> "Interval":
+    def of(cls, label: str, difference: Difference, scale: Number) -> "Interval":
         """A difference, scaled to the axis's unit."""
         ends = (None if end is None else scale * end for end in (difference.ci_low, difference.ci_high))
         return cls(label, scale * difference.mean, *ends)
 
 
-def colour(number: int) -> str:
-    """The CSS colour of a group or class."""
-    return f"var(--c{number % COLOURS})"
+def _scale(low: Number, high: Number, start: Number, end: Number) -> Scale:
+    """A linear map of a range of values to coordinates."""
+    return lambda value: start + (end - start) * ((value - low) / (high - low) if high > low else 0.5)
 
 
-def dash(number: int) -> str:
-    """A dash pattern that distinguishes groups of the same colour."""
-    pattern = _DASHES[number // COLOURS % len(_DASHES)]
-    return f' stroke-dasharray="{pattern}"' if pattern else ""
+def _padded(values: Sequence[Number]) -> tuple[Number, Number]:
+    """The range of values, and a little more."""
+    low, high = min(values), max(values)
+    pad = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
+    return low - pad, high + pad
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
+def ticks(low: Number, high: Number, about: int = 5) -> list[Number]:
     """Round numbers within a range."""
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         return [low] if math.isfinite(low) else []
@@ -88,102 +88,138 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def _plane(series: Sequence[Line], width: int, height: int, axis: str) -> tuple[Scale, list[str]]:
+    """The vertical scale of curves, and their grid with the axis's label."""
+    low, high = _padded([end for line in series for point in line.points for end in (point.low, point.high)])
+    y = _scale(low, high, height - 40, 10)
+    parts = [_text((_LEFT + width) / 2, height - 4, escape(axis))]
+    for tick in ticks(low, high):
+        parts.append(_rule(_LEFT, y(tick), width - 12, y(tick), 'class="grid"'))
+        parts.append(_text(_LEFT - 6, y(tick) + 4, f"{tick:.4g}", anchor="end"))
+    return y, parts
+
+
 def lines(title: str, unit: str, series: Sequence[Line]) -> str:
     """Curves over epochs with bands over seeds; empty if no curve has a point.
 
     Colours follow the position in `series`, so that a curve without points does not change the others' colours.
     """
-    width, height, left, top, bottom = 520, 260, 52, 10, 34
+    width, height = 520, 260
     series = [line.finite() for line in series]
-    values = [value for line in series for part in (line.low, line.high) for value in part]
-    if not values:
+    epochs = [point.at for line in series for point in line.points]
+    if not epochs:
         return ""
-    low, high = min(values), max(values)
-    pad = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
-    low, high = low - pad, high + pad
-    first, last = (most(epoch for line in series for epoch in line.epochs) for most in (min, max))
+    y, parts = _plane(series, width, height, "epoch")
+    first, last = float(min(epochs)), float(max(epochs))
+    x = _scale(first, last, _LEFT, width - 12)
+    parts += [_text(x(tick), height - 22, f"{tick:.0f}") for tick in ticks(first, last, 6) if tick == int(tick)]
+    for number, (label, points) in enumerate(series):
+        if any(point.low != point.high for point in points):
+            back = [(x(point.at), y(point.low)) for point in reversed(points)]
+            band = _places([*((x(point.at), y(point.high)) for point in points), *back])
+            parts.append(f'<polygon points="{band}" fill="{_colour(number)}" opacity=".15"/>')
+        if points:
+            parts.append(_polyline([(x(point.at), y(point.mean)) for point in points], number, label))
+    return _svg(width, height, f"{title}, {unit}, by epoch", parts)
 
-    def x(epoch: float | int) -> float:
-        return left + (width - left - 12) * ((epoch - first) / (last - first) if last > first else 0.5)
 
-    def y(value: float) -> float:
-        return top + (height - top - bottom) * (1 - (value - low) / (high - low))
+def over_axis(title: str, axis: str, unit: str, series: Sequence[Line]) -> str:
+    """Curves with error bars over a setting, on a logarithmic axis; empty if no curve has a point."""
+    width, height = 720, 320
+    settings = sorted({point.at for line in series for point in line.points})
+    if not settings:
+        return ""
+    y, parts = _plane(series, width, height, f"x: {axis}, y: {unit}")
+    x = _scale(math.log2(settings[0]), math.log2(settings[-1]), _LEFT + 20, width - 32)
+    parts += [_text(x(math.log2(at)), height - 22, f"{at:g}") for at in settings]
+    for number, (label, points) in enumerate(series):
+        # Shifted sideways, so that error bars of different series do not hide each other.
+        shift = 4 * (number - (len(series) - 1) / 2)
+        places = [(x(math.log2(point.at)) + shift, y(point.mean)) for point in points]
+        parts.append(_polyline(places, number, label))
+        for (left, middle), point in zip(places, points, strict=True):
+            tooltip = f"{label}, {point.at:g}: {point.mean:.2f}"
+            if point.high > point.low:
+                tooltip += f" ± {(point.high - point.low) / 2:.2f}"
+                style = f'stroke="{_colour(number)}" stroke-width="1.2"'
+                parts.append(_rule(left, y(point.low), left, y(point.high), style))
+            parts.append(_dot(left, middle, 3.6, f'fill="{_colour(number)}"', tooltip))
+    return _svg(width, height, title, parts)
 
-    parts = [grid(y(t), left, width - 12, _number(t)) for t in ticks(low, high)]
-    for tick in ticks(float(first), float(last), 6):
-        if tick == int(tick):
-            parts.append(text(x(tick), height - 16, f"{tick:.0f}"))
-    parts.append(text((left + width) / 2, height - 2, "epoch"))
-    for number, line in enumerate(series):
-        if not line.epochs:
-            continue
-        if any(a != b for a, b in zip(line.low, line.high, strict=True)):
-            there = [f"{x(e):.1f},{y(v):.1f}" for e, v in zip(line.epochs, line.high, strict=True)]
-            back = [f"{x(e):.1f},{y(v):.1f}" for e, v in zip(line.epochs, line.low, strict=True)]
-            band = " ".join([*there, *reversed(back)])
-            parts.append(f'<polygon points="{band}" fill="{colour(number)}" opacity=".15"/>')
-        points = " ".join(f"{x(e):.1f},{y(v):.1f}" for e, v in zip(line.epochs, line.mean, strict=True))
-        parts.append(
-            f'<polyline points="{points}" fill="none" stroke="{colour(number)}" stroke-width="1.8"{dash(number)}>'
-            f"<title>{escape(line.label)}</title></polyline>"
-        )
-    return svg(width, height, f"{title}, {unit}, by epoch", parts)
+
+def _colour(number: int) -> str:
+    return f"var(--c{number % len(COLOURS)})"
+
+
+def _stroke(number: int, width: Number) -> str:
+    """A group's stroke: its colour, and a dash pattern that distinguishes groups of the same colour."""
+    pattern = _DASHES[number // len(COLOURS) % len(_DASHES)]
+    dash = f' stroke-dasharray="{pattern}"' if pattern else ""
+    return f'stroke="{_colour(number)}" stroke-width="{width}"{dash}'
+
+
+def _places(points: Sequence[tuple[Number, Number]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def _polyline(points: Sequence[tuple[Number, Number]], number: int, label: str) -> str:
+    line = f'<polyline points="{_places(points)}" fill="none" {_stroke(number, 1.8)}>'
+    return f"{line}<title>{escape(label)}</title></polyline>"
+
+
+def _rule(x1: Number, y1: Number, x2: Number, y2: Number, style: str) -> str:
+    return f'<line x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}" {style}/>'
+
+
+def _dot(x: Number, y: Number, radius: Number, style: str, tooltip: str) -> str:
+    tip = f"<title>{escape(tooltip)}</title>"
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" {style}>{tip}</circle>'
 
 
 def intervals(title: str, rows: Sequence[Interval]) -> str:
     """Differences with their intervals, around zero."""
     row, left, width = 24, 190, 720
     height = row * len(rows) + 34
-    values = [v for each in rows for v in (each.mean, each.low, each.high) if v is not None] + [0.0]
-    low, high = min(values), max(values)
-    pad = (high - low) * 0.06 or 1.0
-    low, high = low - pad, high + pad
-
-    def x(value: float) -> float:
-        return left + (width - left - 14) * (value - low) / (high - low)
-
+    values = [v for each in rows for v in (each.mean, each.low, each.high) if v is not None]
+    low, high = _padded([*values, 0.0])
+    x = _scale(low, high, left, width - 14)
     parts = []
     for tick in ticks(low, high, 7):
-        kind = "zero" if abs(tick) < 1e-12 else "grid"
-        parts.append(f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{height - 28}" class="{kind}"/>')
-        parts.append(text(x(tick), height - 12, _signed(tick)))
+        is_zero = abs(tick) < 1e-12
+        parts.append(_rule(x(tick), 4, x(tick), height - 28, 'class="zero"' if is_zero else 'class="grid"'))
+        parts.append(_text(x(tick), height - 12, "0" if is_zero else f"{tick:+.3g}"))
     for number, each in enumerate(rows):
         y = 4 + row * (number + 0.5)
-        parts.append(text(left - 10, y + 4, _short(each.label, 30), "label", "end"))
+        parts.append(_text(left - 10, y + 4, _short(each.label, 30), "label", "end"))
         tooltip = f"{each.label}: {each.mean:+.2f}"
         if each.low is not None and each.high is not None:
             tooltip += f", {each.low:+.2f} to {each.high:+.2f}"
-            parts.append(f'<line x1="{x(each.low):.1f}" x2="{x(each.high):.1f}" y1="{y}" y2="{y}" class="whisker"/>')
-        tip = f"<title>{escape(tooltip)}</title>"
-        parts.append(f'<circle cx="{x(each.mean):.1f}" cy="{y}" r="4.5" class="dot">{tip}</circle>')
-    return svg(width, height, title, parts)
+            parts.append(_rule(x(each.low), y, x(each.high), y, 'class="whisker"'))
+        parts.append(_dot(x(each.mean), y, 4.5, 'class="dot"', tooltip))
+    return _svg(width, height, title, parts)
 
 
-def bars(title: str, names: Sequence[str], values: Sequence[float]) -> str:
+def bars(title: str, names: Sequence[str], values: Sequence[Number]) -> str:
     """Horizontal bars around zero."""
     row, left, width = 18, 110, 380
     height = row * len(names) + 26
     most = max([abs(value) for value in values] + [1e-9])
-    middle = left + (width - left - 40) / 2 + 14
-
-    def x(value: float) -> float:
-        return middle + (width - left - 80) / 2 * value / most
-
-    parts = [f'<line x1="{middle:.1f}" x2="{middle:.1f}" y1="2" y2="{height - 20}" class="zero"/>']
+    x = _scale(-most, most, left + 34, width - 46)
+    parts = [_rule(x(0), 2, x(0), height - 20, 'class="zero"')]
     for number, (name, value) in enumerate(zip(names, values, strict=True)):
         y = 4 + row * number
         kind = "gain" if value >= 0 else "loss"
-        start, end = sorted((middle, x(value)))
-        parts.append(text(left - 8, y + 11, _short(name, 18), "label", "end"))
+        start, end = sorted((x(0), x(value)))
+        parts.append(_text(left - 8, y + 11, _short(name, 18), "label", "end"))
         parts.append(f'<rect x="{start:.1f}" y="{y}" width="{end - start:.1f}" height="{row - 5}" class="{kind}"/>')
         place, anchor = (end + 4, "start") if value >= 0 else (start - 4, "end")
-        parts.append(text(place, y + 11, f"{value:+.1f}", "tick", anchor))
-    parts.append(text(middle, height - 6, "percentage points"))
-    return svg(width, height, title, parts)
+        parts.append(_text(place, y + 11, f"{value:+.1f}", "tick", anchor))
+    parts.append(_text(x(0), height - 6, "percentage points"))
+    return _svg(width, height, title, parts)
 
 
 def heat(
-    title: str, values: Float[Tensor, "rows columns"], names: Sequence[str], *, most: float, percent: bool = False
+    title: str, values: Float[Tensor, "rows columns"], names: Sequence[str], *, most: Number, percent: bool = False
 ) -> str:
     """A matrix as shades: one colour above zero, another below.
 
@@ -199,33 +235,30 @@ def heat(
     cell = side / count
     shades = (values / most if most else values * 0).clamp(-1, 1)
     parts = []
-    if count <= _MOST_CELLS_DRAWN:
-        for i, j in _places(count):
-            shade = float(shades[i, j])
-            number = f"{100 * float(values[i, j]):.0f}" if percent else f"{float(values[i, j]):+.2f}"
-            kind = "up" if shade >= 0 else "down"
-            parts.append(
-                f'<rect x="{left + j * cell:.1f}" y="{top + i * cell:.1f}" width="{cell - 0.8:.1f}" '
-                f'height="{cell - 0.8:.1f}" class="{kind}" fill-opacity="{abs(shade):.3f}">'
-                f"<title>{escape(names[i])}, {escape(names[j])}: {number}</title></rect>"
-            )
-            if count <= _MOST_CELLS_WRITTEN and percent and abs(float(values[i, j])) >= 0.005:
-                kind = "cell strong" if abs(shade) > 0.55 else "cell"
-                parts.append(text(left + (j + 0.5) * cell, top + (i + 0.5) * cell + 4, number, kind))
-        for i, name in enumerate(names):
-            y = top + (i + 0.5) * cell + 4
-            parts.append(text(left - 6, y, _short(name, 15), "label", "end"))
-            x = left + (i + 0.5) * cell
-            parts.append(
-                f'<text transform="translate({x + 3:.1f} {top + side + 8:.1f}) rotate(-50)" class="label" '
-                f'text-anchor="end">{_short(name, 13)}</text>'
-            )
-        return svg(int(left + side + 8), int(top + side + 84), title, parts)
-    parts.append(f'<image x="{left}" y="{top}" width="{side}" height="{side}" class="matrix" href="{_png(shades)}"/>')
-    parts.append(f'<rect x="{left}" y="{top}" width="{side}" height="{side}" class="frame"/>')
-    parts.append(text(left - 6, top + 10, _short(names[0], 15), "tick", "end"))
-    parts.append(text(left - 6, top + side, _short(names[-1], 15), "tick", "end"))
-    return svg(int(left + side + 8), int(top + side + 16), title, parts)
+    if count > _MOST_CELLS_DRAWN:
+        square = f'x="{left}" y="{top}" width="{side}" height="{side}"'
+        parts.append(f'<image {square} class="matrix" href="{_png(shades)}"/><rect {square} class="frame"/>')
+        parts.append(_text(left - 6, top + 10, _short(names[0], 15), "tick", "end"))
+        parts.append(_text(left - 6, top + side, _short(names[-1], 15), "tick", "end"))
+        return _svg(int(left + side + 8), int(top + side + 16), title, parts)
+    for i, j in itertools.product(range(count), repeat=2):
+        value, shade = float(values[i, j]), float(shades[i, j])
+        number = f"{100 * value:.0f}" if percent else f"{value:+.2f}"
+        parts.append(
+            f'<rect x="{left + j * cell:.1f}" y="{top + i * cell:.1f}" width="{cell - 0.8:.1f}" '
+            f'height="{cell - 0.8:.1f}" class="{"up" if shade >= 0 else "down"}" fill-opacity="{abs(shade):.3f}">'
+            f"<title>{escape(names[i])}, {escape(names[j])}: {number}</title></rect>"
+        )
+        if count <= _MOST_CELLS_WRITTEN and percent and abs(value) >= 0.005:
+            kind = "cell strong" if abs(shade) > 0.55 else "cell"
+            parts.append(_text(left + (j + 0.5) * cell, top + (i + 0.5) * cell + 4, number, kind))
+    for i, name in enumerate(names):
+        parts.append(_text(left - 6, top + (i + 0.5) * cell + 4, _short(name, 15), "label", "end"))
+        parts.append(
+            f'<text transform="translate({left + (i + 0.5) * cell + 3:.1f} {top + side + 8:.1f}) rotate(-50)" '
+            f'class="label" text-anchor="end">{_short(name, 13)}</text>'
+        )
+    return _svg(int(left + side + 8), int(top + side + 84), title, parts)
 
 
 def scatter(
@@ -242,26 +275,23 @@ def scatter(
     """
     width, height = 380, 320
     low, high = points.amin(0), points.amax(0)
-    wide, tall = (max(float(extent), 1e-9) for extent in high - low)
-    scale = min((width - 24) / wide, (height - 24) / tall)
-    middle = (low + high) / 2
+    extent = (high - low).clamp(min=1e-9)
+    scale = min((width - 24) / float(extent[0]), (height - 24) / float(extent[1]))
+    places = torch.tensor([width / 2, height / 2]) + scale * (points - (low + high) / 2) * torch.tensor([1, -1])
     parts = []
     for number, label in enumerate(shown):
-        form = number // COLOURS
-        dots = []
-        for point in points[labels == label]:
-            x = width / 2 + scale * float(point[0] - middle[0])
-            y = height / 2 - scale * float(point[1] - middle[1])
-            dots.append(
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.3"/>'
-                if not form
-                else f'<path d="M{x - 2.4:.1f} {y - 2.4:.1f}l4.8 4.8m0-4.8l-4.8 4.8"/>'
-            )
+        is_cross = number >= len(COLOURS)
+        dots = [
+            f'<path d="M{x - 2.4:.1f} {y - 2.4:.1f}l4.8 4.8m0-4.8l-4.8 4.8"/>'
+            if is_cross
+            else f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.3"/>'
+            for x, y in places[labels == label].tolist()
+        ]
         parts.append(
-            f'<g fill="{colour(number)}" stroke="{colour(number)}" stroke-width="{1.2 if form else 0}" opacity=".75">'
-            f"<title>{escape(names[label])}</title>{''.join(dots)}</g>"
+            f'<g fill="{_colour(number)}" stroke="{_colour(number)}" stroke-width="{1.2 if is_cross else 0}" '
+            f'opacity=".75"><title>{escape(names[label])}</title>{"".join(dots)}</g>'
         )
-    return svg(width, height, title, parts)
+    return _svg(width, height, title, parts)
 
 
 def legend(names: Sequence[str], *, points: bool = False, only: Collection[str] | None = None) -> str:
@@ -276,48 +306,26 @@ def legend(names: Sequence[str], *, points: bool = False, only: Collection[str] 
     for number, name in enumerate(names):
         if only is not None and name not in only:
             continue
-        if points:
-            mark = (
-                f'<circle cx="12" cy="6" r="4" fill="{colour(number)}"/>'
-                if number < COLOURS
-                else f'<path d="M8 2l8 8m0-8l-8 8" stroke="{colour(number)}" stroke-width="2"/>'
-            )
+        if not points:
+            mark = f'<line x1="0" x2="24" y1="6" y2="6" {_stroke(number, 3)}/>'
+        elif number < len(COLOURS):
+            mark = f'<circle cx="12" cy="6" r="4" fill="{_colour(number)}"/>'
         else:
-            mark = f'<line x1="0" x2="24" y1="6" y2="6" stroke="{colour(number)}" stroke-width="3"{dash(number)}/>'
+            mark = f'<path d="M8 2l8 8m0-8l-8 8" stroke="{_colour(number)}" stroke-width="2"/>'
         entries.append(f'<li><svg width="24" height="12" aria-hidden="true">{mark}</svg>{escape(name)}</li>')
     return f'<ul class="legend">{"".join(entries)}</ul>'
 
 
-def _places(count: int) -> Iterator[tuple[int, int]]:
-    return ((i, j) for i in range(count) for j in range(count))
-
-
-def grid(y: float | int, left: float | int, right: float | int, label: str) -> str:
-    """A horizontal grid line with its value."""
-    return (
-        f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
-        f"{text(left - 6, y + 4, label, anchor='end')}"
-    )
-
-
-def text(x: float | int, y: float | int, label: str, kind: str = "tick", anchor: str = "middle") -> str:
+def _text(x: Number, y: Number, label: str, kind: str = "tick", anchor: str = "middle") -> str:
     """Text at a position; it must be escaped."""
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{label}</text>'
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
-
-
-def _signed(value: float) -> str:
-    return "0" if abs(value) < 1e-12 else f"{value:+.3g}"
 
 
 def _short(text: str, most: int) -> str:
     return escape(text if len(text) <= most else text[: most - 1] + "…")
 
 
-def svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
+def _svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
     """An SVG element."""
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tekapctl.commands.report.charts import CURVES, curve, metrics_of
+from tekapctl.commands.report.drawing import COLOURS
+from tekapctl.commands.report.sections import CURVES, curve, metrics_of
 from tekapctl.errors import require
 from tekapctl.experiments.comparison.groups import Group
 from tekapctl.experiments.comparison.table import Row
@@ -17,8 +18,6 @@ from tekapctl.store.home import Home, output_file
 COLUMN, PAGE = 3.3, 7.0
 """Widths in inches: a column of a two-column paper, and the text width."""
 NAMES = ("accuracy", "differences", "training")
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
-"""Okabe and Ito's palette, which colour-blind readers can distinguish."""
 _DASHES = ("-", "--", ":", "-.")
 _STYLE = {
     "font.size": 8,
@@ -90,7 +89,7 @@ def _rows(labels: Sequence[str]) -> tuple[Any, Any]:
 def _accuracy(groups: Sequence[Group], rows: Sequence[Row]) -> Any:
     figure, axes = _rows([row.label for row in rows])
     for number, (group, row) in enumerate(zip(groups, rows, strict=True)):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         half = None if row.top1.ci_half_width is None else 100 * row.top1.ci_half_width
         seeds = [100 * top1 for top1 in group.top1]
         axes.scatter(seeds, [number + 0.25] * len(seeds), s=9, color=colour, alpha=0.45, linewidths=0)
@@ -107,7 +106,7 @@ def _differences(rows: Sequence[Row], baseline: Group) -> Any:
     axes.axvline(0, color="0.4", linewidth=0.8)
     for number, (_, difference) in enumerate(found):
         half = None if difference.ci_high is None else 100 * (difference.ci_high - difference.mean)
-        axes.errorbar(100 * difference.mean, number, xerr=half, fmt="o", markersize=3.5, capsize=2, color=_COLOURS[0])
+        axes.errorbar(100 * difference.mean, number, xerr=half, fmt="o", markersize=3.5, capsize=2, color=COLOURS[0])
     axes.set_xlabel(textwrap.fill(f"Δ top-1 vs. {_printable(baseline.label)} (points)", 44))
     return figure
 
@@ -118,16 +117,17 @@ def _training(groups: Sequence[Group]) -> Any:
         [curve(label, epochs, field, scale).finite() for label, epochs in metrics.items()]
         for field, *_, scale in CURVES
     ]
-    if not any(line.epochs for panel in lines for line in panel):
+    if not any(line.points for panel in lines for line in panel):
         return None
     columns = max(1, min(4, 110 // max(len(group.label) + 8 for group in groups)))
     legend_rows = -(-len(groups) // columns)
     figure, panels = _axes(PAGE, 2.1 + 0.16 * legend_rows, len(CURVES))
     for axes, panel, (_, title, unit, _) in zip(panels, lines, CURVES, strict=True):
         for number, line in enumerate(panel):
-            colour, dash = _COLOURS[number % len(_COLOURS)], _DASHES[number // len(_COLOURS) % len(_DASHES)]
-            axes.plot(line.epochs, line.mean, dash, color=colour, label=_printable(line.label))
-            axes.fill_between(line.epochs, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
+            colour, dash = COLOURS[number % len(COLOURS)], _DASHES[number // len(COLOURS) % len(_DASHES)]
+            epochs, mean, low, high = zip(*line.points, strict=True) if line.points else ((), (), (), ())
+            axes.plot(epochs, mean, dash, color=colour, label=_printable(line.label))
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.set_xlabel("epoch")
         axes.set_ylabel(f"{title.lower()} (%)" if "%" in unit else title.lower())
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -1,28 +1,25 @@
-"""The report page: one self-contained HTML file about groups of runs."""
+"""The report page: one self-contained HTML file about groups of runs, and a study if they are of one."""
 
 import logging
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
+from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tekapctl import __version__
-from tekapctl.commands.report import charts, drawing
-from tekapctl.commands.report.parts import Figure, Panel, Section, render
+from tekapctl.commands.report import drawing, sections
 from tekapctl.commands.report.predictions import Predictions, Predictor
+from tekapctl.commands.report.sections import Figure, Section
 from tekapctl.errors import TekapctlError
 from tekapctl.experiments.comparison.groups import Group
 from tekapctl.experiments.comparison.table import COLUMNS, Row, cells
+from tekapctl.experiments.studies.result import Result, arm_cells, contrast_cells
 from tekapctl.spec import dumps
 
 logger = logging.getLogger(__name__)
-
-_POINTS = 1000
-_CLASSES_SHOWN = 10
-_MOST_BARS = 30
-_MOST_CONFUSIONS = 20
-_SHOWN_PAIRS = 12
 
 
 def page(groups: Sequence[Group], baseline: Group, rows: Sequence[Row], predictor: Predictor, opening: str = "") -> str:
@@ -44,8 +41,8 @@ def page(groups: Sequence[Group], baseline: Group, rows: Sequence[Row], predicto
     # A study has tested its contrasts already: a second p-value with another correction would contradict them.
     table = [row[: len(COLUMNS)] if opening else row for row in cells(rows, baseline.label)]
     notes, networks = _networks(groups, baseline, predictor)
-    sections = [charts.training(groups), charts.diversity(groups), *networks]
-    return render(
+    found = [sections.training(groups), sections.diversity(groups), *networks]
+    return _render(
         "page.html",
         title=_title(groups),
         lead=_lead(groups, baseline),
@@ -54,7 +51,7 @@ def page(groups: Sequence[Group], baseline: Group, rows: Sequence[Row], predicto
         cells=table,
         baseline=baseline.label,
         differences=None if opening else _differences(rows, baseline),
-        sections=[each for each in sections if each is not None],
+        sections=[each for each in found if each is not None],
         notes=notes,
         groups=[
             {
@@ -123,110 +120,73 @@ def _networks(groups: Sequence[Group], baseline: Group, predictor: Predictor) ->
         except TekapctlError as error:
             notes.append(f"{whose} is missing from the figures of predictions: {error.problem}")
     return notes, [
-        _gains(groups, baseline),
-        _confusions(students),
-        _correlations(students, teachers),
-        _embeddings(students, teachers),
+        sections.gains(groups, baseline),
+        sections.confusions(students),
+        sections.correlations(students, teachers),
+        sections.embeddings(students, teachers),
     ]
 
 
-def _section(title: str, how: str, figures: Sequence[Figure], legend: str = "") -> Section | None:
-    return Section(title, how, [Panel("", figures)], legend, "three") if figures else None
+def opening(result: Result) -> str:
+    """A study's section of the page: the question, the conclusions, the charts and the tables, as HTML."""
+    missing = f"{result.finished} of {result.runs} runs are finished." if result.finished < result.runs else ""
+    return _render(
+        "study.html",
+        question=result.question,
+        missing=missing,
+        conclusions=result.conclusions,
+        charts=_charts(result),
+        differences=_contrasts(result),
+        contrasts=[row[:-1] for row in contrast_cells(result)],  # the verdicts are in the conclusions
+        outcomes=[(outcome.name, arm_cells(result, index)) for index, outcome in enumerate(result.outcomes)],
+    )
 
 
-def _gains(groups: Sequence[Group], baseline: Group) -> Section | None:
+def _charts(result: Result) -> list[tuple[str, Figure]]:
+    """A chart of the first outcome over the study's axis for each block, with its legend."""
+    axis, outcome = result.planned.design.axis, result.outcomes[0]
+    found = []
+    for block in dict.fromkeys(row.block for row in result.rows) if axis is not None else ():
+        series: dict[str, list[drawing.Point]] = {}
+        for row in result.rows:
+            cell = row.cells[0]
+            if row.block == block and row.arm.series is not None and row.arm.x is not None and cell is not None:
+                mean, half = cell.summary.mean, cell.summary.ci_half_width or 0.0
+                values = (outcome.scale * value for value in (mean, mean - half, mean + half))
+                series.setdefault(row.arm.series, []).append(drawing.Point(row.arm.x, *values))
+        lines = [drawing.Line(label, sorted(points)) for label, points in series.items()]
+        picture = drawing.over_axis(f"{result.question} {block}", str(axis), outcome.title, lines)
+        caption = f"{block or outcome.name}: means with 95 % confidence intervals"
+        found.append((drawing.legend(list(series)), Figure(caption, picture)))
+    return found
+
+
+def _contrasts(result: Result) -> list[Figure]:
     figures = []
-    for group in groups:
-        shared = [seed for seed in group.runs if seed in baseline.runs]
-        own, base = _per_class(group, shared), _per_class(baseline, shared)
-        same_images = group.first.spec.data.has_test_images_of(baseline.first.spec.data)
-        if group is baseline or not same_images or not own or own.keys() != base.keys():
-            continue
-        gains = {name: 100 * (own[name] - base[name]) for name in base}
-        names = sorted(gains, key=lambda name: -gains[name])
-        if len(names) > _MOST_BARS:
-            names = names[: _MOST_BARS // 2] + names[-_MOST_BARS // 2 :]
-        drawn = drawing.bars(f"Per-class gain of {group.label}", names, [gains[name] for name in names])
-        figures.append(Figure(group.label, drawn))
-    how = (
-        f"Per-class test accuracy minus that of {baseline.label}, averaged over the seeds that both have. "
-        f"With more than {_MOST_BARS} classes, only those that changed most."
+    for outcome in result.outcomes:
+        shown = [
+            drawing.Interval.of(each.contrast.label, each.difference, outcome.scale)
+            for each in result.estimates
+            if each.outcome is outcome and each.difference is not None
+        ]
+        if shown:
+            unit = outcome.difference_unit
+            title = f"{outcome.name}, difference{f' ({unit})' if unit else ''}"
+            figures.append(Figure(title, drawing.intervals(title, shown)))
+    return figures
+
+
+def _render(template: str, **values: Any) -> Markup:
+    """Fill a template; texts are escaped."""
+    return Markup(_environment().get_template(template).render(**values, colours=drawing.COLOURS))
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("tekapctl.commands.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
-    return _section("Per-class gain", how, figures)
-
-
-def _per_class(group: Group, seeds: Sequence[int]) -> dict[str, float]:
-    tables = [group.runs[seed].summary["evaluation"].get("per_class", {}) for seed in seeds]
-    same = bool(tables) and all(table and table.keys() == tables[0].keys() for table in tables)
-    return {name: statistics.mean(table[name] for table in tables) for name in tables[0]} if same else {}
-
-
-def _confusions(students: dict[str, Predictions]) -> Section | None:
-    figures, many = [], False
-    for label, found in students.items():
-        if len(found.classes) <= _MOST_CONFUSIONS:
-            drawn = drawing.heat(f"Confusion of {label}", found.confusion, found.classes, most=1.0, percent=True)
-            figures.append(Figure(label, drawn))
-        else:
-            many = True
-            figures.append(Figure(label, cells=[["most confused classes", "% of images"], *_most_confused(found)]))
-    how = (
-        "The pairs of classes that are confused most, for each group's first run."
-        if many
-        else "Percentage of each class's test images (row) predicted as each class (column), per group's first run."
-    )
-    return _section("Confusion", how, figures)
-
-
-def _most_confused(found: Predictions) -> Iterator[list[str]]:
-    wrong = found.confusion.clone().fill_diagonal_(0)
-    best = wrong.flatten().topk(min(_SHOWN_PAIRS, wrong.numel()))
-    for fraction, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        true, predicted = divmod(place, len(found.classes))
-        yield [f"{found.classes[true]} as {found.classes[predicted]}", f"{100 * fraction:.1f}"]
-
-
-def _correlations(students: dict[str, Predictions], teachers: dict[str, Predictions]) -> Section | None:
-    differences = {label: teachers[label].correlation - students[label].correlation for label in teachers}
-    if not differences:
-        return None
-    most = max(float(found.abs().max()) for found in differences.values())
-    figures = []
-    for label, found in differences.items():
-        count = len(found)
-        mean = float((found.abs().sum() - found.diagonal().abs().sum()) / max(1, count * (count - 1)))
-        drawn = drawing.heat(f"Class correlation, teacher minus {label}", found, students[label].classes, most=most)
-        figures.append(Figure(f"{label}: mean absolute difference {mean:.4f}", drawn))
-    how = (
-        "Correlation of each two classes' logits over the test images, teacher minus student, as in the CRD and TeKAP "
-        "papers. Paler is closer to the teacher. Blue: more correlated in the teacher; orange: less. All figures share "
-        f"one scale, up to {most:.2f}. Networks without a teacher are omitted."
-    )
-    return _section("Class correlation", how, figures)
-
-
-def _embeddings(students: dict[str, Predictions], teachers: dict[str, Predictions]) -> Section | None:
-    shown: dict[str, Predictions] = {}
-    for label, found in teachers.items():
-        if not any(found is other for other in shown.values()):
-            shown[f"teacher of {label}" if shown else "teacher"] = found
-    shown |= students
-    if not shown:
-        return None
-    names = next(iter(shown.values())).classes
-    count = min(_CLASSES_SHOWN, len(names))
-    chosen = [number * len(names) // count for number in range(count)]
-    figures = []
-    for label, found in shown.items():
-        if found.classes != names:
-            continue
-        points, labels, explained = found.plane(_POINTS * max(1, len(names) // count))
-        keep = (labels.unsqueeze(1) == labels.new_tensor(chosen)).any(1)
-        drawn = drawing.scatter(f"Embeddings of {label}", points[keep], labels[keep], chosen, names)
-        figures.append(Figure(f"{label}: {100 * explained:.0f} % of the variance", drawn))
-    some = f" {count} of {len(names)} classes, evenly chosen." if count < len(names) else ""
-    how = (
-        "Test images in the plane of the first two principal components of their embeddings. Each network has its own "
-        f"plane: compare how well classes separate, not where they lie.{some}"
-    )
-    return _section("Embeddings", how, figures, drawing.legend([names[number] for number in chosen], points=True))

@@ -1,13 +1,13 @@
 """Finished runs, grouped by experiment: runs of one group differ only in their seed."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tekapctl.errors import UsageError
-from tekapctl.experiments.identity import identifying
+from tekapctl.experiments.identity import flat_items, identifying
 from tekapctl.spec import StudentSpec, TeacherSpec, load_of_run, read_file
 from tekapctl.store.home import Home
 from tekapctl.store.run import Run
@@ -94,7 +94,8 @@ def group(found: Iterable[Finished]) -> list[Group]:
     by_spec: dict[str, dict[int, Finished]] = {}
     tables: dict[str, dict[str, Any]] = {}
     for one in sorted(found, key=lambda one: one.run.id):
-        table = dict(_flat(identifying(one.spec)))
+        items = flat_items(identifying(one.spec))
+        table = {path: str(value) if isinstance(value, list) else value for path, value in items}
         key = repr(sorted(table.items()))
         tables[key] = table
         by_spec.setdefault(key, {})[one.spec.seed] = one
@@ -163,14 +164,6 @@ def read_finished(run: Run) -> Finished:
     if run.status != "finished" or summary is None:
         raise UsageError(f"The run {run.id} is not finished.", "Leave it out, or finish it with `tekapctl resume`.")
     return Finished(run, load_of_run(run.path), summary)
-
-
-def _flat(table: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", str(value) if isinstance(value, list) else value
 
 
 def _words(spec: TeacherSpec | StudentSpec) -> str:

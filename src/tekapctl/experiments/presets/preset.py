@@ -13,6 +13,7 @@ from tekapctl import models
 from tekapctl.distillation.angular import PUBLISHED_VIEWS
 from tekapctl.distillation.methods import METHODS
 from tekapctl.errors import UsageError
+from tekapctl.experiments.identity import flat_items
 from tekapctl.spec import StudentSpec, merged
 
 Dataset = Literal["cifar100", "imagenet"]
@@ -264,9 +265,6 @@ def _ways(spec: StudentSpec) -> Iterator[str]:
         yield "crd"
 
 
-def flat(table: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+def flat(table: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a nested table by their dotted paths."""
-    found: dict[str, Any] = {}
-    for name, value in table.items():
-        found |= flat(value, f"{path}{name}.") if isinstance(value, Mapping) else {path + name: value}
-    return found
+    return dict(flat_items(table))

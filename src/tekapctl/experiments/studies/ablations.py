@@ -8,9 +8,21 @@ from tekapctl.distillation.angular import PUBLISHED_VIEWS
 from tekapctl.distillation.perturbations import PERTURBATIONS
 from tekapctl.distillation.tekap import Distribution, KnownPerturbation
 from tekapctl.errors import UsageError
-from tekapctl.experiments.studies.arms import Labels, changed, effects_of, noiseless, plain, relevant, with_tekap
 from tekapctl.experiments.studies.contrasts import Contrast, mean_of, trend, versus
-from tekapctl.experiments.studies.study import STUDIES, Arm, Design, Study, StudySetup
+from tekapctl.experiments.studies.study import (
+    STUDIES,
+    Arm,
+    Design,
+    Labels,
+    Study,
+    StudySetup,
+    changed,
+    effects_of,
+    noiseless,
+    plain,
+    relevant,
+    with_tekap,
+)
 from tekapctl.spec import StudentSpec, to_dict
 from tekapctl.spec.effects import keep
 

@@ -1,12 +1,115 @@
-"""Contrasts between arms, computed per seed and tested together."""
+"""Outcomes, contrasts between arms computed per seed, and their estimates, tested together."""
 
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tekapctl.experiments.comparison.groups import Finished
 from tekapctl.experiments.comparison.statistics import ALPHA, Difference, holm, paired
-from tekapctl.experiments.studies.outcomes import Outcome
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A finished run with what was measured of its network afterwards.
+
+    Attributes:
+        finished: The run.
+        evaluation: Robustness and transfer measurements; None if the study needs none.
+        macs: Multiply-accumulates of its training; None if the study does not count them.
+        teacher_macs: Multiply-accumulates of training its teachers (and theirs), as far as the study trains them.
+    """
+
+    finished: Finished
+    evaluation: Mapping[str, Any] | None = None
+    macs: float | None = None
+    teacher_macs: float | None = None
+
+
+Read = Callable[[Measured], float | None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A number that is read from each run.
+
+    Attributes:
+        key: Its name in JSON.
+        name: Its name in tables.
+        unit: The unit in tables; empty without one.
+        read: Reads it; None if the run has no such value.
+        scale: Factor from the value to its unit in tables: 100 for percent.
+        higher_is_better: Whether larger values are better.
+        digits: Decimal places in tables.
+        is_tested: Whether the study's contrasts are tested on it.
+    """
+
+    key: str
+    name: str
+    unit: str
+    read: Read
+    scale: float = 1.0
+    higher_is_better: bool = True
+    digits: int = 2
+    is_tested: bool = True
+
+    @property
+    def title(self) -> str:
+        """The name with its unit."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    @property
+    def difference_unit(self) -> str:
+        """The unit of a difference in tables."""
+        return "points" if self.unit == "%" else self.unit
+
+
+def _of_summary(field: str) -> Read:
+    def read(measured: Measured) -> float | None:
+        found = measured.finished.summary["evaluation"].get(field)
+        return None if found is None else float(found)
+
+    return read
+
+
+def _mean_top1(key: str, title: str, part: str, name: str, wanted: Collection[str]) -> Outcome:
+    def read(measured: Measured) -> float | None:
+        assert measured.evaluation is not None
+        found = [each["top1"] for each in measured.evaluation[part] if each[name] in wanted]
+        return statistics.fmean(found) if found else None
+
+    return Outcome(key, title, "%", read, 100.0)
+
+
+def under(name: str, shifts: Collection[str]) -> Outcome:
+    """Mean top-1 accuracy under shifts of the test images."""
+    return _mean_top1(f"top1_{name.lower()}", f"top-1 under {name}", "robustness", "shift", shifts)
+
+
+def probed(dataset: str) -> Outcome:
+    """Top-1 accuracy of a linear probe on another data set."""
+    key = f"linear_probe_{dataset.replace('-', '_')}"
+    return _mean_top1(key, f"linear probe on {dataset}", "transfer", "dataset", (dataset,))
+
+
+def _total_macs(measured: Measured) -> float | None:
+    if measured.macs is None or measured.teacher_macs is None:
+        return None
+    return measured.macs + measured.teacher_macs
+
+
+TOP1 = Outcome("top1", "top-1", "%", lambda measured: measured.finished.top1, 100.0)
+AGREEMENT = Outcome("agreement", "agreement with teacher", "%", _of_summary("agreement"), 100.0)
+DIVERGENCE = Outcome("kl_from_teacher", "KL from teacher", "nats", _of_summary("kl_from_teacher"), 1.0, False, 4)
+CORRELATION = Outcome(
+    "correlation_distance", "class-correlation distance", "", _of_summary("correlation_distance"), 1.0, False, 4
+)
+CALIBRATION = Outcome("calibration_error", "ECE", "%", _of_summary("calibration_error"), 100.0, False)
+MACS = Outcome("macs", "training cost", "TMACs", lambda measured: measured.macs, 1e-12, False, is_tested=False)
+MACS_WITH_TEACHERS = Outcome(
+    "macs_with_teachers", "training cost with teachers", "TMACs", _total_macs, 1e-12, False, is_tested=False
+)
 
 Values = Mapping[str, Mapping[int, float]]
 """An outcome by arm and seed."""
@@ -36,9 +139,8 @@ class Contrast:
 
     def within(self, block: str) -> "Contrast":
         """The same contrast between the arms of a block."""
-        return Contrast(
-            self.label, {in_block(block, label): weight for label, weight in self.weights.items()}, self.per
-        )
+        weights = {in_block(block, label): weight for label, weight in self.weights.items()}
+        return Contrast(self.label, weights, self.per)
 
 
 def versus(arm: str, other: str, label: str | None = None) -> Contrast:
@@ -136,15 +238,14 @@ def estimate(outcomes: Sequence[tuple[Outcome, Values]], contrasts: Sequence[Seq
         contrasts: Each contrast within every block; the blocks' values are pooled.
     """
     found: list[tuple[Contrast, Outcome, Difference | None]] = []
+    p_values: dict[str, float] = {}
     for outcome, values in outcomes:
         for blocks in contrasts:
             pooled = [value for each in blocks for value in each.of(values).values()]
-            found.append((blocks[0], outcome, paired(pooled, [0.0] * len(pooled)) if pooled else None))
-    p_values = {
-        str(number): each.p_value
-        for number, (*_, each) in enumerate(found)
-        if each is not None and each.p_value is not None
-    }
+            difference = paired(pooled, [0.0] * len(pooled)) if pooled else None
+            if difference is not None and difference.p_value is not None:
+                p_values[str(len(found))] = difference.p_value
+            found.append((blocks[0], outcome, difference))
     adjusted = holm(p_values)
     return [Estimate(*each, adjusted.get(str(number))) for number, each in enumerate(found)]
 

@@ -8,10 +8,8 @@ from pydantic import Field
 
 from tekapctl import models
 from tekapctl.errors import UsageError
-from tekapctl.experiments.studies.arms import changed, standard_arms
-from tekapctl.experiments.studies.contrasts import versus
-from tekapctl.experiments.studies.outcomes import CALIBRATION, MACS, MACS_WITH_TEACHERS, TOP1
-from tekapctl.experiments.studies.study import STUDIES, Arm, Design, Prerequisite, Study, StudySetup
+from tekapctl.experiments.studies.contrasts import CALIBRATION, MACS, MACS_WITH_TEACHERS, TOP1, versus
+from tekapctl.experiments.studies.study import STUDIES, Arm, Design, Study, StudySetup, changed, standard_arms
 from tekapctl.models.external import is_external
 from tekapctl.models.network import parameters
 from tekapctl.spec import StudentSpec
@@ -40,10 +38,10 @@ class Cost(Study):
         network, seed = setup.recipe.model, setup.recipe.seed
         assistant = self.assistant or _between(network, simple.student)
         further = [
-            Prerequisite(f"{network}, seed {number}", setup.recipe.model_copy(update={"seed": number}))
+            Arm(f"{network}, seed {number}", setup.recipe.model_copy(update={"seed": number}))
             for number in range(seed + 1, seed + self.ensemble)
         ]
-        helper = Prerequisite(f"assistant {assistant}", changed(simple, student=assistant))
+        helper = Arm(f"assistant {assistant}", changed(simple, student=assistant))
         ensembled = f"{labels.method}, {self.ensemble} teachers"
         assisted = f"{labels.method}, assistant {assistant}"
         return Design(
@@ -59,7 +57,6 @@ class Cost(Study):
             ],
             outcomes=[TOP1, CALIBRATION, MACS, MACS_WITH_TEACHERS],
             prerequisites=[*further, helper],
-            counts_macs=True,
         )
 
 

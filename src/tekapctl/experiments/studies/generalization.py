@@ -1,14 +1,14 @@
 """Studies of what TeKAP changes besides top-1 accuracy on the usual data set."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from tekapctl.commands.robustness import CORRUPTIONS, Request
-from tekapctl.experiments.studies.arms import over_axis, standard_arms
-from tekapctl.experiments.studies.outcomes import AGREEMENT, CALIBRATION, CORRELATION, DIVERGENCE, TOP1, probed, under
-from tekapctl.experiments.studies.study import STUDIES, Design, Study, StudySetup
+from tekapctl.commands.robustness import Request
+from tekapctl.commands.shifts import CORRUPTIONS
+from tekapctl.experiments.studies.contrasts import AGREEMENT, CALIBRATION, CORRELATION, DIVERGENCE, TOP1, probed, under
+from tekapctl.experiments.studies.study import STUDIES, Design, Study, StudySetup, over_axis, standard_arms
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -83,27 +83,18 @@ class Robustness(Study):
     def design(self, setup: StudySetup) -> Design:
         """The standard arms, each network under each kind of shift."""
         arms, labels = standard_arms(setup.spec)
-        corruptions = list(CORRUPTIONS)
-        kinds: Mapping[str, Request] = {
-            "FGSM": Request(attacks=["fgsm"], epsilons=self.epsilons),
-            "PGD": Request(attacks=["pgd"], epsilons=self.epsilons),
-            "corruptions": Request(corruptions=corruptions, severities=self.severities),
-            "occlusion": Request(occlusions=self.occlusions),
+        attacks = ("fgsm", "pgd") if self.epsilons else ()
+        corruptions = tuple(CORRUPTIONS) if self.severities else ()
+        request = Request(attacks, self.epsilons, corruptions, self.severities, self.occlusions)
+        kinds = {
+            "FGSM": replace(request, attacks=attacks[:1], corruptions=(), occlusions=()),
+            "PGD": replace(request, attacks=attacks[1:], corruptions=(), occlusions=()),
+            "corruptions": replace(request, attacks=(), occlusions=()),
+            "occlusion": replace(request, attacks=(), corruptions=()),
         }
-        shifts = {kind: [shift.name for shift in request.shifts()] for kind, request in kinds.items()}
-        return Design(
-            arms,
-            labels.contrasts(),
-            outcomes=[TOP1, *(under(kind, names) for kind, names in shifts.items() if names)],
-            request=Request(
-                attacks=["fgsm", "pgd"] if self.epsilons else [],
-                epsilons=self.epsilons,
-                corruptions=corruptions if self.severities else [],
-                severities=self.severities,
-                occlusions=self.occlusions,
-            ),
-            limit=self.limit,
-        )
+        shifts = {kind: [shift.name for shift in each.shifts()] for kind, each in kinds.items()}
+        outcomes = [TOP1, *(under(kind, names) for kind, names in shifts.items() if names)]
+        return Design(arms, labels.contrasts(), outcomes, request, self.limit)
 
 
 _AT_HAND = {"digits": ("fashion-mnist",), "fashion-mnist": ("digits",)}

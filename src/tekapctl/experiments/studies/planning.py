@@ -13,25 +13,12 @@ from tekapctl import models
 from tekapctl.errors import UsageError
 from tekapctl.experiments import identity
 from tekapctl.experiments.studies.contrasts import Contrast, in_block
-from tekapctl.experiments.studies.study import STUDIES, Design, Prerequisite, Study, StudySetup, teacher_of
+from tekapctl.experiments.studies.study import STUDIES, Arm, Design, Study, StudySetup, teacher_of
 from tekapctl.experiments.sweeps import plan as sweeps
 from tekapctl.experiments.sweeps.plan import Plan, complaint
 from tekapctl.spec import StudentSpec, TeacherSpec, load_of_run, merged, parse, to_dict
 from tekapctl.store.home import Home
 from tekapctl.train import trained
-
-
-@dataclass(frozen=True)
-class Block:
-    """The study for one combination of varied fields.
-
-    Attributes:
-        label: The values of the varied fields; empty if nothing is varied.
-        design: The runs and the contrasts.
-    """
-
-    label: str
-    design: Design
 
 
 @dataclass(frozen=True)
@@ -41,29 +28,27 @@ class Planned:
     Attributes:
         name: The study's name.
         study: The study with its settings.
-        blocks: The study for each combination of varied fields.
+        blocks: The study's design for each combination of varied fields, by their values; "" if nothing is varied.
         plan: The sweep.
         groups: The sweep's group of each arm; arms that are the same experiment share a group.
     """
 
     name: str
     study: Study
-    blocks: Sequence[Block]
+    blocks: Mapping[str, Design]
     plan: Plan
     groups: Mapping[str, str]
 
     @property
     def design(self) -> Design:
         """The first block's design: all blocks share contrasts, outcomes and measurements."""
-        return self.blocks[0].design
+        return next(iter(self.blocks.values()))
 
     @property
     def contrasts(self) -> list[list[Contrast]]:
         """Each contrast, within every block."""
-        return [
-            [block.design.contrasts[number].within(block.label) for block in self.blocks]
-            for number in range(len(self.design.contrasts))
-        ]
+        within = [[each.within(label) for each in design.contrasts] for label, design in self.blocks.items()]
+        return [list(each) for each in zip(*within, strict=True)]
 
 
 def study(name: str, settings: Mapping[str, Any]) -> Study:
@@ -108,24 +93,26 @@ def plan(
         UsageError: The study does not fit the spec, or the teacher does not exist.
     """
     chosen = study(name, settings)
-    prerequisites: dict[str, Prerequisite] = {}
-    blocks = []
+    prerequisites: dict[str, Arm] = {}
+    blocks: dict[str, Design] = {}
     for values in itertools.product(*over.values()):
         fields = dict(zip(over, values, strict=True))
         setup = _setup(_over(spec, fields), home, teacher_epochs, prerequisites, is_dry=is_dry)
         design = chosen.design(setup)
         for each in design.prerequisites:
             prerequisites.setdefault(each.label, each)
-        blocks.append(Block(", ".join(f"{field.split('.')[-1]} {value}" for field, value in fields.items()), design))
-    chosen_settings = {
+        blocks[", ".join(f"{field.split('.')[-1]} {value}" for field, value in fields.items())] = design
+    identifying = {
         "study": name,
         "settings": chosen.model_dump(mode="json"),
-        "over": {k: list(v) for k, v in over.items()},
+        "over": over,
+        "spec": to_dict(spec),
+        "seeds": seeds,
+        "teacher_epochs": teacher_epochs,
     }
-    fingerprint = {**chosen_settings, "spec": to_dict(spec), "seeds": seeds, "teacher_epochs": teacher_epochs}
-    digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True, default=str).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(identifying, sort_keys=True, default=str).encode()).hexdigest()
     numbers = range(spec.seed, spec.seed + seeds)
-    _check_prerequisites(prerequisites.values(), blocks, numbers)
+    _check_prerequisites(prerequisites.values(), blocks.values(), numbers)
     arms, groups = _distinct_arms(blocks)
     table = {
         "name": f"{name}-{digest[:8]}",
@@ -145,13 +132,13 @@ def _over(spec: StudentSpec, fields: Mapping[str, Any]) -> StudentSpec:
 
 
 def _setup(
-    spec: StudentSpec, home: Home, teacher_epochs: int | None, prerequisites: dict[str, Prerequisite], *, is_dry: bool
+    spec: StudentSpec, home: Home, teacher_epochs: int | None, prerequisites: dict[str, Arm], *, is_dry: bool
 ) -> StudySetup:
     """The spec with its teacher: one that is trained first, or an existing one."""
     if teacher_epochs is not None:
         recipe = teacher_of(spec, spec.teacher, teacher_epochs)
         label = f"teacher {spec.teacher}{f', {len(prerequisites) + 1}' if prerequisites else ''}"
-        known = next((each for each in prerequisites.values() if each.spec == recipe), Prerequisite(label, recipe))
+        known = next((each for each in prerequisites.values() if each.spec == recipe), Arm(label, recipe))
         prerequisites.setdefault(known.label, known)
         return StudySetup(spec.model_copy(update={"teacher": known.label}), recipe)
     try:
@@ -168,13 +155,13 @@ def _setup(
     return StudySetup(pinned, trained_as if isinstance(trained_as, TeacherSpec) else None)
 
 
-def _check_prerequisites(prerequisites: Iterable[Prerequisite], blocks: Sequence[Block], seeds: range) -> None:
+def _check_prerequisites(prerequisites: Iterable[Arm], designs: Iterable[Design], seeds: range) -> None:
     """Check that no prerequisite is itself an arm of the study.
 
     Raises:
         UsageError: One is.
     """
-    own = {identity.experiment(arm.spec): arm.label for block in blocks for arm in block.design.arms}
+    own = {identity.experiment(arm.spec): arm.label for design in designs for arm in design.arms}
     for each in prerequisites:
         label = own.get(identity.experiment(each.spec))
         if label is not None and each.spec.seed in seeds:
@@ -184,13 +171,13 @@ def _check_prerequisites(prerequisites: Iterable[Prerequisite], blocks: Sequence
             )
 
 
-def _distinct_arms(blocks: Sequence[Block]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def _distinct_arms(blocks: Mapping[str, Design]) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Each experiment once, as a table of a sweep file, and the sweep group of each arm."""
     tables: dict[str, dict[str, Any]] = {}
     groups: dict[str, str] = {}
-    for block in blocks:
-        for arm in block.design.arms:
-            label = in_block(block.label, arm.label)
+    for block, design in blocks.items():
+        for arm in design.arms:
+            label = in_block(block, arm.label)
             table = {field: value for field, value in to_dict(arm.spec).items() if field != "seed"}
             known = tables.setdefault(identity.experiment(arm.spec), {"label": label, **table})
             groups[label] = known["label"]

@@ -1,29 +1,116 @@
-"""The result of a study: arms, contrasts and conclusions."""
+"""Measure a study's finished runs, and draw its conclusions from them."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from tekapctl import __version__
+from tekapctl.commands.evaluate import evaluate
+from tekapctl.commands.robustness import Request
+from tekapctl.errors import TekapctlError
+from tekapctl.experiments.comparison.groups import read_finished
 from tekapctl.experiments.comparison.statistics import ALPHA, Difference, Summary, paired
 from tekapctl.experiments.comparison.table import difference_cells, number, p_text
-from tekapctl.experiments.studies.contrasts import Estimate, estimate, in_block
-from tekapctl.experiments.studies.outcomes import Measured, Outcome
+from tekapctl.experiments.studies.contrasts import MACS, Estimate, Measured, Outcome, estimate, in_block
 from tekapctl.experiments.studies.planning import Planned
 from tekapctl.experiments.studies.study import Arm
+from tekapctl.experiments.sweeps.cost import estimated
+from tekapctl.experiments.sweeps.plan import Trial
+from tekapctl.experiments.sweeps.state import Standing
+from tekapctl.store.atomic import atomic_write
+from tekapctl.store.home import Home
+from tekapctl.store.run import Run
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[int, int], None]
+"""Called with the number of measured runs and of all runs."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """An outcome of an arm.
+def measured_runs(
+    planned: Planned, standings: Mapping[str, Standing], home: Home, report: Report
+) -> dict[str, dict[int, Measured]]:
+    """A study's finished runs with their measurements, by group and seed.
 
-    Attributes:
-        summary: Its values over seeds.
-        values: Its values by seed.
-        difference: The difference from the reference arm; None for that arm, or if no seed has both.
+    Measurements are kept in the run's folder and reused by all studies. Damaged runs are left out.
     """
+    design, plan = planned.design, planned.plan
+    finished = {digest: standing.run for digest, standing in standings.items() if standing.state == "finished"}
+    found: dict[str, dict[int, Measured]] = {group: {} for group in planned.groups.values()}
+    wanted = [digest for group in found for digest in plan.groups[group] if finished.get(digest)]
+    costs: dict[str, tuple[float, float]] = {}
+    for done, digest in enumerate(wanted):
+        trial, run = plan.trials[digest], Run(home.runs / str(finished[digest]))
+        evaluation = None
+        try:
+            one = read_finished(run)
+            if design.request is not None:
+                evaluation = _evaluation(run, trial.label, design.request, design.limit, home)
+        except TekapctlError as error:
+            logger.info(f"left out {run.id}: {error.problem}")
+            continue
+        if design.request is not None:
+            report(done + 1, len(wanted))
+        if MACS in design.outcomes and trial.group not in costs:
+            costs[trial.group] = cost_of(trial, home)
+        found[trial.group][trial.spec.seed] = Measured(one, evaluation, *costs.get(trial.group, (None, None)))
+    return found
+
+
+def _evaluation(run: Run, label: str, request: Request, limit: int | None, home: Home) -> dict[str, Any]:
+    """Measurements of a run's network, kept in its folder for this version of the program."""
+    asked = {**asdict(request), "limit": limit, "version": __version__}
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    path = run.path / "evaluations" / f"{key}.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if _is_whole(found, request):
+            return dict(found)
+    except (OSError, ValueError, RecursionError):
+        pass  # not measured yet
+    logger.info(f"measuring {label}")
+    found = evaluate(home, run.id, robustness=request, limit=limit, with_teacher=False)
+    atomic_write(path, (json.dumps(found, indent=2) + "\n").encode())
+    return found
+
+
+def _is_whole(found: Any, request: Request) -> bool:
+    """Whether a kept evaluation has everything that studies read."""
+    shifts, probes = [shift.name for shift in request.shifts()], list(request.probes)
+    parts = (("robustness", "shift", shifts), ("transfer", "dataset", probes))
+    return isinstance(found, dict) and all(
+        isinstance(found.get(part), list)
+        and len(found[part]) == len(asked)
+        and all(
+            isinstance(each, dict)
+            and isinstance(each.get(name), str)
+            and type(each.get("top1")) in (int, float)
+            and 0 <= each["top1"] <= 1
+            for each in found[part]
+        )
+        for part, name, asked in parts
+    )
+
+
+def cost_of(trial: Trial, home: Home) -> tuple[float, float]:
+    """Multiply-accumulates of training a trial, and of training its teachers (and theirs), each counted once."""
+    before: dict[str, Trial] = {}
+    rest = list(trial.requires.values())
+    while rest:
+        need = rest.pop()
+        if need.digest not in before:
+            before[need.digest] = need
+            rest.extend(need.requires.values())
+    return estimated(trial, home).total_macs, sum(estimated(need, home).total_macs for need in before.values())
+
+
+class Cell(NamedTuple):
+    """An outcome of an arm over seeds, and its difference from the reference arm if that has a seed in common."""
 
     summary: Summary
-    values: Mapping[int, float]
     difference: Difference | None
 
 
@@ -33,7 +120,7 @@ class Row:
 
     Attributes:
         arm: The arm.
-        block: Its block; empty if the study has one block.
+        block: Its block; empty if nothing is varied.
         reference: Label of the arm that it is compared with.
         cells: Its outcomes; None without runs.
     """
@@ -110,12 +197,7 @@ class Result:
                     "series": row.arm.series,
                     "x": row.arm.x,
                     "outcomes": {
-                        outcome.key: None
-                        if cell is None
-                        else {
-                            **asdict(cell.summary),
-                            "difference": None if cell.difference is None else asdict(cell.difference),
-                        }
+                        outcome.key: cell and {**asdict(cell.summary), "difference": _plain(cell.difference)}
                         for outcome, cell in zip(self.outcomes, row.cells, strict=True)
                     },
                 }
@@ -124,6 +206,10 @@ class Result:
             "contrasts": [each.to_dict() for each in self.estimates],
             "conclusions": self.conclusions,
         }
+
+
+def _plain(difference: Difference | None) -> dict[str, Any] | None:
+    return None if difference is None else asdict(difference)
 
 
 def result(planned: Planned, measured: Mapping[str, Mapping[int, Measured]], finished: int) -> Result:
@@ -139,12 +225,12 @@ def result(planned: Planned, measured: Mapping[str, Mapping[int, Measured]], fin
     values = [{label: _read(outcome, runs) for label, runs in of_arm.items()} for outcome in outcomes]
     tested = [each for each in zip(outcomes, values, strict=True) if each[0].is_tested]
     rows = []
-    for block in planned.blocks:
-        for arm in block.design.arms:
-            reference = _reference(block.design.arms, arm)
-            own, other = (in_block(block.label, each.label) for each in (arm, reference))
+    for block, design in planned.blocks.items():
+        for arm in design.arms:
+            reference = _reference(design.arms, arm)
+            own, other = (in_block(block, each.label) for each in (arm, reference))
             cells = [_cell(found[own], {} if arm is reference else found[other]) for found in values]
-            rows.append(Row(arm, block.label, reference.label, cells))
+            rows.append(Row(arm, block, reference.label, cells))
     return Result(planned, finished, rows, estimate(tested, planned.contrasts))
 
 
@@ -166,7 +252,7 @@ def _cell(own: Mapping[int, float], reference: Mapping[int, float]) -> Cell | No
         return None
     shared = sorted(own.keys() & reference.keys())
     difference = paired([own[seed] for seed in shared], [reference[seed] for seed in shared]) if shared else None
-    return Cell(summary, own, difference)
+    return Cell(summary, difference)
 
 
 def arm_cells(result: Result, index: int) -> list[list[str]]:

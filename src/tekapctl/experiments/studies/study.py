@@ -1,18 +1,20 @@
-"""The parts of a study: arms to train, outcomes to measure, and contrasts that answer its question."""
+"""What a study is made of: arms to train, outcomes to measure, and contrasts that answer its question."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from tekapctl.commands.robustness import Request
+from tekapctl.distillation.tekap import LEVELS
 from tekapctl.errors import UsageError
-from tekapctl.experiments.studies.contrasts import Contrast
-from tekapctl.experiments.studies.outcomes import TOP1, Outcome
+from tekapctl.experiments.comparison.groups import NO_DISTILLATION
+from tekapctl.experiments.studies.contrasts import TOP1, Contrast, Outcome, mean_of, trend, versus
 from tekapctl.models import is_known
 from tekapctl.registry import Registry
 from tekapctl.settings import Settings
 from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
+from tekapctl.spec.effects import EFFECTS, OF_CRD, keep
 
 
 @dataclass(frozen=True)
@@ -33,19 +35,6 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Prerequisite:
-    """A network that is trained before the arms that learn from it.
-
-    Attributes:
-        label: The name by which arms refer to it as their teacher.
-        spec: How it is trained.
-    """
-
-    label: str
-    spec: TeacherSpec | StudentSpec
-
-
-@dataclass(frozen=True)
 class Design:
     """A study's runs and tests.
 
@@ -55,9 +44,8 @@ class Design:
         outcomes: What is read from each run.
         request: Further measurements of the trained networks that outcomes need.
         limit: Number of test images for those; None for all.
-        prerequisites: Networks that are trained first, besides the teacher.
+        prerequisites: Networks that are trained first, besides the teacher, by the names that arms call them.
         axis: Label of the chart's horizontal axis (log scale); None without a chart.
-        counts_macs: Whether training costs are among the outcomes.
     """
 
     arms: Sequence[Arm]
@@ -65,9 +53,8 @@ class Design:
     outcomes: Sequence[Outcome] = (TOP1,)
     request: Request | None = None
     limit: int | None = None
-    prerequisites: Sequence[Prerequisite] = ()
+    prerequisites: Sequence[Arm] = ()
     axis: str | None = None
-    counts_macs: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,25 +87,6 @@ class StudySetup:
         return teacher_of(self.spec, network, self.spec.epochs)
 
 
-def teacher_of(spec: StudentSpec, network: str, epochs: int) -> TeacherSpec:
-    """The spec of a student's teacher: all training images, and the published settings of its network.
-
-    Args:
-        spec: The student's run.
-        network: The teacher's network.
-        epochs: Its training epochs.
-
-    Raises:
-        UsageError: There is no such network.
-    """
-    kept = ("batch_size", "device", "precision", "compile", "checkpoint_minutes", "name")
-    data = spec.data.model_copy(update={"train_fraction": 1.0, "imbalance": 1.0})
-    table = {field: value for field, value in to_dict(spec).items() if field in kept}
-    found = parse({**table, "kind": "teacher", "model": network, "data": data, "epochs": epochs, "seed": 0})
-    assert isinstance(found, TeacherSpec)
-    return found
-
-
 class Study(Settings, ABC):
     """A research question with the runs that answer it; its fields are its settings."""
 
@@ -140,3 +108,135 @@ class Study(Settings, ABC):
 
 
 STUDIES: Registry[type[Study]] = Registry("study", "tekapctl.experiments.studies")
+
+
+def teacher_of(spec: StudentSpec, network: str, epochs: int) -> TeacherSpec:
+    """The spec of a student's teacher: all training images, and the published settings of its network.
+
+    Raises:
+        UsageError: There is no such network.
+    """
+    kept = ("batch_size", "device", "precision", "compile", "checkpoint_minutes", "name")
+    data = spec.data.model_copy(update={"train_fraction": 1.0, "imbalance": 1.0})
+    table = {field: value for field, value in to_dict(spec).items() if field in kept}
+    found = parse({**table, "kind": "teacher", "model": network, "data": data, "epochs": epochs, "seed": 0})
+    assert isinstance(found, TeacherSpec)
+    return found
+
+
+def relevant(spec: StudentSpec) -> StudentSpec:
+    """The spec without augmented teachers at a level that none of its losses reads.
+
+    Raises:
+        UsageError: It has no augmented teachers.
+    """
+    found = with_tekap(spec, {level: {"teachers": 0} for level in LEVELS if level not in spec.levels})
+    if not (found.tekap.logit.teachers or found.tekap.feature.teachers):
+        raise UsageError("The study's runs would have no augmented teachers.", "Enable TeKAP, and not Angular-KD.")
+    return found
+
+
+def effects_of(spec: StudentSpec) -> list[str]:
+    """The effects that TeKAP has on a spec's losses."""
+    on_crd = spec.method.name == "crd" and bool(spec.beta) and bool(spec.tekap.feature.teachers)
+    return [effect for effect in EFFECTS if on_crd or effect not in OF_CRD]
+
+
+def plain(spec: StudentSpec) -> StudentSpec:
+    """The method without TeKAP."""
+    return spec.model_copy(update={"tekap": spec.tekap.without()})
+
+
+def noiseless(spec: StudentSpec) -> StudentSpec:
+    """TeKAP with all its effects except the noise: the control for the noise."""
+    return keep(spec, [effect for effect in effects_of(spec) if effect != "noise"])
+
+
+def undistilled(spec: StudentSpec) -> TeacherSpec:
+    """The student's network trained without a teacher."""
+    shared = {field: value for field, value in to_dict(spec).items() if field in TeacherSpec.model_fields}
+    found = parse({**shared, "kind": "teacher", "model": spec.student})
+    assert isinstance(found, TeacherSpec)
+    return found
+
+
+def changed(spec: StudentSpec, **fields: Any) -> StudentSpec:
+    """A validated copy of a spec with other values of some fields.
+
+    Raises:
+        UsageError: The new spec is not valid.
+    """
+    found = parse({**to_dict(spec), **fields})
+    assert isinstance(found, StudentSpec)
+    return found
+
+
+def with_tekap(spec: StudentSpec, levels: Mapping[str, Mapping[str, Any]]) -> StudentSpec:
+    """A validated copy of a spec with other TeKAP settings, by level."""
+    table = to_dict(spec)["tekap"]
+    return changed(spec, tekap={level: {**settings, **levels.get(level, {})} for level, settings in table.items()})
+
+
+def name_of(spec: StudentSpec) -> str:
+    """What a spec's method is called without TeKAP: `KD`, `CRD` or `CRD + KD`."""
+    if spec.method.name == "kd":
+        return "KD"
+    name = spec.method.name.upper() if len(spec.method.name) < 5 else spec.method.name
+    return f"{name} + KD" if spec.alpha else name
+
+
+class Labels(NamedTuple):
+    """Labels of the standard arms."""
+
+    method: str
+    tekap: str
+    noiseless: str
+    undistilled: str = NO_DISTILLATION
+
+    @classmethod
+    def of(cls, spec: StudentSpec) -> "Labels":
+        """The labels for a spec's method."""
+        name = name_of(spec)
+        return cls(name, f"{name} + TeKAP", f"{name} + TeKAP without noise")
+
+    def contrasts(self) -> list[Contrast]:
+        """TeKAP against the method and against itself without noise, and the method against no distillation."""
+        return [
+            versus(self.tekap, self.method, f"TeKAP vs. {self.method}"),
+            versus(self.tekap, self.noiseless, "TeKAP vs. TeKAP without noise"),
+            versus(self.method, self.undistilled),
+        ]
+
+
+def standard_arms(spec: StudentSpec) -> tuple[list[Arm], Labels]:
+    """The method, TeKAP, TeKAP without noise, and no distillation, with their labels."""
+    spec = relevant(spec)
+    labels = Labels.of(spec)
+    specs: tuple[TeacherSpec | StudentSpec, ...] = (plain(spec), spec, noiseless(spec), undistilled(spec))
+    return [Arm(label, made) for label, made in zip(labels, specs, strict=True)], labels
+
+
+def over_axis(specs: Mapping[float | int, StudentSpec], setting: str, axis: str) -> Design:
+    """The standard arms for each value of a setting of the data; contrasts are means over all values.
+
+    Args:
+        specs: The student's run with TeKAP for each value (> 0) of the setting.
+        setting: The setting's name in labels.
+        axis: Label of the chart's axis.
+    """
+    arms: list[Arm] = []
+    by_arm: dict[str, list[str]] = {}
+    for x, spec in specs.items():
+        standard, labels = standard_arms(spec)
+        for arm in standard:
+            label = f"{arm.label}, {setting} {x:g}"
+            by_arm.setdefault(arm.label, []).append(label)
+            arms.append(Arm(label, arm.spec, arm.label, x))
+    contrasts = []
+    for contrast in labels.contrasts():
+        one, other = contrast.weights
+        contrasts.append(mean_of(contrast.label, list(zip(by_arm[one], by_arm[other], strict=True))))
+    if len(specs) > 1:
+        method, tekap = by_arm[labels.method], by_arm[labels.tekap]
+        contrasts.append(trend(f"TeKAP vs. {labels.method}, trend", tekap, list(specs), method))
+    return Design(arms, contrasts, axis=axis)

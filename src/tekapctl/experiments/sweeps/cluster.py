@@ -30,7 +30,7 @@ _SAFE_PATH = "PYTHONSAFEPATH"
 _MINUTES = 24 * 60
 """Default time limit of a job; longer runs continue in another job."""
 _MOST_REQUEUES = 1000
-_SHARED = ("cpus_per_task", "gpus_per_node", "mem_gb", "nodes", "tasks_per_node", "timeout_min")
+_SHARED = ("cpus_per_task", "gpus_per_node", "mem_gb", "name", "nodes", "tasks_per_node", "timeout_min")
 """Options that submitit translates for each kind of cluster."""
 
 
@@ -113,17 +113,17 @@ def submit(
     states = ("waiting", "interrupted", *(("failed",) if retry else ()))
     left = [digest for digest in plan.trials if standings[digest].state in states]
     hopeless = {digest for digest, standing in standings.items() if standing.state == "failed" and digest not in left}
-    left = [digest for digest in left if not hopeless & {need.digest for need in plan.trials[digest].requires.values()}]
+    requires = {digest: {need.digest for need in plan.trials[digest].requires.values()} for digest in left}
+    left = [digest for digest in left if not hopeless & requires[digest]]
     _executor(folder, on, options, at_once, ())
     folder.write_trials(plan)
-    submitted: dict[str, str] = {digest: job["id"] for digest, job in folder.jobs().items()}
+    submitted = {digest: job["id"] for digest, job in folder.jobs().items()}
     # Teachers are submitted first, so that their students can depend on their jobs.
     parts: dict[tuple[str, ...], list[str]] = {}
     for digest in left:
-        of_it = {need.digest for need in plan.trials[digest].requires.values()}
-        parts.setdefault(tuple(sorted(of_it)), []).append(digest)
-    for requires, part in parts.items():
-        awaited = [submitted[need] for need in requires if need in submitted and standings[need].state != "finished"]
+        parts.setdefault(tuple(sorted(requires[digest])), []).append(digest)
+    for needs, part in parts.items():
+        awaited = [submitted[need] for need in needs if need in submitted and standings[need].state != "finished"]
         executor = _executor(folder, on, {"name": plan.name, **options}, at_once, awaited)
         ids = _submit(executor, plan, folder, part, retry=retry)
         submitted |= ids
@@ -138,9 +138,8 @@ def queued(folder: SweepFolder) -> set[str]:
         UsageError: There are jobs, and submitit is not installed.
     """
     jobs = _jobs(folder)
-    processes = {digest: job for digest, job in jobs.items() if _is_process(job)}
-    found = {digest for digest, job in processes.items() if not _process_has_ended(job)}
-    of_slurm = {digest: job for digest, job in jobs.items() if digest not in processes}
+    of_slurm = {digest: job for digest, job in jobs.items() if not _is_process(job)}
+    found = {digest for digest, job in jobs.items() if digest not in of_slurm and not _process_has_ended(job)}
     known = _in_the_queue() if of_slurm else None
     if known is not None:
         return found | {digest for digest, job in of_slurm.items() if str(job.job_id) in known}
@@ -155,10 +154,8 @@ def cancel(folder: SweepFolder) -> int:
     Raises:
         UsageError: There are jobs, and submitit is not installed.
     """
-    waiting = queued(folder)
-    for digest, job in _jobs(folder).items():
-        if digest not in waiting:
-            continue
+    waiting, jobs = queued(folder), _jobs(folder)
+    for job in (jobs[digest] for digest in waiting):
         if _is_process(job):
             os.kill(int(job.job_id), signal.SIGTERM)  # submitit forwards it to the job
         else:
@@ -181,10 +178,8 @@ def _executor(
         ) from None
     given: dict[str, Any] = {"timeout_min": _MINUTES, "gpus_per_node": 1 if on == "slurm" else 0}
     for name, value in options.items():
-        if name == "time":
-            given["timeout_min"] = value
-        else:
-            given[name if name in (*_SHARED, "name") else f"slurm_{name}"] = value
+        shared = "timeout_min" if name == "time" else name
+        given[shared if shared in _SHARED else f"slurm_{name}"] = value
     if not given["gpus_per_node"]:
         del given["gpus_per_node"]
     if at_once is not None:
@@ -271,12 +266,9 @@ def _is_process(job: Any) -> bool:
 
 
 def _process_has_ended(job: Any) -> bool:
-    return job.paths.result_pickle.exists() or not _lives(int(job.job_id))
-
-
-def _lives(process: int) -> bool:
-    """Whether a process exists and is submitit's: its id may have been reused."""
-    try:
-        return b"submitit" in Path(f"/proc/{process}/cmdline").read_bytes()
+    if job.paths.result_pickle.exists():
+        return True
+    try:  # its id may have been reused
+        return b"submitit" not in Path(f"/proc/{int(job.job_id)}/cmdline").read_bytes()
     except OSError:
-        return False
+        return True

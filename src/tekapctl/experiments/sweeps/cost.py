@@ -1,10 +1,9 @@
 """The cost of a sweep: estimated per trial, and measured per group."""
 
-import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from tekapctl.commands.bench import measure_alone, measure_steps
@@ -12,7 +11,7 @@ from tekapctl.commands.cost import Cost, estimate
 from tekapctl.device import describe, resolve_device
 from tekapctl.errors import TekapctlError
 from tekapctl.experiments import identity
-from tekapctl.experiments.sweeps.folder import SweepFolder
+from tekapctl.experiments.sweeps.folder import SweepFolder, as_json, read_table
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.experiments.sweeps.state import Standing
 from tekapctl.experiments.sweeps.trial import taught_by
@@ -104,12 +103,10 @@ def _by_network(trial: Trial) -> TeacherSpec | StudentSpec:
 
 def _seconds(trial: Trial, folder: SweepFolder) -> float | None:
     """Time per trial, measured now or before."""
-    spec = _by_network(trial)
-    path = folder.path / "measured.json"
-    known = _known(path)
-    where = describe(resolve_device(spec.device))
+    spec, path = _by_network(trial), folder.path / "measured.json"
+    known = {key: each for key, each in read_table(path).items() if type(each) in (int, float) and each < math.inf}
     cached = isinstance(spec, StudentSpec) and spec.cache_teacher
-    how = f"{where}, compiled {spec.compile}, cached {cached}"
+    how = f"{describe(resolve_device(spec.device))}, compiled {spec.compile}, cached {cached}"
     key = f"{how}: {identity.group(identity.identity(spec, {}))}"
     if key not in known:
         try:
@@ -120,13 +117,5 @@ def _seconds(trial: Trial, folder: SweepFolder) -> float | None:
         except TekapctlError as error:
             logger.info(f"could not measure {trial.group}: {error.problem}")
             return None
-        atomic_write(path, (json.dumps(known, indent=2) + "\n").encode())
-    return known[key]
-
-
-def _known(path: Path) -> dict[str, float]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {str(key): float(value) for key, value in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-        return {}
+        atomic_write(path, as_json(known))
+    return float(known[key])

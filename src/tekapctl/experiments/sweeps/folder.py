@@ -11,7 +11,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.experiments.identity import digest
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.spec import parse, to_dict
 from tekapctl.store.atomic import atomic_write, make_folder
@@ -47,23 +46,18 @@ class SweepFolder:
         """Why a trial failed before it had a run."""
         return self.path / "problems" / f"{digest}.txt"
 
-    @property
-    def jobs_file(self) -> Path:
-        """The cluster's jobs, by trial."""
-        return self.path / "jobs.json"
-
     def write_trials(self, plan: Plan) -> None:
         """Write all trial files.
 
         Raises:
             TekapctlError: The folder cannot be written.
         """
-        for key, trial in plan.trials.items():
-            path, text = self.trial_file(key), json.dumps(described(trial), indent=2) + "\n"
-            if not path.is_file() or path.read_bytes() != text.encode():
-                atomic_write(path, text.encode())
-        for path in (self.path / "logs", self.path / "problems"):
-            make_folder(path)
+        for digest, trial in plan.trials.items():
+            path, content = self.trial_file(digest), as_json(described(trial))
+            if not path.is_file() or path.read_bytes() != content:
+                atomic_write(path, content)
+        for name in ("logs", "problems"):
+            make_folder(self.path / name)
 
     def problem(self, digest: str) -> str | None:
         """Why a trial failed before it had a run; None if it did not."""
@@ -78,14 +72,9 @@ class SweepFolder:
 
     def jobs(self) -> dict[str, dict[str, str]]:
         """The cluster's jobs, by trial: `id` and `cluster`."""
-        try:
-            found = json.loads(self.jobs_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        jobs = found.items() if isinstance(found, dict) else ()
         return {
             digest: job
-            for digest, job in jobs
+            for digest, job in read_table(self.path / "jobs.json").items()
             if isinstance(job, dict)
             and isinstance(job.get("id"), str)
             and _JOB.fullmatch(job["id"])
@@ -95,7 +84,21 @@ class SweepFolder:
     def add_jobs(self, jobs: Mapping[str, Mapping[str, str]]) -> None:
         """Record jobs of the cluster."""
         with FileLock(make_folder(self.path) / ".jobs.lock"):
-            atomic_write(self.jobs_file, (json.dumps({**self.jobs(), **jobs}, indent=2) + "\n").encode())
+            atomic_write(self.path / "jobs.json", as_json({**self.jobs(), **jobs}))
+
+
+def as_json(values: Any) -> bytes:
+    """The contents of a JSON file."""
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if the file is missing or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class NotYetError(TekapctlError):
@@ -134,11 +137,8 @@ def lock(home: Home, digest: str, *, wait: bool) -> Iterator[None]:
 
 def described(trial: Trial) -> dict[str, Any]:
     """A trial as plain values, for `restored`."""
-    return {
-        "label": trial.label,
-        "spec": to_dict(trial.spec),
-        "needs": {name: described(need) for name, need in trial.requires.items()},
-    }
+    needs = {name: described(need) for name, need in trial.requires.items()}
+    return {"label": trial.label, "spec": to_dict(trial.spec), "needs": needs}
 
 
 def restored(values: Mapping[str, Any]) -> Trial:
@@ -161,9 +161,3 @@ def read_trial(path: Path) -> Trial:
         return restored(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path} is not a trial file: {error}.", "Start the sweep again.") from None
-
-
-def mark(trial: Trial) -> str:
-    """The contents of the file that identifies a run's trial."""
-    what = trial.identity
-    return json.dumps({"trial": digest(what), "label": trial.label, **what}, indent=2) + "\n"

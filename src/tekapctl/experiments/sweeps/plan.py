@@ -1,24 +1,28 @@
 """Read and validate a sweep file, and expand it into trials."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
 from tekapctl.errors import UsageError
 from tekapctl.experiments import identity
-from tekapctl.experiments.identity import Identity, experiment
+from tekapctl.experiments.identity import Identity, experiment, flat_items
 from tekapctl.experiments.presets import preset, presets
-from tekapctl.experiments.sweeps.grid import Point, combinations
 from tekapctl.settings import Settings
 from tekapctl.spec import StudentSpec, TeacherSpec, merged, parse, read_file
 
 _SHOWN = 5
 """Maximum number of invalid specs in an error message."""
+MOST = 100_000
+"""Maximum number of runs of a sweep."""
+_FIELDS = StudentSpec.model_fields.keys() | TeacherSpec.model_fields.keys() | {"preset"}
 
 
 class SweepSettings(Settings):
@@ -71,6 +75,13 @@ class Trial:
     def published(self) -> float | None:
         """The published top-1 accuracy (0 to 1) after the last epoch of exactly this experiment, for any seed."""
         return None if self.requires else _published().get(experiment(self.spec))
+
+
+class Point(NamedTuple):
+    """A value on an axis of a grid: its label, which is empty for a seed, and the spec fields that it sets."""
+
+    label: str
+    table: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -134,16 +145,20 @@ def plan(table: Mapping[str, Any], datasets: Path, *, by_network: bool = True) -
         raise UsageError("The sweep has no runs.", "Add a [grid].")
     first: dict[str, Trial] = {}
     for number, fields in enumerate(file.before):
-        label = fields.get("label", f"before {number + 1}")
+        label = str(fields.get("label", f"before {number + 1}"))
         values = merged({"kind": "teacher"}, {name: value for name, value in fields.items() if name != "label"})
-        trial = _before(str(label), values, file.name, list(first.values()), by_network, datasets)
-        trial = trial if "label" in fields else _named(trial)
-        if trial.label in first:
-            raise UsageError(f"Two [[before]] runs are named {trial.label!r}.", "Give them different labels.")
-        first[trial.label] = trial
-    of_grid = _of_grid(file, list(first.values()), by_network, datasets) if file.grid else ()
-    trials = [*first.values(), *of_grid]
-    return Plan(file.name, file.sweep, _by_digest(trials))
+        try:
+            spec = _spec(values, file.name, datasets)
+            requires = _needs(spec, first.values(), by_network)
+        except UsageError as error:
+            raise UsageError(f"{label}: {error.problem}", error.remedy) from None
+        if "label" not in fields:
+            label = f"{spec.network} on {spec.data.name}"
+        if label in first:
+            raise UsageError(f"Two [[before]] runs are named {label!r}.", "Give them different labels.")
+        first[label] = Trial(label, label, spec, requires)
+    of_grid = _of_grid(file, first.values(), by_network, datasets) if file.grid else ()
+    return Plan(file.name, file.sweep, _by_digest([*first.values(), *of_grid]))
 
 
 def complaint(entry: Any) -> str:
@@ -152,54 +167,31 @@ def complaint(entry: Any) -> str:
     return f"{'.'.join(map(str, entry['loc']))}: {what}"
 
 
-def _before(
-    label: str, values: dict[str, Any], name: str, earlier: Sequence[Trial], by_network: bool, datasets: Path
-) -> Trial:
-    try:
-        spec = _spec(values, name, datasets)
-        return Trial(label, label, spec, _needs(spec, earlier, by_network))
-    except UsageError as error:
-        raise UsageError(f"{label}: {error.problem}", error.remedy) from None
-
-
-def _named(trial: Trial) -> Trial:
-    """A [[before]] trial without a label of its own."""
-    words = f"{trial.spec.network} on {trial.spec.data.name}"
-    return Trial(words, words, trial.spec, trial.requires)
-
-
-def _of_grid(file: SweepFile, first: Sequence[Trial], by_network: bool, datasets: Path) -> Iterator[Trial]:
+def _of_grid(file: SweepFile, first: Collection[Trial], by_network: bool, datasets: Path) -> list[Trial]:
     found, refused, remedy = [], [], ""
     for points in combinations(file.grid):
         label = ", ".join(filter(None, (point.label for point in points))) or file.name
+        full = ", ".join([label, *(f"seed {point.table['seed']}" for point in points if "seed" in point.table)])
         try:
             spec = _spec(_table(file.spec, points), file.name, datasets)
-            requires = _needs(spec, first, by_network)
+            found.append(Trial(full, label, spec, _needs(spec, first, by_network)))
         except UsageError as error:
-            refused.append(f"{_with_seed(label, points)}: {error.problem.rstrip('.')}")
+            refused.append(f"{full}: {error.problem.rstrip('.')}")
             remedy = error.remedy
-            continue
-        by_seed = any("seed" in point.table for point in points)
-        full = f"{label}, seed {spec.seed}" if by_seed else label
-        found.append(Trial(full, label, spec, requires))
     if refused:
         more = f"; and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
         raise UsageError("; ".join(refused[:_SHOWN]) + f"{more}.", remedy)
-    yield from found
-
-
-def _with_seed(label: str, points: Sequence[Point]) -> str:
-    seeds = [f"seed {point.table['seed']}" for point in points if "seed" in point.table]
-    return ", ".join([label, *seeds])
+    return found
 
 
 def _table(shared: Mapping[str, Any], points: Sequence[Point]) -> dict[str, Any]:
     """The fields of a combination: the preset's, overridden by the shared ones, overridden by the axes'."""
-    named = [table["preset"] for table in (shared, *(point.table for point in points)) if "preset" in table]
-    table = preset(str(named[-1])).table if named else {}
-    for over in (shared, *(point.table for point in points)):
-        table = merged(table, {name: value for name, value in over.items() if name != "preset"})
-    return table
+    tables = [shared, *(point.table for point in points)]
+    named = [table["preset"] for table in tables if "preset" in table]
+    found = preset(str(named[-1])).table if named else {}
+    for table in tables:
+        found = merged(found, {name: value for name, value in table.items() if name != "preset"})
+    return found
 
 
 def _spec(values: dict[str, Any], name: str, datasets: Path) -> TeacherSpec | StudentSpec:
@@ -215,18 +207,15 @@ def _spec(values: dict[str, Any], name: str, datasets: Path) -> TeacherSpec | St
     return spec
 
 
-def _needs(spec: TeacherSpec | StudentSpec, first: Sequence[Trial], by_network: bool) -> dict[str, Trial]:
+def _needs(spec: TeacherSpec | StudentSpec, first: Collection[Trial], by_network: bool) -> dict[str, Trial]:
     """The earlier trials that are this one's teachers: by label, or by network and data set."""
     if not isinstance(spec, StudentSpec):
         return {}
     found = {}
     for name in (spec.teacher, *spec.ensemble):
         named = [trial for trial in first if trial.label == name]
-        alike = [
-            trial
-            for trial in first
-            if by_network and trial.spec.network == name and trial.spec.data.is_same_as(spec.data)
-        ]
+        same_data = [trial for trial in first if by_network and trial.spec.data.is_same_as(spec.data)]
+        alike = [trial for trial in same_data if trial.spec.network == name]
         if not named and len(alike) > 1:
             raise UsageError(
                 f"{len(alike)} [[before]] runs train {name} on {spec.data.name}.",
@@ -266,3 +255,56 @@ def _published() -> dict[str, float]:
         for one in presets()
         if one.is_runnable and one.published and one.published.epoch == "last" and one.published.top1 is not None
     }
+
+
+def combinations(grid: Mapping[str, Any]) -> Iterator[tuple[Point, ...]]:
+    """All combinations of the axes' points; the first axis changes slowest.
+
+    Args:
+        grid: Axes by name: a spec field with a list of values, or any other name with a list of tables.
+
+    Raises:
+        UsageError: An axis is not a list, is empty, or is neither a field nor a list of tables; or there are too many
+            combinations.
+    """
+    axes = [_points(path, values) for path, values in flat_items(grid)]
+    count = math.prod(map(len, axes))
+    if count > MOST:
+        raise UsageError(f"The grid has {count:,} combinations.", f"A sweep has at most {MOST:,}.")
+    return itertools.product(*axes)
+
+
+def _points(path: str, values: object) -> list[Point]:
+    if not isinstance(values, list) or not values:
+        raise UsageError(f"The grid axis {path} is not a list of values.", f"Write it as {path} = [...].")
+    if path.partition(".")[0] in _FIELDS:
+        return [Point(_word(path, value), {path: value}) for value in values]
+    if not all(isinstance(value, Mapping) for value in values):
+        raise UsageError(
+            f"The grid axis {path} is not a spec field.", "Use a field of `tekapctl schema`, or give a list of tables."
+        )
+    return [_point(path, dict(value)) for value in values]
+
+
+def _point(path: str, table: dict[str, Any]) -> Point:
+    label = table.pop("label", None)
+    if label is None:
+        label = " ".join(filter(None, (_word(field, value) for field, value in table.items())))
+    if not isinstance(label, str):
+        raise UsageError(f"A label of the grid axis {path} is not a string.", 'Write it as label = "name".')
+    return Point(label, table)
+
+
+def _word(path: str, value: object) -> str:
+    """A value as part of a label: strings stand alone, other values follow their field's name."""
+    if path == "seed":
+        return ""
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        more = [_word(field, inner) for field, inner in value.items() if field != "name"]
+        return " ".join([value["name"], *more])
+    if isinstance(value, Mapping):
+        return " ".join(_word(f"{path}.{field}", inner) for field, inner in value.items())
+    if isinstance(value, str):
+        return value
+    shown = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"{path} {shown}"

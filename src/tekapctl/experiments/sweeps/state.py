@@ -1,21 +1,26 @@
-"""The state of each trial of a sweep, read from the runs' own folders."""
+"""The state of each trial of a sweep, read from the runs' own folders, and the table of a sweep."""
 
-import json
-from collections.abc import Iterable
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from tekapctl.errors import UsageError
 from tekapctl.experiments import identity
-from tekapctl.experiments.sweeps.folder import MARK, SweepFolder, lock_file
+from tekapctl.experiments.comparison.groups import Group, read_finished
+from tekapctl.experiments.comparison.statistics import Summary
+from tekapctl.experiments.sweeps.folder import MARK, SweepFolder, lock_file, read_table
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.spec import StudentSpec, load_of_run
 from tekapctl.store.atomic import sha256
 from tekapctl.store.home import Home
 from tekapctl.store.locks import is_locked
-from tekapctl.store.run import Run
+from tekapctl.store.run import Run, Status
 from tekapctl.store.runs import Runs
 from tekapctl.train import trained
+
+logger = logging.getLogger(__name__)
 
 State = Literal["finished", "running", "interrupted", "failed", "queued", "waiting"]
 _BEST = ("finished", "running", "interrupted", "failed")
@@ -42,10 +47,6 @@ class Standing:
     error: str | None = None
     note: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
 
 class Ledger:
     """Finds the runs of trials. Finished runs are read once."""
@@ -62,7 +63,7 @@ class Ledger:
         folder, queue = SweepFolder(self.home, plan.name), frozenset(queued)
         found: dict[str, Standing] = {}
         for digest, trial in plan.trials.items():
-            standing = self.one(digest, trial, runs.get(digest, []))
+            standing = self.one(trial, runs.get(digest, []))
             if standing.state not in ("finished", "running"):
                 problem = folder.problem(digest)
                 state = standing.state
@@ -76,37 +77,30 @@ class Ledger:
             found[digest] = standing
         return found
 
-    def find(self, digest: str, trial: Trial) -> Standing:
+    def find(self, trial: Trial) -> Standing:
         """The state of one trial."""
-        return self.one(digest, trial, self._runs_of([digest]).get(digest, []))
+        return self.one(trial, self._runs_of([trial.digest]).get(trial.digest, []))
 
-    def one(self, digest: str, trial: Trial, runs: Iterable[Run]) -> Standing:
+    def one(self, trial: Trial, runs: Iterable[Run]) -> Standing:
         """The state of a trial with these runs, oldest first."""
-        if digest in self._finished and (self.home.runs / str(self._finished[digest].run)).is_dir():
-            return self._finished[digest]
-        stale = None
-        ranked: list[tuple[int, Standing]] = []
+        known = self._finished.get(trial.digest)
+        if known is not None and (self.home.runs / str(known.run)).is_dir():
+            return known
+        best, note = None, None
         for run in runs:
-            found = run.status
-            if found == "unknown":
-                stale = f"{run.id} does not count: no permission to read it"
-                continue
-            if found == "damaged" and run.kind() is None:
-                stale = f"{run.id} does not count: its spec cannot be read here"
+            status = run.status
+            if (objection := self._objection(trial, run, status)) is not None:
+                note = f"{run.id} does not count: {objection}"
                 continue
             # A run whose summary is damaged resumes from its checkpoint, which writes the summary again.
-            status: State = "interrupted" if found == "damaged" else found
-            if status != "running" and (changed := self._changed(trial, run)):
-                stale = f"{run.id} does not count: {changed}"
-                continue
-            ranked.append((_BEST.index(status), _standing(run, status)))
-        if not ranked:
-            return Standing("waiting", note=stale)
-        best = min(rank for rank, _ in ranked)
-        standing = [one for rank, one in ranked if rank == best][-1]
-        if standing.state == "finished":
-            self._finished[digest] = standing
-        return standing
+            standing = _standing(run, "interrupted" if status == "damaged" or status == "unknown" else status)
+            if best is None or _BEST.index(standing.state) <= _BEST.index(best.state):
+                best = standing
+        if best is None:
+            return Standing("waiting", note=note)
+        if best.state == "finished":
+            self._finished[trial.digest] = best
+        return best
 
     def _runs_of(self, digests: Iterable[str]) -> dict[str, list[Run]]:
         """Runs by trial, oldest first."""
@@ -123,9 +117,13 @@ class Ledger:
                 found.setdefault(str(digest), []).append(run)
         return found
 
-    def _changed(self, trial: Trial, run: Run) -> str | None:
-        """How a run's teachers have changed since it was trained; None if they have not."""
-        if not isinstance(trial.spec, StudentSpec):
+    def _objection(self, trial: Trial, run: Run, status: Status) -> str | None:
+        """Why a run does not count; None if it does."""
+        if status == "unknown":
+            return "no permission to read it"
+        if status == "damaged" and run.kind() is None:
+            return "its spec cannot be read here"
+        if status == "running" or not isinstance(trial.spec, StudentSpec):
             return None
         try:
             spec = load_of_run(run.path)
@@ -144,8 +142,7 @@ class Ledger:
         """The SHA-256 of a teacher's current weights; None if they do not exist."""
         need = trial.requires.get(name)
         if need is not None:
-            key = need.digest
-            standing = self.find(key, need)
+            standing = self.find(need)
             if standing.state != "finished" or standing.run is None:
                 return None
             name = standing.run
@@ -167,31 +164,106 @@ class Ledger:
 
 def _standing(run: Run, status: State) -> Standing:
     summary = run.summary() or {}
-    metrics = run.metrics() if status != "finished" else []
-    epoch = summary.get("epochs", 0) if status == "finished" else metrics[-1].get("epoch", 0) if metrics else 0
-    top1 = summary.get("last_top1") if status == "finished" else None
+    if status == "finished":
+        top1 = summary.get("last_top1")
+        reached = float(top1) if isinstance(top1, int | float) else None
+        return Standing(status, run.id, int(summary.get("epochs", 0)), reached)
+    metrics = run.metrics()
     error = summary.get("error") if status == "failed" else None
-    return Standing(
-        status,
-        run.id,
-        int(epoch),
-        float(top1) if isinstance(top1, int | float) else None,
-        None if error is None else str(error),
-    )
+    epoch = int(metrics[-1].get("epoch", 0)) if metrics else 0
+    return Standing(status, run.id, epoch, error=None if error is None else str(error))
 
 
 def _marked(run: Run) -> str | None:
     """The trial of a run; None if it is not part of a sweep."""
-    try:
-        return str(json.loads((run.path / MARK).read_text(encoding="utf-8"))["trial"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+    mark = read_table(run.path / MARK)
+    return str(mark["trial"]) if "trial" in mark else None
 
 
 def _renewed(run: Run) -> str | None:
     """The trial of a run of an older version, whose spec had fewer fields."""
     try:
-        kept = json.loads((run.path / MARK).read_text(encoding="utf-8"))
-        return identity.digest(identity.renewed(kept))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError):
+        return identity.digest(identity.renewed(read_table(run.path / MARK)))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError):
         return None
+
+
+@dataclass(frozen=True)
+class Row:
+    """The trials of a group: how many are in which state, and their accuracies as fractions.
+
+    Attributes:
+        label: The group.
+        trials: Number of trials.
+        finished: Number of finished trials.
+        running: Number of running trials.
+        failed: Number of failed trials.
+        waiting: Number of other trials, including interrupted and queued ones.
+        top1: Top-1 accuracy of finished trials after the last epoch; None if there are none.
+        published_top1: The published accuracy of the same experiment.
+    """
+
+    label: str
+    trials: int
+    finished: int
+    running: int
+    failed: int
+    waiting: int
+    top1: Summary | None
+    published_top1: float | None
+
+    @property
+    def accuracies(self) -> tuple[float | None, float | None, float | None]:
+        """Mean, standard deviation and published accuracy."""
+        mean, std = (None, None) if self.top1 is None else (self.top1.mean, self.top1.std)
+        return mean, std, self.published_top1
+
+
+def rows(plan: Plan, standings: Mapping[str, Standing]) -> list[Row]:
+    """A row for each group of a sweep."""
+    found = []
+    for label, digests in plan.groups.items():
+        counts = Counter(standings[digest].state for digest in digests)
+        done, running, failed = (counts[state] for state in ("finished", "running", "failed"))
+        top1 = Summary.of([top1 for digest in digests if (top1 := standings[digest].top1) is not None])
+        published = plan.trials[digests[0]].published
+        waiting = len(digests) - done - running - failed
+        found.append(Row(label, len(digests), done, running, failed, waiting, top1, published))
+    return found
+
+
+def finished_groups(plan: Plan, standings: Mapping[str, Standing], home: Home) -> list[Group]:
+    """The finished runs of a sweep, by group.
+
+    Raises:
+        UsageError: No run is finished.
+    """
+    groups = []
+    for label, digests in plan.groups.items():
+        runs = {}
+        for digest in digests:
+            standing = standings[digest]
+            if standing.state == "finished" and standing.run is not None:
+                try:
+                    runs[plan.trials[digest].spec.seed] = read_finished(Run(home.runs / standing.run))
+                except UsageError as error:
+                    logger.info(f"left out {standing.run}: {error.problem}")
+        if runs:
+            groups.append(Group(label, runs))
+    if not groups:
+        raise UsageError(f"No run of {plan.name} is finished.", "Start it with `tekapctl sweep FILE`.")
+    return groups
+
+
+def result(plan: Plan, standings: Mapping[str, Standing]) -> dict[str, Any]:
+    """Groups and trials as plain values for JSON."""
+    counts = Counter(standing.state for standing in standings.values())
+    return {
+        "sweep": plan.name,
+        "states": dict(sorted(counts.items())),
+        "groups": [asdict(row) for row in rows(plan, standings)],
+        "trials": [
+            {"label": plan.trials[digest].label, "digest": digest, **asdict(standing)}
+            for digest, standing in standings.items()
+        ],
+    }

@@ -1,12 +1,27 @@
-"""Run one trial of a sweep in this process, unless it is already finished."""
+"""What the workers of a sweep do: run a trial unless it is already finished, or fill a cache that trials share."""
 
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from tekapctl.commands.warm_cache import Report, open_cache, warm
 from tekapctl.errors import TekapctlError
-from tekapctl.experiments.sweeps.folder import MARK, NotYetError, SweepFolder, lock, mark
-from tekapctl.experiments.sweeps.plan import Trial
+from tekapctl.experiments.identity import digest
+from tekapctl.experiments.sweeps.folder import MARK, NotYetError, SweepFolder, lock
+from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.experiments.sweeps.state import Ledger
 from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
+from tekapctl.store.atomic import format_bytes
+from tekapctl.store.teacher_cache import RESERVE
 from tekapctl.train.callbacks import Callback, StoppedError
 from tekapctl.train.run import execute, resume
+
+logger = logging.getLogger(__name__)
+
+_EPOCHS_PER_VIEW = 3
+"""After this many epochs per view, training has computed 95 % of all views anyway."""
 
 
 def run_trial(trial: Trial, folder: SweepFolder, callback: Callback, *, retry: bool = False, wait: bool = False) -> str:
@@ -24,33 +39,34 @@ def run_trial(trial: Trial, folder: SweepFolder, callback: Callback, *, retry: b
         StoppedError: It was interrupted; its progress is kept.
         TekapctlError: It failed, now or before.
     """
-    digest = trial.digest
-    with lock(folder.home, digest, wait=wait):
-        standing = Ledger(folder.home).find(digest, trial)
+    with lock(folder.home, trial.digest, wait=wait):
+        standing = Ledger(folder.home).find(trial)
         if standing.state == "finished" and standing.run is not None:
             return standing.run
         if standing.state == "running":
             raise NotYetError(f"Another process is training the run {standing.run}.", "Wait for it, or stop it.")
-        problem = standing.error if standing.state == "failed" else folder.problem(digest)
+        problem = standing.error if standing.state == "failed" else folder.problem(trial.digest)
         if problem is not None and standing.state != "interrupted" and not retry:
             raise TekapctlError(f"It failed before: {problem}", "Retry it with --retry.")
         teachers = {name: _need(name, need, folder, callback) for name, need in trial.requires.items()}
-        folder.problem_file(digest).unlink(missing_ok=True)
+        folder.problem_file(trial.digest).unlink(missing_ok=True)
         try:
             if standing.run is not None:
                 summary = resume(standing.run, folder.home, callback)
             else:
-                summary = execute(taught_by(trial, teachers), folder.home, callback, {MARK: mark(trial)})
+                mark = {"trial": trial.digest, "label": trial.label, **trial.identity}
+                files = {MARK: json.dumps(mark, indent=2) + "\n"}
+                summary = execute(taught_by(trial, teachers), folder.home, callback, files)
         except (StoppedError, NotYetError):
             raise
         except TekapctlError as error:
-            if Ledger(folder.home).find(digest, trial).state != "failed":
-                folder.write_problem(digest, str(error))
+            if Ledger(folder.home).find(trial).state != "failed":
+                folder.write_problem(trial.digest, str(error))
             raise
         return str(summary["run"])
 
 
-def taught_by(trial: Trial, teachers: dict[str, str]) -> TeacherSpec | StudentSpec:
+def taught_by(trial: Trial, teachers: Mapping[str, str]) -> TeacherSpec | StudentSpec:
     """A trial's spec with run ids in place of its teachers' labels."""
     spec = trial.spec
     if not isinstance(spec, StudentSpec) or not teachers:
@@ -66,3 +82,84 @@ def _need(name: str, need: Trial, folder: SweepFolder, callback: Callback) -> st
         raise
     except TekapctlError as error:
         raise NotYetError(f"Its teacher {name} is not ready: {error.problem}", error.remedy) from None
+
+
+class CacheFill(NamedTuple):
+    """A teacher cache that several trials share: the digest of one of them, and the epochs of all together."""
+
+    trial: str
+    epochs: int
+
+
+def cache_fills(plan: Plan, wanted: Mapping[str, Trial]) -> tuple[dict[str, CacheFill], dict[str, str]]:
+    """The teacher caches that trials share.
+
+    Args:
+        plan: The sweep.
+        wanted: The trials that will run.
+
+    Returns:
+        Caches by key, and the key of each trial's cache.
+    """
+    fills: dict[str, CacheFill] = {}
+    cache_of: dict[str, str] = {}
+    for name, trial in wanted.items():
+        if plan.settings.fill_caches is not False and (key := _cache_key(trial)) is not None:
+            known = fills.get(key, CacheFill(name, 0))
+            fills[key] = CacheFill(known.trial, known.epochs + trial.spec.epochs)
+            cache_of[name] = key
+    return fills, cache_of
+
+
+def _cache_key(trial: Trial) -> str | None:
+    """What a trial's cache depends on, as far as it is known before it is loaded; None if the trial reads no cache."""
+    spec = trial.spec
+    if not isinstance(spec, StudentSpec) or not spec.cache_teacher or spec.ensemble or spec.data.random_resized_crop:
+        return None
+    if spec.beta and spec.method.requires.uncached is not None:
+        return None
+    table = to_dict(spec)
+    need = trial.requires.get(spec.teacher)
+    teacher = need.digest if need is not None else [spec.teacher, table["teacher_args"]]
+    # Subsets of the images are drawn by the seed.
+    seed = spec.batch_seed if spec.data.is_subset else None
+    return digest({"teacher": teacher, "seed": seed, **{name: table[name] for name in ("data", "precision", "device")}})
+
+
+def fill_cache(
+    trial: Trial, folder: SweepFolder, epochs: int, *, always: bool, report: Report
+) -> dict[str, Any] | None:
+    """Fill the cache of a trial's teacher if that saves time; cached outputs are not computed again.
+
+    Args:
+        trial: One of the trials that share the cache.
+        folder: The sweep's folder.
+        epochs: Epochs of all of them together.
+        always: Fill it even if training would compute less, or if the disk is small.
+        report: Progress callback.
+
+    Raises:
+        UsageError: The teacher or its data do not exist.
+    """
+    ledger = Ledger(folder.home)
+    found = {name: ledger.find(need).run for name, need in trial.requires.items()}
+    spec = taught_by(trial, {name: run for name, run in found.items() if run is not None})
+    assert isinstance(spec, StudentSpec)
+    cached = open_cache(spec, folder.home)
+    views = cached.batches.distinct_views
+    missing = cached.store.identity.bytes - cached.store.bytes_used
+    free = shutil.disk_usage(cached.store.path).free
+    why = None
+    if epochs < _EPOCHS_PER_VIEW * views:
+        why = f"{epochs:,} epochs do not use all {views:,} views of an image"
+    elif missing + RESERVE > free / 2:
+        why = f"it would take {format_bytes(missing)} of {format_bytes(free)} free disk space"
+    if why and not always:
+        logger.info(f"not filling the cache of {spec.teacher}: {why}")
+        return None
+    filled = warm(cached, report)
+    logger.info(
+        f"filled the cache of {spec.teacher}: {filled['computed']:,} of {filled['views']:,} views computed, "
+        f"{format_bytes(filled['bytes'])} on disk"
+    )
+    return filled

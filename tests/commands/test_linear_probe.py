@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from tekapctl.commands.robustness.linear_probe import fit
+from tekapctl.commands.robustness import fit
 
 
 def data(noise: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -143,21 +143,16 @@ class Occlusion(Shift):
         return torch.where(hidden, 0.5, pixels)
 
 
-SEVERITIES = (1, 2, 3, 4, 5)
 Draw = Callable[[str], Tensor]
 """Draws `uniform` or `normal` numbers of the images' shape."""
 Change = Callable[[Pixels, float, Draw], Pixels]
 
 
-def _blurred(pixels: Pixels, kernel: Tensor) -> Pixels:
-    """Convolve with a row kernel and its transpose; edges are replicated."""
-    return _convolve(_convolve(pixels, kernel, 3), kernel, 2)
-
-
-def _convolve(pixels: Pixels, kernel: Tensor, dim: int) -> Pixels:
+def _convolve(pixels: Pixels, kernel: Tensor, *, along_rows: bool) -> Pixels:
+    """Convolve rows or columns with a kernel; edges are replicated."""
     channels, half = pixels.shape[1], len(kernel) // 2
-    padding = [half, half, 0, 0] if dim == 3 else [0, 0, half, half]
-    weight = kernel.view(1, 1, 1, -1) if dim == 3 else kernel.view(1, 1, -1, 1)
+    padding = [half, half, 0, 0] if along_rows else [0, 0, half, half]
+    weight = kernel.view(1, 1, 1, -1) if along_rows else kernel.view(1, 1, -1, 1)
     return F.conv2d(F.pad(pixels, padding, "replicate"), weight.expand(channels, 1, -1, -1), groups=channels)
 
 
@@ -180,12 +175,13 @@ def _gaussian_blur(pixels: Pixels, amount: float, draw: Draw) -> Pixels:
     half = max(1, round(3 * std))
     offsets = torch.arange(-half, half + 1, device=pixels.device)
     kernel = (-0.5 * (offsets / std).square()).exp()
-    return _blurred(pixels, kernel / kernel.sum())
+    kernel = kernel / kernel.sum()
+    return _convolve(_convolve(pixels, kernel, along_rows=True), kernel, along_rows=False)
 
 
 def _motion_blur(pixels: Pixels, amount: float, draw: Draw) -> Pixels:
     length = 2 * max(1, round(amount * pixels.shape[3] / 2)) + 1
-    return _convolve(pixels, torch.full((length,), 1 / length, device=pixels.device), 3)
+    return _convolve(pixels, torch.full((length,), 1 / length, device=pixels.device), along_rows=True)
 
 
 def _brightness(pixels: Pixels, amount: float, draw: Draw) -> Pixels:

@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from tekapctl import data
-from tekapctl.commands.robustness import CORRUPTIONS, Request, evaluate_shifts
-from tekapctl.commands.robustness.shifts import (
+from tekapctl.commands.robustness import Request, evaluate_shifts
+from tekapctl.commands.shifts import (
+    CORRUPTIONS,
     FGSM,
     PGD,
     Corruption,
