@@ -130,6 +130,24 @@ def test_a_warm_cache_holds_the_bits_of_the_live_teacher(home):
         assert torch.equal(teacher(batch).logits, teacher.live(batch).logits)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_any_recipe_is_replayed_from_the_cache_to_the_bit(home, accumulate):
+    augment = ["trivialaugment", "random-erasing", "mixup", "cutmix"]
+    values = {
+        "data": {**STUDENT["data"], "augment": augment},
+        "optimizer": "adamw",
+        "accumulate": accumulate,
+        "precision": "float32",
+    }
+    live = weights(home, **values)
+    found = warm(open_cache(spec_of(**values), home), lambda done, total: None)
+    assert found["complete"]
+    assert found["computed"] == found["views"] == STUDENT["epochs"] * round(found["views"] / STUDENT["epochs"])
+    cached = weights(home, cache_teacher=True, **values)
+    assert all(torch.equal(cached[name], live[name]) for name in live)
+    assert warm(open_cache(spec_of(**values), home), lambda done, total: None)["computed"] == 0
+
+
 def test_what_knowledge_depends_on_is_part_of_its_key(home):
     paths = {
         cached_teacher(home, **values).store.path
@@ -138,9 +156,13 @@ def test_what_knowledge_depends_on_is_part_of_its_key(home):
             {"precision": "bfloat16"},
             {"precision": "float32", "data": {"name": "digits", "padding": 2}},
             {"precision": "float32", "data": {"name": "digits", "padding": 1, "flip": True}},
+            *(
+                {"precision": "float32", "data": {"name": "digits", "augment": ["randaugment"]}, **more}
+                for more in ({}, {"epochs": 3}, {"data_seed": 5}, {"batch_size": 20})
+            ),
         )
     }
-    assert len(paths) == 4
+    assert len(paths) == 8
 
 
 def test_a_damaged_record_is_asked_for_again(home):

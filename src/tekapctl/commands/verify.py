@@ -76,7 +76,7 @@ def _check_weights(run: Run, path: Path) -> int:
         which = next(which for which, name in WEIGHTS.items() if name == path.name)
         expected = summary.get(f"{which}_val_top1", summary.get(f"{which}_top1"))
         try:
-            is_same = abs(float(stated or "nan") - float(expected or "nan")) <= TOLERANCE
+            is_same = abs(float(stated or "nan") - float("nan" if expected is None else expected)) <= TOLERANCE
         except (TypeError, ValueError):
             is_same = False
         if not is_same:

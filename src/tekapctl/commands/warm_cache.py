@@ -39,12 +39,12 @@ def open_cache(spec: StudentSpec, home: Home) -> CachedTeacher:
     batches = training_batches(spec, splits, device)
     precision = resolve_precision(spec.precision, device, teacher.network, trains=False)
     live = LiveTeacher(teacher.network, batches, precision, compiled=spec.compile)
-    return CachedTeacher(live, batches, home.knowledge, teacher, spec.data.name)
+    return CachedTeacher(live, batches, home.knowledge, teacher, spec.data.name, spec.total_epochs)
 
 
 @failures_in_words("caching the teacher's outputs")
 def warm(cached: CachedTeacher, report: Report) -> dict[str, Any]:
-    """Compute the teacher's outputs for all views of all training images that are not cached yet.
+    """Compute the teacher's outputs for all views of all training images, or for all epochs, that are not cached yet.
 
     An interruption loses nothing that was computed.
 
@@ -57,6 +57,8 @@ def warm(cached: CachedTeacher, report: Report) -> dict[str, Any]:
         `bytes` and `bytes_when_full`.
     """
     batches = cached.batches
+    if not batches.repeats_views:
+        return _warm_epochs(cached, report)
     numbers = batches.image_set.source_index
     views = torch.arange(0, batches.views, 1 if batches.flip else 2)
     total, done, computed = len(batches.image_set) * len(views), 0, 0
@@ -68,11 +70,29 @@ def warm(cached: CachedTeacher, report: Report) -> dict[str, Any]:
         report(done, total)
         if cached.store.is_full:
             break
+    return _found(cached, total, computed, is_complete=done == total)
+
+
+def _warm_epochs(cached: CachedTeacher, report: Report) -> dict[str, Any]:
+    """Compute the outputs for the images of every epoch."""
+    batches = cached.batches
+    total, done, computed = len(batches.image_set) * cached.epochs, 0, 0
+    for epoch in range(cached.epochs):
+        for batch in batches.epoch(epoch):
+            computed += cached.warm_batch(batch)
+            done += len(batch.labels)
+            report(done, total)
+            if cached.store.is_full:
+                return _found(cached, total, computed, is_complete=False)
+    return _found(cached, total, computed, is_complete=True)
+
+
+def _found(cached: CachedTeacher, total: int, computed: int, *, is_complete: bool) -> dict[str, Any]:
     return {
         "store": str(cached.store.path),
         "views": total,
         "computed": computed,
-        "complete": done == total and not cached.store.is_full,
+        "complete": is_complete and not cached.store.is_full,
         "bytes": cached.store.bytes_used,
         "bytes_when_full": cached.store.identity.bytes,
     }

@@ -1,7 +1,9 @@
 """Batches of images, cropped and flipped on the device; images are kept there or streamed from files."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import torch
 from jaxtyping import Float, Int64, Shaped
@@ -84,6 +86,28 @@ class Batches:
     def distinct_views(self) -> int:
         """Number of them that occur in training: half as many without flips."""
         return self.views if self.flip else self.views // 2
+
+    @property
+    def repeats_views(self) -> bool:
+        """Whether training shows the same few views of an image again and again: crops by padding, and flips."""
+        return not (self.augment or self.random_resized_crop)
+
+    @property
+    def recipe(self) -> str:
+        """What the images of an epoch depend on, besides the epoch and the image set, as JSON."""
+        numbers = self.image_set.source_index
+        subset = "" if numbers is None else sha256(numbers.numpy().tobytes()).hexdigest()
+        return json.dumps(
+            {
+                "seed": self.seed,
+                "batch_size": self.batch_size,
+                "accumulate": self.accumulate,
+                "random_resized_crop": self.random_resized_crop,
+                "augment": [each.model_dump(mode="json") for each in self.augment],
+                "subset": subset,
+            },
+            sort_keys=True,
+        )
 
     def epoch(
         self, number: int, start_step: int = 0, end_step: int | None = None, *, strong: bool = False

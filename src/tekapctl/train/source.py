@@ -93,16 +93,13 @@ def open_teacher(spec: StudentSpec, teacher: Trained, train: Batches, cache: Pat
         logger.info(f"teacher: {kept} of {total} batch norms do not follow a convolution, and are not folded")
     if not spec.cache_teacher:
         return TeacherSource(teacher, live, perturbation)
-    if train.random_resized_crop:
-        logger.info("every random crop is different, so the teacher's outputs are not cached: the teacher stays live")
-        return TeacherSource(teacher, live, perturbation)
     if spec.requires.uncached:
         logger.info(
             f"the method {spec.method.name} reads {spec.requires.uncached}, which are not cached: the teacher stays "
             "live"
         )
         return TeacherSource(teacher, live, perturbation)
-    cached = CachedTeacher(live, train, cache, teacher, spec.data.name)
+    cached = CachedTeacher(live, train, cache, teacher, spec.data.name, spec.total_epochs)
     logger.info(f"cached knowledge: {cached.store.described}")
     return TeacherSource(teacher, cached, perturbation)
 

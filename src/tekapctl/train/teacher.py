@@ -118,8 +118,9 @@ def live_teacher(teacher: TeacherForward) -> TeacherForward:
 class CachedTeacher:
     """The teacher's logits and embeddings from a cache, which the live teacher fills.
 
-    The frozen teacher sees one of a few views of each image, so the cached outputs are exact. They are kept in the
-    precision in which they were computed.
+    Crops by padding and flips show a few views of each image, each of which has a record. With other augmentations an
+    image has a record for each epoch, as random numbers depend on seed, epoch and step alone. Either way the outputs
+    are exact: they are kept in the precision in which they were computed.
 
     Args:
         live: The teacher.
@@ -127,6 +128,7 @@ class CachedTeacher:
         folder: Where caches are kept.
         trained: Where the teacher came from.
         dataset: Name of the data set, for the file's name.
+        epochs: Epochs of the run.
     """
 
     def __init__(
@@ -136,9 +138,11 @@ class CachedTeacher:
         folder: Path,
         trained: Trained,
         dataset: str,
+        epochs: int,
     ) -> None:
         self.live = live
         self.batches = batches
+        self.epochs = epochs
         probe = live.forward_pixels(live.probe)
         self._dtypes = (probe.embedding.dtype, probe.logits.dtype)
         self._widths = [probe.embedding.shape[1], probe.logits.shape[1]]
@@ -148,7 +152,7 @@ class CachedTeacher:
         self._padding = (-values * self.dtype.itemsize) % 4 // self.dtype.itemsize
         image_set = batches.image_set
         normalization = live.network.normalization
-        whole = len(image_set if image_set.full_images is None else image_set.full_images)
+        self._images = len(image_set if image_set.full_images is None else image_set.full_images)
         precision = str(self.dtype).removeprefix("torch.")
         self.store = TeacherCache(
             folder,
@@ -166,21 +170,34 @@ class CachedTeacher:
                     "classes": self._widths[1],
                     "device": describe_kind(live.device),
                     "torch": torch.__version__,
+                    **({} if batches.repeats_views else {"recipe": batches.recipe}),
                 },
-                records=whole * batches.distinct_views,
+                records=self._images * (batches.distinct_views if batches.repeats_views else epochs),
                 words=(values + self._padding) * self.dtype.itemsize // 4,
             ),
         )
 
     def __call__(self, batch: Batch) -> Knowledge:
         """The teacher's knowledge of a batch."""
-        places = self.places(batch.source_index, batch.view)
+        return self._decode(self._filled(batch)[0])
+
+    def warm_batch(self, batch: Batch) -> int:
+        """Compute and keep the outputs of a batch that are not cached yet; returns how many these were."""
+        return self._filled(batch)[1]
+
+    def _filled(self, batch: Batch) -> tuple[Words, int]:
+        """The records of a batch, and how many of them were computed."""
+        if self.batches.repeats_views:
+            places = self.places(batch.source_index, batch.view)
+        else:
+            epoch = batch.step // len(self.batches)
+            places = (batch.source_index + epoch * self._images).numpy()
         words, is_known = self.store.read(places)
-        if not is_known.all():
-            missing = np.flatnonzero(~is_known)
+        missing = np.flatnonzero(~is_known)
+        if len(missing):
             words[missing] = self._compute(batch.images)[missing]
             self.store.write(places[missing], words[missing])
-        return self._decode(words)
+        return words, len(missing)
 
     def places(self, number: Tensor, view: Tensor) -> Indices:
         """The records of samples, by their numbers in the full set and their views."""

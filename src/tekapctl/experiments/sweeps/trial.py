@@ -114,16 +114,25 @@ def cache_fills(plan: Plan, wanted: Mapping[str, Trial]) -> tuple[dict[str, Cach
 def _cache_key(trial: Trial) -> str | None:
     """What a trial's cache depends on, as far as it is known before it is loaded; None if the trial reads no cache."""
     spec = trial.spec
-    if not isinstance(spec, StudentSpec) or not spec.cache_teacher or spec.ensemble or spec.data.random_resized_crop:
+    if not isinstance(spec, StudentSpec) or not spec.cache_teacher or spec.ensemble:
         return None
     if spec.beta and spec.method.requires.uncached is not None:
         return None
     table = to_dict(spec)
     need = trial.requires.get(spec.teacher)
     teacher = need.digest if need is not None else [spec.teacher, table["teacher_args"]]
-    # Subsets of the images are drawn by the seed.
-    seed = spec.batch_seed if spec.data.is_subset else None
-    return digest({"teacher": teacher, "seed": seed, **{name: table[name] for name in ("data", "precision", "device")}})
+    # Subsets of the images are drawn by the seed, and so are augmentations that have a record for each epoch.
+    by_epoch = bool(spec.data.augment or spec.data.random_resized_crop)
+    seed = spec.batch_seed if spec.data.is_subset or by_epoch else None
+    batches = [spec.batch_size, spec.accumulate, spec.total_epochs] if by_epoch else None
+    return digest(
+        {
+            "teacher": teacher,
+            "seed": seed,
+            "batches": batches,
+            **{name: table[name] for name in ("data", "precision", "device")},
+        }
+    )
 
 
 def fill_cache(
@@ -146,11 +155,12 @@ def fill_cache(
     spec = taught_by(trial, {name: run for name, run in found.items() if run is not None})
     assert isinstance(spec, StudentSpec)
     cached = open_cache(spec, folder.home)
-    views = cached.batches.distinct_views
+    views = cached.batches.distinct_views if cached.batches.repeats_views else cached.epochs
+    enough = _EPOCHS_PER_VIEW * views if cached.batches.repeats_views else 2 * views
     missing = cached.store.identity.bytes - cached.store.bytes_used
     free = shutil.disk_usage(cached.store.path).free
     why = None
-    if epochs < _EPOCHS_PER_VIEW * views:
+    if epochs < enough:
         why = f"{epochs:,} epochs do not use all {views:,} views of an image"
     elif missing + RESERVE > free / 2:
         why = f"it would take {format_bytes(missing)} of {format_bytes(free)} free disk space"
