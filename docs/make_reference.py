@@ -13,9 +13,13 @@ from pydantic_core import PydanticUndefined
 from tekapctl.cli.app import app
 from tekapctl.cli.help import split_help
 from tekapctl.data import DATASETS
+from tekapctl.data.augment.augmentation import AUGMENTATIONS
 from tekapctl.distillation.methods import METHODS
 from tekapctl.experiments.studies import STUDIES
+from tekapctl.optim import OPTIMIZERS
+from tekapctl.optim.schedules import SCHEDULES
 from tekapctl.spec import StudentSpec, TeacherSpec
+from tekapctl.spec.run import CHOICES
 
 PAGE = Path(__file__).parent / "reference.md"
 
@@ -61,13 +65,13 @@ def fields(model: type[BaseModel], path: str = "", seen: frozenset[str] = frozen
         if full in seen:
             continue
         default = field.get_default(call_default_factory=True, validated_data={})
-        if isinstance(default, BaseModel) and full not in ("method", "data"):
+        if isinstance(default, BaseModel) and full not in CHOICES:
             yield from fields(type(default), f"{full}.")
             continue
         shown = "required" if default is PydanticUndefined else "" if default is None else plain(default)
         if isinstance(default, BaseModel):
             shown = plain(getattr(default, "name", ""))
-        kind = "table, see below" if full in ("method", "data") else type_of(field.annotation)
+        kind = "table, see below" if full in CHOICES else type_of(field.annotation)
         yield f"| `{full}` | {kind} | {shown} | {cell(field.description or '')} |"
 
 
@@ -101,13 +105,24 @@ def page() -> str:
     parts += ["\n## The spec\n", "Fields are set by options, by `--set FIELD=VALUE`, or in a file (`--spec FILE`)."]
     for title, model in (("A student's run", StudentSpec), ("A run without a teacher", TeacherSpec)):
         parts += [f"\n### {title}\n", HEAD, *fields(model)]
-    shared = frozenset({"name", "folder", "train_fraction"})
-    parts += ["\n### Data sets (`data`)\n", "All have `folder` and `train_fraction` too.\n", HEAD]
+    shared = frozenset({"name", "folder", "train_fraction", "val_fraction", "augment"})
+    parts += [
+        "\n### Data sets (`data`)\n",
+        "All have `folder`, `train_fraction`, `val_fraction` and `augment` too.\n",
+        HEAD,
+    ]
     for name in sorted(DATASETS):
         parts += [row.replace("| `", f"| {name}: `", 1) for row in fields(DATASETS[name], seen=shared)]
-    parts += ["\n### Methods (`method`)\n", HEAD]
-    for name in sorted(METHODS):
-        parts += [row.replace("| `", f"| {name}: `", 1) for row in fields(METHODS[name], seen=frozenset({"name"}))]
+    for title, registry in (
+        ("Augmentations (`data.augment`)", AUGMENTATIONS),
+        ("Methods (`method`)", METHODS),
+        ("Optimizers (`optimizer`)", OPTIMIZERS),
+        ("Schedules (`schedule`)", SCHEDULES),
+    ):
+        parts += [f"\n### {title}\n", HEAD]
+        for name in sorted(registry):
+            rows = list(fields(registry[name], seen=frozenset({"name"})))
+            parts += [row.replace("| `", f"| {name}: `", 1) for row in rows] or [f"| {name} |  |  |  |"]
     parts += ["\n### Studies (`tekapctl study NAME --set study.SETTING=VALUE`)\n", HEAD]
     for name in sorted(STUDIES):
         parts += [row.replace("| `", f"| {name}: `", 1) for row in fields(STUDIES[name])]
