@@ -70,8 +70,10 @@ def evaluate(
     target = resolve_device(device)
     set_float32_precision(precision, target)
     teacher = _teacher_of(home, student, spec) if with_teacher else None
+    if teacher is not None and not trained.fit_to(teacher, splits.test, spec.described, needs_classes=False):
+        logger.info(f"the teacher {teacher.model} has other classes, so it is not compared with")
+        teacher = None
     if teacher is not None:
-        trained.fit_to(teacher, splits.test, spec.described)
         place(teacher.network, target)
     place(student.network, target)
     teacher_logits = None

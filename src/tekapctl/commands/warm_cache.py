@@ -34,7 +34,7 @@ def open_cache(spec: StudentSpec, home: Home) -> CachedTeacher:
     teacher, spec = find_teacher(spec, home)
     spec = spec.model_copy(update={"data": spec.data.pinned(home.datasets)})
     splits = data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=teacher.network.in_channels)
-    trained.fit_to(teacher, splits.test, spec.data.described)
+    trained.fit_to(teacher, splits.test, spec.data.described, needs_classes=spec.requires.classes)
     place(teacher.network, device)
     batches = training_batches(spec, splits, device)
     precision = resolve_precision(spec.precision, device, teacher.network, trains=False)

@@ -193,5 +193,9 @@ def _take_channels(network: nn.Module, channels: int, name: str) -> None:
 
 def _replace_classifier(adapted: ExternalNetwork, classes: int) -> None:
     old = adapted.classifier_layer
-    assert isinstance(old, nn.Linear)
+    if not isinstance(old, nn.Linear):
+        raise UsageError(
+            f"{adapted.name} has no classifier that could have {classes} classes.",
+            "Use it as a teacher whose features are distilled, or write a factory that adds a classifier.",
+        )
     adapted.set_submodule(adapted.classifier_name, nn.Linear(old.in_features, classes, bias=old.bias is not None))

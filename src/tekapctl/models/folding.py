@@ -99,6 +99,7 @@ def _try(network: Network, pairs: list[tuple[str, str]], images: Tensor, expecte
             (expected.logits, expected.embedding, *expected.feature_maps),
             strict=True,
         )
+        if b.numel()
     )
     if not same:
         for name, module in before.items():

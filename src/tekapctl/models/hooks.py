@@ -1,5 +1,6 @@
 """Adapts networks that are not in the zoo: a trial forward pass finds the layers to hook."""
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -62,19 +63,21 @@ class _Call:
 
 
 class ExternalNetwork(Network):
-    """Adapts any classifier that ends with a linear layer.
+    """Adapts any classifier that ends with a linear layer, and any network that ends with an embedding.
 
-    The embedding is the input of that layer. The feature maps are the last ones of each size. Their pre-activations are
-    the inputs of the ReLU modules that produced them, or the maps themselves if these have negative values, as in
-    blocks that do not end with a ReLU.
+    The embedding is the input of that layer. A network that says `num_classes = 0`, as timm's self-supervised ones do,
+    has no classifier: its output is the embedding. The feature maps are the last ones of each size; the patch tokens of
+    a transformer are a map, without class token and registers. Pre-activations of the maps are the inputs of the ReLU
+    modules that produced them, or the maps themselves if these have negative values, as in blocks that do not end with
+    a ReLU.
 
     Args:
-        network: The classifier; in-place activations are made out-of-place.
+        network: The network; in-place activations are made out-of-place.
         name: Its name, for messages.
         in_channels: Number of image channels.
 
     Raises:
-        UsageError: It does not accept images with these channels, or does not end with a linear layer.
+        UsageError: It does not accept images with these channels, or ends with neither.
     """
 
     def __init__(self, network: nn.Module, name: str, in_channels: int) -> None:
@@ -90,21 +93,31 @@ class ExternalNetwork(Network):
             for call in calls
             if isinstance(network.get_submodule(call.place.module), nn.Linear) and torch.equal(call.output, logits)
         ]
-        if logits.dim() != 2 or not classifiers or classifiers[-1].source is None or classifiers[-1].source.dim() != 2:
+        self._classifier: HookSite | None = None
+        if logits.dim() == 2 and getattr(network, "num_classes", None) == 0:
+            self.num_classes = 0
+        elif logits.dim() == 2 and classifiers and (source := classifiers[-1].source) is not None and source.dim() == 2:
+            self.num_classes = logits.shape[1]
+            self._classifier = classifiers[-1].place
+            self.classifier_name = f"network.{self._classifier.module}"
+        else:
             raise UsageError(f"{name} does not end with a linear layer, whose input is the embedding.", _REMEDY)
-        self.num_classes = logits.shape[1]
-        self._classifier = classifiers[-1].place
-        self.classifier_name = f"network.{self._classifier.module}"
         feature_maps = _feature_maps(calls, self.trial_size)
         self._stages = [stage.place for stage in feature_maps]
         before = [found for stage in feature_maps if (found := _before_activation(stage, calls)) is not None]
         self._before = before if len(before) == len(feature_maps) else []
         self._taken: torch.Size | None = None
         self._state = HookState(
-            frozenset({("input", self._classifier), *self._before, *(("output", stage) for stage in self._stages)})
+            frozenset({*self._before, *(("output", stage) for stage in self._stages)})
+            | ({("input", self._classifier)} if self._classifier is not None else frozenset())
         )
         for watched in sorted({place.module for _, place in self._state.wanted}):
             network.get_submodule(watched).register_forward_hook(ForwardHook(self._state, watched))
+
+    @property
+    def classifier_layer(self) -> nn.Module:
+        """The last layer; the identity for a network without classes."""
+        return nn.Identity() if self._classifier is None else super().classifier_layer
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
         """The classifier's input, from a pass through the whole network."""
@@ -139,7 +152,7 @@ class ExternalNetwork(Network):
     def _pass(self, images: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
         self._state.begin()
         logits = _logits(self.network(images))
-        if logits.shape[1:] != (self.num_classes,):
+        if self._classifier is not None and logits.shape[1:] != (self.num_classes,):
             found = list(logits.shape)
             raise TekapctlError(
                 f"{self.name} returned logits of shape {found}, but {self.num_classes} classes in its first pass.",
@@ -149,8 +162,10 @@ class ExternalNetwork(Network):
         self._state.begin()
         try:
             for number, stage in enumerate(self._stages):
-                output = seen["output", stage]
-                maps.keep(output, seen[self._before[number]] if self._before else output)
+                output = _as_map(seen["output", stage])
+                maps.keep(output, _as_map(seen[self._before[number]]) if self._before else output)
+            if self._classifier is None:
+                return logits[:, :0], logits
             return logits, seen["input", self._classifier]
         except KeyError as error:
             (_, place), *_ = error.args
@@ -180,7 +195,7 @@ class ExternalNetwork(Network):
         was_training, problem = self.network.training, ""
         self.network.eval()
         try:
-            for size in _SIZES:
+            for size in dict.fromkeys((*_own_size(self.network), *_SIZES)):
                 calls.clear()
                 count.clear()
                 try:
@@ -197,6 +212,12 @@ class ExternalNetwork(Network):
             for hook in hooks:
                 hook.remove()
         raise UsageError(f"{self.name} accepts no square images with {self.in_channels} channels: {problem}.", _REMEDY)
+
+
+def _own_size(network: nn.Module) -> tuple[int, ...]:
+    """The only image size that a transformer accepts, where it says so."""
+    size = getattr(getattr(network, "patch_embed", None), "img_size", None)
+    return (size[0],) if isinstance(size, tuple) and size and isinstance(size[0], int) else ()
 
 
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.ELU, nn.Mish, nn.PReLU)
@@ -233,12 +254,31 @@ def _feature_maps(calls: list[_Call], size: int) -> list[_Call]:
 def _side(tensor: Tensor | None, size: int) -> int | None:
     """The size of a square feature map, if it is above 1 and an even fraction of the image size; else None.
 
-    Attention weights and channels-last maps have four dimensions too, but no such size.
+    Attention weights and channels-last maps have four dimensions too, but no such size. Tokens have three.
     """
-    if tensor is None or tensor.dim() != 4 or tensor.shape[2] != tensor.shape[3]:
+    if tensor is None or (tensor.dim() == 4 and tensor.shape[2] != tensor.shape[3]) or tensor.dim() not in (3, 4):
         return None
-    side = tensor.shape[2]
+    side = tensor.shape[2] if tensor.dim() == 4 else _token_side(tensor)
     return side if side > 1 and abs(size / round(size / side) - side) <= 1 else None
+
+
+_MOST_PREFIX_TOKENS = 16
+"""Class tokens and registers before the patch tokens, at most."""
+
+
+def _token_side(tokens: Tensor) -> int:
+    """The side of the grid of patch tokens, the last of the tokens; 0 if they are no grid."""
+    count = tokens.shape[1]
+    side = math.isqrt(count)
+    return side if count - side**2 <= _MOST_PREFIX_TOKENS else 0
+
+
+def _as_map(tensor: Tensor) -> Tensor:
+    """A feature map; patch tokens become one."""
+    if tensor.dim() == 4:
+        return tensor
+    side = _token_side(tensor)
+    return tensor[:, -(side**2) :].transpose(1, 2).unflatten(2, (side, side))
 
 
 def _before_activation(stage: _Call, calls: list[_Call]) -> tuple[str, HookSite] | None:

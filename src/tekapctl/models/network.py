@@ -51,6 +51,11 @@ class Requires:
         return "feature" if self.embedding or self.feature_maps or self.preactivations else "logit"
 
     @property
+    def classes(self) -> bool:
+        """Whether it reads the teacher's classes, so that these must be the data set's."""
+        return self.logits or self.classifier
+
+    @property
     def uncached(self) -> str | None:
         """What it reads that the cache of teacher outputs does not hold; None if the cache holds all of it."""
         if self.strong_view:

@@ -33,7 +33,7 @@ class TeacherSummary(_Part):
 
     model: str
     reference: str
-    top1: Fraction
+    top1: Fraction | None
     digest: str
 
 

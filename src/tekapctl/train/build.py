@@ -207,7 +207,8 @@ def open_teachers(
     if not isinstance(spec, StudentSpec):
         return []
     for teacher in teachers:
-        trained.fit_to(teacher, splits.test, spec.data.described)
+        if not trained.fit_to(teacher, splits.test, spec.data.described, needs_classes=spec.requires.classes):
+            logger.info(f"teacher: {teacher.model} has other classes than the data; only its features are used")
         place(teacher.network, train.device)
     return [open_teacher(spec, teacher, train, home.knowledge) for teacher in teachers]
 
@@ -346,8 +347,15 @@ def probe_pair(spec: StudentSpec, source: TeacherSource, student: Network, train
 def evaluate_teachers(
     spec: RunSpec, teachers: Sequence[Trained], test: Batches
 ) -> tuple[Float[Tensor, "n classes"] | None, float | None]:
-    """The teachers' logits for the test images and their top-1 accuracy; an ensemble averages probabilities."""
-    if not teachers:
+    """The teachers' logits for the test images and their top-1 accuracy; an ensemble averages probabilities.
+
+    None if there are no teachers, or one of them has other classes.
+    """
+    described = spec.data.described
+    if (
+        not all(trained.fit_to(each, test.image_set, described, needs_classes=False) for each in teachers)
+        or not teachers
+    ):
         return None, None
     outputs = []
     for teacher in teachers:

@@ -76,7 +76,7 @@ def read_shape(metadata: dict[str, str], state: dict[str, Tensor]) -> tuple[int,
     rows = {str(value.shape[0]) for value in state.values() if value.dim() == 2 and value.numel()}
     channels = {str(value.shape[1]) for value in state.values() if value.dim() == 4 and value.numel()}
     classes, stated = metadata.get("num_classes", ""), metadata.get("in_channels", "")
-    return (int(classes), int(stated)) if classes in rows and stated in channels else None
+    return (int(classes), int(stated)) if classes in {"0", *rows} and stated in channels else None
 
 
 def read_arguments(metadata: dict[str, str], source: str) -> external.Arguments:

@@ -268,6 +268,8 @@ def load(reference: Reference, *, model: str | None = None, arguments: external.
     if model is None:
         model = identify(state, source)
     num_classes, in_channels = read_shape(metadata, state) or classifier_shape(state, source)
+    if (arguments or {}).get("num_classes") == 0:  # a network without classifier, whose file cannot say so
+        num_classes = 0
     preprocessing = read_preprocessing(metadata, in_channels, source)
     classes = read_class_names(metadata, num_classes, source)
     digest = sha256(path)
@@ -355,10 +357,16 @@ def _differing(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
     return f"class {number} is {ours[number]!r} there and {theirs[number]!r} here"
 
 
-def fit_to(trained: Trained, images: ImageSet, dataset: str) -> None:
-    """Check that a network has the data set's classes; a network without a normalization gets the data set's.
+def fit_to(trained: Trained, images: ImageSet, dataset: str, *, needs_classes: bool = True) -> bool:
+    """Check whether a network has the data set's classes; a network without a normalization gets the data set's.
 
     Published checkpoints state none: they were trained with the normalization of their data set.
+
+    Args:
+        trained: The network.
+        images: The data set's images.
+        dataset: Name of the data set, for the error.
+        needs_classes: Whether other classes are an error.
 
     Raises:
         UsageError: The number, names or order of the classes differ.
@@ -373,5 +381,11 @@ def fit_to(trained: Trained, images: ImageSet, dataset: str) -> None:
         first = _differing(trained.classes, classes)
         problem = f"{who} was trained on other classes than those of {dataset}: {first}."
     else:
-        return
-    raise UsageError(problem, f"Train one on these classes with `tekapctl train-teacher --model {trained.model}`.")
+        return True
+    if needs_classes:
+        raise UsageError(
+            problem,
+            f"Train one on these classes with `tekapctl train-teacher --model {trained.model}`, or distill from its "
+            "features alone, as the methods embed and seed do.",
+        )
+    return False

@@ -1,0 +1,63 @@
+"""Embed: predict the teacher's embedding through projectors; the teacher needs no classes.
+
+Chen et al., "Improved Feature Distillation via Projector Ensemble", NeurIPS 2022, equation 3; with one projector it is
+the usual regression of features.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
+
+
+@METHODS.register("embed")
+class EmbedSpec(MethodSpec):
+    """The settings of embedding regression."""
+
+    weights = Weights(beta=10.0)
+    requires = Requires(embedding=True)
+    about = About(
+        "Improved Feature Distillation via Projector Ensemble",
+        2022,
+        "2 - 2 cos(mean of projections, teacher embedding)",
+        "The teacher may have other classes than the data set, or none. The default weight is ours.",
+    )
+    name: Literal["embed"] = "embed"
+    projectors: int = Field(3, ge=1, le=64, description="Number of linear layers with ReLU whose outputs are averaged.")
+    distance: Literal["cosine", "mse"] = Field("cosine", description="Distance of the projection from the embedding.")
+
+    def make(self, pair: Pair) -> "Embed":
+        """Embedding regression for a pair of networks."""
+        return Embed(self, pair.student.embedding.shape[1], pair.teacher.embedding.shape[1])
+
+
+class Embed(Method):
+    """The distance of the averaged projections from the teacher's embedding.
+
+    Args:
+        spec: The settings.
+        student: Width of the student's embedding.
+        teacher: Width of the teacher's.
+    """
+
+    couples_samples = False
+
+    def __init__(self, spec: EmbedSpec, student: int, teacher: int) -> None:
+        super().__init__()
+        self.distance = spec.distance
+        self.projectors = nn.ModuleList(nn.Linear(student, teacher) for _ in range(spec.projectors))
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The mean over samples."""
+        projections = [projector(student.embedding) for projector in self.projectors]
+        if len(projections) > 1:
+            projections = [F.relu(projection) for projection in projections]
+        found, wanted = torch.stack(projections).mean(0), teacher.embedding
+        if self.distance == "mse":
+            return F.mse_loss(found, wanted)
+        return 2 - 2 * F.cosine_similarity(found, wanted).mean()
