@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from tekapctl.data.batches import Batch
-from tekapctl.distillation.methods.kd import kl_of_many, standardized
+from tekapctl.distillation.methods.losses import kl_of_many, standardized
 from tekapctl.distillation.objective import Distillation
 from tekapctl.distillation.perturbations import PERTURBATIONS, LogitPerturbation, PerturbationContext, TeacherStatistics
 from tekapctl.distillation.perturbations.perturbation import HALF_WIDTH
