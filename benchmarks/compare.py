@@ -37,7 +37,8 @@ def contrast_alone(samples: int, negatives: int, classes: int, batch: int, steps
     """Tekapctl's CRD, with its sampling and its backward pass, on the shapes of reference.py's."""
     from reference import resident
 
-    from tekapctl.distillation.methods.crd.crd import Projection
+    from tekapctl.data.batch import Batch
+    from tekapctl.distillation.methods.crd import Projection
     from tekapctl.distillation.methods.crd.memory import MemoryBanks
     from tekapctl.distillation.methods.crd.negatives import ClassNegatives
 
@@ -50,9 +51,8 @@ def contrast_alone(samples: int, negatives: int, classes: int, batch: int, steps
     for step in range(3 + steps):
         began = time.perf_counter()
         index = torch.randperm(samples)[:batch]
-        terms = banks.terms(
-            project_student(student), project_teacher(teacher).unsqueeze(0), index, labels[index], step, updates=1
-        )
+        drawn = Batch(torch.zeros(batch, 1, 1, 1), labels[index], index, index, index, step)
+        terms = banks.terms(project_student(student), project_teacher(teacher).unsqueeze(0), drawn, updates=1)
         (terms.student + terms.teachers.sum()).backward()
         times.append(time.perf_counter() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

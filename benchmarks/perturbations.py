@@ -40,7 +40,7 @@ def main() -> None:
     def tekap(name: str) -> Tekap:
         spec = TekapSpec.model_validate({"logit": {"perturbation": name, "teachers": given.teachers}})
         basis = PerturbationContext(head, device, spec.logit.dropout, lambda: asked)
-        return Tekap(spec, SeededNoise(spec, 0), PERTURBATIONS[name].build(basis))
+        return Tekap(spec, SeededNoise(spec, 0), PERTURBATIONS[name](basis))
 
     made = {name: tekap(name) for name in PERTURBATIONS}
     seconds: dict[str, list[float]] = {name: [] for name in made}

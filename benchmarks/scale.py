@@ -60,8 +60,10 @@ def memory_of(name: str, count: int) -> str:
     if name == "bank":
         memory = MemoryBanks(count, WIDTH, sampler=sampler, temperature=0.07, momentum=0.5, seed=0)
 
+    batch = Batch(torch.zeros(BATCH, 1, 1, 1), labels[index], index, index, index, 0)
+
     def step() -> None:
-        terms = memory.terms(student, teachers, index, labels[index], 0, updates=2)
+        terms = memory.terms(student, teachers, batch, updates=2)
         (terms.student + terms.teachers.sum()).backward()
 
     entries = sum(buffer.numel() * buffer.element_size() for buffer in memory.buffers()) / MIB

@@ -1,9 +1,12 @@
-"""Batches and knowledge of given tensors."""
+"""Batches and knowledge of given tensors, and methods for them."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tekapctl.data.batch import Batch
+from tekapctl.distillation.methods import MethodSpec, Pair
 from tekapctl.models.network import Knowledge
 
 
@@ -48,3 +51,11 @@ def of_maps(
 def with_first(maps: list[Tensor]) -> list[Tensor]:
     """The published codes leave out the first stage; ours is given one."""
     return [maps[0].new_zeros(len(maps[0]), 3, *maps[0].shape[2:]), *maps]
+
+
+def built(spec: MethodSpec, student: Knowledge, teacher: Knowledge | None = None, **more: Any) -> Any:
+    """A method for these networks, by default two that know the same, as a run builds it in training mode."""
+    labels = torch.arange(4) % 2
+    method = spec.build(Pair(student, teacher or student, **{"labels": labels, "seed": 0, **more}))
+    assert method is not None
+    return method.train()

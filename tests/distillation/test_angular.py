@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from conformance.inputs import batch_of
 from tekapctl.distillation.angular import AngularSpec, AngularViews, FeatureViews, inter_angle, intra_angle
-from tekapctl.distillation.methods.kd import kl
+from tekapctl.distillation.methods.losses import kl
 from tekapctl.distillation.objective import Distillation
 from tekapctl.distillation.tekap import SeededNoise, Tekap, TekapSpec
 from tekapctl.errors import UsageError

@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from conformance.inputs import batch_of
 from tekapctl import models
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet
@@ -59,7 +60,7 @@ def trainer(**values) -> Trainer:
         pair = Pair(student.knowledge(probe), teacher.knowledge(probe), image_set.labels, 0)
     asked = statistics_of(teacher, image_set, CPU, torch.float32)
     basis = PerturbationContext(teacher.classifier_layer, CPU, spec.tekap.logit.dropout, lambda: asked)
-    perturbation = PERTURBATIONS[spec.tekap.logit.perturbation].build(basis)
+    perturbation = PERTURBATIONS[spec.tekap.logit.perturbation](basis)
     objective = Distillation(
         lambda batch: teacher.knowledge(teacher.normalize(batch.images), feature_maps=False),
         Tekap(spec.tekap, SeededNoise(spec.tekap, 0), perturbation),
@@ -115,7 +116,7 @@ def test_crd_makes_nothing_of_the_size_of_the_gathered_rows():
     of_student = torch.nn.functional.normalize(torch.randn(batch, width)).requires_grad_()
     of_teachers = torch.nn.functional.normalize(torch.randn(2, batch, width), dim=2).requires_grad_()
     with Count() as count, FlopCounterMode(display=False) as flops:
-        terms = banks.terms(of_student, of_teachers, index, labels[index], 0, updates=2)
+        terms = banks.terms(of_student, of_teachers, batch_of(index, labels=labels[index]), updates=2)
         (terms.student + terms.teachers.sum()).backward()
     gathered = batch * (negatives + 1) * width * 4
     assert count.largest <= 2 * batch * samples * 4 < gathered / 10

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from tekapctl.data.batch import Batch
 from tekapctl.distillation.angular import AngularViews
-from tekapctl.distillation.methods.kd import KD, standardized
+from tekapctl.distillation.methods.kd import KD
+from tekapctl.distillation.methods.losses import standardized
 from tekapctl.distillation.methods.method import Method, sum_over_teachers
 from tekapctl.distillation.tekap import LEVELS, AugmentedTeachers, Tekap
 from tekapctl.models.network import Knowledge, Level, Requires

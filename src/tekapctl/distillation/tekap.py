@@ -15,9 +15,8 @@ from jaxtyping import Float, Int64
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
-from tekapctl.distillation.perturbations import PERTURBATIONS, LogitPerturbation
-from tekapctl.distillation.perturbations.gaussian import Isotropic
-from tekapctl.distillation.perturbations.perturbation import HALF_WIDTH
+from tekapctl.distillation.perturbations import HALF_WIDTH, PERTURBATIONS, LogitPerturbation
+from tekapctl.distillation.perturbations.noise import Isotropic
 from tekapctl.models.network import Knowledge, Level
 from tekapctl.randomness import by_rows
 from tekapctl.registry import unknown_name

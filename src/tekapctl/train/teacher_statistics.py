@@ -56,7 +56,7 @@ def perturbation_of(spec: StudentSpec, teacher: Trained, train: Batches) -> Logi
         return statistics_of(teacher.network, images, train.device, precision)
 
     context = PerturbationContext(teacher.network.classifier_layer, train.device, spec.tekap.logit.dropout, compute)
-    return chosen(spec).build(context)
+    return chosen(spec)(context)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from conformance.inputs import batch_of, labelled, of_embedding
 from conformance.registry import evaluates
 from conformance.vectors import Case
 from tekapctl.distillation.angular import _SHARPNESS, AngularSpec, AngularViews, inter_angle, inter_product, intra_angle
-from tekapctl.distillation.methods.kd import kl
+from tekapctl.distillation.methods.losses import kl
 from tekapctl.models.network import Knowledge
 
 Found = Iterator[tuple[str, Any]]

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-from conformance.inputs import batch_of, of_embedding
+import torch
+
+from conformance.inputs import batch_of, built, of_embedding
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.distillation.methods.crd.crd import CRD, CRDSpec
-from tekapctl.distillation.methods.crd.memory import MemoryBanks
+from tekapctl.distillation.methods.crd import CRD, CRDSpec
 from tekapctl.distillation.tekap import FeatureTekap, Tekap, TekapSpec
 
 SIDES = ("student", "teacher")
@@ -16,19 +17,12 @@ SIDES = ("student", "teacher")
 def crd_of(x: Case, student_width: int, teacher_width: int) -> CRD:
     """CRD with the case's banks, projections and contrasted samples."""
     temperature = x.contrast_temperature if x.has("contrast_temperature") else x.temperature
-    method = CRD(
+    method = built(
         CRDSpec(embedding_width=x.embed_dim, negatives=x.negatives, temperature=temperature, momentum=x.momentum),
-        student_width=student_width,
-        teacher_width=teacher_width,
-        memory=MemoryBanks(
-            x.samples,
-            x.embed_dim,
-            sampler=lambda _, step, first: x.at("contrast_index", *((step,) if x.has("losses") else ())),
-            temperature=temperature,
-            momentum=x.momentum,
-            seed=0,
-        ),
+        *(of_embedding(torch.zeros(2, width)) for width in (student_width, teacher_width)),
+        labels=torch.arange(x.samples) % 2,
     )
+    method.memory.sampler = lambda _, step, first: x.at("contrast_index", *((step,) if x.has("losses") else ()))
     for side in SIDES:
         projection = getattr(method, f"project_{side}").linear
         projection.weight.data = getattr(x, f"embed_{side}_weight")

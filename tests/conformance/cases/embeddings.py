@@ -3,19 +3,23 @@
 from collections.abc import Iterator
 from typing import Any
 
-from conformance.inputs import labelled, of_embedding
+from conformance.inputs import built, labelled, of_embedding
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.distillation.methods.cc import CC
-from tekapctl.distillation.methods.method import Method
-from tekapctl.distillation.methods.pkt import PKT
-from tekapctl.distillation.methods.rkd import RKD
+from tekapctl.distillation.methods import Method, MethodSpec
+from tekapctl.distillation.methods.cc import CCSpec
+from tekapctl.distillation.methods.pkt import PKTSpec
+from tekapctl.distillation.methods.rkd import RKDSpec
 
 Found = Iterator[tuple[str, Any]]
 
 
-def of_embeddings(x: Case, method: Method) -> Found:
+def of_embeddings(x: Case, spec: MethodSpec) -> Found:
     features = x.file.case("features")
+    return compared(features, built(spec, of_embedding(features.student_embedding)))
+
+
+def compared(features: Case, method: Method) -> Found:
     student = features.student_embedding.requires_grad_()
     loss = method.loss(
         of_embedding(student),
@@ -29,19 +33,22 @@ def of_embeddings(x: Case, method: Method) -> Found:
 
 @evaluates("rkd*")
 def rkd(x: Case) -> Found:
-    return of_embeddings(x, RKD(float(x.get("distance_weight", 25.0)), float(x.get("angle_weight", 50.0))))
+    return of_embeddings(
+        x, RKDSpec(distance_weight=x.get("distance_weight", 25.0), angle_weight=x.get("angle_weight", 50.0))
+    )
 
 
 @evaluates("pkt*")
 def pkt(x: Case) -> Found:
-    return of_embeddings(x, PKT())
+    return of_embeddings(x, PKTSpec())
 
 
 @evaluates("correlation_congruence*")
 def cc(x: Case) -> Found:
-    width, out = x.embed_student_weight.shape[1], len(x.embed_student_bias)
-    method = CC(width, x.embed_teacher_weight.shape[1], out)
+    features = x.file.case("features")
+    networks = of_embedding(features.student_embedding), of_embedding(features.teacher_embedding)
+    method = built(CCSpec(embedding_width=len(x.embed_student_bias)), *networks)
     for side in ("student", "teacher"):
         layer = getattr(method, f"embed_{side}")
         layer.weight.data, layer.bias.data = getattr(x, f"embed_{side}_weight"), getattr(x, f"embed_{side}_bias")
-    return of_embeddings(x, method)
+    return compared(features, method)

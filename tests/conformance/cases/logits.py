@@ -6,17 +6,16 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from conformance.inputs import labelled, of_logits
+from conformance.inputs import built, labelled, of_logits
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.distillation.methods.dist import DIST
-from tekapctl.distillation.methods.dkd import DKD
+from tekapctl.distillation.methods import Method, MethodSpec
+from tekapctl.distillation.methods.dist import DISTSpec
+from tekapctl.distillation.methods.dkd import DKDSpec
 from tekapctl.distillation.methods.kd import KD
-from tekapctl.distillation.methods.method import Method, Warmup
-from tekapctl.distillation.methods.mlkd import MLKD, MLKDSpec, of_classes, of_samples, unmasked_fraction
+from tekapctl.distillation.methods.mlkd import MLKDSpec, of_classes, of_samples, unmasked_fraction
 from tekapctl.distillation.objective import Distillation
 from tekapctl.distillation.tekap import LogitTekap, Tekap, TekapSpec
-from tekapctl.models.network import Requires
 
 Found = Iterator[tuple[str, Any]]
 NONE = TekapSpec().without()
@@ -65,16 +64,28 @@ def tekap_of_logits(x: Case) -> Found:
     yield "grad_student", student.logits.grad
 
 
+def of_case(x: Case, spec: MethodSpec, **more: Any) -> Method:
+    """A method for a network with the case's logits."""
+    return built(spec, of_logits(x.teacher_logits), **more)
+
+
+def dkd_spec(x: Case, **more: Any) -> DKDSpec:
+    return DKDSpec(target_weight=x.alpha, non_target_weight=x.beta, temperature=x.temperature, warmup_epochs=0, **more)
+
+
 @evaluates("dkd*")
 def dkd(x: Case) -> Found:
-    return of_one_view(x, DKD(x.alpha, x.beta, x.temperature, Warmup(0, 1)))
+    return of_one_view(x, of_case(x, dkd_spec(x)))
 
 
 @evaluates("dist*")
 def dist(x: Case) -> Found:
-    yield from of_one_view(x, DIST(x.beta, x.gamma, x.temperature))
+    def of_weights(between: float, within: float) -> Method:
+        return of_case(x, DISTSpec(between_weight=between, within_weight=within, temperature=x.temperature))
+
+    yield from of_one_view(x, of_weights(x.beta, x.gamma))
     for name, weights in (("inter", (1.0, 0.0)), ("intra", (0.0, 1.0))):
-        part = DIST(*weights, x.temperature)
+        part = of_weights(*weights)
         yield name, part.loss(of_logits(x.student_logits), of_logits(x.teacher_logits), labelled(labels_of(x)))
 
 
@@ -83,8 +94,7 @@ def standardized_logits(x: Case) -> Found:
     """Through the run's objective, which standardises."""
     method, weights = None, {"alpha": x.kd_weight if x.has("kd_weight") else 1.0, "beta": 0.0}
     if x.has("alpha"):
-        method = DKD(x.alpha, x.beta, x.temperature, Warmup(0, 1))
-        method.requires = Requires(logits=True)
+        method = of_case(x, dkd_spec(x))
         weights = {"alpha": 0.0, "beta": 1.0}
     gamma = x.ce_weight if x.has("ce_weight") else 0.0
     student = x.student_logits.requires_grad_()
@@ -116,8 +126,7 @@ def of_two_views(x: Case, spec: MLKDSpec, *, standardize: bool) -> Found:
     weak, strong = x.student_weak_logits.requires_grad_(), x.student_strong_logits.requires_grad_()
     every = tuple(x.temperatures)
     at = {"temperatures": every, "strong_temperatures": every[:3], "again_temperatures": every[3:]}
-    method = MLKD(spec.model_copy(update=at), standardize=standardize)
-    method.requires = Requires(logits=True)
+    method = built(spec.model_copy(update=at), of_logits(weak.detach()), standardize_logits=standardize)
     objective = Distillation(
         lambda _: of_logits(x.teacher_weak_logits, x.teacher_strong_logits),
         Tekap(NONE, no_noise),

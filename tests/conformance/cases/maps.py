@@ -10,24 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conformance.inputs import labelled, of_maps, with_first
+from conformance.inputs import built, labelled, of_maps, with_first
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.distillation.methods import MethodSpec, Pair
+from tekapctl.distillation.methods import MethodSpec
 from tekapctl.distillation.methods.ab import ABSpec
-from tekapctl.distillation.methods.at import AT
-from tekapctl.distillation.methods.feature_maps import MapPair
+from tekapctl.distillation.methods.at import ATSpec
 from tekapctl.distillation.methods.fitnet import FitNetSpec
-from tekapctl.distillation.methods.fsp import FSP
+from tekapctl.distillation.methods.fsp import FSPSpec
 from tekapctl.distillation.methods.ft import FTSpec, factor_loss
-from tekapctl.distillation.methods.kdsvd import KDSVD
-from tekapctl.distillation.methods.method import Method
-from tekapctl.distillation.methods.nst import NST
+from tekapctl.distillation.methods.kdsvd import KDSVDSpec
+from tekapctl.distillation.methods.nst import NSTSpec
 from tekapctl.distillation.methods.ofd import OFDSpec
 from tekapctl.distillation.methods.reviewkd import Fusion, ReviewKDSpec, context_loss
 from tekapctl.distillation.methods.sp import similarity_loss
 from tekapctl.distillation.methods.vid import Predictor
-from tekapctl.models.network import Knowledge
 
 Found = Iterator[tuple[str, Any]]
 Published = Callable[[str], str]
@@ -36,13 +33,6 @@ Published = Callable[[str], str]
 
 def batch(maps: list[Tensor]) -> Any:
     return labelled(torch.zeros(len(maps[0]), dtype=torch.long))
-
-
-def built(spec: MethodSpec, student: Knowledge, teacher: Knowledge, norms: tuple[nn.BatchNorm2d, ...] = ()) -> Method:
-    """A method for these networks, as a run builds it."""
-    method = spec.build(Pair(student, teacher, torch.zeros(4, dtype=torch.long), seed=0, teacher_norms=norms))
-    assert method is not None
-    return method.train()
 
 
 def load(x: Case, label: str, module: nn.Module, published: Published) -> None:
@@ -74,9 +64,15 @@ def own(x: Case, side: str) -> list[Tensor]:
     return [maps.requires_grad_(side == "student") for maps in found] or shared(x, side)
 
 
-def of_all_stages(x: Case, method: Method) -> Found:
+def loss_of(spec: MethodSpec, ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+    """The loss of the maps after those of a first stage."""
+    student, teacher = of_maps(with_first(ours)), of_maps(with_first(theirs))
+    return built(spec, student, teacher).loss(student, teacher, batch(ours))
+
+
+def of_all_stages(x: Case, spec: MethodSpec) -> Found:
     ours, theirs = own(x, "student"), own(x, "teacher")
-    loss = method.loss(of_maps(with_first(ours)), of_maps(with_first(theirs)), batch(ours))
+    loss = loss_of(spec, ours, theirs)
     loss.backward()
     yield "loss", loss
     yield from gradients_to(ours)
@@ -84,28 +80,25 @@ def of_all_stages(x: Case, method: Method) -> Found:
 
 @evaluates("attention_transfer*")
 def at(x: Case) -> Found:
-    return of_all_stages(x, AT())
+    return of_all_stages(x, ATSpec())
 
 
 @evaluates("nst*")
 def nst(x: Case) -> Found:
-    return of_all_stages(x, NST())
+    return of_all_stages(x, NSTSpec())
 
 
 @evaluates("kdsvd*")
 def kdsvd(x: Case) -> Found:
     if not x.has("student_map_0"):  # the file with the common maps has no gradient of it
         ours = x.file.case("fsp").all("student_map")
-        yield "loss", KDSVD(1).loss(of_maps(with_first(ours)), of_maps(with_first(own(x, "teacher"))), batch(ours))
+        yield "loss", loss_of(KDSVDSpec(), ours, own(x, "teacher"))
         return
-    method = KDSVD(x.vectors)
-    yield from of_all_stages(x, method)
+    spec = KDSVDSpec(vectors=x.vectors)
+    yield from of_all_stages(x, spec)
     if x.has("losses"):
         neighbours = zip(pairwise(own(x, "student")), pairwise(own(x, "teacher")), strict=True)
-        yield (
-            "losses",
-            [method.loss(of_maps(with_first([*a])), of_maps(with_first([*b])), batch([*a])) for a, b in neighbours],
-        )
+        yield "losses", [loss_of(spec, [*a], [*b]) for a, b in neighbours]
 
 
 @evaluates("similarity_preserving*")
@@ -120,7 +113,8 @@ def sp(x: Case) -> Found:
 @evaluates("fsp*")
 def fsp(x: Case) -> Found:
     ours = own(x, "student")
-    loss = FSP(1).init_loss(of_maps(ours), of_maps(own(x, "teacher")), batch(ours))
+    student, teacher = of_maps(ours), of_maps(own(x, "teacher"))
+    loss = built(FSPSpec(), student, teacher).init_loss(student, teacher, batch(ours))
     loss.backward()
     yield "loss", loss
     yield from gradients_to(ours)
@@ -133,7 +127,7 @@ def vid(x: Case) -> Found:
     predictor.log_scale.data = x.log_scale
     for number, layer in enumerate((0, 2, 4)):
         predictor.regressor[layer].weight.data = x.at("regressor", number)
-    loss = predictor(MapPair(ours, theirs))
+    loss = predictor(ours, theirs)
     loss.backward()
     yield "loss", loss
     yield from gradients_to([ours])
@@ -308,7 +302,7 @@ def fusion(x: Case) -> Found:
 def ofd(x: Case) -> Found:
     ours, theirs = own(x, "student"), own(x, "teacher")
     student, teacher = of_maps(before=with_first(ours)), of_maps(before=with_first(theirs))
-    method = built(OFDSpec(), student, teacher, norms_of(x))
+    method = built(OFDSpec(), student, teacher, teacher_norms=norms_of(x))
     load(x, "connectors", method.connectors, "connectors.{}".format)
     for number in range(len(ours)):
         yield f"margin_{number}", getattr(method, f"margin_{number}")

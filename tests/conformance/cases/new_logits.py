@@ -2,19 +2,18 @@
 
 import math
 
-from conformance.cases.logits import NONE, Found, no_noise, of_one_view, of_two_views
+from conformance.cases.logits import NONE, Found, dkd_spec, no_noise, of_case, of_one_view, of_two_views
 from conformance.inputs import labelled, of_logits
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.distillation.methods.dkd import DKD
-from tekapctl.distillation.methods.eakd import EAKD, entropy_weights
-from tekapctl.distillation.methods.method import Method, Warmup
+from tekapctl.distillation.methods import Method
+from tekapctl.distillation.methods.eakd import EAKDSpec
+from tekapctl.distillation.methods.losses import entropy_weights
 from tekapctl.distillation.methods.mlkd import MLKDSpec
-from tekapctl.distillation.methods.rld import RLD, RLDSpec
-from tekapctl.distillation.methods.wttm import WTTM
+from tekapctl.distillation.methods.rld import RLDSpec
+from tekapctl.distillation.methods.wttm import WTTMSpec
 from tekapctl.distillation.objective import Distillation
 from tekapctl.distillation.tekap import Tekap
-from tekapctl.models.network import Requires
 
 ENTROPY_TEMPERATURE = 3.0
 """Of the methods that take EA-KD's weights as an option."""
@@ -22,7 +21,7 @@ ENTROPY_TEMPERATURE = 3.0
 
 @evaluates("ttm*", "wttm*")
 def wttm(x: Case) -> Found:
-    return of_one_view(x, WTTM(x.exponent, weighted=x.name.startswith("wttm")))
+    return of_one_view(x, of_case(x, WTTMSpec(exponent=x.exponent, weighted=x.name.startswith("wttm"))))
 
 
 @evaluates("rld*")
@@ -32,21 +31,21 @@ def rld(x: Case) -> Found:
         correlation_weight=x.beta,
         confidence_temperature=x.alpha_temperature,
         temperature=x.temperature,
+        warmup_epochs=0,
     )
-    return of_one_view(x, RLD(spec, Warmup(0, 1)))
+    return of_one_view(x, of_case(x, spec))
 
 
 @evaluates("ea_kd*")
 def eakd(x: Case) -> Found:
     yield "weights", entropy_weights(x.student_logits, x.teacher_logits, x.entropy_temperature, x.entropy_bound)
-    method = EAKD(x.temperature, x.entropy_temperature, x.entropy_bound)
-    yield from of_objective(x, method, gamma=x.ce_weight, beta=x.kd_weight)
+    spec = EAKDSpec(temperature=x.temperature, entropy_temperature=x.entropy_temperature, entropy_bound=x.entropy_bound)
+    yield from of_objective(x, of_case(x, spec), gamma=x.ce_weight, beta=x.kd_weight)
 
 
 @evaluates("ea_dkd*")
 def entropy_weighted_dkd(x: Case) -> Found:
-    weighting = {"entropy_weights": True, "entropy_bound": x.entropy_bound}
-    method = DKD(x.alpha, x.beta, x.temperature, Warmup(0, 1), **weighting)
+    method = of_case(x, dkd_spec(x, entropy_weights=True, entropy_bound=x.entropy_bound))
     yield "entropy_temperature", ENTROPY_TEMPERATURE
     yield from of_objective(x, method, gamma=x.ce_weight, standardize_logits=x.standardised)
 
@@ -55,7 +54,6 @@ def of_objective(
     x: Case, method: Method, *, gamma: float, beta: float = 1.0, standardize_logits: bool = False
 ) -> Found:
     """The weighted loss of a method of logits, its gradient, and the cross-entropy, by the run's objective."""
-    method.requires = Requires(logits=True)
     student = x.student_logits.requires_grad_()
     objective = Distillation(
         lambda _: of_logits(x.teacher_logits),

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conformance.cases.maps import Published, built, ft_spec, load, published_fusion, sizes
-from conformance.inputs import labelled, of_maps
+from conformance.cases.maps import Published, ft_spec, load, published_fusion, sizes
+from conformance.inputs import built, labelled, of_maps
 from conformance.registry import evaluates
 from conformance.vectors import Case
 from tekapctl.distillation.methods.ab import ABSpec
@@ -58,7 +58,7 @@ class NetworkPair:
         norms = self.teacher.norms_before_relu()
         running = {name: value.clone() for name, value in self.student.state_dict().items()}
         with torch.no_grad():
-            method = built(spec, self.knowledge(self.student), self.teacher_knowledge(), norms)
+            method = built(spec, self.knowledge(self.student), self.teacher_knowledge(), teacher_norms=norms)
         self.student.load_state_dict(running)
         return method.double()
 

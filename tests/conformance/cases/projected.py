@@ -7,16 +7,14 @@ import torch
 from torch import nn
 
 from conformance.cases.logits import of_one_view
-from conformance.cases.maps import batch, built, gradients_of, gradients_to, load, own
-from conformance.inputs import labelled, of_logits, of_maps
+from conformance.cases.maps import batch, gradients_of, gradients_to, load, own
+from conformance.inputs import built, labelled, of_embedding, of_logits, of_maps
 from conformance.registry import evaluates
 from conformance.vectors import Case
 from tekapctl import models
-from tekapctl.distillation.methods.method import CosineDecay
 from tekapctl.distillation.methods.simkd import SimKD
-from tekapctl.distillation.methods.srrl import SRRL
-from tekapctl.distillation.methods.wkd_f import _EPS, WKDFSpec, distances
-from tekapctl.distillation.methods.wkd_l import WKDL, WKDLSpec, class_distances, transport_costs
+from tekapctl.distillation.methods.srrl import SRRLSpec
+from tekapctl.distillation.methods.wkd import _VARIANCE_EPS, WKDFSpec, WKDLSpec, class_distances, distances
 from tekapctl.models.network import Knowledge, Maps, pool
 from tekapctl.models.reused import Projection, ReusedClassifier
 
@@ -31,7 +29,7 @@ def wkd_f(x: Case) -> Found:
     load(x, "connector", method.connector, str)
     with torch.no_grad():
         means, deviations = distances(method.connector(ours[0]), theirs[0], x.grid)
-    yield "eps", _EPS
+    yield "eps", _VARIANCE_EPS
     yield "mean_loss", means
     yield "deviation_loss", deviations
     loss = x.weight * method.loss(of_maps(ours), of_maps(theirs), batch(ours))
@@ -43,18 +41,17 @@ def wkd_f(x: Case) -> Found:
 
 @evaluates("wkd_l*")
 def wkd_l(x: Case) -> Found:
-    distances = class_distances(x.class_features)
-    yield "class_distances", distances
-    costs = transport_costs(distances, x.sharpen)
-    yield "cost", costs
+    yield "class_distances", class_distances(x.class_features)
     spec = WKDLSpec(
         distance_weight=x.weight,
         temperature=x.temperature,
         entropy_weight=x.sinkhorn_lambda,
         iterations=x.sinkhorn_iterations,
         sharpen=x.sharpen,
+        decay_start=x.cosine_decay_epoch / x.epochs,
     )
-    method = WKDL(spec, costs, CosineDecay(x.cosine_decay_epoch, x.epochs, steps=1))
+    method = built(spec, of_logits(x.teacher_logits), epochs=x.epochs, class_features=lambda _: x.class_features)
+    yield "cost", method.costs
     target, distance = method.parts(x.student_logits, x.teacher_logits, x.labels)
     yield "target_loss", target
     yield "distance", distance
@@ -88,10 +85,10 @@ def srrl(x: Case) -> Found:
     ours = x.student_embedding.requires_grad_()
     classifier = nn.Linear(x.classifier_weight.shape[1], len(x.classifier_weight))
     classifier.load_state_dict({"weight": x.classifier_weight, "bias": x.classifier_bias})
-    method = SRRL(ours.shape[1], x.teacher_embedding.shape[1], classifier).train()
+    student, teacher = of_embedding(ours), Knowledge(x.teacher_logits, x.teacher_embedding)
+    method = built(SRRLSpec(), student, teacher, classifier=classifier)
     load(x, "projector", method.project, "transfer.{}".format)
-    student = Knowledge(ours.new_zeros(len(ours), 2), ours)
-    loss = method.loss(student, Knowledge(x.teacher_logits, x.teacher_embedding), batch([ours]))
+    loss = method.loss(student, teacher, batch([ours]))
     loss.backward()
     yield "loss", loss
     yield "grad_student_0", ours.grad

@@ -6,11 +6,10 @@ from typing import Any
 import torch
 
 from conformance.fill import fill_state_dict
-from conformance.inputs import batch_of
+from conformance.inputs import batch_of, built, of_embedding
 from conformance.registry import evaluates
 from conformance.vectors import Case
-from tekapctl.distillation.methods.crd.crd import CRD, CRDSpec
-from tekapctl.distillation.methods.crd.memory import MemoryBanks
+from tekapctl.distillation.methods.crd import CRD, CRDSpec
 from tekapctl.distillation.objective import Distillation
 from tekapctl.distillation.tekap import Tekap, TekapSpec
 from tekapctl.models import build
@@ -58,19 +57,9 @@ def trace(x: Case) -> Iterator[tuple[str, Any]]:
 
 
 def _crd(x: Case) -> CRD:
-    crd = CRD(
-        CRDSpec(embedding_width=WIDTH, negatives=32),
-        student_width=64,
-        teacher_width=64,
-        memory=MemoryBanks(
-            SAMPLES,
-            WIDTH,
-            sampler=lambda _, step, first: x.at("contrast_index", step),
-            temperature=0.07,
-            momentum=0.5,
-            seed=0,
-        ),
-    )
+    spec = CRDSpec(embedding_width=WIDTH, negatives=32)
+    crd = built(spec, of_embedding(torch.zeros(2, 64)), labels=torch.arange(SAMPLES) % 2)
+    crd.memory.sampler = lambda _, step, first: x.at("contrast_index", step)
     for side, offset in (("student", 13), ("teacher", 14)):
         filled = torch.nn.ModuleDict({"linear": getattr(crd, f"project_{side}").linear})
         fill_state_dict(filled, x.file.seed + offset)

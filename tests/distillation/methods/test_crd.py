@@ -7,8 +7,7 @@ from torch.testing import assert_close
 
 from conformance.inputs import batch_of, of_embedding
 from tekapctl.distillation.methods import Pair
-from tekapctl.distillation.methods.crd import contrast
-from tekapctl.distillation.methods.crd.crd import CRD, CRDSpec
+from tekapctl.distillation.methods.crd import CRD, CRDSpec, contrast
 from tekapctl.distillation.methods.crd.negatives import ClassNegatives, draw_subset
 from tekapctl.distillation.tekap import FeatureTekap, SeededNoise, Tekap, TekapSpec
 from tekapctl.errors import UsageError
@@ -50,7 +49,7 @@ def test_the_estimate_matches_equation_17_in_double_precision():
     noise = method.spec.negatives / SAMPLES
     positive = (scores[:, 0] / (scores[:, 0] + noise)).log()
     negative = (noise / (scores[:, 1:] + noise)).log().sum(1)
-    found = method.memory.terms(projected, projected.unsqueeze(0), index, LABELS[index], 0, updates=1)
+    found = method.memory.terms(projected, projected.unsqueeze(0), batch_of(index, labels=LABELS[index]), updates=1)
     assert_close(found.student.double(), -(positive + negative).mean(), rtol=1e-5, atol=1e-5)
 
 
@@ -188,7 +187,7 @@ def test_a_queue_contrasts_with_the_last_samples_of_other_classes():
     scores = (of_student.double() @ memory.teacher.double().T / 0.07).exp() / memory.normalizer_student.double()
     own = ((of_student * of_teacher[0]).sum(1).double() / 0.07).exp() / memory.normalizer_student.double()
     expected = -(own / (own + 1)).log() - ((1 / (scores + 1)).log() * negatives).sum(1)
-    terms = memory.terms(of_student, of_teacher, index, labels, 0, updates=1)
+    terms = memory.terms(of_student, of_teacher, batch_of(index, labels=labels), updates=1)
     assert_close(terms.student.double(), expected.mean(), rtol=1e-4, atol=1e-5)
     assert_close(memory.student[5:], of_student)
     assert_close(memory.labels[5:], labels)

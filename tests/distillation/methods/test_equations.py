@@ -7,20 +7,21 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from conformance.inputs import batch_of, of_embedding, of_logits, of_maps
-from tekapctl.distillation.methods.dist import DIST
-from tekapctl.distillation.methods.dkd import DKD
-from tekapctl.distillation.methods.feature_maps import pair_maps
-from tekapctl.distillation.methods.kd import standardized
-from tekapctl.distillation.methods.kdsvd import KDSVD, main_directions
+from conformance.inputs import batch_of, built, of_embedding, of_logits, of_maps
+from tekapctl.distillation.methods.dist import DISTSpec
+from tekapctl.distillation.methods.dkd import DKDSpec
+from tekapctl.distillation.methods.feature_maps import Pairing
+from tekapctl.distillation.methods.kdsvd import KDSVDSpec, main_directions
+from tekapctl.distillation.methods.losses import standardized
 from tekapctl.distillation.methods.method import Warmup
-from tekapctl.distillation.methods.mlkd import MLKD, MLKDSpec, of_classes, of_samples
-from tekapctl.distillation.methods.ofd import OFD, partial_distance
-from tekapctl.distillation.methods.pkt import PKT
-from tekapctl.distillation.methods.rkd import RKD
-from tekapctl.distillation.methods.rld import RLD, RLDSpec
+from tekapctl.distillation.methods.mlkd import MLKDSpec, of_classes, of_samples
+from tekapctl.distillation.methods.ofd import OFDSpec, partial_distance
+from tekapctl.distillation.methods.pkt import PKTSpec
+from tekapctl.distillation.methods.rkd import RKDSpec
+from tekapctl.distillation.methods.rld import RLDSpec
 from tekapctl.distillation.methods.vid import Predictor
-from tekapctl.distillation.methods.wkd_f import distances
+from tekapctl.distillation.methods.wkd import distances
+from tekapctl.distributed.shard import FULL_BATCH
 from tekapctl.models.network import Knowledge
 
 
@@ -37,7 +38,7 @@ def pearson(one: list[float], other: list[float]) -> float:
 
 def test_dist_is_equations_8_to_10():
     student, teacher = random(6, 5).requires_grad_(), random(6, 5, seed=1)
-    method = DIST(2.0, 3.0, 4.0)
+    method = built(DISTSpec(between_weight=2.0, within_weight=3.0), of_logits(teacher))
     loss = method.loss(*(Knowledge(z, torch.zeros(6, 1)) for z in (student, teacher)), batch_of(torch.arange(6)))
     ours, theirs = ((z / 4).softmax(1) for z in (student.detach(), teacher))
     between = sum(1 - pearson(a.tolist(), b.tolist()) for a, b in zip(ours, theirs, strict=True)) / 6
@@ -52,11 +53,11 @@ def test_dist_is_equations_8_to_10():
 
 def test_mlkd_is_its_three_levels_at_each_temperature():
     student, teacher, *strong = (random(6, 4, seed=seed) for seed in range(4))
-    spec = MLKDSpec()
+    method = built(MLKDSpec(), of_logits(teacher))
 
     def of(student, strong_student):
         views = [Knowledge(z, z, strong=Knowledge(s, s)) for z, s in ((student, strong_student), (teacher, strong[1]))]
-        return MLKD(spec).loss(*views, batch_of(torch.arange(6)))
+        return method.loss(*views, batch_of(torch.arange(6)))
 
     def divergence(p, q):
         return sum(b * math.log(b / a) for a, b in zip(p.flatten().tolist(), q.flatten().tolist(), strict=True)) / 6
@@ -97,14 +98,14 @@ def test_ofd_is_margin_relu_and_partial_distance():
 
 
 def test_ofds_margin_is_the_mean_of_the_negative_values_so_far():
-    method = OFD([(2, 3)])
     seen = [random(4, 3, 5, 5, seed=seed).float() for seed in range(3)]
+    method = built(OFDSpec(), of_maps(before=[seen[0], seen[0][:, :2]]), of_maps(before=seen[:2]))
     for maps in seen:
-        margin = method._margin(0, maps)
+        margin = method._margin(0, maps, FULL_BATCH)
     everything = torch.cat(seen).transpose(0, 1).flatten(1)
     assert_close(margin, torch.stack([channel[channel < 0].mean() for channel in everything]))
     method.eval()
-    assert torch.equal(method._margin(0, -seen[0]), margin)
+    assert torch.equal(method._margin(0, -seen[0], FULL_BATCH), margin)
 
 
 def test_standardized_logits_have_mean_0_and_deviation_1():
@@ -116,9 +117,9 @@ def test_standardized_logits_have_mean_0_and_deviation_1():
 def test_maps_are_paired_from_the_last_and_pooled_to_the_smaller():
     ours = [torch.zeros(1, 2, size, size) for size in (16, 8, 4)]
     theirs = [torch.zeros(1, 3, size, size) for size in (16, 16, 8, 2)]
-    assert [tuple(p.student.shape[2:]) for p in pair_maps(ours, theirs)] == [(16, 16), (8, 8), (2, 2)]
-    assert all(p.student.shape[2:] == p.teacher.shape[2:] for p in pair_maps(ours, theirs, first=1))
-    assert len(pair_maps(ours, theirs, first=1)) == 2
+    assert [tuple(p.student.shape[2:]) for p in Pairing()(ours, theirs)] == [(16, 16), (8, 8), (2, 2)]
+    assert all(p.student.shape[2:] == p.teacher.shape[2:] for p in Pairing(first=1)(ours, theirs))
+    assert len(Pairing(first=1)(ours, theirs)) == 2
 
 
 def test_a_warm_up_rises_by_epochs():
@@ -135,7 +136,7 @@ def test_kdsvd_of_maps_that_are_not_finite_is_no_number(value):
         return Knowledge(torch.zeros(3, 2), torch.zeros(3, 2), feature_maps)
 
     teacher, student = known(0), known(10)
-    method = KDSVD(1)
+    method = built(KDSVDSpec(), student, teacher)
     assert method.loss(student, teacher, batch_of(torch.arange(3))).isfinite()
     student.feature_maps[1][0, 0, 0, 0] = value
     assert method.loss(student, teacher, batch_of(torch.arange(3))).isnan()
@@ -159,7 +160,8 @@ def test_kdsvds_gradient_is_a_number_where_channels_are_off(off):
     for maps in student:
         maps[:, :off] = 0
         maps.requires_grad_()
-    KDSVD(1).loss(of_maps(student), of_maps(teacher), batch_of(torch.arange(4))).backward()
+    networks = of_maps(student), of_maps(teacher)
+    built(KDSVDSpec(), *networks).loss(*networks, batch_of(torch.arange(4))).backward()
     for maps in student[1:]:
         assert maps.grad is not None
         assert maps.grad.isfinite().all()
@@ -172,14 +174,16 @@ def test_pkts_gradient_is_a_number_for_embeddings_of_zeros(zeros):
     student = random(4, 6)
     student[:zeros] = 0
     student.requires_grad_()
-    PKT().loss(of_embedding(student), of_embedding(random(4, 6, seed=1)), batch_of(torch.arange(4))).backward()
+    networks = of_embedding(student), of_embedding(random(4, 6, seed=1))
+    built(PKTSpec(), *networks).loss(*networks, batch_of(torch.arange(4))).backward()
     assert student.grad is not None
     assert student.grad.isfinite().all()
 
 
 def test_a_batch_of_one_has_no_relations():
     student = random(1, 6).requires_grad_()
-    loss = RKD(25.0, 50.0).loss(of_embedding(student), of_embedding(random(1, 6, seed=1)), batch_of(torch.arange(1)))
+    networks = of_embedding(student), of_embedding(random(1, 6, seed=1))
+    loss = built(RKDSpec(), *networks).loss(*networks, batch_of(torch.arange(1)))
     loss.backward()
     assert loss == 0
     assert student.grad is not None
@@ -191,10 +195,11 @@ def test_vid_starts_with_the_variance_it_is_given(variance):
     assert_close(F.softplus(Predictor(2, 3, variance).log_scale) + 1e-5, torch.full((3,), variance))
 
 
-@pytest.mark.parametrize("method", [DKD(1.0, 8.0, 4.0, Warmup(0, 1)), RLD(RLDSpec(), Warmup(0, 1))])
-def test_a_single_class_has_nothing_to_learn(method):
+@pytest.mark.parametrize("spec", [DKDSpec(), RLDSpec()])
+def test_a_single_class_has_nothing_to_learn(spec):
     student = random(3, 1).requires_grad_()
-    loss = method.loss(of_logits(student), of_logits(random(3, 1, seed=1)), batch_of(torch.arange(3)))
+    networks = of_logits(student), of_logits(random(3, 1, seed=1))
+    loss = built(spec, *networks).loss(*networks, batch_of(torch.arange(3)))
     loss.backward()
     assert loss == 0
     assert student.grad is not None

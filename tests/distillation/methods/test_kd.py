@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from tekapctl.distillation.methods.kd import kl, kl_of_many
+from tekapctl.distillation.methods.losses import kl, kl_of_many
 
 shapes = st.tuples(st.integers(0, 6), st.integers(1, 5), st.integers(2, 12))
 seeds = st.integers(0, 2**32 - 1)

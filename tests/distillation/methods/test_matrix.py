@@ -104,10 +104,8 @@ def test_one_step_of_every_pair(batches, networks, method):
             assert method in EQUAL_WIDTHS, f"{method} refuses {teacher} > {student}: {error}"
             assert widths[0] != widths[1], f"{method} refuses {teacher} > {student}: {error}"
             continue
-        feature_maps = (
-            [True, False] if trained.objective.method is not None and trained.objective.method.init_epochs else []
-        )
-        for trained.objective.init_stage in feature_maps or [False]:
+        stages = [True, False] if trained.spec.init_epochs else [False]
+        for trained.objective.init_stage in stages:
             trained.optimizer.state.clear()  # as between the stages of a run
             parts = trained.step(batch)
             assert all(torch.isfinite(value) for value in parts.values()), (method, student, teacher, parts)

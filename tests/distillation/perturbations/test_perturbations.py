@@ -8,10 +8,15 @@ from torch import nn
 from torch.testing import assert_close
 
 from tekapctl.data.batch import Batch
-from tekapctl.distillation.methods.kd import kl_of_many, standardized
+from tekapctl.distillation.methods.losses import kl_of_many, standardized
 from tekapctl.distillation.objective import Distillation
-from tekapctl.distillation.perturbations import PERTURBATIONS, LogitPerturbation, PerturbationContext, TeacherStatistics
-from tekapctl.distillation.perturbations.perturbation import HALF_WIDTH
+from tekapctl.distillation.perturbations import (
+    HALF_WIDTH,
+    PERTURBATIONS,
+    LogitPerturbation,
+    PerturbationContext,
+    TeacherStatistics,
+)
 from tekapctl.distillation.tekap import LogitTekap, SeededNoise, Tekap, TekapSpec, perturb
 from tekapctl.errors import UsageError
 from tekapctl.models.network import Knowledge
@@ -62,7 +67,7 @@ def spec_of(name: str, **settings) -> TekapSpec:
 
 def tekap(name: str, basis: PerturbationContext, **settings) -> Tekap:
     spec = spec_of(name, **settings)
-    return Tekap(spec, SeededNoise(spec, 0), PERTURBATIONS[name].build(basis))
+    return Tekap(spec, SeededNoise(spec, 0), PERTURBATIONS[name](basis))
 
 
 def deviations(name: str, basis: PerturbationContext, teacher: Knowledge, labels, teachers: int) -> torch.Tensor:
@@ -72,7 +77,7 @@ def deviations(name: str, basis: PerturbationContext, teacher: Knowledge, labels
 
 
 def made(name: str, basis: PerturbationContext) -> LogitPerturbation:
-    return PERTURBATIONS[name].build(basis)
+    return PERTURBATIONS[name](basis)
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS.names())

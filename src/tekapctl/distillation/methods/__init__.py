@@ -1,30 +1,7 @@
 """Distillation methods, one file each, and what one is written with."""
 
 from tekapctl.data.batch import Batch
-from tekapctl.distillation.methods.method import (
-    METHODS,
-    About,
-    CosineDecay,
-    InitEpochs,
-    Method,
-    MethodSpec,
-    Pair,
-    Warmup,
-    Weights,
-)
+from tekapctl.distillation.methods.method import METHODS, About, Method, MethodSpec, Pair, Weights
 from tekapctl.models.network import Knowledge, Requires
 
-__all__ = [
-    "METHODS",
-    "About",
-    "Batch",
-    "CosineDecay",
-    "InitEpochs",
-    "Knowledge",
-    "Method",
-    "MethodSpec",
-    "Pair",
-    "Requires",
-    "Warmup",
-    "Weights",
-]
+__all__ = ["METHODS", "About", "Batch", "Knowledge", "Method", "MethodSpec", "Pair", "Requires", "Weights"]

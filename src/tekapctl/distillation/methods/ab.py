@@ -1,7 +1,7 @@
 """AB: match the activation boundaries of the student's neurons to the teacher's.
 
-Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons", AAAI 2019,
-equation 7. As published, the student's features are first trained with this loss alone, and then with the labels.
+Heo et al., AAAI 2019, equation 7. As published, the student's features are first trained with this loss alone, and then
+with the labels.
 """
 
 from typing import Literal
@@ -11,18 +11,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from tekapctl.distillation.methods import (
-    METHODS,
-    About,
-    Batch,
-    InitEpochs,
-    Knowledge,
-    Method,
-    MethodSpec,
-    Pair,
-    Requires,
-)
-from tekapctl.distillation.methods.feature_maps import Map, Pairing, connector_or_identity
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, MethodSpec, Pair, Requires
+from tekapctl.distillation.methods.feature_maps import FeatureMapMethod, Map, Pairing, connector_or_identity
+from tekapctl.distillation.methods.method import InitEpochs
 from tekapctl.settings import Weight
 
 _SCALE = 3 / 1000
@@ -44,38 +35,31 @@ class ABSpec(MethodSpec):
     margin: Weight = Field(1.0, description="Distance to keep from the activation boundary, on the teacher's side.")
 
     def make(self, pair: Pair) -> "AB":
-        """AB for a pair of networks."""
         return AB(self, pair)
 
 
-class AB(Method):
+class AB(FeatureMapMethod):
     """The init stage's loss, with a connector for each stage but the first; 0 after it."""
 
     pairing = Pairing(preactivations=True, first=1, pooled=False)
-    couples_samples = False
     init_only = True
 
     def __init__(self, spec: ABSpec, pair: Pair) -> None:
-        super().__init__()
-        self.init_epochs = spec.init_epochs
-        self.margin = spec.margin
-        self.connectors = nn.ModuleList(connector_or_identity(maps) for maps in self.pairs(pair.student, pair.teacher))
+        super().__init__(spec, pair)
+        self.connectors = nn.ModuleList(map(connector_or_identity, self.pairs(pair.student, pair.teacher)))
 
     def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The sum over stages, each with half the weight of the next."""
         return torch.stack(self.losses(student, teacher)).sum()
 
     def losses(self, student: Knowledge, teacher: Knowledge) -> list[Float[Tensor, ""]]:
-        """The weighted loss of each stage."""
-        pairs = self.pairs(student, teacher)
-        found = []
-        for number, (connect, pair) in enumerate(zip(self.connectors, pairs, strict=True)):
-            weight = 2.0 ** (number + 1 - len(pairs)) * _SCALE / len(student.logits)
-            found.append(weight * boundary_loss(connect(pair.student), pair.teacher, self.margin))
+        """The loss of each stage, with half the weight of the next."""
+        stages, found = len(self.connectors), []
+        for number, (ours, theirs) in enumerate(self.pairs(student, teacher)):
+            weight = 2.0 ** (number + 1 - stages) * _SCALE / len(ours)
+            found.append(weight * boundary_loss(self.connectors[number](ours), theirs, self.spec.margin))
         return found
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """0: the method has no loss after the init stage."""
         return student.logits.new_zeros(())
 
 

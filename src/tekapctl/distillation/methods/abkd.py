@@ -1,8 +1,7 @@
 """ABKD: the alpha-beta divergence between softened probabilities.
 
-Wang et al., "ABKD: Pursuing a Proper Allocation of the Probability Mass in Knowledge Distillation via
-alpha-beta-Divergence", ICML 2025; the divergence is that of Cichocki, Cruces and Amari, "Generalized Alpha-Beta
-Divergences and Their Application to Robust Nonnegative Matrix Factorization", Entropy 2011.
+Wang et al., ICML 2025; the divergence is that of Cichocki, Cruces and Amari, "Generalized Alpha-Beta Divergences and
+Their Application to Robust Nonnegative Matrix Factorization", Entropy 2011.
 """
 
 from typing import Annotated, Literal
@@ -46,7 +45,6 @@ class ABKDSpec(MethodSpec):
         return self
 
     def make(self, pair: Pair) -> "ABKD":
-        """ABKD for any pair."""
         return ABKD(self)
 
 
@@ -55,14 +53,10 @@ class ABKD(Method):
 
     couples_samples = False
 
-    def __init__(self, spec: ABKDSpec) -> None:
-        super().__init__()
-        self.spec = spec
-
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The mean over samples."""
-        ours, theirs = ((knowledge.logits / self.spec.temperature).log_softmax(1) for knowledge in (student, teacher))
-        return alpha_beta_divergence(ours, theirs, self.spec.teacher_exponent, self.spec.student_exponent).mean()
+        spec = self.spec
+        ours, theirs = ((knowledge.logits / spec.temperature).log_softmax(1) for knowledge in (student, teacher))
+        return alpha_beta_divergence(ours, theirs, spec.teacher_exponent, spec.student_exponent).mean()
 
 
 def alpha_beta_divergence(

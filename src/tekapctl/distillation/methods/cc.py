@@ -1,7 +1,6 @@
 """CC: match pairwise correlations between samples.
 
-Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019, as RepDistiller computes it: products of
-the distances of neighbouring samples of the batch.
+Peng et al., ICCV 2019, as RepDistiller computes it: products of the distances of neighbouring samples of the batch.
 """
 
 from typing import Literal
@@ -28,24 +27,16 @@ class CCSpec(MethodSpec):
     embedding_width: int = Field(128, ge=1, le=65536, description="Width of the space of the comparison.")
 
     def make(self, pair: Pair) -> "CC":
-        """CC for any pair."""
-        widths = pair.student.embedding.shape[1], pair.teacher.embedding.shape[1]
-        return CC(*widths, self.embedding_width)
+        return CC(self, pair)
 
 
 class CC(Method):
-    """Correlation of the differences between both networks' embeddings.
+    """Correlation of the differences between both networks' embeddings."""
 
-    Args:
-        student_width: Width of the student's embedding.
-        teacher_width: Width of the teacher's.
-        width: Width of the space in which both are compared.
-    """
-
-    def __init__(self, student_width: int, teacher_width: int, width: int) -> None:
-        super().__init__()
-        self.embed_student = nn.Linear(student_width, width)
-        self.embed_teacher = nn.Linear(teacher_width, width)
+    def __init__(self, spec: CCSpec, pair: Pair) -> None:
+        super().__init__(spec)
+        self.embed_student = nn.Linear(pair.student.embedding.shape[1], spec.embedding_width)
+        self.embed_teacher = nn.Linear(pair.teacher.embedding.shape[1], spec.embedding_width)
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The mean over neighbours; 0 for a batch of one."""

@@ -1,6 +1,6 @@
 """DIST: Pearson correlation of the student's and the teacher's probabilities, over classes and over samples.
 
-Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, equations 8 to 10.
+Huang et al., NeurIPS 2022, equations 8 to 10.
 """
 
 from typing import Literal
@@ -30,24 +30,17 @@ class DISTSpec(MethodSpec):
     temperature: Temperature = Field(4.0, description="Temperature of the softmax.")
 
     def make(self, pair: Pair) -> "DIST":
-        """DIST for any pair."""
-        return DIST(self.between_weight, self.within_weight, self.temperature)
+        return DIST(self)
 
 
 class DIST(Method):
-    """Correlations between both networks' softened probabilities; `DISTSpec` describes the arguments."""
-
-    def __init__(self, between_weight: float, within_weight: float, temperature: float) -> None:
-        super().__init__()
-        self.between_weight = between_weight
-        self.within_weight = within_weight
-        self.temperature = temperature
+    """Correlations between both networks' softened probabilities."""
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The weighted sum of both."""
-        ours, theirs = ((knowledge.logits / self.temperature).softmax(1) for knowledge in (student, teacher))
+        spec = self.spec
+        ours, theirs = ((knowledge.logits / spec.temperature).softmax(1) for knowledge in (student, teacher))
         between, within = 1 - correlation(ours, theirs), 1 - correlation(ours.T, theirs.T)
-        return self.temperature**2 * (self.between_weight * between.mean() + self.within_weight * within.mean())
+        return spec.temperature**2 * (spec.between_weight * between.mean() + spec.within_weight * within.mean())
 
 
 def correlation(one: Float[Tensor, "rows columns"], other: Float[Tensor, "rows columns"]) -> Float[Tensor, " rows"]:

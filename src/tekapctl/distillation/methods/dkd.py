@@ -1,6 +1,6 @@
 """DKD: KD's loss in two parts with a weight each, for the target class and for the others.
 
-Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, equation 7.
+Zhao et al., CVPR 2022, equation 7.
 """
 
 from typing import Literal
@@ -10,9 +10,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Warmup
-from tekapctl.distillation.methods.eakd import Bound, entropy_weights
-from tekapctl.distillation.methods.losses import against_rest, kl_of_each
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires
+from tekapctl.distillation.methods.losses import Bound, against_rest, entropy_weights, kl_of_each
 from tekapctl.settings import Epochs, Temperature, Weight
 
 _MASKED = 1000.0
@@ -39,46 +38,23 @@ class DKDSpec(MethodSpec):
     entropy_bound: Bound = Field(100.0, description="Divisor of the student's entropy in EA-KD's weights.")
 
     def make(self, pair: Pair) -> "DKD":
-        """DKD for any pair."""
-        return DKD(
-            self.target_weight,
-            self.non_target_weight,
-            self.temperature,
-            pair.warmup(self.warmup_epochs),
-            entropy_weights=self.entropy_weights,
-            entropy_bound=self.entropy_bound,
-        )
+        return DKD(self, pair)
 
 
 class DKD(Method):
-    """The decoupled loss, times a weight that rises; `DKDSpec` describes the other arguments."""
+    """The decoupled loss, times a weight that rises."""
 
     couples_samples = False
 
-    def __init__(
-        self,
-        target_weight: float,
-        non_target_weight: float,
-        temperature: float,
-        warmup: Warmup,
-        *,
-        entropy_weights: bool = False,
-        entropy_bound: Bound = "log-classes",
-    ) -> None:
-        super().__init__()
-        self.target_weight = target_weight
-        self.non_target_weight = non_target_weight
-        self.temperature = temperature
-        self.warmup = warmup
-        self.entropy_weights = entropy_weights
-        self.entropy_bound = entropy_bound
+    def __init__(self, spec: DKDSpec, pair: Pair) -> None:
+        super().__init__(spec)
+        self.warmup = pair.warmup(spec.warmup_epochs)
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """Both parts, warmed up."""
-        target, others = decoupled(student.logits, teacher.logits, batch.labels, self.temperature)
-        of_each = self.target_weight * target + self.non_target_weight * others
-        if self.entropy_weights:
-            of_each = entropy_weights(student.logits, teacher.logits, bound=self.entropy_bound) * of_each
+        target, others = decoupled(student.logits, teacher.logits, batch.labels, self.spec.temperature)
+        of_each = self.spec.target_weight * target + self.spec.non_target_weight * others
+        if self.spec.entropy_weights:
+            of_each = entropy_weights(student.logits, teacher.logits, bound=self.spec.entropy_bound) * of_each
         return self.warmup(batch.step) * of_each.mean()
 
 

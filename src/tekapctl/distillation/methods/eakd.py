@@ -1,23 +1,18 @@
 """EA-KD: KD that gives more weight to samples with teacher outputs of high entropy.
 
-Su et al., "Entropy-based Adaptive Knowledge Distillation", ICCV 2025: each sample's KL is weighted by the
-teacher's entropy, and more if the student's entropy is high as well. DKD, MLKD and ReviewKD can use the same weights.
+Su et al., ICCV 2025: each sample's KL is weighted by the teacher's entropy, and more if the student's entropy is high
+as well. DKD, MLKD and ReviewKD can use the same weights.
 """
 
-import math
-from typing import Annotated, Literal
+from typing import Literal
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
-from tekapctl.distillation.methods.losses import softened_kl_of_each
+from tekapctl.distillation.methods.losses import Bound, entropy_weights, softened_kl_of_each
 from tekapctl.settings import Temperature
-
-Bound = Literal["log-classes"] | Annotated[float, Field(ge=1e-3, le=1e6)]
-"""Divisor of an entropy; `log-classes` is the entropy's largest possible value."""
 
 
 @METHODS.register("eakd")
@@ -42,40 +37,15 @@ class EAKDSpec(MethodSpec):
     entropy_bound: Bound = Field(100.0, description="Divisor of the student's entropy.")
 
     def make(self, pair: Pair) -> "EAKD":
-        """EA-KD for any pair."""
-        return EAKD(self.temperature, self.entropy_temperature, self.entropy_bound)
+        return EAKD(self)
 
 
 class EAKD(Method):
-    """KD with a weight for each sample; `EAKDSpec` describes the arguments."""
+    """KD with a weight for each sample."""
 
     couples_samples = False
 
-    def __init__(self, temperature: float, entropy_temperature: float, bound: Bound) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.entropy_temperature = entropy_temperature
-        self.bound = bound
-
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The mean over samples."""
-        weights = entropy_weights(student.logits, teacher.logits, self.entropy_temperature, self.bound)
-        return (weights * softened_kl_of_each(student.logits, teacher.logits, self.temperature)).mean()
-
-
-@torch.no_grad()
-def entropy_weights(
-    student: Float[Tensor, "batch classes"],
-    teacher: Float[Tensor, "batch classes"],
-    temperature: float = 3.0,
-    bound: Bound = "log-classes",
-) -> Float[Tensor, " batch"]:
-    """`H_t * (1 + H_s / bound) / 2` of each sample."""
-    largest = math.log(student.shape[1]) if bound == "log-classes" else bound
-    return entropy(teacher, temperature) * (1 + entropy(student, temperature) / largest) / 2
-
-
-def entropy(logits: Float[Tensor, "batch classes"], temperature: float) -> Float[Tensor, " batch"]:
-    """Entropy in nats of each sample's softened probabilities."""
-    log_probabilities = (logits / temperature).log_softmax(1)
-    return -(log_probabilities.exp() * log_probabilities).sum(1)
+        spec, logits = self.spec, (student.logits, teacher.logits)
+        weights = entropy_weights(*logits, spec.entropy_temperature, spec.entropy_bound)
+        return (weights * softened_kl_of_each(*logits, spec.temperature)).mean()

@@ -1,20 +1,21 @@
-"""Pairs of the student's and the teacher's feature maps, and connectors between them."""
+"""Methods of feature maps: pairs of the student's and the teacher's maps, and connectors between them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tekapctl.distillation.methods import Batch, Knowledge, Method, Pair
+from tekapctl.distillation.methods.method import no_maps
 from tekapctl.errors import UsageError
-from tekapctl.models.network import Knowledge
 
 Map = Float[Tensor, "batch _c _h _w"]
 
 
-@dataclass(frozen=True)
-class MapPair:
+class MapPair(NamedTuple):
     """A feature map of the student and the teacher's map that it learns from."""
 
     student: Map
@@ -23,12 +24,15 @@ class MapPair:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which feature maps a method compares; see `pair_maps`.
+    """Which feature maps a method compares: those of both networks, the last with the last.
+
+    The published codes pair maps by number, in networks of equally many stages; if one has more, its first maps are
+    left out.
 
     Attributes:
         preactivations: Whether it compares the maps before their ReLU.
         first: Number of first maps to leave out.
-        pooled: Whether the larger map of a pair is pooled to the smaller one's size.
+        pooled: Whether to average-pool the larger map of a pair to the smaller one's size, as in attention transfer.
         equal_channels: Whether both maps of a pair must have the same number of channels.
     """
 
@@ -37,84 +41,72 @@ class Pairing:
     pooled: bool = True
     equal_channels: bool = False
 
-    def __call__(self, student: Knowledge, teacher: Knowledge) -> list[MapPair]:
-        """The pairs of both networks' maps.
+    def __call__(self, student: Sequence[Map], teacher: Sequence[Map]) -> list[MapPair]:
+        """The pairs of both networks' maps, first to last.
 
         Raises:
-            UsageError: A network has no such maps, or not enough of them.
+            UsageError: A network has no maps, or not enough of them.
         """
-        maps = (k.preactivations if self.preactivations else k.feature_maps for k in (student, teacher))
-        return pair_maps(*maps, first=self.first, pooled=self.pooled)
+        fewest = min(len(student), len(teacher))
+        if not fewest:
+            raise no_maps("one of the networks")
+        if fewest <= self.first:
+            raise UsageError(
+                f"The method reads feature maps after the first {self.first}, and one of the networks has only "
+                f"{fewest}.",
+                "Choose another method, or write the network as a tekapctl.models.Network with more feature maps.",
+            )
+        count = fewest - self.first
+        pairs = map(MapPair, student[-count:], teacher[-count:])
+        return [of_one_size(*pair) for pair in pairs] if self.pooled else list(pairs)
 
-    def check(self, method: str, student: Knowledge, teacher: Knowledge) -> None:
-        """Refuse networks that the method cannot compare.
 
-        Raises:
-            UsageError: Maps are missing, or differ in channels where they must not.
-        """
-        pairs = self(student, teacher)
-        if self.equal_channels:
-            require_equal_channels(method, pairs)
+def of_one_size(student: Map, teacher: Map) -> MapPair:
+    """Two maps, the larger one average-pooled to the smaller one's size."""
+    size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
+    return MapPair(*(x if tuple(x.shape[2:]) == size else F.adaptive_avg_pool2d(x, size) for x in (student, teacher)))
 
 
-def pair_maps(student: Sequence[Map], teacher: Sequence[Map], *, first: int = 0, pooled: bool = True) -> list[MapPair]:
-    """Pair the maps of both networks, the last with the last.
-
-    The published codes pair them by number, in networks of equally many stages; if one has more, its first maps are
-    left out. The larger map of a pair is average-pooled to the smaller one's size, as in attention transfer, unless the
-    method resizes maps itself.
+class FeatureMapMethod(Method):
+    """A loss of pairs of feature maps, which `pairing` declares; by default the sum of `pair_loss` over the pairs.
 
     Args:
-        student: The student's maps, first to last.
-        teacher: The teacher's maps.
-        first: Number of first maps to leave out in each network.
-        pooled: Whether to pool both to the smaller size.
+        spec: The method's settings.
+        pair: The networks.
 
     Raises:
-        UsageError: A network has no such maps, or not enough of them.
+        UsageError: A network has too few maps, or the channels of a pair differ where they must not.
     """
-    fewest = min(len(student), len(teacher))
-    if not fewest:
-        raise no_maps("one of the networks")
-    count = fewest - first
-    if count <= 0:
-        raise UsageError(
-            f"The method reads feature maps after the first {first}, and one of the networks has only {fewest}.",
-            "Choose another method, or write the network as a tekapctl.models.Network with more feature maps.",
-        )
-    pairs = zip(student[len(student) - count :], teacher[len(teacher) - count :], strict=True)
-    return [MapPair(*(of_one_size(ours, theirs) if pooled else (ours, theirs))) for ours, theirs in pairs]
 
+    pairing: ClassVar[Pairing] = Pairing()
+    couples_samples = False
 
-def no_maps(network: str) -> UsageError:
-    """The error for a network without the feature maps that a method reads, as some external ones."""
-    return UsageError(
-        f"The method reads feature maps that {network} does not return, such as those before a ReLU.",
-        "Choose another method, or write the network as a tekapctl.models.Network.",
-    )
+    def __init__(self, spec: Any, pair: Pair) -> None:
+        super().__init__(spec)
+        for number, (student, teacher) in enumerate(self.pairs(pair.student, pair.teacher)):
+            ours, theirs = student.shape[1], teacher.shape[1]
+            if self.pairing.equal_channels and ours != theirs:
+                raise UsageError(
+                    f"The method {spec.name} compares feature maps channel by channel, and map {number + 1} has {ours} "
+                    f"channels in the student and {theirs} in the teacher.",
+                    "Use networks of one width, such as resnet56 and resnet20, or another method.",
+                )
 
+    def pairs(self, student: Knowledge, teacher: Knowledge) -> list[MapPair]:
+        """The feature maps that belong together."""
+        if self.pairing.preactivations:
+            return self.pairing(student.preactivations, teacher.preactivations)
+        return self.pairing(student.feature_maps, teacher.feature_maps)
 
-def of_one_size(one: Map, other: Map) -> tuple[Map, Map]:
-    """Two maps, the larger one average-pooled to the smaller one's size."""
-    size = (min(one.shape[2], other.shape[2]), min(one.shape[3], other.shape[3]))
-    pooled = [x if tuple(x.shape[2:]) == size else F.adaptive_avg_pool2d(x, size) for x in (one, other)]
-    return pooled[0], pooled[1]
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The sum over the pairs."""
+        pairs = enumerate(self.pairs(student, teacher))
+        losses = [self.pair_loss(number, *pair, batch) for number, pair in pairs]
+        return sum(losses, start=student.logits.new_zeros(()))
 
-
-def require_equal_channels(method: str, pairs: Sequence[MapPair]) -> None:
-    """Refuse networks whose maps differ in their number of channels.
-
-    Raises:
-        UsageError: Those of a pair differ.
-    """
-    for number, pair in enumerate(pairs):
-        ours, theirs = pair.student.shape[1], pair.teacher.shape[1]
-        if ours != theirs:
-            raise UsageError(
-                f"The method {method} compares feature maps channel by channel, and map {number + 1} has {ours} "
-                f"channels in the student and {theirs} in the teacher.",
-                "Use networks of one width, such as resnet56 and resnet20, or another method.",
-            )
+    def pair_loss(self, number: int, student: Map, teacher: Map, batch: Batch) -> Float[Tensor, ""]:
+        """The loss of one pair of maps, numbered from 0; for methods that do not override `loss`."""
+        raise NotImplementedError
 
 
 _LARGEST_KERNEL = 16
@@ -138,19 +130,16 @@ class Connector(nn.Module):
         super().__init__()
         (ours, *size), (theirs, *wanted) = pair.student.shape[1:], pair.teacher.shape[1:]
         kernel = (size[0] + 1 - wanted[0], size[1] + 1 - wanted[1])
+        fits = min(kernel) >= 1 and max(kernel) <= _LARGEST_KERNEL and max(wanted) > 1
         self.resizes = False
         self.conv: nn.Conv2d | nn.ConvTranspose2d
-        if size == wanted:
-            self.conv = nn.Conv2d(ours, theirs, 1)
-        elif size == [2 * each for each in wanted]:
+        if size == [2 * each for each in wanted]:
             self.conv = nn.Conv2d(ours, theirs, 3, stride=2, padding=1)
         elif [2 * each for each in size] == wanted:
             self.conv = nn.ConvTranspose2d(ours, theirs, 4, stride=2, padding=1)
-        elif min(kernel) >= 1 and max(kernel) <= _LARGEST_KERNEL and max(wanted) > 1:
-            self.conv = nn.Conv2d(ours, theirs, kernel)
         else:
-            self.resizes = True
-            self.conv = nn.Conv2d(ours, theirs, 1)
+            self.conv = nn.Conv2d(ours, theirs, kernel if fits else 1)
+            self.resizes = not fits and size != wanted
         self.bn = nn.BatchNorm2d(theirs)
         self.wanted = (wanted[0], wanted[1])
         self.relu = relu

@@ -1,7 +1,7 @@
 """FitNet: regress a middle feature map of the teacher (the hint) from the student's.
 
-Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, equation 3; trained together with the student, as
-RepDistiller does, not in a stage of its own, through its connectors for maps of unequal sizes.
+Romero et al., ICLR 2015, equation 3; trained together with the student, as RepDistiller does, not in a stage of its
+own, through its connectors for maps of unequal sizes.
 """
 
 from typing import Literal
@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
-from tekapctl.distillation.methods.feature_maps import Connector, Pairing
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods.feature_maps import Connector, FeatureMapMethod, Pairing
 from tekapctl.errors import UsageError
 
 
@@ -31,11 +31,10 @@ class FitNetSpec(MethodSpec):
     hint_layer: int = Field(2, ge=0, le=16, description="Index of the feature map that is the hint, from 0.")
 
     def make(self, pair: Pair) -> "FitNet":
-        """FitNet for a pair of networks."""
         return FitNet(self, pair)
 
 
-class FitNet(Method):
+class FitNet(FeatureMapMethod):
     """The hint loss with its regressor.
 
     Raises:
@@ -43,20 +42,17 @@ class FitNet(Method):
     """
 
     pairing = Pairing(pooled=False)
-    couples_samples = False
 
     def __init__(self, spec: FitNetSpec, pair: Pair) -> None:
-        super().__init__()
+        super().__init__(spec, pair)
         pairs = self.pairs(pair.student, pair.teacher)
         if spec.hint_layer >= len(pairs):
             raise UsageError(
                 f"There is no stage {spec.hint_layer}: the networks share {len(pairs)}.",
                 f"Use --set method.hint_layer={len(pairs) - 1} or less.",
             )
-        self.hint_layer = spec.hint_layer
         self.connector = Connector(pairs[spec.hint_layer], relu=True)
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The mean squared error at the hint."""
-        hint = self.pairs(student, teacher)[self.hint_layer]
-        return F.mse_loss(self.connector(hint.student), hint.teacher)
+        ours, theirs = self.pairs(student, teacher)[self.spec.hint_layer]
+        return F.mse_loss(self.connector(ours), theirs)

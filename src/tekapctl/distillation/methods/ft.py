@@ -1,7 +1,7 @@
 """FT: match factors of the last feature map: the student's translator's to the teacher's paraphraser's.
 
-Kim, Park and Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", NeurIPS 2018, equation 3
-with p = 1. The paraphraser is first trained alone, as an autoencoder of the teacher's last feature map.
+Kim, Park and Kwak, NeurIPS 2018, equation 3 with p = 1. The paraphraser is first trained alone, as an autoencoder of
+the teacher's last feature map.
 """
 
 from typing import Literal
@@ -12,19 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.distillation.methods import (
-    METHODS,
-    About,
-    Batch,
-    InitEpochs,
-    Knowledge,
-    Method,
-    MethodSpec,
-    Pair,
-    Requires,
-    Weights,
-)
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.distillation.methods.feature_maps import Map, of_one_size
+from tekapctl.distillation.methods.losses import attention
+from tekapctl.distillation.methods.method import InitEpochs
 
 
 @METHODS.register("ft")
@@ -48,7 +39,6 @@ class FTSpec(MethodSpec):
         return 0.01 if student.startswith(("resnet", "wrn")) else None
 
     def make(self, pair: Pair) -> "FT":
-        """FT for a pair of networks."""
         return FT(self, pair)
 
 
@@ -59,8 +49,7 @@ class FT(Method):
     init_trains_student = False
 
     def __init__(self, spec: FTSpec, pair: Pair) -> None:
-        super().__init__()
-        self.init_epochs = spec.init_epochs
+        super().__init__(spec)
         student_channels, teacher_channels = (k.feature_maps[-1].shape[1] for k in (pair.student, pair.teacher))
         factors = max(1, int(teacher_channels * spec.rate))
         self.paraphraser = encoder(teacher_channels, teacher_channels, factors, norm=False)
@@ -100,6 +89,5 @@ def step(conv: nn.Module, normalized: int | None = None) -> list[nn.Module]:
 
 def factor_loss(student: Map, teacher: Map) -> Float[Tensor, ""]:
     """The mean distance of both factors' unit attention maps, the larger factor pooled to the smaller's size."""
-    student, teacher = of_one_size(student, teacher)
-    ours, theirs = (F.normalize(maps.square().mean(1).flatten(1)) for maps in (student, teacher))
-    return (ours - theirs).abs().mean()
+    ours, theirs = of_one_size(student, teacher)
+    return (attention(ours) - attention(theirs)).abs().mean()

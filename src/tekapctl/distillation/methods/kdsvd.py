@@ -1,7 +1,6 @@
 """KDSVD: match how singular vectors of the feature maps relate across stages.
 
-Lee, Kim and Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", ECCV 2018: radial basis
-functions of the right singular vectors of neighbouring stages.
+Lee, Kim and Song, ECCV 2018: radial basis functions of the right singular vectors of neighbouring stages.
 """
 
 from typing import Literal
@@ -12,8 +11,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires
-from tekapctl.distillation.methods.feature_maps import Map, Pairing
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, MethodSpec, Pair, Requires
+from tekapctl.distillation.methods.feature_maps import FeatureMapMethod, Map, Pairing
 
 _SPARE = 3
 """Extra singular vectors of the student to choose from, since their order may differ from the teacher's."""
@@ -35,23 +34,13 @@ class KDSVDSpec(MethodSpec):
     vectors: int = Field(1, ge=1, le=16, description="Singular vectors of each map.")
 
     def make(self, pair: Pair) -> "KDSVD":
-        """KDSVD for networks of equal widths."""
-        return KDSVD(self.vectors)
+        return KDSVD(self, pair)
 
 
-class KDSVD(Method):
-    """Differences of the relations between singular vectors, over all stages but the first.
-
-    Args:
-        vectors: Singular vectors of each map.
-    """
+class KDSVD(FeatureMapMethod):
+    """Differences of the relations between singular vectors, over all stages but the first."""
 
     pairing = Pairing(first=1, equal_channels=True)
-    couples_samples = False
-
-    def __init__(self, vectors: int) -> None:
-        super().__init__()
-        self.vectors = vectors
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The sum over neighbouring stages; NaN if the maps are not finite."""
@@ -67,8 +56,8 @@ class KDSVD(Method):
         before: tuple[Tensor, Tensor] | None = None
         for pair in self.pairs(student, teacher):
             with torch.no_grad():
-                weights, theirs = main_directions(pair.teacher, self.vectors)
-            _, ours = main_directions(pair.student, self.vectors + _SPARE)
+                weights, theirs = main_directions(pair.teacher, self.spec.vectors)
+            _, ours = main_directions(pair.student, self.spec.vectors + _SPARE)
             ours = aligned(ours, theirs) * weights.unsqueeze(1)
             theirs = theirs * weights.unsqueeze(1)
             if before is not None:

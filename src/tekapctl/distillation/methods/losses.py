@@ -1,9 +1,50 @@
-"""KL divergences of single samples, for methods that weight samples or classes."""
+"""Losses of logits and of maps that several methods share."""
+
+import math
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
+
+Bound = Literal["log-classes"] | Annotated[float, Field(ge=1e-3, le=1e6)]
+"""Divisor of an entropy; `log-classes` is the entropy's largest possible value."""
+
+
+def kl(
+    student: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"], temperature: float
+) -> Float[Tensor, ""]:
+    """`T^2 * KL(teacher || student)` of two batches of logits at temperature T, averaged over the batch."""
+    ours, theirs = (F.log_softmax(logits.float() / temperature, dim=1) for logits in (student, teacher))
+    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
+
+
+def kl_of_many(
+    student: Float[Tensor, "batch classes"],
+    teacher: Float[Tensor, "batch classes"],
+    augmented: Float[Tensor, "teachers batch classes"],
+    weight: float,
+    temperature: float,
+    *,
+    teacher_loss_weight: float = 1.0,
+) -> Float[Tensor, ""]:
+    """`T^2 * [teacher_loss_weight * KL(teacher || student) + weight * sum of KL(augmented || student)]`.
+
+    KL is linear in its target up to the target's entropy, which has no gradient. So the targets are summed before they
+    are compared with the student, and the student's side costs the same for any number of teachers.
+    """
+    with torch.no_grad():
+        targets = torch.cat([teacher.float().unsqueeze(0), augmented]) / temperature
+        log_targets = F.log_softmax(targets, dim=2)
+        weights = torch.full((targets.shape[0], 1, 1), weight, device=targets.device)
+        weights[0].fill_(teacher_loss_weight)  # an assignment would copy a number to the device
+        weighted = weights * log_targets.exp()
+        pooled = weighted.sum(0)
+        negative_entropy = (weighted * log_targets).sum()
+    cross_entropy = (pooled * F.log_softmax(student.float() / temperature, dim=1)).sum()
+    return (negative_entropy - cross_entropy) * (temperature**2 / student.shape[0])
 
 
 def kl_of_each(
@@ -16,9 +57,15 @@ def kl_of_each(
 def softened_kl_of_each(
     student: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"], temperature: float
 ) -> Float[Tensor, " batch"]:
-    """`T^2 * KL(teacher || student)` of each sample, from logits."""
+    """`T^2 * KL(teacher || student)` of each sample, from logits at temperature T."""
     ours, theirs = ((logits / temperature).log_softmax(1) for logits in (student, teacher))
     return temperature**2 * kl_of_each(ours, theirs)
+
+
+def standardized(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
+    """`(z - mean(z)) / std(z)` over the classes: Sun et al., "Logit Standardization in KD", CVPR 2024, algorithm 1."""
+    logits = logits.float()
+    return (logits - logits.mean(-1, keepdim=True)) / (logits.std(-1, keepdim=True) + 1e-7)
 
 
 def against_rest(logits: Float[Tensor, "batch classes"], classes: Int[Tensor, " batch"]) -> Float[Tensor, "batch 2"]:
@@ -29,3 +76,26 @@ def against_rest(logits: Float[Tensor, "batch classes"], classes: Int[Tensor, " 
     none = torch.finfo(log_probabilities.dtype).min
     rest = log_probabilities.scatter(1, chosen, none).logsumexp(1, keepdim=True)
     return torch.cat([log_probabilities.gather(1, chosen), rest], dim=1)
+
+
+def entropy(logits: Float[Tensor, "batch classes"], temperature: float) -> Float[Tensor, " batch"]:
+    """Entropy in nats of each sample's softened probabilities."""
+    log_probabilities = (logits / temperature).log_softmax(1)
+    return -(log_probabilities.exp() * log_probabilities).sum(1)
+
+
+@torch.no_grad()
+def entropy_weights(
+    student: Float[Tensor, "batch classes"],
+    teacher: Float[Tensor, "batch classes"],
+    temperature: float = 3.0,
+    bound: Bound = "log-classes",
+) -> Float[Tensor, " batch"]:
+    """EA-KD's weight of each sample, `H_t * (1 + H_s / bound) / 2`, with the entropies `H` at a temperature."""
+    largest = math.log(student.shape[1]) if bound == "log-classes" else bound
+    return entropy(teacher, temperature) * (1 + entropy(student, temperature) / largest) / 2
+
+
+def attention(maps: Float[Tensor, "batch _c _h _w"]) -> Float[Tensor, "batch places"]:
+    """The mean square of the channels at each place, normalized to unit length."""
+    return F.normalize(maps.square().mean(1).flatten(1))

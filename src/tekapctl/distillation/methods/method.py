@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tekapctl.data.batch import Batch
-from tekapctl.distillation.methods.feature_maps import MapPair, Pairing, no_maps
 from tekapctl.distillation.tekap import AugmentedTeachers
+from tekapctl.errors import UsageError
 from tekapctl.models.network import Knowledge, Level, Network, Requires
 from tekapctl.registry import Registry
 from tekapctl.settings import Settings
@@ -59,7 +59,7 @@ class Warmup:
     Attributes:
         epochs: Epochs until it is 1; 0 starts with 1.
         steps: Steps per epoch.
-        first: Epochs of an init stage; it rises after them.
+        first: Epochs of an init stage, which are not counted.
     """
 
     epochs: int
@@ -147,15 +147,24 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-class Method(nn.Module, ABC):
-    """A distillation loss with its own trainable parts and buffers."""
+def no_maps(network: str) -> UsageError:
+    """The error for a network without the feature maps that a method reads, as some external ones."""
+    return UsageError(
+        f"The method reads feature maps that {network} does not return, such as those before a ReLU.",
+        "Choose another method, or write the network as a tekapctl.models.Network.",
+    )
 
+
+class Method(nn.Module, ABC):
+    """A distillation loss with its own trainable parts and buffers.
+
+    Args:
+        spec: The method's settings, kept as `spec`.
+    """
+
+    spec: Any
     requires: Requires = Requires(embedding=True)
     """What the spec declares; set by `MethodSpec.build`."""
-    pairing: ClassVar[Pairing | None] = None
-    """Which feature maps `pairs` returns; networks without them are refused when the method is built."""
-    init_epochs: int = 0
-    """Epochs of an init stage, in which `init_loss` is the whole loss."""
     init_trains_student: ClassVar[bool] = True
     """Whether the student is trained in the init stage, and not only the method's own parts."""
     init_only: ClassVar[bool] = False
@@ -166,19 +175,14 @@ class Method(nn.Module, ABC):
     standardizes_logits: ClassVar[bool] = False
     """Whether the method itself standardizes logits (`standardize_logits`), instead of getting standardized ones."""
 
+    def __init__(self, spec: Any = None) -> None:
+        super().__init__()
+        self.spec = spec
+
     @property
     def level(self) -> Level:
         """Where TeKAP augments the teacher for this method."""
         return self.requires.level
-
-    def pairs(self, student: Knowledge, teacher: Knowledge) -> list[MapPair]:
-        """The feature maps that belong together, as `pairing` declares them.
-
-        Raises:
-            UsageError: A network has no such maps, or not enough of them.
-        """
-        assert self.pairing is not None
-        return self.pairing(student, teacher)
 
     def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The loss of the init stage under one teacher.
@@ -227,7 +231,7 @@ def sum_over_teachers(
 class MethodSpec(Settings, ABC):
     """The settings of a method; each method has a subclass in its own file."""
 
-    weights: ClassVar[Weights] = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+    weights: ClassVar[Weights] = Weights()
     about: ClassVar[About] = About("unpublished", 0, "not documented")
     requires: ClassVar[Requires]
     """What the loss reads; every method declares it. TeKAP's level, run labels, the teacher cache, sweeps and docs are
@@ -273,17 +277,14 @@ class MethodSpec(Settings, ABC):
         Raises:
             UsageError: A network lacks the feature maps that the method reads, or the networks do not fit together.
         """
+        read = [name for name in ("feature_maps", "preactivations") if getattr(self.requires, name)]
         for role, knowledge in (("student", pair.student), ("teacher", pair.teacher)):
-            maps = [*(knowledge.feature_maps * self.requires.feature_maps)]
-            maps += knowledge.preactivations * self.requires.preactivations
-            if not maps and (self.requires.feature_maps or self.requires.preactivations):
+            if read and not any(getattr(knowledge, name) for name in read):
                 raise no_maps(f"the {role}")
         with seeded(pair.seed):
             method = self.make(pair)
         if method is not None:
             method.requires = self.requires
-            if method.pairing is not None:
-                method.pairing.check(self.name, pair.student, pair.teacher)
         return method
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """MLKD: match logits at the level of samples, of the batch and of classes.
 
-Jin, Wang and Lin, "Multi-Level Logit Distillation", CVPR 2023: alignment of instances, batches and classes, each at
-several temperatures, on a weakly and a strongly augmented version of each image.
+Jin, Wang and Lin, CVPR 2023: alignment of instances, batches and classes, each at several temperatures, on a weakly and
+a strongly augmented version of each image.
 """
 
 from typing import Literal
@@ -12,9 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
-from tekapctl.distillation.methods.eakd import entropy_weights
-from tekapctl.distillation.methods.kd import kl, standardized
-from tekapctl.distillation.methods.losses import softened_kl_of_each
+from tekapctl.distillation.methods.losses import entropy_weights, kl, softened_kl_of_each, standardized
 from tekapctl.settings import Temperature, Weight
 
 Temperatures = tuple[Temperature, ...]
@@ -56,7 +54,6 @@ class MLKDSpec(MethodSpec):
         return self
 
     def make(self, pair: Pair) -> "MLKD":
-        """MLKD for any pair."""
         return MLKD(self, standardize=pair.standardize_logits)
 
 
@@ -65,18 +62,16 @@ class MLKD(Method):
 
     Args:
         spec: The settings.
-        standardize: Whether the divergences see logits of mean 0 and standard deviation 1.
+        standardize: Whether the divergences see standardized logits.
     """
 
     standardizes_logits = True
 
     def __init__(self, spec: MLKDSpec, *, standardize: bool = False) -> None:
-        super().__init__()
-        self.spec = spec
+        super().__init__(spec)
         self.standardize = standardize
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """All levels of weak images, and the divergence of strong ones."""
         assert student.strong is not None
         assert teacher.strong is not None
         spec, ours, theirs = self.spec, student.logits, teacher.logits

@@ -1,7 +1,6 @@
 """NST: match the distributions of the channels' activation patterns.
 
-Huang and Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", 2017: squared maximum mean
-discrepancy (equation 5) with the polynomial kernel of degree 2.
+Huang and Wang, 2017: squared maximum mean discrepancy (equation 5) with the polynomial kernel of degree 2.
 """
 
 from typing import Literal
@@ -11,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
-from tekapctl.distillation.methods.feature_maps import MapPair, Pairing
+from tekapctl.distillation.methods import METHODS, About, Batch, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods.feature_maps import FeatureMapMethod, Map, Pairing
 
 
 @METHODS.register("nst")
@@ -29,27 +28,18 @@ class NSTSpec(MethodSpec):
     name: Literal["nst"] = "nst"
 
     def make(self, pair: Pair) -> "NST":
-        """NST for networks with two feature maps or more."""
-        return NST()
+        return NST(self, pair)
 
 
-class NST(Method):
+class NST(FeatureMapMethod):
     """Maximum mean discrepancy between the channels' spatial patterns, over all stages but the first."""
 
     pairing = Pairing(first=1)
-    couples_samples = False
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The sum over stages."""
-        losses = [discrepancy(pair) for pair in self.pairs(student, teacher)]
-        return sum(losses, start=student.logits.new_zeros(()))
+    def pair_loss(self, number: int, student: Map, teacher: Map, batch: Batch) -> Float[Tensor, ""]:
+        ours, theirs = (F.normalize(maps.flatten(2), dim=2) for maps in (student, teacher))
 
+        def kernel(a: Tensor, b: Tensor) -> Tensor:
+            return torch.bmm(a, b.transpose(1, 2)).square().mean()
 
-def discrepancy(pair: MapPair) -> Float[Tensor, ""]:
-    """The squared discrepancy of one stage."""
-    ours, theirs = (F.normalize(maps.flatten(2), dim=2) for maps in (pair.student, pair.teacher))
-
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return torch.bmm(a, b.transpose(1, 2)).square().mean()
-
-    return kernel(theirs, theirs).detach() + kernel(ours, ours) - 2 * kernel(ours, theirs)
+        return kernel(theirs, theirs).detach() + kernel(ours, ours) - 2 * kernel(ours, theirs)

@@ -1,22 +1,18 @@
 """OFD: regress the teacher's maps before their ReLU, with a margin ReLU and a partial distance.
 
-Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019: margin ReLU (equation 3) and partial L2
-distance (equation 6).
+Heo et al., ICCV 2019: margin ReLU (equation 3) and partial L2 distance (equation 6).
 """
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
-from tekapctl.distillation.methods.feature_maps import Map, Pairing
-from tekapctl.distributed.shard import FULL_BATCH, BatchShard
-
-_PAIRING = Pairing(preactivations=True, first=1)
+from tekapctl.distillation.methods import METHODS, About, Batch, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods.feature_maps import FeatureMapMethod, Map, Pairing
+from tekapctl.distributed.shard import BatchShard
 
 
 @METHODS.register("ofd")
@@ -34,54 +30,41 @@ class OFDSpec(MethodSpec):
     name: Literal["ofd"] = "ofd"
 
     def make(self, pair: Pair) -> "OFD":
-        """OFD for a pair of networks."""
-        pairs = _PAIRING(pair.student, pair.teacher)
-        channels = [(p.student.shape[1], p.teacher.shape[1]) for p in pairs]
-        norms = pair.teacher_norms[-len(pairs) :] if len(pair.teacher_norms) >= len(pairs) else ()
-        return OFD(channels, [margin_of(norm) for norm in norms])
+        return OFD(self, pair)
 
 
-class OFD(Method):
-    """The partial distances, with a connector for each stage.
+class OFD(FeatureMapMethod):
+    """The partial distances, with a connector for each stage; each stage has half the weight of the next.
 
     A channel's margin is the mean of the teacher's negative values: as published, that of a normal distribution with
     the mean and standard deviation of its batch norm. Without batch norms it is the mean of the values seen so far.
-
-    Args:
-        channels: The student's and the teacher's channels of each stage.
-        margins: The margins of each stage; empty to estimate them from the images.
     """
 
-    pairing = _PAIRING
-    couples_samples = False
+    pairing = Pairing(preactivations=True, first=1)
 
-    def __init__(self, channels: list[tuple[int, int]], margins: Sequence[Float[Tensor, " _channels"]] = ()) -> None:
-        super().__init__()
+    def __init__(self, spec: OFDSpec, pair: Pair) -> None:
+        super().__init__(spec, pair)
+        pairs = self.pairs(pair.student, pair.teacher)
+        channels = [(ours.shape[1], theirs.shape[1]) for ours, theirs in pairs]
         self.connectors = nn.ModuleList(
             nn.Sequential(nn.Conv2d(ours, theirs, 1, bias=False), nn.BatchNorm2d(theirs)) for ours, theirs in channels
         )
-        for connector in self.connectors:
-            out = connector[0].out_channels  # type: ignore[index]
-            nn.init.normal_(connector[0].weight, 0, (2 / out) ** 0.5)  # type: ignore[index]
-        self.is_known = bool(margins)
-        for number, margin in enumerate(margins):
-            self.register_buffer(f"margin_{number}", margin)
-        for number, (_, theirs) in enumerate([] if margins else channels):
+        for connector, (_, theirs) in zip(self.connectors, channels, strict=True):
+            nn.init.normal_(connector[0].weight, 0, (2 / theirs) ** 0.5)  # type: ignore[index]
+        self.is_known = len(pair.teacher_norms) >= len(pairs)
+        for number, norm in enumerate(pair.teacher_norms[-len(pairs) :] if self.is_known else ()):
+            self.register_buffer(f"margin_{number}", margin_of(norm))
+        for number, (_, theirs) in enumerate([] if self.is_known else channels):
             self.register_buffer(f"negative_sum_{number}", torch.zeros(theirs))
             self.register_buffer(f"negative_count_{number}", torch.zeros(theirs))
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The sum over stages, each with half the weight of the next."""
-        pairs = self.pairs(student, teacher)
-        total = student.logits.new_zeros(())
-        for number, (connect, pair) in enumerate(zip(self.connectors, pairs, strict=True)):
-            margin = self._margin(number, pair.teacher, batch.shard)
-            distance = partial_distance(connect(pair.student), pair.teacher, margin)
-            total = total + 2.0 ** (number + 1 - len(pairs)) * distance
-        return total
+    def pair_loss(self, number: int, student: Map, teacher: Map, batch: Batch) -> Float[Tensor, ""]:
+        weight = 2.0 ** (number + 1 - len(self.connectors))
+        margin = self._margin(number, teacher, batch.shard)
+        return weight * partial_distance(self.connectors[number](student), teacher, margin)
 
     @torch.no_grad()
-    def _margin(self, number: int, teacher: Map, shard: BatchShard = FULL_BATCH) -> Float[Tensor, " channels"]:
+    def _margin(self, number: int, teacher: Map, shard: BatchShard) -> Float[Tensor, " channels"]:
         """The mean of the negative values of each channel."""
         if self.is_known:
             margin: Tensor = getattr(self, f"margin_{number}")

@@ -1,7 +1,6 @@
 """PKT: match the probabilities that samples are neighbours.
 
-Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018, equations 4 to 7
-with the cosine kernel.
+Passalis and Tefas, ECCV 2018, equations 4 to 7 with the cosine kernel.
 """
 
 from typing import Literal
@@ -28,15 +27,13 @@ class PKTSpec(MethodSpec):
     name: Literal["pkt"] = "pkt"
 
     def make(self, pair: Pair) -> "PKT":
-        """PKT for any pair."""
-        return PKT()
+        return PKT(self)
 
 
 class PKT(Method):
     """Divergence between the neighbourhoods of both networks' embeddings."""
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The mean over all pairs of samples."""
         ours, theirs = neighbours(student.embedding), neighbours(teacher.embedding.detach())
         return (theirs * ((theirs + EPSILON) / (ours + EPSILON)).log()).mean()
 

@@ -1,7 +1,6 @@
 """ReviewKD: regress the teacher's stages from the student's, each fused with all deeper ones.
 
-Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021: attention-based fusion and the hierarchical
-context loss of section 3.
+Chen et al., CVPR 2021: attention-based fusion and the hierarchical context loss of section 3.
 """
 
 from collections.abc import Sequence
@@ -13,19 +12,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.distillation.methods import (
-    METHODS,
-    About,
-    Batch,
-    Knowledge,
-    Method,
-    MethodSpec,
-    Pair,
-    Requires,
-    Weights,
-)
-from tekapctl.distillation.methods.eakd import entropy_weights
-from tekapctl.distillation.methods.feature_maps import Map, MapPair, pair_maps
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods.feature_maps import FeatureMapMethod, Map, MapPair, Pairing
+from tekapctl.distillation.methods.losses import entropy_weights
 from tekapctl.settings import Epochs
 
 _LEVELS = (4, 2, 1)
@@ -52,36 +41,32 @@ class ReviewKDSpec(MethodSpec):
     warmup_epochs: Epochs = Field(20, description="Epochs until the weight reaches 1.")
 
     def make(self, pair: Pair) -> "ReviewKD":
-        """ReviewKD for a pair of networks."""
         return ReviewKD(self, pair)
 
 
-def reviewed(student: Knowledge, teacher: Knowledge, student_maps: str) -> list[MapPair]:
-    """Maps of all stages but the first, and the embeddings as 1x1 maps."""
-    ours = student.feature_maps if student_maps == "after" else student.preactivations
-    maps = pair_maps(ours, teacher.preactivations, first=1, pooled=False)
-    return [*maps, MapPair(student.embedding[:, :, None, None], teacher.embedding[:, :, None, None])]
-
-
-class ReviewKD(Method):
+class ReviewKD(FeatureMapMethod):
     """The review mechanism, with a fusion for each stage, first to last."""
 
-    couples_samples = False
+    pairing = Pairing(first=1, pooled=False)
 
     def __init__(self, spec: ReviewKDSpec, pair: Pair) -> None:
-        super().__init__()
-        self.spec = spec
+        super().__init__(spec, pair)
         self.warmup = pair.warmup(spec.warmup_epochs)
-        pairs = reviewed(pair.student, pair.teacher, spec.student_maps)
+        pairs = self.pairs(pair.student, pair.teacher)
         middle = min(spec.most_channels, pairs[-1].student.shape[1])
         self.fusions = nn.ModuleList(
             Fusion(maps.student.shape[1], middle, maps.teacher.shape[1], fuses=number < len(pairs) - 1)
             for number, maps in enumerate(pairs)
         )
 
+    def pairs(self, student: Knowledge, teacher: Knowledge) -> list[MapPair]:
+        """Maps of all stages but the first, and the embeddings as 1x1 maps."""
+        ours = student.feature_maps if self.spec.student_maps == "after" else student.preactivations
+        maps = self.pairing(ours, teacher.preactivations)
+        return [*maps, MapPair(student.embedding[:, :, None, None], teacher.embedding[:, :, None, None])]
+
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The sum over stages, from the last to the first."""
-        pairs = reviewed(student, teacher, self.spec.student_maps)
+        pairs = self.pairs(student, teacher)
         total, fused = student.logits.new_zeros(()), None
         weights = entropy_weights(student.logits, teacher.logits) if self.spec.entropy_weights else None
         for fusion, pair in zip(reversed(self.fusions), reversed(pairs), strict=True):

@@ -1,6 +1,6 @@
 """RKD: match distances and angles between samples.
 
-Park et al., "Relational Knowledge Distillation", CVPR 2019, equations 6 and 8, Huber loss.
+Park et al., CVPR 2019, equations 6 and 8, Huber loss.
 """
 
 from typing import Literal
@@ -31,24 +31,17 @@ class RKDSpec(MethodSpec):
     angle_weight: Weight = Field(50.0, description="Weight of the angles.")
 
     def make(self, pair: Pair) -> "RKD":
-        """RKD for any pair."""
-        return RKD(self.distance_weight, self.angle_weight)
+        return RKD(self)
 
 
 class RKD(Method):
-    """Huber losses of distances and of angles between the embeddings of a batch; see `RKDSpec`."""
-
-    def __init__(self, distance_weight: float, angle_weight: float) -> None:
-        super().__init__()
-        self.distance_weight = distance_weight
-        self.angle_weight = angle_weight
+    """Huber losses of distances and of angles between the embeddings of a batch."""
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The weighted sum of both."""
         ours, theirs = student.embedding, teacher.embedding.detach()
         of_distances = F.smooth_l1_loss(distances(ours), distances(theirs))
         of_angles = F.smooth_l1_loss(angles(ours), angles(theirs))
-        return self.distance_weight * of_distances + self.angle_weight * of_angles
+        return self.spec.distance_weight * of_distances + self.spec.angle_weight * of_angles
 
 
 def distances(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:

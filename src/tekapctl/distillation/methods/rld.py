@@ -1,7 +1,7 @@
 """RLD: match the teacher's confidence, and its distribution over the classes ranked below the label.
 
-Sun et al., "Refined Logit Distillation", ICCV 2025 (arXiv 2408.07703): sample confidence and masked correlation, so
-that classes which a wrong teacher ranks above the label are not learned.
+Sun et al., ICCV 2025 (arXiv 2408.07703): sample confidence and masked correlation, so that classes which a wrong
+teacher ranks above the label are not learned.
 """
 
 from typing import Literal
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Warmup
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires
 from tekapctl.distillation.methods.losses import against_rest, kl_of_each, softened_kl_of_each
 from tekapctl.settings import Epochs, Temperature, Weight
 
@@ -38,27 +38,19 @@ class RLDSpec(MethodSpec):
     warmup_epochs: Epochs = Field(20, description="Epochs until the weight reaches 1.")
 
     def make(self, pair: Pair) -> "RLD":
-        """RLD for any pair."""
-        return RLD(self, pair.warmup(self.warmup_epochs))
+        return RLD(self, pair)
 
 
 class RLD(Method):
-    """Sample confidence and masked correlation.
-
-    Args:
-        spec: The settings.
-        warmup: The weight of both.
-    """
+    """Sample confidence and masked correlation, times a weight that rises."""
 
     couples_samples = False
 
-    def __init__(self, spec: RLDSpec, warmup: Warmup) -> None:
-        super().__init__()
-        self.spec = spec
-        self.warmup = warmup
+    def __init__(self, spec: RLDSpec, pair: Pair) -> None:
+        super().__init__(spec)
+        self.warmup = pair.warmup(spec.warmup_epochs)
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """Both parts, warmed up."""
         spec, ours, theirs = self.spec, student.logits, teacher.logits
         confidence = sample_confidence(ours, theirs, batch.labels, spec.confidence_temperature).mean()
         correlation = masked_correlation(ours, theirs, batch.labels, spec.temperature).mean()

@@ -1,7 +1,7 @@
 """SimKD: project the student's last map onto the teacher's, and reuse the teacher's classifier.
 
-Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", CVPR 2022, equation 2. The trained student is
-the student's network without its classifier, the projector and the teacher's classifier.
+Chen et al., CVPR 2022, equation 2. The trained student is the student's network without its classifier, the projector
+and the teacher's classifier.
 """
 
 from typing import Literal
@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
-from tekapctl.distillation.methods.feature_maps import no_maps, of_one_size
+from tekapctl.distillation.methods.feature_maps import of_one_size
+from tekapctl.distillation.methods.method import no_maps
 from tekapctl.models.network import Network, pool
 from tekapctl.models.reused import Projection, ReusedClassifier, linear_of
 
@@ -52,7 +53,6 @@ class SimKDSpec(MethodSpec):
         return network
 
     def make(self, pair: Pair) -> "SimKD":
-        """SimKD for a pair of networks; the student is the network that `learner` built."""
         return SimKD(of_maps=classifies_last_map(pair.teacher))
 
 

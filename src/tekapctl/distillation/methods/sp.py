@@ -1,6 +1,6 @@
 """SP: match the similarities between samples.
 
-Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, equation 4.
+Tung and Mori, ICCV 2019, equation 4.
 """
 
 from typing import Literal
@@ -27,15 +27,13 @@ class SPSpec(MethodSpec):
     name: Literal["sp"] = "sp"
 
     def make(self, pair: Pair) -> "SP":
-        """SP for any pair."""
-        return SP()
+        return SP(self)
 
 
 class SP(Method):
     """Squared differences of the batch's similarity matrices at the last stage."""
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The loss at the last stage."""
         return similarity_loss(student.feature_maps[-1], teacher.feature_maps[-1])
 
 

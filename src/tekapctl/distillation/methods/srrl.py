@@ -1,7 +1,6 @@
 """SRRL: match the projected embedding to the teacher's, and its logits under the teacher's classifier.
 
-Yang, Martinez, Bulat and Tzimiropoulos, "Knowledge Distillation via Softmax Regression Representation Learning", ICLR
-2021, equations 3 and 7, of pooled features as in SimKD's code.
+Yang, Martinez, Bulat and Tzimiropoulos, ICLR 2021, equations 3 and 7, of pooled features as in SimKD's code.
 """
 
 from typing import Literal
@@ -29,32 +28,23 @@ class SRRLSpec(MethodSpec):
     name: Literal["srrl"] = "srrl"
 
     def make(self, pair: Pair) -> "SRRL":
-        """SRRL for a pair of networks."""
-        assert pair.classifier is not None, "SRRL reads the teacher's classifier"
-        return SRRL(pair.student.embedding.shape[1], pair.teacher.embedding.shape[1], pair.classifier)
+        return SRRL(self, pair)
 
 
 class SRRL(Method):
-    """Both distances and the projection.
-
-    Args:
-        student_width: Width of the student's embedding.
-        teacher_width: Width of the teacher's.
-        classifier: The teacher's classifier; a frozen copy is kept.
-    """
+    """Both distances, with the projection and a frozen copy of the teacher's classifier."""
 
     couples_samples = False
 
-    def __init__(self, student_width: int, teacher_width: int, classifier: nn.Module) -> None:
-        super().__init__()
+    def __init__(self, spec: SRRLSpec, pair: Pair) -> None:
+        super().__init__(spec)
+        assert pair.classifier is not None, "SRRL reads the teacher's classifier"
+        ours, theirs = pair.student.embedding.shape[1], pair.teacher.embedding.shape[1]
         # 1x1 convolutions of 1x1 maps, since BatchNorm2d is the kind that is synchronized over processes.
-        self.project = nn.Sequential(
-            nn.Conv2d(student_width, teacher_width, 1, bias=False), nn.BatchNorm2d(teacher_width), nn.ReLU()
-        )
-        self.classifier = linear_of(classifier)
+        self.project = nn.Sequential(nn.Conv2d(ours, theirs, 1, bias=False), nn.BatchNorm2d(theirs), nn.ReLU())
+        self.classifier = linear_of(pair.classifier)
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The distance of the embeddings plus that of the logits."""
         projected = self.project(student.embedding[:, :, None, None]).flatten(1)
         logits = self.classifier(projected)
         return F.mse_loss(projected, teacher.embedding) + F.mse_loss(logits, teacher.logits)

@@ -1,7 +1,6 @@
 """VID: maximize the information that the student's maps hold about the teacher's.
 
-Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019, equation 5: a Gaussian with a
-learned variance for each of the teacher's channels.
+Ahn et al., CVPR 2019, equation 5: a Gaussian with a learned variance for each of the teacher's channels.
 """
 
 import math
@@ -13,8 +12,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires
-from tekapctl.distillation.methods.feature_maps import MapPair, Pairing
+from tekapctl.distillation.methods import METHODS, About, Batch, MethodSpec, Pair, Requires
+from tekapctl.distillation.methods.feature_maps import FeatureMapMethod, Map, Pairing
 
 EPSILON = 1e-5
 
@@ -33,7 +32,6 @@ class VIDSpec(MethodSpec):
     variance: float = Field(5.0, gt=EPSILON, le=1e6, description="Initial variance of each channel.")
 
     def make(self, pair: Pair) -> "VID":
-        """VID for a pair of networks."""
         return VID(self, pair)
 
 
@@ -59,28 +57,24 @@ class Predictor(nn.Module):
         start = variance - EPSILON + math.log(-math.expm1(EPSILON - variance))
         self.log_scale = nn.Parameter(torch.full((teacher_channels,), start))
 
-    def forward(self, pair: MapPair) -> Float[Tensor, ""]:
+    def forward(self, student: Map, teacher: Map) -> Float[Tensor, ""]:
         """The negative log-likelihood of the teacher's map, up to a constant."""
         variance = (F.softplus(self.log_scale) + EPSILON).view(1, -1, 1, 1)
-        error = (self.regressor(pair.student) - pair.teacher).square()
+        error = (self.regressor(student) - teacher).square()
         return (0.5 * (error / variance + variance.log())).mean()
 
 
-class VID(Method):
+class VID(FeatureMapMethod):
     """The losses of the predictors of all stages but the first."""
 
     pairing = Pairing(first=1)
-    couples_samples = False
 
     def __init__(self, spec: VIDSpec, pair: Pair) -> None:
-        super().__init__()
+        super().__init__(spec, pair)
+        pairs = self.pairs(pair.student, pair.teacher)
         self.predictors = nn.ModuleList(
-            Predictor(maps.student.shape[1], maps.teacher.shape[1], spec.variance)
-            for maps in self.pairs(pair.student, pair.teacher)
+            Predictor(ours.shape[1], theirs.shape[1], spec.variance) for ours, theirs in pairs
         )
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The sum over stages."""
-        pairs = self.pairs(student, teacher)
-        losses = [predictor(pair) for predictor, pair in zip(self.predictors, pairs, strict=True)]
-        return sum(losses, start=student.logits.new_zeros(()))
+    def pair_loss(self, number: int, student: Map, teacher: Map, batch: Batch) -> Float[Tensor, ""]:
+        return self.predictors[number](student, teacher)

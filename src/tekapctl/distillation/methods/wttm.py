@@ -1,7 +1,7 @@
 """WTTM: match the student's probabilities at temperature 1 to a power of the teacher's.
 
-Zheng and Yang, "Knowledge Distillation Based on Transformed Teacher Matching", ICLR 2024: KD without the temperature
-on the student's side (TTM), and each sample weighted by the teacher's power sum (WTTM).
+Zheng and Yang, ICLR 2024: KD without the temperature on the student's side (TTM), and each sample weighted by the
+teacher's power sum (WTTM).
 """
 
 from typing import Literal
@@ -33,22 +33,15 @@ class WTTMSpec(MethodSpec):
     weighted: bool = Field(True, description="Weight each sample by the teacher's power sum; false gives TTM.")
 
     def make(self, pair: Pair) -> "WTTM":
-        """WTTM for any pair."""
-        return WTTM(self.exponent, weighted=self.weighted)
+        return WTTM(self)
 
 
 class WTTM(Method):
-    """KL from the transformed teacher to the student; `WTTMSpec` describes the arguments."""
+    """KL from the transformed teacher to the student."""
 
     couples_samples = False
 
-    def __init__(self, exponent: float, *, weighted: bool = True) -> None:
-        super().__init__()
-        self.exponent = exponent
-        self.weighted = weighted
-
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The mean over samples."""
-        powers = self.exponent * teacher.logits.log_softmax(1)
+        powers = self.spec.exponent * teacher.logits.log_softmax(1)
         divergence = kl_of_each(student.logits.log_softmax(1), powers.log_softmax(1))
-        return (powers.exp().sum(1) * divergence if self.weighted else divergence).mean()
+        return (powers.exp().sum(1) * divergence if self.spec.weighted else divergence).mean()

@@ -2,13 +2,15 @@
 
 import math
 
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import nn
 
-from tekapctl.distillation.perturbations.perturbation import (
+from tekapctl.distillation.perturbations import (
     HALF_WIDTH,
     PERTURBATIONS,
+    Deviations,
+    Labels,
     LogitPerturbation,
+    Noise,
     PerturbationContext,
     root_mean_square,
 )
@@ -24,25 +26,13 @@ class Dropout(LogitPerturbation):
     its mean square is `p / (1 - p) * sum over the entries of W^2 e^2 / r^2`, so that `r` needs no draws.
     Srivastava et al., "Dropout", JMLR 2014; dropout as samples of a network's output: Gal and Ghahramani, ICML 2016.
 
-    Args:
-        rows: `W / r`, transposed.
-        probability: `p`.
+    Raises:
+        UsageError: The teacher's last layer is not linear, or its embeddings are all 0.
     """
 
     takes_distribution = False
 
-    def __init__(self, rows: Float[Tensor, "width classes"], probability: float) -> None:
-        self.rows = rows
-        self.gain = 1 / (1 - probability)
-        self.threshold = HALF_WIDTH * (2 * probability - 1)
-
-    @classmethod
-    def build(cls, context: PerturbationContext) -> "Dropout":
-        """With the `r` of the training images and all masks.
-
-        Raises:
-            UsageError: The teacher's last layer is not linear, or its embeddings are all 0.
-        """
+    def __init__(self, context: PerturbationContext) -> None:
         if not isinstance(context.classifier, nn.Linear):
             raise UsageError(
                 f"Dropout in the teacher's head needs a linear classifier, and its last layer is a "
@@ -53,15 +43,13 @@ class Dropout(LogitPerturbation):
         problem = "The teacher's embeddings, or the weights of its classifier, are all 0: dropout changes nothing."
         squares = weight.cpu().double().square() @ context.statistics().embedding_squares
         size = root_mean_square(squares, problem) * math.sqrt(p / (1 - p))
-        return cls((weight.float() / size).T.to(context.device), p)
+        self.rows = (weight.float() / size).T.to(context.device)
+        self.gain = 1 / (1 - p)
+        self.threshold = HALF_WIDTH * (2 * p - 1)
 
     def noise_dim(self, teacher: Knowledge) -> int:
-        """One for each entry of the embedding."""
         return teacher.embedding.shape[1]
 
-    def sample(
-        self, teacher: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch width"]
-    ) -> Float[Tensor, "teachers batch classes"]:
-        """The logits of the change of the embedding."""
+    def sample(self, teacher: Knowledge, labels: Labels, noise: Noise) -> Deviations:
         kept = (noise >= self.threshold).float()
         return kept.mul_(self.gain).sub_(1).mul_(teacher.embedding.float()) @ self.rows

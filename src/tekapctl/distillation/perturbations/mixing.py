@@ -1,15 +1,15 @@
 """Mixing with the teacher's logits of another sample of the same class."""
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
 
-from tekapctl.distillation.perturbations.perturbation import (
+from tekapctl.distillation.perturbations import (
     HALF_WIDTH,
     PERTURBATIONS,
+    Deviations,
+    Labels,
     LogitPerturbation,
+    Noise,
     PerturbationContext,
-    TeacherStatistics,
     root_mean_square,
 )
 from tekapctl.models.network import Knowledge
@@ -22,40 +22,27 @@ class Mixing(LogitPerturbation):
     The mean square of the difference of two draws is twice their variance, so that `r` is the root of twice the mean
     variance of the logits within classes. A class without images in the statistics is not perturbed.
 
-    Args:
-        statistics: The teacher's logits of training images.
-        classes: Number of classes.
-        device: The run's device.
-
     Raises:
         UsageError: The logits do not vary within classes.
     """
 
     takes_distribution = False
 
-    def __init__(self, statistics: TeacherStatistics, classes: int, device: torch.device) -> None:
+    def __init__(self, context: PerturbationContext) -> None:
+        statistics, device = context.statistics(), context.device
         problem = "The teacher's logits do not vary over the training images of any one class."
         size = root_mean_square(2 * statistics.deviations_within_classes().square(), problem)
-        counts = torch.bincount(statistics.labels, minlength=classes)
+        counts = torch.bincount(statistics.labels, minlength=statistics.logits.shape[1])
         self.logits = statistics.logits[statistics.labels.argsort(stable=True)].float().to(device)
         self.counts = counts.to(device)
         self.first = (counts.cumsum(0) - counts).clamp(max=len(statistics.labels) - 1).to(device)
         self.scales = torch.where(counts > 0, 1 / size, 0.0).unsqueeze(1).to(device)
 
-    @classmethod
-    def build(cls, context: PerturbationContext) -> "Mixing":
-        """With the training images' logits."""
-        statistics = context.statistics()
-        return cls(statistics, statistics.logits.shape[1], context.device)
-
     def noise_dim(self, teacher: Knowledge) -> int:
-        """One, which chooses the other sample."""
         return 1
 
-    def sample(
-        self, teacher: Knowledge, labels: Int64[Tensor, " batch"] | None, noise: Float[Tensor, "teachers batch 1"]
-    ) -> Float[Tensor, "teachers batch classes"]:
-        """The scaled difference from the other samples' logits.
+    def sample(self, teacher: Knowledge, labels: Labels, noise: Noise) -> Deviations:
+        """The scaled differences; the noise chooses the other sample.
 
         Raises:
             ValueError: There are no labels.

@@ -1,16 +1,17 @@
-"""A queue of recent embeddings in place of CRD's memory banks, for training sets whose banks would be too large."""
+"""What CRD contrasts a batch with: memory banks, or a queue for training sets whose banks would be too large."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tekapctl.data.batch import Batch
 from tekapctl.distillation.methods.crd.contrast import Moved, contrast
-from tekapctl.distillation.methods.crd.negatives import ContrastSampler
-from tekapctl.distributed.shard import FULL_BATCH, BatchShard
+from tekapctl.distributed.shard import BatchShard
 from tekapctl.randomness import generator
 
 _NO_CLASS = -1
@@ -21,8 +22,8 @@ class Terms:
     """The two sides of the contrastive loss.
 
     Attributes:
-        student: The student's embeddings told apart by the teacher's entries.
-        teachers: Each teacher's embeddings told apart by the student's entries; first the teacher's, then those of the
+        student: The loss of the student's embeddings against the teacher's entries.
+        teachers: The loss of each teacher's embeddings against the student's entries; first the teacher, then the
             augmented teachers.
     """
 
@@ -31,71 +32,74 @@ class Terms:
 
 
 class Memory(nn.Module, ABC):
-    """Entries of both networks, part of the training state."""
+    """Embeddings of both networks from earlier steps, part of the training state.
+
+    They start as published: uniformly random, of about unit length.
+
+    Args:
+        entries: Number of entries of each network.
+        width: Width of an entry.
+        temperature: The scores' temperature.
+        seed: Seed of the first entries.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    normalizer_student: Tensor
+    normalizer_teacher: Tensor
+
+    def __init__(self, entries: int, width: int, *, temperature: float, seed: int) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self._are_settled = False
+        bound = (width / 3) ** -0.5
+        for side in ("student", "teacher"):
+            source = generator(torch.device("cpu"), seed, "bank", side)
+            self.register_buffer(side, torch.empty(entries, width).uniform_(-bound, bound, generator=source))
+            # Negative until the first scores set it.
+            self.register_buffer(f"normalizer_{side}", torch.tensor(-1.0))
 
     @abstractmethod
     def terms(
         self,
         of_student: Float[Tensor, "batch width"],
         of_teachers: Float[Tensor, "teachers batch width"],
-        index: Int[Tensor, " batch"],
-        labels: Int[Tensor, " batch"],
-        step: int,
+        batch: Batch,
         *,
         updates: int,
-        shard: BatchShard = FULL_BATCH,
     ) -> Terms:
-        """The terms of a batch against the entries as they are; then the entries take in the batch.
+        """The loss of a batch against the entries; then the batch updates the entries.
 
-        Of several processes each finds the terms of its share, and all take in the same whole batch.
+        Each of several processes computes the terms of its shard; all of them update with the full batch.
 
         Args:
             of_student: The student's embeddings, of unit length.
-            of_teachers: The teacher's, and those of the augmented teachers.
-            index: The samples' numbers in the training set.
-            labels: Their classes.
-            step: Number of the step in the run.
+            of_teachers: The embeddings of the teacher and of the augmented teachers, of unit length.
+            batch: The samples' indices and classes, the step, and the shard.
             updates: How many of the teachers update the memory, from the first on.
-            shard: Which part of a batch these samples are.
         """
 
 
-def first_entries(entries: int, width: int, seed: int, side: str) -> Float[Tensor, "entries width"]:
-    """Random entries for the start, as published: uniform, of about unit length."""
-    bound = (width / 3) ** -0.5
-    source = generator(torch.device("cpu"), seed, "bank", side)
-    return torch.empty(entries, width).uniform_(-bound, bound, generator=source)
-
-
 class MemoryQueue(Memory):
-    """First in, first out: the negatives are all queued samples of other classes.
+    """First in, first out: the negatives of a sample are all queued samples of other classes.
 
-    A sample has no entry of its own here. Its positive is what the other network says of it in this step, not what the
-    networks said of it an epoch ago, and negatives are recent, not drawn from the whole set. Memory and time depend on
-    the queue's length, not on the number of samples (as in MoCo, He et al., CVPR 2020, for one network).
+    A sample has no entry of its own: its positive is the other network's embedding in the same step, not one from an
+    epoch ago. Memory and time depend on the queue's length, not on the number of samples (as in MoCo, He et al., CVPR
+    2020, for one network).
 
     Args:
-        length: Entries of each side.
-        width: Width of the entries.
+        length: Entries of each network; the first ones are of no class.
+        width: Width of an entry.
         temperature: The scores' temperature.
-        seed: Seed of the first entries, which are of no class.
+        seed: Seed of the first entries.
     """
 
-    student: Tensor
-    teacher: Tensor
     labels: Tensor
     head: Tensor
-    normalizer_student: Tensor
-    normalizer_teacher: Tensor
 
     def __init__(self, length: int, width: int, *, temperature: float, seed: int) -> None:
-        super().__init__()
-        self.temperature = temperature
+        super().__init__(length, width, temperature=temperature, seed=seed)
         self.length = length
-        self._are_settled = False
-        for side in ("student", "teacher"):
-            self.register_buffer(side, first_entries(length, width, seed, side))
-            self.register_buffer(f"normalizer_{side}", torch.tensor(-1.0))
         self.register_buffer("labels", torch.full((length,), _NO_CLASS))
         self.register_buffer("head", torch.tensor(0))
 
@@ -103,15 +107,13 @@ class MemoryQueue(Memory):
         self,
         of_student: Float[Tensor, "batch width"],
         of_teachers: Float[Tensor, "teachers batch width"],
-        index: Int[Tensor, " batch"],
-        labels: Int[Tensor, " batch"],
-        step: int,
+        batch: Batch,
         *,
         updates: int,
-        shard: BatchShard = FULL_BATCH,
     ) -> Terms:
-        """Both sides' terms; each sample enters the queue once, whatever `updates` says."""
-        is_negative = self.labels.unsqueeze(0) != labels.unsqueeze(1)
+        """The terms of a batch; each sample enters the queue once, whatever `updates` is."""
+        shard = batch.shard
+        is_negative = self.labels.unsqueeze(0) != batch.labels.unsqueeze(1)
         positive = (of_student * of_teachers[0].detach()).sum(1)
         student_term, self.normalizer_student = self._contrast(
             of_student.unsqueeze(0), positive.unsqueeze(0), self.teacher, is_negative, self.normalizer_student, shard
@@ -121,13 +123,12 @@ class MemoryQueue(Memory):
             of_teachers, positives, self.student, is_negative, self.normalizer_teacher, shard
         )
         with torch.no_grad():
-            of_student, of_teacher, labels = (shard.gather(rows) for rows in (of_student, of_teachers[0], labels))
+            all_rows = [shard.gather(rows) for rows in (of_student, of_teachers[0], batch.labels)]
             # A batch longer than the queue leaves its last samples in it.
-            kept = min(len(labels), self.length)
-            places = (self.head + torch.arange(kept, device=labels.device)) % self.length
-            self.student[places] = of_student[-kept:]
-            self.teacher[places] = of_teacher[-kept:]
-            self.labels[places] = labels[-kept:]
+            kept = min(len(all_rows[0]), self.length)
+            places = (self.head + torch.arange(kept, device=batch.labels.device)) % self.length
+            for entries, rows in zip((self.student, self.teacher, self.labels), all_rows, strict=True):
+                entries[places] = rows[-kept:]
             self._are_settled = True
             self.head.add_(kept).remainder_(self.length)
         return Terms(student_term[0], teacher_terms)
@@ -141,7 +142,7 @@ class MemoryQueue(Memory):
         normalizer: Tensor,
         shard: BatchShard,
     ) -> tuple[Tensor, Tensor]:
-        """Equation 17 of CRD with the queue as the set that noise is drawn from: a loss for each teacher."""
+        """CRD's equation 17 for each teacher, with the queue as the set that noise is drawn from: K / samples is 1."""
         # The clone keeps what the backward pass needs from the update that follows.
         scores = (embeddings @ entries.clone().T / self.temperature).exp() * is_negative
         own = positive / self.temperature
@@ -150,77 +151,65 @@ class MemoryQueue(Memory):
             sums = torch.stack([scores[0].sum() + own[0].exp().sum(), is_negative.sum() + len(own[0])]).detach()
             total, count = shard.sum(sums)
             settled = torch.where(normalizer < 0, total / count * self.length, normalizer)
-        # The set that noise is drawn from is the queue, of which all are drawn: K / samples is 1.
         losses = (scores / settled).log1p().sum(2) + F.softplus(settled.log() - own)
         return losses.mean(1), settled
 
 
 class MemoryBanks(Memory):
-    """Two banks with an entry for every training sample, of which K are drawn for each sample of a batch.
+    """An entry for every training sample, of which K are drawn for each sample of a batch.
 
     Args:
         samples: Number of training samples.
-        width: Width of the entries.
-        sampler: Draws the contrasted samples.
+        width: Width of an entry.
+        sampler: Draws the contrasted samples, as `ClassNegatives` does.
         temperature: The scores' temperature.
-        momentum: Share of the old entry when one is updated.
+        momentum: Weight of the old entry when one is updated.
         seed: Seed of the first entries.
     """
 
-    student: Tensor
-    teacher: Tensor
-    normalizer_student: Tensor
-    normalizer_teacher: Tensor
-
     def __init__(
-        self, samples: int, width: int, *, sampler: ContrastSampler, temperature: float, momentum: float, seed: int
+        self,
+        samples: int,
+        width: int,
+        *,
+        sampler: Callable[[Tensor, int, int], Tensor],
+        temperature: float,
+        momentum: float,
+        seed: int,
     ) -> None:
-        super().__init__()
+        super().__init__(samples, width, temperature=temperature, seed=seed)
         self.sampler = sampler
-        self.temperature = temperature
         self.momentum = momentum
-        self._are_settled = False
-        for side in ("student", "teacher"):
-            self.register_buffer(side, first_entries(samples, width, seed, side))
-            # Negative until the first scores set it.
-            self.register_buffer(f"normalizer_{side}", torch.tensor(-1.0))
 
     def terms(
         self,
         of_student: Float[Tensor, "batch width"],
         of_teachers: Float[Tensor, "teachers batch width"],
-        index: Int[Tensor, " batch"],
-        labels: Int[Tensor, " batch"],
-        step: int,
+        batch: Batch,
         *,
         updates: int,
-        shard: BatchShard = FULL_BATCH,
     ) -> Terms:
-        """Both sides' terms, as if each teacher's were found in its turn, with an update of the banks behind it."""
-        drawn = self.sampler(index, step, shard.start)
+        """The terms of a batch, as if the teachers were contrasted one after the other, each followed by its update."""
+        shard = batch.shard
+        drawn = self.sampler(batch.index, batch.step, shard.start)
         if not (shard.is_full_batch or self._are_settled):
             self._settle("student", of_student.unsqueeze(0), self.teacher, drawn, shard)
             self._settle("teacher", of_teachers[:1], self.student, drawn, shard)
             self._are_settled = True
         with torch.no_grad():
             all_students, all_teachers = shard.gather(of_student), shard.gather(of_teachers, dim=1)
-            index = shard.gather(index)
-        student_term, self.normalizer_student = contrast(
-            of_student.unsqueeze(0), self.teacher, drawn, self.normalizer_student, self.temperature
-        )
-        with torch.no_grad():
-            # The student's bank as each teacher finds it: what an update makes of it depends on the student alone.
+            index = shard.gather(batch.index)
+            # The student's entries as each teacher finds them: their updates depend on the student alone.
             versions = [self.student[index]]
             for _ in range(updates):
                 versions.append(self._moved(versions[-1], all_students))
             found = torch.stack([versions[min(turn, updates)] for turn in range(len(of_teachers))])
+        student_term, self.normalizer_student = contrast(
+            of_student.unsqueeze(0), self.teacher, drawn, self.normalizer_student, self.temperature
+        )
+        moved = Moved(index, found) if len(of_teachers) > 1 else None
         teacher_terms, self.normalizer_teacher = contrast(
-            of_teachers,
-            self.student,
-            drawn,
-            self.normalizer_teacher,
-            self.temperature,
-            Moved(index, found) if len(of_teachers) > 1 else None,
+            of_teachers, self.student, drawn, self.normalizer_teacher, self.temperature, moved
         )
         with torch.no_grad():
             self.student[index] = versions[-1]
@@ -232,7 +221,7 @@ class MemoryBanks(Memory):
 
     @torch.no_grad()
     def _settle(self, side: str, embeddings: Tensor, bank: Tensor, drawn: Tensor, shard: BatchShard) -> None:
-        """Set a normaliser that is not set yet from the scores of the whole batch, not of the share alone."""
+        """Set a normaliser that is not set yet from the scores of the full batch instead of the shard alone."""
         normalizer = getattr(self, f"normalizer_{side}")
         if normalizer < 0:
             _, found = contrast(embeddings, bank, drawn, normalizer, self.temperature)

@@ -1,7 +1,7 @@
-"""Which samples CRD contrasts each sample of a batch with."""
+"""The samples that CRD contrasts each sample of a batch with."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,28 +13,13 @@ from tekapctl.randomness import by_rows, derive
 
 Numbers = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 SCARCE = 64
-"""Where so many samples come to a draw, a random byte for each of them is no longer the cheapest way to choose."""
-
-
-@runtime_checkable
-class ContrastSampler(Protocol):
-    """Draws the samples that a batch is contrasted with."""
-
-    def __call__(self, index: Int[Tensor, " batch"], step: int, first: int = 0) -> Int[Tensor, "batch draws"]:
-        """For each sample its positive in column 0 and its negatives behind it.
-
-        Args:
-            index: The samples.
-            step: Number of the step in the run.
-            first: The first sample's place in the batch; what is drawn for a place is the same in any share of it.
-        """
-        ...
+"""With more samples per draw than this, a random byte for each sample is not the cheapest way to choose."""
 
 
 class ClassNegatives:
-    """Negatives from all other classes, drawn anew for each sample in each step, without replacement.
+    """Negatives from all other classes, drawn again for each sample in each step, without replacement.
 
-    Where the other classes hold fewer samples than are asked for, negatives are drawn with replacement, as published.
+    If the other classes have too few samples, negatives are drawn with replacement, as published.
 
     Args:
         labels: The training set's labels.
@@ -43,7 +28,7 @@ class ClassNegatives:
         seed: The run's seed.
 
     Raises:
-        UsageError: The set has one class only, so that there are no negatives.
+        UsageError: The set has a single class.
     """
 
     def __init__(
@@ -64,7 +49,13 @@ class ClassNegatives:
         self._tables: _Tables | None = None
 
     def __call__(self, index: Int[Tensor, " batch"], step: int, first: int = 0) -> Int[Tensor, "batch draws"]:
-        """For each sample its positive in column 0 and its negatives behind it."""
+        """For each sample its positive in column 0 and its negatives after it.
+
+        Args:
+            index: The samples.
+            step: The step in the run.
+            first: The first sample's place in the batch; the draws of a place are the same in any shard of the batch.
+        """
         if index.device.type == "cpu":
             return self._draw_on_cpu(index.numpy(), step, first)
         return self._draw_on_device(index, step, first)
@@ -86,7 +77,7 @@ class ClassNegatives:
         others = len(self.labels) - len(own)
         if self.negatives <= others < SCARCE * self.negatives:
             return draw_subset(len(self.labels), self.negatives, own, source)
-        # Places are among the samples in the order of their classes: step over the sample's own class.
+        # Places count the samples in the order of their classes; skip the sample's own class.
         place = source.choice(others, self.negatives, replace=self.negatives > others, shuffle=False)
         place += (place >= self.starts[label]) * len(own)
         return self.by_class[place]
@@ -108,7 +99,7 @@ class ClassNegatives:
             count = tables.counts[own]
             others = len(labels) - count
             place = torch.minimum((chances(self.negatives, "again") * others).long(), others - 1)
-            # As on the CPU: places in the order of the classes, over the sample's own class.
+            # As on the CPU: places in the order of the classes, without the sample's own class.
             place += (place >= tables.starts[own]) * count
             drawn = tables.by_class[place]
         else:
@@ -117,7 +108,7 @@ class ClassNegatives:
         return torch.cat([positive.unsqueeze(1), drawn], dim=1)
 
     def _tables_on(self, device: torch.device) -> "_Tables":
-        """The tables on a device: sent there once, since a copy in each step would make it wait."""
+        """The tables on a device; copied once, since a copy in each step would make the device wait."""
         if self._tables is None or self._tables.labels.device != device:
             arrays = (self.labels, self.counts, self.starts, self.by_class)
             self._tables = _Tables(*(torch.from_numpy(array).to(device) for array in arrays))
@@ -126,12 +117,12 @@ class ClassNegatives:
 
 @dataclass(frozen=True)
 class _Tables:
-    """What draws on a device look up there.
+    """The tables that draws on a device read.
 
     Attributes:
         labels: Each sample's class.
         counts: Samples of each class.
-        starts: Where each class begins in `by_class`.
+        starts: The first place of each class in `by_class`.
         by_class: The samples in the order of their classes.
     """
 
@@ -142,14 +133,14 @@ class _Tables:
 
 
 def draw_subset(count: int, size: int, without: Numbers, source: np.random.Generator) -> Numbers:
-    """A uniformly random subset of `0 .. count - 1`, in ascending order, so that what is read by it is read in order.
+    """A uniformly random subset of `0 .. count - 1`, ascending, so that memory is read in order.
 
-    Each number is in with nearly the right probability, by a random byte; then as many as are too many are taken out at
-    random, or as many as are missing put in. All subsets of the size are alike in this, so it is exact.
+    A random byte decides about each number with nearly the right probability. Then surplus numbers are removed at
+    random, or missing ones added. This treats all subsets of the size alike, so it is exact.
 
     Args:
         count: Numbers to choose from.
-        size: How many to choose; at most those that may be chosen.
+        size: How many to choose.
         without: Numbers that may not be chosen, each once.
         source: The random numbers.
     """
