@@ -28,15 +28,8 @@ OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def resolve_device(
-    name: str,
-    comm: Communicator = SINGLE_PROCESS,
-) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda` or `cuda:N` means on this machine.
-
-    Args:
-        name: The name.
-        comm: The processes of the run; each gets the GPU of its local rank.
+def resolve_device(name: str, comm: Communicator = SINGLE_PROCESS) -> torch.device:
+    """The device that `auto`, `cpu`, `cuda` or `cuda:N` means here; several processes get the GPU of their local rank.
 
     Raises:
         UsageError: The machine has no such device, or several processes would share it.
@@ -106,36 +99,28 @@ def unusable_gpu() -> str | None:
             reason = "it finds no GPU"
         except (RuntimeError, AssertionError) as error:
             reason = str(error).strip().splitlines()[0].rstrip(".")
-    needed = OLDEST_DRIVERS.get(int(built.split(".")[0]))
-    installed = _driver_version()
-    drivers = "" if needed is None else f" CUDA {built} needs NVIDIA driver {needed} or newer"
-    if drivers:
-        drivers += f"; {installed} is installed." if installed else "."
+    drivers = ""
+    if (needed := OLDEST_DRIVERS.get(int(built.split(".")[0]))) is not None:
+        try:
+            found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", _DRIVER.read_text())
+        except OSError:
+            found = None
+        installed = f"; {found.group()} is installed" if found else ""
+        drivers = f" CUDA {built} needs NVIDIA driver {needed} or newer{installed}."
     return f"PyTorch {torch.__version__} is built for CUDA and cannot use the GPU here: {reason}.{drivers}"
 
 
-def _driver_version() -> str | None:
-    try:
-        found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", _DRIVER.read_text())
-    except OSError:
-        return None
-    return found.group() if found else None
-
-
 def resolve_precision(name: str, device: torch.device, network: nn.Module, *, trains: bool) -> torch.dtype:
-    """The precision of a network's passes; `auto` is bfloat16 where this is fast for the network and hardware.
-
-    Losses, memory banks and the optimiser always use float32.
+    """The precision of a network's passes; losses, memory banks and the optimiser always use float32.
 
     Args:
-        name: `auto`, `float32`, `tf32` or `bfloat16`.
+        name: `auto`, `float32`, `tf32` or `bfloat16`; `auto` is bfloat16 where this is fast for network and hardware.
         device: The device.
         network: The network.
         trains: Whether there are backward passes too.
     """
-    if name == "auto":
-        return torch.bfloat16 if _fast_at_bfloat16(device, network, trains=trains) else torch.float32
-    return torch.bfloat16 if name == "bfloat16" else torch.float32
+    is_bfloat16 = name == "bfloat16" or (name == "auto" and _fast_at_bfloat16(device, network, trains=trains))
+    return torch.bfloat16 if is_bfloat16 else torch.float32
 
 
 def make_deterministic(device: torch.device) -> None:
@@ -149,10 +134,6 @@ def set_float32_precision(name: str, device: torch.device) -> None:
 
     `float32` is IEEE float32; `tf32` rounds the factors to 10 bits. With `auto` and `bfloat16`, operations in float32
     use PyTorch's defaults: TF32 in convolutions, IEEE float32 in matrix products.
-
-    Args:
-        name: `auto`, `float32`, `tf32` or `bfloat16`.
-        device: The device.
 
     Raises:
         UsageError: The device has no TF32.
@@ -238,12 +219,10 @@ def describe(device: torch.device) -> str:
 
 def find_compiler(kind: str) -> str | None:
     """The compiler that `torch.compile` uses on a kind of device, `cpu` or `cuda`; None if there is none."""
-    if kind == "cuda":  # Triton builds the functions that launch its kernels
-        names = (os.environ.get("CC", "gcc"), "gcc", "clang")
-    else:
-        names = (os.environ.get("CXX", "g++"), "clang++", "cl")
-    programs = (name.split()[:1] for name in names)
-    return next((found for program in programs for found in map(shutil.which, program) if found is not None), None)
+    # On CUDA, Triton builds the functions that launch its kernels.
+    names = ("CC", "gcc", "gcc", "clang") if kind == "cuda" else ("CXX", "g++", "clang++", "cl")
+    programs = (os.environ.get(names[0], names[1]), *names[2:])
+    return next((found for name in programs if name.strip() and (found := shutil.which(name.split()[0]))), None)
 
 
 def missing_for_compile(kind: str) -> tuple[str, str] | None:
@@ -262,8 +241,6 @@ def compile_for(device: torch.device, function: F) -> F:
     Raises:
         UsageError: There is no compiler, or Python's headers are missing.
     """
-    missing = missing_for_compile(device.type) if device.type in ("cpu", "cuda") else None
-    if missing is not None:
-        problem, remedy = missing
-        raise UsageError(problem, f"{remedy}, or do not compile.")
+    if device.type in ("cpu", "cuda") and (missing := missing_for_compile(device.type)) is not None:
+        raise UsageError(missing[0], f"{missing[1]}, or do not compile.")
     return cast(F, torch.compile(function, mode="reduce-overhead" if device.type == "cuda" else None))

@@ -32,11 +32,7 @@ class UsageError(TekapctlError):
 
 
 def require(extra: str, module: str) -> Any:
-    """Import a module of an optional dependency.
-
-    Args:
-        extra: The extra of this package that installs it.
-        module: Name of the module.
+    """Import a module of an optional dependency, which an extra of this package installs.
 
     Raises:
         UsageError: It cannot be imported; the message says how to install it.
@@ -109,18 +105,14 @@ def lacking_memory(error: BaseException) -> str | None:
         return "The device"
     if isinstance(error, MemoryError):
         return "This machine"
-    if isinstance(error, RuntimeError):
-        text = str(error)
-        if any(words in text for words in _MACHINE_MEMORY):
-            return "This machine"
-        if any(words in text for words in _DEVICE_MEMORY):
-            return "The device"
-    return None
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    if any(words in text for words in _MACHINE_MEMORY):
+        return "This machine"
+    return "The device" if any(words in text for words in _DEVICE_MEMORY) else None
 
 
 def described(error: BaseException) -> str:
     """The type and text of an error in one line without a full stop."""
     text = " ".join(str(error).split()).rstrip(".")
-    if len(text) > _MAX_LENGTH:
-        text = f"{text[:_MAX_LENGTH]}..."
+    text = f"{text[:_MAX_LENGTH]}..." if len(text) > _MAX_LENGTH else text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

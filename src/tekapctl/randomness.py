@@ -36,7 +36,7 @@ def by_rows(
     """Random numbers for some rows of a batch that do not depend on which other rows are drawn.
 
     Args:
-        draw: Draws random numbers for a number of rows.
+        draw: Draws random numbers for a number of rows along `dim`.
         device: The device of the generator.
         first: Index of the first row in the batch.
         count: Number of rows.

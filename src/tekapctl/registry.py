@@ -56,11 +56,16 @@ class Registry(Generic[T]):
         """The part named `name`.
 
         Raises:
-            UsageError: There is none; the message has similar names.
+            UsageError: There is none (the message has similar names), or its name is not trusted.
         """
         self._import_all()
         if ":" in name and self._fits is not None:
-            return self._foreign(name, self._fits)
+            # A user's part; importing it runs its module.
+            found: Any = load_code(self.kind, name, "Write it as package.module:Name, importable from this folder.")
+            if not self._fits(found):
+                raise UsageError(f"{name!r} is not a {self.kind}.", "See docs/methods.md for an example.")
+            part: T = found
+            return part
         if name not in self._parts:
             raise unknown_name(self.kind, name, self.names())
         return self._parts[name]
@@ -76,18 +81,6 @@ class Registry(Generic[T]):
         """All names; files in alphabetical order, parts in the order of registration."""
         self._import_all()
         return list(self._parts)
-
-    def _foreign(self, name: str, fits: Callable[[object], bool]) -> T:
-        """A user's part, `package.module:Name`; importing it runs its module.
-
-        Raises:
-            UsageError: The name is not trusted, or is not such a part.
-        """
-        found: Any = load_code(self.kind, name, "Write it as package.module:Name, importable from this folder.")
-        if not fits(found):
-            raise UsageError(f"{name!r} is not a {self.kind}.", "See docs/methods.md for an example.")
-        part: T = found
-        return part
 
     def _import_all(self) -> None:
         if not self._complete:
@@ -105,8 +98,7 @@ _NEVER = frozenset(sys.stdlib_module_names) | {"numpy", "pip", "setuptools", "te
 
 def allow(names: Iterable[str]) -> None:
     """Trust these `module:Name`s, in this process and its children."""
-    known = _trusted() | set(names)
-    os.environ[_VARIABLE] = ",".join(sorted(known))
+    os.environ[_VARIABLE] = ",".join(sorted(_trusted() | set(names)))
 
 
 def allow_everything() -> None:

@@ -179,6 +179,6 @@ def _folder_of(file: Path) -> Any:
 
 def _tie(tied: bool) -> None:
     if tied:
-        from tekapctl.distributed.watchdog import end_with_parent
+        from tekapctl.distributed.communicator import end_with_parent
 
         end_with_parent()

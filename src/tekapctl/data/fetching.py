@@ -15,19 +15,12 @@ _ARCHIVES = (".tar.gz", ".zip")
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file of a published data set.
-
-    Attributes:
-        name: Its name.
-        addresses: Where it is published, in order of preference.
-        max_bytes: A larger file is refused.
-        md5: Its published MD5, if there is one.
-    """
+    """A file of a published data set."""
 
     name: str
-    addresses: Sequence[str]
-    max_bytes: int
-    md5: str | None = None
+    addresses: Sequence[str]  # in order of preference
+    max_bytes: int  # a larger file is refused
+    md5: str | None = None  # as published, if it is
 
 
 def download_files(
@@ -43,7 +36,7 @@ def download_files(
 
     Args:
         files: The files.
-        folder: Where they go.
+        folder: The data set's folder.
         parts: Where unfinished downloads are kept.
         unpack: Puts a downloaded file, whose published name is the last argument, into the folder.
         source: A file or folder to take them from, which needs no published checksum. Default: the published addresses.

@@ -75,9 +75,6 @@ class ImageFilesSpec(DataSpec):
     def listing(self, downloads: Path) -> Listing:
         """The image files.
 
-        Args:
-            downloads: Where fetched data sets are.
-
         Raises:
             UsageError: There are none.
         """
@@ -164,11 +161,7 @@ class ImageFilesSpec(DataSpec):
         return self.random_resized_crop or (is_large if self.stream is None else self.stream)
 
     def load(self, downloads: Path, *, offline: bool = False) -> Splits:
-        """Load both sets into memory, or prepare them for streaming.
-
-        Raises:
-            UsageError: There are no images, or one is damaged and `skip_damaged` is not set.
-        """
+        """Load both sets into memory, or prepare them for streaming."""
         found = self.listing(downloads)
         for given, what in ((self.mean, "mean"), (self.std, "std")):
             if given is not None and len(given) != self.image_channels:
@@ -179,23 +172,21 @@ class ImageFilesSpec(DataSpec):
         if self.stream is False and self.random_resized_crop:
             raise UsageError("resized-crop reads images from their files.", "Leave out data.stream=false.")
         parts = (found.train, found.test)
-        train, test = (self._files(part) for part in parts)
+        files = [self._files(part) for part in parts]
+        images: list[Tensor | ImageFiles] = [*files]
         damaged: Collection[str] = ()
         computed: ChannelStatistics = ((), ())
-        if not self._is_streamed(len(train) + len(test)):
-            (train_images, train_damaged), (test_images, test_damaged) = decode_all(train), decode_all(test)
-            damaged = [*train_damaged, *test_damaged]
-            sets = [_without(i, p, damaged) for i, p in zip((train_images, test_images), parts, strict=True)]
-            self._check_damaged(damaged, sets)
-            kept = sets[0][0]
-            assert isinstance(kept, Tensor)
+        if not self._is_streamed(sum(map(len, parts))):
+            decoded = [decode_all(each) for each in files]
+            images = [pixels for pixels, _ in decoded]
+            damaged = [path for _, unreadable in decoded for path in unreadable]
+        elif self.mean is None or self.std is None or self.skip_damaged:
+            scanned = scan(files[0], files[1], downloads / ".scans")
+            computed, damaged = scanned.statistics, scanned.damaged
+        sets = [_without(each, part, damaged) for each, part in zip(images, parts, strict=True)]
+        self._check_damaged(damaged, sets)
+        if isinstance(kept := sets[0][0], Tensor):
             computed = channel_statistics(sum((histogram(some) for some in kept.split(256)), torch.zeros(1)))
-        else:
-            if self.mean is None or self.std is None or self.skip_damaged:
-                scanned = scan(train, test, downloads / ".scans")
-                computed, damaged = scanned.statistics, scanned.damaged
-            sets = [_without(files, part, damaged) for files, part in zip((train, test), parts, strict=True)]
-            self._check_damaged(damaged, sets)
         mean, std = self.mean or computed[0], self.std or computed[1]
         left_out = (f"left out {count(damaged, 'damaged image')}: {few(damaged)}",) if damaged else ()
         both = [ImageSet(images, labels, found.classes, mean, std) for images, labels in sets]

@@ -3,22 +3,27 @@
 import gc
 import logging
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from tekapctl.distributed.watchdog import end_with_launcher
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.logging import ROOT
 
 T = TypeVar("T")
 
 _MAX_DIGITS = 9
+_PAUSE = 0.5
+"""Seconds between two checks of the parent process."""
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 TIMEOUT = timedelta(minutes=30)
 """Time to wait for other processes, which may be reading a data set for the first time."""
@@ -35,12 +40,7 @@ class PeerLostError(TekapctlError):
 
 
 class Communicator:
-    """The processes of a run; only the main process, rank 0, writes files and logs.
-
-    Args:
-        rank: Rank of this process, starting at 0.
-        world_size: Number of processes.
-    """
+    """The processes of a run; only the main process, rank 0, writes files and logs."""
 
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
         self.rank = rank
@@ -53,12 +53,7 @@ class Communicator:
         return self.rank == 0
 
     def all_gather(self, rows: Tensor, counts: Sequence[int]) -> list[Tensor]:
-        """The rows of every process.
-
-        Args:
-            rows: The rows of this process.
-            counts: The number of rows of each process.
-        """
+        """The rows of every process, of which each has the number in `counts`."""
         if self.world_size == 1:
             return [rows]
         most = max(counts)
@@ -128,15 +123,14 @@ class Communicator:
         Raises:
             RemoteRankError: Another process has failed.
         """
+        if self.world_size == 1:
+            yield
+            return
         mine: TekapctlError | None = None
         try:
             yield
         except TekapctlError as error:
-            if self.world_size == 1:
-                raise
             mine = error
-        if self.world_size == 1:
-            return
         failures = self.all_gather_object(None if mine is None else (mine.problem, mine.remedy, mine.exit_code))
         failed = [rank for rank, failure in enumerate(failures) if failure is not None]
         if mine is not None and failed[0] == self.rank:
@@ -160,11 +154,7 @@ class Communicator:
 
     @contextmanager
     def translating_errors(self) -> Iterator[None]:
-        """Translate errors of the network.
-
-        Raises:
-            PeerLostError: Another process has died or cannot be reached.
-        """
+        """Translate errors of the network into a `PeerLostError`."""
         try:
             yield
         except RuntimeError as error:
@@ -180,10 +170,8 @@ SINGLE_PROCESS = Communicator()
 
 
 def _is_network_error(error: RuntimeError) -> bool:
-    if isinstance(error, dist.DistError):
-        return True
-    said = str(error).lower()
-    return any(word in said for word in ("gloo", "nccl", "connection", "socket", "timed out", "broken pipe"))
+    words = ("gloo", "nccl", "connection", "socket", "timed out", "broken pipe")
+    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
 
 
 def check_environment() -> str | None:
@@ -195,23 +183,19 @@ def check_environment() -> str | None:
     Raises:
         UsageError: They are incomplete or not numbers.
     """
-    given = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
-    for name in given:
-        _number(name, 0)
-    size = _number("WORLD_SIZE", 1)
+    given = {name: _number(name, 0) for name in _VARIABLES if name in os.environ}
+    size = given.get("WORLD_SIZE", 1)
     if size > 1:
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-        if missing or int(given["RANK"]) >= size:
-            what = f"no {' and '.join(missing)}" if missing else f"RANK {given['RANK']}"
+        if missing or given["RANK"] >= size:
+            what = f"no {' and '.join(missing)}" if missing else f"RANK {os.environ['RANK']}"
             raise UsageError(
                 f"The environment has WORLD_SIZE {size}, but {what}.",
                 "Start several processes with --nproc or torchrun, or `unset WORLD_SIZE`.",
             )
         return None
-    for name in given:
-        del os.environ[name]
-    odd = [f"{name}={value}" for name, value in given.items() if value != ("1" if "SIZE" in name else "0")]
-    return ", ".join(odd) or None
+    removed = {name: os.environ.pop(name) for name in given}
+    return ", ".join(f"{name}={value}" for name, value in removed.items() if value != str(int("SIZE" in name))) or None
 
 
 def was_launched() -> bool:
@@ -230,11 +214,7 @@ def local_processes() -> int:
 
 
 def _number(name: str, default: int) -> int:
-    """The integer in an environment variable of the launcher.
-
-    Raises:
-        UsageError: It is not an integer.
-    """
+    """The integer in an environment variable of the launcher."""
     value = os.environ.get(name, str(default))
     if not value.isascii() or not value.isdigit() or len(value) > _MAX_DIGITS:
         shown = value if len(value) <= 20 else f"{value[:20]}..."
@@ -260,6 +240,36 @@ def join_process_group() -> Iterator[Communicator]:
         yield comm
     finally:
         comm.close()
+
+
+@cache
+def end_with_launcher() -> None:
+    """Send SIGTERM to this process when its launcher is gone, since nothing else could stop it."""
+    launcher = os.getppid()
+
+    def wait() -> None:
+        while os.getppid() == launcher:
+            time.sleep(_PAUSE)
+
+    _end_after(wait)
+
+
+def end_with_parent() -> None:
+    """Send SIGTERM to this process when its standard input is closed."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+
+    _end_after(wait)
+
+
+def _end_after(wait: Callable[[], None]) -> None:
+    def follow() -> None:
+        wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, name="watchdog", daemon=True).start()
 
 
 def processors() -> int:

@@ -16,14 +16,7 @@ from tekapctl.errors import TekapctlError
 
 
 def launch(arguments: Sequence[str], processes: int) -> int:
-    """Run a command of the program as several processes on this machine.
-
-    Args:
-        arguments: The command line after the program's name.
-        processes: Number of processes.
-
-    Returns:
-        The exit code.
+    """Run a command line, without the program's name, as several processes on this machine; returns the exit code.
 
     Raises:
         TekapctlError: A process was killed.
@@ -49,11 +42,7 @@ def launch(arguments: Sequence[str], processes: int) -> int:
 
 
 def _explain(failures: dict[int, ProcessFailure], processes: int) -> int:
-    """The exit code of the first process that failed.
-
-    Raises:
-        TekapctlError: A process was killed.
-    """
+    """The exit code of the first process that failed, or an error if one was killed."""
     first = min(failures.values(), key=lambda failure: failure.timestamp)
     killed = [failure for failure in failures.values() if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM]
     if killed:

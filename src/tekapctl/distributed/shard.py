@@ -10,13 +10,9 @@ from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 
 
 def spans(count: int, size: int) -> tuple[tuple[int, int], ...]:
-    """The first and last row (exclusive) of each process in a batch.
+    """The first and last row (exclusive) of each of `size` processes in a batch of `count` samples.
 
     If there are fewer than two samples per process, every process gets the full batch: batch norm needs two samples.
-
-    Args:
-        count: Number of samples in the batch.
-        size: Number of processes.
     """
     if count < 2 * size:
         return ((0, count),) * size
@@ -72,11 +68,7 @@ class BatchShard:
         return self.count == self.of
 
     def samples(self, found: int) -> float | int:
-        """The number of samples to count for the shard in sums over the processes.
-
-        Args:
-            found: Number of samples in the shard.
-        """
+        """The number to count in sums over the processes for the `found` samples of the shard."""
         return found if self.of is None else self.of / self.comm.world_size
 
     def rescale(self, mean: Tensor) -> Tensor:

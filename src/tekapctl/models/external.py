@@ -46,16 +46,19 @@ def build(name: str, num_classes: int, in_channels: int, arguments: Arguments) -
     """
     source, _, model = name.partition(":")
     made = _make(name, source, model, num_classes, in_channels, arguments)
-    if isinstance(made, Network):
-        network: Network = made
-    else:
-        if source == "torchvision" and in_channels != 3:
-            _take_channels(made, in_channels, name)
-        adapted = ExternalNetwork(made, name, in_channels)
-        if adapted.num_classes != num_classes:
-            _replace_classifier(adapted, num_classes)
-            adapted = ExternalNetwork(made, name, in_channels)
-        network = adapted
+    if source == "torchvision" and in_channels != 3:
+        _take_channels(made, in_channels, name)
+    network: Network = made if isinstance(made, Network) else ExternalNetwork(made, name, in_channels)
+    if network is not made and network.num_classes != num_classes:
+        old = network.classifier_layer
+        if not isinstance(old, nn.Linear):
+            raise UsageError(
+                f"{name} has no classifier that could have {num_classes} classes.",
+                "Use it as a teacher whose features are distilled, or write a factory that adds a classifier.",
+            )
+        new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None)
+        network.set_submodule(network.classifier_name, new)
+        network = ExternalNetwork(made, name, in_channels)
     if in_channels == 3 and source in LIBRARIES and (found := _normalization(made, source, model, arguments)):
         # Only mean and std: the student may train on images of another size.
         network.normalization = Normalization(found.mean, found.std)
@@ -68,16 +71,12 @@ def build(name: str, num_classes: int, in_channels: int, arguments: Arguments) -
 
 
 def pretrained(name: str, arguments: Arguments) -> Network:
-    """Build a library's network with its pretrained weights and classes; the library downloads them if necessary.
-
-    Raises:
-        UsageError: There are no such weights, or they cannot be downloaded.
-    """
+    """Build a library's network with its pretrained weights and classes; the library downloads them if necessary."""
     source, _, model = name.partition(":")
     own: Arguments = {"weights": "DEFAULT"} if source == "torchvision" else {"pretrained": True}
-    made = _make(name, source, model, None, None, {**own, **arguments})
+    made = _make(name, source, model, None, None, arguments := {**own, **arguments})
     network = ExternalNetwork(made, name, 3)
-    network.normalization = _normalization(made, source, model, {**own, **arguments})
+    network.normalization = _normalization(made, source, model, arguments)
     return network
 
 
@@ -109,11 +108,7 @@ def _make(
 
 
 def _check_arguments(name: str, arguments: Arguments) -> None:
-    """Refuse arguments that would read other files or build a network of absurd size.
-
-    Raises:
-        UsageError: There is such an argument.
-    """
+    """Refuse arguments that would read other files or build a network of absurd size."""
     for key, value in arguments.items():
         if key in _FILE_ARGUMENTS:
             raise UsageError(f"The argument {key} of {name} is not allowed.", "Use a checkpoint file instead.")
@@ -171,31 +166,16 @@ def _normalization(made: nn.Module, source: str, model: str, arguments: Argument
 
 def _take_channels(network: nn.Module, channels: int, name: str) -> None:
     """Change the input channels of the first convolution; pretrained kernels are summed for grayscale images."""
-    for path, module in network.named_modules():
-        if isinstance(module, nn.Conv2d):
-            new = nn.Conv2d(
-                channels,
-                module.out_channels,
-                (module.kernel_size[0], module.kernel_size[1]),
-                stride=(module.stride[0], module.stride[1]),
-                padding=module.padding if isinstance(module.padding, str) else (module.padding[0], module.padding[1]),
-                bias=module.bias is not None,
-            )
-            with torch.no_grad():
-                if channels == 1:
-                    new.weight.copy_(module.weight.sum(1, keepdim=True))
-                if new.bias is not None and module.bias is not None:
-                    new.bias.copy_(module.bias)
-            network.set_submodule(path, new)
-            return
-    raise UsageError(f"{name} has no convolution whose input could have {channels} channels.", "Use colour images.")
-
-
-def _replace_classifier(adapted: ExternalNetwork, classes: int) -> None:
-    old = adapted.classifier_layer
-    if not isinstance(old, nn.Linear):
-        raise UsageError(
-            f"{adapted.name} has no classifier that could have {classes} classes.",
-            "Use it as a teacher whose features are distilled, or write a factory that adds a classifier.",
-        )
-    adapted.set_submodule(adapted.classifier_name, nn.Linear(old.in_features, classes, bias=old.bias is not None))
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None:
+        raise UsageError(f"{name} has no convolution whose input could have {channels} channels.", "Use colour images.")
+    weight, bias = first.weight, first.bias
+    first.in_channels = channels
+    first.weight = nn.Parameter(torch.empty(weight.shape[0], channels, *weight.shape[2:]))
+    first.bias = None if bias is None else nn.Parameter(torch.empty_like(bias))
+    first.reset_parameters()
+    with torch.no_grad():
+        if channels == 1:
+            first.weight.copy_(weight.sum(1, keepdim=True))
+        if bias is not None and first.bias is not None:
+            first.bias.copy_(bias)

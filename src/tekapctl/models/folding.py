@@ -13,13 +13,7 @@ from tekapctl.models.network import Knowledge, Network
 
 @dataclass(frozen=True)
 class Folded:
-    """A network with folded batch norms.
-
-    Attributes:
-        network: The network, on the CPU, for evaluation only.
-        folded: Number of folded batch norms.
-        kept: Number of batch norms after a convolution that could not be folded.
-    """
+    """A network on the CPU, for evaluation only, and how many of its batch norms were folded, and how many were not."""
 
     network: Network
     folded: int
@@ -33,10 +27,6 @@ def fold(network: Network, images: Float[Tensor, "batch c h w"]) -> Folded:
     to rounding; they do not if the convolution's output is used elsewhere too, as before a residual branch.
 
     Everything is computed on the CPU: a GPU may round convolutions to TF32, which is too coarse for the comparison.
-
-    Args:
-        network: The network, which does not change.
-        images: Images for the comparison.
     """
     folded, images = copy.deepcopy(network).cpu().eval().requires_grad_(False), images.cpu()
     with torch.no_grad():
@@ -75,12 +65,6 @@ def _pairs(network: Network, images: Tensor) -> list[tuple[str, str]]:
     return pairs
 
 
-def _hooked_as(old: nn.Module, new: nn.Module) -> nn.Module:
-    """The new module with the old one's hooks, which external models need."""
-    new._forward_hooks = old._forward_hooks
-    return new
-
-
 def _try(network: Network, pairs: list[tuple[str, str]], images: Tensor, expected: Knowledge) -> bool:
     """Fold pairs; undo it and return False if the outputs change."""
     before = {name: network.get_submodule(name) for pair in pairs for name in pair}
@@ -88,18 +72,19 @@ def _try(network: Network, pairs: list[tuple[str, str]], images: Tensor, expecte
         before_norm, after = network.get_submodule(conv), network.get_submodule(norm)
         assert isinstance(before_norm, nn.Conv2d)
         assert isinstance(after, nn.BatchNorm2d)
-        fused = fuse_conv_bn_eval(before_norm, after)
-        network.set_submodule(conv, _hooked_as(before_norm, fused.requires_grad_(False)))
-        network.set_submodule(norm, _hooked_as(after, nn.Identity()))
+        fused, nothing = fuse_conv_bn_eval(before_norm, after).requires_grad_(False), nn.Identity()
+        # External models need the hooks of both.
+        fused._forward_hooks, nothing._forward_hooks = before_norm._forward_hooks, after._forward_hooks
+        network.set_submodule(conv, fused)
+        network.set_submodule(norm, nothing)
     found = network.knowledge(images)
+    pairs_of_outputs = zip(
+        (found.logits, found.embedding, *found.feature_maps),
+        (expected.logits, expected.embedding, *expected.feature_maps),
+        strict=True,
+    )
     same = all(
-        torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().amax()))
-        for a, b in zip(
-            (found.logits, found.embedding, *found.feature_maps),
-            (expected.logits, expected.embedding, *expected.feature_maps),
-            strict=True,
-        )
-        if b.numel()
+        torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().amax())) for a, b in pairs_of_outputs if b.numel()
     )
     if not same:
         for name, module in before.items():

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,8 +17,7 @@ _SIZES = (64, 224, 32, 28, 299, 384)
 _REMEDY = "Write a factory that returns a tekapctl.models.Network, and name it as package.module:factory."
 
 
-@dataclass(frozen=True)
-class HookSite:
+class HookSite(NamedTuple):
     """One call of a module in a forward pass: the module's name and the number of the call."""
 
     module: str
@@ -54,8 +54,7 @@ class ForwardHook:
                 self.state.seen[key] = tensor
 
 
-@dataclass(frozen=True)
-class _Call:
+class _Call(NamedTuple):
     place: HookSite
     source: Tensor | None
     output: Tensor
@@ -140,11 +139,9 @@ class ExternalNetwork(Network):
             # The network has accepted this size before, so the images are not the cause.
             if images.shape[1:] == self._taken or lacking_memory(error) is not None:
                 raise
-            size = "x".join(str(side) for side in images.shape[1:])
-            raise UsageError(
-                f"{self.name} does not accept images of {size}: {described(error)}.",
-                "Use images of the size that it expects.",
-            ) from error
+            size = "x".join(map(str, images.shape[1:]))
+            problem = f"{self.name} does not accept images of {size}: {described(error)}."
+            raise UsageError(problem, "Use images of the size that it expects.") from error
         if images.shape[1:] != self._taken:
             self._taken = images.shape[1:]
         return Knowledge(logits, embedding, tuple(maps.feature_maps), tuple(maps.preactivations))
@@ -153,11 +150,8 @@ class ExternalNetwork(Network):
         self._state.begin()
         logits = _logits(self.network(images))
         if self._classifier is not None and logits.shape[1:] != (self.num_classes,):
-            found = list(logits.shape)
-            raise TekapctlError(
-                f"{self.name} returned logits of shape {found}, but {self.num_classes} classes in its first pass.",
-                _REMEDY,
-            )
+            found = f"logits of shape {list(logits.shape)}, but {self.num_classes} classes in its first pass"
+            raise TekapctlError(f"{self.name} returned {found}.", _REMEDY)
         seen = dict(self._state.seen)
         self._state.begin()
         try:
@@ -169,11 +163,8 @@ class ExternalNetwork(Network):
             return logits, seen["input", self._classifier]
         except KeyError as error:
             (_, place), *_ = error.args
-            raise TekapctlError(
-                f"{self.name} did not call its layer {place.module} as often as in its first pass, but the "
-                "output of that call is needed.",
-                _REMEDY,
-            ) from None
+            problem = f"{self.name} did not call its layer {place.module} as often as in its first pass"
+            raise TekapctlError(f"{problem}, but the output of that call is needed.", _REMEDY) from None
 
     @torch.no_grad()
     def _trial(self) -> tuple[list[_Call], Tensor]:

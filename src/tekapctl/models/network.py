@@ -210,12 +210,7 @@ class Network(nn.Module, ABC):
     def knowledge(
         self, images: Float[Tensor, "batch c h w"], *, feature_maps: bool = True, preactivations: bool = False
     ) -> Knowledge:
-        """Compute logits, embedding and the requested feature maps.
-
-        Args:
-            images: Normalised images of at least 8x8 pixels.
-            feature_maps: Whether to return feature maps.
-            preactivations: Whether to return the feature maps before their ReLU.
+        """Compute logits, embedding and the requested feature maps, after and before their ReLU, of normalised images.
 
         Raises:
             UsageError: The images are too small or have another number of channels.
@@ -296,11 +291,13 @@ def parameters(network: nn.Module) -> int:
 
 @torch.no_grad()
 def macs(network: Network, image_shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of convolutions, linear layers and attention for one image of (channels, height, width)."""
+    """Multiply-accumulates of convolutions and linear layers for one image of (channels, height, width)."""
     was_training, parameter = network.training, next(network.parameters())
     try:
         with FlopCounterMode(display=False) as counter:
             network.eval()(torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype))
     finally:
         network.train(was_training)
-    return counter.get_total_flops() // 2
+    # How attention is computed, and so what is counted of it, depends on the device.
+    counts, aten = counter.get_flop_counts()["Global"], torch.ops.aten
+    return sum(counts.get(operator, 0) for operator in (aten.convolution, aten.mm, aten.addmm)) // 2

@@ -18,9 +18,6 @@ class Normalization(nn.Module):
         mean: Mean of each channel, in [0, 1].
         std: Standard deviation of each channel, in the same units.
         size: Height and width of the network's input. Default: images are not resized.
-
-    Raises:
-        UsageError: A value is not finite, a standard deviation is not positive, or their numbers differ.
     """
 
     scale: Tensor

@@ -1,11 +1,13 @@
 """A student that uses its teacher's classifier after a projector to the teacher's feature map (SimKD)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
+from pydantic import ConfigDict, Field, StrictBool, ValidationError
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,11 +17,11 @@ from tekapctl.models.network import Maps, Network, conv, pool
 
 NAME = "reused-classifier"
 """Name of such networks in weight files; it is not the name of a student."""
-_MOST = 65_536
+Size = Annotated[int, Field(strict=True, ge=1, le=65_536)]
 _OF_STUDENT = "student."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Projection:
     """The dimensions of a projector.
 
@@ -27,15 +29,15 @@ class Projection:
         inputs: Channels of the student's last feature map.
         outputs: Channels of the teacher's, which is the width of its classifier's input.
         factor: Reduction of the channels in the hidden layers.
-        most: Larger student maps are pooled to this height and width. Default: no pooling.
         bias: Whether the classifier has a bias.
+        most: Larger student maps are pooled to this height and width. Default: no pooling.
     """
 
-    inputs: int
-    outputs: int
-    factor: int
-    most: tuple[int, int] | None = None
-    bias: bool = True
+    inputs: Size
+    outputs: Size
+    factor: Size
+    bias: StrictBool = True
+    most: tuple[Size, Size] | None = None
 
     def build(self) -> nn.Sequential:
         """Convolutions of 1x1, 3x3 and 1x1 with batch norms and ReLUs, without the last ReLU."""
@@ -87,11 +89,10 @@ class ReusedClassifier(Network):
 
     def recipe(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """The name and arguments with which `models.build` builds it again, from those of the student."""
-        shape = self.projection
-        found = {"student": name, "inputs": shape.inputs, "outputs": shape.outputs, "factor": shape.factor}
-        most = {} if shape.most is None else {"most": list(shape.most)}
+        own = {key: value for key, value in asdict(self.projection).items() if value is not None}
+        own |= {"most": list(self.projection.most)} if self.projection.most else {}
         of_student = {_OF_STUDENT + key: value for key, value in arguments.items()}
-        return NAME, {**found, "bias": shape.bias, **most, **of_student}
+        return NAME, {"student": name, **own, **of_student}
 
 
 def split_arguments(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], Projection]:
@@ -102,14 +103,14 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], 
     """
     own = {key: value for key, value in arguments.items() if not key.startswith(_OF_STUDENT)}
     of_student = {key.removeprefix(_OF_STUDENT): value for key, value in arguments.items() if key not in own}
-    student, most, bias = own.pop("student", None), own.pop("most", None), own.pop("bias", None)
-    sizes = [*own.values(), *(most if isinstance(most, list) else [])]
-    fits = all(type(each) is int and 1 <= each <= _MOST for each in sizes)
-    fits &= own.keys() == {"inputs", "outputs", "factor"} and isinstance(bias, bool)
-    fits &= most is None or (isinstance(most, list) and len(most) == 2)
-    if not fits or not isinstance(student, str) or student == NAME:
+    student = own.pop("student", None)
+    try:
+        projection = Projection(**own)
+    except ValidationError:
+        student = None
+    if not isinstance(student, str) or student == NAME:
         raise UsageError("The metadata of the reused classifier are damaged.", "Train the student again.")
-    return student, of_student, Projection(**own, most=None if most is None else (most[0], most[1]), bias=bias)
+    return student, of_student, projection
 
 
 def linear_of(classifier: nn.Module) -> nn.Linear:

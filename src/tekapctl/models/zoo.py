@@ -11,15 +11,10 @@ from tekapctl.registry import Registry
 
 @dataclass(frozen=True)
 class Entry:
-    """A network of the zoo.
+    """A network of the zoo."""
 
-    Attributes:
-        factory: Builds it, given the number of classes and of input channels.
-        learning_rate: The published initial learning rate.
-    """
-
-    factory: Callable[[int, int], Network]
-    learning_rate: float = 0.05
+    factory: Callable[[int, int], Network]  # builds it from the numbers of classes and of input channels
+    learning_rate: float = 0.05  # the published initial one
 
 
 NETWORKS: Registry[Entry] = Registry("network", "tekapctl.models.cifar")

@@ -5,7 +5,7 @@ import io
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -77,30 +77,33 @@ def members(archive: Path, *, max_bytes: int) -> Iterator[Member]:
                 yield Member(PurePosixPath(entry.name), entry.size, content, archive)
 
 
-def extract_member(archive: Path, member: str, target: Path, *, max_bytes: int, max_total_bytes: int) -> None:
-    """Extract one regular file from a tar archive.
+def wanted(archive: Path, sizes: Mapping[str, int], *, max_bytes: int) -> Iterator[Member]:
+    """Yield some files of a tar archive, in its order; the archive is read no further than the last of them.
 
     Args:
         archive: The archive.
-        member: The file's path in the archive.
-        target: The file to write.
-        max_bytes: A larger file is refused.
-        max_total_bytes: An archive that unpacks to more is refused.
+        sizes: The files' paths in the archive, each with the most bytes that it may have.
+        max_bytes: An archive that unpacks to more before the last of them is refused.
 
     Raises:
-        UsageError: The archive is damaged or has no such file, or the file is a link or too large.
+        UsageError: The archive is damaged, a file is too large, or there is no such regular file.
     """
-    wanted = PurePosixPath(member)
-    for found in members(archive, max_bytes=max_total_bytes):
-        if found.path != wanted:
+    left = {PurePosixPath(path): size for path, size in sizes.items()}
+    for member in members(archive, max_bytes=max_bytes):
+        if member.path not in left:
             continue
-        if found.size > max_bytes:
-            raise UsageError(f"{member} in {archive.name} has {found.size:,} bytes.", "Use another archive.")
+        if member.size > left.pop(member.path):
+            raise UsageError(f"{member.path} in {archive} is larger than expected.", "Use another archive.")
+        yield member
+        if not left:
+            return
+    raise UsageError(f"The archive {archive} has no regular file {', '.join(map(str, left))}.", "Use another archive.")
+
+
+def extract_member(archive: Path, member: str, target: Path, *, max_bytes: int, max_total_bytes: int) -> None:
+    """Extract one file from a tar archive; see `wanted`."""
+    for found in wanted(archive, {member: max_bytes}, max_bytes=max_total_bytes):
         found.write(target)
-        return
-    raise UsageError(
-        f"The archive {archive.name} has no regular file {member}.", "Use another archive, or a single checkpoint."
-    )
 
 
 class _Bounded:

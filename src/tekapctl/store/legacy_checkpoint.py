@@ -25,17 +25,11 @@ _HARMLESS = [argparse.Namespace, np.dtype, np.float64, np.float32, np.dtypes.Flo
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """The content of a published checkpoint.
+    """The content of a published checkpoint."""
 
-    Attributes:
-        state: The network's state dict, without the prefix `module.` of data parallel training.
-        epoch: The epoch after which it was written, if stated.
-        accuracy: Top-1 accuracy in percent, if stated.
-    """
-
-    state: dict[str, Tensor]
-    epoch: int | None = None
-    accuracy: float | None = None
+    state: dict[str, Tensor]  # without the prefix `module.` of data parallel training
+    epoch: int | None = None  # after which it was written, if stated
+    accuracy: float | None = None  # top-1 in percent, if stated
 
 
 def read_published(path: Path) -> PublishedCheckpoint:
@@ -46,16 +40,10 @@ def read_published(path: Path) -> PublishedCheckpoint:
     """
     if path.stat().st_size > MAX_BYTES:
         raise UsageError(f"The checkpoint {path} is larger than 2 GiB.", "Name a checkpoint of a network of the zoo.")
-    _check_records(path)
     content = _unpickle(path)
     if not isinstance(content, dict):
         raise UsageError(f"The checkpoint {path} holds no state dict.", "Name a checkpoint of a network.")
-    for key in ("model", "state_dict"):
-        if isinstance(content.get(key), dict):
-            state = content[key]
-            break
-    else:
-        state = content
+    state = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)), content)
     if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise UsageError(f"The checkpoint {path} holds no state dict.", "Name a checkpoint of a network.")
     _check_tensors(path, state)
@@ -91,23 +79,27 @@ def _percentage(value: object) -> float | None:
     return float(value)
 
 
-def _check_records(path: Path) -> None:
-    """Refuse files in PyTorch's zip format that unpack to more than their size."""
+def _pickles(path: Path) -> list[bytes]:
+    """The pickles in a checkpoint; files in PyTorch's zip format that unpack to more than their size are refused."""
+    errors = (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError)
     try:
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-            packed = [record for record in records if record.compress_type != zipfile.ZIP_STORED]
-            total = sum(record.file_size for record in records)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        with path.open("rb") as file:
-            is_zip = file.read(2) == b"PK"
-        if is_zip:
+        archive = zipfile.ZipFile(path)
+    except errors:
+        content = path.read_bytes()
+        if content.startswith(b"PK"):
             raise UsageError(f"The checkpoint {path} is damaged or not a checkpoint.", "Name another file.") from None
-        return  # an older format, or damaged: torch.load will tell
-    if any(record.filename.endswith("/constants.pkl") for record in records):
-        raise UsageError(f"{path} is a TorchScript file.", "Save the network's state dict with torch.save instead.")
-    if packed or total > path.stat().st_size:
-        raise UsageError(f"The checkpoint {path} unpacks to more than its size.", "Use a file written by PyTorch.")
+        return [content]  # an older format, or damaged: torch.load will tell
+    with archive:
+        records = archive.infolist()
+        if any(record.filename.endswith("/constants.pkl") for record in records):
+            raise UsageError(f"{path} is a TorchScript file.", "Save the network's state dict with torch.save instead.")
+        is_packed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+        if is_packed or sum(record.file_size for record in records) > path.stat().st_size:
+            raise UsageError(f"The checkpoint {path} unpacks to more than its size.", "Use a file written by PyTorch.")
+        try:
+            return [archive.read(record) for record in records if record.filename.endswith(".pkl")]
+        except errors:
+            return [path.read_bytes()]  # nothing in it is packed
 
 
 def _check_calls(path: Path) -> None:
@@ -115,12 +107,7 @@ def _check_calls(path: Path) -> None:
 
     These are `bytearray`, and all functions that rebuild tensors other than plain tensors and parameters.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            pickles = [archive.read(record) for record in archive.infolist() if record.filename.endswith(".pkl")]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        pickles = [path.read_bytes()]
-    for content in pickles:
+    for content in _pickles(path):
         # Search for the names only: in older formats it is not known where the pickle ends.
         rebuilding = {name.decode() for name in _REBUILDING.findall(content)} - _PLAIN
         wanted = "bytearray" if b"bytearray" in content else min(rebuilding, default=None)

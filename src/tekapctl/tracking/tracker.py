@@ -34,13 +34,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def start(self, run: str, folder: Path, spec: dict[str, Any], epochs: int) -> int:
-        """A run starts or resumes.
-
-        Args:
-            run: The run's id.
-            folder: The run's folder.
-            spec: The run's spec.
-            epochs: Number of finished epochs.
+        """A run starts, or resumes after some epochs.
 
         Returns:
             How many of these epochs the tracker already has; the others are logged next.
@@ -48,12 +42,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def log(self, metrics: Metrics, epoch: int) -> None:
-        """Log an epoch.
-
-        Args:
-            metrics: The epoch's line of metrics.jsonl.
-            epoch: The epoch's number, from 1.
-        """
+        """Log the metrics of an epoch, which are counted from 1."""
 
     @abstractmethod
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -85,35 +74,20 @@ _SILENT_SECONDS = 2.0
 Call = Callable[[Tracker], None]
 
 
-class _Worker:
-    """A tracker in its own thread. Its first failure is logged and ends it.
+class _Worker(threading.Thread):
+    """A tracker in its own thread. Its first failure is logged and ends it."""
 
-    Args:
-        name: The tracker's name.
-        tracker: The tracker.
-    """
-
-    def __init__(self, name: str, tracker: Tracker) -> None:
-        self.name = name
-        self.is_abandoned = False
-        """Whether failures are ignored from now on."""
-        self._tracker = tracker
-        self._calls: SimpleQueue[Call | None] = SimpleQueue()
+    def __init__(self, tracker: str) -> None:
         # A daemon thread, so that a tracker that hangs does not keep the program from exiting.
-        self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
-        self._thread.start()
+        super().__init__(name=tracker, daemon=True)
+        self.calls: SimpleQueue[Call | None] = SimpleQueue()  # None ends the thread
+        self.is_abandoned = False  # whether failures are ignored from now on
+        self._tracker = TRACKERS[tracker]()
+        self.start()
 
-    def put(self, call: Call | None) -> None:
-        """Queue a call; None ends the thread."""
-        self._calls.put(call)
-
-    def join(self, seconds: float) -> bool:
-        """Wait for the thread, at most so many seconds; returns whether it has ended."""
-        self._thread.join(max(0.0, seconds))
-        return not self._thread.is_alive()
-
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
+    def run(self) -> None:
+        """Make the queued calls."""
+        while (call := self.calls.get()) is not None:
             try:
                 call(self._tracker)
             except BaseException as error:  # whatever a tracker raises, even SystemExit, the run continues
@@ -124,14 +98,10 @@ class _Worker:
 
 
 class Trackers:
-    """All trackers of a run.
-
-    Args:
-        names: Their names.
-    """
+    """All trackers of a run, by their names."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._workers = [_Worker(name, TRACKERS[name]()) for name in names]
+        self._workers = [_Worker(name) for name in names]
 
     @staticmethod
     def check(names: Iterable[str]) -> None:
@@ -177,11 +147,13 @@ class Trackers:
 
     def _unfinished(self, seconds: float) -> list[_Worker]:
         deadline = time.monotonic() + seconds
-        return [worker for worker in self._workers if not worker.join(deadline - time.monotonic())]
+        for worker in self._workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+        return [worker for worker in self._workers if worker.is_alive()]
 
     def _call(self, call: Call | None) -> None:
         for worker in self._workers:
-            worker.put(call)
+            worker.calls.put(call)
 
 
 def _names(workers: Iterable[_Worker]) -> str:

@@ -28,8 +28,8 @@ from tekapctl.distillation.methods import Pair
 from tekapctl.distillation.methods.method import seeded
 from tekapctl.distillation.objective import Classification, Distillation, Objective, combine
 from tekapctl.distillation.tekap import SeededNoise, Tekap
-from tekapctl.distributed.batch_norm import convert_sync_batchnorm
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
+from tekapctl.distributed.data_parallel import convert_sync_batchnorm
 from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models import Network
 from tekapctl.models.normalization import Normalization

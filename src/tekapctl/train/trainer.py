@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from tekapctl.data.batch import Batch
 from tekapctl.data.batches import Batches
 from tekapctl.distillation.objective import Objective
-from tekapctl.distributed.batch_norm import average_running_stats
-from tekapctl.distributed.data_parallel import DataParallelStep
+from tekapctl.distributed.data_parallel import DataParallelStep, average_running_stats
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models import Network
 from tekapctl.optim.ema import WeightAverage

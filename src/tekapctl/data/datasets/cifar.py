@@ -3,7 +3,7 @@
 import io
 import pickle
 import pickletools
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,8 +12,7 @@ import torch
 from tekapctl.data.fetching import PublishedFile
 from tekapctl.data.in_memory import InMemorySpec, Part, reading, refusing_damage
 from tekapctl.data.spec import DATASETS, Shape
-from tekapctl.errors import UsageError
-from tekapctl.store.archive import members
+from tekapctl.store.archive import wanted
 
 MAX_ARCHIVE = 512 * 2**20
 MAX_FILE = 256 * 2**20
@@ -188,14 +187,5 @@ def _from_folder(path: Path) -> dict[str, Any]:
 
 
 def _from_archive(archive: Path, inner: str, names: list[str]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for member in members(archive, max_bytes=MAX_ARCHIVE):
-        name = member.path.name
-        if member.path.parent != PurePosixPath(inner) or name not in names or name in found:
-            continue
-        if member.size > MAX_FILE:
-            raise UsageError(f"{member.path} in {archive} is larger than expected.", "Use another archive.")
-        found[name] = _unpickle(member.read(), f"{archive}:{member.path}")
-    if missing := [name for name in names if name not in found]:
-        raise UsageError(f"The archive {archive} has no {', '.join(missing)}.", "Fetch it again with --force.")
-    return found
+    found = wanted(archive, {f"{inner}/{name}": MAX_FILE for name in names}, max_bytes=MAX_ARCHIVE)
+    return {member.path.name: _unpickle(member.read(), f"{archive}:{member.path}") for member in found}

@@ -9,8 +9,7 @@ from torch import Tensor
 from tekapctl.data.fetching import PublishedFile
 from tekapctl.data.in_memory import InMemorySpec, Part, reading
 from tekapctl.data.spec import DATASETS, Shape
-from tekapctl.errors import UsageError
-from tekapctl.store.archive import members
+from tekapctl.store.archive import wanted
 from tekapctl.store.atomic import atomic_write
 from tekapctl.store.download import Downloaded
 
@@ -55,16 +54,10 @@ class STL10(InMemorySpec):
 
     def unpack(self, file: Downloaded, folder: Path, name: str) -> None:
         """Keep the labelled files of the archive."""
-        wanted, archive = dict(_SIZES), file.path
-        for member in members(archive, max_bytes=_MAX_ARCHIVE):
-            if member.path.name not in wanted:
-                continue
-            if member.size > wanted.pop(member.path.name):
-                raise UsageError(f"{member.path} in {archive} is larger than expected.", "Fetch it again.")
-            atomic_write(folder / self.inner / member.path.name, member.read())
-            if not wanted:
-                return  # the unlabelled images come last and are most of the archive
-        raise UsageError(f"The archive {archive} has no {', '.join(wanted)}.", "Use another archive.")
+        # The unlabelled images come last and are most of the archive.
+        sizes = {f"{self.inner}/{name}": size for name, size in _SIZES.items()}
+        for member in wanted(file.path, sizes, max_bytes=_MAX_ARCHIVE):
+            atomic_write(folder / member.path, member.read())
 
 
 def _bytes(path: Path) -> Tensor:

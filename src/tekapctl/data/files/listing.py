@@ -54,10 +54,7 @@ _cache: dict[tuple[Path, float, int], tuple[Listing, dict[Path, int]]] = {}
 def list_images(folder: Path, test_fraction: float, seed: int) -> Listing:
     """List the images of a folder; the result is cached until a file is added or removed.
 
-    Args:
-        folder: Holds train/CLASS and test/CLASS (or val/CLASS), or CLASS alone, which is then split.
-        test_fraction: Fraction of the images to test on, if the folder has to be split.
-        seed: Seed of the split.
+    The folder holds train/CLASS and test/CLASS (or val/CLASS), or CLASS alone, which is then split.
 
     Raises:
         UsageError: The folder does not exist or has no class folders with images.
@@ -123,26 +120,21 @@ def _list(folder: Path, test_fraction: float, seed: int) -> Listing:
         raise UsageError(
             f"{root} has {what}.", f"Put the images of each class ({' '.join(SUFFIXES)}) into a folder named after it."
         )
-    classes = tuple(by_class)
-    numbers = {name: number for number, name in enumerate(classes)}
+    numbers = {name: number for number, name in enumerate(by_class)}
     if root is folder or test is None:
         return _split(root, by_class, test_fraction, seed)
     unknown = [p.name for p in sorted(test.iterdir()) if p.is_dir() and p.name not in numbers and images_under(p)]
     if unknown:
         raise UsageError(f"{test} has classes that {train} lacks: {few(unknown)}.", "Add them to train.")
-    tested = [(f, numbers[name]) for name in classes if (test / name).is_dir() for f in images_under(test / name)]
+    tested = [(f, numbers[name]) for name in numbers if (test / name).is_dir() for f in images_under(test / name)]
     if not tested:
         raise UsageError(f"{test} has no images in class folders.", "Add some, or remove the folder.")
     trained = [(f, numbers[name]) for name, files in by_class.items() for f in files]
-    return Listing(classes, tuple(trained), tuple(tested))
+    return Listing(tuple(numbers), tuple(trained), tuple(tested))
 
 
 def _split(root: Path, by_class: dict[str, list[Path]], test_fraction: float, seed: int) -> Listing:
-    """Assign each image to the training or the test set by a hash of its name alone.
-
-    Raises:
-        UsageError: A class would have no training images, or the test set no images.
-    """
+    """Assign each image to the training or the test set by a hash of its name alone."""
     train: list[tuple[Path, int]] = []
     test: list[tuple[Path, int]] = []
     untested = []

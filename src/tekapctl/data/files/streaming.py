@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from tekapctl.data.files.decoding import DamagedImageError, decode
 from tekapctl.distributed.communicator import processors
@@ -23,12 +23,7 @@ from tekapctl.errors import TekapctlError
 
 @dataclass(frozen=True)
 class Request:
-    """Images to decode together.
-
-    Attributes:
-        numbers: Indices of the files.
-        crops: Seed of each image's random crop; None for center crops.
-    """
+    """Indices of files to decode together, and the seeds of their random crops; None for center crops."""
 
     numbers: tuple[int, ...]
     crops: tuple[int, ...] | None = None
@@ -80,36 +75,21 @@ class ImageFiles:
             digest.update(b"%s\0%d\0%d\n" % (os.fsencode(path), found.st_size, found.st_mtime_ns))
         return digest.digest()
 
-    def decode(self, number: int, crop: int | None = None) -> UInt8[Tensor, "c h w"]:
-        """Decode one image.
-
-        Args:
-            number: Index of the file.
-            crop: Seed of a random crop; None for a center crop.
-
-        Raises:
-            DamagedImageError: The file cannot be read.
-        """
-        pixels = decode(self.paths[number], self.channels, self.size, center_crop=self.center_crop, crop=crop)
-        return pixels.repeat(self.repeated, 1, 1) if self.repeated > 1 else pixels
-
     def fetch(self, request: Request) -> tuple[UInt8[Tensor, "batch c h w"], tuple[tuple[str, str], ...]]:
         """Decode images; those that cannot be read are black and are listed with the reason."""
         pixels = torch.zeros(len(request.numbers), *self.shape[1:], dtype=torch.uint8)
         damaged = []
         for place, number in enumerate(request.numbers):
+            path, crop = self.paths[number], None if request.crops is None else request.crops[place]
             try:
-                pixels[place] = self.decode(number, None if request.crops is None else request.crops[place])
+                image = decode(path, self.channels, self.size, center_crop=self.center_crop, crop=crop)
+                pixels[place] = image.repeat(self.repeated, 1, 1) if self.repeated > 1 else image
             except DamagedImageError as error:
-                damaged.append((self.paths[number], str(error)))
+                damaged.append((path, str(error)))
         return pixels, tuple(damaged)
 
     def decode_batch(self, request: Request) -> UInt8[Tensor, "batch c h w"]:
-        """Decode images in this process, with one thread per core.
-
-        Raises:
-            TekapctlError: A file cannot be read.
-        """
+        """Decode images in this process, with one thread per core."""
         count = processors()
         if request.crops is not None or len(request.numbers) < 2 * count:
             return check_all(*self.fetch(request))
@@ -144,9 +124,6 @@ def check_all(pixels: Tensor, damaged: Sequence[tuple[str, str]]) -> Tensor:
     return pixels
 
 
-_PREFETCH = 3
-"""Batches that each worker prepares in advance."""
-
 Found = tuple[Tensor, tuple[tuple[str, str], ...]]
 
 
@@ -159,18 +136,17 @@ class Loader:
     """
 
     def __init__(self, files: ImageFiles, *, pinned: bool) -> None:
-        self._files = files
-        self._order = _Order()
+        self._order: list[Request] = []
         self._loader: DataLoader[Found] = DataLoader(
             _Images(files),
             sampler=self._order,
             batch_size=None,
-            collate_fn=_identity,
+            collate_fn=_unchanged,
             num_workers=files.workers,
             pin_memory=pinned,
             worker_init_fn=_leave_signals_to_the_parent,
             persistent_workers=files.workers > 0,
-            prefetch_factor=_PREFETCH if files.workers else None,
+            prefetch_factor=3 if files.workers else None,
         )
 
     def read(self, requests: Sequence[Request]) -> Iterator[UInt8[Tensor, "batch c h w"]]:
@@ -179,7 +155,7 @@ class Loader:
         Raises:
             TekapctlError: A file cannot be read, or a worker process has died.
         """
-        self._order.requests = requests
+        self._order[:] = requests
         with _translating_worker_errors():
             found = self._begin()
         for _ in requests:
@@ -211,19 +187,6 @@ def _translating_worker_errors() -> Iterator[None]:
         ) from None
 
 
-class _Order(Sampler[Request]):
-    """Yields the current requests."""
-
-    def __init__(self) -> None:
-        self.requests: Sequence[Request] = ()
-
-    def __iter__(self) -> Iterator[Request]:
-        return iter(self.requests)
-
-    def __len__(self) -> int:
-        return len(self.requests)
-
-
 class _Images(Dataset[Found]):
     """Maps a request to its images."""
 
@@ -234,8 +197,7 @@ class _Images(Dataset[Found]):
         return self.files.fetch(request)
 
 
-def _identity(found: Any) -> Any:
-    """Keeps the DataLoader from converting anything."""
+def _unchanged(found: Any) -> Any:
     return found
 
 
