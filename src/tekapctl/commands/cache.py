@@ -16,14 +16,7 @@ KINDS = ("teachers", "datasets", "downloads", "knowledge")
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file or folder in the cache.
-
-    Attributes:
-        kind: `teachers`, `datasets`, `downloads` or `knowledge`.
-        name: Its name.
-        path: Its path.
-        bytes: Its size on disk.
-    """
+    """A file or folder in the cache, of one of the `KINDS`, with its size on disk."""
 
     kind: str
     name: str
@@ -59,12 +52,7 @@ def verify(home: Home) -> list[tuple[Artifact, str | None]]:
 
 @dataclass(frozen=True)
 class Cleared:
-    """The result of clearing the cache.
-
-    Attributes:
-        bytes: Number of bytes freed.
-        kept: Artifacts that were left because another process uses them.
-    """
+    """The bytes that clearing the cache freed, and the artifacts that were left because another process uses them."""
 
     bytes: int
     kept: tuple[Artifact, ...]

@@ -34,9 +34,6 @@ _LOW_SPACE = 5 * 2**30
 def examine(home: Home) -> dict[str, Any]:
     """Inspect this machine.
 
-    Args:
-        home: The home folder.
-
     Returns:
         Plain values: `versions`, `devices`, `compiler`, `home`, `datasets` (whether each is available offline),
         `extras` (installed versions) and `warnings` (sentences on what will be slow or will not work).

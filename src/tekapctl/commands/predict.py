@@ -17,13 +17,7 @@ _MAX_PIXELS = 2**22
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted classes of an image.
-
-    Attributes:
-        image: The file, as the user named it.
-        classes: Names and probabilities (0 to 1) of the most likely classes, best first.
-        problem: Why the file could not be read; None if it could.
-    """
+    """An image's most likely classes with their probabilities, best first, or why it cannot be read."""
 
     image: str
     classes: tuple[tuple[str, float], ...] = ()
@@ -36,12 +30,7 @@ class Prediction:
 
 
 def predict_files(trained: Trained, images: Sequence[str], *, top: int = 5) -> Iterator[Prediction]:
-    """Classify image files; an unreadable file yields a prediction with a problem.
-
-    Args:
-        trained: The network.
-        images: Paths.
-        top: Number of classes per image.
+    """Classify image files into the `top` classes; an unreadable file yields a prediction with a problem.
 
     Raises:
         UsageError: The network's file does not state its preprocessing or its classes.

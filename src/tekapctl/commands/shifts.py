@@ -37,14 +37,7 @@ class Shift(ABC):
 
     @abstractmethod
     def __call__(self, pixels: Pixels, labels: Int64[Tensor, " batch"], first: int, network: Network) -> Pixels:
-        """Shift a batch of images.
-
-        Args:
-            pixels: The images.
-            labels: Their classes.
-            first: Position of the first image in the data set.
-            network: The network to attack, in evaluation mode.
-        """
+        """Shift a batch whose first image has this position in the data set; the network is the one to attack."""
 
 
 def loss_gradient_sign(network: Network, pixels: Pixels, labels: Int64[Tensor, " batch"]) -> Pixels:
@@ -59,10 +52,8 @@ def loss_gradient_sign(network: Network, pixels: Pixels, labels: Int64[Tensor, "
 class FGSM(Shift):
     """A white-box attack of one step: `x + epsilon * sign(d loss / d x)`, clamped to valid pixels.
 
-    Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015, section 4.
-
-    Attributes:
-        epsilon: The L-infinity bound, as a fraction of the pixel range.
+    Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015, section 4. Epsilon is the L-infinity
+    bound, as a fraction of the pixel range.
     """
 
     epsilon: float
@@ -81,11 +72,8 @@ class FGSM(Shift):
 class PGD(Shift):
     """A white-box attack of many small steps from a random start, projected onto the L-infinity ball.
 
-    Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, section 2.1.
-
-    Attributes:
-        epsilon: The L-infinity bound, as a fraction of the pixel range.
-        steps: Number of steps, each of size 2.5 epsilon / steps.
+    Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, section 2.1. Each step has
+    the size 2.5 epsilon / steps.
     """
 
     epsilon: float
@@ -113,11 +101,7 @@ class PGD(Shift):
 
 @dataclass(frozen=True)
 class Occlusion(Shift):
-    """A grey rectangle of the image's aspect ratio at a random position.
-
-    Attributes:
-        fraction: Its area as a fraction of the image's.
-    """
+    """A grey rectangle of the image's aspect ratio at a random position, with a fraction of the image's area."""
 
     fraction: float
 
@@ -239,12 +223,7 @@ remaining resolution; JPEG quality.
 
 @dataclass(frozen=True)
 class Corruption(Shift):
-    """A common corruption, after Hendrycks and Dietterich, ICLR 2019.
-
-    Attributes:
-        kind: A key of `CORRUPTIONS`.
-        severity: 1 to 5.
-    """
+    """A common corruption of `CORRUPTIONS` with a severity of 1 to 5, after Hendrycks and Dietterich, ICLR 2019."""
 
     kind: str
     severity: int

@@ -48,10 +48,6 @@ def warm(cached: CachedTeacher, report: Report) -> dict[str, Any]:
 
     An interruption loses nothing that was computed.
 
-    Args:
-        cached: The cached teacher.
-        report: Called after each batch.
-
     Returns:
         Plain values: `store` (its folder), `views` (all of them), `computed` (those not cached before), `complete`,
         `bytes` and `bytes_when_full`.

@@ -23,16 +23,7 @@ _FENCE = re.compile(r"`{3,}")
 
 @dataclass(frozen=True)
 class Card:
-    """The content of a model card.
-
-    Attributes:
-        source: The exported network.
-        kind: Name of the format.
-        format: The format.
-        file: Name of the file.
-        check: The float32 file compared with the PyTorch network.
-        int8: The int8 file compared with the PyTorch network, if it was quantised.
-    """
+    """The content of a model card: a network and its file, compared in float32 and, if it was quantised, in int8."""
 
     source: ExportSource
     kind: str

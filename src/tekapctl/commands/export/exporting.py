@@ -60,15 +60,7 @@ def export(
 ) -> dict[str, Any]:
     """Write a trained network to a file, check the file against the network, and write a model card.
 
-    Args:
-        home: Holds runs, fetched teachers and data sets.
-        name: A run, a checkpoint file, or a fetched teacher.
-        options: Where to write the file, and how.
-        model: Architecture of a checkpoint file that states none.
-        model_args: Keyword arguments of an external model.
-        best: Use the weights of a run's best epoch instead of its last.
-        dataset: Name of the data set; None for the one it was trained on.
-        folder: Folder with the data set's files.
+    The network is chosen as for `evaluate`.
 
     Returns:
         Plain values. `check` has the fields of `Comparison` for the float32 file, `int8` those for the int8 file.

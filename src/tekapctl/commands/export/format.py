@@ -94,14 +94,7 @@ def run_module(module: Callable[[Tensor], Tensor]) -> Runner:
 
 
 def export_source(loaded: Trained, spec: DataSpec, splits: Splits, model_args: Arguments | None) -> ExportSource:
-    """A network with what its export needs.
-
-    Args:
-        loaded: The network.
-        spec: Its data set.
-        splits: The data set's images.
-        model_args: Keyword arguments that an external model was built with.
-    """
+    """A network with what its export needs; `model_args` are those that an external model was built with."""
     reference, normalization = loaded.reference, loaded.network.normalization
     assert normalization is not None
     channels, height, width = splits.test.image_shape
@@ -156,13 +149,7 @@ class Format(ABC):
         """
 
     def quantize(self, content: bytes, source: ExportSource, images: ImageSet) -> bytes:
-        """The file in int8; formats that support it override this method.
-
-        Args:
-            content: The file in float32.
-            source: The network.
-            images: Training images to calibrate the ranges of activations on.
-        """
+        """The file in int8, calibrated on training images; formats that support it override this method."""
         raise NotImplementedError
 
     @property
@@ -180,11 +167,7 @@ class Format(ABC):
 
     @abstractmethod
     def snippet(self, file: str) -> str:
-        """Python for the model card that computes `classes` and `logits` from `images`, float32 `[batch, c, h, w]`.
-
-        Args:
-            file: Name of the file.
-        """
+        """Python for the model card that computes `classes` and `logits` from `images`, float32 `[batch, c, h, w]`."""
 
 
 FORMATS: Registry[type[Format]] = Registry("export format", "tekapctl.commands.export")

@@ -35,12 +35,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ only in their seed.
-
-    Attributes:
-        label: What distinguishes the group from the others, in short.
-        runs: Runs by seed; the newest if a seed has several.
-    """
+    """Runs that differ only in their seed, by seed (the newest if a seed has several), with a distinctive label."""
 
     label: str
     runs: dict[int, Finished]
@@ -59,11 +54,8 @@ class Group:
 def find(home: Home, references: Sequence[str], *, name: str | None = None, every: bool = False) -> list[Finished]:
     """Find finished runs. Runs that are not listed in `references` and cannot be read are skipped.
 
-    Args:
-        home: The home folder.
-        references: Run ids, unique prefixes, or `latest`.
-        name: Select runs whose spec has this name.
-        every: Select all runs.
+    Selects the runs in `references` (ids, unique prefixes, or `latest`), those whose spec has this `name`, or `every`
+    run.
 
     Raises:
         UsageError: No run was found, or a run in `references` is not finished or has an invalid spec.
@@ -109,11 +101,9 @@ def group(found: Iterable[Finished]) -> list[Group]:
 
 
 def baseline_of(groups: Sequence[Group], label: str | None = None) -> Group:
-    """The group that the others are compared with. Default: training without a teacher, else the first group.
+    """The group that the others are compared with: training without a teacher, else the first group.
 
-    Args:
-        groups: The groups.
-        label: A group's label, the id of one of its runs, or the method in its label (case-insensitive).
+    A label may be a group's, the id of one of its runs, or the method in the group's label (case-insensitive).
 
     Raises:
         UsageError: No group or several groups match.

@@ -17,10 +17,7 @@ _NOT_PUBLISHED = {
 def taken(preset: Preset, spec: StudentSpec, given: Collection[str]) -> dict[str, Any]:
     """The published settings of a pair that a run uses and that were not given by hand.
 
-    Args:
-        preset: The published experiment.
-        spec: The run's spec.
-        given: Paths of the fields that were given by hand.
+    `given` has the paths of the fields that were given by hand.
     """
     ours = flat(to_dict(spec))
     return {

@@ -116,14 +116,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """An arm with its outcomes.
-
-    Attributes:
-        arm: The arm.
-        block: Its block; empty if nothing is varied.
-        reference: Label of the arm that it is compared with.
-        cells: Its outcomes; None without runs.
-    """
+    """An arm with its block, the label of the arm that it is compared with, and its outcomes; None without runs."""
 
     arm: Arm
     block: str
@@ -133,13 +126,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a study.
+    """The result of a study: its arms, and its contrasts for each tested outcome.
 
-    Attributes:
-        planned: The study.
-        finished: Number of finished runs, including teachers.
-        rows: The arms.
-        estimates: The contrasts, for each tested outcome.
+    `finished` is the number of finished runs, including teachers.
     """
 
     planned: Planned
@@ -215,10 +204,7 @@ def _plain(difference: Difference | None) -> dict[str, Any] | None:
 def result(planned: Planned, measured: Mapping[str, Mapping[int, Measured]], finished: int) -> Result:
     """Compute the result of a study.
 
-    Args:
-        planned: The study.
-        measured: The finished runs, by group of the sweep and by seed.
-        finished: Number of finished runs, including teachers.
+    The finished runs are given by group of the sweep and by seed; `finished` counts them with their teachers.
     """
     outcomes = planned.design.outcomes
     of_arm = {label: measured.get(group, {}) for label, group in planned.groups.items()}

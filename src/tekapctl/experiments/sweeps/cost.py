@@ -30,15 +30,9 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class GroupCost:
-    """The cost of a group's trials.
+    """The cost of a group's trials, of which `left` are unfinished.
 
-    Attributes:
-        label: The group.
-        trials: Number of trials.
-        left: Number of unfinished trials.
-        macs: Multiply-accumulates per trial.
-        memory_bytes: Peak memory per trial.
-        seconds: Time per trial on this machine; None if not measured.
+    Multiply-accumulates, peak memory and seconds are per trial; seconds are None if not measured.
     """
 
     label: str
@@ -56,14 +50,7 @@ class GroupCost:
 def costs(
     plan: Plan, standings: Mapping[str, Standing], folder: SweepFolder, *, measured: bool, report: Report
 ) -> list[GroupCost]:
-    """The cost of each group.
-
-    Args:
-        plan: The sweep.
-        standings: The states of its trials.
-        folder: The sweep's folder, where measured times are kept.
-        measured: Time some steps of one trial of each group.
-        report: Progress callback.
+    """The cost of each group; if `measured`, some steps of one trial of each are timed, and kept in the sweep's folder.
 
     Raises:
         UsageError: A teacher is a run or a file that does not exist.
