@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from tekapctl import __version__
-from tekapctl.commands.export.comparison import Comparison
-from tekapctl.commands.export.format import ExportSource, Format
+from tekapctl.commands.export.format import Comparison, ExportSource, Format
 from tekapctl.models.network import macs, parameters
 from tekapctl.store.run import Run
 from tekapctl.train.metadata import Preprocessing

@@ -9,8 +9,7 @@ import torch
 
 from tekapctl.commands.evaluate import load_network
 from tekapctl.commands.export.card import Card
-from tekapctl.commands.export.comparison import compare, run_all
-from tekapctl.commands.export.format import choose, export_source, run_module
+from tekapctl.commands.export.format import choose, compare, export_source, run_all, run_module
 from tekapctl.data.batches import CPU
 from tekapctl.device import place
 from tekapctl.errors import UsageError, failures_in_words

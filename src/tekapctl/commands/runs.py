@@ -1,7 +1,9 @@
-"""The progress of a run, read from its files without disturbing it."""
+"""The progress of a run, read without disturbing it, and a check of its files against their checksums."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from tekapctl.errors import TekapctlError
@@ -10,6 +12,9 @@ from tekapctl.store.run import Run, Status
 _NEEDED = ("epoch", "train_loss", "train_top1", "test_top1", "images_per_second", "train_seconds", "test_seconds")
 _RECENT = 5
 """Number of the latest epochs that the estimate of the remaining time uses."""
+TOLERANCE = 1e-5
+"""Tolerance of the top-1 in the weights' metadata, which has six digits."""
+_BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -101,3 +106,88 @@ def _left(metrics: list[dict[str, Any]], epochs: int, step: int, steps: int | No
     done = (metrics[-1]["epoch"] if metrics else 0) + (step / steps if steps else 0)
     left = max(0.0, epoch_seconds * (epochs - done))
     return left if math.isfinite(left) else None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The result of checking a run: its status, the number of intact files with a checksum, and what is wrong."""
+
+    run: str
+    status: str
+    files: int
+    problems: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def verify(run: Run) -> Verified:
+    """Read all files of a run and check them."""
+    problems, intact = list(_problems(run)), 0
+    weights = [path for path in (run.weights, run.path / _BEST) if path.is_file()]
+    for path in [*weights, *sorted(run.checkpoints.glob("*.state"))]:
+        try:
+            intact += _check_weights(run, path) if path in weights else _check_checkpoint(path)
+        except TekapctlError as error:
+            problems.append(error.problem)
+    return Verified(run.id, run.status, intact, tuple(problems))
+
+
+def _problems(run: Run) -> Iterator[str]:
+    """What is wrong with a run's text files, and which of its files are missing."""
+    is_finished = (run.summary() or {}).get("status") == "finished"
+    if run.kind() is None:
+        yield "spec.toml cannot be read, or is not the spec of a teacher or a student."
+    if (problem := run.summary_problem()) is not None:
+        yield f"summary.json is damaged: {problem}."
+    metrics = run.path / "metrics.jsonl"
+    if metrics.exists():
+        try:
+            lines = sum(1 for line in metrics.read_text(encoding="utf-8").splitlines() if line.strip())
+            if damaged := lines - len(run.metrics()):
+                yield f"metrics.jsonl has {damaged} damaged line{'s' if damaged > 1 else ''}."
+        except (OSError, UnicodeDecodeError) as error:
+            yield f"metrics.jsonl cannot be read: {error}."
+    elif is_finished:
+        yield "metrics.jsonl is missing."
+    if run.has_damaged_checksums:
+        yield "checksums.json is damaged, so that the weights cannot be checked."
+    known = set(run.checksummed)
+    there = {name for name in (run.weights.name, _BEST) if (run.path / name).is_file()}
+    if is_finished and (without := there - known):
+        yield f"{' and '.join(sorted(without))} cannot be checked: no checksum of it was found."
+    if gone := {name for name in known if not (run.path / name).is_file()}:
+        yield f"{' and '.join(sorted(gone))} is missing."
+    if is_finished and run.weights.name not in there | known:
+        yield f"{run.weights.name} is missing."
+
+
+def _check_weights(run: Run, path: Path) -> int:
+    from tekapctl.store.weights import read_metadata
+
+    run.check_weights(path)
+    stated, summary = read_metadata(path).get("top1"), run.summary() or {}
+    if summary.get("status") == "finished":
+        key = "last_top1" if path == run.weights else "best_top1"
+        try:
+            is_same = abs(float(stated or "nan") - summary[key]) <= TOLERANCE
+        except ValueError:
+            is_same = False
+        if not is_same:
+            raise TekapctlError(f"{path.name} states another top-1 than the summary.")
+    return 1
+
+
+def _check_checkpoint(path: Path) -> int:
+    import torch
+
+    from tekapctl.train import checkpoint
+
+    try:
+        checkpoint.read(path, torch.device("cpu"))
+    except TekapctlError:
+        if not path.exists():
+            return 0  # the run is still going and has replaced it by a newer one
+        raise
+    return 1
