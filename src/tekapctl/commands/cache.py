@@ -1,6 +1,7 @@
 """List, verify and clear the artifact cache."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,12 +106,8 @@ def _problem(home: Home, artifact: Artifact) -> str | None:
 
 
 def _bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
-    return sum(map(_bytes_of_file, files))
-
-
-def _bytes_of_file(file: Path) -> int:
-    try:
-        return disk_usage(file) if file.is_file() and not file.is_symlink() else 0
-    except OSError:  # deleted in the meantime
-        return 0
+    total = 0
+    for file in path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]:
+        with suppress(OSError):  # deleted in the meantime
+            total += disk_usage(file) if file.is_file() and not file.is_symlink() else 0
+    return total

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tekapctl.commands.evaluate import load_network
-from tekapctl.commands.export.card import Card
+from tekapctl.commands.export.card import model_card
 from tekapctl.commands.export.format import choose, compare, export_source, run_all, run_module
 from tekapctl.data.batches import CPU
 from tekapctl.device import place
@@ -97,7 +97,7 @@ def export(
             int8.check_accuracy(options.max_accuracy_drop)
             if int8.images_per_second < check.images_per_second:
                 logger.info("on this CPU the int8 file is smaller, but slower than float32")
-        text = Card(source, kind, chosen, output.name, check, int8).text()
+        text = model_card(source, kind, chosen, output.name, check, int8)
         card_part.write_text(text, encoding="utf-8", errors="backslashreplace")
     return {
         "file": str(output),

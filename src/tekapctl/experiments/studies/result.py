@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from tekapctl.experiments.studies.contrasts import MACS, Estimate, Measured, Out
 from tekapctl.experiments.studies.planning import Planned
 from tekapctl.experiments.studies.study import Arm
 from tekapctl.experiments.sweeps.cost import estimated
+from tekapctl.experiments.sweeps.folder import as_json, read_table
 from tekapctl.experiments.sweeps.plan import Trial
 from tekapctl.experiments.sweeps.state import Standing
 from tekapctl.store.atomic import atomic_write
@@ -65,46 +66,43 @@ def _evaluation(run: Run, label: str, request: Request, limit: int | None, home:
     asked = {**asdict(request), "limit": limit, "version": __version__}
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     path = run.path / "evaluations" / f"{key}.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if _is_whole(found, request):
-            return dict(found)
-    except (OSError, ValueError, RecursionError):
-        pass  # not measured yet
-    logger.info(f"measuring {label}")
-    found = evaluate(home, run.id, robustness=request, limit=limit, with_teacher=False)
-    atomic_write(path, (json.dumps(found, indent=2) + "\n").encode())
+    found = read_table(path)
+    if not _is_whole(found, request):
+        logger.info(f"measuring {label}")
+        found = evaluate(home, run.id, robustness=request, limit=limit, with_teacher=False)
+        atomic_write(path, as_json(found))
     return found
 
 
-def _is_whole(found: Any, request: Request) -> bool:
+def _is_whole(found: dict[str, Any], request: Request) -> bool:
     """Whether a kept evaluation has everything that studies read."""
-    shifts, probes = [shift.name for shift in request.shifts()], list(request.probes)
-    parts = (("robustness", "shift", shifts), ("transfer", "dataset", probes))
-    return isinstance(found, dict) and all(
+
+    def is_result(each: Any, name: str) -> bool:
+        return isinstance(each, dict) and isinstance(each.get(name), str) and _is_fraction(each.get("top1"))
+
+    parts = (("robustness", "shift", request.shifts()), ("transfer", "dataset", request.probes))
+    return all(
         isinstance(found.get(part), list)
         and len(found[part]) == len(asked)
-        and all(
-            isinstance(each, dict)
-            and isinstance(each.get(name), str)
-            and type(each.get("top1")) in (int, float)
-            and 0 <= each["top1"] <= 1
-            for each in found[part]
-        )
+        and all(is_result(each, name) for each in found[part])
         for part, name, asked in parts
     )
 
 
+def _is_fraction(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
 def cost_of(trial: Trial, home: Home) -> tuple[float, float]:
     """Multiply-accumulates of training a trial, and of training its teachers (and theirs), each counted once."""
-    before: dict[str, Trial] = {}
-    rest = list(trial.requires.values())
-    while rest:
-        need = rest.pop()
-        if need.digest not in before:
-            before[need.digest] = need
-            rest.extend(need.requires.values())
-    return estimated(trial, home).total_macs, sum(estimated(need, home).total_macs for need in before.values())
+    teachers = {need.digest: need for need in _required(trial)}.values()
+    return estimated(trial, home).total_macs, sum(estimated(need, home).total_macs for need in teachers)
+
+
+def _required(trial: Trial) -> Iterator[Trial]:
+    for need in trial.requires.values():
+        yield need
+        yield from _required(need)
 
 
 class Cell(NamedTuple):
