@@ -16,7 +16,7 @@ from tekapctl.train.source import find_teacher
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher
 
 Report = Callable[[int, int], None]
-"""Called with the number of views done and their total."""
+"""Called with the number of parts that are done and their total."""
 
 
 @failures_in_words("caching the teacher's outputs")

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from tekapctl import __version__
 from tekapctl.commands.evaluate import evaluate
 from tekapctl.commands.robustness import Request
+from tekapctl.commands.warm_cache import Report
 from tekapctl.errors import TekapctlError
 from tekapctl.experiments.comparison.groups import read_finished
 from tekapctl.experiments.comparison.statistics import ALPHA, Difference, Summary, paired
@@ -26,9 +27,6 @@ from tekapctl.store.home import Home
 from tekapctl.store.run import Run
 
 logger = logging.getLogger(__name__)
-
-Report = Callable[[int, int], None]
-"""Called with the number of measured runs and of all runs."""
 
 
 def measured_runs(

@@ -2,12 +2,13 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tekapctl.commands.bench import measure_alone, measure_steps
 from tekapctl.commands.cost import Cost, estimate
+from tekapctl.commands.warm_cache import Report
 from tekapctl.device import describe, resolve_device
 from tekapctl.errors import TekapctlError
 from tekapctl.experiments import identity
@@ -23,9 +24,6 @@ logger = logging.getLogger(__name__)
 
 STEPS = 3
 """Timed steps, after untimed ones."""
-
-Report = Callable[[int, int], None]
-"""Called with the number of measured groups and of all groups."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class GroupCost:
 def costs(
     plan: Plan, standings: Mapping[str, Standing], folder: SweepFolder, *, measured: bool, report: Report
 ) -> list[GroupCost]:
-    """The cost of each group; if `measured`, some steps of one trial of each are timed, and kept in the sweep's folder.
+    """The cost of each group. If `measured`, times some steps of one trial of each, and keeps the times in the folder.
 
     Raises:
         UsageError: A teacher is a run or a file that does not exist.

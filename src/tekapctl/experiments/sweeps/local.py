@@ -245,7 +245,7 @@ def check_devices(devices: Sequence[str], plan: Plan) -> None:
 
 
 def environment(device: str | None, workers: int) -> dict[str, str]:
-    """Environment variables of a worker, of which several share the CPU; the device None means all devices.
+    """Environment variables of a worker on a device (None for all devices); several workers share the CPU.
 
     A worker sees only its own device, so that specs need not name it and runs can resume on another one.
 

@@ -27,7 +27,7 @@ _EPOCHS_PER_VIEW = 3
 def run_trial(trial: Trial, folder: SweepFolder, callback: Callback, *, retry: bool = False, wait: bool = False) -> str:
     """Run or resume a trial, after the trials that it requires; returns its run's id.
 
-    A failed trial is run again on `retry`. With `wait`, another process that runs the trial is waited for.
+    Set `retry` to run a failed trial again, and `wait` to wait for another process that runs the trial.
 
     Raises:
         NotYetError: Another process runs the trial, or one that it requires has failed.
@@ -87,7 +87,7 @@ class CacheFill(NamedTuple):
 
 
 def cache_fills(plan: Plan, wanted: Mapping[str, Trial]) -> tuple[dict[str, CacheFill], dict[str, str]]:
-    """The teacher caches that the trials that will run share: caches by key, and the key of each trial's cache."""
+    """The teacher caches shared by trials that will run: caches by key, and the key of each trial's cache."""
     fills: dict[str, CacheFill] = {}
     cache_of: dict[str, str] = {}
     for name, trial in wanted.items():
@@ -118,8 +118,8 @@ def fill_cache(
 ) -> dict[str, Any] | None:
     """Fill the cache of a trial's teacher if that saves time; cached outputs are not computed again.
 
-    `epochs` are those of all trials that share the cache. It is `always` filled even if training would compute less, or
-    if the disk is small.
+    `epochs` are those of all trials that share the cache. Set `always` to fill it even if training would compute less
+    or the disk is small.
 
     Raises:
         UsageError: The teacher or its data do not exist.
