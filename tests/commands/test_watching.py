@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tekapctl.cli.console import WatchDisplay, show_watched
-from tekapctl.commands.watch import progress_of
+from tekapctl.commands.runs import progress_of
 from tekapctl.store.run import Run
 
 

@@ -20,7 +20,7 @@ def predict(
 
     Example: tekapctl predict latest photograph.jpg --top 3
     """
-    from tekapctl.commands.predict import predict_files
+    from tekapctl.commands.evaluate import predict_files
     from tekapctl.store.home import Home
     from tekapctl.train import trained
 

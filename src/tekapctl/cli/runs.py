@@ -175,7 +175,7 @@ def verify(
 
     Example: tekapctl runs verify latest
     """
-    from tekapctl.commands.verify import verify as check
+    from tekapctl.commands.runs import verify as check
 
     runs = _runs()
     found = [runs.find(reference) for reference in references] if references else runs.all()

@@ -9,7 +9,7 @@ from tekapctl.cli import console, options
 from tekapctl.errors import TekapctlError, UsageError
 
 if TYPE_CHECKING:
-    from tekapctl.commands.watch import Progress
+    from tekapctl.commands.runs import Progress
 
 
 def watch(
@@ -24,7 +24,7 @@ def watch(
 
     Example: tekapctl watch
     """
-    from tekapctl.commands.watch import progress_of
+    from tekapctl.commands.runs import progress_of
     from tekapctl.store.home import Home
     from tekapctl.store.runs import Runs
 

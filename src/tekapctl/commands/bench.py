@@ -85,11 +85,6 @@ class Benchmark:
 def measure_steps(spec: StudentSpec, home: Home, steps: int) -> Benchmark:
     """Benchmark the steps of a distillation. Nothing is stored, except cached teacher outputs if the spec uses a cache.
 
-    Args:
-        spec: The run's spec.
-        home: Holds teachers and data sets.
-        steps: Number of steps to measure.
-
     Raises:
         UsageError: Teacher and data do not fit together, or the device is unavailable.
     """

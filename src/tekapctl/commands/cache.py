@@ -1,6 +1,7 @@
 """List, verify and clear the artifact cache."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +17,7 @@ KINDS = ("teachers", "datasets", "downloads", "knowledge")
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file or folder in the cache.
-
-    Attributes:
-        kind: `teachers`, `datasets`, `downloads` or `knowledge`.
-        name: Its name.
-        path: Its path.
-        bytes: Its size on disk.
-    """
+    """A file or folder in the cache, of one of the `KINDS`, with its size on disk."""
 
     kind: str
     name: str
@@ -59,12 +53,7 @@ def verify(home: Home) -> list[tuple[Artifact, str | None]]:
 
 @dataclass(frozen=True)
 class Cleared:
-    """The result of clearing the cache.
-
-    Attributes:
-        bytes: Number of bytes freed.
-        kept: Artifacts that were left because another process uses them.
-    """
+    """The bytes that clearing the cache freed, and the artifacts that were left because another process uses them."""
 
     bytes: int
     kept: tuple[Artifact, ...]
@@ -117,12 +106,8 @@ def _problem(home: Home, artifact: Artifact) -> str | None:
 
 
 def _bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
-    return sum(map(_bytes_of_file, files))
-
-
-def _bytes_of_file(file: Path) -> int:
-    try:
-        return disk_usage(file) if file.is_file() and not file.is_symlink() else 0
-    except OSError:  # deleted in the meantime
-        return 0
+    total = 0
+    for file in path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]:
+        with suppress(OSError):  # deleted in the meantime
+            total += disk_usage(file) if file.is_file() and not file.is_symlink() else 0
+    return total

@@ -15,6 +15,7 @@ from tekapctl.train.teacher_statistics import images_asked
 
 _BACKWARD = 2
 """Cost of a backward pass, in forward passes."""
+_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -82,26 +83,19 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
         steps_per_epoch=steps,
         steps=steps * spec.total_epochs,
         total_macs=float(epoch_macs * spec.total_epochs + statistics_macs),
-        memory_bytes=_memory(spec, student, teachers, image, count, home),
+        memory_bytes=_memory(spec, student, teachers, count, home),
     )
 
 
-def _memory(
-    spec: RunSpec,
-    student: models.Network,
-    teachers: list[models.Network],
-    image: tuple[int, int, int],
-    count: int,
-    home: Home,
-) -> int:
-    shape, float_bytes = spec.data.shape(home.datasets), 4
-    channels, height, width = image
+def _memory(spec: RunSpec, student: models.Network, teachers: list[models.Network], count: int, home: Home) -> int:
+    shape = spec.data.shape(home.datasets)
+    channels, height, width = image = (shape.channels, shape.height, shape.width)
     padded = channels * (height + 2 * spec.data.padding) * (width + 2 * spec.data.padding)
     images = 0 if spec.data.streams(home.datasets) else count * padded + shape.test_images * channels * height * width
     weights = 3 * parameters(student) + sum(map(parameters, teachers))  # the student's with gradients and momentum
     # A teacher's pass keeps no activations for a backward pass.
     activations = _activations(student, image) + sum(_activations(teacher, image) // 8 for teacher in teachers)
-    total = images + float_bytes * (weights + spec.batch_size * activations)
+    total = images + _FLOAT_BYTES * (weights + spec.batch_size * activations)
     if isinstance(spec, StudentSpec):
         total += spec.method.memory_bytes(count, spec.batch_size, len(teachers))
     return total

@@ -56,17 +56,9 @@ Watch = Callable[[str], AbstractContextManager[Callback]]
 def demonstrate(
     home: Home, *, seeds: int, epochs: int, fraction: float, watch: Watch
 ) -> tuple[dict[str, Any], list[Result]]:
-    """Train a teacher on all digits and students on few, over several seeds.
+    """Train a teacher on all digits and students on a fraction of them.
 
-    Args:
-        home: Where the runs go.
-        seeds: Runs per arm.
-        epochs: Epochs of each student.
-        fraction: Fraction of the training images that the students see.
-        watch: Makes a callback for a run.
-
-    Returns:
-        The teacher's summary and each arm's results.
+    Returns the teacher's summary and each arm's results.
     """
     spec = parse({"kind": "teacher", "model": TEACHER, "data": "digits", "epochs": TEACHER_EPOCHS, **_SHARED})
     with watch(f"teacher {TEACHER}") as callback:

@@ -34,9 +34,6 @@ _LOW_SPACE = 5 * 2**30
 def examine(home: Home) -> dict[str, Any]:
     """Inspect this machine.
 
-    Args:
-        home: The home folder.
-
     Returns:
         Plain values: `versions`, `devices`, `compiler`, `home`, `datasets` (whether each is available offline),
         `extras` (installed versions) and `warnings` (sentences on what will be slow or will not work).
@@ -131,14 +128,12 @@ def _warnings(report: dict[str, Any]) -> list[str]:
             f"PyTorch uses {cpu['threads']} threads on {cpu['cores']} cores, which slows it down: "
             f"set OMP_NUM_THREADS={cpu['cores']}."
         )
-    problem = unusable_gpu()
-    if problem is not None:
+    if (problem := unusable_gpu()) is not None:
         warnings.append(f"{problem} --device auto uses the CPU.")
     if any(device["name"] == "mps" for device in others):
         warnings.append("--device auto does not choose MPS; use --device mps.")
     has_cuda = any(device["name"].startswith("cuda") for device in others)
-    missing = missing_for_compile("cuda" if has_cuda else "cpu")
-    if missing is not None:
+    if (missing := missing_for_compile("cuda" if has_cuda else "cpu")) is not None:
         warnings.append(f"{missing[0]} {missing[1]}: --compile will not work until then.")
     if not home["writable"]:
         warnings.append(f"{home['path']} is not writable: set TEKAPCTL_HOME to another folder.")

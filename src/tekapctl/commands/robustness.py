@@ -148,14 +148,7 @@ def _fraction(hits: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Result of a linear probe.
-
-    Attributes:
-        dataset: The data set that the probe was trained and tested on.
-        top1: Test accuracy, a fraction.
-        weight_decay: The selected weight decay.
-        teacher_top1: Test accuracy with the teacher's embeddings; None without a teacher.
-    """
+    """A linear probe's test accuracies on a data set, as fractions: with the network's and its teacher's embeddings."""
 
     dataset: str
     top1: float

@@ -5,7 +5,7 @@ Random numbers depend only on a seed and an image's position in the data set, so
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,14 +37,20 @@ class Shift(ABC):
 
     @abstractmethod
     def __call__(self, pixels: Pixels, labels: Int64[Tensor, " batch"], first: int, network: Network) -> Pixels:
-        """Shift a batch of images.
+        """Shift a batch whose first image has this position in the data set; the network is the one to attack."""
 
-        Args:
-            pixels: The images.
-            labels: Their classes.
-            first: Position of the first image in the data set.
-            network: The network to attack, in evaluation mode.
-        """
+
+def _drawn(sample: Callable[..., Tensor], pixels: Pixels, shape: Sequence[int], first: int, *labels: str) -> Tensor:
+    """Random numbers for each image, which depend on its position in the data set alone."""
+
+    def draw(rows: int, source: torch.Generator) -> Tensor:
+        return sample(rows, *shape, generator=source, device=pixels.device)
+
+    return by_rows(draw, pixels.device, first, len(pixels), 0, *labels)
+
+
+def _symmetric(*size: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    return torch.empty(*size, device=device).uniform_(-1, 1, generator=generator)
 
 
 def loss_gradient_sign(network: Network, pixels: Pixels, labels: Int64[Tensor, " batch"]) -> Pixels:
@@ -59,10 +65,8 @@ def loss_gradient_sign(network: Network, pixels: Pixels, labels: Int64[Tensor, "
 class FGSM(Shift):
     """A white-box attack of one step: `x + epsilon * sign(d loss / d x)`, clamped to valid pixels.
 
-    Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015, section 4.
-
-    Attributes:
-        epsilon: The L-infinity bound, as a fraction of the pixel range.
+    Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015, section 4. Epsilon is the L-infinity
+    bound, as a fraction of the pixel range.
     """
 
     epsilon: float
@@ -81,11 +85,8 @@ class FGSM(Shift):
 class PGD(Shift):
     """A white-box attack of many small steps from a random start, projected onto the L-infinity ball.
 
-    Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, section 2.1.
-
-    Attributes:
-        epsilon: The L-infinity bound, as a fraction of the pixel range.
-        steps: Number of steps, each of size 2.5 epsilon / steps.
+    Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, section 2.1. Each step has
+    the size 2.5 epsilon / steps.
     """
 
     epsilon: float
@@ -98,11 +99,7 @@ class PGD(Shift):
 
     def __call__(self, pixels: Pixels, labels: Int64[Tensor, " batch"], first: int, network: Network) -> Pixels:
         """The attacked images."""
-
-        def draw(rows: int, source: torch.Generator) -> Tensor:
-            return torch.empty(rows, *pixels.shape[1:], device=pixels.device).uniform_(-1, 1, generator=source)
-
-        start = by_rows(draw, pixels.device, first, len(pixels), 0, "pgd")
+        start = _drawn(_symmetric, pixels, pixels.shape[1:], first, "pgd")
         low, high = (pixels - self.epsilon).clamp(min=0), (pixels + self.epsilon).clamp(max=1)
         attacked = (pixels + self.epsilon * start).clamp(low, high)
         for _ in range(self.steps):
@@ -113,11 +110,7 @@ class PGD(Shift):
 
 @dataclass(frozen=True)
 class Occlusion(Shift):
-    """A grey rectangle of the image's aspect ratio at a random position.
-
-    Attributes:
-        fraction: Its area as a fraction of the image's.
-    """
+    """A grey rectangle of the image's aspect ratio at a random position, with a fraction of the image's area."""
 
     fraction: float
 
@@ -130,11 +123,7 @@ class Occlusion(Shift):
         """The occluded images."""
         height, width = pixels.shape[2:]
         rows, columns = (round(side * self.fraction**0.5) for side in (height, width))
-
-        def draw(count: int, source: torch.Generator) -> Tensor:
-            return torch.rand(count, 2, 1, generator=source, device=pixels.device)
-
-        position = by_rows(draw, pixels.device, first, len(pixels), 0, "occlusion")
+        position = _drawn(torch.rand, pixels, (2, 1), first, "occlusion")
         room = torch.tensor([height - rows + 1, width - columns + 1], device=pixels.device).view(1, 2, 1)
         top, left = (position * room).long().unbind(1)
         y, x = (torch.arange(side, device=pixels.device).unsqueeze(0) for side in (height, width))
@@ -156,15 +145,6 @@ def _convolve(pixels: Pixels, kernel: Tensor, *, along_rows: bool) -> Pixels:
     return F.conv2d(F.pad(pixels, padding, "replicate"), weight.expand(channels, 1, -1, -1), groups=channels)
 
 
-def _gaussian_noise(pixels: Pixels, amount: float, draw: Draw) -> Pixels:
-    return pixels + amount * draw("normal")
-
-
-def _shot_noise(pixels: Pixels, amount: float, draw: Draw) -> Pixels:
-    # With many photons, Poisson noise is nearly Gaussian, and Gaussian noise can be drawn image by image.
-    return pixels + (pixels / amount).sqrt() * draw("normal")
-
-
 def _impulse_noise(pixels: Pixels, amount: float, draw: Draw) -> Pixels:
     chance = draw("uniform")
     return torch.where(chance < amount / 2, 0.0, torch.where(chance > 1 - amount / 2, 1.0, pixels))
@@ -182,10 +162,6 @@ def _gaussian_blur(pixels: Pixels, amount: float, draw: Draw) -> Pixels:
 def _motion_blur(pixels: Pixels, amount: float, draw: Draw) -> Pixels:
     length = 2 * max(1, round(amount * pixels.shape[3] / 2)) + 1
     return _convolve(pixels, torch.full((length,), 1 / length, device=pixels.device), along_rows=True)
-
-
-def _brightness(pixels: Pixels, amount: float, draw: Draw) -> Pixels:
-    return pixels + amount
 
 
 def _contrast(pixels: Pixels, amount: float, draw: Draw) -> Pixels:
@@ -218,12 +194,16 @@ def _jpeg(pixels: Pixels, amount: float, draw: Draw) -> Pixels:
 
 
 CORRUPTIONS: dict[str, tuple[Change, tuple[float, ...]]] = {
-    "gaussian-noise": (_gaussian_noise, (0.04, 0.08, 0.12, 0.18, 0.26)),
-    "shot-noise": (_shot_noise, (100.0, 40.0, 20.0, 10.0, 5.0)),
+    "gaussian-noise": (lambda pixels, std, draw: pixels + std * draw("normal"), (0.04, 0.08, 0.12, 0.18, 0.26)),
+    # With many photons, Poisson noise is nearly Gaussian, and Gaussian noise can be drawn image by image.
+    "shot-noise": (
+        lambda pixels, photons, draw: pixels + (pixels / photons).sqrt() * draw("normal"),
+        (100.0, 40.0, 20.0, 10.0, 5.0),
+    ),
     "impulse-noise": (_impulse_noise, (0.02, 0.05, 0.10, 0.17, 0.27)),
     "gaussian-blur": (_gaussian_blur, (0.015, 0.025, 0.035, 0.05, 0.07)),
     "motion-blur": (_motion_blur, (0.10, 0.17, 0.24, 0.31, 0.40)),
-    "brightness": (_brightness, (0.10, 0.20, 0.30, 0.40, 0.50)),
+    "brightness": (lambda pixels, amount, draw: pixels + amount, (0.10, 0.20, 0.30, 0.40, 0.50)),
     "contrast": (_contrast, (0.75, 0.55, 0.40, 0.25, 0.15)),
     "fog": (_fog, (0.25, 0.40, 0.55, 0.70, 0.85)),
     "pixelate": (_pixelate, (0.80, 0.65, 0.50, 0.40, 0.30)),
@@ -239,12 +219,7 @@ remaining resolution; JPEG quality.
 
 @dataclass(frozen=True)
 class Corruption(Shift):
-    """A common corruption, after Hendrycks and Dietterich, ICLR 2019.
-
-    Attributes:
-        kind: A key of `CORRUPTIONS`.
-        severity: 1 to 5.
-    """
+    """A common corruption of `CORRUPTIONS` with a severity of 1 to 5, after Hendrycks and Dietterich, ICLR 2019."""
 
     kind: str
     severity: int
@@ -259,10 +234,7 @@ class Corruption(Shift):
         change, amounts = CORRUPTIONS[self.kind]
 
         def draw(distribution: str) -> Tensor:
-            def draw_rows(rows: int, source: torch.Generator) -> Tensor:
-                sample = torch.randn if distribution == "normal" else torch.rand
-                return sample(rows, *pixels.shape[1:], generator=source, device=pixels.device)
-
-            return by_rows(draw_rows, pixels.device, first, len(pixels), 0, "corruption", self.kind)
+            sample = torch.randn if distribution == "normal" else torch.rand
+            return _drawn(sample, pixels, pixels.shape[1:], first, "corruption", self.kind)
 
         return change(pixels, amounts[self.severity - 1], draw).clamp(0, 1)

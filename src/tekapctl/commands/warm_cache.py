@@ -16,7 +16,7 @@ from tekapctl.train.source import find_teacher
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher
 
 Report = Callable[[int, int], None]
-"""Called with the number of views done and their total."""
+"""Called with the number of parts that are done and their total."""
 
 
 @failures_in_words("caching the teacher's outputs")
@@ -47,10 +47,6 @@ def warm(cached: CachedTeacher, report: Report) -> dict[str, Any]:
     """Compute the teacher's outputs for all views of all training images, or for all epochs, that are not cached yet.
 
     An interruption loses nothing that was computed.
-
-    Args:
-        cached: The cached teacher.
-        report: Called after each batch.
 
     Returns:
         Plain values: `store` (its folder), `views` (all of them), `computed` (those not cached before), `complete`,

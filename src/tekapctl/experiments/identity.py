@@ -48,9 +48,7 @@ Identity = dict[str, Any]
 def identity(spec: RunSpec, requires: Mapping[str, Identity]) -> Identity:
     """The identity of a trial, without settings that do not change the experiment, such as its device or name.
 
-    Args:
-        spec: Its spec.
-        requires: Identities of the trials that are its teachers, by their names in the spec.
+    `requires` has the identities of the trials that are its teachers, by their names in the spec.
     """
     table = {**identifying(spec), "seed": spec.seed}
     # The labels of teachers in a file are not part of the experiment.

@@ -4,161 +4,94 @@ import json
 import math
 import platform
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tekapctl import __version__
-from tekapctl.commands.export.comparison import Comparison
-from tekapctl.commands.export.format import ExportSource, Format
+from tekapctl.commands.export.format import Comparison, ExportSource, Format
 from tekapctl.models.network import macs, parameters
 from tekapctl.store.run import Run
 from tekapctl.train.metadata import Preprocessing
 
-_FENCE = re.compile(r"`{3,}")
+
+def model_card(
+    source: ExportSource, kind: str, chosen: Format, file: str, check: Comparison, int8: Comparison | None
+) -> str:
+    """The model card of a file, from `card.md`; a file in int8 has a comparison for float32 and one for int8."""
+    trained, preprocessing = source.trained, source.preprocessing
+    run = trained.reference.run
+    summary = (run.summary() if run else None) or {}
+    spec = run.path / "spec.toml" if run else None
+    trainings = {"student": ", distilled from a teacher", "teacher": ", trained without a teacher"}
+    height, width = preprocessing.size
+    code = f"{_preprocessing_code(preprocessing)}\n{chosen.snippet(file)}print(classes[int(logits[0].argmax())])\n"
+    values = {
+        "source": source,
+        "trained": trained,
+        "kind": kind,
+        "file": file,
+        "check": check,
+        "int8": int8,
+        "channels": len(preprocessing.mean),
+        "height": height,
+        "width": width,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "published": source.metadata.get("published_top1"),
+        "training": trainings.get(str(summary.get("kind")), ""),
+        "parameters": parameters(trained.network),
+        "macs": macs(trained.network, source.splits.test.image_shape),
+        "runtime": chosen.runtime(),
+        "of_run": list(_results(summary)),
+        "origin": list(_origin(source, run, summary)),
+        "code": code,
+        "note": chosen.note.replace("{file}", _code(file)),
+        "spec": spec.read_text(encoding="utf-8", errors="replace") if spec is not None and spec.is_file() else "",
+        "version": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": f"{datetime.now().astimezone():%Y-%m-%d}",
+    }
+    return _environment().get_template("card.md").render(**values).rstrip() + "\n"
 
 
-@dataclass(frozen=True)
-class Card:
-    """The content of a model card.
-
-    Attributes:
-        source: The exported network.
-        kind: Name of the format.
-        format: The format.
-        file: Name of the file.
-        check: The float32 file compared with the PyTorch network.
-        int8: The int8 file compared with the PyTorch network, if it was quantised.
-    """
-
-    source: ExportSource
-    kind: str
-    format: Format
-    file: str
-    check: Comparison
-    int8: Comparison | None
-
-    def text(self) -> str:
-        """The card, in Markdown."""
-        run = self.source.trained.reference.run
-        summary = (run.summary() if run else None) or {}
-        parts = [
-            f"# {_plain(self.source.trained.model)}, {_plain(self.source.data.name)}",
-            self._opening(summary),
-            _table(self._facts()),
-            "## Input and output",
-            self._interface(),
-            fence(json.dumps(self.source.classes), "json"),
-            "## Accuracy and speed",
-            _table(self._accuracy(summary)),
-            "## Usage",
-            self._usage(),
-            "## Origin",
-            _table(self._origin(run, summary)),
-        ]
-        spec = run.path / "spec.toml" if run else None
-        if spec is not None and spec.is_file():
-            parts += [
-                "The run's complete spec:",
-                fence(spec.read_text(encoding="utf-8", errors="replace"), "toml"),
-            ]
-        return "\n\n".join(part.rstrip() for part in parts) + "\n"
-
-    def _opening(self, summary: dict[str, Any]) -> str:
-        trained = {"student": ", distilled from a teacher", "teacher": ", trained without a teacher"}
-        training = trained.get(str(summary.get("kind")), "")
-        precision = "int8 (QDQ)" if self.int8 else "float32"
-        return (
-            f"An image classifier{training}, in {precision}, stored as `{_code(self.file)}`. "
-            f"Exported by tekapctl {__version__}."
-        )
-
-    def _facts(self) -> list[tuple[str, str]]:
-        network, images = self.source.trained.network, self.source.splits.test
-        return [
-            ("network", self.source.trained.model),
-            ("data set", self.source.data.name),
-            ("classes", f"{len(self.source.classes):,}"),
-            ("format", f"{self.kind}{', int8' if self.int8 else ''}"),
-            ("parameters", f"{parameters(network):,}"),
-            ("multiply-accumulates per image", f"{macs(network, images.image_shape):,}"),
-        ]
-
-    def _interface(self) -> str:
-        images = self.source.preprocessing
-        channels, (height, width) = len(images.mean), images.size
-        return (
-            f"Input `images`: float32 `[batch, {channels}, {height}, {width}]`, any batch size. Scale pixels to 0..1, "
-            f"subtract the channel mean `{list(images.mean)}` and divide by the channel standard deviation "
-            f"`{list(images.std)}`.\n\n"
-            f"Output `logits`: float32 `[batch, {len(self.source.classes)}]`; a softmax turns them into probabilities. "
-            "The classes in order:"
-        )
-
-    def _accuracy(self, summary: dict[str, Any]) -> list[tuple[str, str]]:
-        check, runtime = self.check, self.format.runtime()
-        rows = [
-            ("PyTorch, float32", f"top-1 {_percent(check.torch_top1)} on {check.images:,} test images"),
-            (f"{runtime}, float32", f"top-1 {_percent(check.top1)}"),
-            ("largest logit, PyTorch", f"{check.largest_logit:.3g}"),
-            ("largest difference between logits", f"{check.largest_difference:.3g}"),
-            ("agreement of predictions", _percent(check.agreement)),
-            ("speed on the exporting CPU", _speeds(check)),
-        ]
-        if self.int8 is not None:
-            rows += [
-                (f"{runtime}, int8 (this file)", f"top-1 {_percent(self.int8.top1)}"),
-                ("agreement of predictions, int8", _percent(self.int8.agreement)),
-                ("speed on the exporting CPU, int8", _speeds(self.int8)),
-            ]
-        evaluation = _table_of(summary, "evaluation")
-        of_run: tuple[tuple[str, Any, Callable[[Any], str]], ...] = (
-            ("run: final top-1", summary.get("last_top1"), _percent),
-            ("run: best top-1", summary.get("best_top1"), _percent),
-            ("run: best epoch", summary.get("best_epoch"), str),
-            ("run: final top-5", evaluation.get("top5"), _percent),
-            ("run: negative log-likelihood", evaluation.get("negative_log_likelihood"), "{:.4f} nats".format),
-            ("run: expected calibration error", evaluation.get("calibration_error"), _percent),
-            ("run: agreement with the teacher", evaluation.get("agreement"), _percent),
-        )
-        rows += [(name, form(value)) for name, value, form in of_run if _is_number(value)]
-        published = self.source.metadata.get("published_top1")
-        return [*rows, ("published top-1", f"{published} %")] if published else rows
-
-    def _usage(self) -> str:
-        code = f"{preprocessing_snippet(self.source.preprocessing)}\n{self.format.snippet(self.file)}{_PRINT}"
-        note = self.format.note.replace("{file}", _code(self.file))
-        return f"{fence(code, 'python')}\n\n{note}"
-
-    def _origin(self, run: Run | None, summary: dict[str, Any]) -> list[tuple[str, str]]:
-        trained, teacher = self.source.trained, _table_of(summary, "teacher")
-        rows = [("weights", trained.reference.described), ("SHA-256 of the weights", trained.digest)]
-        if "epoch" in self.source.metadata:
-            rows.append(("epoch of the weights", self.source.metadata["epoch"]))
-        if summary.get("method"):
-            rows.append(("method", str(summary["method"])))
-        if teacher:
-            rows.append(("teacher", f"{teacher.get('model')} from {teacher.get('reference')}"))
-        if _is_number(teacher.get("top1")):
-            rows.append(("teacher's top-1", _percent(teacher["top1"])))
-        environment = {name: value for name, value in _environment(run).items() if value is not None}
-        rows += [(f"trained with: {name}", str(value)) for name, value in environment.items()]
-        versions = f"tekapctl {__version__}, PyTorch {torch.__version__}, Python {platform.python_version()}"
-        return [
-            *rows,
-            ("exported with", versions),
-            ("checked with", self.format.runtime()),
-            ("exported on", f"{datetime.now().astimezone():%Y-%m-%d}"),
-        ]
+def _results(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The results of the run that trained the network."""
+    evaluation = _table_of(summary, "evaluation")
+    known: tuple[tuple[str, Any, Callable[[Any], str]], ...] = (
+        ("final top-1", summary.get("last_top1"), _percent),
+        ("best top-1", summary.get("best_top1"), _percent),
+        ("best epoch", summary.get("best_epoch"), str),
+        ("final top-5", evaluation.get("top5"), _percent),
+        ("negative log-likelihood", evaluation.get("negative_log_likelihood"), "{:.4f} nats".format),
+        ("expected calibration error", evaluation.get("calibration_error"), _percent),
+        ("agreement with the teacher", evaluation.get("agreement"), _percent),
+    )
+    yield from ((name, form(value)) for name, value, form in known if _is_number(value))
 
 
-_PRINT = "print(classes[int(logits[0].argmax())])\n"
+def _origin(source: ExportSource, run: Run | None, summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """How the weights were trained, as far as that is known."""
+    teacher = _table_of(summary, "teacher")
+    if "epoch" in source.metadata:
+        yield "epoch of the weights", source.metadata["epoch"]
+    if summary.get("method"):
+        yield "method", str(summary["method"])
+    if teacher:
+        yield "teacher", f"{teacher.get('model')} from {teacher.get('reference')}"
+    if _is_number(teacher.get("top1")):
+        yield "teacher's top-1", _percent(teacher["top1"])
+    for name, value in _training_environment(run).items():
+        if value is not None:
+            yield f"trained with: {name}", str(value)
 
 
-def preprocessing_snippet(preprocessing: Preprocessing) -> str:
+def _preprocessing_code(preprocessing: Preprocessing) -> str:
     """Python that turns an image file into `images` as this program does; zeros for unusual numbers of channels."""
     mean, std, fraction = preprocessing.mean, preprocessing.std, preprocessing.crop_fraction
     channels, (height, width) = len(mean), preprocessing.size
@@ -180,15 +113,11 @@ def preprocessing_snippet(preprocessing: Preprocessing) -> str:
     )
 
 
-def fence(text: str, language: str) -> str:
+def _fence(text: str, language: str) -> str:
     """A Markdown code block, whatever backticks the text contains."""
-    longest = max((len(run) for run in _FENCE.findall(text)), default=2)
+    longest = max((len(run) for run in re.findall(r"`{3,}", text)), default=2)
     bar = "`" * (longest + 1)
     return f"{bar}{language}\n{text.rstrip()}\n{bar}"
-
-
-def _table(rows: Sequence[tuple[str, str]]) -> str:
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {_plain(name)} | {_plain(value)} |" for name, value in rows)])
 
 
 def _plain(text: str) -> str:
@@ -210,7 +139,7 @@ def _is_number(value: object) -> bool:
     return type(value) in (int, float)
 
 
-def _environment(run: Run | None) -> dict[str, Any]:
+def _training_environment(run: Run | None) -> dict[str, Any]:
     try:
         found = json.loads((run.path / "environment.json").read_text(encoding="utf-8")) if run else {}
     except (OSError, ValueError, RecursionError):
@@ -228,3 +157,16 @@ def _speeds(comparison: Comparison) -> str:
         f"{comparison.images_per_second:,.0f} images/s, PyTorch {comparison.torch_images_per_second:,.0f} "
         f"({threads} thread{'s' if threads > 1 else ''}, batches of {comparison.batch_size})"
     )
+
+
+@cache
+def _environment() -> Environment:
+    found = Environment(  # of Markdown, whose values are escaped by `plain` and `code`
+        loader=PackageLoader("tekapctl.commands.export", ""),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    found.filters |= {"plain": _plain, "code": _code, "fence": _fence, "percent": _percent, "speed": _speeds}
+    found.filters["tojson_plain"] = json.dumps
+    return found

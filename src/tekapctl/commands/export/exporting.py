@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from tekapctl.commands.evaluate import load_network
-from tekapctl.commands.export.card import Card
-from tekapctl.commands.export.comparison import compare, run_all
-from tekapctl.commands.export.format import choose, export_source, run_module
+from tekapctl.commands.export.card import model_card
+from tekapctl.commands.export.format import choose, compare, export_source, run_all, run_module
 from tekapctl.data.batches import CPU
 from tekapctl.device import place
 from tekapctl.errors import UsageError, failures_in_words
@@ -60,15 +59,7 @@ def export(
 ) -> dict[str, Any]:
     """Write a trained network to a file, check the file against the network, and write a model card.
 
-    Args:
-        home: Holds runs, fetched teachers and data sets.
-        name: A run, a checkpoint file, or a fetched teacher.
-        options: Where to write the file, and how.
-        model: Architecture of a checkpoint file that states none.
-        model_args: Keyword arguments of an external model.
-        best: Use the weights of a run's best epoch instead of its last.
-        dataset: Name of the data set; None for the one it was trained on.
-        folder: Folder with the data set's files.
+    The network is chosen as for `evaluate`.
 
     Returns:
         Plain values. `check` has the fields of `Comparison` for the float32 file, `int8` those for the int8 file.
@@ -106,7 +97,7 @@ def export(
             int8.check_accuracy(options.max_accuracy_drop)
             if int8.images_per_second < check.images_per_second:
                 logger.info("on this CPU the int8 file is smaller, but slower than float32")
-        text = Card(source, kind, chosen, output.name, check, int8).text()
+        text = model_card(source, kind, chosen, output.name, check, int8)
         card_part.write_text(text, encoding="utf-8", errors="backslashreplace")
     return {
         "file": str(output),

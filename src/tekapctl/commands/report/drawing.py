@@ -221,15 +221,7 @@ def bars(title: str, names: Sequence[str], values: Sequence[Number]) -> str:
 def heat(
     title: str, values: Float[Tensor, "rows columns"], names: Sequence[str], *, most: Number, percent: bool = False
 ) -> str:
-    """A matrix as shades: one colour above zero, another below.
-
-    Args:
-        title: Text alternative.
-        values: The matrix.
-        names: Names of rows and columns.
-        most: Absolute value of the strongest shade.
-        percent: Whether to write cells as percentages.
-    """
+    """A matrix as shades: one colour above zero, another below; the strongest shade has the absolute value `most`."""
     count = len(names)
     side, left, top = 340.0, 96, 8
     cell = side / count
@@ -264,15 +256,7 @@ def heat(
 def scatter(
     title: str, points: Float[Tensor, "n 2"], labels: Int64[Tensor, " n"], shown: Sequence[int], names: Sequence[str]
 ) -> str:
-    """A scatter plot with a colour for each class.
-
-    Args:
-        title: Text alternative.
-        points: Coordinates, with the same unit in both directions.
-        labels: Class numbers.
-        shown: The classes to show.
-        names: Names of all classes.
-    """
+    """A scatter plot, with the same unit in both directions and a colour for each shown class."""
     width, height = 380, 320
     low, high = points.amin(0), points.amax(0)
     extent = (high - low).clamp(min=1e-9)
@@ -295,13 +279,7 @@ def scatter(
 
 
 def legend(names: Sequence[str], *, points: bool = False, only: Collection[str] | None = None) -> str:
-    """A legend.
-
-    Args:
-        names: Names in the order of their colours.
-        points: Whether the colours are of points instead of lines.
-        only: Names to show; None for all.
-    """
+    """A legend of all names, in the order of their colours, or `only` of some."""
     entries = []
     for number, name in enumerate(names):
         if only is not None and name not in only:

@@ -48,14 +48,7 @@ def figure_files(folder: Path, home: Home, *, force: bool) -> list[Path]:
 
 
 def write_figures(groups: Sequence[Group], rows: Sequence[Row], baseline: Group, files: Sequence[Path]) -> list[Path]:
-    """Write the figures; returns the files. A figure without data is not written.
-
-    Args:
-        groups: The groups of runs.
-        rows: The table of their comparison.
-        baseline: The group that the others are compared with.
-        files: The files of `figure_files`.
-    """
+    """Write the figures to the files of `figure_files`, except those without data; returns the written files."""
     matplotlib = require("figures", "matplotlib")
     found = []
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}), warnings.catch_warnings():

@@ -25,12 +25,7 @@ logger = logging.getLogger(__name__)
 def page(groups: Sequence[Group], baseline: Group, rows: Sequence[Row], predictor: Predictor, opening: str = "") -> str:
     """The whole page, as HTML without external resources.
 
-    Args:
-        groups: The groups of runs.
-        baseline: The group that the others are compared with.
-        rows: The table of their comparison.
-        predictor: Runs the networks on the test images.
-        opening: A study's section, as HTML; it replaces the table's own significance tests.
+    A study's section, from `opening`, replaces the table's own significance tests.
     """
     how = "Mean and standard deviation over seeds after the last epoch. The best epoch was selected on the test images."
     if not opening:

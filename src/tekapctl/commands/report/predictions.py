@@ -42,10 +42,7 @@ class Predictions:
         return class_correlation(self.logits)
 
     def plane(self, most: int) -> tuple[Float[Tensor, "some 2"], Int64[Tensor, " some"], float]:
-        """The first two principal components of the embeddings of evenly spaced images.
-
-        Args:
-            most: Maximum number of images.
+        """The first two principal components of the embeddings of at most so many evenly spaced images.
 
         Returns:
             Points, their labels, and the fraction of variance that is explained.

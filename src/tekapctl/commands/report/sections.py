@@ -32,12 +32,7 @@ class Figure:
 class Section:
     """A section of the page.
 
-    Attributes:
-        title: Its heading.
-        how: How its figures were made and how to read them.
-        panels: Its figures, by their common heading, which may be empty.
-        legend: A legend for all figures, as HTML.
-        layout: `three` for small figures side by side.
+    Figures are grouped by a common heading, which may be empty; the layout `three` is for small figures side by side.
     """
 
     title: str
@@ -75,11 +70,7 @@ def training(groups: Sequence[Group]) -> Section | None:
 
 
 def diversity(groups: Sequence[Group]) -> Section | None:
-    """Diagnostics of augmented teachers; None if no run has any.
-
-    Args:
-        groups: All groups, so that each keeps its colour.
-    """
+    """Diagnostics of augmented teachers; None if no run has any. Needs all groups, so that each keeps its colour."""
     metrics = metrics_of(groups)
     panels: dict[str, list[Figure]] = {}
     for level, title in _LEVELS.items():

@@ -35,12 +35,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ only in their seed.
-
-    Attributes:
-        label: What distinguishes the group from the others, in short.
-        runs: Runs by seed; the newest if a seed has several.
-    """
+    """Runs that differ only in their seed, by seed (the newest if a seed has several), with a distinctive label."""
 
     label: str
     runs: dict[int, Finished]
@@ -59,18 +54,14 @@ class Group:
 def find(home: Home, references: Sequence[str], *, name: str | None = None, every: bool = False) -> list[Finished]:
     """Find finished runs. Runs that are not listed in `references` and cannot be read are skipped.
 
-    Args:
-        home: The home folder.
-        references: Run ids, unique prefixes, or `latest`.
-        name: Select runs whose spec has this name.
-        every: Select all runs.
+    Selects the runs in `references` (ids, unique prefixes, or `latest`), those whose spec has this `name`, or `every`
+    run.
 
     Raises:
         UsageError: No run was found, or a run in `references` is not finished or has an invalid spec.
     """
     runs = Runs(home.runs)
-    found: list[Finished] = []
-    found.extend(read_finished(runs.find(reference)) for reference in references)
+    found = [read_finished(runs.find(reference)) for reference in references]
     if every or name is not None:
         known = {each.run.id for each in found}
         for run in runs.all():
@@ -109,11 +100,9 @@ def group(found: Iterable[Finished]) -> list[Group]:
 
 
 def baseline_of(groups: Sequence[Group], label: str | None = None) -> Group:
-    """The group that the others are compared with. Default: training without a teacher, else the first group.
+    """The group that the others are compared with: training without a teacher, else the first group.
 
-    Args:
-        groups: The groups.
-        label: A group's label, the id of one of its runs, or the method in its label (case-insensitive).
+    A label may be a group's, the id of one of its runs, or the method in the group's label (case-insensitive).
 
     Raises:
         UsageError: No group or several groups match.
@@ -175,15 +164,14 @@ def _words(spec: TeacherSpec | StudentSpec) -> str:
 def _datasets(firsts: dict[str, Finished]) -> dict[str, str]:
     """Names of the data sets; image folders of the same name are distinguished by their fingerprints."""
     sections = {key: one.spec.data for key, one in firsts.items()}
-    fingerprints = {key: section.fingerprint for key, section in sections.items()}
     names = {
         key: Path(section.folder).name if section.folder and section.fingerprint else section.name
         for key, section in sections.items()
     }
     for name in set(names.values()):
-        alike = [key for key in names if names[key] == name]
-        if len({fingerprints[key] for key in alike}) > 1:
-            names |= {key: f"{name} {(fingerprints[key] or 'unknown images')[:8]}" for key in alike}
+        fingerprints = {key: sections[key].fingerprint for key in names if names[key] == name}
+        if len(set(fingerprints.values())) > 1:
+            names |= {key: f"{name} {(each or 'unknown images')[:8]}" for key, each in fingerprints.items()}
     return names
 
 
@@ -192,13 +180,12 @@ def _distinct(words: dict[str, str], tables: dict[str, dict[str, Any]]) -> dict[
     labels = {}
     for key, word in words.items():
         alike = [tables[other] for other, its_word in words.items() if its_word == word]
-        fields = sorted({field for table in alike for field in table})
-        differing = [
-            field
-            for field in fields
-            if len({repr(table.get(field)) for table in alike}) > 1 and field != "data.fingerprint"
+        more = [
+            f"{field} {tables[key].get(field, 'unset')}"
+            for field in sorted({field for table in alike for field in table})
+            if field not in ("data.fingerprint", "teacher_digest")
+            and len({repr(table.get(field)) for table in alike}) > 1
         ]
-        more = [f"{field} {tables[key].get(field, 'unset')}" for field in differing if field != "teacher_digest"]
         labels[key] = ", ".join([word, *more])
     named = list(labels.values())
     # Rare: only the weights of the teacher differ.

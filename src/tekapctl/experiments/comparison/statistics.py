@@ -17,11 +17,7 @@ ALPHA = 0.05
 class Summary:
     """A value over seeds.
 
-    Attributes:
-        seeds: Number of runs.
-        mean: Mean over the runs.
-        std: Sample standard deviation; None for a single run.
-        ci_half_width: Half-width of the mean's 95 % confidence interval; None for a single run.
+    The sample standard deviation and the half-width of the mean's 95 % confidence interval are None for a single run.
     """
 
     seeds: int
@@ -61,12 +57,7 @@ class Difference:
 
 
 def paired(one: Sequence[float], other: Sequence[float], *, confidence: float = 0.95) -> Difference:
-    """The mean of `one - other` over pairs, with its Student's t interval.
-
-    Args:
-        one: Values.
-        other: As many values, in the same order.
-        confidence: Confidence level, between 0 and 1.
+    """The mean of `one - other` over pairs, with its Student's t interval at a confidence level between 0 and 1.
 
     Raises:
         ValueError: The sequences are empty or differ in length.

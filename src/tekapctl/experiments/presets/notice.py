@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from tekapctl.experiments.presets.preset import Preset, flat
+from tekapctl.models import is_known
 from tekapctl.spec import StudentSpec, parse, to_dict
 
 _NOT_PUBLISHED = {
@@ -17,10 +18,7 @@ _NOT_PUBLISHED = {
 def taken(preset: Preset, spec: StudentSpec, given: Collection[str]) -> dict[str, Any]:
     """The published settings of a pair that a run uses and that were not given by hand.
 
-    Args:
-        preset: The published experiment.
-        spec: The run's spec.
-        given: Paths of the fields that were given by hand.
+    `given` has the paths of the fields that were given by hand.
     """
     ours = flat(to_dict(spec))
     return {
@@ -38,7 +36,7 @@ def changed(preset: Preset, spec: StudentSpec) -> dict[str, Any]:
     ours, theirs = (flat(to_dict(each.canonical)) for each in (spec, published))
     found = {}
     for path in dict.fromkeys([*ours, *theirs]):
-        is_ours = path == "teacher" and not _is_network(spec.teacher)
+        is_ours = path == "teacher" and not is_known(spec.teacher)
         if path not in _NOT_PUBLISHED and not is_ours and not _same(ours.get(path), theirs.get(path)):
             found[path] = ours.get(path)
     for choice in ("data", "method"):
@@ -69,9 +67,7 @@ def _shown(value: Any) -> str:
 
 
 def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return list(one) == list(other)
-    return bool(one == other)
+    return bool((list(one) if isinstance(one, tuple) else one) == (list(other) if isinstance(other, tuple) else other))
 
 
 def _is_given(path: str, given: Collection[str]) -> bool:
@@ -83,9 +79,3 @@ def _is_used(path: str, spec: StudentSpec) -> bool:
     if path.startswith("method."):
         return bool(spec.beta)
     return bool(spec.alpha) if path == "temperature" else True
-
-
-def _is_network(name: str) -> bool:
-    from tekapctl import models
-
-    return models.is_known(name)

@@ -123,11 +123,7 @@ _IMAGENET: dict[str, Any] = {
 class Preset:
     """A published experiment, or a method's defaults on a pair of which nothing is published.
 
-    Attributes:
-        way: How it is distilled.
-        teacher: The teacher.
-        student: The student.
-        dataset: The data set; on ImageNet the networks are torchvision's.
+    The way is how it is distilled. On ImageNet the networks are torchvision's.
     """
 
     way: str

@@ -117,12 +117,9 @@ Values = Mapping[str, Mapping[int, float]]
 
 @dataclass(frozen=True)
 class Contrast:
-    """A weighted sum of arms' outcomes whose weights add up to zero.
+    """A weighted sum of arms' outcomes, by label, whose weights add up to zero.
 
-    Attributes:
-        label: What it compares.
-        weights: Weight of each arm, by label.
-        per: Unit of a slope, such as `doubling`; empty for a plain difference.
+    `per` is the unit of a slope, such as `doubling`; empty for a plain difference.
     """
 
     label: str
@@ -160,11 +157,7 @@ def mean_of(label: str, pairs: Sequence[tuple[str, str]]) -> Contrast:
 def trend(label: str, arms: Sequence[str], at: Sequence[float | int], minus: Sequence[str] = ()) -> Contrast:
     """The least-squares slope of arms' outcomes for each doubling of a setting.
 
-    Args:
-        label: What it compares.
-        arms: Labels of the arms.
-        at: The setting's value for each arm.
-        minus: Arms with the same values whose slope is subtracted.
+    The arms' values of the setting are in `at`; the slope of the arms `minus`, with the same values, is subtracted.
     """
     places = [math.log2(value) for value in at]
     middle = sum(places) / len(places)
@@ -180,11 +173,8 @@ def trend(label: str, arms: Sequence[str], at: Sequence[float | int], minus: Seq
 class Estimate:
     """A contrast estimated from runs.
 
-    Attributes:
-        contrast: The contrast.
-        outcome: The outcome.
-        difference: Mean over seeds; None if no seed has all arms.
-        p_holm: p-value, Holm-adjusted for all contrasts and outcomes of the study; None without one.
+    The difference is a mean over seeds, None if no seed has all arms. Its p-value is Holm-adjusted for all contrasts
+    and outcomes of the study; None without one.
     """
 
     contrast: Contrast
@@ -233,9 +223,7 @@ class Estimate:
 def estimate(outcomes: Sequence[tuple[Outcome, Values]], contrasts: Sequence[Sequence[Contrast]]) -> list[Estimate]:
     """Estimate contrasts, with all p-values adjusted together.
 
-    Args:
-        outcomes: Outcomes with their values.
-        contrasts: Each contrast within every block; the blocks' values are pooled.
+    Each contrast is given within every block; the blocks' values are pooled.
     """
     found: list[tuple[Contrast, Outcome, Difference | None]] = []
     p_values: dict[str, float] = {}

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from tekapctl import __version__
 from tekapctl.commands.evaluate import evaluate
 from tekapctl.commands.robustness import Request
+from tekapctl.commands.warm_cache import Report
 from tekapctl.errors import TekapctlError
 from tekapctl.experiments.comparison.groups import read_finished
 from tekapctl.experiments.comparison.statistics import ALPHA, Difference, Summary, paired
@@ -18,6 +19,7 @@ from tekapctl.experiments.studies.contrasts import MACS, Estimate, Measured, Out
 from tekapctl.experiments.studies.planning import Planned
 from tekapctl.experiments.studies.study import Arm
 from tekapctl.experiments.sweeps.cost import estimated
+from tekapctl.experiments.sweeps.folder import as_json, read_table
 from tekapctl.experiments.sweeps.plan import Trial
 from tekapctl.experiments.sweeps.state import Standing
 from tekapctl.store.atomic import atomic_write
@@ -25,9 +27,6 @@ from tekapctl.store.home import Home
 from tekapctl.store.run import Run
 
 logger = logging.getLogger(__name__)
-
-Report = Callable[[int, int], None]
-"""Called with the number of measured runs and of all runs."""
 
 
 def measured_runs(
@@ -65,46 +64,43 @@ def _evaluation(run: Run, label: str, request: Request, limit: int | None, home:
     asked = {**asdict(request), "limit": limit, "version": __version__}
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     path = run.path / "evaluations" / f"{key}.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if _is_whole(found, request):
-            return dict(found)
-    except (OSError, ValueError, RecursionError):
-        pass  # not measured yet
-    logger.info(f"measuring {label}")
-    found = evaluate(home, run.id, robustness=request, limit=limit, with_teacher=False)
-    atomic_write(path, (json.dumps(found, indent=2) + "\n").encode())
+    found = read_table(path)
+    if not _is_whole(found, request):
+        logger.info(f"measuring {label}")
+        found = evaluate(home, run.id, robustness=request, limit=limit, with_teacher=False)
+        atomic_write(path, as_json(found))
     return found
 
 
-def _is_whole(found: Any, request: Request) -> bool:
+def _is_whole(found: dict[str, Any], request: Request) -> bool:
     """Whether a kept evaluation has everything that studies read."""
-    shifts, probes = [shift.name for shift in request.shifts()], list(request.probes)
-    parts = (("robustness", "shift", shifts), ("transfer", "dataset", probes))
-    return isinstance(found, dict) and all(
+
+    def is_result(each: Any, name: str) -> bool:
+        return isinstance(each, dict) and isinstance(each.get(name), str) and _is_fraction(each.get("top1"))
+
+    parts = (("robustness", "shift", request.shifts()), ("transfer", "dataset", request.probes))
+    return all(
         isinstance(found.get(part), list)
         and len(found[part]) == len(asked)
-        and all(
-            isinstance(each, dict)
-            and isinstance(each.get(name), str)
-            and type(each.get("top1")) in (int, float)
-            and 0 <= each["top1"] <= 1
-            for each in found[part]
-        )
+        and all(is_result(each, name) for each in found[part])
         for part, name, asked in parts
     )
 
 
+def _is_fraction(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
 def cost_of(trial: Trial, home: Home) -> tuple[float, float]:
     """Multiply-accumulates of training a trial, and of training its teachers (and theirs), each counted once."""
-    before: dict[str, Trial] = {}
-    rest = list(trial.requires.values())
-    while rest:
-        need = rest.pop()
-        if need.digest not in before:
-            before[need.digest] = need
-            rest.extend(need.requires.values())
-    return estimated(trial, home).total_macs, sum(estimated(need, home).total_macs for need in before.values())
+    teachers = {need.digest: need for need in _required(trial)}.values()
+    return estimated(trial, home).total_macs, sum(estimated(need, home).total_macs for need in teachers)
+
+
+def _required(trial: Trial) -> Iterator[Trial]:
+    for need in trial.requires.values():
+        yield need
+        yield from _required(need)
 
 
 class Cell(NamedTuple):
@@ -116,14 +112,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """An arm with its outcomes.
-
-    Attributes:
-        arm: The arm.
-        block: Its block; empty if nothing is varied.
-        reference: Label of the arm that it is compared with.
-        cells: Its outcomes; None without runs.
-    """
+    """An arm with its block, the label of the arm that it is compared with, and its outcomes; None without runs."""
 
     arm: Arm
     block: str
@@ -133,13 +122,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a study.
+    """The result of a study: its arms, and its contrasts for each tested outcome.
 
-    Attributes:
-        planned: The study.
-        finished: Number of finished runs, including teachers.
-        rows: The arms.
-        estimates: The contrasts, for each tested outcome.
+    `finished` is the number of finished runs, including teachers.
     """
 
     planned: Planned
@@ -215,10 +200,7 @@ def _plain(difference: Difference | None) -> dict[str, Any] | None:
 def result(planned: Planned, measured: Mapping[str, Mapping[int, Measured]], finished: int) -> Result:
     """Compute the result of a study.
 
-    Args:
-        planned: The study.
-        measured: The finished runs, by group of the sweep and by seed.
-        finished: Number of finished runs, including teachers.
+    The finished runs are given by group of the sweep and by seed; `finished` counts them with their teachers.
     """
     outcomes = planned.design.outcomes
     of_arm = {label: measured.get(group, {}) for label, group in planned.groups.items()}

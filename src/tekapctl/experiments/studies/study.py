@@ -59,12 +59,7 @@ class Design:
 
 @dataclass(frozen=True)
 class StudySetup:
-    """What a study varies.
-
-    Attributes:
-        spec: A student's run with TeKAP, from which the arms are derived.
-        teacher: How its teacher was or will be trained; None if unknown.
-    """
+    """What a study varies: a student's run with TeKAP, and how its teacher was or will be trained, if that is known."""
 
     spec: StudentSpec
     teacher: TeacherSpec | None = None
@@ -217,12 +212,9 @@ def standard_arms(spec: StudentSpec) -> tuple[list[Arm], Labels]:
 
 
 def over_axis(specs: Mapping[float | int, StudentSpec], setting: str, axis: str) -> Design:
-    """The standard arms for each value of a setting of the data; contrasts are means over all values.
+    """The standard arms for each value (> 0) of a setting of the data; contrasts are means over all values.
 
-    Args:
-        specs: The student's run with TeKAP for each value (> 0) of the setting.
-        setting: The setting's name in labels.
-        axis: Label of the chart's axis.
+    `setting` is its name in labels, and `axis` in the chart.
     """
     arms: list[Arm] = []
     by_arm: dict[str, list[str]] = {}

@@ -2,12 +2,13 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tekapctl.commands.bench import measure_alone, measure_steps
 from tekapctl.commands.cost import Cost, estimate
+from tekapctl.commands.warm_cache import Report
 from tekapctl.device import describe, resolve_device
 from tekapctl.errors import TekapctlError
 from tekapctl.experiments import identity
@@ -24,21 +25,12 @@ logger = logging.getLogger(__name__)
 STEPS = 3
 """Timed steps, after untimed ones."""
 
-Report = Callable[[int, int], None]
-"""Called with the number of measured groups and of all groups."""
-
 
 @dataclass(frozen=True)
 class GroupCost:
-    """The cost of a group's trials.
+    """The cost of a group's trials, of which `left` are unfinished.
 
-    Attributes:
-        label: The group.
-        trials: Number of trials.
-        left: Number of unfinished trials.
-        macs: Multiply-accumulates per trial.
-        memory_bytes: Peak memory per trial.
-        seconds: Time per trial on this machine; None if not measured.
+    Multiply-accumulates, peak memory and seconds are per trial; seconds are None if not measured.
     """
 
     label: str
@@ -56,14 +48,7 @@ class GroupCost:
 def costs(
     plan: Plan, standings: Mapping[str, Standing], folder: SweepFolder, *, measured: bool, report: Report
 ) -> list[GroupCost]:
-    """The cost of each group.
-
-    Args:
-        plan: The sweep.
-        standings: The states of its trials.
-        folder: The sweep's folder, where measured times are kept.
-        measured: Time some steps of one trial of each group.
-        report: Progress callback.
+    """The cost of each group. If `measured`, times some steps of one trial of each, and keeps the times in the folder.
 
     Raises:
         UsageError: A teacher is a run or a file that does not exist.

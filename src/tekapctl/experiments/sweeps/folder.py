@@ -117,11 +117,6 @@ def lock_file(home: Home, digest: str) -> Path:
 def lock(home: Home, digest: str, *, wait: bool) -> Iterator[None]:
     """Hold the lock of a trial, so that no other process runs it.
 
-    Args:
-        home: The home folder.
-        digest: The trial's digest.
-        wait: Wait for another process that holds the lock.
-
     Raises:
         NotYetError: Another process holds it.
     """

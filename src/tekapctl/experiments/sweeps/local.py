@@ -35,12 +35,7 @@ Show = Callable[[Mapping[str, Standing]], None]
 
 
 class SweepStoppedError(TekapctlError):
-    """A signal stopped the sweep; all of its runs are kept.
-
-    Args:
-        number: The signal.
-        again: The command that resumes it.
-    """
+    """A signal stopped the sweep; all of its runs are kept."""
 
     def __init__(self, number: int, again: str) -> None:
         name = signal.Signals(number).name
@@ -250,13 +245,9 @@ def check_devices(devices: Sequence[str], plan: Plan) -> None:
 
 
 def environment(device: str | None, workers: int) -> dict[str, str]:
-    """Environment variables of a worker.
+    """Environment variables of a worker on a device (None for all devices); several workers share the CPU.
 
     A worker sees only its own device, so that specs need not name it and runs can resume on another one.
-
-    Args:
-        device: Its device; None for all.
-        workers: Number of workers that share the CPU.
 
     Raises:
         UsageError: CUDA_VISIBLE_DEVICES does not include the device.

@@ -86,13 +86,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep.
-
-    Attributes:
-        name: Its name.
-        settings: Its settings.
-        trials: Trials by digest: first those that are trained first, then those of the grid.
-    """
+    """A sweep: its trials by digest, first those that are trained first, then those of the grid."""
 
     name: str
     settings: SweepSettings
@@ -110,10 +104,6 @@ class Plan:
 def read(path: Path, datasets: Path) -> Plan:
     """Read a sweep file.
 
-    Args:
-        path: The file.
-        datasets: The folder of data sets.
-
     Raises:
         UsageError: The file cannot be read, or one of its specs is not valid.
     """
@@ -126,12 +116,10 @@ def read(path: Path, datasets: Path) -> Plan:
 
 
 def plan(table: Mapping[str, Any], datasets: Path, *, by_network: bool = True) -> Plan:
-    """The sweep that a table describes.
+    """The sweep that a table describes, as in a sweep file.
 
-    Args:
-        table: The contents of a sweep file.
-        datasets: The folder of data sets; their images are part of an experiment's identity.
-        by_network: Whether students may refer to earlier runs by network, in addition to label.
+    The images in `datasets` are part of an experiment's identity. With `by_network`, students may refer to earlier runs
+    by network, in addition to label.
 
     Raises:
         UsageError: A field is unknown, a spec is not valid, or two trials are the same.
@@ -260,8 +248,7 @@ def _published() -> dict[str, float]:
 def combinations(grid: Mapping[str, Any]) -> Iterator[tuple[Point, ...]]:
     """All combinations of the axes' points; the first axis changes slowest.
 
-    Args:
-        grid: Axes by name: a spec field with a list of values, or any other name with a list of tables.
+    An axis is a spec field with a list of values, or any other name with a list of tables.
 
     Raises:
         UsageError: An axis is not a list, is empty, or is neither a field nor a list of tables; or there are too many

@@ -192,15 +192,7 @@ def _renewed(run: Run) -> str | None:
 class Row:
     """The trials of a group: how many are in which state, and their accuracies as fractions.
 
-    Attributes:
-        label: The group.
-        trials: Number of trials.
-        finished: Number of finished trials.
-        running: Number of running trials.
-        failed: Number of failed trials.
-        waiting: Number of other trials, including interrupted and queued ones.
-        top1: Top-1 accuracy of finished trials after the last epoch; None if there are none.
-        published_top1: The published accuracy of the same experiment.
+    Interrupted and queued trials count as waiting.
     """
 
     label: str

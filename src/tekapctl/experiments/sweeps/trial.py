@@ -27,12 +27,7 @@ _EPOCHS_PER_VIEW = 3
 def run_trial(trial: Trial, folder: SweepFolder, callback: Callback, *, retry: bool = False, wait: bool = False) -> str:
     """Run or resume a trial, after the trials that it requires; returns its run's id.
 
-    Args:
-        trial: The trial.
-        folder: The sweep's folder.
-        callback: Training callback.
-        retry: Retry a failed trial.
-        wait: Wait for another process that runs the trial.
+    Set `retry` to run a failed trial again, and `wait` to wait for another process that runs the trial.
 
     Raises:
         NotYetError: Another process runs the trial, or one that it requires has failed.
@@ -92,15 +87,7 @@ class CacheFill(NamedTuple):
 
 
 def cache_fills(plan: Plan, wanted: Mapping[str, Trial]) -> tuple[dict[str, CacheFill], dict[str, str]]:
-    """The teacher caches that trials share.
-
-    Args:
-        plan: The sweep.
-        wanted: The trials that will run.
-
-    Returns:
-        Caches by key, and the key of each trial's cache.
-    """
+    """The teacher caches shared by trials that will run: caches by key, and the key of each trial's cache."""
     fills: dict[str, CacheFill] = {}
     cache_of: dict[str, str] = {}
     for name, trial in wanted.items():
@@ -140,12 +127,8 @@ def fill_cache(
 ) -> dict[str, Any] | None:
     """Fill the cache of a trial's teacher if that saves time; cached outputs are not computed again.
 
-    Args:
-        trial: One of the trials that share the cache.
-        folder: The sweep's folder.
-        epochs: Epochs of all of them together.
-        always: Fill it even if training would compute less, or if the disk is small.
-        report: Progress callback.
+    `epochs` are those of all trials that share the cache. Set `always` to fill it even if training would compute less
+    or the disk is small.
 
     Raises:
         UsageError: The teacher or its data do not exist.
