@@ -41,12 +41,14 @@ def list_cache(as_json: options.Json = False) -> None:
 @with_spec_options("student")
 def warm_cache(
     spec: Any,
-    dry_run: Annotated[bool, option("--dry-run", "Show the location and final size only.", "Output")] = False,
+    dry_run: Annotated[
+        bool, option("--dry-run", "Show the location and final size of the cache, and exit.", "Output")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Precompute teacher outputs for all augmented views of the training images.
 
-    Takes the options of `distill`, whose --cache-teacher uses the cache. It can be interrupted: outputs that are
+    Takes the options of `distill`; runs with --cache-teacher use the cache. You can interrupt it: outputs that are
     already cached are not computed again.
 
     Example: tekapctl cache warm --teacher resnet32x4 --dataset cifar100

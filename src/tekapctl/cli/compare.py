@@ -9,7 +9,6 @@ from tekapctl.cli.options import option
 from tekapctl.errors import UsageError
 from tekapctl.logging import ROOT
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Runs
 
 if TYPE_CHECKING:
     from tekapctl.experiments.comparison.groups import Group
@@ -67,6 +66,8 @@ def compare(
 
 def _state_of_all_runs() -> list[list[Any]]:
     """Changes whenever a comparison can change."""
+    from tekapctl.store.runs import Runs
+
     found = []
     for run in Runs(Home.default().runs).all():
         files = [run.path / name for name in ("spec.toml", "summary.json", "run.json")]

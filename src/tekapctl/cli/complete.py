@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 
 from tekapctl.cli import listings
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Runs
 
 Completer = Callable[[str], list[str]]
 
@@ -14,6 +13,7 @@ def _matching(names: Callable[[], Iterable[str]]) -> Completer:
 
 
 def _runs() -> list[str]:
+    from tekapctl.store.runs import Runs
 
     return ["latest", *(run.id for run in reversed(Runs(Home.default().runs).all()))]
 

@@ -18,11 +18,16 @@ def demo(
     epochs: Annotated[int, option("--epochs N", "Training epochs of a student.", min=1)] = 80,
     fraction: Annotated[
         float,
-        option("--train-fraction FRACTION", "Fraction of the digits that students are trained on.", min=0.01, max=1.0),
+        option(
+            "--train-fraction FRACTION",
+            "Fraction of the training images that students are trained on.",
+            min=0.01,
+            max=1.0,
+        ),
     ] = 0.05,
     as_json: options.Json = False,
 ) -> None:
-    """Compare a student with KD, with TeKAP and without a teacher, on embedded digits.
+    """Compare KD, TeKAP and training without a teacher on a bundled dataset of digits.
 
     Takes about two minutes on two CPU cores and downloads nothing.
 

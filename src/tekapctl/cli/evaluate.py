@@ -30,13 +30,15 @@ def evaluate(
         list[float] | None,
         option(
             "--epsilon EPS",
-            "L-inf perturbation budget of the attacks, for pixels in 0-1. Repeatable. [default: 8/255]",
+            "L-inf budget of the attacks, for pixels from 0 to 1. Repeatable. [default: 8/255]",
             "Robustness",
         ),
     ] = None,
     corruptions: Annotated[
         list[str] | None,
-        option("--corruption NAME", "Common corruption, e.g. fog or jpeg, or all. Repeatable.", "Robustness"),
+        option(
+            "--corruption NAME", "Common corruption, e.g. fog or jpeg, or all of them: all. Repeatable.", "Robustness"
+        ),
     ] = None,
     severities: Annotated[
         list[int] | None,
@@ -57,7 +59,7 @@ def evaluate(
     ] = None,
     limit: Annotated[
         int | None,
-        option("--limit N", "Evaluate robustness on at most N test images. [default: all]", "Robustness", min=1),
+        option("--limit N", "Test robustness on at most N test images. [default: all]", "Robustness", min=1),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -145,7 +147,7 @@ def predict(
     best: options.Best = False,
     as_json: options.Json = False,
 ) -> None:
-    """Classify images. Unreadable files are reported and the exit code is 1.
+    """Classify images. Exits with 1 if a file cannot be read.
 
     Example: tekapctl predict latest photograph.jpg --top 3
     """

@@ -15,7 +15,7 @@ def fetch(
         list[str] | None,
         argument(
             "[NAME]...",
-            "Pretrained networks and datasets; hf:NAME is a dataset on the Hugging Face Hub.",
+            "Pretrained networks and datasets, or hf:NAME for a dataset on the Hugging Face Hub.",
             complete=complete.fetchable,
         ),
     ] = None,
@@ -28,7 +28,7 @@ def fetch(
     offline: Annotated[bool, option("--offline", "Do not access the network.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Download pretrained CIFAR-100 networks and datasets.
+    """Download datasets and pretrained CIFAR-100 networks.
 
     Examples:
     tekapctl fetch resnet32x4 cifar100

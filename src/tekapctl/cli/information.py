@@ -152,13 +152,13 @@ def presets(
     prefix: Annotated[
         str | None,
         argument(
-            "[PREFIX]", "Only presets whose names begin with this, e.g. dkd or imagenet/kd.", complete=complete.presets
+            "[PREFIX]", "Show only names that begin with this, e.g. dkd or imagenet/kd.", complete=complete.presets
         ),
     ] = None,
     defaults: Annotated[bool, option("--defaults", "List the presets without published numbers instead.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """List the published experiments, with their published accuracy where it is known.
+    """List the published experiments and their accuracies.
 
     Examples:
     tekapctl presets tekap-fl

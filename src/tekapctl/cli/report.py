@@ -27,7 +27,7 @@ def report(
 ) -> None:
     """Write a self-contained HTML report about finished runs.
 
-    It has accuracies, learning curves, confusion matrices, class correlations, embeddings and specs.
+    It shows accuracies, learning curves, confusion matrices, class correlations, embeddings and specs.
 
     Example: tekapctl report --name mine --baseline kd --output mine.html
     """

@@ -4,7 +4,7 @@ import json
 import tomllib
 from collections import Counter
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +12,10 @@ from tekapctl.cli import complete, console, options
 from tekapctl.cli.options import argument
 from tekapctl.errors import TekapctlError
 from tekapctl.store.home import Home
-from tekapctl.store.run import Run
-from tekapctl.store.runs import Runs
+
+if TYPE_CHECKING:
+    from tekapctl.store.run import Run
+    from tekapctl.store.runs import Runs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,11 +23,13 @@ app = typer.Typer(
 )
 
 
-def _all() -> Runs:
+def _all() -> "Runs":
+    from tekapctl.store.runs import Runs
+
     return Runs(Home.default().runs)
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _row(run: "Run") -> dict[str, Any]:
     summary, metrics = run.summary() or {}, run.metrics()
     last, seconds = metrics[-1] if metrics else {}, summary.get("seconds")
     return {
@@ -39,7 +43,7 @@ def _row(run: Run) -> dict[str, Any]:
     }
 
 
-def _described(run: Run) -> dict[str, Any]:
+def _described(run: "Run") -> dict[str, Any]:
     """What a run's spec says, read as plain TOML: checking it would import PyTorch."""
     try:
         spec = tomllib.loads((run.path / "spec.toml").read_text(encoding="utf-8"))
@@ -67,7 +71,7 @@ def _described(run: Run) -> dict[str, Any]:
 
 @app.command("list")
 def list_runs(as_json: options.Json = False) -> None:
-    """List all runs, oldest first. Each can be named by the short ID in the first column.
+    """List all runs, oldest first. All commands accept the short IDs in the first column.
 
     Example: tekapctl runs list
     """

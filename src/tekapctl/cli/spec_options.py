@@ -120,7 +120,7 @@ class SpecOption:
         return {self.path: str(given) if isinstance(given, Path) else given}
 
 
-_NETWORK = "`tekapctl models` lists the built-in ones; or torchvision:NAME, timm:NAME, module:function."
+_NETWORK = "a built-in network (see `tekapctl models`), torchvision:NAME, timm:NAME or module:function."
 # fmt: off
 TABLE = (
     SpecOption("-t --teacher MODEL", "teacher", str, "Networks",
@@ -143,7 +143,7 @@ TABLE = (
                "Train on a random fraction (0-1) of each class.", default=1.0),
     SpecOption("--data-dir DIR", "data.folder", Path, "Data", "Folder with the dataset files."),
     SpecOption("--method NAME", "method.name", str, "Method",
-               "Distillation method; see `tekapctl methods`. Or module:Class.",
+               "Distillation method (see `tekapctl methods`), or module:Class.",
                default="kd", only="student", complete=complete.methods),
     SpecOption("-r --gamma WEIGHT", "gamma", float, "Method", "Weight of the cross-entropy loss.",
                default_text="set by the method", only="student"),
@@ -160,7 +160,8 @@ TABLE = (
     SpecOption("--angular", "angular.views", bool, "TeKAP",
                "Use learned views of the teacher (Angular-KD) instead of TeKAP.", only="student", fields=_angular),
     SpecOption("--diagnose", "diagnose", bool, "TeKAP",
-               "Log per epoch how augmented teachers differ and how their noise affects the student.", only="student"),
+               "Log after each epoch how the augmented teachers differ and how their noise affects the student.",
+               only="student"),
     SpecOption("--epochs N", "epochs", int, "Optimization", "Training epochs.", default=240),
     SpecOption("--batch-size N", "batch_size", int, "Optimization", "Batch size.", default=64),
     SpecOption("--lr LR", "optimizer.learning_rate", float, "Optimization", "Initial learning rate.",
@@ -168,7 +169,7 @@ TABLE = (
     SpecOption("--weight-decay WD", "optimizer.weight_decay", float, "Optimization", "Weight decay.", default=5e-4),
     SpecOption("--seed N", "seed", int, "Run", "Random seed.", default=0),
     SpecOption("--checkpoint-minutes MINUTES", "checkpoint_minutes", float, "Run",
-               "Interval between checkpoints within an epoch.", default=10.0),
+               "Minutes between checkpoints within an epoch.", default=10.0),
     SpecOption("--track TRACKER", "track", str, "Run", "Also log to tensorboard, wandb or mlflow. Repeatable.",
                repeatable=True, complete=complete.trackers),
     SpecOption("--name NAME", "name", str, "Run", "Name that becomes part of the run ID."),
@@ -180,10 +181,11 @@ TABLE = (
     SpecOption("--cache-teacher/--no-cache-teacher", "cache_teacher", bool, "Execution",
                "Cache teacher outputs on disk and reuse them across runs.", default=False, only="student"),
     SpecOption("--preset NAME", None, str, "Configuration",
-               "Start from a published experiment; see `tekapctl presets`.", only="student", complete=complete.presets),
-    SpecOption("--spec FILE", None, Path, "Configuration", "Read the spec from a TOML or JSON file."),
+               "Start from a published experiment (see `tekapctl presets`).",
+               only="student", complete=complete.presets),
+    SpecOption("--spec FILE", None, Path, "Configuration", "Start from the spec in a TOML or JSON file."),
     SpecOption("--set KEY=VALUE", None, str, "Configuration",
-               "Override a field of the spec, e.g. optimizer.momentum=0.8. Repeatable.", repeatable=True),
+               "Set any field of the spec, e.g. optimizer.momentum=0.8. Repeatable.", repeatable=True),
 )
 # fmt: on
 """In the order of the help pages, within each panel."""

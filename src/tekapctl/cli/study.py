@@ -26,11 +26,11 @@ def study(
     settings: dict[str, Any],
     study_name: Annotated[
         str | None,
-        argument("[STUDY]", "Name of the study. Without a name, all studies are listed.", complete=complete.studies),
+        argument("[STUDY]", "Name of the study. Without it, all studies are listed.", complete=complete.studies),
     ] = None,
     seeds: Annotated[int, option("--seeds N", "Seeds per arm, starting with --seed.", "Run", min=1, max=1000)] = 5,
     teacher_epochs: Annotated[
-        int | None, option("--teacher-epochs N", "Train the teacher first, for N epochs.", "Optimization", min=1)
+        int | None, option("--teacher-epochs N", "First train the teacher for N epochs.", "Optimization", min=1)
     ] = None,
     vary: Annotated[
         list[str] | None,
@@ -55,8 +55,8 @@ def study(
 ) -> None:
     """Run an ablation study of a method over several seeds.
 
-    Takes the options of `distill`. The settings of the study itself are set with `--set study.KEY=VALUE`. A study can
-    be interrupted and repeated at any time; studies share their common runs.
+    Takes the options of `distill`, and settings of the study itself as `--set study.KEY=VALUE`. You can interrupt a
+    study and start it again at any time. Studies share the runs that they have in common.
 
     Examples:
     tekapctl study                                  # list the studies

@@ -66,7 +66,7 @@ def run(
 ) -> None:
     """Run all experiments in a sweep file, skipping finished ones.
 
-    A sweep can be interrupted and repeated at any time: finished runs are kept and interrupted runs resume.
+    You can interrupt a sweep and start it again at any time: finished runs are kept, and interrupted runs resume.
 
     Examples:
     tekapctl sweep FILE.toml --dry-run

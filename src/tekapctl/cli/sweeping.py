@@ -26,20 +26,20 @@ Workers = Annotated[
     int | None, option("-w --workers N", "Runs in parallel. [default: 1]", "Execution", min=1, max=1024)
 ]
 Devices = Annotated[
-    str | None, option("--devices LIST", "Devices shared out among the workers, e.g. cuda:0,cuda:1.", "Execution")
+    str | None, option("--devices LIST", "Devices to spread the workers over, e.g. cuda:0,cuda:1.", "Execution")
 ]
 Executor = Annotated[
     Literal["slurm", "local-jobs"] | None,
-    option("--executor NAME", "Submit the runs as jobs: slurm, or local-jobs to test on this machine.", "Execution"),
+    option("--executor NAME", "Submit the runs as jobs: slurm, or local-jobs for a test on this machine.", "Execution"),
 ]
 Slurm = Annotated[
     list[str] | None,
     option("--slurm KEY=VALUE", "Slurm parameter, e.g. partition=gpu or time=240. Repeatable.", "Execution"),
 ]
-Retry = Annotated[bool, option("--retry", "Run failed runs again.", "Execution")]
-DryRun = Annotated[bool, option("--dry-run", "Show the planned runs and their cost only.", "Output")]
+Retry = Annotated[bool, option("--retry", "Retry failed runs.", "Execution")]
+DryRun = Annotated[bool, option("--dry-run", "Show the planned runs and their cost, and exit.", "Output")]
 Measure = Annotated[
-    bool, option("--measure/--no-measure", "Time a few steps of each kind of run in a dry run.", "Output")
+    bool, option("--measure/--no-measure", "In a dry run, time a few steps of each kind of run.", "Output")
 ]
 
 

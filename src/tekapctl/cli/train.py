@@ -23,7 +23,7 @@ Processes = Annotated[
 
 @with_spec_options("teacher")
 def train_teacher(spec: Any, processes: Processes = 1, dry_run: DryRun = False, as_json: options.Json = False) -> None:
-    """Train a network without a teacher: a teacher, or the baseline of a student.
+    """Train a network on its own: a teacher, or the baseline of a student.
 
     Examples:
     tekapctl train-teacher --model resnet32x4 --dataset cifar100

@@ -18,7 +18,6 @@ from tekapctl.cli.options import option
 from tekapctl.cli.progress import epoch_line
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.store.home import Home
-from tekapctl.store.runs import Runs
 
 if TYPE_CHECKING:
     from tekapctl.commands.watch import Progress
@@ -30,11 +29,12 @@ def watch(
     once: Annotated[bool, option("--once", "Show the current state and exit.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Follow a run in another terminal until it ends. Exits with 0 if it finished, else with 1.
+    """Follow a run in another terminal until it ends. Exits with 0 if the run finished, else with 1.
 
     Example: tekapctl watch
     """
     from tekapctl.commands.watch import progress_of
+    from tekapctl.store.runs import Runs
 
     if as_json and not once:
         raise UsageError("--json prints a single result.", "Add --once.")
