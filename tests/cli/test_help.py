@@ -5,8 +5,8 @@ import re
 import pytest
 
 from tekapctl.cli.app import app
-from tekapctl.cli.console import epoch_line
 from tekapctl.cli.help import PANELS, _described
+from tekapctl.cli.progress import epoch_line
 
 
 def pages():

@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from tekapctl.cli.build_spec import build_spec
-from tekapctl.cli.spec_options import TABLE, SpecOption, options_of, values_of
+from tekapctl.cli.spec_options import TABLE, SpecOption, options_of, split_usage, values_of
 from tekapctl.data import DATASETS
 from tekapctl.distillation.methods import METHODS
 from tekapctl.errors import UsageError
@@ -89,10 +89,10 @@ def test_an_option_that_was_not_given_sets_nothing():
 
 def test_an_entry_can_be_a_switch_a_number_a_path_or_a_list():
     entries = [
-        SpecOption("--ema/--no-ema", "ema", bool, None, "Run", "Average.", default=True),
-        SpecOption("-c --clip-grad", "clip", float, "NORM", "Run", "Clip.", default=1.5),
-        SpecOption("--decay-at", "at", float, "FRACTION", "Run", "Decay.", repeatable=True),
-        SpecOption("--recipe", "recipe", Path, "FILE", "Run", "Recipe."),
+        SpecOption("--ema/--no-ema", "ema", bool, "Run", "Average.", default=True),
+        SpecOption("-c --clip-grad NORM", "clip", float, "Run", "Clip.", default=1.5),
+        SpecOption("--decay-at FRACTION", "at", float, "Run", "Decay.", repeatable=True),
+        SpecOption("--recipe FILE", "recipe", Path, "Run", "Recipe."),
     ]
     found = {}
 
@@ -114,7 +114,7 @@ def test_an_entry_can_be_a_switch_a_number_a_path_or_a_list():
 
 def test_flags_and_parameters_are_unique_and_the_kinds_share_their_options():
     for kind in KINDS:
-        flags = [flag for option in options_of(kind) for flag in option.flags.split()]
+        flags = [flag for option in options_of(kind) for flag in split_usage(option.usage)[0]]
         assert len(set(flags)) == len(flags)
     shared = {option.flag for option in TABLE if option.only is None}
     assert {"--epochs", "--dataset", "--lr", "--set", "--spec"} <= shared

@@ -6,7 +6,11 @@ import sys
 
 import pytest
 
+from helpers.summaries import plain_summary
 from tekapctl.cli.listings import stamp_of
+from tekapctl.spec import TeacherSpec, dumps
+from tekapctl.store.run import Run
+from tekapctl.store.runs import Runs
 
 PROGRAM = """
 import sys
@@ -28,10 +32,20 @@ def started(home, *words, **variables) -> subprocess.CompletedProcess:
 def home(tmp_path_factory):
     """A home in which every listing was asked for once."""
     home = tmp_path_factory.mktemp("listings")
-    for words in (["methods"], ["models"], ["schema"], ["study"], ["presets"]):
+    for words in (["methods"], ["models"], ["schema"], ["study"], ["presets"], ["fetch", "--list"]):
         started(home, *words)
-    complete(home, "tekapctl distill --dataset ")
+    make_run(home, 0)
+    make_run(home, 1)
+    started(home, "compare", "--all")
     return home
+
+
+def make_run(home, seed) -> Run:
+    """A finished run that never trained."""
+    spec = TeacherSpec(model="resnet8", data="digits", seed=seed)
+    with Runs(home / "runs").start(f"made-{seed}", {"spec.toml": dumps(spec)}) as run:
+        run.write_summary(plain_summary(0.5 + seed / 10, run=run.id, kind="teacher", seed=seed))
+    return run
 
 
 def complete(home, line):
@@ -52,6 +66,9 @@ def complete(home, line):
         ["schema"],
         ["study"],
         ["presets", "kd"],
+        ["fetch", "--list"],
+        ["compare", "--all"],
+        ["compare", "--all", "--json"],
     ],
     ids=" ".join,
 )
@@ -83,6 +100,21 @@ def test_names_are_completed_without_pytorch(home, line, word):
     done = complete(home, line)
     assert word in done.stdout.split()
     assert done.stderr.splitlines()[-1] == "False"
+
+
+def test_a_comparison_is_made_again_when_a_run_or_the_request_changes(home):
+    assert "55.00" in started(home, "compare", "--all").stdout
+    assert started(home, "compare", "--all", "--csv").stderr.splitlines()[-1] == "False"
+    run = make_run(home, 2)
+    changed = started(home, "compare", "--all")
+    assert "60.00" in changed.stdout
+    assert changed.stderr.splitlines()[-1] == "True"
+    assert started(home, "compare", run.id).stdout.count("70.00") == 2
+    (run.path / "spec.toml").write_text("kind = 3")
+    for _ in range(2):  # what is left out is said each time
+        again = started(home, "compare", "--all")
+        assert "55.00" in again.stdout
+        assert f"left out {run.id}" in again.stderr
 
 
 def test_a_damaged_listing_is_made_again(home):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tekapctl.cli.console import WatchDisplay, show_watched
+from tekapctl.cli.watch import following, show_once
 from tekapctl.commands.runs import progress_of
 from tekapctl.store.run import Run
 
@@ -52,7 +52,7 @@ def test_the_best_epoch_is_not_one_of_the_init_stage(run):
 
 
 def test_epochs_that_are_trained_again_are_shown_again(run, capsys):
-    with run.lock(), WatchDisplay() as show:
+    with run.lock(), following() as show:
         for last in (2, 3, 1, 2):
             run.write_metrics([entry(epoch) for epoch in range(1, last + 1)])
             show(progress_of(run).to_dict())
@@ -76,6 +76,6 @@ def test_a_run_with_any_numbers_can_be_watched(tmp_path_factory, metrics, notes,
     else:
         state = progress_of(run).to_dict()
     json.dumps(state, allow_nan=False)
-    show_watched(state)
-    with WatchDisplay() as show:
+    show_once(state)
+    with following() as show:
         show(state)

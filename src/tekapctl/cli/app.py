@@ -1,4 +1,4 @@
-"""The program's commands, each in a file of its own, and the one place where errors become words."""
+"""The program: its commands, and the one place where errors are shown."""
 
 import errno
 import sys
@@ -9,34 +9,30 @@ import typer
 
 from tekapctl import __version__, registry
 from tekapctl.cli import (
-    bench,
     cache,
     compare,
     console,
     demo,
-    distill,
-    doctor,
     evaluate,
     export,
     fetch,
-    methods,
-    models,
-    predict,
-    presets,
+    information,
     report,
-    resume,
     runs,
-    schema,
     study,
     sweep,
-    train_teacher,
+    train,
     watch,
 )
-from tekapctl.cli.console import show_error
 from tekapctl.cli.help import Group, use_own_help
+from tekapctl.cli.options import option
 from tekapctl.errors import TekapctlError
 
-INTERRUPTED = 130
+
+class UserInterruptError(TekapctlError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130
 
 
 class ErrorBoundary(Group):
@@ -57,57 +53,37 @@ class ErrorBoundary(Group):
         console.prepare()
         try:
             return super().main(*args, **kwargs)
-        except TekapctlError as error:  # before there is a command: its options, or its help
-            if self.debug:
-                raise
-            show_error(error.problem, error.remedy, as_json=self.as_json)
-            sys.exit(error.exit_code)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
         except TekapctlError as error:
             if self.debug:
                 raise
             if not error.is_told:
-                show_error(error.problem, error.remedy, as_json=self.as_json)
-            raise typer.Exit(error.exit_code) from None
+                console.show_error(error.problem, error.remedy, as_json=self.as_json)
+            sys.exit(error.exit_code)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; what only the system reports becomes an error of the program."""
+        try:
+            return super().invoke(ctx)
         except KeyboardInterrupt:
             if self.debug:
                 raise
-            show_error(
-                "Interrupted.",
-                "Continue a run with `tekapctl resume latest`; `tekapctl runs list` lists all runs.",
-                as_json=self.as_json,
-            )
-            raise typer.Exit(INTERRUPTED) from None
-        except (typer.Exit, typer.Abort):
-            raise
+            remedy = "Continue a run with `tekapctl resume latest`; `tekapctl runs list` lists all runs."
+            raise UserInterruptError("Interrupted.", remedy) from None
         except OSError as error:
             if self.debug:
                 raise
-            show_error(f"The system refused: {_in_full(error)}.", _remedy(error), as_json=self.as_json)
-            raise typer.Exit(1) from None
+            what = str(error)
+            if isinstance(error.filename, str):
+                what = f"{error.strerror}: {Path(error.filename).absolute()}"
+            remedy = _REMEDIES.get(error.errno or 0, "--debug shows where.")
+            raise TekapctlError(f"The system refused: {what}.", remedy) from None
 
 
-def _in_full(error: OSError) -> str:
-    """The system's error with the whole path of its file."""
-    if not isinstance(error.filename, str):
-        return str(error)
-    return f"{error.strerror}: {Path(error.filename).absolute()}"
-
-
-def _remedy(error: OSError) -> str:
-    if error.errno == errno.ENAMETOOLONG:
-        return "Use a shorter name."
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "Free space; `tekapctl cache list` helps."
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "Change the rights of this path, or use another."
-    return "--debug shows where."
-
-
+_REMEDIES = {errno.ENAMETOOLONG: "Use a shorter name."}
+_REMEDIES |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free space; `tekapctl cache list` helps.")
+_REMEDIES |= dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS), "Change the permissions of this path, or use another."
+)
 app = typer.Typer(
     cls=ErrorBoundary,
     no_args_is_help=True,
@@ -136,51 +112,49 @@ def _trust_code(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel="Global options")
-    ] = False,
+    debug: Annotated[bool, option("--debug", "Show the traceback of an error.", "Global options")] = False,
     trust_code: Annotated[
         bool,
-        typer.Option(
+        option(
             "--trust-code",
+            "Allow specs and checkpoints to import code (module:Name).",
+            "Global options",
             callback=_trust_code,
-            help="Allow specs and checkpoints to import code (module:Name).",
-            rich_help_panel="Global options",
         ),
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool, option("--version", "Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Options of every command."""
 
 
-TRAIN, USE, EXPERIMENTS, INFORMATION, FILES = (
+def _add(panel: str, **commands: Any) -> None:
+    for name, command in commands.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=panel)
+        else:
+            app.command(name.replace("_", "-"), rich_help_panel=panel)(command)
+
+
+_add(
     "Train",
-    "Evaluate and deploy",
-    "Experiments",
-    "Information",
-    "Files",
+    demo=demo.demo,
+    train_teacher=train.train_teacher,
+    distill=train.distill,
+    resume=train.resume,
+    watch=watch.watch,
+    bench=train.bench,
 )
-app.command("demo", rich_help_panel=TRAIN)(demo.demo)
-app.command("train-teacher", rich_help_panel=TRAIN)(train_teacher.train_teacher)
-app.command("distill", rich_help_panel=TRAIN)(distill.distill)
-app.command("resume", rich_help_panel=TRAIN)(resume.resume)
-app.command("watch", rich_help_panel=TRAIN)(watch.watch)
-app.command("bench", rich_help_panel=TRAIN)(bench.bench)
-app.command("evaluate", rich_help_panel=USE)(evaluate.evaluate)
-app.command("predict", rich_help_panel=USE)(predict.predict)
-app.command("export", rich_help_panel=USE)(export.export)
-app.command("compare", rich_help_panel=EXPERIMENTS)(compare.compare)
-app.command("report", rich_help_panel=EXPERIMENTS)(report.report)
-app.add_typer(sweep.app, name="sweep", rich_help_panel=EXPERIMENTS)
-app.command("study", rich_help_panel=EXPERIMENTS)(study.study)
-app.add_typer(methods.app, name="methods", rich_help_panel=INFORMATION)
-app.add_typer(models.app, name="models", rich_help_panel=INFORMATION)
-app.command("presets", rich_help_panel=INFORMATION)(presets.presets)
-app.command("schema", rich_help_panel=INFORMATION)(schema.schema)
-app.command("doctor", rich_help_panel=INFORMATION)(doctor.doctor)
-app.add_typer(runs.app, name="runs", rich_help_panel=FILES)
-app.command("fetch", rich_help_panel=FILES)(fetch.fetch)
-app.add_typer(cache.app, name="cache", rich_help_panel=FILES)
+_add("Evaluate and deploy", evaluate=evaluate.evaluate, predict=evaluate.predict, export=export.export)
+_add("Experiments", compare=compare.compare, report=report.report, sweep=sweep.app, study=study.study)
+_add(
+    "Information",
+    methods=information.methods,
+    models=information.models,
+    presets=information.presets,
+    schema=information.schema,
+    doctor=information.doctor,
+)
+_add("Files", runs=runs.app, fetch=fetch.fetch, cache=cache.app)
 use_own_help(app)

@@ -98,7 +98,8 @@ def _student_spec(table: Mapping[str, Any], given: Mapping[str, Any], values: di
     from tekapctl.spec import StudentSpec, merged, parse
 
     if given["method"] is not None and given["method"] not in METHODS:
-        raise unknown_name("method", given["method"], METHODS.names())
+        error = unknown_name("method", given["method"], METHODS.names())
+        raise UsageError(error.problem, f"{error.remedy} `tekapctl methods` explains them.")
 
     def build(start: Mapping[str, Any]) -> StudentSpec:
         spec = parse(_changed(start, values))

@@ -6,23 +6,16 @@ import typer
 
 from tekapctl.cli import console, options
 from tekapctl.cli.build_spec import with_spec_options
+from tekapctl.cli.options import argument, option
+from tekapctl.cli.progress import counting
 from tekapctl.errors import TekapctlError
+from tekapctl.store.home import Home
 
 app = typer.Typer(
     no_args_is_help=True,
     help="List, verify and clear downloads and cached teacher outputs. Runs are never touched.\n\n"
     "Example: tekapctl cache list",
 )
-Kinds = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KIND]...", help="teachers, datasets, downloads or knowledge. [default: all]"),
-]
-
-
-def _home() -> Any:
-    from tekapctl.store.home import Home
-
-    return Home.default()
 
 
 @app.command("list")
@@ -33,17 +26,15 @@ def list_cache(as_json: options.Json = False) -> None:
     """
     from tekapctl.commands.cache import list_artifacts
 
-    home = _home()
-    found = list_artifacts(home)
+    root, found = Home.default().root, list_artifacts(Home.default())
     if as_json:
         console.show_json([{"kind": a.kind, "name": a.name, "path": str(a.path), "bytes": a.bytes} for a in found])
         return
     if not found:
-        console.say(f"The cache in {home.root} is empty. Download something with `tekapctl fetch resnet32x4`.")
+        console.say(f"The cache in {root} is empty. Download something with `tekapctl fetch resnet32x4`.")
         return
-    console.show_table(
-        str(home.root), ["kind", "name", "size>"], [(a.kind, a.name, console.format_bytes(a.bytes)) for a in found]
-    )
+    rows = [(a.kind, a.name, console.format_bytes(a.bytes)) for a in found]
+    console.show_table(str(root), ["kind", "name", "size>"], rows)
 
 
 @app.command("warm")
@@ -51,26 +42,26 @@ def list_cache(as_json: options.Json = False) -> None:
 def warm_cache(
     spec: Any,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the location and final size only.", rich_help_panel="Output")
+        bool, option("--dry-run", "Show the location and final size of the cache, and exit.", "Output")
     ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Precompute teacher outputs for all augmented views of the training images.
 
-    Takes the options of `distill`, whose --cache-teacher uses the cache. It can be interrupted: outputs that are
+    Takes the options of `distill`; runs with --cache-teacher use the cache. You can interrupt it: outputs that are
     already cached are not computed again.
 
     Example: tekapctl cache warm --teacher resnet32x4 --dataset cifar100
     """
     from tekapctl.commands.warm_cache import open_cache, warm
 
-    cached = open_cache(spec, _home())
+    cached = open_cache(spec, Home.default())
     console.say(f"teacher cache: {cached.store.described}")
     if dry_run:
         found = {"store": str(cached.store.path), "bytes": cached.store.bytes_used}
         found["bytes_when_full"] = cached.store.identity.bytes
     else:
-        with console.CountProgress("views", "caching teacher outputs") as report:
+        with counting("views", "caching teacher outputs") as report:
             found = warm(cached, report)
     if as_json:
         console.show_json(found)
@@ -86,7 +77,7 @@ def verify_cache(as_json: options.Json = False) -> None:
     """
     from tekapctl.commands.cache import verify
 
-    checked = verify(_home())
+    checked = verify(Home.default())
     if as_json:
         console.show_json([{"kind": a.kind, "name": a.name, "problem": problem} for a, problem in checked])
     else:
@@ -101,14 +92,19 @@ def verify_cache(as_json: options.Json = False) -> None:
 
 
 @app.command("clear")
-def clear_cache(kinds: Kinds = None, yes: options.Yes = False) -> None:
+def clear_cache(
+    kinds: Annotated[
+        list[str] | None, argument("[KIND]...", "teachers, datasets, downloads or knowledge. [default: all]")
+    ] = None,
+    yes: options.Yes = False,
+) -> None:
     """Delete downloads and cached teacher outputs.
 
     Example: tekapctl cache clear downloads --yes
     """
     from tekapctl.commands.cache import clear
 
-    home = _home()
+    home = Home.default()
     if yes or typer.confirm(f"Delete {', '.join(kinds) if kinds else 'everything cached'} in {home.root}?", err=True):
         cleared = clear(home, kinds)
         for artifact in cleared.kept:

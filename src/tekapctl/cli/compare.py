@@ -1,21 +1,21 @@
 """`tekapctl compare`."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from logging.handlers import BufferingHandler
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from tekapctl.cli import console, options
+from tekapctl.cli import console, listings, options
+from tekapctl.cli.options import option
 from tekapctl.errors import UsageError
+from tekapctl.logging import ROOT
+from tekapctl.store.home import Home
 
 if TYPE_CHECKING:
     from tekapctl.experiments.comparison.groups import Group
-    from tekapctl.experiments.comparison.table import Row
 
-Markdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown tables instead.", rich_help_panel="Output")]
-Latex = Annotated[
-    bool, typer.Option("--latex", help="Print LaTeX tables (booktabs) instead.", rich_help_panel="Output")
-]
-Csv = Annotated[bool, typer.Option("--csv", help="Print CSV instead.", rich_help_panel="Output")]
+Markdown = Annotated[bool, option("--markdown", "Print Markdown tables instead.", "Output")]
+Latex = Annotated[bool, option("--latex", "Print LaTeX tables (booktabs) instead.", "Output")]
+Csv = Annotated[bool, option("--csv", "Print CSV instead.", "Output")]
 
 
 def chosen_format(**formats: bool) -> str | None:
@@ -49,67 +49,89 @@ def compare(
     tekapctl compare --name mine
     tekapctl compare --name mine --baseline kd --latex
     """
-    from tekapctl.experiments.comparison import groups
-    from tekapctl.store.home import Home
-
     form = chosen_format(markdown=markdown, latex=latex, csv=csv, json=as_json)
-    show(groups.group(groups.find(Home.default(), references or [], name=name, every=every)), baseline, form)
+    request = [references or [], name, every, baseline, _state_of_all_runs()]
+    found = listings.kept("compare", request)
+    if found is None:
+        from tekapctl.experiments.comparison import groups
+
+        said = BufferingHandler(1000)
+        ROOT.addHandler(said)
+        runs = groups.find(Home.default(), references or [], name=name, every=every)
+        found = compared(groups.group(runs), baseline)
+        if not said.buffer:  # else the next time would have to say the same
+            listings.keep("compare", found, request)
+    show(found, form)
 
 
-def show(found: "list[Group]", baseline: str | None, form: str | None) -> None:
-    """Compare groups of runs with one of them."""
+def _state_of_all_runs() -> list[list[Any]]:
+    """Changes whenever a comparison can change."""
+    from tekapctl.store.runs import Runs
+
+    found = []
+    for run in Runs(Home.default().runs).all():
+        files = [run.path / name for name in ("spec.toml", "summary.json", "run.json")]
+        stats = [file.stat() for file in files if file.is_file()]
+        found.append([run.id, run.status, *([stat.st_mtime_ns, stat.st_size] for stat in stats)])
+    return found
+
+
+def compared(found: "list[Group]", baseline: str | None) -> dict[str, Any]:
+    """A comparison of groups of runs with one of them, in all forms in which it can be shown."""
     from tekapctl.experiments.comparison import groups, table
 
     against = groups.baseline_of(found, baseline)
     rows = table.compare(found, against)
-    if form == "json":
-        console.show_json({"baseline": against.label, "groups": [row.to_dict() for row in rows]})
-        return
-    if form is not None:
-        show_cells([table.cells(rows, against.label)], form)
-        return
-    _show_table(rows, against.label)
+    cells = table.cells(rows, against.label)
+    columns = [
+        *("method", "n>", "top-1 %>", "std>", f"Δ {against.label}>", "95 % CI>", "p (Holm)>"),
+        *("best %>", "agree %>", "parameters>", "time>"),
+    ]
+    shown = [
+        [
+            *(row.label, str(row.top1.seeds), console.percent(row.top1.mean), console.percent(row.top1.std)),
+            *(*table.difference_cells(row.difference, 100.0), table.p_text(row.p_holm)),
+            *(console.percent(row.best_top1), console.percent(row.agreement)),
+            *(f"{row.parameters:,}", console.duration(row.seconds)),
+        ]
+        for row in rows
+    ]
     significant = [row.label for row in rows if row.significant]
     few = [row.label for row in rows if row.difference is not None and row.difference.p_value is None]
-    if significant:
-        console.say(f"significant differences from {against.label} after Holm's correction: {'; '.join(significant)}")
-    elif len(few) < len(rows) - 1:
-        console.say(f"no difference from {against.label} is significant after Holm's correction")
     apart = [each.label for each in found if not each.first.spec.data.has_test_images_of(against.first.spec.data)]
+    notes = []
+    if significant:
+        notes.append(f"significant differences from {against.label} after Holm's correction: {'; '.join(significant)}")
+    elif len(few) < len(rows) - 1:
+        notes.append(f"no difference from {against.label} is significant after Holm's correction")
     if apart:
-        console.say(f"not compared with {against.label}, trained or tested on different images: {'; '.join(apart)}")
+        notes.append(f"not compared with {against.label}, trained or tested on different images: {'; '.join(apart)}")
     if few:
-        console.say(f"too few seeds in common for a test: {'; '.join(few)}")
+        notes.append(f"too few seeds in common for a test: {'; '.join(few)}")
+    return {
+        "json": {"baseline": against.label, "groups": [row.to_dict() for row in rows]},
+        **{form: text_of([cells], form) for form in ("markdown", "latex", "csv")},
+        "table": [columns, shown],
+        "notes": notes,
+    }
 
 
-def show_cells(tables: list[list[list[str]]], form: str) -> None:
-    """Tables as Markdown, LaTeX or CSV on stdout."""
+def show(found: Mapping[str, Any], form: str | None) -> None:
+    """Show a comparison."""
+    if form == "json":
+        console.show_json(found["json"])
+    elif form is not None:
+        console.show_text(found[form])
+    else:
+        columns, rows = found["table"]
+        console.show_table("", columns, rows, optional=("time", "parameters", "agree %", "best %"))
+        for note in found["notes"]:
+            console.say(note)
+
+
+def text_of(tables: Sequence[Sequence[Sequence[str]]], form: str) -> str:
+    """Tables as Markdown, LaTeX or CSV."""
     from tekapctl.experiments.comparison import table
 
     write = {"markdown": table.markdown, "latex": table.latex, "csv": table.comma_separated}[form]
-    console.show_text("\n".join(write(cells) for cells in tables).rstrip("\n"))
-
-
-def _show_table(rows: "list[Row]", baseline: str) -> None:
-    from tekapctl.experiments.comparison.table import difference_cells, number, p_text
-
-    def percent(value: float | None) -> str:
-        return number(value, scale=100.0)
-
-    cells = [
-        (
-            *(row.label, str(row.top1.seeds), percent(row.top1.mean), percent(row.top1.std)),
-            *(*difference_cells(row.difference, 100.0), p_text(row.p_holm)),
-            *(percent(row.best_top1), percent(row.agreement), f"{row.parameters:,}", console.duration(row.seconds)),
-        )
-        for row in rows
-    ]
-    console.show_table(
-        "",
-        [
-            *("method", "n>", "top-1 %>", "std>", f"Δ {baseline}>", "95 % CI>", "p (Holm)>"),
-            *("best %>", "agree %>", "parameters>", "time>"),
-        ],
-        cells,
-        optional=("time", "parameters", "agree %", "best %"),
-    )
+    return "\n".join(write(cells) for cells in tables).rstrip("\n")

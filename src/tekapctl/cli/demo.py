@@ -6,35 +6,34 @@ from contextlib import contextmanager
 from logging import WARNING
 from typing import Annotated, Any
 
-import typer
-
 from tekapctl import logging
 from tekapctl.cli import console, options
+from tekapctl.cli.options import option
+from tekapctl.cli.progress import Training
+from tekapctl.store.home import Home
 
 
 def demo(
-    seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, max=100, help="Students per method.")] = 5,
-    epochs: Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Training epochs of a student.")] = 80,
+    seeds: Annotated[int, option("--seeds N", "Students per method.", min=1, max=100)] = 5,
+    epochs: Annotated[int, option("--epochs N", "Training epochs of a student.", min=1)] = 80,
     fraction: Annotated[
         float,
-        typer.Option(
-            "--train-fraction",
-            metavar="FRACTION",
+        option(
+            "--train-fraction FRACTION",
+            "Fraction of the training images that students are trained on.",
             min=0.01,
             max=1.0,
-            help="Fraction of the digits that students are trained on.",
         ),
     ] = 0.05,
     as_json: options.Json = False,
 ) -> None:
-    """Compare a student with KD, with TeKAP and without a teacher, on embedded digits.
+    """Compare KD, TeKAP and training without a teacher on a bundled dataset of digits.
 
     Takes about two minutes on two CPU cores and downloads nothing.
 
     Example: tekapctl demo --seeds 3
     """
     from tekapctl.commands.demo import ARMS, demonstrate, verdict
-    from tekapctl.store.home import Home
 
     console.say("UCI optical digits: 1,297 training and 500 test images of 8x8 pixels.")
     total, started = 1 + len(ARMS) * seeds, 0
@@ -43,45 +42,29 @@ def demo(
     def watched(title: str) -> Iterator[Any]:
         nonlocal started
         started += 1
-        with console.TrainingProgress(f"[{started}/{total}] {title}", quiet=True) as progress:
-            yield progress
-        console.say(f"[{started}/{total}] {title}: top-1 {console.percent(progress.top1)} %")
+        with Training(f"[{started}/{total}] {title}", quiet=True) as shown:
+            yield shown
+        console.say(f"[{started}/{total}] {title}: top-1 {console.percent(shown.top1)} %")
 
     with logging.level(WARNING):  # the runs' own lines would hide the demo's
         teacher, results = demonstrate(Home.default(), seeds=seeds, epochs=epochs, fraction=fraction, watch=watched)
     baseline, kd, tekap = results
     verdicts = [verdict(one, other) for one, other in ((kd, baseline), (tekap, baseline), (tekap, kd))]
     if as_json:
-        console.show_json(
-            {
-                "teacher": teacher,
-                "arms": [{"title": r.arm.title, "top1": r.accuracies, "runs": r.summaries} for r in results],
-                "verdicts": verdicts,
-            }
-        )
+        arms = [{"title": r.arm.title, "top1": r.accuracies, "runs": r.summaries} for r in results]
+        console.show_json({"teacher": teacher, "arms": arms, "verdicts": verdicts})
         return
-    images = results[0].summaries[0]["train_images"]
-    rows = [
-        (
-            f"teacher {teacher['model']}",
-            f"{teacher['train_images']:,}",
-            console.percent(teacher["last_top1"]),
-            "",
-            f"{teacher['evaluation']['parameters']:,}",
-            console.duration(teacher["seconds"]),
-        )
-    ]
-    rows += [
-        (
-            f"{result.summaries[0]['model']}, {result.arm.title}",
-            f"{images:,}",
-            console.percent(statistics.mean(result.accuracies)),
-            console.percent(statistics.stdev(result.accuracies)) if seeds > 1 else "",
-            f"{result.summaries[0]['evaluation']['parameters']:,}",
-            console.duration(result.seconds),
-        )
-        for result in results
-    ]
+
+    def row(name: str, summary: dict[str, Any], accuracies: list[float], seconds: float) -> list[str]:
+        std = console.percent(statistics.stdev(accuracies)) if len(accuracies) > 1 else ""
+        parameters = f"{summary['evaluation']['parameters']:,}"
+        mean = console.percent(statistics.mean(accuracies))
+        return [name, f"{summary['train_images']:,}", mean, std, parameters, console.duration(seconds)]
+
+    rows = [row(f"teacher {teacher['model']}", teacher, [teacher["last_top1"]], teacher["seconds"])]
+    for result in results:
+        summary = result.summaries[0]
+        rows.append(row(f"{summary['model']}, {result.arm.title}", summary, result.accuracies, result.seconds))
     console.show_table(
         f"Top-1 on 500 test images after the last epoch, {seeds} seed{'s' if seeds > 1 else ''}",
         ["network", "images>", "mean %>", "std>", "parameters>", "time>"],

@@ -1,18 +1,17 @@
-"""`tekapctl evaluate`."""
+"""`tekapctl evaluate` and `tekapctl predict`."""
 
 from typing import Annotated, Any
 
 import typer
 
 from tekapctl.cli import complete, console, options
+from tekapctl.cli.options import argument, option
 from tekapctl.cli.spec_options import named_values
+from tekapctl.store.home import Home
 
 
 def evaluate(
-    reference: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help=options.MODEL_HELP, autocompletion=complete.teachers),
-    ],
+    reference: Annotated[str, argument("MODEL", options.MODEL_HELP, complete=complete.teachers)],
     model: options.CheckpointModel = None,
     model_args: options.ModelArguments = None,
     best: options.Best = False,
@@ -21,81 +20,46 @@ def evaluate(
     device: options.Device = None,
     precision: Annotated[
         str,
-        typer.Option(
-            "--precision",
-            metavar="PRECISION",
-            help="auto, float32, tf32 or bfloat16.",
-            rich_help_panel="Execution",
-            autocompletion=complete.precisions,
-        ),
+        option("--precision PRECISION", "auto, float32, tf32 or bfloat16.", "Execution", complete=complete.precisions),
     ] = "float32",
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", metavar="N", min=1, help="Batch size.", rich_help_panel="Execution")
-    ] = 500,
+    batch_size: Annotated[int, option("--batch-size N", "Batch size.", "Execution", min=1)] = 500,
     attacks: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--attack",
-            metavar="NAME",
-            help="Adversarial attack: fgsm or pgd. Repeatable.",
-            rich_help_panel="Robustness",
-        ),
+        list[str] | None, option("--attack NAME", "Adversarial attack: fgsm or pgd. Repeatable.", "Robustness")
     ] = None,
     epsilons: Annotated[
         list[float] | None,
-        typer.Option(
-            "--epsilon",
-            metavar="EPS",
-            help="L-inf perturbation budget of the attacks, for pixels in 0-1. Repeatable. [default: 8/255]",
-            rich_help_panel="Robustness",
+        option(
+            "--epsilon EPS",
+            "L-inf budget of the attacks, for pixels from 0 to 1. Repeatable. [default: 8/255]",
+            "Robustness",
         ),
     ] = None,
     corruptions: Annotated[
         list[str] | None,
-        typer.Option(
-            "--corruption",
-            metavar="NAME",
-            help="Common corruption, e.g. fog or jpeg, or all. Repeatable.",
-            rich_help_panel="Robustness",
+        option(
+            "--corruption NAME", "Common corruption, e.g. fog or jpeg, or all of them: all. Repeatable.", "Robustness"
         ),
     ] = None,
     severities: Annotated[
         list[int] | None,
-        typer.Option(
-            "--severity",
-            metavar="N",
-            help="Severity of the corruptions, 1 to 5. Repeatable. [default: all five]",
-            rich_help_panel="Robustness",
-        ),
+        option("--severity N", "Severity of the corruptions, 1 to 5. Repeatable. [default: all five]", "Robustness"),
     ] = None,
     occlusions: Annotated[
         list[float] | None,
-        typer.Option(
-            "--occlusion",
-            metavar="FRACTION",
-            help="Occlude this fraction of each image. Repeatable.",
-            rich_help_panel="Robustness",
-        ),
+        option("--occlusion FRACTION", "Occlude this fraction of each image. Repeatable.", "Robustness"),
     ] = None,
     probes: Annotated[
         list[str] | None,
-        typer.Option(
-            "--probe",
-            metavar="DATASET",
-            help="Train a linear probe on the embeddings of another dataset. Repeatable.",
-            rich_help_panel="Robustness",
-            autocompletion=complete.datasets,
+        option(
+            "--probe DATASET",
+            "Train a linear probe on the embeddings of another dataset. Repeatable.",
+            "Robustness",
+            complete=complete.datasets,
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(
-            "--limit",
-            metavar="N",
-            min=1,
-            help="Evaluate robustness on at most N test images. [default: all]",
-            rich_help_panel="Robustness",
-        ),
+        option("--limit N", "Test robustness on at most N test images. [default: all]", "Robustness", min=1),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -108,7 +72,6 @@ def evaluate(
     """
     from tekapctl.commands import evaluate as command
     from tekapctl.commands.robustness import EPSILON, SEVERITIES, Request
-    from tekapctl.store.home import Home
 
     result = command.evaluate(
         Home.default(),
@@ -156,33 +119,55 @@ def _show(result: dict[str, Any]) -> None:
         fields["KL to teacher"] = f"{found['kl_from_teacher']:.4f} nats"
         fields["class correlation"] = f"{found['correlation_distance']:.4f} mean distance from the teacher's"
     console.show_fields(fields)
-    per_class = sorted(found["per_class"].items(), key=lambda item: item[1])
-    if len(per_class) > 12:
-        console.say(f"the 10 hardest of {len(per_class)} classes (--json prints all):")
-    console.show_table(
-        "",
-        ["class", "top-1 %>"],
-        [(name, console.percent(share)) for name, share in per_class[: 12 if len(per_class) <= 12 else 10]],
+    classes = sorted(found["per_class"].items(), key=lambda item: item[1])
+    if len(classes) > 12:
+        console.say(f"the 10 hardest of {len(classes)} classes (--json prints all):")
+        classes = classes[:10]
+    console.show_table("", ["class", "top-1 %>"], [(name, console.percent(top1)) for name, top1 in classes])
+    columns = {"shift": "shift", "top1": "top-1 %>", "consistency": "unchanged %>"}
+    _show_shifts(
+        "Robustness", columns | {"teacher_top1": "teacher %>", "agreement": "agreement %>"}, result["robustness"]
     )
-    _show_robustness(result["robustness"], result["transfer"])
+    columns = {"dataset": "dataset", "top1": "top-1 %>", "teacher_top1": "teacher %>"}
+    _show_shifts("Linear probes", columns, result["transfer"])
 
 
-def _show_robustness(shifted: list[dict[str, Any]], probed: list[dict[str, Any]]) -> None:
-    if shifted:
-        columns = ["shift", "top-1 %>", "unchanged %>"]
-        keys = ["top1", "consistency"]
-        if shifted[0]["teacher_top1"] is not None:
-            columns += ["teacher %>", "agreement %>"]
-            keys += ["teacher_top1", "agreement"]
-        rows = [[each["shift"], *(console.percent(each[key]) for key in keys)] for each in shifted]
-        console.show_table("Robustness", columns, rows)
-    if probed:
+def _show_shifts(title: str, columns: dict[str, str], rows: list[dict[str, Any]]) -> None:
+    """Show accuracies under shifts, with the teacher's where there is a teacher."""
+    if rows:
+        shown = [key for key in columns if rows[0].get(key) is not None]
+        cells = [[row[shown[0]], *(console.percent(row[key]) for key in shown[1:])] for row in rows]
+        console.show_table(title, [columns[key] for key in shown], cells)
+
+
+def predict(
+    reference: Annotated[str, argument("MODEL", options.MODEL_HELP, complete=complete.teachers)],
+    images: Annotated[list[str], argument("IMAGE...", "Image files.")],
+    top: Annotated[int, option("--top K", "Number of classes to print per image.", min=1)] = 5,
+    best: options.Best = False,
+    as_json: options.Json = False,
+) -> None:
+    """Classify images. Exits with 1 if a file cannot be read.
+
+    Example: tekapctl predict latest photograph.jpg --top 3
+    """
+    from tekapctl.commands.evaluate import predict_files
+    from tekapctl.train import trained
+
+    found = trained.find(Home.default(), reference)
+    network = trained.load(trained.weights_of(found, "best") if best else found)
+    said = list(predict_files(network, images, top=top))
+    if as_json:
+        console.show_json([each.to_dict() for each in said])
+    else:
         rows = [
-            [
-                each["dataset"],
-                console.percent(each["top1"]),
-                "" if each["teacher_top1"] is None else console.percent(each["teacher_top1"]),
-            ]
-            for each in probed
+            (each.image if rank == 0 else "", name, console.percent(probability))
+            for each in said
+            for rank, (name, probability) in enumerate(each.classes)
         ]
-        console.show_table("Linear probes", ["dataset", "top-1 %>", "teacher %>"], rows)
+        console.show_table("", ["image", "class", "probability %>"], rows)
+    unreadable = [each for each in said if each.problem is not None]
+    for each in unreadable:
+        console.say(f"{each.image} cannot be read: {each.problem}")
+    if unreadable:
+        raise typer.Exit(1)

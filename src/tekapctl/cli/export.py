@@ -3,64 +3,42 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from tekapctl.cli import complete, console, options
+from tekapctl.cli.options import argument, option
 from tekapctl.cli.spec_options import named_values
+from tekapctl.store.home import Home
 
 
 def export(
-    reference: Annotated[
-        str, typer.Argument(metavar="MODEL", help=options.MODEL_HELP, autocompletion=complete.teachers)
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="File to write; a model card is written beside it.",
-            rich_help_panel="Output",
-        ),
-    ],
+    reference: Annotated[str, argument("MODEL", options.MODEL_HELP, complete=complete.teachers)],
+    output: Annotated[Path, option("-o --output FILE", "File to write; a model card is written beside it.", "Output")],
     model: options.CheckpointModel = None,
     model_args: options.ModelArguments = None,
     format_name: Annotated[
         str | None,
-        typer.Option(
-            "--format",
-            metavar="FORMAT",
-            help="onnx, safetensors or torch-export. [default: from the file extension]",
-            rich_help_panel="Output",
-        ),
+        option("--format FORMAT", "onnx, safetensors or torch-export. [default: from the file extension]", "Output"),
     ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Quantize weights and activations to int8 (ONNX only).")] = False,
+    int8: Annotated[bool, option("--int8", "Quantize weights and activations to int8 (ONNX only).")] = False,
     best: options.Best = False,
     force: options.Force = False,
     dataset: options.TrainedDataset = None,
     data_dir: options.DataDir = None,
     images: Annotated[
-        int | None,
-        typer.Option("--images", metavar="N", min=1, help="Test images used to check the file. [default: all]"),
+        int | None, option("--images N", "Test images used to check the file. [default: all]", min=1)
     ] = None,
     calibration_images: Annotated[
-        int,
-        typer.Option("--calibration-images", metavar="N", min=1, help="Training images used to calibrate --int8."),
+        int, option("--calibration-images N", "Training images used to calibrate --int8.", min=1)
     ] = 512,
     tolerance: Annotated[
-        float,
-        typer.Option(
-            "--tolerance", metavar="T", min=0, help="Maximum difference in logits, relative to the largest logit."
-        ),
+        float, option("--tolerance T", "Maximum difference in logits, relative to the largest logit.", min=0)
     ] = 1e-4,
     max_accuracy_drop: Annotated[
         float,
-        typer.Option(
-            "--max-accuracy-drop",
-            metavar="FRACTION",
+        option(
+            "--max-accuracy-drop FRACTION",
+            "Maximum loss of accuracy with --int8, as a fraction of the test images.",
             min=0,
             max=1,
-            help="Maximum loss of accuracy with --int8, as a fraction of the test images.",
         ),
     ] = 0.05,
     as_json: options.Json = False,
@@ -76,7 +54,6 @@ def export(
     """
     from tekapctl.commands.export.exporting import ExportOptions
     from tekapctl.commands.export.exporting import export as carry_out
-    from tekapctl.store.home import Home
 
     wanted = ExportOptions(
         output=output,

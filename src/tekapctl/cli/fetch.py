@@ -3,48 +3,46 @@
 from contextlib import nullcontext
 from typing import Annotated, Any
 
-import typer
-
-from tekapctl.cli import complete, console, options
+from tekapctl.cli import complete, console, listings, options, progress
+from tekapctl.cli.options import argument, option
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.registry import unknown_name
+from tekapctl.store.home import Home
 
 
 def fetch(
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[NAME]...",
-            help="Pretrained networks and datasets; hf:NAME is a dataset on the Hugging Face Hub.",
-            autocompletion=complete.fetchable,
+        argument(
+            "[NAME]...",
+            "Pretrained networks and datasets, or hf:NAME for a dataset on the Hugging Face Hub.",
+            complete=complete.fetchable,
         ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Download all pretrained networks.")] = False,
-    listing: Annotated[bool, typer.Option("--list", help="List what is available and what is downloaded.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Download again even if present.")] = False,
+    everything: Annotated[bool, option("--all", "Download all pretrained networks.")] = False,
+    listing: Annotated[bool, option("--list", "List what is available and what is downloaded.")] = False,
+    force: Annotated[bool, option("--force", "Download again even if present.")] = False,
     source: Annotated[
-        str | None,
-        typer.Option("--from", metavar="SOURCE", help="Use this file, folder or URL instead of the published one."),
+        str | None, option("--from SOURCE", "Use this file, folder or URL instead of the published one.")
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Do not access the network.")] = False,
+    offline: Annotated[bool, option("--offline", "Do not access the network.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Download pretrained CIFAR-100 networks and datasets.
+    """Download datasets and pretrained CIFAR-100 networks.
 
     Examples:
     tekapctl fetch resnet32x4 cifar100
     tekapctl fetch --list
     tekapctl fetch vgg13 --from vgg13.pth
     """
-    from tekapctl.data import DATASETS, data_spec
-    from tekapctl.models.pretrained import CATALOGUE
-    from tekapctl.store.download import check_source
-    from tekapctl.store.home import Home
-
     home = Home.default()
     if listing:
         _list(home, as_json)
         return
+    from tekapctl.data import DATASETS, data_spec
+    from tekapctl.models.pretrained import CATALOGUE
+    from tekapctl.store.download import check_source
+
     wanted = [*(names or []), *(CATALOGUE if everything else [])]
     if not wanted:
         raise UsageError("There is nothing to fetch.", "Name a network or dataset; `tekapctl fetch --list` lists them.")
@@ -77,13 +75,13 @@ def fetch(
         raise TekapctlError(f"Not fetched: {', '.join(failures)}.", "Try again, or give another source with --from.")
 
 
-def _fetch_one(home: Any, name: str, *, force: bool, source: str | None, offline: bool) -> dict[str, Any]:
+def _fetch_one(home: Home, name: str, *, force: bool, source: str | None, offline: bool) -> dict[str, Any]:
     from tekapctl.data import data_spec
     from tekapctl.models import pretrained
     from tekapctl.store.download import no_network
 
     if name in pretrained.CATALOGUE:
-        with console.DownloadProgress(name) as report:
+        with progress.download(name) as report:
             teacher = pretrained.fetch(home, name, force=force, source=source, offline=offline, report=report)
         entry = pretrained.CATALOGUE[name]
         return {
@@ -97,31 +95,22 @@ def _fetch_one(home: Any, name: str, *, force: bool, source: str | None, offline
             console.say(f"fetching {name}")
             what = section.fetch(home.datasets, force=force, source=source)
         else:
-            with console.DownloadProgress(name) as report:
+            with progress.download(name) as report:
                 what = section.fetch(home.datasets, force=force, source=source, report=report)
     return {"name": name, "path": str(section.location(home.datasets)), "what": what}
 
 
-def _list(home: Any, as_json: bool) -> None:
-    from tekapctl.data import DATASETS
-    from tekapctl.models.pretrained import CATALOGUE, fetched
-
+def _list(home: Home, as_json: bool) -> None:
     rows = []
-    for name, entry in CATALOGUE.items():
-        there = fetched(home, name) is not None
-        rows.append(
-            {"name": name, "kind": "teacher", "dataset": entry.dataset, "top1": entry.accuracy, "fetched": there}
-        )
-    for name in (each for each in DATASETS if each != "hf"):
-        rows.append(
-            {
-                "name": name,
-                "kind": "dataset",
-                "dataset": name,
-                "top1": None,
-                "fetched": DATASETS[name].is_included or (home.datasets / name).is_dir(),
-            }
-        )
+    for row in listings.downloads():
+        if row["name"] != "hf":  # has datasets of its own
+            included = row.pop("included", False)
+            place = (
+                home.teachers / f"{row['name']}.safetensors"
+                if row["kind"] == "teacher"
+                else home.datasets / row["name"]
+            )
+            rows.append({**row, "fetched": included or place.exists()})
     if as_json:
         console.show_json(rows)
         return
@@ -130,10 +119,10 @@ def _list(home: Any, as_json: bool) -> None:
         ["name", "kind", "trained on", "top-1 %>", "downloaded"],
         [
             (
-                str(row["name"]),
-                str(row["kind"]),
-                str(row["dataset"]) if row["kind"] == "teacher" else "",
-                f"{row['top1']:.2f}" if row["top1"] else "",
+                row["name"],
+                row["kind"],
+                row["dataset"] if row["kind"] == "teacher" else "",
+                console.percent(row["top1"]),
                 "yes" if row["fetched"] else "",
             )
             for row in rows

@@ -1,7 +1,9 @@
 """Help pages: one paragraph, options in groups, examples last; also the check for options that are given twice."""
 
 import inspect
+import re
 import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
@@ -9,22 +11,13 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from tekapctl.cli.console import say
 
 PANELS = (
-    "Options",
-    "Networks",
-    "Data",
-    "Method",
-    "TeKAP",
-    "Optimization",
-    "Run",
-    "Execution",
-    "Robustness",
-    "Configuration",
-    "Output",
-    "Global options",
+    *("Options", "Networks", "Data", "Method", "TeKAP", "Optimization", "Run", "Execution", "Robustness"),
+    *("Configuration", "Output", "Global options"),
 )
 """Option groups in the order in which a help page shows them."""
 _WIDTH = 80
 _FIRST_COLUMN = 27
+_GLOBAL = ("debug", "trust_code")
 
 
 class Command(TyperCommand):
@@ -59,11 +52,15 @@ def _format(command: Any, ctx: Any, formatter: Any) -> None:
     formatter.write(f"Usage: {' '.join([ctx.command_path, '[OPTIONS]', *_usage(command)])}\n")
     for paragraph in text.split("\n\n"):
         formatter.write(f"\n{_wrapped(' '.join(paragraph.split()))}\n")
-    for title, rows in (_commands(command, ctx) | _parameters(command, ctx)).items():
-        if rows:
-            formatter.write(f"\n{title}:\n")
-            for name, description in rows:
-                formatter.write(_row(name, description))
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for panel, name, description in (*_commands(command, ctx), *_parameters(command, ctx)):
+        sections.setdefault(panel, []).append((name, description))
+    for title in sorted(sections, key=lambda title: PANELS.index(title) if title in PANELS else -1):
+        formatter.write(f"\n{title}:\n")
+        for name, description in sections[title]:
+            wrapped = _wrapped(description, " " * (_FIRST_COLUMN + 4))
+            fits = len(name) <= _FIRST_COLUMN
+            formatter.write(f"  {name:<{_FIRST_COLUMN}}  {wrapped.lstrip()}\n" if fits else f"  {name}\n{wrapped}\n")
     if examples:
         lines = "".join(f"  {line}\n" for line in examples)
         formatter.write(f"\nExample{'s' * (len(examples) > 1)}:\n{lines}")
@@ -80,16 +77,18 @@ def _usage(command: Any) -> list[str]:
     return pieces
 
 
-def _row(name: str, description: str) -> str:
-    indent = " " * (_FIRST_COLUMN + 4)
-    text = _wrapped(description, indent)
-    return f"  {name:<{_FIRST_COLUMN}}  {text.lstrip()}\n" if len(name) <= _FIRST_COLUMN else f"  {name}\n{text}\n"
-
-
 def _wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(
-        text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    # Commands and the beginning of a default are not broken.
+    whole = re.sub(r"`[^`]+`|\[default: ", lambda found: found[0].replace(" ", "\xa0"), text)
+    lines = textwrap.fill(
+        whole,
+        _WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+        break_long_words=False,
     )
+    return lines.replace("\xa0", " ")
 
 
 def split_help(text: str) -> tuple[str, list[str]]:
@@ -99,55 +98,45 @@ def split_help(text: str) -> tuple[str, list[str]]:
     return description.strip(), [line.strip() for line in lines if line.strip()]
 
 
-def _commands(group: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
-    sections: dict[str, list[tuple[str, str]]] = {}
+def _commands(group: Any, ctx: Any) -> Iterator[tuple[str, str, str]]:
+    """The panel, name and summary of each command."""
     for name in getattr(group, "commands", {}):
         command = group.get_command(ctx, name)
         if not command.hidden:
             panel = getattr(command, "rich_help_panel", None)
             summary = " ".join((command.help or "").partition("\n\n")[0].split()).partition(". ")[0].removesuffix(".")
-            sections.setdefault(panel if isinstance(panel, str) else "Commands", []).append((name, summary))
-    return sections
+            yield panel if isinstance(panel, str) else "Commands", name, summary
 
 
-def _parameters(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
-    sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], **{panel: [] for panel in PANELS}}
+def _parameters(command: Any, ctx: Any) -> Iterator[tuple[str, str, str]]:
+    """The panel, name and description of each argument and option."""
+    if ctx.parent is not None:
+        for option in ctx.find_root().command.params:
+            if option.name in _GLOBAL:
+                yield "Global options", _names(option), _described(option)
     for parameter in command.get_params(ctx):
         if getattr(parameter, "hidden", False):
             continue
         if isinstance(parameter, TyperArgument):
-            sections["Arguments"].append((_argument(parameter), _described(parameter)))
+            name = (parameter.metavar or str(parameter.name).upper()).strip("[]").replace("]...", "...")
+            yield "Arguments", name, _described(parameter)
+        elif parameter.name == "help":
+            yield "Global options", _names(parameter), "Show this help page."
         else:
-            panel = getattr(parameter, "rich_help_panel", None) or "Options"
-            if parameter.name == "help":
-                panel = "Global options"
-            sections.setdefault(panel, []).append((_names(parameter), _described(parameter)))
-    if ctx.parent is not None:
-        root = ctx.find_root()
-        shared = [each for each in root.command.params if each.name in ("debug", "trust_code")]
-        sections["Global options"][:0] = [(_names(each), _described(each)) for each in shared]
-    return sections
-
-
-def _argument(argument: Any) -> str:
-    return (argument.metavar or argument.name.upper()).strip("[]").replace("]...", "...")
+            yield getattr(parameter, "rich_help_panel", None) or "Options", _names(parameter), _described(parameter)
 
 
 def _names(option: Any) -> str:
-    opts = list(option.opts)
-    short = next((name for name in opts if not name.startswith("--")), None)
-    long = [name for name in opts if name.startswith("--")]
+    short = "".join(f"{name}, " for name in option.opts if not name.startswith("--")) or "    "
+    long = next(name for name in option.opts if name.startswith("--"))
     if option.secondary_opts:
         (off,) = option.secondary_opts
-        long = [f"--[no-]{long[0][2:]}" if off == f"--no-{long[0][2:]}" else f"{long[0]}/{off}"]
-    metavar = "" if option.is_flag else f" {option.metavar or 'VALUE'}"
-    return f"{f'{short}, ' if short else '    '}{', '.join(long)}{metavar}"
+        long = f"--[no-]{long[2:]}" if off == f"--no-{long[2:]}" else f"{long}/{off}"
+    return f"{short}{long}" + ("" if option.is_flag else f" {option.metavar or 'VALUE'}")
 
 
 def _described(parameter: Any) -> str:
     text, default = parameter.help or "", parameter.default
-    if parameter.name == "help":
-        text = "Show this help page."
     if default in (None, False, ()) or callable(default) or "[default:" in text:
         return text
     if default is True:

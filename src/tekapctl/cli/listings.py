@@ -5,8 +5,9 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from tekapctl import __version__
 from tekapctl.errors import TekapctlError
@@ -14,38 +15,43 @@ from tekapctl.store.home import Home
 
 _FILE = "listings.json"
 _MOST_BYTES = 4 * 2**20
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def cached(name: str, compute: Callable[[], Any]) -> Any:
-    """A listing, computed once and kept until any source file of the package changes.
+def kept(name: str, of: object = None) -> Any:
+    """What was kept under a name; None if there is nothing, or if a source file of the package has changed.
 
     Args:
         name: Of the listing.
-        compute: Makes it from plain JSON values; may import PyTorch.
+        of: What it was made from; something else counts as nothing.
     """
-    path, stamp = Home.default().root / _FILE, stamp_of(Path(__file__).parents[1])
-    kept = _read(path)
-    if kept.get("stamp") != stamp:
-        kept = {"stamp": stamp}
-    if name not in kept:
-        # As it will be read: tuples become lists.
-        kept[name] = json.loads(json.dumps(compute()))
-        with suppress(OSError, TekapctlError):
-            from tekapctl.store.atomic import atomic_write, make_folder
-
-            make_folder(path.parent)
-            atomic_write(path, json.dumps(kept).encode())
-    return kept[name]
+    entry = _read().get(name)
+    return entry["value"] if isinstance(entry, dict) and entry.get("of") == of and "value" in entry else None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
-            return {}
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def keep(name: str, value: Any, of: object = None) -> Any:
+    """Keep plain values on disk, and return them as `kept` will: tuples become lists."""
+    found = json.loads(json.dumps({"of": of, "value": value}))
+    with suppress(OSError, TekapctlError):
+        from tekapctl.store.atomic import atomic_write, make_folder
+
+        make_folder(_path().parent)
+        atomic_write(_path(), json.dumps({**_read(), name: found}).encode())
+    return found["value"]
+
+
+def _path() -> Path:
+    return Home.default().root / _FILE
+
+
+def _read() -> dict[str, Any]:
+    """All that is kept, for this state of the source."""
+    stamp, found = stamp_of(Path(__file__).parents[1]), None
+    with suppress(OSError, ValueError, RecursionError):
+        if _path().is_file() and _path().stat().st_size <= _MOST_BYTES:
+            found = json.loads(_path().read_bytes())
+    return found if isinstance(found, dict) and found.get("stamp") == stamp else {"stamp": stamp}
 
 
 def stamp_of(folder: Path) -> str:
@@ -67,16 +73,27 @@ def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
                 yield entry
 
 
-def models(classes: int = 100, size: int = 32) -> list[dict[str, Any]]:
+def _listing(compute: Callable[P, T]) -> Callable[P, T]:
+    """Keep what a function returns, which may import PyTorch."""
+
+    @wraps(compute)
+    def read(*arguments: P.args, **named: P.kwargs) -> T:
+        name = " ".join(map(str, [compute.__name__, *arguments]))
+        found: T | None = kept(name)
+        return keep(name, compute(*arguments, **named)) if found is None else found
+
+    return read
+
+
+Rows = list[dict[str, Any]]
+
+
+@_listing
+def models(classes: int, size: int) -> Rows:
     """The built-in networks with their sizes."""
+    from tekapctl import models
 
-    def compute() -> list[dict[str, Any]]:
-        from tekapctl import models
-
-        return [model_row(name, classes, size) for name in models.names()]
-
-    rows: list[dict[str, Any]] = cached(f"models {classes} {size}", compute)
-    return rows
+    return [model_row(name, classes, size) for name in models.names()]
 
 
 def model_row(name: str, classes: int, size: int) -> dict[str, Any]:
@@ -98,36 +115,28 @@ def model_row(name: str, classes: int, size: int) -> dict[str, Any]:
     }
 
 
+@_listing
 def training() -> dict[str, list[str]]:
     """The names of optimizers, schedules, augmentations and recipes."""
+    from tekapctl.data.augment.augmentation import AUGMENTATIONS
+    from tekapctl.optim import OPTIMIZERS
+    from tekapctl.optim.schedules import SCHEDULES
+    from tekapctl.spec import RECIPES
 
-    def compute() -> dict[str, list[str]]:
-        from tekapctl.data.augment.augmentation import AUGMENTATIONS
-        from tekapctl.optim import OPTIMIZERS
-        from tekapctl.optim.schedules import SCHEDULES
-        from tekapctl.spec import RECIPES
-
-        return {
-            "optimizers": OPTIMIZERS.names(),
-            "schedules": SCHEDULES.names(),
-            "augmentations": AUGMENTATIONS.names(),
-            "recipes": list(RECIPES),
-        }
-
-    rows: dict[str, list[str]] = cached("training", compute)
-    return rows
+    return {
+        "optimizers": OPTIMIZERS.names(),
+        "schedules": SCHEDULES.names(),
+        "augmentations": AUGMENTATIONS.names(),
+        "recipes": list(RECIPES),
+    }
 
 
-def methods() -> list[dict[str, Any]]:
+@_listing
+def methods() -> Rows:
     """The built-in methods with their papers, formulas and settings."""
+    from tekapctl.distillation.methods import METHODS
 
-    def compute() -> list[dict[str, Any]]:
-        from tekapctl.distillation.methods import METHODS
-
-        return [method_row(name, METHODS[name]) for name in sorted(METHODS.names())]
-
-    rows: list[dict[str, Any]] = cached("methods", compute)
-    return rows
+    return [method_row(name, METHODS[name]) for name in sorted(METHODS.names())]
 
 
 def method_row(name: str, method: Any) -> dict[str, Any]:
@@ -147,16 +156,12 @@ def method_row(name: str, method: Any) -> dict[str, Any]:
     }
 
 
-def presets() -> list[dict[str, Any]]:
+@_listing
+def presets() -> Rows:
     """The published experiments with their accuracies, sources and specs."""
+    from tekapctl.experiments.presets import presets
 
-    def compute() -> list[dict[str, Any]]:
-        from tekapctl.experiments.presets import presets
-
-        return [_preset_row(preset) for preset in presets()]
-
-    rows: list[dict[str, Any]] = cached("presets", compute)
-    return rows
+    return [_preset_row(preset) for preset in presets()]
 
 
 def _preset_row(preset: Any) -> dict[str, Any]:
@@ -177,40 +182,36 @@ def _preset_row(preset: Any) -> dict[str, Any]:
     }
 
 
-def datasets() -> list[str]:
-    """The names of the built-in datasets."""
+@_listing
+def downloads() -> Rows:
+    """The pretrained networks and the datasets that can be downloaded or come with the program."""
+    from tekapctl.data import DATASETS
+    from tekapctl.models.pretrained import CATALOGUE
 
-    def compute() -> list[str]:
-        from tekapctl.data import DATASETS
+    teachers = [
+        {"name": name, "kind": "teacher", "dataset": each.dataset, "top1": round(each.accuracy / 100, 6)}
+        for name, each in CATALOGUE.items()
+    ]
+    datasets = [
+        {"name": name, "kind": "dataset", "dataset": name, "top1": None, "included": DATASETS[name].is_included}
+        for name in DATASETS
+    ]
+    return teachers + datasets
 
-        return list(DATASETS)
 
-    names: list[str] = cached("datasets", compute)
-    return names
-
-
-def studies() -> list[dict[str, Any]]:
+@_listing
+def studies() -> Rows:
     """The studies with their questions and settings."""
+    from tekapctl.experiments.studies import STUDIES
 
-    def compute() -> list[dict[str, Any]]:
-        from tekapctl.experiments.studies import STUDIES
-
-        return [
-            {"study": name, "question": STUDIES[name].question, "settings": STUDIES[name].defaults()}
-            for name in STUDIES
-        ]
-
-    rows: list[dict[str, Any]] = cached("studies", compute)
-    return rows
+    return [
+        {"study": name, "question": STUDIES[name].question, "settings": STUDIES[name].defaults()} for name in STUDIES
+    ]
 
 
+@_listing
 def schema() -> dict[str, Any]:
     """The JSON Schema of run specs."""
+    from tekapctl.spec import json_schema
 
-    def compute() -> dict[str, Any]:
-        from tekapctl.spec import json_schema
-
-        return json_schema()
-
-    found: dict[str, Any] = cached("schema", compute)
-    return found
+    return json_schema()

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from tekapctl.cli import console, options
+from tekapctl.cli.options import option
+from tekapctl.store.home import Home, output_file
 
 if TYPE_CHECKING:
     from tekapctl.experiments.comparison.groups import Group
@@ -16,58 +16,34 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) i
 
 def report(
     references: options.FinishedRuns = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="HTML file to write.", rich_help_panel="Output")
-    ] = Path("report.html"),
+    output: Annotated[Path, option("-o --output FILE", "HTML file to write.", "Output")] = Path("report.html"),
     name: options.RunsNamed = None,
     every: options.EveryRun = False,
     baseline: options.Baseline = None,
     figures: Annotated[
-        Path | None,
-        typer.Option(
-            "--figures", metavar="DIR", help="Also write PDF and SVG figures for a paper.", rich_help_panel="Output"
-        ),
+        Path | None, option("--figures DIR", "Also write PDF and SVG figures for a paper.", "Output")
     ] = None,
     force: options.Force = False,
 ) -> None:
     """Write a self-contained HTML report about finished runs.
 
-    It has accuracies, learning curves, confusion matrices, class correlations, embeddings and specs.
+    It shows accuracies, learning curves, confusion matrices, class correlations, embeddings and specs.
 
     Example: tekapctl report --name mine --baseline kd --output mine.html
     """
     from tekapctl.experiments.comparison import groups, table
-    from tekapctl.store.home import Home
 
-    output = writable(output, force=force)
+    output = output_file(output, Home.default(), force=force)
     if figures is not None:
         from tekapctl.commands.report.figures import figure_files, write_figures
 
         files = figure_files(figures, Home.default(), force=force)
-    found = groups.group(
-        groups.find(
-            Home.default(),
-            references or [],
-            name=name,
-            every=every,
-        )
-    )
+    found = groups.group(groups.find(Home.default(), references or [], name=name, every=every))
     write(found, baseline, output)
     if figures is not None:
         against = groups.baseline_of(found, baseline)
         for file in write_figures(found, table.compare(found, against), against, files):
             console.show_text(console.printable(str(file)))
-
-
-def writable(output: Path, *, force: bool) -> Path:
-    """The file to write for the one that a user named.
-
-    Raises:
-        UsageError: It is a folder, a device or the home's, or is there already and is not to be replaced.
-    """
-    from tekapctl.store.home import Home, output_file
-
-    return output_file(output, Home.default(), force=force)
 
 
 def write(found: "list[Group]", baseline: str | None, output: Path, *, quiet: bool = False, opening: str = "") -> None:
@@ -78,18 +54,17 @@ def write(found: "list[Group]", baseline: str | None, output: Path, *, quiet: bo
         baseline: The one that others are compared with.
         output: The file.
         quiet: Say so on stderr.
-        opening: What the page has before all else, as HTML.
+        opening: HTML at the top of the page.
     """
     from tekapctl.commands.report.page import page
     from tekapctl.commands.report.predictions import Predictor
     from tekapctl.experiments.comparison import groups, table
     from tekapctl.store.atomic import atomic_path
-    from tekapctl.store.home import Home
 
     against = groups.baseline_of(found, baseline)
     text = page(found, against, table.compare(found, against), Predictor(Home.default()), opening)
     with atomic_path(output) as (part,):
         # Names of classes and files may hold anything.
         part.write_text(text.translate(_CONTROLS), encoding="utf-8", errors="backslashreplace")
-    told = console.printable(f"{output}, {console.format_bytes(output.stat().st_size)}")
-    (console.say if quiet else console.show_text)(told)
+    line = console.printable(f"{output}, {console.format_bytes(output.stat().st_size)}")
+    (console.say if quiet else console.show_text)(line)

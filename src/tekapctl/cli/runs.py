@@ -1,13 +1,17 @@
 """`tekapctl runs`."""
 
+import json
 import tomllib
-from collections.abc import Sequence
+from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tekapctl.cli import complete, console, options
+from tekapctl.cli.options import argument
 from tekapctl.errors import TekapctlError
+from tekapctl.store.home import Home
 from tekapctl.store.metrics import has_top1, top1_of
 
 if TYPE_CHECKING:
@@ -18,21 +22,17 @@ app = typer.Typer(
     no_args_is_help=True,
     help="List, show, verify and remove runs.\n\nExamples:\ntekapctl runs list\ntekapctl runs show latest",
 )
-References = typer.Argument(metavar="RUN...", help="Runs to remove.", autocompletion=complete.runs)
 
 
-def _runs() -> "Runs":
-    from tekapctl.store.home import Home
+def _all() -> "Runs":
     from tekapctl.store.runs import Runs
 
     return Runs(Home.default().runs)
 
 
 def _row(run: "Run") -> dict[str, Any]:
-    summary = run.summary() or {}
-    metrics = run.metrics()
-    last = metrics[-1] if metrics else {}
-    seconds = summary.get("seconds")
+    summary, metrics = run.summary() or {}, run.metrics()
+    last, seconds = metrics[-1] if metrics else {}, summary.get("seconds")
     return {
         "run": run.id,
         "status": run.status,
@@ -50,17 +50,19 @@ def _described(run: "Run") -> dict[str, Any]:
         spec = tomllib.loads((run.path / "spec.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         spec = {}
-    data, method = (_table(spec.get(field)) for field in ("data", "method"))
+    data, method = (
+        value if isinstance(value, dict) else {"name": value} for value in (spec.get("data"), spec.get("method"))
+    )
     dataset = data.get("hub") or data.get("name")
     if "hub" not in data and dataset in ("folder", "imagenet") and data.get("folder"):
         dataset = f"{dataset}:{data['folder']}"
-    teaches = spec.get("kind") == "student"
+    is_student = spec.get("kind") == "student"
     found = {
         "kind": spec.get("kind"),
         "dataset": dataset,
-        "method": method.get("name") if teaches else None,
-        "model": spec.get("student") if teaches else spec.get("model"),
-        "teacher": spec.get("teacher") if teaches else None,
+        "method": method.get("name") if is_student else None,
+        "model": spec.get("student") if is_student else spec.get("model"),
+        "teacher": spec.get("teacher") if is_student else None,
         "name": spec.get("name"),
     }
     texts = {field: value if isinstance(value, str) else None for field, value in found.items()}
@@ -68,35 +70,23 @@ def _described(run: "Run") -> dict[str, Any]:
     return {**texts, **numbers}
 
 
-def _table(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {"name": value}
-
-
-def _short_ids(ids: Sequence[str]) -> list[str]:
-    """The ends of the ids that name one run each; a whole id where its end is shared."""
-    ends = [each.rpartition("-")[2] for each in ids]
-    return [end if ends.count(end) == 1 else whole for end, whole in zip(ends, ids, strict=True)]
-
-
 @app.command("list")
 def list_runs(as_json: options.Json = False) -> None:
-    """List all runs, oldest first. Each can be named by the short ID in the first column.
+    """List all runs, oldest first. All commands accept the short IDs in the first column.
 
     Example: tekapctl runs list
     """
-    rows = [_row(run) for run in _runs().all()]
-    for row, short in zip(rows, _short_ids([row["run"] for row in rows]), strict=True):
-        row["id"] = short
+    rows = [_row(run) for run in _all().all()]
+    ends = Counter(row["run"].rpartition("-")[2] for row in rows)
+    for row in rows:
+        end = row["run"].rpartition("-")[2]
+        row["id"] = end if ends[end] == 1 else row["run"]
     if as_json:
         console.show_json(rows)
         return
     if not rows:
         console.say("There are no runs yet. Start with `tekapctl demo`, `train-teacher` or `distill`.")
         return
-
-    def percent(value: float | None) -> str:
-        return "" if value is None else console.percent(value)
-
     console.show_table(
         "",
         [
@@ -105,19 +95,12 @@ def list_runs(as_json: options.Json = False) -> None:
         ],
         [
             (
-                row["id"],
-                row["status"],
-                row["dataset"] or "",
-                row["model"] or "",
-                row["method"] or "",
+                *(row["id"], row["status"], row["dataset"] or "", row["model"] or "", row["method"] or ""),
                 "" if row["seed"] is None else str(row["seed"]),
                 str(row["epoch"]) if row["epochs"] in (None, row["epoch"]) else f"{row['epoch']}/{row['epochs']}",
-                percent(row["last_top1"]),
-                percent(row["best_top1"]),
+                *(console.percent(row["last_top1"]), console.percent(row["best_top1"])),
                 "" if row["seconds"] is None else console.duration(row["seconds"]),
-                row["name"] or "",
-                row["teacher"] or "",
-                row["run"],
+                *(row["name"] or "", row["teacher"] or "", row["run"]),
             )
             for row in rows
         ],
@@ -131,15 +114,18 @@ def show(reference: options.RunReference, as_json: options.Json = False) -> None
 
     Example: tekapctl runs show latest
     """
-    run = _runs().find(reference)
-    row = _row(run)
-    spec_path = run.path / "spec.toml"
+    run = _all().find(reference)
+    row, path = _row(run), run.path / "spec.toml"
     try:
-        spec = spec_path.read_text(encoding="utf-8", errors="replace") if spec_path.is_file() else ""
+        spec = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     except OSError as error:
         raise TekapctlError(f"The run {run.id} cannot be read: {error}.", "Check the rights of its folder.") from None
     if as_json:
-        console.show_json({**row, "path": str(run.path), "spec": _parsed(spec), "summary": run.summary()})
+        table = None
+        with suppress(ValueError, TypeError, RecursionError):  # damaged, or with a value that JSON does not have
+            json.dumps(parsed := tomllib.loads(spec), allow_nan=False)
+            table = parsed
+        console.show_json({**row, "path": str(run.path), "spec": table, "summary": run.summary()})
         return
     console.show_fields(
         {name: str(value) for name, value in row.items() if value is not None} | {"path": str(run.path)}
@@ -151,23 +137,10 @@ def show(reference: options.RunReference, as_json: options.Json = False) -> None
     console.show_text("\n" + console.printable(spec))
 
 
-def _parsed(spec: str) -> dict[str, Any] | None:
-    """The spec as a table; None if it is damaged or holds what JSON has no word for."""
-    import json
-
-    try:
-        found: dict[str, Any] = tomllib.loads(spec)
-        json.dumps(found, allow_nan=False)
-    except (ValueError, TypeError, RecursionError):
-        return None
-    return found
-
-
 @app.command("verify")
 def verify(
     references: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[RUN]...", help="Runs to check. [default: all]", autocompletion=complete.runs),
+        list[str] | None, argument("[RUN]...", "Runs to check. [default: all]", complete=complete.runs)
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -177,7 +150,7 @@ def verify(
     """
     from tekapctl.commands.runs import verify as check
 
-    runs = _runs()
+    runs = _all()
     found = [runs.find(reference) for reference in references] if references else runs.all()
     verified = [check(run) for run in dict.fromkeys(found)]
     if as_json:
@@ -191,12 +164,15 @@ def verify(
 
 
 @app.command("remove")
-def remove(references: Annotated[list[str], References], yes: options.Yes = False) -> None:
+def remove(
+    references: Annotated[list[str], argument("RUN...", "Runs to remove.", complete=complete.runs)],
+    yes: options.Yes = False,
+) -> None:
     """Remove runs with their weights and checkpoints.
 
     Example: tekapctl runs remove 20260101-120000 --yes
     """
-    runs = _runs()
+    runs = _all()
     found = [runs.find(reference) for reference in references]
     for run in dict.fromkeys(found):
         if yes or typer.confirm(f"Remove {run.id}?", err=True):

@@ -13,9 +13,17 @@ from typing import Annotated, Any, Literal
 import typer
 
 from tekapctl.cli import complete
+from tekapctl.cli.complete import Completer
 from tekapctl.errors import UsageError
 
 Kind = Literal["student", "teacher"]
+
+
+def split_usage(usage: str) -> tuple[list[str], str | None]:
+    """The flags of an option, and the name of its value: None for a switch."""
+    words = usage.split()
+    flags = [word for word in words if word.startswith("-")]
+    return flags, " ".join(words[len(flags) :]) or None
 
 
 def _teachers(names: list[str]) -> dict[str, Any]:
@@ -49,10 +57,9 @@ class SpecOption:
     """An option that sets a field of a spec.
 
     Attributes:
-        flags: `--name`, `--name/--no-name` for a switch, or `-n --name`.
+        usage: Flags and the name of a value: `--name NAME`, `-n --name NAME`, or `--name/--no-name` for a switch.
         path: The field, as `optimizer.learning_rate`; None where `build_spec` reads the value itself.
         type: Of a value; `dict` for `KEY=VALUE` texts.
-        metavar: What stands for the value on the help page; None for switches.
         panel: The group of the help page.
         help: Description, without the default.
         default: The field's default, for the help page; None shows none.
@@ -63,23 +70,22 @@ class SpecOption:
         fields: Turns a value into values by path, where the option does not simply set `path`.
     """
 
-    flags: str
+    usage: str
     path: str | None
     type: type
-    metavar: str | None
     panel: str
     help: str
     default: Any = None
     default_text: str | None = None
     only: Kind | None = None
     repeatable: bool = False
-    complete: Callable[[str], list[str]] | None = None
+    complete: Completer | None = None
     fields: Callable[[Any], dict[str, Any]] | None = None
 
     @property
     def flag(self) -> str:
         """The long form."""
-        return next(flag for flag in self.flags.split() if flag.startswith("--")).partition("/")[0]
+        return next(flag for flag in split_usage(self.usage)[0] if flag.startswith("--")).partition("/")[0]
 
     @property
     def parameter(self) -> str:
@@ -99,12 +105,9 @@ class SpecOption:
     def option(self) -> Any:
         """Typer's description of the option."""
         text = f"{self.help} [default: {self.shown_default}]" if self.shown_default else self.help
+        flags, metavar = split_usage(self.usage)
         return typer.Option(
-            *self.flags.split(),
-            metavar=self.metavar,
-            help=text,
-            rich_help_panel=self.panel,
-            autocompletion=self.complete,
+            *flags, metavar=metavar, help=text, rich_help_panel=self.panel, autocompletion=self.complete
         )
 
     @property
@@ -126,98 +129,100 @@ class SpecOption:
         return {self.path: str(given) if isinstance(given, Path) else given}
 
 
-_NETWORK = "`tekapctl models` lists the built-in ones; or torchvision:NAME, timm:NAME, module:function."
+_NETWORK = "a built-in network (see `tekapctl models`), torchvision:NAME, timm:NAME or module:function."
 # fmt: off
 TABLE = (
-    SpecOption("-t --teacher", "teacher", str, "MODEL", "Networks",
+    SpecOption("-t --teacher MODEL", "teacher", str, "Networks",
                "Pretrained network, run or checkpoint file. Repeat for an ensemble.",
                default="resnet32x4", only="student", repeatable=True, complete=complete.teachers, fields=_teachers),
-    SpecOption("-s --student", "student", str, "MODEL", "Networks", f"Student architecture: {_NETWORK}",
+    SpecOption("-s --student MODEL", "student", str, "Networks", f"Student architecture: {_NETWORK}",
                default="resnet8x4", only="student", complete=complete.models),
-    SpecOption("-m --model", "model", str, "MODEL", "Networks", f"Architecture: {_NETWORK}",
+    SpecOption("-m --model MODEL", "model", str, "Networks", f"Architecture: {_NETWORK}",
                default="resnet32x4", only="teacher", complete=complete.models),
-    SpecOption("--model-arg", "model_args", dict, "KEY=VALUE", "Networks",
+    SpecOption("--model-arg KEY=VALUE", "model_args", dict, "Networks",
                "Keyword argument for an external network. Repeatable."),
-    SpecOption("--teacher-model", "teacher_model", str, "MODEL", "Networks",
+    SpecOption("--teacher-model MODEL", "teacher_model", str, "Networks",
                "Architecture of a teacher checkpoint that does not name it.", only="student", complete=complete.models),
-    SpecOption("--teacher-arg", "teacher_args", dict, "KEY=VALUE", "Networks",
+    SpecOption("--teacher-arg KEY=VALUE", "teacher_args", dict, "Networks",
                "Keyword argument for an external teacher. Repeatable.", only="student"),
-    SpecOption("-d --dataset", "data.name", str, "NAME", "Data",
+    SpecOption("-d --dataset NAME", "data.name", str, "Data",
                "Dataset name, folder:PATH, hf:NAME or module:Class. `tekapctl fetch --list` lists the names.",
                default="cifar100", complete=complete.datasets),
-    SpecOption("--train-fraction", "data.train_fraction", float, "FRACTION", "Data",
+    SpecOption("--train-fraction FRACTION", "data.train_fraction", float, "Data",
                "Train on a random fraction (0-1) of each class.", default=1.0),
-    SpecOption("--val-fraction", "data.val_fraction", float, "FRACTION", "Data",
+    SpecOption("--val-fraction FRACTION", "data.val_fraction", float, "Data",
                "Hold out a fraction (0-1) of the training images to choose the best epoch.", default=0.0),
-    SpecOption("--augment", "data.augment", str, "NAME", "Data",
+    SpecOption("--augment NAME", "data.augment", str, "Data",
                "Augmentation of training images, e.g. randaugment or randaugment:magnitude=7. Repeatable.",
                repeatable=True, complete=complete.augmentations, fields=_augmentations),
-    SpecOption("--mixup", "data.augment", float, "ALPHA", "Data", "Mix pairs of images and their labels.",
+    SpecOption("--mixup ALPHA", "data.augment", float, "Data", "Mix pairs of images and their labels.",
                fields=lambda alpha: {"data.augment": [{"name": "mixup", "alpha": alpha}]}),
-    SpecOption("--cutmix", "data.augment", float, "ALPHA", "Data", "Paste a patch of another image into each image.",
+    SpecOption("--cutmix ALPHA", "data.augment", float, "Data", "Paste a patch of another image into each image.",
                fields=lambda alpha: {"data.augment": [{"name": "cutmix", "alpha": alpha}]}),
-    SpecOption("--data-dir", "data.folder", Path, "DIR", "Data", "Folder with the dataset files."),
-    SpecOption("--method", "method.name", str, "NAME", "Method",
-               "Distillation method; see `tekapctl methods`. Or module:Class.",
+    SpecOption("--data-dir DIR", "data.folder", Path, "Data", "Folder with the dataset files."),
+    SpecOption("--method NAME", "method.name", str, "Method",
+               "Distillation method (see `tekapctl methods`), or module:Class.",
                default="kd", only="student", complete=complete.methods),
-    SpecOption("-r --gamma", "gamma", float, "WEIGHT", "Method", "Weight of the cross-entropy loss.",
+    SpecOption("-r --gamma WEIGHT", "gamma", float, "Method", "Weight of the cross-entropy loss.",
                default_text="set by the method", only="student"),
-    SpecOption("-a --alpha", "alpha", float, "WEIGHT", "Method", "Weight of the KD loss on logits.",
+    SpecOption("-a --alpha WEIGHT", "alpha", float, "Method", "Weight of the KD loss on logits.",
                default_text="set by the method", only="student"),
-    SpecOption("-b --beta", "beta", float, "WEIGHT", "Method", "Weight of the method's own loss.",
+    SpecOption("-b --beta WEIGHT", "beta", float, "Method", "Weight of the method's own loss.",
                default_text="set by the method", only="student"),
-    SpecOption("-T --temperature", "temperature", float, "T", "Method", "Softmax temperature of the KD loss.",
+    SpecOption("-T --temperature T", "temperature", float, "Method", "Softmax temperature of the KD loss.",
                default=4.0, only="student"),
-    SpecOption("--init-epochs", "method.init_epochs", int, "N", "Method",
+    SpecOption("--init-epochs N", "method.init_epochs", int, "Method",
                "Epochs of the init stage of ab, fsp and ft.", default=30, only="student"),
-    SpecOption("--tekap/--no-tekap", "tekap", bool, None, "TeKAP", "Distill from augmented teachers.",
+    SpecOption("--tekap/--no-tekap", "tekap", bool, "TeKAP", "Distill from augmented teachers.",
                default_text="tekap for kd and crd, else no-tekap", only="student", fields=_tekap),
-    SpecOption("--angular", "angular.views", bool, None, "TeKAP",
+    SpecOption("--angular", "angular.views", bool, "TeKAP",
                "Use learned views of the teacher (Angular-KD) instead of TeKAP.", only="student", fields=_angular),
-    SpecOption("--diagnose", "diagnose", bool, None, "TeKAP",
-               "Log per epoch how augmented teachers differ and how their noise affects the student.", only="student"),
-    SpecOption("--epochs", "epochs", int, "N", "Optimization", "Training epochs.", default=240),
-    SpecOption("--batch-size", "batch_size", int, "N", "Optimization", "Batch size.", default=64),
-    SpecOption("--optimizer", "optimizer.name", str, "NAME", "Optimization", "sgd, dot, adamw, muon or lamb.",
+    SpecOption("--diagnose", "diagnose", bool, "TeKAP",
+               "Log after each epoch how the augmented teachers differ and how their noise affects the student.",
+               only="student"),
+    SpecOption("--epochs N", "epochs", int, "Optimization", "Training epochs.", default=240),
+    SpecOption("--batch-size N", "batch_size", int, "Optimization", "Batch size.", default=64),
+    SpecOption("--optimizer NAME", "optimizer.name", str, "Optimization", "sgd, dot, adamw, muon or lamb.",
                default="sgd", complete=complete.optimizers),
-    SpecOption("--schedule", "schedule.name", str, "NAME", "Optimization",
+    SpecOption("--schedule NAME", "schedule.name", str, "Optimization",
                "Learning rate schedule: step, cosine, one-cycle, linear or constant.",
                default="step", complete=complete.schedules),
-    SpecOption("--warmup-epochs", "schedule.warmup_epochs", int, "N", "Optimization",
+    SpecOption("--warmup-epochs N", "schedule.warmup_epochs", int, "Optimization",
                "Epochs of linear warm-up of the learning rate.", default=0),
-    SpecOption("--lr", "optimizer.learning_rate", float, "LR", "Optimization", "Initial learning rate.",
+    SpecOption("--lr LR", "optimizer.learning_rate", float, "Optimization", "Initial learning rate.",
                default_text="as published for the network, or the optimizer's"),
-    SpecOption("--weight-decay", "optimizer.weight_decay", float, "WD", "Optimization", "Weight decay.",
+    SpecOption("--weight-decay WD", "optimizer.weight_decay", float, "Optimization", "Weight decay.",
                default_text="0.0005 for sgd"),
-    SpecOption("--label-smoothing", "label_smoothing", float, "FRACTION", "Optimization",
+    SpecOption("--label-smoothing FRACTION", "label_smoothing", float, "Optimization",
                "Share of each label that is spread over all classes.", default=0.0),
-    SpecOption("--ema", "ema", float, "DECAY", "Optimization",
+    SpecOption("--ema DECAY", "ema", float, "Optimization",
                "Keep an exponential moving average of the weights, e.g. 0.999.", default=0.0),
-    SpecOption("--clip-grad", "optimizer.clip_grad", float, "NORM", "Optimization",
+    SpecOption("--clip-grad NORM", "optimizer.clip_grad", float, "Optimization",
                "Clip the gradient's L2 norm.", default_text="no clipping"),
-    SpecOption("--accumulate", "accumulate", int, "N", "Optimization",
+    SpecOption("--accumulate N", "accumulate", int, "Optimization",
                "Split each batch into N parts and accumulate their gradients, to save memory.", default=1),
-    SpecOption("--seed", "seed", int, "N", "Run", "Random seed.", default=0),
-    SpecOption("--checkpoint-minutes", "checkpoint_minutes", float, "MINUTES", "Run",
-               "Interval between checkpoints within an epoch.", default=10.0),
-    SpecOption("--track", "track", str, "TRACKER", "Run", "Also log to tensorboard, wandb or mlflow. Repeatable.",
+    SpecOption("--seed N", "seed", int, "Run", "Random seed.", default=0),
+    SpecOption("--checkpoint-minutes MINUTES", "checkpoint_minutes", float, "Run",
+               "Minutes between checkpoints within an epoch.", default=10.0),
+    SpecOption("--track TRACKER", "track", str, "Run", "Also log to tensorboard, wandb or mlflow. Repeatable.",
                repeatable=True, complete=complete.trackers),
-    SpecOption("--name", "name", str, "NAME", "Run", "Name that becomes part of the run ID."),
-    SpecOption("--device", "device", str, "DEVICE", "Execution", "auto, cpu, cuda, cuda:N or mps.",
+    SpecOption("--name NAME", "name", str, "Run", "Name that becomes part of the run ID."),
+    SpecOption("--device DEVICE", "device", str, "Execution", "auto, cpu, cuda, cuda:N or mps.",
                default="auto", complete=complete.devices),
-    SpecOption("--precision", "precision", str, "PRECISION", "Execution", "auto, float32, tf32 or bfloat16.",
+    SpecOption("--precision PRECISION", "precision", str, "Execution", "auto, float32, tf32 or bfloat16.",
                default="auto", complete=complete.precisions),
-    SpecOption("--compile/--no-compile", "compile", bool, None, "Execution", "Use torch.compile.", default=False),
-    SpecOption("--cache-teacher/--no-cache-teacher", "cache_teacher", bool, None, "Execution",
+    SpecOption("--compile/--no-compile", "compile", bool, "Execution", "Use torch.compile.", default=False),
+    SpecOption("--cache-teacher/--no-cache-teacher", "cache_teacher", bool, "Execution",
                "Cache teacher outputs on disk and reuse them across runs.", default=False, only="student"),
-    SpecOption("--preset", None, str, "NAME", "Configuration",
-               "Start from a published experiment; see `tekapctl presets`.", only="student", complete=complete.presets),
-    SpecOption("--recipe", None, str, "NAME", "Configuration",
+    SpecOption("--preset NAME", None, str, "Configuration",
+               "Start from a published experiment (see `tekapctl presets`).",
+               only="student", complete=complete.presets),
+    SpecOption("--recipe NAME", None, str, "Configuration",
                "Start from a training recipe: cifar, imagenet-90, timm-a3, deit or finetune.",
                complete=complete.recipes),
-    SpecOption("--spec", None, Path, "FILE", "Configuration", "Read the spec from a TOML or JSON file."),
-    SpecOption("--set", None, str, "KEY=VALUE", "Configuration",
-               "Override a field of the spec, e.g. optimizer.momentum=0.8. Repeatable.", repeatable=True),
+    SpecOption("--spec FILE", None, Path, "Configuration", "Start from the spec in a TOML or JSON file."),
+    SpecOption("--set KEY=VALUE", None, str, "Configuration",
+               "Set any field of the spec, e.g. optimizer.momentum=0.8. Repeatable.", repeatable=True),
 )
 # fmt: on
 """In the order of the help pages, within each panel."""
@@ -256,7 +261,7 @@ def options_of(kind: Kind) -> list[SpecOption]:
     return [each for each in TABLE if each.only in (None, kind)]
 
 
-def option(flag: str) -> Any:
+def spec_option(flag: str) -> Any:
     """An option of the table, for commands that do not take a spec."""
     return next(each for each in TABLE if each.flag == flag).option
 

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from tekapctl.cli import complete, console, listings, options, report, sweeping
 from tekapctl.cli.build_spec import with_spec_options
-from tekapctl.cli.compare import Csv, Latex, Markdown, chosen_format, show_cells
+from tekapctl.cli.compare import Csv, Latex, Markdown, chosen_format, text_of
+from tekapctl.cli.options import argument, option
+from tekapctl.cli.progress import counting
 from tekapctl.cli.spec_options import named_values
 from tekapctl.errors import UsageError
+from tekapctl.store.home import Home, output_file
 
 if TYPE_CHECKING:
     from tekapctl.experiments.studies.planning import Planned
     from tekapctl.experiments.studies.result import Result
-    from tekapctl.store.home import Home
 
 
 @with_spec_options("student", section="study")
@@ -26,36 +26,15 @@ def study(
     settings: dict[str, Any],
     study_name: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[STUDY]",
-            help="Name of the study. Without a name, all studies are listed.",
-            autocompletion=complete.studies,
-        ),
+        argument("[STUDY]", "Name of the study. Without it, all studies are listed.", complete=complete.studies),
     ] = None,
-    seeds: Annotated[
-        int,
-        typer.Option(
-            "--seeds", metavar="N", min=1, max=1000, help="Seeds per arm, starting with --seed.", rich_help_panel="Run"
-        ),
-    ] = 5,
+    seeds: Annotated[int, option("--seeds N", "Seeds per arm, starting with --seed.", "Run", min=1, max=1000)] = 5,
     teacher_epochs: Annotated[
-        int | None,
-        typer.Option(
-            "--teacher-epochs",
-            metavar="N",
-            min=1,
-            help="Train the teacher first, for N epochs.",
-            rich_help_panel="Optimization",
-        ),
+        int | None, option("--teacher-epochs N", "First train the teacher for N epochs.", "Optimization", min=1)
     ] = None,
     vary: Annotated[
         list[str] | None,
-        typer.Option(
-            "--vary",
-            metavar="KEY=[A, B]",
-            help="Repeat the study for each value of a spec field. Repeatable.",
-            rich_help_panel="Configuration",
-        ),
+        option("--vary KEY=[A, B]", "Repeat the study for each value of a spec field. Repeatable.", "Configuration"),
     ] = None,
     workers: sweeping.Workers = None,
     devices: sweeping.Devices = None,
@@ -65,10 +44,7 @@ def study(
     dry_run: sweeping.DryRun = False,
     measured: sweeping.Measure = True,
     report_only: Annotated[
-        bool,
-        typer.Option(
-            "--report-only", help="Report on the finished runs without starting any.", rich_help_panel="Output"
-        ),
+        bool, option("--report-only", "Report on the finished runs without starting any.", "Output")
     ] = False,
     output: options.Output = None,
     force: options.Force = False,
@@ -79,8 +55,8 @@ def study(
 ) -> None:
     """Run an ablation study of a method over several seeds.
 
-    Takes the options of `distill`. The settings of the study itself are set with `--set study.KEY=VALUE`. A study can
-    be interrupted and repeated at any time; studies share their common runs.
+    Takes the options of `distill`, and settings of the study itself as `--set study.KEY=VALUE`. You can interrupt a
+    study and start it again at any time. Studies share the runs that they have in common.
 
     Examples:
     tekapctl study                                  # list the studies
@@ -93,14 +69,12 @@ def study(
         return
     from tekapctl.experiments.studies import planning
     from tekapctl.experiments.sweeps.folder import SweepFolder
-    from tekapctl.store.home import Home
 
     form = chosen_format(markdown=markdown, latex=latex, csv=csv, json=as_json)
     command = shlex.join(["tekapctl", *sys.argv[1:]])
     how = sweeping.How(workers, devices, executor, slurm, retry, command, f"{command} --report-only")
-    how.check()
     if output is not None:
-        output = report.writable(output, force=force)
+        output = output_file(output, Home.default(), force=force)
     home = Home.default()
     planned = planning.plan(
         study_name,
@@ -170,7 +144,7 @@ def _result(planned: "Planned", standings: Any, home: "Home", output: Path | Non
     from tekapctl.experiments.comparison.groups import Group
     from tekapctl.experiments.studies.result import measured_runs, result
 
-    with console.CountProgress("runs", "measuring") as progress:
+    with counting("runs", "measuring") as progress:
         measured = measured_runs(planned, standings, home, progress)
     finished = sum(standing.state == "finished" for standing in standings.values())
     found = result(planned, measured, finished)
@@ -190,7 +164,7 @@ def _show(found: "Result", form: str | None) -> None:
     tables = [(outcome.name, arm_cells(found, number)) for number, outcome in enumerate(found.outcomes)]
     tables.append(("Conclusions", contrast_cells(found)))
     if form is not None:
-        show_cells([cells for _, cells in tables], form)
+        console.show_text(text_of([cells for _, cells in tables], form))
         return
     console.show_text(found.question)
     for title, cells in tables:

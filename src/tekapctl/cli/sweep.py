@@ -5,8 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tekapctl.cli import console, options, report, sweeping
+from tekapctl.cli import compare, console, options, progress, report, sweeping
 from tekapctl.cli.help import Group
+from tekapctl.cli.options import argument
+from tekapctl.store.home import Home, output_file
 
 _HELP = ("-h", "--help")
 
@@ -34,7 +36,18 @@ app = typer.Typer(
     "tekapctl sweep sweeps/digits.toml --workers 2\n"
     "tekapctl sweep status sweeps/digits.toml",
 )
-File = Annotated[Path, typer.Argument(metavar="FILE", help="TOML file that describes the sweep.")]
+
+
+def _open(file: Path) -> tuple[Any, Any]:
+    """The plan in a sweep file, and the folder that keeps its state."""
+    from tekapctl.experiments.sweeps.folder import SweepFolder
+    from tekapctl.experiments.sweeps.plan import read
+
+    plan = read(file, Home.default().datasets)
+    return plan, SweepFolder(Home.default(), plan.name)
+
+
+File = Annotated[Path, argument("FILE", "TOML file that describes the sweep.")]
 TrialFile = Annotated[Path, typer.Argument(metavar="FILE")]
 Tied = Annotated[bool, typer.Option("--tied")]
 
@@ -53,21 +66,16 @@ def run(
 ) -> None:
     """Run all experiments in a sweep file, skipping finished ones.
 
-    A sweep can be interrupted and repeated at any time: finished runs are kept and interrupted runs resume.
+    You can interrupt a sweep and start it again at any time: finished runs are kept, and interrupted runs resume.
 
     Examples:
     tekapctl sweep FILE.toml --dry-run
     tekapctl sweep FILE.toml --workers 4 --devices cuda:0,cuda:1
     """
-    from tekapctl.experiments.sweeps.folder import SweepFolder
-    from tekapctl.experiments.sweeps.plan import read
-
-    plan = read(file, sweeping.home().datasets)
-    folder = SweepFolder(sweeping.home(), plan.name)
+    plan, folder = _open(file)
     how = sweeping.How(
         workers, devices, executor, slurm, retry, f"tekapctl sweep {file}", f"tekapctl sweep status {file}"
     )
-    how.check()
     if dry_run:
         sweeping.estimate(plan, folder, workers or 1, measured=measured, as_json=as_json)
         return
@@ -82,11 +90,8 @@ def status(file: File, as_json: options.Json = False) -> None:
 
     Example: tekapctl sweep status FILE.toml
     """
-    from tekapctl.experiments.sweeps.folder import SweepFolder
-    from tekapctl.experiments.sweeps.plan import read
-
-    plan = read(file, sweeping.home().datasets)
-    sweeping.show(plan, sweeping.look(plan, SweepFolder(sweeping.home(), plan.name)), as_json=as_json)
+    plan, folder = _open(file)
+    sweeping.show(plan, sweeping.look(plan, folder), as_json=as_json)
 
 
 @app.command("cancel")
@@ -96,10 +101,8 @@ def cancel(file: File, as_json: options.Json = False) -> None:
     Example: tekapctl sweep cancel FILE.toml
     """
     from tekapctl.experiments.sweeps import cluster, local
-    from tekapctl.experiments.sweeps.folder import SweepFolder
-    from tekapctl.experiments.sweeps.plan import read
 
-    folder = SweepFolder(sweeping.home(), read(file, sweeping.home().datasets).name)
+    _, folder = _open(file)
     processes = local.stop_all(folder)
     jobs = cluster.cancel(folder) if folder.jobs() else 0
     if as_json:
@@ -122,36 +125,28 @@ def report_sweep(
     tekapctl sweep report FILE.toml
     tekapctl sweep report FILE.toml --output sweep.html
     """
-    from tekapctl.cli import compare
-    from tekapctl.experiments.sweeps.folder import SweepFolder
-    from tekapctl.experiments.sweeps.plan import read
     from tekapctl.experiments.sweeps.state import finished_groups
 
-    plan = read(file, sweeping.home().datasets)
+    plan, folder = _open(file)
     if output is not None:
-        output = report.writable(output, force=force)
-    home = sweeping.home()
-    found = finished_groups(plan, sweeping.look(plan, SweepFolder(home, plan.name)), home)
+        output = output_file(output, Home.default(), force=force)
+    found = finished_groups(plan, sweeping.look(plan, folder), folder.home)
     if as_json or output is None:
-        compare.show(found, baseline, "json" if as_json else None)
+        compare.show(compare.compared(found, baseline), "json" if as_json else None)
     if output is not None:
         report.write(found, baseline, output, quiet=as_json)
 
 
 @app.command("trial", hidden=True)
-def trial(
-    file: TrialFile,
-    retry: Annotated[bool, typer.Option("--retry")] = False,
-    tied: Tied = False,
-) -> None:
+def trial(file: TrialFile, retry: Annotated[bool, typer.Option("--retry")] = False, tied: Tied = False) -> None:
     """Execute one run of a sweep, as its workers do."""
     from tekapctl.experiments.sweeps.folder import read_trial
     from tekapctl.experiments.sweeps.trial import run_trial
 
     _tie(tied)
     one = read_trial(file)
-    with console.TrainingProgress(one.label) as progress:
-        run_trial(one, _folder_of(file), progress, retry=retry)
+    with progress.Training(one.label) as shown:
+        run_trial(one, _folder_of(file), shown, retry=retry)
 
 
 @app.command("fill-cache", hidden=True)
@@ -162,19 +157,19 @@ def fill_cache(
     tied: Tied = False,
 ) -> None:
     """Fill a sweep's teacher cache."""
+    from tekapctl.experiments.sweeps import trial as trials
     from tekapctl.experiments.sweeps.folder import read_trial
-    from tekapctl.experiments.sweeps.trial import fill_cache as fill
 
     _tie(tied)
-    with console.CountProgress("views", "caching teacher outputs") as progress:
-        fill(read_trial(file), _folder_of(file), epochs, always=always, report=progress)
+    with progress.counting("views", "caching teacher outputs") as shown:
+        trials.fill_cache(read_trial(file), _folder_of(file), epochs, always=always, report=shown)
 
 
 def _folder_of(file: Path) -> Any:
     """The folder of the sweep that a trial's file is in."""
     from tekapctl.experiments.sweeps.folder import SweepFolder
 
-    return SweepFolder(sweeping.home(), file.parent.parent.name)
+    return SweepFolder(Home.default(), file.parent.parent.name)
 
 
 def _tie(tied: bool) -> None:

@@ -1,11 +1,17 @@
 """Shared by `sweep` and `study`: execute the runs of a plan, show their progress and estimate their cost."""
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
 
 from tekapctl.cli import console
+from tekapctl.cli.options import option
+from tekapctl.cli.progress import counting
 from tekapctl.cli.spec_options import named_values
 from tekapctl.errors import TekapctlError, UsageError
 
@@ -14,54 +20,26 @@ if TYPE_CHECKING:
     from tekapctl.experiments.sweeps.plan import Plan
     from tekapctl.experiments.sweeps.state import Standing
 
+    Standings = Mapping[str, Standing]
+
 Workers = Annotated[
-    int | None,
-    typer.Option(
-        "--workers",
-        "-w",
-        metavar="N",
-        min=1,
-        max=1024,
-        help="Runs in parallel. [default: 1]",
-        rich_help_panel="Execution",
-    ),
+    int | None, option("-w --workers N", "Runs in parallel. [default: 1]", "Execution", min=1, max=1024)
 ]
 Devices = Annotated[
-    str | None,
-    typer.Option(
-        "--devices",
-        metavar="LIST",
-        help="Devices shared out among the workers, e.g. cuda:0,cuda:1.",
-        rich_help_panel="Execution",
-    ),
+    str | None, option("--devices LIST", "Devices to spread the workers over, e.g. cuda:0,cuda:1.", "Execution")
 ]
 Executor = Annotated[
     Literal["slurm", "local-jobs"] | None,
-    typer.Option(
-        "--executor",
-        metavar="NAME",
-        help="Submit the runs as jobs: slurm, or local-jobs to test on this machine.",
-        rich_help_panel="Execution",
-    ),
+    option("--executor NAME", "Submit the runs as jobs: slurm, or local-jobs for a test on this machine.", "Execution"),
 ]
 Slurm = Annotated[
     list[str] | None,
-    typer.Option(
-        "--slurm",
-        metavar="KEY=VALUE",
-        help="Slurm parameter, e.g. partition=gpu or time=240. Repeatable.",
-        rich_help_panel="Execution",
-    ),
+    option("--slurm KEY=VALUE", "Slurm parameter, e.g. partition=gpu or time=240. Repeatable.", "Execution"),
 ]
-Retry = Annotated[bool, typer.Option("--retry", help="Run failed runs again.", rich_help_panel="Execution")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show the planned runs and their cost only.", rich_help_panel="Output")
-]
+Retry = Annotated[bool, option("--retry", "Retry failed runs.", "Execution")]
+DryRun = Annotated[bool, option("--dry-run", "Show the planned runs and their cost, and exit.", "Output")]
 Measure = Annotated[
-    bool,
-    typer.Option(
-        "--measure/--no-measure", help="Time a few steps of each kind of run in a dry run.", rich_help_panel="Output"
-    ),
+    bool, option("--measure/--no-measure", "In a dry run, time a few steps of each kind of run.", "Output")
 ]
 
 
@@ -77,6 +55,9 @@ class How:
         retry: Try failed runs again.
         again: The command that continues.
         status: The command that shows the progress.
+
+    Raises:
+        UsageError: Options contradict each other.
     """
 
     workers: int | None
@@ -87,32 +68,27 @@ class How:
     again: str
     status: str
 
-    def check(self) -> None:
-        """Refuse contradicting options.
-
-        Raises:
-            UsageError: Options contradict each other.
-        """
+    def __post_init__(self) -> None:
         if self.slurm and self.executor is None:
             raise UsageError("--slurm needs a cluster.", "Add --executor slurm.")
         if self.devices and self.executor is not None:
             raise UsageError("A cluster assigns devices itself.", "Leave out --devices.")
 
 
-def carry_out(plan: "Plan", folder: "SweepFolder", how: How) -> "dict[str, Standing]":
+def carry_out(plan: "Plan", folder: "SweepFolder", how: How) -> "Standings":
     """Run or submit what is not finished, and return the state of all runs."""
     if how.executor is not None:
         from tekapctl.experiments.sweeps.cluster import submit
 
-        told = named_values(how.slurm, "--slurm")
-        handed = submit(plan, folder, look(plan, folder), how.executor, told, retry=how.retry, at_once=how.workers)
-        console.say(f"{len(handed)} jobs submitted; `{how.status}` shows their progress")
+        slurm = named_values(how.slurm, "--slurm")
+        jobs = submit(plan, folder, look(plan, folder), how.executor, slurm, retry=how.retry, at_once=how.workers)
+        console.say(f"{len(jobs)} jobs submitted; `{how.status}` shows their progress")
         if _caches(plan):
             console.say("the teacher cache is not filled beforehand: jobs fill it as they run")
         return look(plan, folder)
     from tekapctl.experiments.sweeps.local import LocalSweep
 
-    with console.SweepDisplay() as display:
+    with _display(plan) as show_now:
         return LocalSweep(
             plan,
             folder,
@@ -120,20 +96,11 @@ def carry_out(plan: "Plan", folder: "SweepFolder", how: How) -> "dict[str, Stand
             on=[name.strip() for name in how.devices.split(",")] if how.devices else [],
             retry=how.retry,
             again=how.again,
-            show=lambda standings: display.show(
-                _rows(plan, standings), _lines(plan, standings), _moving(plan, standings)
-            ),
+            show=show_now,
         ).run()
 
 
-def home() -> Any:
-    """The home folder."""
-    from tekapctl.store.home import Home
-
-    return Home.default()
-
-
-def look(plan: "Plan", folder: Any) -> "dict[str, Standing]":
+def look(plan: "Plan", folder: "SweepFolder") -> "Standings":
     """The current state of a plan's runs."""
     from tekapctl.experiments.sweeps.state import Ledger
 
@@ -145,37 +112,21 @@ def look(plan: "Plan", folder: Any) -> "dict[str, Standing]":
     return Ledger(folder.home).look(plan, queued)
 
 
-def _rows(plan: "Plan", standings: Any) -> list[tuple[str, ...]]:
+_COLUMNS = ("", "done>", "running>", "failed>", "waiting>", "top-1 %>", "std>", "paper %>")
+
+
+def _rows(plan: "Plan", standings: "Standings") -> list[tuple[str, ...]]:
     from tekapctl.experiments.sweeps.state import rows
-
-    def number(value: float | None) -> str:
-        return "" if value is None else f"{100 * value:.2f}"
-
-    def count(value: int) -> str:
-        return str(value) if value else ""
 
     return [
         (
             row.label,
             f"{row.finished} of {row.trials}",
-            *(count(value) for value in (row.running, row.failed, row.waiting)),
-            *map(number, row.accuracies),
+            *(str(count or "") for count in (row.running, row.failed, row.waiting)),
+            *map(console.percent, row.accuracies),
         )
         for row in rows(plan, standings)
     ]
-
-
-def _lines(plan: "Plan", standings: Any) -> dict[str, str]:
-    """A line for each run."""
-    return {digest: _line(plan.trials[digest].label, standing) for digest, standing in standings.items()}
-
-
-def _moving(plan: "Plan", standings: Any) -> list[str]:
-    """A line for each run in progress."""
-    under_way = [
-        (plan.trials[digest], standing) for digest, standing in standings.items() if standing.state == "running"
-    ]
-    return [f"{trial.label}: {standing.epoch} of {trial.spec.total_epochs} epochs" for trial, standing in under_way]
 
 
 def _line(label: str, standing: "Standing") -> str:
@@ -184,14 +135,53 @@ def _line(label: str, standing: "Standing") -> str:
     return f"{standing.state}: {label}{reached}{why}"
 
 
-def show(plan: "Plan", standings: Any, *, as_json: bool) -> None:
+@contextmanager
+def _display(plan: "Plan") -> "Iterator[Callable[[Standings], None]]":
+    """Shows a sweep on stderr: a live table on a terminal, else a line for each run that ends."""
+    shown: Any = None
+
+    def draw(standings: "Standings") -> None:
+        nonlocal shown
+        rows = _rows(plan, standings)
+        moving = [
+            f"{trial.label}: {standing.epoch} of {trial.spec.total_epochs} epochs"
+            for trial, standing in ((plan.trials[digest], standing) for digest, standing in standings.items())
+            if standing.state == "running"
+        ]
+        if (now := [*rows, moving]) != shown:
+            shown = now
+            # What is finished needs no room where there is little.
+            most = max(5, console.stderr.height - 6 - len(moving))
+            active = [row for row in rows if row[2] or row[3]] or rows
+            table = console.table_of(_COLUMNS, rows if len(rows) <= most else active[:most])
+            live.update(Group(table, *(Text(console.printable(line)) for line in moving)), refresh=True)
+
+    def write(standings: "Standings") -> None:
+        nonlocal shown
+        lines = {digest: _line(plan.trials[digest].label, standing) for digest, standing in standings.items()}
+        done = f"{sum(standing.state == 'finished' for standing in standings.values())} of {len(lines)} done"
+        if shown is None:
+            console.say(done)
+        for digest, line in lines.items():
+            if shown is not None and line != shown[digest] and standings[digest].state != "waiting":
+                console.say(f"{done}; {line}")
+        shown = lines
+
+    if not console.stderr.is_terminal:
+        yield write
+        return
+    with Live(console=console.stderr, auto_refresh=False, transient=True) as live:
+        yield draw
+
+
+def show(plan: "Plan", standings: "Standings", *, as_json: bool) -> None:
     """Show the state of a plan's runs."""
     from tekapctl.experiments.sweeps.state import result
 
     if as_json:
         console.show_json(result(plan, standings))
         return
-    console.show_table(plan.name, console.SWEEP_COLUMNS, _rows(plan, standings))
+    console.show_table(plan.name, _COLUMNS, _rows(plan, standings))
     for digest, standing in standings.items():
         label = plan.trials[digest].label
         if standing.error:
@@ -200,7 +190,7 @@ def show(plan: "Plan", standings: Any, *, as_json: bool) -> None:
             console.say(f"{label}: {standing.note}")
 
 
-def conclude(standings: Any, how: How) -> None:
+def conclude(standings: "Standings", how: How) -> None:
     """Report the runs that did not finish here.
 
     Raises:
@@ -220,38 +210,27 @@ def conclude(standings: Any, how: How) -> None:
 
 
 def _caches(plan: "Plan") -> bool:
-    """Whether any run uses cached teacher outputs."""
     return any(getattr(trial.spec, "cache_teacher", False) for trial in plan.trials.values())
 
 
-def estimate(plan: "Plan", folder: Any, workers: int, *, measured: bool, as_json: bool) -> None:
+def estimate(plan: "Plan", folder: "SweepFolder", workers: int, *, measured: bool, as_json: bool) -> None:
     """Show the cost of a plan's runs."""
     from tekapctl.experiments.sweeps.cost import costs, hours
 
-    standings = look(plan, folder)
-    with console.CountProgress("kinds of runs", "measuring" if measured else "estimating") as progress:
-        found = costs(plan, standings, folder, measured=measured, report=progress)
+    with counting("kinds of runs", "measuring" if measured else "estimating") as progress:
+        found = costs(plan, look(plan, folder), folder, measured=measured, report=progress)
     total = hours(found, workers) if measured else None
     macs = sum(each.left * each.macs for each in found)
     left, trials = sum(each.left for each in found), len(plan.trials)
     published = {label: plan.trials[digests[0]].published for label, digests in plan.groups.items()}
     if as_json:
-        console.show_json(
-            {
-                "sweep": plan.name,
-                "trials": trials,
-                "left": left,
-                "macs": macs,
-                "hours": total,
-                "workers": workers,
-                "groups": [{**each.to_dict(), "published_top1": published[each.label]} for each in found],
-            }
-        )
+        groups = [{**each.to_dict(), "published_top1": published[each.label]} for each in found]
+        numbers = {"trials": trials, "left": left, "macs": macs, "hours": total, "workers": workers}
+        console.show_json({"sweep": plan.name, **numbers, "groups": groups})
         return
-    columns = ["", "runs>", "done>", "MACs/run>", "memory>", "time/run>", "paper %>"]
     console.show_table(
         plan.name,
-        columns,
+        ["", "runs>", "done>", "MACs/run>", "memory>", "time/run>", "paper %>"],
         [
             (
                 each.label,
@@ -260,14 +239,16 @@ def estimate(plan: "Plan", folder: Any, workers: int, *, measured: bool, as_json
                 f"{each.macs:.3g}",
                 console.format_bytes(each.memory_bytes),
                 "" if each.seconds is None else console.duration(each.seconds),
-                "" if (number := published[each.label]) is None else f"{100 * number:.2f}",
+                console.percent(published[each.label]),
             )
             for each in found
         ],
     )
     if measured and _caches(plan):
         console.say("times assume a full teacher cache; filling it takes extra time once")
-    took = (
-        "" if total is None else f", about {console.duration(3600 * total)} with {workers} worker{'s' * (workers > 1)}"
+    hours_text = (
+        f", about {console.duration(3600 * total)} with {workers} worker{'s' * (workers > 1)}"
+        if total is not None
+        else ""
     )
-    console.show_text(f"{left} of {trials} runs to do: {macs:.3g} MACs{took}")
+    console.show_text(f"{left} of {trials} runs to do: {macs:.3g} MACs{hours_text}")

@@ -1,70 +1,243 @@
-"""Shared by `train-teacher` and `distill`: run a spec and show the results."""
+"""`tekapctl train-teacher`, `distill`, `resume` and `bench`."""
 
 import statistics
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Annotated, Any
 
 import typer
 
-from tekapctl.cli import console, options
+from tekapctl.cli import complete, console, options
+from tekapctl.cli.build_spec import with_spec_options
+from tekapctl.cli.options import option
+from tekapctl.cli.progress import Training
+from tekapctl.errors import UsageError
+from tekapctl.store.home import Home
 
-if TYPE_CHECKING:
-    from tekapctl.spec import StudentSpec, TeacherSpec
+DryRun = Annotated[bool, option("--dry-run", "Print the full spec and a cost estimate without training.", "Output")]
+Processes = Annotated[
+    int, option("--nproc N", "Data-parallel processes on this machine, one GPU each.", "Execution", min=1, max=1024)
+]
 
 
-def run(spec: "TeacherSpec | StudentSpec", *, as_json: bool, dry_run: bool, processes: int) -> None:
-    """Run a spec with one or more processes, or estimate its cost."""
-    from tekapctl.store.home import Home
+@with_spec_options("teacher")
+def train_teacher(spec: Any, processes: Processes = 1, dry_run: DryRun = False, as_json: options.Json = False) -> None:
+    """Train a network on its own: a teacher, or the baseline of a student.
+
+    Examples:
+    tekapctl train-teacher --model resnet32x4 --dataset cifar100
+    tekapctl train-teacher --model timm:resnet18 --dataset folder:photographs
+    """
+    _train(spec, processes=processes, dry_run=dry_run, as_json=as_json)
+
+
+@with_spec_options("student")
+def distill(
+    spec: Any,
+    resumed: Annotated[
+        str | None,
+        option(
+            "--resume RUN",
+            "Resume this run with its own spec; other options are not allowed.",
+            "Run",
+            complete=complete.runs,
+        ),
+    ] = None,
+    effects: Annotated[
+        list[str] | None,
+        option(
+            "--keep-effect EFFECT",
+            "Keep only this effect of TeKAP: weight, shrink or noise; with crd also student-term or "
+            "bank-updates. Repeatable.",
+            "TeKAP",
+            complete=complete.effects,
+        ),
+    ] = None,
+    processes: Processes = 1,
+    seeds: Annotated[
+        int,
+        option(
+            "--seeds N",
+            "Train N seeds at once, starting with --seed, sharing the teacher's forward pass.",
+            "Run",
+            min=1,
+            max=1000,
+        ),
+    ] = 1,
+    dry_run: DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Distill a student from a teacher.
+
+    With kd and crd the student also learns from augmented teachers (TeKAP); --no-tekap turns that off.
+
+    Examples:
+    tekapctl distill --method kd                            # KD + TeKAP
+    tekapctl distill --method kd --no-tekap                 # plain KD
+    tekapctl distill --method crd --alpha 1 --beta 0.8      # CRD + KD + TeKAP
+    tekapctl distill --teacher resnet32x4 --student resnet8x4 --method dkd
+    tekapctl distill --preset dkd/resnet32x4-resnet8x4      # as published
+    tekapctl distill --method kd --keep-effect weight       # ablation of TeKAP
+    """
+    if resumed is not None:
+        if spec != type(spec).model_validate({"kind": "student"}) or dry_run:
+            raise UsageError("--resume continues a run with its own spec.", "Leave out the other options.")
+        resume(resumed, processes=processes, as_json=as_json)
+        return
+    if effects:
+        from tekapctl.spec.effects import keep
+
+        spec = keep(spec, effects)
+    if seeds == 1 or dry_run:
+        _train(spec, processes=processes, dry_run=dry_run, as_json=as_json)
+        return
+    if processes > 1:
+        raise UsageError("--seeds trains in one process, and --nproc asks for several.", "Leave out one of them.")
+    _train_seeds(spec, seeds, as_json=as_json)
+
+
+def resume(
+    reference: options.RunReference,
+    track: options.Track = None,
+    processes: Processes = 1,
+    as_json: options.Json = False,
+) -> None:
+    """Resume an interrupted or failed run from its newest checkpoint.
+
+    Example: tekapctl resume latest
+    """
+    from tekapctl.train.run import resume as resume_run
+
+    _run(
+        lambda callback: resume_run(reference, Home.default(), callback, track or ()),
+        "resumed",
+        processes=processes,
+        as_json=as_json,
+    )
+
+
+@with_spec_options("student")
+def bench(
+    spec: Any,
+    steps: Annotated[int, option("--steps N", "Steps to time.", "Execution", min=3, max=10000)] = 30,
+    as_json: options.Json = False,
+) -> None:
+    """Time the phases of a training step and estimate the time of the whole run.
+
+    Takes the options of `distill`. If the teacher or the dataset has not been downloaded, random weights and images
+    of the same shape are used instead.
+
+    Example: tekapctl bench --method crd --alpha 1 --beta 0.8 --cache-teacher
+    """
+    from tekapctl.commands.bench import measure_steps
+
+    found = measure_steps(spec, Home.default(), steps)
+    if as_json:
+        console.show_json(found.to_dict())
+        return
+    total = sum(found.phase_seconds.values())
+    console.show_table(
+        f"{found.teacher} > {found.student}, {spec.method.name}, batch size {spec.batch_size}, on {found.device}",
+        ["phase", "ms>", "%>"],
+        [(name, f"{1000 * time:.2f}", f"{100 * time / total:.1f}") for name, time in found.phase_seconds.items()],
+    )
+    console.show_fields(
+        {
+            "step": f"{1000 * found.step_seconds:.2f} ms, {found.step_seconds / found.network_seconds:.2f}x "
+            f"the bare networks (teacher forward, student forward and backward: {1000 * found.network_seconds:.2f} ms)",
+            "speed": f"{found.images_per_second:,.0f} images/s",
+            "precision": f"teacher {found.teacher_precision}, student {found.student_precision}",
+            "peak memory": f"{console.format_bytes(found.peak_memory_bytes)} ({found.peak_memory_scope})",
+            "whole run": f"{console.duration(found.run_seconds)} for {spec.epochs} epochs, including evaluation",
+        }
+    )
+
+
+def _train(spec: Any, *, processes: int, dry_run: bool, as_json: bool) -> None:
     from tekapctl.train.run import execute
 
-    home = Home.default()
     if dry_run:
-        _estimate(spec, home, as_json=as_json)
+        _estimate(spec, as_json=as_json)
         return
-    options.divide(processes)
-    with options.progress(spec.network) as progress:
-        summary = execute(spec, home, progress)
+    _run(lambda callback: execute(spec, Home.default(), callback), spec.network, processes=processes, as_json=as_json)
+
+
+def _run(train: Callable[[Any], dict[str, Any]], label: str, *, processes: int, as_json: bool) -> None:
+    """Train with one or more processes, and show the results."""
+    from tekapctl.train.callbacks import NullCallback
+
+    _divide(processes)
+    with Training(label) if options.is_main() else nullcontext(NullCallback()) as callback:
+        summary = train(callback)
     if not options.is_main():
         return
     if as_json:
         console.show_json(summary)
-    else:
-        show_summary(summary)
+        return
+    evaluation = summary["evaluation"]
+    fields = {
+        "run": summary["run"],
+        "top-1": f"{console.percent(summary['last_top1'])} % after the last epoch "
+        f"(best {console.percent(summary['best_top1'])} % in epoch {summary['best_epoch']})",
+        "parameters": f"{evaluation['parameters']:,}",
+        "time": console.duration(summary["seconds"]),
+    }
+    if "teacher" in summary:
+        fields["teacher"] = f"{summary['teacher']['model']}, top-1 {console.percent(summary['teacher']['top1'])} %"
+        fields["agreement"] = f"{console.percent(evaluation['agreement'])} % with the teacher"
+    console.show_fields({**fields, "next": f"tekapctl evaluate {summary['run']}"})
 
 
-def run_trials(spec: "StudentSpec", count: int, *, as_json: bool) -> None:
-    """Train several seeds of a spec at once and show their results."""
-    from tekapctl.store.home import Home
+_BY_SIGNAL = 128
+"""Exit codes above it are 128 and a signal's number."""
+
+
+def _divide(processes: int) -> None:
+    """Run this command as several processes and exit; return if one is enough or this is one of them."""
+    from tekapctl.distributed.communicator import check_environment, was_launched
+
+    if (ignored := check_environment()) is not None:
+        console.say(f"{ignored} in the environment is ignored: this run was not started as one of several processes")
+    if processes == 1 or was_launched():
+        return
+    from tekapctl.distributed.launch import launch
+
+    code = launch(sys.argv[1:], processes)
+    if code > _BY_SIGNAL:
+        # The first process says so too, unless it was killed because another did not answer.
+        console.say(f"stopped; `tekapctl resume latest --nproc {processes}` continues from the last checkpoint")
+    raise typer.Exit(code)
+
+
+def _train_seeds(spec: Any, count: int, *, as_json: bool) -> None:
+    """Train several seeds of a spec at once, and show their results and their mean."""
     from tekapctl.train.many import execute_seeds
 
-    with console.TrainingProgress(f"{count} x {spec.network}") as progress:
-        summaries = execute_seeds(spec, count, Home.default(), progress)
+    with Training(f"{count} x {spec.network}") as callback:
+        summaries = execute_seeds(spec, count, Home.default(), callback)
     finished = [summary for summary in summaries if summary["status"] == "finished"]
     if as_json:
         console.show_json(summaries)
     else:
-        _show_trials(finished)
+        rows = [
+            (each["run"], str(each["seed"]), console.percent(each["last_top1"]), console.percent(each["best_top1"]))
+            for each in finished
+        ]
+        console.show_table("Top-1 accuracy", ["run=", "seed>", "last %>", "best %>"], rows, optional=["best %"])
+    if not as_json and len(finished) > 1:
+        found = [100 * summary["last_top1"] for summary in finished]
+        mean = f"{statistics.mean(found):.2f} % after the last epoch, std {statistics.stdev(found):.2f}"
+        console.show_fields({"mean": mean, "time": console.duration(max(each["seconds"] for each in finished))})
     if len(finished) < count:
         raise typer.Exit(1)
 
 
-def _show_trials(finished: list[dict[str, Any]]) -> None:
-    """Show the finished runs of several seeds, and their mean."""
-    rows = [
-        (each["run"], str(each["seed"]), console.percent(each["last_top1"]), console.percent(each["best_top1"]))
-        for each in finished
-    ]
-    console.show_table("Top-1 accuracy", ["run=", "seed>", "last %>", "best %>"], rows, optional=["best %"])
-    if len(finished) > 1:
-        found = [100 * summary["last_top1"] for summary in finished]
-        fields = {"mean": f"{statistics.mean(found):.2f} % after the last epoch, std {statistics.stdev(found):.2f}"}
-        console.show_fields({**fields, "time": console.duration(max(each["seconds"] for each in finished))})
-
-
-def _estimate(spec: "TeacherSpec | StudentSpec", home: Any, *, as_json: bool) -> None:
+def _estimate(spec: Any, *, as_json: bool) -> None:
     from tekapctl.commands.cost import estimate
     from tekapctl.spec import dumps, to_dict
 
-    cost = estimate(spec, home)
+    cost = estimate(spec, Home.default())
     if as_json:
         console.show_json({"spec": to_dict(spec), "cost": cost.to_dict()})
         return
@@ -79,20 +252,3 @@ def _estimate(spec: "TeacherSpec | StudentSpec", home: Any, *, as_json: bool) ->
             "# peak memory, estimated": console.format_bytes(cost.memory_bytes),
         }
     )
-
-
-def show_summary(summary: dict[str, Any]) -> None:
-    """Show the results of a finished run, and the next command."""
-    evaluation = summary["evaluation"]
-    fields = {
-        "run": summary["run"],
-        "top-1": f"{console.percent(summary['last_top1'])} % after the last epoch "
-        f"(best {console.percent(summary['best_top1'])} % in epoch {summary['best_epoch']})",
-        "parameters": f"{evaluation['parameters']:,}",
-        "time": console.duration(summary["seconds"]),
-    }
-    if "teacher" in summary:
-        fields["teacher"] = f"{summary['teacher']['model']}, top-1 {console.percent(summary['teacher']['top1'])} %"
-        fields["agreement"] = f"{console.percent(evaluation['agreement'])} % with the teacher"
-    fields["next"] = f"tekapctl evaluate {summary['run']}"
-    console.show_fields(fields)
