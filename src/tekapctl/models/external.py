@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tekapctl.errors import UsageError
+from tekapctl.errors import UsageError, require
 from tekapctl.models.hooks import ExternalNetwork
 from tekapctl.models.network import Network
 from tekapctl.models.normalization import Normalization
@@ -133,10 +133,7 @@ def _of_torchvision(model: str, classes: int | None, arguments: Arguments) -> nn
 
 
 def _of_timm(model: str, classes: int | None, channels: int | None, arguments: Arguments) -> nn.Module:
-    try:
-        import timm
-    except ImportError:
-        raise UsageError("timm is not installed.", 'Install it with `pip install "tekapctl[timm]"`.') from None
+    timm = require("timm", "timm")
     if not timm.is_model(model.split(".")[0]):
         raise unknown_name("timm network", model, timm.list_models())
     given: dict[str, Any] = dict(arguments)

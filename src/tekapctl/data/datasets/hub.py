@@ -6,7 +6,6 @@ streaming shuffles with a state of its own.
 
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -179,33 +178,27 @@ def _folder_name(name: str, owners: dict[str, str]) -> str:
 
 def _copy(rows: Any, image: str, label: str, owners: dict[str, str], folder: Path) -> int:
     """Write the images that have a class into class folders; returns their number."""
-    names = getattr(rows.features[label], "names", None)
+    names, kind = getattr(rows.features[label], "names", None), type(rows.features[image])
     written = 0
-    for number, (content, given, value) in enumerate(_contents(rows, image, label)):
+    for number, row in enumerate(rows.select_columns([image, label]).cast_column(image, kind(decode=False))):
+        value, stored = row[label], row[image] or {}
         if value is None or (names and not 0 <= value < len(names)):
             continue
         place = folder / _folder_name(names[value] if names else str(value), owners)
         place.mkdir(parents=True, exist_ok=True)
+        content, given = stored.get("bytes"), Path(stored.get("path") or "")
+        if content is None:
+            content = given.read_bytes() if given.is_file() else b""
         (place / f"{number:07d}{_suffix(content, given)}").write_bytes(content)
         written += 1
     return written
 
 
-def _contents(rows: Any, image: str, label: str) -> Iterator[tuple[bytes, str, Any]]:
-    kind = type(rows.features[image])
-    for row in rows.select_columns([image, label]).cast_column(image, kind(decode=False)):
-        stored = row[image] or {}
-        given, content = stored.get("path") or "", stored.get("bytes")
-        if content is None and Path(given).is_file():
-            content = Path(given).read_bytes()
-        yield content or b"", given, row[label]
-
-
-def _suffix(content: bytes, given: str) -> str:
+def _suffix(content: bytes, given: Path) -> str:
     """The suffix of an image's format; damaged images keep their suffix and are reported when they are read."""
     try:
         with Image.open(io.BytesIO(content)) as opened:
             found = f".{str(opened.format).lower()}"
     except OSError:
-        found = Path(given).suffix.lower()
+        found = given.suffix.lower()
     return found if found in SUFFIXES else ".jpg"
