@@ -2,8 +2,7 @@
 
 Hossain et al., "Single Teacher, Multiple Perspectives: Teacher Knowledge Augmentation for Enhanced Knowledge
 Distillation", ICLR 2025. The output of an augmented teacher is `(1 - a) * teacher + a * noise`, for logits and for
-features alike, with new noise in every step. Here the teacher's scale and the noise's weight are two settings, so that
-each can be studied without the other.
+features, with new noise in every step. Here the teacher's scale and the noise's weight are two settings.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -67,12 +66,7 @@ class LogitTekap(LevelSettings):
         description="Kind of noise: isotropic, covariance, class-covariance, temperature, relative, dropout or mixing, "
         "all of the same size (docs/tekap.md).",
     )
-    dropout: float = Field(
-        0.1,
-        gt=0,
-        lt=1,
-        description="Dropout rate of the embedding in the perturbation `dropout`.",
-    )
+    dropout: float = Field(0.1, gt=0, lt=1, description="Dropout rate of the embedding in the perturbation `dropout`.")
 
     @model_validator(mode="after")
     def _check_distribution(self) -> "LogitTekap":
@@ -116,9 +110,8 @@ class TekapSpec(Settings):
 
     def without(self) -> "TekapSpec":
         """The same spec with no augmented teachers."""
-        return TekapSpec(
-            logit=self.logit.model_copy(update={"teachers": 0}), feature=self.feature.model_copy(update={"teachers": 0})
-        )
+        off = {"teachers": 0}
+        return TekapSpec(logit=self.logit.model_copy(update=off), feature=self.feature.model_copy(update=off))
 
 
 def perturb(
@@ -163,18 +156,16 @@ class AugmentedTeachers:
         return self.spec.teachers
 
     def __iter__(self) -> Iterator[Knowledge]:
-        strong = self.teacher.strong
         for i in range(len(self)):
+            strong = self.teacher.strong
+            if strong is not None and self.strong_logits is not None:
+                strong = replace(strong, logits=self.strong_logits[i])
             yield Knowledge(
                 logits=self.teacher.logits if self.logits is None else self.logits[i],
                 embedding=self.teacher.embedding if self.embeddings is None else self.embeddings[i],
                 feature_maps=tuple(maps[i] for maps in self.feature_maps) or self.teacher.feature_maps,
                 preactivations=tuple(maps[i] for maps in self.preactivations) or self.teacher.preactivations,
-                strong=(
-                    replace(strong, logits=self.strong_logits[i])
-                    if strong is not None and self.strong_logits is not None
-                    else strong
-                ),
+                strong=strong,
             )
 
 
@@ -246,20 +237,14 @@ class Tekap:
         shape = (spec.teachers, len(teacher.logits), sum(dims))
         noise = self.noise(shape, "logits", step, teacher.logits.device, first)
         parts = (noise,) if len(images) == 1 else noise.split(dims, dim=2)  # a split of one is an operator for nothing
-        logits, *strong_logits = (
+        logits, *strong = (
             perturb(spec, knowledge.logits, self.perturbation.sample(knowledge, labels, part))
             for knowledge, part in zip(images, parts, strict=True)
         )
-        return AugmentedTeachers(spec, teacher, logits=logits, strong_logits=next(iter(strong_logits), None))
+        return AugmentedTeachers(spec, teacher, logits=logits, strong_logits=strong[0] if strong else None)
 
     def augment_features(self, teacher: Knowledge, step: int, first: int = 0) -> AugmentedTeachers:
-        """Augmented teachers at the feature level: their embeddings and feature maps.
-
-        Args:
-            teacher: The teacher's knowledge of a batch, or of this process's rows of it.
-            step: Number of the step in the run.
-            first: The first row's place in the batch.
-        """
+        """Augmented teachers at the feature level, with embeddings and feature maps; arguments as `augment_logits`."""
         spec = self.spec.feature
         if not spec.teachers:
             return AugmentedTeachers(spec, teacher)
@@ -272,11 +257,6 @@ class Tekap:
             perturb(spec, each, self.noise((spec.teachers, *each.shape), name, step, each.device, first))
             for name, each in maps.items()
         )
-        count = len(teacher.feature_maps)
-        return AugmentedTeachers(
-            spec,
-            teacher,
-            embeddings=embeddings,
-            feature_maps=tuple(others[:count]),
-            preactivations=tuple(others[count:]),
-        )
+        stages = len(teacher.feature_maps)
+        after, before = tuple(others[:stages]), tuple(others[stages:])
+        return AugmentedTeachers(spec, teacher, embeddings=embeddings, feature_maps=after, preactivations=before)
