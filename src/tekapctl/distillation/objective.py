@@ -34,7 +34,7 @@ class Objective(nn.Module, ABC):
 
     @property
     def trains_learner(self) -> bool:
-        """Whether the network is trained in this stage."""
+        """Whether the network is trained in this stage, and not only parts of a method or the views."""
         return True
 
     @property

@@ -28,15 +28,20 @@ NoiseSource = Callable[[Sequence[int], str, int, torch.device, int], Tensor]
 `feature map N` or `preactivation N`), the step, the device, and the first row's place in the batch."""
 
 
+Teachers = Annotated[int, Field(ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")]
+NoiseStd = Annotated[Weight, Field(description="Standard deviation of the noise before `noise_weight`.")]
+LossWeight = Annotated[Weight, Field(description="Weight of the loss under each augmented teacher.")]
+
+
 class LevelSettings(Settings):
     """How the augmented teachers of one level are made, and the weights of their losses."""
 
-    teachers: int = Field(ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
+    teachers: Teachers
     teacher_scale: Weight = Field(0.9, description="Factor of the teacher's output in an augmented teacher's.")
     noise_weight: Weight = Field(0.1, description="Factor of the noise in an augmented teacher's output.")
-    noise_std: Weight = Field(description="Standard deviation of the noise before `noise_weight`.")
+    noise_std: NoiseStd
     distribution: Distribution = Field("gaussian", description="Distribution of the noise.")
-    loss_weight: Weight = Field(description="Weight of the loss under each augmented teacher.")
+    loss_weight: LossWeight
     teacher_loss_weight: Weight = Field(1.0, description="Weight of the loss under the teacher itself.")
 
     @property
@@ -58,9 +63,9 @@ KnownPerturbation = Annotated[str, AfterValidator(_known_perturbation)]
 class LogitTekap(LevelSettings):
     """TeKAP at the logit level; the defaults are the published code's."""
 
-    teachers: int = Field(3, ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
-    noise_std: Weight = Field(1.0, description="Standard deviation of the noise before `noise_weight`.")
-    loss_weight: Weight = Field(0.8, description="Weight of the loss under each augmented teacher.")
+    teachers: Teachers = 3
+    noise_std: NoiseStd = 1.0
+    loss_weight: LossWeight = 0.8
     perturbation: KnownPerturbation = Field(
         "isotropic",
         description="Kind of noise: isotropic, covariance, class-covariance, temperature, relative, dropout or mixing, "
@@ -89,9 +94,9 @@ class FeatureTekap(LevelSettings):
     again and updates the memory banks again; both effects have a setting of their own.
     """
 
-    teachers: int = Field(1, ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
-    noise_std: Weight = Field(0.1, description="Standard deviation of the noise before `noise_weight`.")
-    loss_weight: Weight = Field(1.0, description="Weight of the loss under each augmented teacher.")
+    teachers: Teachers = 1
+    noise_std: NoiseStd = 0.1
+    loss_weight: LossWeight = 1.0
     student_term_weight: Weight = Field(
         1.0, description="Weight of the student's term (CRD), which each augmented teacher adds again."
     )
