@@ -177,12 +177,7 @@ class AngularViews(nn.Module):
 
     @torch.no_grad()
     def logits_of(self, embedding: Float[Tensor, "batch width"], step: int) -> Float[Tensor, "views batch classes"]:
-        """The views' logits, as they are while the student trains.
-
-        Args:
-            embedding: The teacher's embedding.
-            step: Step that, with the seed, determines the dropout.
-        """
+        """The views' logits of the teacher's embedding, with the dropout of a step while the student trains."""
         (chance,) = self._chances([embedding], "views", step, self.spec.batch_statistics)
         return self._classified(self.features[0](embedding, chance))
 
@@ -204,13 +199,11 @@ class AngularViews(nn.Module):
         viewed = [views(f, c) for views, f, c in zip(self.features, features, chances, strict=True)]
         logits = self._classified(viewed[0])
 
-        repeated = batch.labels.repeat(spec.views)
-        loss = spec.view_weight * spec.views * F.cross_entropy(logits.flatten(0, 1), repeated)
+        loss = spec.view_weight * spec.views * F.cross_entropy(logits.flatten(0, 1), batch.labels.repeat(spec.views))
         own, others = ((each / self.temperature).softmax(-1) for each in (teacher.logits, logits))
         is_code = spec.variant == "code"
         inter = inter_product(others, own, spec.margin) if is_code else inter_angle(others, own, spec.margin)
-        loss = loss + spec.logit_inter_weight * inter
-        loss = loss + spec.logit_intra_weight * intra_angle(others, own)
+        loss = loss + spec.logit_inter_weight * inter + spec.logit_intra_weight * intra_angle(others, own)
         for feature, views in zip(features, viewed, strict=True):
             of_teacher, of_views = _pooled(feature, 2), _pooled(views, 3)
             intra = intra_angle(of_views, of_teacher)
