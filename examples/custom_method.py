@@ -26,7 +26,7 @@ class CosineSpec(MethodSpec):
     power: float = Field(1.0, gt=0, le=100, description="Exponent of the distance.")
 
     def make(self, pair: Pair) -> "Cosine":
-        return Cosine(self.power)
+        return Cosine(self)
 
 
 class Cosine(Method):
@@ -34,12 +34,8 @@ class Cosine(Method):
 
     couples_samples: ClassVar[bool] = False
 
-    def __init__(self, power: float) -> None:
-        super().__init__()
-        self.power = power
-
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Tensor:
-        return (1 - F.cosine_similarity(student.logits, teacher.logits)).clamp(min=1e-6).pow(self.power).mean()
+        return (1 - F.cosine_similarity(student.logits, teacher.logits)).clamp(min=1e-6).pow(self.spec.power).mean()
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """Angular-KD: learned views of a single teacher instead of noise.
 
 Yu et al., "Single-Teacher View Augmentation: Boosting Knowledge Distillation via Angular Diversity", NeurIPS 2025.
-A view is a linear branch on the teacher's features. Views are trained with the student to classify, to point apart from
-each other within a cone around the teacher (inter-angle loss), and to spread evenly around it (intra-angle loss). The
-student learns from the weighted mean of the teacher and its views.
+A view is a linear branch on the teacher's features. Views learn to classify, to point apart from each other within a
+cone around the teacher (inter-angle loss), and to spread evenly around it (intra-angle loss). The student learns from
+the weighted mean of the teacher and its views.
 """
 
 import math
@@ -121,14 +121,8 @@ class FeatureViews(nn.Module):
         mapped = torch.einsum("vbc,bcs,voc->bvos", kept, flat, self.weight) + self.bias.unsqueeze(2)
         together = mapped.flatten(1, 2)
         alone = together.shape[0] * together.shape[2] == 1  # a single value per channel has no variance
-        normalised = F.batch_norm(
-            together,
-            self.running_mean,
-            self.running_var,
-            self.gain,
-            self.shift,
-            training=chance is not None and not alone,
-        )
+        statistics, trains = (self.running_mean, self.running_var), chance is not None and not alone
+        normalised = F.batch_norm(together, *statistics, self.gain, self.shift, training=trains)
         return normalised.view_as(mapped).transpose(0, 1).reshape(self.views, *feature.shape)
 
 
@@ -147,11 +141,10 @@ class AngularViews(nn.Module):
         self.spec = spec
         self.temperature = temperature
         self.seed = seed
-        channels = [feature.shape[1] for feature in _features(teacher)]
         width, classes = teacher.embedding.shape[1], teacher.logits.shape[1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.features = nn.ModuleList(FeatureViews(each, spec) for each in channels)
+            self.features = nn.ModuleList(FeatureViews(feature.shape[1], spec) for feature in _features(teacher))
             classifiers = torch.empty(spec.views, classes, width)
             for one in classifiers:
                 nn.init.xavier_uniform_(one)
@@ -159,22 +152,16 @@ class AngularViews(nn.Module):
         self.biases = nn.Parameter(torch.zeros(spec.views, 1, classes))
 
     def forward(self, teacher: Knowledge, batch: Batch) -> tuple[Knowledge, Float[Tensor, ""]]:
-        """The mean of the teacher and its views, and the loss that trains the views.
-
-        Args:
-            teacher: The teacher's knowledge of the batch.
-            batch: The labels and the step.
-        """
-        in_training = self.spec.batch_statistics
-        mean, loss = self._mean_and_loss(teacher, batch, "views", in_training=in_training)
+        """The mean of the teacher and its views, and the loss that trains the views."""
+        mean, loss = self._mean_and_loss(teacher, batch, "views", self.spec.batch_statistics)
         if teacher.strong is not None:
-            strong, strong_loss = self._mean_and_loss(teacher.strong, batch, "strong views", in_training=in_training)
+            strong, strong_loss = self._mean_and_loss(teacher.strong, batch, "strong views", self.spec.batch_statistics)
             mean, loss = replace(mean, strong=strong), (loss + strong_loss) / 2
         return mean, loss
 
     def pretraining_loss(self, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The loss that trains the views before the student."""
-        return self._mean_and_loss(teacher, batch, "views", in_training=True)[1]
+        return self._mean_and_loss(teacher, batch, "views", True)[1]
 
     @property
     def logit_scale(self) -> float:
@@ -190,20 +177,13 @@ class AngularViews(nn.Module):
 
     @torch.no_grad()
     def logits_of(self, embedding: Float[Tensor, "batch width"], step: int) -> Float[Tensor, "views batch classes"]:
-        """The views' logits, as they are while the student trains.
-
-        Args:
-            embedding: The teacher's embedding.
-            step: Step that, with the seed, determines the dropout.
-        """
-        (chance,) = self._chances([embedding], "views", step, in_training=self.spec.batch_statistics)
+        """The views' logits of the teacher's embedding, with the dropout of a step while the student trains."""
+        (chance,) = self._chances([embedding], "views", step, self.spec.batch_statistics)
         return self._classified(self.features[0](embedding, chance))
 
-    def _chances(
-        self, features: Sequence[Tensor], name: str, step: int, *, in_training: bool
-    ) -> Sequence[Tensor | None]:
+    def _chances(self, features: Sequence[Tensor], name: str, step: int, trains: bool) -> Sequence[Tensor | None]:
         """Uniform numbers for the dropout of each feature's views; None for no dropout."""
-        if not in_training:
+        if not trains:
             return [None] * len(features)
         widths, device = [feature.shape[1] for feature in features], features[0].device
         source = generator(device, self.seed, name, step)
@@ -213,21 +193,17 @@ class AngularViews(nn.Module):
     def _classified(self, embeddings: Float[Tensor, "views batch width"]) -> Float[Tensor, "views batch classes"]:
         return torch.einsum("vbc,voc->vbo", embeddings, self.classifiers) + self.biases
 
-    def _mean_and_loss(
-        self, teacher: Knowledge, batch: Batch, name: str, *, in_training: bool
-    ) -> tuple[Knowledge, Tensor]:
+    def _mean_and_loss(self, teacher: Knowledge, batch: Batch, name: str, trains: bool) -> tuple[Knowledge, Tensor]:
         spec, features = self.spec, _features(teacher)
-        chances = self._chances(features, name, batch.step, in_training=in_training)
+        chances = self._chances(features, name, batch.step, trains)
         viewed = [views(f, c) for views, f, c in zip(self.features, features, chances, strict=True)]
         logits = self._classified(viewed[0])
 
-        repeated = batch.labels.repeat(spec.views)
-        loss = spec.view_weight * spec.views * F.cross_entropy(logits.flatten(0, 1), repeated)
+        loss = spec.view_weight * spec.views * F.cross_entropy(logits.flatten(0, 1), batch.labels.repeat(spec.views))
         own, others = ((each / self.temperature).softmax(-1) for each in (teacher.logits, logits))
         is_code = spec.variant == "code"
         inter = inter_product(others, own, spec.margin) if is_code else inter_angle(others, own, spec.margin)
-        loss = loss + spec.logit_inter_weight * inter
-        loss = loss + spec.logit_intra_weight * intra_angle(others, own)
+        loss = loss + spec.logit_inter_weight * inter + spec.logit_intra_weight * intra_angle(others, own)
         for feature, views in zip(features, viewed, strict=True):
             of_teacher, of_views = _pooled(feature, 2), _pooled(views, 3)
             intra = intra_angle(of_views, of_teacher)
@@ -240,35 +216,25 @@ class AngularViews(nn.Module):
         if not self.spec.trained_by_distillation:
             logits, viewed = logits.detach(), [views.detach() for views in viewed]
         own, *others = self._weights
+        total = own + sum(others)
         log_probabilities = (torch.cat([teacher.logits.unsqueeze(0), logits]) / self.temperature).log_softmax(2)
-        weights = logits.new_full((len(log_probabilities), 1, 1), others[0] / (own + sum(others)))
-        weights[0] = own / (own + sum(others))
+        weights = logits.new_full((len(log_probabilities), 1, 1), others[0] / total)
+        weights[0] = own / total
         mixed = (log_probabilities + weights.log()).logsumexp(0) * self.temperature
         embedding, *maps = (
             own * feature + others[0] * views.sum(0) for feature, views in zip(_features(teacher), viewed, strict=True)
         )
-        count = len(teacher.feature_maps)
-        return replace(
-            teacher,
-            logits=mixed,
-            embedding=embedding,
-            feature_maps=tuple(maps[:count]),
-            preactivations=tuple(maps[count:]),
-        )
+        stages = len(teacher.feature_maps)
+        after, before = tuple(maps[:stages]), tuple(maps[stages:])
+        return replace(teacher, logits=mixed, embedding=embedding, feature_maps=after, preactivations=before)
 
 
-def inter_angle(
-    views: Float[Tensor, "views batch width"],
-    teacher: Float[Tensor, "batch width"],
-    margin: float,
-    *,
-    over_views: bool = False,
-) -> Float[Tensor, ""]:
+Views = Float[Tensor, "views batch width"]
+Feature = Float[Tensor, "batch width"]
+
+
+def inter_angle(views: Views, teacher: Feature, margin: float, *, over_views: bool = False) -> Float[Tensor, ""]:
     """The constrained inter-angle loss: views stay near their own sample's teacher and, there, point apart.
-
-    The first part contrasts each view with the teacher's features of all samples; a view within the margin of its own
-    sample's counts as equal to it. As published, it is divided by the number of views again. The second part is the
-    softplus of the cosines between views, for samples with all views within the margin.
 
     Args:
         views: The views.
@@ -281,17 +247,17 @@ def inter_angle(
     return nearness + _diversity(F.normalize(views, dim=0) if over_views else units, teacher, margin)
 
 
-def inter_product(
-    views: Float[Tensor, "views batch classes"], teacher: Float[Tensor, "batch classes"], margin: float
-) -> Float[Tensor, ""]:
+def inter_product(views: Views, teacher: Feature, margin: float) -> Float[Tensor, ""]:
     """The inter-angle loss with products of probabilities instead of cosines, as in the published code."""
     return _nearness(views, teacher, margin) + _diversity(views, teacher, margin)
 
 
-def _nearness(
-    views: Float[Tensor, "views batch width"], teacher: Float[Tensor, "batch width"], margin: float
-) -> Float[Tensor, ""]:
-    """Contrasts each view with the teacher's features of all samples."""
+def _nearness(views: Views, teacher: Feature, margin: float) -> Float[Tensor, ""]:
+    """Contrasts each view with the teacher's features of all samples.
+
+    A view within the margin of its own sample's counts as equal to it. As published, the mean over the views is divided
+    by their number again.
+    """
     count, batch, _ = views.shape
     similarity = views @ teacher.T
     own = similarity.diagonal(dim1=1, dim2=2)
@@ -301,10 +267,8 @@ def _nearness(
     return F.cross_entropy(similarity.flatten(0, 1) / _SHARPNESS, numbers) / count
 
 
-def _diversity(
-    views: Float[Tensor, "views batch width"], teacher: Float[Tensor, "batch width"], margin: float
-) -> Float[Tensor, ""]:
-    """Similarity of the views of a sample, for samples with all views near the teacher."""
+def _diversity(views: Views, teacher: Feature, margin: float) -> Float[Tensor, ""]:
+    """Softplus of the similarity of two views of a sample, for samples with all views within the margin."""
     count, batch, _ = views.shape
     if count < 2:
         return views.sum() * 0
@@ -314,7 +278,7 @@ def _diversity(
     return (apart * is_near.all(0)).sum() / (count * (count - 1) * batch)
 
 
-def intra_angle(views: Float[Tensor, "views batch width"], teacher: Float[Tensor, "batch width"]) -> Float[Tensor, ""]:
+def intra_angle(views: Views, teacher: Feature) -> Float[Tensor, ""]:
     """The intra-angle loss: the directions from views to the teacher point apart.
 
     The mean over pairs of views of the softplus of the directions' cosine, averaged over the batch.

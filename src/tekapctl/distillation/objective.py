@@ -34,7 +34,7 @@ class Objective(nn.Module, ABC):
 
     @property
     def trains_learner(self) -> bool:
-        """Whether the network is trained in this stage."""
+        """Whether the network is trained in this stage, and not only parts of a method or the views."""
         return True
 
     @property
@@ -115,8 +115,8 @@ class Distillation(Objective):
     def forward(self, student: Knowledge, batch: Batch) -> Parts:
         """The losses with a weight above 0.
 
-        A loss that compares samples is computed for the samples of all processes; others for this process's samples,
-        rescaled so that the mean over processes is that of the whole batch.
+        A loss that compares samples is computed from the full batch in every process; others from this process's
+        samples, rescaled so that the mean over processes is the full batch's loss.
         """
         local = batch
         if self.couples_samples:
@@ -128,18 +128,12 @@ class Distillation(Objective):
             errors = [cross_entropy(logits, batch, self.label_smoothing) for logits in seen]
             parts["cross_entropy"] = self.gamma * sum(errors[1:], start=errors[0])
         if self.needs_teacher:
-            teacher = self._teacher_forward(local)
+            with self.clock("teacher"), torch.no_grad():
+                teacher = self.teacher(local)
+                teacher = (teacher.gather(local.shard) if self.couples_samples else teacher).float()
             with torch.autocast(batch.index.device.type, enabled=False):
                 parts |= self._distillation_losses(student, teacher, batch)
         return parts if self.couples_samples else {name: local.shard.rescale(loss) for name, loss in parts.items()}
-
-    def _teacher_forward(self, local: Batch) -> Knowledge:
-        """The teacher's knowledge of the samples whose loss is computed here, in float32."""
-        with self.clock("teacher"), torch.no_grad():
-            teacher = self.teacher(local)
-            if self.couples_samples:
-                teacher = teacher.gather(local.shard)
-            return teacher.float()
 
     def _distillation_losses(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Parts:
         parts: Parts = {}
@@ -152,9 +146,10 @@ class Distillation(Objective):
             kd_scale = self.views.logit_scale
         augmented = {level: self._augment(level, teacher, batch) for level in self._levels_read}
         if self._uses_kd:
-            parts["kd"] = self.alpha * kd_scale * self._method_loss(self.kd, student, teacher, augmented, batch)
+            loss = self._method_loss(self.kd, student, teacher, augmented["logit"], batch)
+            parts["kd"] = self.alpha * kd_scale * loss
         if (method := self._current_method) is not None:
-            loss = self._method_loss(method, student, teacher, augmented, batch)
+            loss = self._method_loss(method, student, teacher, augmented[method.level], batch)
             parts |= {"init": loss} if self.init_stage else {"method": self.beta * loss}
         return parts
 
@@ -165,14 +160,8 @@ class Distillation(Objective):
             return self.tekap.augment_features(teacher, batch.step, batch.shard.start)
 
     def _method_loss(
-        self,
-        method: Method,
-        student: Knowledge,
-        teacher: Knowledge,
-        by_level: dict[Level, AugmentedTeachers],
-        batch: Batch,
+        self, method: Method, student: Knowledge, teacher: Knowledge, augmented: AugmentedTeachers, batch: Batch
     ) -> Float[Tensor, ""]:
-        augmented = by_level[method.level]
         with self.clock("method"):
             if self.init_stage:
                 return sum_over_teachers(method.init_loss, student, teacher, augmented, batch)
@@ -189,9 +178,9 @@ class Distillation(Objective):
     @property
     def trains_learner(self) -> bool:
         """Whether the student is trained in this stage, and not only parts of the method or the views."""
-        if self._pretrains_views:
-            return False
-        return not (self.init_stage and self.method is not None and not self.method.init_trains_student)
+        if not self.init_stage:
+            return True
+        return not self._pretrains_views and (self.method is None or self.method.init_trains_student)
 
     @property
     def couples_samples(self) -> bool:
@@ -211,8 +200,8 @@ class Distillation(Objective):
     @property
     def _levels_read(self) -> tuple[Level, ...]:
         """The levels that the losses of this stage read the teacher at."""
-        losses = (self.kd if self._uses_kd else None, self._current_method)
-        read = {loss.level for loss in losses if loss is not None}
+        read = {"logit"} if self._uses_kd else set()
+        read |= {self._current_method.level} if self._current_method else set()
         return tuple(level for level in LEVELS if level in read)
 
     @property
@@ -239,20 +228,14 @@ def _standardized(knowledge: Knowledge) -> Knowledge:
 
 
 def _standardized_teachers(augmented: AugmentedTeachers) -> AugmentedTeachers:
-    if augmented.logits is None:
-        return augmented
-    strong = augmented.strong_logits
-    return replace(
-        augmented,
-        logits=standardized(augmented.logits),
-        strong_logits=None if strong is None else standardized(strong),
-    )
+    logits, strong = (z if z is None else standardized(z) for z in (augmented.logits, augmented.strong_logits))
+    return replace(augmented, logits=logits, strong_logits=strong)
 
 
 class Ensemble(Objective):
     """The mean of the losses under several teachers, so that their number does not change the weight of distillation.
 
-    Each teacher has its own augmented teachers, and its own trainable parts of the method. You et al., "Learning from
+    Each teacher has its own augmented teachers and its own trainable parts of the method. You et al., "Learning from
     Multiple Teacher Networks", KDD 2017, with equal weights.
 
     Args:

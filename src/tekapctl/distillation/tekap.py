@@ -2,8 +2,7 @@
 
 Hossain et al., "Single Teacher, Multiple Perspectives: Teacher Knowledge Augmentation for Enhanced Knowledge
 Distillation", ICLR 2025. The output of an augmented teacher is `(1 - a) * teacher + a * noise`, for logits and for
-features alike, with new noise in every step. Here the teacher's scale and the noise's weight are two settings, so that
-each can be studied without the other.
+features, with new noise in every step. Here the teacher's scale and the noise's weight are two settings.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,15 +28,20 @@ NoiseSource = Callable[[Sequence[int], str, int, torch.device, int], Tensor]
 `feature map N` or `preactivation N`), the step, the device, and the first row's place in the batch."""
 
 
+Teachers = Annotated[int, Field(ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")]
+NoiseStd = Annotated[Weight, Field(description="Standard deviation of the noise before `noise_weight`.")]
+LossWeight = Annotated[Weight, Field(description="Weight of the loss under each augmented teacher.")]
+
+
 class LevelSettings(Settings):
     """How the augmented teachers of one level are made, and the weights of their losses."""
 
-    teachers: int = Field(ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
+    teachers: Teachers
     teacher_scale: Weight = Field(0.9, description="Factor of the teacher's output in an augmented teacher's.")
     noise_weight: Weight = Field(0.1, description="Factor of the noise in an augmented teacher's output.")
-    noise_std: Weight = Field(description="Standard deviation of the noise before `noise_weight`.")
+    noise_std: NoiseStd
     distribution: Distribution = Field("gaussian", description="Distribution of the noise.")
-    loss_weight: Weight = Field(description="Weight of the loss under each augmented teacher.")
+    loss_weight: LossWeight
     teacher_loss_weight: Weight = Field(1.0, description="Weight of the loss under the teacher itself.")
 
     @property
@@ -59,20 +63,15 @@ KnownPerturbation = Annotated[str, AfterValidator(_known_perturbation)]
 class LogitTekap(LevelSettings):
     """TeKAP at the logit level; the defaults are the published code's."""
 
-    teachers: int = Field(3, ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
-    noise_std: Weight = Field(1.0, description="Standard deviation of the noise before `noise_weight`.")
-    loss_weight: Weight = Field(0.8, description="Weight of the loss under each augmented teacher.")
+    teachers: Teachers = 3
+    noise_std: NoiseStd = 1.0
+    loss_weight: LossWeight = 0.8
     perturbation: KnownPerturbation = Field(
         "isotropic",
         description="Kind of noise: isotropic, covariance, class-covariance, temperature, relative, dropout or mixing, "
         "all of the same size (docs/tekap.md).",
     )
-    dropout: float = Field(
-        0.1,
-        gt=0,
-        lt=1,
-        description="Dropout rate of the embedding in the perturbation `dropout`.",
-    )
+    dropout: float = Field(0.1, gt=0, lt=1, description="Dropout rate of the embedding in the perturbation `dropout`.")
 
     @model_validator(mode="after")
     def _check_distribution(self) -> "LogitTekap":
@@ -95,9 +94,9 @@ class FeatureTekap(LevelSettings):
     again and updates the memory banks again; both effects have a setting of their own.
     """
 
-    teachers: int = Field(1, ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")
-    noise_std: Weight = Field(0.1, description="Standard deviation of the noise before `noise_weight`.")
-    loss_weight: Weight = Field(1.0, description="Weight of the loss under each augmented teacher.")
+    teachers: Teachers = 1
+    noise_std: NoiseStd = 0.1
+    loss_weight: LossWeight = 1.0
     student_term_weight: Weight = Field(
         1.0, description="Weight of the student's term (CRD), which each augmented teacher adds again."
     )
@@ -116,9 +115,8 @@ class TekapSpec(Settings):
 
     def without(self) -> "TekapSpec":
         """The same spec with no augmented teachers."""
-        return TekapSpec(
-            logit=self.logit.model_copy(update={"teachers": 0}), feature=self.feature.model_copy(update={"teachers": 0})
-        )
+        off = {"teachers": 0}
+        return TekapSpec(logit=self.logit.model_copy(update=off), feature=self.feature.model_copy(update=off))
 
 
 def perturb(
@@ -163,18 +161,16 @@ class AugmentedTeachers:
         return self.spec.teachers
 
     def __iter__(self) -> Iterator[Knowledge]:
-        strong = self.teacher.strong
         for i in range(len(self)):
+            strong = self.teacher.strong
+            if strong is not None and self.strong_logits is not None:
+                strong = replace(strong, logits=self.strong_logits[i])
             yield Knowledge(
                 logits=self.teacher.logits if self.logits is None else self.logits[i],
                 embedding=self.teacher.embedding if self.embeddings is None else self.embeddings[i],
                 feature_maps=tuple(maps[i] for maps in self.feature_maps) or self.teacher.feature_maps,
                 preactivations=tuple(maps[i] for maps in self.preactivations) or self.teacher.preactivations,
-                strong=(
-                    replace(strong, logits=self.strong_logits[i])
-                    if strong is not None and self.strong_logits is not None
-                    else strong
-                ),
+                strong=strong,
             )
 
 
@@ -246,20 +242,14 @@ class Tekap:
         shape = (spec.teachers, len(teacher.logits), sum(dims))
         noise = self.noise(shape, "logits", step, teacher.logits.device, first)
         parts = (noise,) if len(images) == 1 else noise.split(dims, dim=2)  # a split of one is an operator for nothing
-        logits, *strong_logits = (
+        logits, *strong = (
             perturb(spec, knowledge.logits, self.perturbation.sample(knowledge, labels, part))
             for knowledge, part in zip(images, parts, strict=True)
         )
-        return AugmentedTeachers(spec, teacher, logits=logits, strong_logits=next(iter(strong_logits), None))
+        return AugmentedTeachers(spec, teacher, logits=logits, strong_logits=strong[0] if strong else None)
 
     def augment_features(self, teacher: Knowledge, step: int, first: int = 0) -> AugmentedTeachers:
-        """Augmented teachers at the feature level: their embeddings and feature maps.
-
-        Args:
-            teacher: The teacher's knowledge of a batch, or of this process's rows of it.
-            step: Number of the step in the run.
-            first: The first row's place in the batch.
-        """
+        """Augmented teachers at the feature level, with embeddings and feature maps; arguments as `augment_logits`."""
         spec = self.spec.feature
         if not spec.teachers:
             return AugmentedTeachers(spec, teacher)
@@ -272,11 +262,6 @@ class Tekap:
             perturb(spec, each, self.noise((spec.teachers, *each.shape), name, step, each.device, first))
             for name, each in maps.items()
         )
-        count = len(teacher.feature_maps)
-        return AugmentedTeachers(
-            spec,
-            teacher,
-            embeddings=embeddings,
-            feature_maps=tuple(others[:count]),
-            preactivations=tuple(others[count:]),
-        )
+        stages = len(teacher.feature_maps)
+        after, before = tuple(others[:stages]), tuple(others[stages:])
+        return AugmentedTeachers(spec, teacher, embeddings=embeddings, feature_maps=after, preactivations=before)

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods.losses import Logits, OfEach
 from tekapctl.settings import Temperature
 
 Exponent = Annotated[float, Field(ge=-5, le=5)]
@@ -59,12 +60,7 @@ class ABKD(Method):
         return alpha_beta_divergence(ours, theirs, spec.teacher_exponent, spec.student_exponent).mean()
 
 
-def alpha_beta_divergence(
-    log_student: Float[Tensor, "batch classes"],
-    log_teacher: Float[Tensor, "batch classes"],
-    alpha: float,
-    beta: float,
-) -> Float[Tensor, " batch"]:
+def alpha_beta_divergence(log_student: Logits, log_teacher: Logits, alpha: float, beta: float) -> OfEach:
     """The divergence of each sample from log-probabilities; its limit if an exponent or their sum is 0.
 
     The general formula is, class by class, `[g(alpha + beta) - g(alpha)] / beta` with

@@ -5,13 +5,21 @@ Zhao et al., CVPR 2022, equation 7.
 
 from typing import Literal
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires
-from tekapctl.distillation.methods.losses import Bound, against_rest, entropy_weights, kl_of_each
+from tekapctl.distillation.methods.losses import (
+    Bound,
+    Labels,
+    Logits,
+    OfEach,
+    against_rest,
+    entropy_weights,
+    kl_of_each,
+)
 from tekapctl.settings import Epochs, Temperature, Weight
 
 _MASKED = 1000.0
@@ -58,12 +66,7 @@ class DKD(Method):
         return self.warmup(batch.step) * of_each.mean()
 
 
-def decoupled(
-    student: Float[Tensor, "batch classes"],
-    teacher: Float[Tensor, "batch classes"],
-    labels: Int[Tensor, " batch"],
-    temperature: float,
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+def decoupled(student: Logits, teacher: Logits, labels: Labels, temperature: float) -> tuple[OfEach, OfEach]:
     """The losses of the target class and of the others, each times T^2, for each sample."""
     is_target = F.one_hot(labels, student.shape[1])
     softened = student / temperature, teacher / temperature

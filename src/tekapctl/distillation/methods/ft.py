@@ -4,6 +4,7 @@ Kim, Park and Kwak, NeurIPS 2018, equation 3 with p = 1. The paraphraser is firs
 the teacher's last feature map.
 """
 
+from itertools import chain, pairwise
 from typing import Literal
 
 import torch
@@ -52,13 +53,10 @@ class FT(Method):
         super().__init__(spec)
         student_channels, teacher_channels = (k.feature_maps[-1].shape[1] for k in (pair.student, pair.teacher))
         factors = max(1, int(teacher_channels * spec.rate))
-        self.paraphraser = encoder(teacher_channels, teacher_channels, factors, norm=False)
-        self.restorer = nn.Sequential(
-            *step(nn.ConvTranspose2d(factors, factors, 3, padding=1)),
-            *step(nn.ConvTranspose2d(factors, teacher_channels, 3, padding=1)),
-            *step(nn.ConvTranspose2d(teacher_channels, teacher_channels, 3, padding=1)),
-        )
-        self.translator = encoder(student_channels, student_channels, factors, norm=True)
+        self.paraphraser = encoder(teacher_channels, factors, norm=False)
+        widths = pairwise((factors, factors, teacher_channels, teacher_channels))
+        self.restorer = nn.Sequential(*chain(*(step(nn.ConvTranspose2d(i, o, 3, padding=1)) for i, o in widths)))
+        self.translator = encoder(student_channels, factors, norm=True)
 
     def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The paraphraser's reconstruction error of the teacher's map."""
@@ -72,19 +70,15 @@ class FT(Method):
         return factor_loss(self.translator(student.feature_maps[-1]), theirs)
 
 
-def encoder(channels: int, middle: int, factors: int, *, norm: bool) -> nn.Sequential:
+def encoder(channels: int, factors: int, *, norm: bool) -> nn.Sequential:
     """Three convolutions to the factors, with or without batch norms."""
-    return nn.Sequential(
-        *step(nn.Conv2d(channels, middle, 3, padding=1), middle if norm else None),
-        *step(nn.Conv2d(middle, factors, 3, padding=1), factors if norm else None),
-        *step(nn.Conv2d(factors, factors, 3, padding=1), factors if norm else None),
-    )
+    widths = pairwise((channels, channels, factors, factors))
+    return nn.Sequential(*chain(*(step(nn.Conv2d(i, o, 3, padding=1), norm=norm) for i, o in widths)))
 
 
-def step(conv: nn.Module, normalized: int | None = None) -> list[nn.Module]:
-    """A convolution, a batch norm of `normalized` channels (None for no batch norm) and the activation."""
-    norm = nn.Identity() if normalized is None else nn.BatchNorm2d(normalized)
-    return [conv, norm, nn.LeakyReLU(0.1)]
+def step(conv: nn.Conv2d | nn.ConvTranspose2d, *, norm: bool = False) -> list[nn.Module]:
+    """A convolution, a batch norm or nothing, and the activation."""
+    return [conv, nn.BatchNorm2d(conv.out_channels) if norm else nn.Identity(), nn.LeakyReLU(0.1)]
 
 
 def factor_loss(student: Map, teacher: Map) -> Float[Tensor, ""]:

@@ -9,21 +9,23 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+Logits = Float[Tensor, "batch classes"]
+Labels = Int[Tensor, " batch"]
+OfEach = Float[Tensor, " batch"]
+"""A number for each sample."""
 Bound = Literal["log-classes"] | Annotated[float, Field(ge=1e-3, le=1e6)]
 """Divisor of an entropy; `log-classes` is the entropy's largest possible value."""
 
 
-def kl(
-    student: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"], temperature: float
-) -> Float[Tensor, ""]:
+def kl(student: Logits, teacher: Logits, temperature: float) -> Float[Tensor, ""]:
     """`T^2 * KL(teacher || student)` of two batches of logits at temperature T, averaged over the batch."""
     ours, theirs = (F.log_softmax(logits.float() / temperature, dim=1) for logits in (student, teacher))
     return F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
 
 
 def kl_of_many(
-    student: Float[Tensor, "batch classes"],
-    teacher: Float[Tensor, "batch classes"],
+    student: Logits,
+    teacher: Logits,
     augmented: Float[Tensor, "teachers batch classes"],
     weight: float,
     temperature: float,
@@ -47,16 +49,12 @@ def kl_of_many(
     return (negative_entropy - cross_entropy) * (temperature**2 / student.shape[0])
 
 
-def kl_of_each(
-    log_student: Float[Tensor, "batch classes"], log_teacher: Float[Tensor, "batch classes"]
-) -> Float[Tensor, " batch"]:
+def kl_of_each(log_student: Logits, log_teacher: Logits) -> OfEach:
     """`KL(teacher || student)` of each sample, from log-probabilities."""
     return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
 
 
-def softened_kl_of_each(
-    student: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"], temperature: float
-) -> Float[Tensor, " batch"]:
+def softened_kl_of_each(student: Logits, teacher: Logits, temperature: float) -> OfEach:
     """`T^2 * KL(teacher || student)` of each sample, from logits at temperature T."""
     ours, theirs = ((logits / temperature).log_softmax(1) for logits in (student, teacher))
     return temperature**2 * kl_of_each(ours, theirs)
@@ -68,7 +66,7 @@ def standardized(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*bat
     return (logits - logits.mean(-1, keepdim=True)) / (logits.std(-1, keepdim=True) + 1e-7)
 
 
-def against_rest(logits: Float[Tensor, "batch classes"], classes: Int[Tensor, " batch"]) -> Float[Tensor, "batch 2"]:
+def against_rest(logits: Logits, classes: Labels) -> Float[Tensor, "batch 2"]:
     """Log-probabilities of one class of each sample and of all other classes together."""
     log_probabilities = logits.log_softmax(1)
     chosen = classes.unsqueeze(1)
@@ -78,19 +76,14 @@ def against_rest(logits: Float[Tensor, "batch classes"], classes: Int[Tensor, " 
     return torch.cat([log_probabilities.gather(1, chosen), rest], dim=1)
 
 
-def entropy(logits: Float[Tensor, "batch classes"], temperature: float) -> Float[Tensor, " batch"]:
+def entropy(logits: Logits, temperature: float) -> OfEach:
     """Entropy in nats of each sample's softened probabilities."""
     log_probabilities = (logits / temperature).log_softmax(1)
     return -(log_probabilities.exp() * log_probabilities).sum(1)
 
 
 @torch.no_grad()
-def entropy_weights(
-    student: Float[Tensor, "batch classes"],
-    teacher: Float[Tensor, "batch classes"],
-    temperature: float = 3.0,
-    bound: Bound = "log-classes",
-) -> Float[Tensor, " batch"]:
+def entropy_weights(student: Logits, teacher: Logits, temperature: float = 3.0, bound: Bound = "log-classes") -> OfEach:
     """EA-KD's weight of each sample, `H_t * (1 + H_s / bound) / 2`, with the entropies `H` at a temperature."""
     largest = math.log(student.shape[1]) if bound == "log-classes" else bound
     return entropy(teacher, temperature) * (1 + entropy(student, temperature) / largest) / 2

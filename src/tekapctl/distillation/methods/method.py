@@ -67,7 +67,7 @@ class Warmup:
     first: int = 0
 
     def __call__(self, step: int) -> float:
-        """The weight at a step, counted from the beginning of the run with its init stage."""
+        """The weight at a step of the run, the steps of its init stage included."""
         epoch = max(1, step // self.steps + 1 - self.first)
         return min(1.0, epoch / self.epochs) if self.epochs else 1.0
 
@@ -89,7 +89,7 @@ class CosineDecay:
     first: int = 0
 
     def __call__(self, step: int) -> float:
-        """The weight at a step, counted from the beginning of the run with its init stage."""
+        """The weight at a step of the run, the steps of its init stage included."""
         epoch = step // self.steps + 1 - self.first
         if epoch <= self.start or self.epochs <= self.start:
             return 1.0

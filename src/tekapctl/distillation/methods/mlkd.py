@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
-from tekapctl.distillation.methods.losses import entropy_weights, kl, softened_kl_of_each, standardized
+from tekapctl.distillation.methods.losses import Logits, entropy_weights, kl, softened_kl_of_each, standardized
 from tekapctl.settings import Temperature, Weight
 
 Temperatures = tuple[Temperature, ...]
@@ -99,17 +99,13 @@ def unmasked_fraction(count: int) -> float:
     return (count + 1) // 2 / count
 
 
-def of_samples(
-    student: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"], temperature: float
-) -> Float[Tensor, ""]:
+def of_samples(student: Logits, teacher: Logits, temperature: float) -> Float[Tensor, ""]:
     """Squared difference of the samples' relations to one another, over the number of samples: the batch level."""
     ours, theirs = ((logits / temperature).softmax(1) for logits in (student, teacher))
     return (theirs @ theirs.T - ours @ ours.T).square().sum() / len(ours)
 
 
-def of_classes(
-    student: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"], temperature: float
-) -> Float[Tensor, ""]:
+def of_classes(student: Logits, teacher: Logits, temperature: float) -> Float[Tensor, ""]:
     """Squared difference of the classes' relations to one another, over the number of classes: the class level."""
     ours, theirs = ((logits / temperature).softmax(1) for logits in (student, teacher))
     return (theirs.T @ theirs - ours.T @ ours).square().sum() / ours.shape[1]

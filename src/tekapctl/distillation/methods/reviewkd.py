@@ -96,11 +96,11 @@ class Fusion(nn.Module):
         self.attention = nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid()) if fuses else None
 
     def forward(self, maps: Map, deeper: Map | None, size: Sequence[int]) -> tuple[Map, Map]:
-        """The teacher's map as the student sees it, and what the next stage is fused with.
+        """The prediction of the teacher's map, and the fused map, which the next stage takes as `deeper`.
 
         Args:
-            maps: The student's.
-            deeper: What the stage behind it was fused into.
+            maps: The student's map.
+            deeper: The fused map of the next deeper stage.
             size: Height and width of the teacher's map.
         """
         own = self.conv1(maps)
@@ -117,13 +117,7 @@ def _resized(maps: Map, size: Sequence[int]) -> Map:
 
 
 def context_loss(student: Map, teacher: Map, weights: Float[Tensor, " batch"] | None = None) -> Float[Tensor, ""]:
-    """The hierarchical context loss of one stage.
-
-    Args:
-        student: The student's map, fused.
-        teacher: The teacher's.
-        weights: Of the samples.
-    """
+    """The hierarchical context loss of one stage, with a weight for each sample or none."""
 
     def distance(ours: Map, theirs: Map) -> Float[Tensor, ""]:
         if weights is None:

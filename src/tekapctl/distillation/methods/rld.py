@@ -6,12 +6,12 @@ teacher ranks above the label are not learned.
 
 from typing import Literal
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires
-from tekapctl.distillation.methods.losses import against_rest, kl_of_each, softened_kl_of_each
+from tekapctl.distillation.methods.losses import Labels, Logits, OfEach, against_rest, kl_of_each, softened_kl_of_each
 from tekapctl.settings import Epochs, Temperature, Weight
 
 _MASKED = -1e9
@@ -58,24 +58,14 @@ class RLD(Method):
         return self.warmup(batch.step) * weighted
 
 
-def sample_confidence(
-    student: Float[Tensor, "batch classes"],
-    teacher: Float[Tensor, "batch classes"],
-    labels: Int[Tensor, " batch"],
-    temperature: float,
-) -> Float[Tensor, " batch"]:
+def sample_confidence(student: Logits, teacher: Logits, labels: Labels, temperature: float) -> OfEach:
     """Divergence of the student's probability of the label from the teacher's highest, each against its rest."""
     ours = against_rest(student / temperature, labels)
     theirs = against_rest(teacher / temperature, teacher.argmax(1))
     return temperature**2 * kl_of_each(ours, theirs)
 
 
-def masked_correlation(
-    student: Float[Tensor, "batch classes"],
-    teacher: Float[Tensor, "batch classes"],
-    labels: Int[Tensor, " batch"],
-    temperature: float,
-) -> Float[Tensor, " batch"]:
+def masked_correlation(student: Logits, teacher: Logits, labels: Labels, temperature: float) -> OfEach:
     """Divergence among the classes with teacher logits below the label's; 0 if there is none."""
     masked = teacher >= teacher.gather(1, labels.unsqueeze(1))
     ours, theirs = (logits.masked_fill(masked, _MASKED) for logits in (student, teacher))

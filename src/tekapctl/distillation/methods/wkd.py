@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.distillation.methods.feature_maps import Connector, Map, MapPair
+from tekapctl.distillation.methods.losses import Labels, Logits, OfEach
 from tekapctl.errors import UsageError
 from tekapctl.settings import Temperature, Weight
 
@@ -148,12 +149,7 @@ class WKDL(Method):
         target, distance = self.parts(student.logits, teacher.logits, batch.labels)
         return target + self.decay(batch.step) * self.spec.distance_weight * distance
 
-    def parts(
-        self,
-        student: Float[Tensor, "batch classes"],
-        teacher: Float[Tensor, "batch classes"],
-        labels: Int[Tensor, " batch"],
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    def parts(self, student: Logits, teacher: Logits, labels: Labels) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The target's term and the distance, averaged over the batch."""
         target = labels.unsqueeze(1)
         of_target = -(teacher.softmax(1).gather(1, target) * student.log_softmax(1).gather(1, target)).mean()
@@ -166,13 +162,13 @@ class WKDL(Method):
 
 
 def transported(
-    ours: Float[Tensor, "batch classes"],
-    theirs: Float[Tensor, "batch classes"],
+    ours: Logits,
+    theirs: Logits,
     costs: Float[Tensor, "classes classes"],
-    start: Float[Tensor, "batch classes"],
+    start: Logits,
     entropy_weight: float,
     iterations: int,
-) -> Float[Tensor, " batch"]:
+) -> OfEach:
     """The cost of moving one side's probabilities to the other's, by Sinkhorn's iterations.
 
     All samples share one cost matrix; a sample's excluded class has no mass and a start of 0.

@@ -4,7 +4,7 @@ Tian, Krishnan and Isola, ICLR 2020: the critic of equation 17 over memory banks
 in the authors' code.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -83,19 +83,13 @@ class CRD(Method):
     def __init__(self, spec: CRDSpec, pair: Pair) -> None:
         super().__init__(spec)
         width = spec.embedding_width
+        common: dict[str, Any] = {"temperature": spec.temperature, "seed": pair.seed}
         self.memory: Memory
         if spec.memory == "queue":
-            self.memory = MemoryQueue(spec.negatives, width, temperature=spec.temperature, seed=pair.seed)
+            self.memory = MemoryQueue(spec.negatives, width, **common)
         else:
             sampler = ClassNegatives(pair.labels, spec.negatives, spec.mode, pair.seed)
-            self.memory = MemoryBanks(
-                len(pair.labels),
-                width,
-                sampler=sampler,
-                temperature=spec.temperature,
-                momentum=spec.momentum,
-                seed=pair.seed,
-            )
+            self.memory = MemoryBanks(len(pair.labels), width, sampler=sampler, momentum=spec.momentum, **common)
         self.project_student = Projection(pair.student.embedding.shape[1], width)
         self.project_teacher = Projection(pair.teacher.embedding.shape[1], width)
 

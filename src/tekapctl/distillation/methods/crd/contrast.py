@@ -16,10 +16,10 @@ from torch import Tensor
 EPSILON = 1e-7
 """Keeps the estimate's denominators above zero, as published."""
 SPARSE = 80
-"""With more bank entries per draw than this, gathering the drawn ones is faster than scoring all: see
-benchmarks/contrast.py."""
+"""With more bank entries per draw than this, gathering the drawn ones is faster than scoring all
+(benchmarks/contrast.py)."""
 ROWS = 128
-"""Embeddings scored with one matrix product: more need more memory and are no faster."""
+"""Embeddings per matrix product: more need more memory and are no faster."""
 
 
 class Moved(NamedTuple):

@@ -14,6 +14,9 @@ from tekapctl.distillation.methods.crd.contrast import Moved, contrast
 from tekapctl.distributed.shard import BatchShard
 from tekapctl.randomness import generator
 
+Embedding = Float[Tensor, "batch width"]
+Embeddings = Float[Tensor, "teachers batch width"]
+Sampler = Callable[[Tensor, int, int], Tensor]
 _NO_CLASS = -1
 
 
@@ -60,14 +63,7 @@ class Memory(nn.Module, ABC):
             self.register_buffer(f"normalizer_{side}", torch.tensor(-1.0))
 
     @abstractmethod
-    def terms(
-        self,
-        of_student: Float[Tensor, "batch width"],
-        of_teachers: Float[Tensor, "teachers batch width"],
-        batch: Batch,
-        *,
-        updates: int,
-    ) -> Terms:
+    def terms(self, of_student: Embedding, of_teachers: Embeddings, batch: Batch, *, updates: int) -> Terms:
         """The loss of a batch against the entries; then the batch updates the entries.
 
         Each of several processes computes the terms of its shard; all of them update with the full batch.
@@ -86,42 +82,25 @@ class MemoryQueue(Memory):
     A sample has no entry of its own: its positive is the other network's embedding in the same step, not one from an
     epoch ago. Memory and time depend on the queue's length, not on the number of samples (as in MoCo, He et al., CVPR
     2020, for one network).
-
-    Args:
-        length: Entries of each network; the first ones are of no class.
-        width: Width of an entry.
-        temperature: The scores' temperature.
-        seed: Seed of the first entries.
     """
 
     labels: Tensor
     head: Tensor
 
-    def __init__(self, length: int, width: int, *, temperature: float, seed: int) -> None:
-        super().__init__(length, width, temperature=temperature, seed=seed)
-        self.length = length
-        self.register_buffer("labels", torch.full((length,), _NO_CLASS))
+    def __init__(self, entries: int, width: int, *, temperature: float, seed: int) -> None:
+        super().__init__(entries, width, temperature=temperature, seed=seed)
+        self.length = entries
+        self.register_buffer("labels", torch.full((entries,), _NO_CLASS))
         self.register_buffer("head", torch.tensor(0))
 
-    def terms(
-        self,
-        of_student: Float[Tensor, "batch width"],
-        of_teachers: Float[Tensor, "teachers batch width"],
-        batch: Batch,
-        *,
-        updates: int,
-    ) -> Terms:
+    def terms(self, of_student: Embedding, of_teachers: Embeddings, batch: Batch, *, updates: int) -> Terms:
         """The terms of a batch; each sample enters the queue once, whatever `updates` is."""
         shard = batch.shard
         is_negative = self.labels.unsqueeze(0) != batch.labels.unsqueeze(1)
         positive = (of_student * of_teachers[0].detach()).sum(1)
-        student_term, self.normalizer_student = self._contrast(
-            of_student.unsqueeze(0), positive.unsqueeze(0), self.teacher, is_negative, self.normalizer_student, shard
-        )
+        of_one = self._contrast("student", of_student.unsqueeze(0), positive.unsqueeze(0), is_negative, shard)
         positives = (of_teachers * of_student.detach()).sum(2)
-        teacher_terms, self.normalizer_teacher = self._contrast(
-            of_teachers, positives, self.student, is_negative, self.normalizer_teacher, shard
-        )
+        of_all = self._contrast("teacher", of_teachers, positives, is_negative, shard)
         with torch.no_grad():
             all_rows = [shard.gather(rows) for rows in (of_student, of_teachers[0], batch.labels)]
             # A batch longer than the queue leaves its last samples in it.
@@ -131,64 +110,46 @@ class MemoryQueue(Memory):
                 entries[places] = rows[-kept:]
             self._are_settled = True
             self.head.add_(kept).remainder_(self.length)
-        return Terms(student_term[0], teacher_terms)
+        return Terms(of_one[0], of_all)
 
     def _contrast(
-        self,
-        embeddings: Tensor,
-        positive: Tensor,
-        entries: Tensor,
-        is_negative: Tensor,
-        normalizer: Tensor,
-        shard: BatchShard,
-    ) -> tuple[Tensor, Tensor]:
+        self, side: str, embeddings: Tensor, positive: Tensor, is_negative: Tensor, shard: BatchShard
+    ) -> Tensor:
         """CRD's equation 17 for each teacher, with the queue as the set that noise is drawn from: K / samples is 1."""
+        entries = self.teacher if side == "student" else self.student
+        settled = getattr(self, f"normalizer_{side}")
         # The clone keeps what the backward pass needs from the update that follows.
         scores = (embeddings @ entries.clone().T / self.temperature).exp() * is_negative
         own = positive / self.temperature
-        settled = normalizer
         if shard.is_full_batch or not self._are_settled:
             sums = torch.stack([scores[0].sum() + own[0].exp().sum(), is_negative.sum() + len(own[0])]).detach()
             total, count = shard.sum(sums)
-            settled = torch.where(normalizer < 0, total / count * self.length, normalizer)
+            settled = torch.where(settled < 0, total / count * self.length, settled)
+            setattr(self, f"normalizer_{side}", settled)
         losses = (scores / settled).log1p().sum(2) + F.softplus(settled.log() - own)
-        return losses.mean(1), settled
+        return losses.mean(1)
 
 
 class MemoryBanks(Memory):
     """An entry for every training sample, of which K are drawn for each sample of a batch.
 
     Args:
-        samples: Number of training samples.
+        entries: Number of training samples.
         width: Width of an entry.
         sampler: Draws the contrasted samples, as `ClassNegatives` does.
-        temperature: The scores' temperature.
         momentum: Weight of the old entry when one is updated.
+        temperature: The scores' temperature.
         seed: Seed of the first entries.
     """
 
     def __init__(
-        self,
-        samples: int,
-        width: int,
-        *,
-        sampler: Callable[[Tensor, int, int], Tensor],
-        temperature: float,
-        momentum: float,
-        seed: int,
+        self, entries: int, width: int, *, sampler: Sampler, momentum: float, temperature: float, seed: int
     ) -> None:
-        super().__init__(samples, width, temperature=temperature, seed=seed)
+        super().__init__(entries, width, temperature=temperature, seed=seed)
         self.sampler = sampler
         self.momentum = momentum
 
-    def terms(
-        self,
-        of_student: Float[Tensor, "batch width"],
-        of_teachers: Float[Tensor, "teachers batch width"],
-        batch: Batch,
-        *,
-        updates: int,
-    ) -> Terms:
+    def terms(self, of_student: Embedding, of_teachers: Embeddings, batch: Batch, *, updates: int) -> Terms:
         """The terms of a batch, as if the teachers were contrasted one after the other, each followed by its update."""
         shard = batch.shard
         drawn = self.sampler(batch.index, batch.step, shard.start)

@@ -1,6 +1,5 @@
 """The samples that CRD contrasts each sample of a batch with."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -46,7 +45,7 @@ class ClassNegatives:
                 "CRD needs negatives, and the training set has a single class.",
                 "Use --method kd or a data set of more.",
             )
-        self._tables: _Tables | None = None
+        self._tables: list[Tensor] = []
 
     def __call__(self, index: Int[Tensor, " batch"], step: int, first: int = 0) -> Int[Tensor, "batch draws"]:
         """For each sample its positive in column 0 and its negatives after it.
@@ -83,8 +82,7 @@ class ClassNegatives:
         return self.by_class[place]
 
     def _draw_on_device(self, index: Tensor, step: int, first: int) -> Tensor:
-        tables = self._tables_on(index.device)
-        labels = tables.labels
+        labels, counts, starts, by_class = self._tables_on(index.device)
         own = labels[index].unsqueeze(1)
         same = own == labels.unsqueeze(0)
 
@@ -96,40 +94,23 @@ class ClassNegatives:
 
         keys = chances(len(labels))
         if self.negatives > len(labels) - int(self.counts.max()):
-            count = tables.counts[own]
+            count = counts[own]
             others = len(labels) - count
             place = torch.minimum((chances(self.negatives, "again") * others).long(), others - 1)
             # As on the CPU: places in the order of the classes, without the sample's own class.
-            place += (place >= tables.starts[own]) * count
-            drawn = tables.by_class[place]
+            place += (place >= starts[own]) * count
+            drawn = by_class[place]
         else:
             drawn = keys.masked_fill(same, -1.0).topk(self.negatives, dim=1, sorted=False).indices
         positive = keys.masked_fill(~same, -1.0).argmax(1) if self.mode == "relax" else index
         return torch.cat([positive.unsqueeze(1), drawn], dim=1)
 
-    def _tables_on(self, device: torch.device) -> "_Tables":
-        """The tables on a device; copied once, since a copy in each step would make the device wait."""
-        if self._tables is None or self._tables.labels.device != device:
+    def _tables_on(self, device: torch.device) -> list[Tensor]:
+        """Labels, counts, starts and samples by class; copied once, since a copy makes the device wait."""
+        if not self._tables or self._tables[0].device != device:
             arrays = (self.labels, self.counts, self.starts, self.by_class)
-            self._tables = _Tables(*(torch.from_numpy(array).to(device) for array in arrays))
+            self._tables = [torch.from_numpy(array).to(device) for array in arrays]
         return self._tables
-
-
-@dataclass(frozen=True)
-class _Tables:
-    """The tables that draws on a device read.
-
-    Attributes:
-        labels: Each sample's class.
-        counts: Samples of each class.
-        starts: The first place of each class in `by_class`.
-        by_class: The samples in the order of their classes.
-    """
-
-    labels: Int[Tensor, " samples"]
-    counts: Int[Tensor, " classes"]
-    starts: Int[Tensor, " bounds"]
-    by_class: Int[Tensor, " samples"]
 
 
 def draw_subset(count: int, size: int, without: Numbers, source: np.random.Generator) -> Numbers:
