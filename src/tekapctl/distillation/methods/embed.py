@@ -28,36 +28,39 @@ class EmbedSpec(MethodSpec):
         "The teacher may have other classes than the data set, or none. The default weight is ours.",
     )
     name: Literal["embed"] = "embed"
-    projectors: int = Field(3, ge=1, le=64, description="Number of linear layers with ReLU whose outputs are averaged.")
+    projectors: int = Field(3, ge=1, le=64, description="Number of linear layers whose outputs are averaged.")
     distance: Literal["cosine", "mse"] = Field("cosine", description="Distance of the projection from the embedding.")
 
     def make(self, pair: Pair) -> "Embed":
         """Embedding regression for a pair of networks."""
-        return Embed(self, pair.student.embedding.shape[1], pair.teacher.embedding.shape[1])
+        return Embed(self, pair)
 
 
 class Embed(Method):
     """The distance of the averaged projections from the teacher's embedding.
 
+    Several projections end with a ReLU, unless the teacher's embeddings have negative entries, as those of transformers.
+
     Args:
         spec: The settings.
-        student: Width of the student's embedding.
-        teacher: Width of the teacher's.
+        pair: The networks.
     """
 
     couples_samples = False
 
-    def __init__(self, spec: EmbedSpec, student: int, teacher: int) -> None:
+    def __init__(self, spec: EmbedSpec, pair: Pair) -> None:
         super().__init__()
-        self.distance = spec.distance
-        self.projectors = nn.ModuleList(nn.Linear(student, teacher) for _ in range(spec.projectors))
+        self.spec = spec
+        widths = pair.student.embedding.shape[1], pair.teacher.embedding.shape[1]
+        self.projectors = nn.ModuleList(nn.Linear(*widths) for _ in range(spec.projectors))
+        self.rectified = spec.projectors > 1 and not bool((pair.teacher.embedding < 0).any())
 
     def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The mean over samples."""
         projections = [projector(student.embedding) for projector in self.projectors]
-        if len(projections) > 1:
+        if self.rectified:
             projections = [F.relu(projection) for projection in projections]
         found, wanted = torch.stack(projections).mean(0), teacher.embedding
-        if self.distance == "mse":
+        if self.spec.distance == "mse":
             return F.mse_loss(found, wanted)
         return 2 - 2 * F.cosine_similarity(found, wanted).mean()
