@@ -111,7 +111,7 @@ def unusable_gpu() -> str | None:
 
 
 def resolve_precision(name: str, device: torch.device, network: nn.Module, *, trains: bool) -> torch.dtype:
-    """The precision of a network's passes; losses, memory banks and the optimiser always use float32.
+    """The precision of a network's passes; losses, memory banks and the optimizer always use float32.
 
     Args:
         name: `auto`, `float32`, `tf32` or `bfloat16`; `auto` is bfloat16 where this is fast for network and hardware.

@@ -59,7 +59,7 @@ def test_bench_shows_where_a_steps_time_goes_with_nothing_downloaded(tekapctl):
     assert not home.exists(), "what stands in for a teacher is not cached"
     assert found["stand_ins"] == ["teacher", "dataset"]
     assert set(found["phase_seconds"]) == {
-        *("batch", "teacher", "TeKAP", "student forward", "method", "backward", "optimiser", "rest")
+        *("batch", "teacher", "TeKAP", "student forward", "method", "backward", "optimizer", "rest")
     }
     assert min(found["phase_seconds"].values()) >= -0.001
     assert found["run_seconds"] > 2 * 50_000 / 8 * 0.9 * found["step_seconds"]

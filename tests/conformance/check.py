@@ -1,4 +1,4 @@
-"""Hold our losses, networks and optimisers to files of published numbers.
+"""Hold our losses, networks and optimizers to files of published numbers.
 
     python -m conformance.check FILE.json...        in the folder `tests` of a checkout
 

@@ -1,4 +1,4 @@
-"""Our losses, networks and optimisers compute what the published implementations compute."""
+"""Our losses, networks and optimizers compute what the published implementations compute."""
 
 from pathlib import Path
 

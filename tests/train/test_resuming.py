@@ -128,7 +128,7 @@ def everything(state) -> dict:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_weights_banks_optimiser_and_metrics_are_those_of_an_undisturbed_run(home, tmp_path, way):
+def test_weights_banks_optimizer_and_metrics_are_those_of_an_undisturbed_run(home, tmp_path, way):
     whole = trainer(home, way)
     whole.fit(Silent(), BreakAfter(whole, tmp_path, None))
     expected = everything(whole.state())

@@ -27,8 +27,8 @@ class Cost:
         macs: Multiply-accumulates of the student's forward pass per image.
         teacher_macs: The same of all teachers together; None without a teacher.
         train_images: Training images.
-        steps_per_epoch: Optimiser steps per epoch.
-        steps: Optimiser steps in total.
+        steps_per_epoch: Optimizer steps per epoch.
+        steps: Optimizer steps in total.
         total_macs: Multiply-accumulates of all forward and backward passes; losses and learned views are not counted.
         memory_bytes: Upper bound on weights, gradients, momentum, data set, the method's memory and the activations of
             a batch.

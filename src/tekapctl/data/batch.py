@@ -19,7 +19,7 @@ class Batch:
         index: The samples' indices in the image set.
         source_index: The samples' indices in the full set, of which the image set may be a subset; on the CPU.
         view: The crop and flip of each sample, `(row * (2 * padding + 1) + column) * 2 + flipped`; on the CPU.
-        step: The optimiser step in the run, starting at 0.
+        step: The optimizer step in the run, starting at 0.
         strong: The same samples in another crop and flip, strongly augmented; None if they were not requested.
         targets: Probabilities of the classes, where images are mixed; None where the labels say all.
         share: The batch's share of the samples of its step; below 1 where gradients are accumulated.

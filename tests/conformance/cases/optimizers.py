@@ -1,4 +1,4 @@
-"""Optimisers."""
+"""Optimizers."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -39,7 +39,7 @@ class EmbedSpec(MethodSpec):
 class Embed(Method):
     """The distance of the averaged projections from the teacher's embedding.
 
-    Several projections end with a ReLU, unless the teacher's embeddings have negative entries, as those of transformers.
+    Several projections end with a ReLU, unless the teacher has embeddings with negative entries, as transformers do.
 
     Args:
         spec: The settings.
