@@ -74,7 +74,7 @@ def test_an_epochs_line_fits_80_columns_and_does_not_say_a_loss_twice():
         (["distill", "--method", "crd", "--set", "method.negativs=3"], "did you mean method.negatives"),
         (["train-teacher", "--set", "bach_size=3"], "did you mean batch_size"),
         (["distill", "--method", "krd"], "Did you mean kd or"),
-        (["distill", "--dataset", "cifar"], "Did you mean cifar"),
+        (["distill", "--dataset", "cifar"], "did you mean cifar"),
         (["distill", "--student", "resnet8x"], "Did you mean resnet8x4"),
         (["distill", "--preset", "kd/resnet56-resnet2"], "Did you mean kd/resnet56-resnet20"),
         (["distill", "--keep-effect", "nois"], "Did you mean noise"),
