@@ -100,7 +100,9 @@ def show_table(title: str, rows: Sequence[Row], *, optional: Sequence[str] = ())
         if name in widths and needed(16) > room:
             del widths[name]
             hidden.append(_name(name))
-    table = table_of([{name: row[name] for name in widths} for row in rows], title)
+    if title:
+        stdout.print(f"[bold]{escape(printable(title))}[/]", soft_wrap=True)
+    table = table_of([{name: row[name] for name in widths} for row in rows])
     Console(highlight=False, width=max(needed(6), room)).print(table, crop=False)
     if hidden:
         say(f"not shown on a narrow terminal: {', '.join(hidden)} (--json prints all)")
@@ -110,18 +112,10 @@ def _name(column: str) -> str:
     return column.rstrip(">=")
 
 
-def table_of(rows: Sequence[Row], title: str = "") -> Table:
+def table_of(rows: Sequence[Row]) -> Table:
     """A table in the program's style, with rows as in `show_table`."""
     table = Table(
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        collapse_padding=True,
-        pad_edge=False,
-        show_edge=False,
+        header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, show_edge=False
     )
     for column in rows[0]:
         table.add_column(
