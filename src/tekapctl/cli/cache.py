@@ -33,8 +33,8 @@ def list_cache(as_json: options.Json = False) -> None:
     if not found:
         console.say(f"The cache in {root} is empty. Download something with `tekapctl fetch resnet32x4`.")
         return
-    rows = [(a.kind, a.name, console.format_bytes(a.bytes)) for a in found]
-    console.show_table(str(root), ["kind", "name", "size>"], rows)
+    rows = [{"kind": a.kind, "name": a.name, "size>": console.format_bytes(a.bytes)} for a in found]
+    console.show_table(str(root), rows)
 
 
 @app.command("warm")

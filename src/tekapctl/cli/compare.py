@@ -83,19 +83,24 @@ def compared(found: "list[Group]", baseline: str | None) -> dict[str, Any]:
     against = groups.baseline_of(found, baseline)
     rows = table.compare(found, against)
     cells = table.cells(rows, against.label)
-    columns = [
-        *("method", "n>", "top-1 %>", "std>", f"Δ {against.label}>", "95 % CI>", "p (Holm)>"),
-        *("best %>", "agree %>", "parameters>", "time>"),
-    ]
-    shown = [
-        [
-            *(row.label, str(row.top1.seeds), console.percent(row.top1.mean), console.percent(row.top1.std)),
-            *(*table.difference_cells(row.difference, 100.0), table.p_text(row.p_holm)),
-            *(console.percent(row.best_top1), console.percent(row.agreement)),
-            *(f"{row.parameters:,}", console.duration(row.seconds)),
-        ]
-        for row in rows
-    ]
+    shown = []
+    for row in rows:
+        difference, interval = table.difference_cells(row.difference, 100.0)
+        shown.append(
+            {
+                "method": row.label,
+                "n>": str(row.top1.seeds),
+                "top-1 %>": console.percent(row.top1.mean),
+                "std>": console.percent(row.top1.std),
+                f"Δ {against.label}>": difference,
+                "95 % CI>": interval,
+                "p (Holm)>": table.p_text(row.p_holm),
+                "best %>": console.percent(row.best_top1),
+                "agree %>": console.percent(row.agreement),
+                "parameters>": f"{row.parameters:,}",
+                "time>": console.duration(row.seconds),
+            }
+        )
     significant = [row.label for row in rows if row.significant]
     few = [row.label for row in rows if row.difference is not None and row.difference.p_value is None]
     apart = [each.label for each in found if not each.first.spec.data.has_test_images_of(against.first.spec.data)]
@@ -111,7 +116,7 @@ def compared(found: "list[Group]", baseline: str | None) -> dict[str, Any]:
     return {
         "json": {"baseline": against.label, "groups": [row.to_dict() for row in rows]},
         **{form: text_of([cells], form) for form in ("markdown", "latex", "csv")},
-        "table": [columns, shown],
+        "table": shown,
         "notes": notes,
     }
 
@@ -123,8 +128,7 @@ def show(found: Mapping[str, Any], form: str | None) -> None:
     elif form is not None:
         console.show_text(found[form])
     else:
-        columns, rows = found["table"]
-        console.show_table("", columns, rows, optional=("time", "parameters", "agree %", "best %"))
+        console.show_table("", found["table"], optional=("time>", "parameters>", "agree %>", "best %>"))
         for note in found["notes"]:
             console.say(note)
 

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -72,62 +72,60 @@ def show_fields(fields: Mapping[str, str]) -> None:
         show_text(f"{printable(name):<{width}}  {printable(value)}")
 
 
-def show_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, optional: Sequence[str] = ()
-) -> None:
-    """A table on stdout.
+Row = Mapping[str, str]
+
+
+def show_table(title: str, rows: Sequence[Row], *, optional: Sequence[str] = ()) -> None:
+    """A table on stdout; nothing if it has no rows.
 
     Numbers are never broken over two lines; where the terminal is narrow, texts wrap and optional columns are left out.
 
     Args:
         title: Above the table; may be empty.
-        columns: Names. `NAME>` is right-aligned and, like `NAME=`, never wrapped.
-        rows: Cells.
+        rows: Cells by column. `NAME>` is right-aligned and, like `NAME=`, never wrapped.
         optional: Columns that are left out where there is no room, the least important first.
     """
-    rows = [[printable(cell) for cell in row] for row in rows]
-    names = [column.rstrip(">=") for column in columns]
-    widths = [max(map(len, cells)) for cells in zip(names, *rows, strict=True)]
+    if not rows:
+        return
+    widths = {name: max(len(_name(name)), *(len(printable(row[name])) for row in rows)) for name in rows[0]}
 
     def needed(texts: int) -> int:
         """The width at which no number is broken, and no text of up to so many letters."""
-        return sum(2 + (widths[i] if columns[i] != names[i] else min(widths[i], texts)) for i in shown)
+        return sum(2 + (width if name != _name(name) else min(width, texts)) for name, width in widths.items())
 
     # A table in a file or a pipe is as wide as it needs to be.
-    width = stdout.width if sys.stdout.isatty() else 10_000
-    shown, hidden = list(range(len(columns))), []
+    room = stdout.width if sys.stdout.isatty() else 10_000
+    hidden = []
     for name in optional:
-        if needed(16) > width and name in names:
-            shown.remove(names.index(name))
-            hidden.append(name)
-    table = table_of([columns[i] for i in shown], [[row[i] for i in shown] for row in rows], title)
-    Console(highlight=False, width=max(needed(6), width)).print(table, crop=False)
+        if name in widths and needed(16) > room:
+            del widths[name]
+            hidden.append(_name(name))
+    if title:
+        stdout.print(f"[bold]{escape(printable(title))}[/]", soft_wrap=True)
+    table = table_of([{name: row[name] for name in widths} for row in rows])
+    Console(highlight=False, width=max(needed(6), room)).print(table, crop=False)
     if hidden:
         say(f"not shown on a narrow terminal: {', '.join(hidden)} (--json prints all)")
 
 
-def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Table:
-    """A table in the program's style, with columns as in `show_table`."""
+def _name(column: str) -> str:
+    return column.rstrip(">=")
+
+
+def table_of(rows: Sequence[Row]) -> Table:
+    """A table in the program's style, with rows as in `show_table`."""
     table = Table(
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        collapse_padding=True,
-        pad_edge=False,
-        show_edge=False,
+        header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, show_edge=False
     )
-    for column in columns:
+    for column in rows[0]:
         table.add_column(
-            column.rstrip(">="),
+            _name(column),
             justify="right" if column.endswith(">") else "left",
             no_wrap=column.endswith((">", "=")),
             overflow="fold",
         )
     for row in rows:
-        table.add_row(*(escape(printable(cell)) for cell in row))
+        table.add_row(*(escape(printable(cell)) for cell in row.values()))
     return table
 
 

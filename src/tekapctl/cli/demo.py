@@ -55,21 +55,22 @@ def demo(
         console.show_json({"teacher": teacher, "arms": arms, "verdicts": verdicts})
         return
 
-    def row(name: str, summary: dict[str, Any], accuracies: list[float], seconds: float) -> list[str]:
-        std = console.percent(statistics.stdev(accuracies)) if len(accuracies) > 1 else ""
-        parameters = f"{summary['evaluation']['parameters']:,}"
-        mean = console.percent(statistics.mean(accuracies))
-        return [name, f"{summary['train_images']:,}", mean, std, parameters, console.duration(seconds)]
+    def row(name: str, summary: dict[str, Any], accuracies: list[float], seconds: float) -> console.Row:
+        return {
+            "network": name,
+            "images>": f"{summary['train_images']:,}",
+            "mean %>": console.percent(statistics.mean(accuracies)),
+            "std>": console.percent(statistics.stdev(accuracies)) if len(accuracies) > 1 else "",
+            "parameters>": f"{summary['evaluation']['parameters']:,}",
+            "time>": console.duration(seconds),
+        }
 
     rows = [row(f"teacher {teacher['model']}", teacher, [teacher["last_top1"]], teacher["seconds"])]
     for result in results:
         summary = result.summaries[0]
         rows.append(row(f"{summary['model']}, {result.arm.title}", summary, result.accuracies, result.seconds))
-    console.show_table(
-        f"Top-1 on 500 test images after the last epoch, {seeds} seed{'s' if seeds > 1 else ''}",
-        ["network", "images>", "mean %>", "std>", "parameters>", "time>"],
-        rows,
-    )
+    title = f"Top-1 on 500 test images after the last epoch, {seeds} seed{'s' if seeds > 1 else ''}"
+    console.show_table(title, rows)
     console.show_text("\nDifferences, paired by seed, with 95 % confidence intervals:")
     for sentence in verdicts:
         console.show_text(f"  {sentence}")

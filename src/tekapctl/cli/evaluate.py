@@ -58,8 +58,7 @@ def evaluate(
         ),
     ] = None,
     limit: Annotated[
-        int | None,
-        option("--limit N", "Test robustness on at most N test images. [default: all]", "Robustness", min=1),
+        int | None, option("--limit N", "Test robustness on at most N test images. [default: all]", "Robustness", min=1)
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -123,7 +122,7 @@ def _show(result: dict[str, Any]) -> None:
     if len(classes) > 12:
         console.say(f"the 10 hardest of {len(classes)} classes (--json prints all):")
         classes = classes[:10]
-    console.show_table("", ["class", "top-1 %>"], [(name, console.percent(top1)) for name, top1 in classes])
+    console.show_table("", [{"class": name, "top-1 %>": console.percent(top1)} for name, top1 in classes])
     columns = {"shift": "shift", "top1": "top-1 %>", "consistency": "unchanged %>"}
     _show_shifts(
         "Robustness", columns | {"teacher_top1": "teacher %>", "agreement": "agreement %>"}, result["robustness"]
@@ -134,10 +133,14 @@ def _show(result: dict[str, Any]) -> None:
 
 def _show_shifts(title: str, columns: dict[str, str], rows: list[dict[str, Any]]) -> None:
     """Show accuracies under shifts, with the teacher's where there is a teacher."""
-    if rows:
-        shown = [key for key in columns if rows[0].get(key) is not None]
-        cells = [[row[shown[0]], *(console.percent(row[key]) for key in shown[1:])] for row in rows]
-        console.show_table(title, [columns[key] for key in shown], cells)
+    shown = {key: column for key, column in columns.items() if rows and rows[0].get(key) is not None}
+    console.show_table(
+        title,
+        [
+            {column: row[key] if key == column else console.percent(row[key]) for key, column in shown.items()}
+            for row in rows
+        ],
+    )
 
 
 def predict(
@@ -161,11 +164,11 @@ def predict(
         console.show_json([each.to_dict() for each in said])
     else:
         rows = [
-            (each.image if rank == 0 else "", name, console.percent(probability))
+            {"image": "" if rank else each.image, "class": name, "probability %>": console.percent(probability)}
             for each in said
             for rank, (name, probability) in enumerate(each.classes)
         ]
-        console.show_table("", ["image", "class", "probability %>"], rows)
+        console.show_table("", rows)
     unreadable = [each for each in said if each.problem is not None]
     for each in unreadable:
         console.say(f"{each.image} cannot be read: {each.problem}")

@@ -101,6 +101,8 @@ def _show(result: dict[str, Any]) -> None:
         rows.append((f"{result['runtime']}, int8: the file", int8["top1"], int8["images_per_second"]))
     console.show_table(
         "",
-        ["network", "top-1 %>", "images/s>"],
-        [(name, console.percent(top1), f"{speed:,.0f}") for name, top1, speed in rows],
+        [
+            {"network": name, "top-1 %>": console.percent(top1), "images/s>": f"{speed:,.0f}"}
+            for name, top1, speed in rows
+        ],
     )

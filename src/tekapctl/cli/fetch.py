@@ -116,15 +116,14 @@ def _list(home: Home, as_json: bool) -> None:
         return
     console.show_table(
         "",
-        ["name", "kind", "trained on", "top-1 %>", "downloaded"],
         [
-            (
-                row["name"],
-                row["kind"],
-                row["dataset"] if row["kind"] == "teacher" else "",
-                console.percent(row["top1"]),
-                "yes" if row["fetched"] else "",
-            )
+            {
+                "name": row["name"],
+                "kind": row["kind"],
+                "trained on": row["dataset"] if row["kind"] == "teacher" else "",
+                "top-1 %>": console.percent(row["top1"]),
+                "downloaded": "yes" if row["fetched"] else "",
+            }
             for row in rows
         ],
     )

@@ -81,12 +81,7 @@ def _wrapped(text: str, indent: str = "") -> str:
     # Commands and the beginning of a default are not broken.
     whole = re.sub(r"`[^`]+`|\[default: ", lambda found: found[0].replace(" ", "\xa0"), text)
     lines = textwrap.fill(
-        whole,
-        _WIDTH,
-        initial_indent=indent,
-        subsequent_indent=indent,
-        break_on_hyphens=False,
-        break_long_words=False,
+        whole, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
     )
     return lines.replace("\xa0", " ")
 

@@ -37,15 +37,14 @@ def list_methods(context: typer.Context, as_json: options.Json = False) -> None:
         return
     console.show_table(
         "",
-        ["method=", "year>", "uses", "γ, α, β=", "paper"],
         [
-            (
-                row["method"],
-                str(row["year"]),
-                ", ".join(row["uses"]),
-                "{gamma:g}, {alpha:g}, {beta:g}".format(**row["weights"]),
-                row["paper"],
-            )
+            {
+                "method=": row["method"],
+                "year>": str(row["year"]),
+                "uses": ", ".join(row["uses"]),
+                "γ, α, β=": "{gamma:g}, {alpha:g}, {beta:g}".format(**row["weights"]),
+                "paper": row["paper"],
+            }
             for row in rows
         ],
     )
@@ -101,15 +100,16 @@ def list_models(
         return
     console.show_table(
         f"For {classes} classes and images of {size}x{size} pixels",
-        ["network=", "parameters>", "MACs>", "lr>", "pretrained"],
         [
-            (
-                row["network"],
-                f"{row['parameters']:,}",
-                f"{row['macs']:,}",
-                f"{row['learning_rate']:g}",
-                "{dataset}, {top1:.2%}".format(**row["pretrained"]).replace("%", " %") if row["pretrained"] else "",
-            )
+            {
+                "network=": row["network"],
+                "parameters>": f"{row['parameters']:,}",
+                "MACs>": f"{row['macs']:,}",
+                "lr>": f"{row['learning_rate']:g}",
+                "pretrained": f"{found['dataset']}, {console.percent(found['top1'])} %"
+                if (found := row["pretrained"])
+                else "",
+            }
             for row in rows
         ],
     )
@@ -171,16 +171,21 @@ def presets(
         return
     rest = [row for row in rows if not row["published"]]
     if defaults:
-        console.show_table("Nothing published: the method's defaults", ["preset"], [(row["preset"],) for row in rest])
+        console.show_table("Nothing published: the method's defaults", [{"preset": row["preset"]} for row in rest])
         return
     for epoch, title in _PRESET_TABLES.items():
-        cells = [
-            (row["preset"], console.percent(row["published_top1"]), "" if row["spec"] else "no")
-            for row in rows
-            if row["published"] and row["epoch"] == epoch
-        ]
-        if cells:
-            console.show_table(title, ["preset=", "top-1 %>", "--preset"], cells)
+        console.show_table(
+            title,
+            [
+                {
+                    "preset=": row["preset"],
+                    "top-1 %>": console.percent(row["published_top1"]),
+                    "--preset": "" if row["spec"] else "no",
+                }
+                for row in rows
+                if row["published"] and row["epoch"] == epoch
+            ],
+        )
     if any(row["spec"] is None for row in rows):
         console.say("no: only the accuracy is published, or a network is not available; --preset refuses it")
     if rest:

@@ -90,21 +90,26 @@ def list_runs(as_json: options.Json = False) -> None:
     console.show_table(
         "",
         [
-            *("id=", "status=", "dataset", "model", "method", "seed>", "epochs>", "last %>", "best %>"),
-            *("time>", "name", "teacher", "run="),
-        ],
-        [
-            (
-                *(row["id"], row["status"], row["dataset"] or "", row["model"] or "", row["method"] or ""),
-                "" if row["seed"] is None else str(row["seed"]),
-                str(row["epoch"]) if row["epochs"] in (None, row["epoch"]) else f"{row['epoch']}/{row['epochs']}",
-                *(console.percent(row["last_top1"]), console.percent(row["best_top1"])),
-                "" if row["seconds"] is None else console.duration(row["seconds"]),
-                *(row["name"] or "", row["teacher"] or "", row["run"]),
-            )
+            {
+                "id=": row["id"],
+                "status=": row["status"],
+                "dataset": row["dataset"] or "",
+                "model": row["model"] or "",
+                "method": row["method"] or "",
+                "seed>": "" if row["seed"] is None else str(row["seed"]),
+                "epochs>": str(row["epoch"])
+                if row["epochs"] in (None, row["epoch"])
+                else f"{row['epoch']}/{row['epochs']}",
+                "last %>": console.percent(row["last_top1"]),
+                "best %>": console.percent(row["best_top1"]),
+                "time>": "" if row["seconds"] is None else console.duration(row["seconds"]),
+                "name": row["name"] or "",
+                "teacher": row["teacher"] or "",
+                "run=": row["run"],
+            }
             for row in rows
         ],
-        optional=("run", "teacher", "name", "time", "best %"),
+        optional=("run=", "teacher", "name", "time>", "best %>"),
     )
 
 

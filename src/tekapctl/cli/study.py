@@ -105,16 +105,12 @@ def _list(*, as_json: bool) -> None:
     if as_json:
         console.show_json(rows)
         return
+    settings = [", ".join(f"{key} {_plain(value)}" for key, value in row["settings"].items()) for row in rows]
     console.show_table(
         "",
-        ["study=", "question", "settings (study.KEY)"],
         [
-            (
-                row["study"],
-                row["question"],
-                ", ".join(f"{key} {_plain(value)}" for key, value in row["settings"].items()),
-            )
-            for row in rows
+            {"study=": row["study"], "question": row["question"], "settings (study.KEY)": text}
+            for row, text in zip(rows, settings, strict=True)
         ],
     )
 
@@ -169,10 +165,10 @@ def _show(found: "Result", form: str | None) -> None:
     console.show_text(found.question)
     for title, cells in tables:
         columns = [
-            column if column in ("arm", "block", "contrast", "outcome", "verdict") else f"{column}>"
-            for column in cells[0]
+            name if name in ("arm", "block", "contrast", "outcome", "verdict") else f"{name}>" for name in cells[0]
         ]
-        console.show_table(title, columns, cells[1:], optional=("std",))
+        rows = [dict(zip(columns, row, strict=True)) for row in cells[1:]]
+        console.show_table(title, rows, optional=("std>",))
     console.show_text(found.conclusions[-1])
     if found.finished < found.runs:
         console.say(f"{found.finished} of {found.runs} runs are finished")

@@ -112,19 +112,18 @@ def look(plan: "Plan", folder: "SweepFolder") -> "Standings":
     return Ledger(folder.home).look(plan, queued)
 
 
-_COLUMNS = ("", "done>", "running>", "failed>", "waiting>", "top-1 %>", "std>", "paper %>")
-
-
-def _rows(plan: "Plan", standings: "Standings") -> list[tuple[str, ...]]:
+def _rows(plan: "Plan", standings: "Standings") -> list[console.Row]:
     from tekapctl.experiments.sweeps.state import rows
 
     return [
-        (
-            row.label,
-            f"{row.finished} of {row.trials}",
-            *(str(count or "") for count in (row.running, row.failed, row.waiting)),
-            *map(console.percent, row.accuracies),
-        )
+        {
+            "": row.label,
+            "done>": f"{row.finished} of {row.trials}",
+            "running>": str(row.running or ""),
+            "failed>": str(row.failed or ""),
+            "waiting>": str(row.waiting or ""),
+            **dict(zip(("top-1 %>", "std>", "paper %>"), map(console.percent, row.accuracies), strict=True)),
+        }
         for row in rows(plan, standings)
     ]
 
@@ -152,8 +151,8 @@ def _display(plan: "Plan") -> "Iterator[Callable[[Standings], None]]":
             shown = now
             # What is finished needs no room where there is little.
             most = max(5, console.stderr.height - 6 - len(moving))
-            active = [row for row in rows if row[2] or row[3]] or rows
-            table = console.table_of(_COLUMNS, rows if len(rows) <= most else active[:most])
+            active = [row for row in rows if row["running>"] or row["failed>"]] or rows
+            table = console.table_of(rows if len(rows) <= most else active[:most])
             live.update(Group(table, *(Text(console.printable(line)) for line in moving)), refresh=True)
 
     def write(standings: "Standings") -> None:
@@ -181,7 +180,7 @@ def show(plan: "Plan", standings: "Standings", *, as_json: bool) -> None:
     if as_json:
         console.show_json(result(plan, standings))
         return
-    console.show_table(plan.name, _COLUMNS, _rows(plan, standings))
+    console.show_table(plan.name, _rows(plan, standings))
     for digest, standing in standings.items():
         label = plan.trials[digest].label
         if standing.error:
@@ -230,17 +229,16 @@ def estimate(plan: "Plan", folder: "SweepFolder", workers: int, *, measured: boo
         return
     console.show_table(
         plan.name,
-        ["", "runs>", "done>", "MACs/run>", "memory>", "time/run>", "paper %>"],
         [
-            (
-                each.label,
-                str(each.trials),
-                str(each.trials - each.left),
-                f"{each.macs:.3g}",
-                console.format_bytes(each.memory_bytes),
-                "" if each.seconds is None else console.duration(each.seconds),
-                console.percent(published[each.label]),
-            )
+            {
+                "": each.label,
+                "runs>": str(each.trials),
+                "done>": str(each.trials - each.left),
+                "MACs/run>": f"{each.macs:.3g}",
+                "memory>": console.format_bytes(each.memory_bytes),
+                "time/run>": "" if each.seconds is None else console.duration(each.seconds),
+                "paper %>": console.percent(published[each.label]),
+            }
             for each in found
         ],
     )

@@ -139,8 +139,10 @@ def bench(
     total = sum(found.phase_seconds.values())
     console.show_table(
         f"{found.teacher} > {found.student}, {spec.method.name}, batch size {spec.batch_size}, on {found.device}",
-        ["phase", "ms>", "%>"],
-        [(name, f"{1000 * time:.2f}", f"{100 * time / total:.1f}") for name, time in found.phase_seconds.items()],
+        [
+            {"phase": name, "ms>": f"{1000 * time:.2f}", "%>": f"{100 * time / total:.1f}"}
+            for name, time in found.phase_seconds.items()
+        ],
     )
     console.show_fields(
         {
@@ -221,10 +223,15 @@ def _train_seeds(spec: Any, count: int, *, as_json: bool) -> None:
         console.show_json(summaries)
     else:
         rows = [
-            (each["run"], str(each["seed"]), console.percent(each["last_top1"]), console.percent(each["best_top1"]))
+            {
+                "run=": each["run"],
+                "seed>": str(each["seed"]),
+                "last %>": console.percent(each["last_top1"]),
+                "best %>": console.percent(each["best_top1"]),
+            }
             for each in finished
         ]
-        console.show_table("Top-1 accuracy", ["run=", "seed>", "last %>", "best %>"], rows, optional=["best %"])
+        console.show_table("Top-1 accuracy", rows, optional=["best %>"])
     if not as_json and len(finished) > 1:
         found = [100 * summary["last_top1"] for summary in finished]
         mean = f"{statistics.mean(found):.2f} % after the last epoch, std {statistics.stdev(found):.2f}"

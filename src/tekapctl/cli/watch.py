@@ -124,18 +124,17 @@ def _display(state: State) -> Group:
     shown: list[RenderableType] = [fields]
     if state["metrics"]:
         rows = [
-            (
-                str(metrics["epoch"]),
-                f"{metrics['train_loss']:.4f}",
-                console.percent(metrics["train_top1"]),
-                console.percent(metrics["test_top1"]),
-                f"{metrics['images_per_second']:,.0f}",
-                console.duration(metrics["train_seconds"] + metrics["test_seconds"]),
-            )
+            {
+                "epoch>": str(metrics["epoch"]),
+                "loss>": f"{metrics['train_loss']:.4f}",
+                "train %>": console.percent(metrics["train_top1"]),
+                "test %>": console.percent(metrics["test_top1"]),
+                "images/s>": f"{metrics['images_per_second']:,.0f}",
+                "time>": console.duration(metrics["train_seconds"] + metrics["test_seconds"]),
+            }
             for metrics in state["metrics"][-8:]
         ]
-        table = console.table_of(["epoch>", "loss>", "train %>", "test %>", "images/s>", "time>"], rows)
-        shown += ["", table, "", escape(epoch_line(state["metrics"][-1], state["epochs"]))]
+        shown += ["", console.table_of(rows), "", escape(epoch_line(state["metrics"][-1], state["epochs"]))]
     return Group(*shown)
 
 
