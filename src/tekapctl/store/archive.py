@@ -5,8 +5,8 @@ import io
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -50,7 +50,7 @@ class Member:
             yield piece
 
 
-def members(archive: Path, *, max_bytes: int) -> Iterator[Member]:
+def members(archive: Path, *, max_bytes: int) -> Generator[Member, None, None]:
     """Yield the regular files of a tar archive, which may be compressed with gzip, in order.
 
     Args:
@@ -77,7 +77,7 @@ def members(archive: Path, *, max_bytes: int) -> Iterator[Member]:
                 yield Member(PurePosixPath(entry.name), entry.size, content, archive)
 
 
-def wanted(archive: Path, sizes: Mapping[str, int], *, max_bytes: int) -> Iterator[Member]:
+def wanted(archive: Path, sizes: Mapping[str, int], *, max_bytes: int) -> Generator[Member, None, None]:
     """Yield some files of a tar archive, in its order; the archive is read no further than the last of them.
 
     Args:
@@ -89,21 +89,23 @@ def wanted(archive: Path, sizes: Mapping[str, int], *, max_bytes: int) -> Iterat
         UsageError: The archive is damaged, a file is too large, or there is no such regular file.
     """
     left = {PurePosixPath(path): size for path, size in sizes.items()}
-    for member in members(archive, max_bytes=max_bytes):
-        if member.path not in left:
-            continue
-        if member.size > left.pop(member.path):
-            raise UsageError(f"{member.path} in {archive} is larger than expected.", "Use another archive.")
-        yield member
-        if not left:
-            return
+    with closing(members(archive, max_bytes=max_bytes)) as found:
+        for member in found:
+            if member.path not in left:
+                continue
+            if member.size > left.pop(member.path):
+                raise UsageError(f"{member.path} in {archive} is larger than expected.", "Use another archive.")
+            yield member
+            if not left:
+                return
     raise UsageError(f"The archive {archive} has no regular file {', '.join(map(str, left))}.", "Use another archive.")
 
 
 def extract_member(archive: Path, member: str, target: Path, *, max_bytes: int, max_total_bytes: int) -> None:
     """Extract one file from a tar archive; see `wanted`."""
-    for found in wanted(archive, {member: max_bytes}, max_bytes=max_total_bytes):
-        found.write(target)
+    with closing(wanted(archive, {member: max_bytes}, max_bytes=max_total_bytes)) as files:
+        for found in files:
+            found.write(target)
 
 
 class _Bounded:

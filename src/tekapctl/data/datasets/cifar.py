@@ -3,6 +3,7 @@
 import io
 import pickle
 import pickletools
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -187,5 +188,5 @@ def _from_folder(path: Path) -> dict[str, Any]:
 
 
 def _from_archive(archive: Path, inner: str, names: list[str]) -> dict[str, dict[str, Any]]:
-    found = wanted(archive, {f"{inner}/{name}": MAX_FILE for name in names}, max_bytes=MAX_ARCHIVE)
-    return {member.path.name: _unpickle(member.read(), f"{archive}:{member.path}") for member in found}
+    with closing(wanted(archive, {f"{inner}/{name}": MAX_FILE for name in names}, max_bytes=MAX_ARCHIVE)) as found:
+        return {member.path.name: _unpickle(member.read(), f"{archive}:{member.path}") for member in found}

@@ -1,5 +1,6 @@
 """STL-10: 13,000 labelled colour images of 96x96 pixels in ten classes (Coates, Lee and Ng, AISTATS 2011)."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -56,8 +57,9 @@ class STL10(InMemorySpec):
         """Keep the labelled files of the archive."""
         # The unlabelled images come last and are most of the archive.
         sizes = {f"{self.inner}/{name}": size for name, size in _SIZES.items()}
-        for member in wanted(file.path, sizes, max_bytes=_MAX_ARCHIVE):
-            atomic_write(folder / member.path, member.read())
+        with closing(wanted(file.path, sizes, max_bytes=_MAX_ARCHIVE)) as found:
+            for member in found:
+                atomic_write(folder / member.path, member.read())
 
 
 def _bytes(path: Path) -> Tensor:
