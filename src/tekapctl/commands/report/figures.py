@@ -106,17 +106,18 @@ def _differences(rows: Sequence[Row], baseline: Group) -> Any:
 
 def _training(groups: Sequence[Group]) -> Any:
     metrics = metrics_of(groups)
-    lines = [
-        [curve(label, epochs, field, scale).finite() for label, epochs in metrics.items()]
-        for field, *_, scale in CURVES
+    drawn = [
+        (title, unit, [curve(label, epochs, field, scale).finite() for label, epochs in metrics.items()])
+        for field, title, unit, scale in CURVES
     ]
-    if not any(line.points for panel in lines for line in panel):
+    drawn = [panel for panel in drawn if any(line.points for line in panel[2])]
+    if not drawn:
         return None
     columns = max(1, min(4, 110 // max(len(group.label) + 8 for group in groups)))
     legend_rows = -(-len(groups) // columns)
-    figure, panels = _axes(PAGE, 2.1 + 0.16 * legend_rows, len(CURVES))
-    for axes, panel, (_, title, unit, _) in zip(panels, lines, CURVES, strict=True):
-        for number, line in enumerate(panel):
+    figure, panels = _axes(PAGE, 2.1 + 0.16 * legend_rows, len(drawn))
+    for axes, (title, unit, lines) in zip(panels, drawn, strict=True):
+        for number, line in enumerate(lines):
             colour, dash = COLOURS[number % len(COLOURS)], _DASHES[number // len(COLOURS) % len(_DASHES)]
             epochs, mean, low, high = zip(*line.points, strict=True) if line.points else ((), (), (), ())
             axes.plot(epochs, mean, dash, color=colour, label=_printable(line.label))
