@@ -133,11 +133,12 @@ class Batches:
         )
         for part in parts:
             stored = next(read)
-            images = self._augmented(stored, part)
+            views = self._views(part)
+            images = self._augmented(stored, views, part)
             strong_images = None
             if strong:
                 strong_images = self._strong(next(read) if self.random_resized_crop else stored, part)
-            yield self._mixed(images, strong_images, part)
+            yield self._mixed(images, strong_images, views, part)
 
     def _parts(self, epoch: int, step: int, index: Tensor) -> Iterator["_Part"]:
         """The batches of a step, this process's shards of them."""
@@ -251,9 +252,9 @@ class Batches:
             pixels = crops[torch.arange(len(pixels), device=self.device), :, place // side, place % side]
         return torch.where(flipped.bool().view(-1, 1, 1, 1), pixels.flip(3), pixels) if self.flip else pixels
 
-    def _augmented(self, stored: Tensor, part: "_Part") -> Tensor:
+    def _augmented(self, stored: Tensor, views: Tensor, part: "_Part") -> Tensor:
         """The wanted images of a part, cropped, flipped and augmented."""
-        images = self._augment(stored, self._views(part)[part.wanted])
+        images = self._augment(stored, views[part.wanted])
         for place, augmentation in enumerate(self.augment):
             images = augmentation.apply(images, self._draws(part, "augment", place))
         return images
@@ -265,10 +266,12 @@ class Batches:
         cropped = self._augment(stored, self._draw(len(part.index), draws.source)[part.wanted])
         return augment_strongly(cropped, draws)
 
-    def _mixed(self, images: Tensor, strong: Tensor | None, part: "_Part") -> Batch:
+    def _mixed(self, images: Tensor, strong: Tensor | None, views: Tensor, part: "_Part") -> Batch:
         """The batch of a part, with its images mixed."""
-        index, views = part.index[part.rows], self._views(part)[part.rows]
-        batch = self._batch(images[: len(index)], index, views, part.epoch * len(self) + part.step, part.shard)
+        index = part.index[part.rows]
+        batch = self._batch(
+            images[: len(index)], index, views[part.rows], part.epoch * len(self) + part.step, part.shard
+        )
         batch = replace(
             batch,
             strong=None if strong is None else strong[: len(index)],
