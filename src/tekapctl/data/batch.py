@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
+from tekapctl.data.augment.augmentation import MixSpec
 from tekapctl.distributed.shard import FULL_BATCH, BatchShard
 
 
@@ -61,3 +62,32 @@ class Batch:
             targets=None if self.targets is None else shard.gather(self.targets),
             shard=BatchShard(offset=shard.offset),
         )
+
+
+@dataclass(frozen=True)
+class Part:
+    """The samples of a step that are in one batch of this process.
+
+    Attributes:
+        epoch: The epoch.
+        step: The step in the epoch.
+        index: Indices of the step's samples in the image set.
+        shard: This process's part of the batch.
+        rows: Positions of its samples in the step.
+        wanted: Positions of the images to read: its samples, and those that they are mixed with if these are others.
+        share: The batch's share of the step's samples.
+        ends_step: Whether it is the step's last batch.
+        mix: How images are mixed.
+        partners: The position of the image that each of the step's is mixed with.
+    """
+
+    epoch: int
+    step: int
+    index: Int64[Tensor, " count"]
+    shard: BatchShard
+    rows: Int64[Tensor, " own"]
+    wanted: Int64[Tensor, " wanted"]
+    share: float
+    ends_step: bool
+    mix: MixSpec | None
+    partners: Int64[Tensor, " count"] | None

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tekapctl.data.augment.augmentation import AugmentSpec, Draws, MixSpec
-from tekapctl.data.batch import Batch
+from tekapctl.data.batch import Batch, Part
 from tekapctl.data.files.streaming import ImageFiles, Loader, Request
 from tekapctl.data.image_set import ImageSet
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
@@ -140,7 +140,7 @@ class Batches:
                 strong_images = self._strong(next(read) if self.random_resized_crop else stored, part)
             yield self._mixed(images, strong_images, views, part)
 
-    def _parts(self, epoch: int, step: int, index: Tensor) -> Iterator["_Part"]:
+    def _parts(self, epoch: int, step: int, index: Tensor) -> Iterator[Part]:
         """The batches of a step, this process's shards of them."""
         mix, partners = None, None
         if self._mixes:
@@ -155,7 +155,7 @@ class Batches:
             wanted = rows if partners is None or len(rows) == len(index) else torch.cat([rows, partners[rows]])
             offset += count
             share, ends_step = count / len(index), offset == len(index)
-            yield _Part(epoch, step, index, shard, rows, wanted, share, ends_step, mix, partners)
+            yield Part(epoch, step, index, shard, rows, wanted, share, ends_step, mix, partners)
 
     @property
     def largest_shard(self) -> int:
@@ -227,7 +227,7 @@ class Batches:
     def _order(self, epoch: int) -> Int64[Tensor, " all"]:
         return torch.randperm(len(self.image_set), generator=generator(CPU, self.seed, "order", epoch))
 
-    def _crop_seeds(self, part: "_Part", purpose: str) -> tuple[int, ...]:
+    def _crop_seeds(self, part: Part, purpose: str) -> tuple[int, ...]:
         seed = derive(self.seed, purpose, part.epoch, part.step)
         return tuple((part.wanted + seed).tolist())
 
@@ -252,21 +252,21 @@ class Batches:
             pixels = crops[torch.arange(len(pixels), device=self.device), :, place // side, place % side]
         return torch.where(flipped.bool().view(-1, 1, 1, 1), pixels.flip(3), pixels) if self.flip else pixels
 
-    def _augmented(self, stored: Tensor, views: Tensor, part: "_Part") -> Tensor:
+    def _augmented(self, stored: Tensor, views: Tensor, part: Part) -> Tensor:
         """The wanted images of a part, cropped, flipped and augmented."""
         images = self._augment(stored, views[part.wanted])
         for place, augmentation in enumerate(self.augment):
             images = augmentation.apply(images, self._draws(part, "augment", place))
         return images
 
-    def _strong(self, stored: Tensor, part: "_Part") -> Tensor:
+    def _strong(self, stored: Tensor, part: Part) -> Tensor:
         from tekapctl.data.augment.strong import augment_strongly  # torchvision is slow to import
 
         draws = self._draws(part, "strong augmentation")
         cropped = self._augment(stored, self._draw(len(part.index), draws.source)[part.wanted])
         return augment_strongly(cropped, draws)
 
-    def _mixed(self, images: Tensor, strong: Tensor | None, views: Tensor, part: "_Part") -> Batch:
+    def _mixed(self, images: Tensor, strong: Tensor | None, views: Tensor, part: Part) -> Batch:
         """The batch of a part, with its images mixed."""
         index = part.index[part.rows]
         batch = self._batch(
@@ -290,11 +290,11 @@ class Batches:
         own, other = (F.one_hot(labels, len(self.image_set.classes)).float() for labels in (batch.labels, others))
         return replace(batch, images=mixed, targets=own.lerp(other, 1 - share))
 
-    def _draws(self, part: "_Part", purpose: str, *path: int) -> Draws:
+    def _draws(self, part: Part, purpose: str, *path: int) -> Draws:
         source = generator(CPU, self.seed, purpose, *path, part.epoch, part.step)
         return Draws(source, len(part.index), part.wanted)
 
-    def _views(self, part: "_Part") -> Tensor:
+    def _views(self, part: Part) -> Tensor:
         """The crops and flips of all images of a part's step."""
         return self._draw(len(part.index), generator(CPU, self.seed, "augmentation", part.epoch, part.step))
 
@@ -307,32 +307,3 @@ class Batches:
         in_full_set = index if source is None else source[index]
         index = index.to(self.device, non_blocking=True)
         return Batch(images, self.labels[index], index, in_full_set, view, step, shard=shard)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The samples of a step that are in one batch of this process.
-
-    Attributes:
-        epoch: The epoch.
-        step: The step in the epoch.
-        index: Indices of the step's samples in the image set.
-        shard: This process's part of the batch.
-        rows: Positions of its samples in the step.
-        wanted: Positions of the images to read: its samples, and those that they are mixed with if these are others.
-        share: The batch's share of the step's samples.
-        ends_step: Whether it is the step's last batch.
-        mix: How images are mixed.
-        partners: The position of the image that each of the step's is mixed with.
-    """
-
-    epoch: int
-    step: int
-    index: Int64[Tensor, " count"]
-    shard: BatchShard
-    rows: Int64[Tensor, " own"]
-    wanted: Int64[Tensor, " wanted"]
-    share: float
-    ends_step: bool
-    mix: MixSpec | None
-    partners: Int64[Tensor, " count"] | None
