@@ -38,10 +38,17 @@ def _row(run: "Run") -> dict[str, Any]:
         "status": run.status,
         **_described(run),
         "epoch": last.get("epoch", 0),
-        "last_top1": top1_of(last) if has_top1(last) else None,
-        "best_top1": max((top1_of(entry) for entry in metrics if has_top1(entry)), default=None),
+        "last_top1": _fraction(summary.get("last_top1"), top1_of(last) if has_top1(last) else None),
+        "best_top1": _fraction(
+            summary.get("best_top1"), max((top1_of(entry) for entry in metrics if has_top1(entry)), default=None)
+        ),
         "seconds": seconds if isinstance(seconds, (int, float)) else None,
     }
+
+
+def _fraction(final: Any, so_far: float | None) -> float | None:
+    """The accuracy of a finished run, on the test images, or that of the epochs so far."""
+    return float(final) if isinstance(final, int | float) else so_far
 
 
 def _described(run: "Run") -> dict[str, Any]:
