@@ -5,6 +5,7 @@ import tomllib
 
 import pytest
 
+from data.test_folder import picture
 from helpers.program import run
 from tekapctl.spec import RECIPES
 
@@ -55,6 +56,38 @@ def test_a_recipe_is_one_word_under_the_options(name, tmp_path):
     for section, settings in RECIPES[name].table.items():
         if section in ("optimizer", "schedule"):
             assert {key: spec[section][key] for key in settings} == settings
+    wanted = RECIPES[name].table.get("data", {}).get("augment", [])
+    names = [each if isinstance(each, str) else each["name"] for each in wanted]
+    assert [each["name"] for each in spec["data"]["augment"]] == names
+
+
+def test_options_change_a_part_of_a_recipe(tmp_path):
+    def spec(*options: str) -> dict:
+        shown = run(tmp_path / "home", "train-teacher", "--recipe", "deit", *options, "--epochs", "3", "--dry-run")
+        assert shown.code == 0, shown.err
+        return tomllib.loads(shown.out)
+
+    assert spec()["data"]["name"] == "cifar100"
+    changed = spec("--train-fraction", "0.5", "--mixup", "0.3", "--augment", "augmix", "--optimizer", "sgd")
+    names = [each["name"] for each in changed["data"]["augment"]]
+    assert names == ["randaugment", "random-erasing", "cutmix", "augmix", "mixup"]
+    assert changed["data"]["augment"][-1]["alpha"] == 0.3
+    assert (changed["optimizer"]["name"], changed["optimizer"]["learning_rate"]) == ("sgd", 0.05)
+    assert changed["schedule"]["name"] == "cosine"
+    assert spec("--lr", "0.01")["optimizer"]["name"] == "adamw"
+
+
+def test_pretrained_networks_are_fine_tuned_on_ones_own_images(tmp_path):
+    for part in ("train", "test"):
+        for label in ("a", "b"):
+            picture(tmp_path / "images" / part / label / "0.jpg", 0)
+    words = ("train-teacher", "--dataset", f"folder:{tmp_path / 'images'}", "--dry-run", "--model", "timm:test_resnet")
+    plain = run(tmp_path / "home", *words)
+    assert tomllib.loads(plain.out)["optimizer"]["name"] == "sgd"
+    tuned = run(tmp_path / "home", *words, "--model-arg", "pretrained=true", HF_HUB_OFFLINE="1")
+    assert "recipe: finetune" in tuned.err
+    own = run(tmp_path / "home", *words, "--model-arg", "pretrained=true", "--lr", "0.1", HF_HUB_OFFLINE="1")
+    assert "recipe: finetune" not in own.err
 
 
 @pytest.mark.parametrize(

@@ -70,10 +70,46 @@ def build_spec(kind: Kind, given: Mapping[str, Any]) -> "TeacherSpec | StudentSp
     if table.setdefault("kind", kind) != kind:
         command = "train-teacher" if kind == "student" else "distill"
         raise UsageError(f"{file} is a spec of kind {table['kind']!r}.", f"Use it with `tekapctl {command}`.")
-    if given["recipe"] is not None:
-        table = specs.merged(specs.recipe(given["recipe"]).table, table)
     values = values_of(kind, given) | given["set"]
+    recipe = given["recipe"]
+    if recipe is None and file is None and given.get("preset") is None and _is_fine_tuning(values):
+        recipe = "finetune"
+        _say_once("recipe: finetune, since the network is pretrained and the images are yours; --recipe names another")
+    if recipe is not None:
+        values = _with_recipe(specs.recipe(recipe).table, values)
+    given = {**given, "recipe": recipe}
     return specs.parse(_changed(table, values)) if kind == "teacher" else _student_spec(table, given, values)
+
+
+def _is_fine_tuning(values: Mapping[str, Any]) -> bool:
+    """Whether pretrained weights are trained on the user's own images, with nothing said about how."""
+    arguments = values.get("model_args", {})
+    is_pretrained = bool(arguments.get("weights") or arguments.get("pretrained"))
+    is_own = str(values.get("data.name", "")).partition(":")[0] in ("folder", "hf")
+    return is_pretrained and is_own and not any(path.startswith(("optimizer", "schedule")) for path in values)
+
+
+def _with_recipe(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values by path of a recipe, with those that were given in their place.
+
+    Another optimizer or schedule than the recipe's starts from its own defaults; augmentations are added to its own.
+    """
+    found: dict[str, Any] = {}
+    for section, settings in recipe.items():
+        if not isinstance(settings, Mapping):
+            found[section] = settings
+        elif values.get(f"{section}.name", settings.get("name")) == settings.get("name") or section == "data":
+            found |= {f"{section}.{field}": value for field, value in settings.items()}
+    mine = values.get("data.augment", [])
+    if isinstance(mine, list):
+        names = {_name_of(each) for each in mine}
+        augment = [each for each in found.get("data.augment", []) if _name_of(each) not in names] + mine
+        return found | dict(values) | ({"data.augment": augment} if augment else {})
+    return found | dict(values)
+
+
+def _name_of(augmentation: object) -> object:
+    return augmentation.get("name") if isinstance(augmentation, Mapping) else augmentation
 
 
 _NAMES = ("data.name", "method.name", "optimizer.name", "schedule.name")
