@@ -104,7 +104,7 @@ def test_presets_are_the_published_experiments(tekapctl):
     assert all(row["settings_source"] for row in listed.values() if row["published"] and row["settings"] is not None)
     assert listed["wkd-lf/resnet32x4-resnet8x4"]["spec"] is None
     mlkd = listed["mlkd/resnet32x4-ShuffleV1"]["spec"]
-    assert [round(at * mlkd["epochs"]) for at in mlkd["optimizer"]["milestones"]] == [150, 180, 210]
+    assert [round(at * mlkd["epochs"]) for at in mlkd["schedule"]["milestones"]] == [150, 180, 210]
     assert listed["imagenet/dkd/resnet34-resnet18"]["spec"]["method"]["warmup_epochs"] == 1
     assert listed["reviewkd/resnet56-resnet20"]["spec"]["beta"] == 0.6
     assert listed["dkd/resnet56-resnet20"]["spec"]["method"]["non_target_weight"] == 2

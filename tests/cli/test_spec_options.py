@@ -59,6 +59,9 @@ FITTING = {
     "--device": "cpu",
     "--precision": "bfloat16",
     "--init-epochs": 7,
+    "--optimizer": "adamw",
+    "--schedule": "cosine",
+    "--augment": ["randaugment"],
     "--teacher": ["resnet20", "resnet56"],
     "--track": ["tensorboard"],
 }

@@ -42,8 +42,13 @@ VARIANTS = {
         "label_smoothing": 0.1,
         "data": {**BASE["data"], "augment": ["trivialaugment", "random-erasing", "mixup", "cutmix"]},
     },
-    "accumulated": {"method": CRD, "accumulate": 3, "data": {**BASE["data"], "augment": ["mixup"]}},
-    "accumulated, dot": {"method": "kd", "accumulate": 2, "optimizer": {"name": "dot", "clip_grad": 0.5}},
+    "accumulated": {"method": CRD, "accumulate": 3, "batch_size": 19, "data": {**BASE["data"], "augment": ["mixup"]}},
+    "accumulated, dot": {
+        "method": "kd",
+        "accumulate": 2,
+        "batch_size": 19,
+        "optimizer": {"name": "dot", "clip_grad": 0.5},
+    },
     "plain": {"method": "kd", "alpha": 0.9, "gamma": 0.1, "tekap": {"logit": {"teachers": 0}}},
 }
 CASES = {

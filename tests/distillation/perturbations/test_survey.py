@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from helpers.logs import recorded
 from tekapctl import data, models
 from tekapctl.data import data_spec
+from tekapctl.data.loading import decode_all
 from tekapctl.distillation.perturbations.noise import Isotropic
 from tekapctl.models.normalization import Normalization
 from tekapctl.spec import parse
@@ -74,7 +75,7 @@ def test_images_that_stay_in_their_files_are_asked_of_too(tmp_path):
         Image.fromarray(random.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
     section = data_spec({"name": f"folder:{tmp_path}", "size": 16, "augmentation": "resized-crop", "workers": 1})
     train = section.load(tmp_path).train
-    decoded = replace(train, images=torch.stack([train.images.decode(number) for number in range(len(train))]))
+    decoded = replace(train, images=decode_all(train.images)[0])
     torch.manual_seed(0)
     network = models.build("resnet8", 2, 3).eval()
     network.normalization = Normalization(train.mean, train.std)
