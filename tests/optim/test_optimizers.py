@@ -152,3 +152,27 @@ def test_the_average_of_weights_follows_its_recurrence():
         expected_weight = decay * expected_weight + (1 - decay) * weight.detach()
         assert_close(average.network.classifier_layer.weight, expected_weight)
     assert not average.network.training
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
+def test_after_a_reset_steps_are_those_of_a_new_optimizer(name):
+    if name == "lamb":
+        pytest.importorskip("timm.optim")
+    network, fresh = Small(), Small()
+    used = build(name, network)
+    for step in range(4):
+        optimizer_step(used, network, step)
+    fresh.load_state_dict(network.state_dict())
+    used.reset()
+    new = build(name, fresh)
+    for step in range(2):
+        optimizer_step(used, network, step)
+        optimizer_step(new, fresh, step)
+    for one, other in zip(network.parameters(), fresh.parameters(), strict=True):
+        assert_close(one, other)
+
+
+def optimizer_step(optimizer: Optimizer, network: Small, step: int) -> None:
+    optimizer.zero_grad()
+    optimizer.backward({"cross_entropy": loss_of(network, step)}, PARALLEL)
+    optimizer.step()
