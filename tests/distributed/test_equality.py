@@ -114,3 +114,21 @@ def test_shares_are_all_of_a_batch_once_and_of_nearly_one_size(size):
         assert {end - first for first, end in found} <= {count // size, count // size + 1}
     for count in range(2 * size):
         assert set(spans(count, size)) == {(0, count)}
+
+
+def averaged_buffers() -> dict[str, torch.Tensor]:
+    """The buffers of the average of weights that a process puts into a checkpoint within an epoch."""
+    torch.set_num_threads(1)
+    with join_process_group() as comm:
+        spec = parse(BASE | {"method": "kd", "ema": 0.9, "sync_batch_norm": False})
+        splits = data.load(spec.data, Path("nowhere"), seed=0, in_channels=1)
+        trainer = assemble(spec, splits, [a_teacher(spec.teacher)], CPU, Home(Path("nowhere")), comm)
+        trainer.start_epoch()
+        for batch in trainer.train_batches.epoch(0, 0, 2):
+            trainer.train_step(batch)
+        return {name: value for name, value in trainer.state()["average"].items() if "running" in name}
+
+
+def test_a_checkpoint_has_the_running_statistics_of_all_processes_in_the_average_of_weights():
+    one, other = together(2, averaged_buffers)
+    assert all(torch.equal(value, other[name]) for name, value in one.items())

@@ -63,3 +63,13 @@ def test_without_a_difference_it_is_sgd():
 def test_momenta_outside_their_range_are_refused():
     with pytest.raises(UsageError, match="momentum - delta"):
         parse({"optimizer": {"momentum": 0.95, "name": "dot"}})
+
+
+def test_parameters_that_a_stage_freezes_stay_as_they_are():
+    layer = nn.Linear(3, 2)
+    optimizer = dot(layer, learning_rate=0.1)
+    layer.bias.requires_grad_(False)
+    before = layer.bias.clone(), layer.weight.detach().clone()
+    step(optimizer, *losses(layer, 0))
+    assert torch.equal(layer.bias, before[0])
+    assert not torch.equal(layer.weight, before[1])

@@ -128,8 +128,9 @@ def test_norms_and_biases_can_be_left_without_decay():
     assert {parameter.ndim for parameter in found[0.0]} == {1}
 
 
-def test_earlier_blocks_learn_more_slowly():
-    network = models.build("resnet8", 10, 3)
+@pytest.mark.parametrize("name", ["resnet8", "torchvision:resnet18"])
+def test_earlier_blocks_learn_more_slowly(name):
+    network = models.build(name, 10, 3)
     spec = OPTIMIZERS["sgd"](learning_rate=0.1, layer_decay=0.5)
     optimizer = spec.build(spec.trained(network, network.classifier_layer, Classification()), CPU)
     optimizer.set_learning_rate(0.2)
@@ -137,7 +138,9 @@ def test_earlier_blocks_learn_more_slowly():
     in_order = [rates[id(parameter)] for parameter in network.parameters()]
     assert in_order == sorted(in_order)
     assert in_order[-1] == 0.2
+    inner = [rate for (key, _), rate in zip(network.named_parameters(), in_order, strict=True) if "layer1." in key]
     assert len(set(in_order)) > 3
+    assert len(set(inner)) == (1 if name == "resnet8" else 2)
 
 
 def test_the_average_of_weights_follows_its_recurrence():
@@ -152,3 +155,27 @@ def test_the_average_of_weights_follows_its_recurrence():
         expected_weight = decay * expected_weight + (1 - decay) * weight.detach()
         assert_close(average.network.classifier_layer.weight, expected_weight)
     assert not average.network.training
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
+def test_after_a_reset_steps_are_those_of_a_new_optimizer(name):
+    if name == "lamb":
+        pytest.importorskip("timm.optim")
+    network, fresh = Small(), Small()
+    used = build(name, network)
+    for step in range(4):
+        optimizer_step(used, network, step)
+    fresh.load_state_dict(network.state_dict())
+    used.reset()
+    new = build(name, fresh)
+    for step in range(2):
+        optimizer_step(used, network, step)
+        optimizer_step(new, fresh, step)
+    for one, other in zip(network.parameters(), fresh.parameters(), strict=True):
+        assert_close(one, other)
+
+
+def optimizer_step(optimizer: Optimizer, network: Small, step: int) -> None:
+    optimizer.zero_grad()
+    optimizer.backward({"cross_entropy": loss_of(network, step)}, PARALLEL)
+    optimizer.step()

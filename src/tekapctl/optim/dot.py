@@ -102,7 +102,10 @@ class DOT(Optimizer):
     def _gradients(self, loss: Tensor, *, keep: bool) -> Gradients:
         if not loss.requires_grad:
             return [None] * len(self.task_gradients)
-        return list(torch.autograd.grad(loss, self._trained(), retain_graph=keep, allow_unused=True))
+        # An init stage freezes some parameters.
+        free = [parameter for parameter in self._trained() if parameter.requires_grad]
+        found = iter(torch.autograd.grad(loss, free, retain_graph=keep, allow_unused=True))
+        return [next(found) if parameter.requires_grad else None for parameter in self._trained()]
 
 
 def _added(one: Gradients, other: Gradients) -> Gradients:

@@ -38,7 +38,13 @@ class LambSpec(OptimizerSpec):
         from timm.optim.lamb import Lamb as TimmLamb
 
         class Lamb(Optimizer, TimmLamb):
-            """`timm.optim.Lamb`."""
+            """`timm.optim.Lamb`, which counts steps outside of its state."""
+
+            def reset(self) -> None:
+                """Forget the moments and the steps, by which these are corrected."""
+                super().reset()
+                for group in self.param_groups:
+                    group.pop("step", None)
 
         # timm clips gradients to a norm of 1 unless told otherwise; here clip_grad says it for all optimizers.
         return Lamb(self.groups(parameters), betas=self.betas, eps=self.eps, max_grad_norm=None)

@@ -119,7 +119,8 @@ class OptimizerSpec(Settings, ABC):
         """
         named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
         last = {id(parameter) for parameter in classifier.parameters()}
-        blocks = [name.rpartition(".")[0].split(".")[:2] for name, _ in named]
+        # External networks are wrapped in a module named "network".
+        blocks = [name.removeprefix("network.").rpartition(".")[0].split(".")[:2] for name, _ in named]
         order = {tuple(block): number for number, block in enumerate({tuple(block): None for block in blocks})}
         found = [
             Trained(

@@ -280,7 +280,8 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """The training state, for `restore` on any number of processes; all processes must call this together."""
-        average_running_stats(self.comm, self.network, self.objective)
+        averages = [] if self.average is None else [self.average.network]
+        average_running_stats(self.comm, self.network, self.objective, *averages)
         return {
             "network": self.network.state_dict(),
             "objective": self.objective.state_dict(),
