@@ -55,6 +55,7 @@ WAYS = {
     "dot": {"method": CRD, "alpha": 1.0, "beta": 0.8, "optimizer": {"name": "dot"}},
     **{f"teacher-{name}": {"kind": "teacher", "model": "resnet8", "optimizer": name} for name in OPTIMIZERS.names()},
     **{f"teacher-{name}": {"kind": "teacher", "model": "resnet8", "schedule": name} for name in SCHEDULES.names()},
+    "dot-init": {"method": {"name": "fsp", "init_epochs": 1}, "optimizer": "dot", "ema": 0.9},
     "recipe": {
         "method": CRD,
         "alpha": 1.0,

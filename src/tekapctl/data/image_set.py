@@ -101,13 +101,16 @@ class ImageSet:
         """Split off validation images, a fraction of each class.
 
         The smallest hashes of file names, or of pixels, are held out, so that an image usually stays on its side when
-        others are added, and copies of an image are on one side.
+        others are added, and copies of an image in a class usually on one side.
 
         Args:
             fraction: Fraction of each class's images; each side keeps at least one if there are two.
 
         Returns:
             The remaining images and the validation images.
+
+        Raises:
+            UsageError: No class has two images.
         """
         hashes = torch.tensor([_hash(key) for key in self._keys()])
         held = []
@@ -115,6 +118,10 @@ class ImageSet:
             members = (self.labels == label).nonzero().flatten()
             count = min(max(1, round(fraction * len(members))), len(members) - 1)
             held.append(members[hashes[members].argsort(stable=True)[: max(0, count)]])
+        if not len(torch.cat(held)):
+            raise UsageError(
+                "No class has two training images, so none can be held out.", "Leave val_fraction out, or add images."
+            )
         is_held = torch.zeros(len(self), dtype=torch.bool)
         is_held[torch.cat(held)] = True
         return self.select((~is_held).nonzero().flatten()), self.select(is_held.nonzero().flatten())

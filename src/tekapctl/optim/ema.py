@@ -29,9 +29,9 @@ class WeightAverage:
 
         Args:
             network: The network after the step.
-            step: The step's number in the run, from 0.
+            step: The step's number, from 0 where the student's stage begins. Before it the average is the network.
         """
-        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        weight = 1 - min(self.decay, (1 + step) / (10 + step)) if step >= 0 else 1.0
         averages: list[Tensor] = []
         values: list[Tensor] = []
         for average, value in zip(_tensors(self.network), _tensors(network), strict=True):

@@ -185,7 +185,7 @@ class Trainer:
         self._sums.add(progress.step, self.step(batch), batch.shard.samples(len(batch.labels)))
         if batch.ends_step:
             if self.average is not None:
-                self.average.update(self.network, batch.step)
+                self.average.update(self.network, batch.step - self.spec.init_epochs * len(self.train_batches))
             progress.step += 1
 
     def end_epoch(self) -> tuple[Metrics, bool]:

@@ -72,7 +72,7 @@ class MixSpec(AugmentSpec, ABC):
     alike, this leaves the distribution of mixed images as it is.
     """
 
-    alpha: float = Field(1.0, gt=0, le=1e3, description="The images' shares are drawn from Beta(alpha, alpha).")
+    alpha: float = Field(1.0, ge=0.01, le=1e3, description="The images' shares are drawn from Beta(alpha, alpha).")
 
     @abstractmethod
     def mix(

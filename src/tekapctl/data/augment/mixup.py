@@ -14,7 +14,7 @@ class Mixup(MixSpec):
     """`share * image + (1 - share) * other`, with one share for the batch."""
 
     name: Literal["mixup"] = "mixup"
-    alpha: float = Field(0.2, gt=0, le=1e3, description="The images' shares are drawn from Beta(alpha, alpha).")
+    alpha: float = Field(0.2, ge=0.01, le=1e3, description="The images' shares are drawn from Beta(alpha, alpha).")
 
     def mix(
         self, images: Shaped[Tensor, "batch c h w"], others: Shaped[Tensor, "batch c h w"], draws: Draws

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Shaped
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tekapctl.data.augment.augmentation import AUGMENTATIONS, AugmentSpec, Draws
@@ -22,6 +22,12 @@ class RandomErasing(AugmentSpec):
     probability: float = Field(0.25, ge=0, le=1, description="Probability that an image is changed.")
     min_area: float = Field(0.02, gt=0, le=1, description="Smallest area, as a fraction of the image.")
     max_area: float = Field(0.33, gt=0, le=1, description="Largest area, as a fraction of the image.")
+
+    @model_validator(mode="after")
+    def _check_areas(self) -> "RandomErasing":
+        if self.min_area > self.max_area:
+            raise ValueError("min_area must not exceed max_area")
+        return self
 
     def apply(self, images: Shaped[Tensor, "batch c h w"], draws: Draws) -> Shaped[Tensor, "batch c h w"]:
         """Erase at most one rectangle of each image."""

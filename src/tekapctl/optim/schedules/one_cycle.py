@@ -10,9 +10,9 @@ from tekapctl.optim.schedules.schedule import SCHEDULES, ScheduleSpec
 
 @SCHEDULES.register("one-cycle")
 class OneCycle(ScheduleSpec):
-    """The one-cycle policy with cosine annealing, as `torch.optim.lr_scheduler.OneCycleLR` without cycled momentum.
+    """The one-cycle policy with cosine annealing, in the shape of `torch.optim.lr_scheduler.OneCycleLR`.
 
-    Smith and Topin, "Super-Convergence", 2018. `learning_rate` is the highest one.
+    Smith and Topin, "Super-Convergence", 2018. `learning_rate` is the highest one; momentum stays.
     """
 
     name: Literal["one-cycle"] = "one-cycle"
