@@ -3,8 +3,13 @@
 The first step of each epoch and what happens between epochs may wait.
 """
 
-import pytest
+from collections.abc import Mapping
+from typing import Any
 
+import pytest
+from cuda.budgets import KERNELS, SLACK
+
+from cuda.conftest import DATA
 from helpers.emulated_cuda.steps import train
 from tekapctl.data.augment.augmentation import AUGMENTATIONS
 from tekapctl.distillation.methods import METHODS
@@ -14,27 +19,48 @@ from tekapctl.train.build import build_run
 
 CRD = {"name": "crd", "negatives": 8}
 BOTH = {"method": CRD, "alpha": 1.0, "beta": 0.8}
-PERSPECTIVES = {"logit": {"teachers": 2}, "feature": {"teachers": 2}}
-WITH_INIT_STAGE = {"name": "", "init_epochs": 1}
-CASES = {
-    "kd": {"method": "kd"},
-}
+TWO_EACH = {"logit": {"teachers": 2}, "feature": {"teachers": 2}}
+WAITING = {"method kdsvd": "status of a solver"}
+"""Steps that wait, and what for."""
 
 
-def method(name: str) -> dict:
+def method(name: str) -> dict[str, Any]:
     stage = {"init_epochs": 1} if "init_epochs" in METHODS[name].model_fields else {}
-    return {"method": {"name": name, **stage}, "alpha": 0.5, "tekap": PERSPECTIVES}
+    return {"method": {"name": name, **stage}, "alpha": 0.5, "tekap": TWO_EACH}
 
 
-CASES = {
-    **{f"method {name}": method(name) for name in METHODS.names()},
+def augmented(*names: str) -> dict[str, Any]:
+    return {"data": {**DATA, "augment": [{"name": name} for name in names]}}
+
+
+CASES: Mapping[str, dict[str, Any]] = {
+    **{f"method {name}": method(name) for name in METHODS.names() if name != "crd"},
+    **{f"perturbation {name}": {"tekap": {"logit": {"perturbation": name}}} for name in PERTURBATIONS.names()},
+    **{f"augmentation {name}": augmented(name) for name in AUGMENTATIONS.names()},
+    **{f"optimizer {name}": {**BOTH, "optimizer": {"name": name}} for name in OPTIMIZERS.names()},
+    "crd, relax": {"method": {**CRD, "mode": "relax"}},
+    "crd, drawn with replacement": {"method": {**CRD, "negatives": 40}},
+    "crd, few of many": {"method": {**CRD, "negatives": 1}, "data": {**DATA, "samples": 200}, "batch_size": 80},
+    "crd, queue": {"method": {**CRD, "memory": "queue"}},
+    "ensemble": {**BOTH, "ensemble": ["resnet14"]},
+    "angular, kd": {"method": "kd", "angular": {"views": 2, "pretrain_epochs": 1}},
+    "angular, reviewkd, diagnosed": {"method": "reviewkd", "angular": {"views": 2}, "diagnose": True},
+    "uniform noise": {**BOTH, "tekap": {"logit": {"distribution": "uniform"}, "feature": {"distribution": "uniform"}}},
+    "standardized logits": {"method": "dkd", "standardize_logits": True},
+    "float32": {**BOTH, "precision": "float32"},
+    "two parts, average, clipping": {**BOTH, "accumulate": 2, "ema": 0.9, "optimizer": {"clip_grad": 1.0}},
+    "two parts, dot, clipping": {**BOTH, "accumulate": 2, "optimizer": {"name": "dot", "clip_grad": 1.0}},
+    "mlkd, mixed": {"method": "mlkd", **augmented("cutmix", "mixup"), "label_smoothing": 0.1},
+    "subset": {"data": {**DATA, "samples": 40, "train_fraction": 0.8, "val_fraction": 0.2, "imbalance": 2}},
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_step(name, home, student, gpu):
-    trainer = build_run(student(**CASES[name]), home).trainer
-    steps = train(trainer, gpu)
-    print(name, [step.kernels.total() for step in steps], steps[-1].kernels.most_common(6))
-    waits = [wait for step in steps for wait in step.waits]
-    assert not waits, "\n".join(dict.fromkeys(waits))
+def test_a_step_queues_its_work_and_no_more_kernels_than_recorded(name, home, student, gpu, record_property):
+    steps = train(build_run(student(**CASES[name]), home).trainer, gpu)
+    waits = {wait for step in steps for wait in step.waits}
+    unknown = [wait for wait in waits if not wait.startswith(WAITING.get(name, "nothing"))]
+    kernels = max(step.kernels.total() for step in steps)
+    print(f'    "{name}": {kernels},')
+    assert not unknown, "\n".join(unknown)
+    assert kernels <= SLACK * KERNELS[name], steps[-1].kernels.most_common()

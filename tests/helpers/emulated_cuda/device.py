@@ -16,7 +16,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 import tekapctl
 from helpers.emulated_cuda.kernels import (
-    ALLOCATIONS,
     INDEXING,
     READS,
     RESHAPED_IN_PLACE,
@@ -65,7 +64,7 @@ class EmulatedGPU(TorchDispatchMode):
     device = torch.device("cuda", 0)
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._pinned = WeakIdKeyDictionary()
         self.reset()
 
@@ -120,8 +119,8 @@ class EmulatedGPU(TorchDispatchMode):
         def to_inner(value: Any) -> Any:
             if not isinstance(value, EmulatedTensor):
                 return value
-            known[id(value.inner)] = value
-            return value.inner
+            known[id(value.content)] = value
+            return value.content
 
         inner_args, inner_kwargs = tree_map(to_inner, args), tree_map(to_inner, kwargs)
         for key, value in (("device", CPU), ("non_blocking", False), ("pin_memory", None)):
@@ -150,7 +149,7 @@ class EmulatedGPU(TorchDispatchMode):
         if wanted is not None:
             return self.device if wanted.type == "cuda" else wanted
         if name in ("copy_", "_to_copy", "set_", "lift_fresh"):
-            return args[0].device  # type: ignore[no-any-return]
+            return args[0].device
         if name in INDEXING:
             device: torch.device = args[0].device
             values = [args[2]] if len(args) > 2 and args[2].dim() else []
@@ -170,9 +169,7 @@ class EmulatedGPU(TorchDispatchMode):
             raise RuntimeError(f"a scalar on {self.device} meets tensors on the CPU ({name} at {_where()})")
         return device
 
-    def _record_waiting(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device
-    ) -> None:
+    def _record_waiting(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device) -> None:
         if name in READS:
             self.record("read", name)
         elif name in SHAPED_BY_VALUES:

@@ -6,24 +6,79 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 VIEWS = frozenset(
-    "view _unsafe_view expand slice select transpose t permute unsqueeze squeeze split split_with_sizes unbind "
-    "as_strided alias detach diagonal unfold chunk narrow movedim _reshape_alias view_as_real lift_fresh reshape "
-    "unsafe_split unsafe_split_with_sizes swapaxes unsqueeze_ squeeze_ t_ transpose_ as_strided_ swapaxes_".split()
+    (
+        "view",
+        "_unsafe_view",
+        "expand",
+        "slice",
+        "select",
+        "transpose",
+        "t",
+        "permute",
+        "unsqueeze",
+        "squeeze",
+        "split",
+        "split_with_sizes",
+        "unbind",
+        "as_strided",
+        "alias",
+        "detach",
+        "diagonal",
+        "unfold",
+        "chunk",
+        "narrow",
+        "movedim",
+        "_reshape_alias",
+        "view_as_real",
+        "lift_fresh",
+        "reshape",
+        "unsafe_split",
+        "unsafe_split_with_sizes",
+        "swapaxes",
+        "unsqueeze_",
+        "squeeze_",
+        "t_",
+        "transpose_",
+        "as_strided_",
+        "swapaxes_",
+    )
 )
-RESHAPED_IN_PLACE = frozenset("unsqueeze_ squeeze_ t_ transpose_ as_strided_ swapaxes_".split())
+RESHAPED_IN_PLACE = frozenset(name for name in VIEWS if name.endswith("_"))
 ALLOCATIONS = frozenset(
-    "empty empty_like empty_strided new_empty new_empty_strided sym_size is_same_size set_ is_pinned resize_ "
-    "_has_compatible_shallow_copy_type".split()
+    (
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "new_empty",
+        "new_empty_strided",
+        "sym_size",
+        "is_same_size",
+        "set_",
+        "is_pinned",
+        "resize_",
+        "_has_compatible_shallow_copy_type",
+    )
 )
-READS = frozenset("_local_scalar_dense equal is_nonzero".split())
+READS = frozenset(("_local_scalar_dense", "equal", "is_nonzero"))
 """They return a value to the host."""
 SHAPED_BY_VALUES = frozenset(
-    "nonzero masked_select _unique2 unique_dim unique_consecutive repeat_interleave bincount histc".split()
+    (
+        "nonzero",
+        "masked_select",
+        "_unique2",
+        "unique_dim",
+        "unique_consecutive",
+        "repeat_interleave",
+        "bincount",
+        "histc",
+    )
 )
 """The host waits for the size of the result, or for a bound."""
-SOLVERS = frozenset("_linalg_svd _linalg_eigh linalg_qr linalg_inv_ex _linalg_solve_ex linalg_cholesky_ex".split())
+SOLVERS = frozenset(
+    ("_linalg_svd", "_linalg_eigh", "linalg_qr", "linalg_inv_ex", "_linalg_solve_ex", "linalg_cholesky_ex")
+)
 """The host waits for the solver's status."""
-INDEXING = frozenset("index index_put index_put_ _index_put_impl_ _unsafe_index _unsafe_index_put".split())
+INDEXING = frozenset(("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"))
 
 _KERNELS = {
     # From ATen's sources; all others launch one.

@@ -16,7 +16,9 @@ from helpers.emulated_cuda.tensors import EmulatedGenerator, EmulatedTensor, loa
 
 NAME = "NVIDIA H100 80GB HBM3"
 _MEMORY = 80 * 2**30
-_PROPERTIES = SimpleNamespace(name=NAME, total_memory=_MEMORY, major=9, minor=0, multi_processor_count=132, uuid="0")
+_PROPERTIES = SimpleNamespace(
+    name=NAME, total_memory=_MEMORY, major=9, minor=0, multi_processor_count=132, L2_cache_size=50 * 2**20, uuid="0"
+)
 
 
 @contextmanager
@@ -48,13 +50,12 @@ def emulated_cuda() -> Iterator[EmulatedGPU]:
 def _runtime(gpu: EmulatedGPU) -> dict[str, Any]:
     """The functions of `torch.cuda` that the program, or PyTorch for it, calls."""
 
-    def nothing(*_: Any, **__: Any) -> None: ...
-
     def always(value: Any) -> Any:
+        """A new function each time: torch.compile keeps a rule for each."""
         return lambda *_, **__: value
 
     return {
-        "_lazy_init": nothing,
+        "_lazy_init": always(None),
         "_is_in_bad_fork": always(False),
         "is_available": always(True),
         "is_initialized": always(True),
@@ -62,18 +63,18 @@ def _runtime(gpu: EmulatedGPU) -> dict[str, Any]:
         "is_current_stream_capturing": always(False),
         "device_count": always(1),
         "current_device": always(0),
-        "set_device": nothing,
+        "set_device": always(None),
         "get_device_name": always(NAME),
         "get_device_capability": always((9, 0)),
         "get_device_properties": always(_PROPERTIES),
         "mem_get_info": always((_MEMORY, _MEMORY)),
         "memory_allocated": always(0),
         "max_memory_allocated": always(0),
-        "reset_peak_memory_stats": nothing,
-        "empty_cache": nothing,
-        "manual_seed": nothing,
-        "manual_seed_all": nothing,
+        "reset_peak_memory_stats": always(None),
+        "empty_cache": always(None),
+        "manual_seed": always(None),
+        "manual_seed_all": always(None),
         "get_rng_state": lambda *_: torch.get_rng_state(),
-        "set_rng_state": nothing,
+        "set_rng_state": always(None),
         "synchronize": lambda *_: gpu.record("wait for the device", "torch.cuda.synchronize"),
     }

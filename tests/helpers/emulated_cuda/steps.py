@@ -1,15 +1,16 @@
-"""Takes a trainer's steps on the emulated device, and says what each of them did."""
+"""What each step of a training loop did on the emulated device."""
 
 from collections import Counter
 from dataclasses import dataclass
 
 from helpers.emulated_cuda.device import EmulatedGPU, Event
+from tekapctl.train.step import Metrics
 from tekapctl.train.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a step of the training loop did on the device, from the batch to the optimizer.
+    """What a step did, from making its batch to the optimizer.
 
     Attributes:
         kernels: Kernels launched, by operator.
@@ -25,23 +26,33 @@ class Step:
         return [str(event) for event in self.events if event.waits]
 
 
-def train_epoch(trainer: Trainer, gpu: EmulatedGPU) -> list[Step]:
-    """Train an epoch; returns its steps. What happens between epochs is not part of them."""
-    trainer.start_epoch()
-    steps: list[Step] = []
-    gpu.reset()
-    for batch in trainer.batches():
-        trainer.train_step(batch)
-        if batch.ends_step:
-            steps.append(Step(gpu.kernels, gpu.events))
-            gpu.reset()
-    trainer.end_epoch()
-    return steps
+class StepRecorder:
+    """Records the steps of the hot loop: all but the first of each epoch. Is a callback and keeps no checkpoints.
+
+    Args:
+        gpu: The device.
+    """
+
+    def __init__(self, gpu: EmulatedGPU) -> None:
+        self.gpu = gpu
+        self.hot: list[Step] = []
+
+    def on_start(self, epochs: int, steps: int, first_epoch: int) -> None: ...
+
+    def on_step(self, epoch: int, step: int) -> None:
+        if step:
+            self.hot.append(Step(self.gpu.kernels, self.gpu.events))
+        self.gpu.reset()
+
+    def on_epoch(self, metrics: Metrics) -> None: ...
+
+    def after_step(self) -> None: ...
+
+    def after_epoch(self, metrics: Metrics, is_best: bool) -> None: ...
 
 
 def train(trainer: Trainer, gpu: EmulatedGPU) -> list[Step]:
-    """Train all epochs; returns the steps of the hot loop: all but the first of each epoch."""
-    hot: list[Step] = []
-    while not trainer.is_done:
-        hot += train_epoch(trainer, gpu)[1:]
-    return hot
+    """Train all epochs; returns the steps of the hot loop."""
+    recorder = StepRecorder(gpu)
+    trainer.fit(recorder, recorder)
+    return recorder.hot

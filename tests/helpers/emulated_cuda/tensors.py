@@ -15,31 +15,33 @@ CPU = torch.device("cpu")
 
 
 class EmulatedTensor(Tensor):
-    """A tensor that claims to be on a device; its values are in `inner`, on the CPU."""
+    """A tensor that claims to be on a device; its values are in `content`, on the CPU."""
 
-    inner: Tensor
+    content: Tensor
     gpu: EmulatedGPU
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls: type[EmulatedTensor], inner: Tensor, gpu: EmulatedGPU) -> EmulatedTensor:
-        made: EmulatedTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+    def __new__(cls: type[EmulatedTensor], content: Tensor, gpu: EmulatedGPU) -> EmulatedTensor:
+        made: EmulatedTensor = torch.Tensor._make_wrapper_subclass(
             cls,
-            inner.shape,
-            strides=inner.stride(),
-            storage_offset=inner.storage_offset(),
-            dtype=inner.dtype,
-            layout=inner.layout,
+            content.shape,
+            strides=content.stride(),
+            storage_offset=content.storage_offset(),
+            dtype=content.dtype,
+            layout=content.layout,
             device=gpu.device,
             requires_grad=False,
-            storage_size=inner.untyped_storage().nbytes(),
+            storage_size=content.untyped_storage().nbytes(),
         )
-        made.inner, made.gpu = inner, gpu
+        made.content, made.gpu = content, gpu
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Only called outside the emulation, by the device that the tensors are on."""
         flat, _ = torch.utils._pytree.tree_flatten((args, kwargs))
         gpu = next(value.gpu for value in flat if isinstance(value, EmulatedTensor))
@@ -47,17 +49,17 @@ class EmulatedTensor(Tensor):
 
     def tolist(self) -> Any:
         self.gpu.record("copy to the host", "tolist")
-        return self.inner.tolist()
+        return self.content.tolist()
 
     def numpy(self, **_: Any) -> Any:
         raise TypeError(f"can't convert {self.device} device type tensor to numpy.")
 
-    def __repr__(self, **_: Any) -> str:
-        return f"EmulatedTensor({self.inner!r}, device={self.device})"
+    def __repr__(self, *, tensor_contents: Any = None) -> Any:
+        return f"EmulatedTensor({self.content!r}, device={self.device})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         self.gpu.record("copy to the host", "pickle")
-        return load_on_cpu, (self.inner.detach().clone(),)
+        return load_on_cpu, (self.content.detach().clone(),)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if id(self) not in memo:
@@ -82,7 +84,7 @@ class EmulatedGenerator(torch._C.Generator):
     claimed: torch.device
 
     def __new__(cls, device: torch.device | str = CPU) -> EmulatedGenerator:
-        made: EmulatedGenerator = super().__new__(cls, CPU)
+        made: EmulatedGenerator = super().__new__(cls, CPU)  # type: ignore[call-arg]
         made.claimed = torch.device(device)
         # Operators get another Python object for the same generator.
         _CLAIMS[made._cdata] = made.claimed  # type: ignore[attr-defined]
