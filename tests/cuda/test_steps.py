@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from cuda.budgets import KERNELS, SLACK
 
+from cuda.budgets import KERNELS, SLACK
 from cuda.conftest import DATA
 from helpers.emulated_cuda.steps import train
 from tekapctl.data.augment.augmentation import AUGMENTATIONS

@@ -1,6 +1,6 @@
 """Puts the emulated device into PyTorch in the place of CUDA's."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +9,7 @@ from unittest import mock
 import torch
 from torch.optim import optimizer
 from torch.utils import _foreach_utils
+from torch.utils._pytree import tree_map
 
 from helpers.emulated_cuda.autograd import run_backward
 from helpers.emulated_cuda.device import EmulatedGPU
@@ -35,6 +36,7 @@ def emulated_cuda() -> Iterator[EmulatedGPU]:
         for name, value in _runtime(gpu).items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(torch, "Generator", EmulatedGenerator))
+        stack.enter_context(mock.patch.object(torch, "load", _loader(torch.load)))
         stack.enter_context(mock.patch.object(torch.autograd, "_engine_run_backward", run_backward))
         for module in (optimizer, _foreach_utils):
             types = [*module._foreach_supported_types, EmulatedTensor]
@@ -45,6 +47,18 @@ def emulated_cuda() -> Iterator[EmulatedGPU]:
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         stack.enter_context(gpu)
         yield gpu
+
+
+def _loader(load: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.load` that moves tensors to the emulated device if `map_location` is CUDA."""
+
+    def loaded(*args: Any, map_location: Any = None, **kwargs: Any) -> Any:
+        if map_location is None or torch.device(map_location).type != "cuda":
+            return load(*args, map_location=map_location, **kwargs)
+        found = load(*args, map_location="cpu", **kwargs)
+        return tree_map(lambda each: each.to("cuda") if isinstance(each, torch.Tensor) else each, found)
+
+    return loaded
 
 
 def _runtime(gpu: EmulatedGPU) -> dict[str, Any]:

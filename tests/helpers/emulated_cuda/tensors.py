@@ -54,7 +54,7 @@ class EmulatedTensor(Tensor):
     def numpy(self, **_: Any) -> Any:
         raise TypeError(f"can't convert {self.device} device type tensor to numpy.")
 
-    def __repr__(self, *, tensor_contents: Any = None) -> Any:
+    def __repr__(self, *, tensor_contents: Any = None) -> Any:  # type: ignore[override]
         return f"EmulatedTensor({self.content!r}, device={self.device})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
