@@ -7,14 +7,12 @@ import pytest
 import torch
 
 from helpers.emulated_cuda import EmulatedGPU, emulated_cuda
+from helpers.emulated_cuda.steps import BASE
 from helpers.silent import Silent
 from tekapctl.spec import StudentSpec, TeacherSpec, parse
 from tekapctl.store.home import Home
 from tekapctl.train.run import execute
 
-DATA = {"name": "synthetic", "samples": 20, "test_samples": 8, "classes": 4, "size": 16, "padding": 1}
-"""Two full batches and a smaller one."""
-BASE = {"data": DATA, "epochs": 1, "batch_size": 8, "precision": "bfloat16"}
 Spec = Callable[..., StudentSpec]
 
 

@@ -6,10 +6,8 @@ import signal
 import pytest
 import torch
 
-from cuda.budgets import BOTH_LEVELS, LOGIT_LEVEL, SLACK
-from cuda.conftest import BASE, DATA
 from helpers.emulated_cuda import EmulatedGPU
-from helpers.emulated_cuda.steps import StepRecorder, train
+from helpers.emulated_cuda.steps import BASE, DATA, SLACK, StepRecorder, train
 from helpers.silent import Silent
 from tekapctl import models
 from tekapctl.commands.bench import measure_alone, measure_steps
@@ -24,6 +22,11 @@ from tekapctl.train.run import execute, resume
 
 BOTH = {"method": {"name": "crd", "negatives": 8}, "alpha": 1.0, "beta": 0.8}
 ONE_VIEW = {**DATA, "padding": 0, "flip": False}
+
+LOGIT_LEVEL = 340
+"""A step of resnet32x4 > resnet8x4 with TeKAP at the logit level, bfloat16."""
+BOTH_LEVELS = 517
+"""The same with TeKAP at both levels."""
 
 
 def waits(recorder: StepRecorder) -> list[str]:
