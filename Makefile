@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help demo test test-fast check format docs clean
+.PHONY: help demo test test-fast test-cuda check format docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -17,6 +17,9 @@ test: $(VENV)/.dev  ## run the whole test suite
 
 test-fast: $(VENV)/.dev  ## run the tests that are not marked slow
 	$(PYTEST) -m "not slow"
+
+test-cuda: $(VENV)/.dev  ## run the tests of the CUDA paths on an emulated GPU, and print kernels per step
+	$(PYTEST) -n 0 -s tests/cuda
 
 check: $(VENV)/.dev  ## lint, check the format, check the types
 	$(BIN)/ruff check .

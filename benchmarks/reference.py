@@ -187,7 +187,7 @@ if __name__ == "__main__":
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--warm-up", type=int, default=3)
+    parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10)
     chosen = parser.parse_args()
     print(json.dumps(contrast_alone(chosen) if chosen.level == "contrast" else train(chosen)))

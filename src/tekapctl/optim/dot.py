@@ -62,39 +62,42 @@ class DOT(Optimizer):
         """Scale both gradients so that the L2 norm of their sum is at most `max_norm`."""
         sums = [each for each in _added(self.task_gradients, self.distillation_gradients) if each is not None]
         factor = (max_norm / (nn.utils.get_total_norm(sums) + 1e-6)).clamp(max=1.0)
-        for gradient in (*self.task_gradients, *self.distillation_gradients):
-            if gradient is not None:
-                gradient.mul_(factor)
+        both = (*self.task_gradients, *self.distillation_gradients)
+        torch._foreach_mul_([each for each in both if each is not None], factor)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update the parameters with both momentum buffers."""
         gradients = iter(zip(self.task_gradients, self.distillation_gradients, strict=True))
         for group in self.param_groups:
+            rate, momentum, delta, decay = group["lr"], group["momentum"], group["delta"], group["weight_decay"]
+            # Parameters, gradients and buffers that are updated alike, by buffer, momentum and weight decay.
+            alike: dict[tuple[str, float, float], list[tuple[Tensor, Tensor, Tensor]]] = {}
             for parameter in group["params"]:
-                self._update(group, parameter, *next(gradients))
-
-    def _update(
-        self, group: dict[str, Any], parameter: nn.Parameter, of_task: Tensor | None, of_distillation: Tensor | None
-    ) -> None:
-        rate, momentum, delta, decay = group["lr"], group["momentum"], group["delta"], group["weight_decay"]
-        if of_task is None and of_distillation is None:
-            return
-        state = self.state[parameter]
-        is_first = not state
-        if is_first:
-            state["task"], state["distillation"] = (torch.zeros_like(parameter) for _ in range(2))
-        if of_task is not None and of_distillation is not None:
-            state["task"].mul_(momentum - delta).add_(of_task).add_(parameter, alpha=decay)
-            state["distillation"].mul_(momentum + delta).add_(of_distillation)
-            parameter.add_(state["task"], alpha=-rate).add_(state["distillation"], alpha=-rate)
-            return
-        gradient, buffer = (of_distillation, "distillation") if of_task is None else (of_task, "task")
-        assert gradient is not None
-        # The published code starts the distillation's buffer from the bare gradient.
-        own_decay = 0.0 if is_first and of_task is None else decay
-        state[buffer].mul_(momentum).add_(gradient).add_(parameter, alpha=own_decay)
-        parameter.add_(state[buffer], alpha=-rate)
+                of_task, of_distillation = next(gradients)
+                if of_task is None and of_distillation is None:
+                    continue
+                state = self.state[parameter]
+                is_first, has_both = not state, of_task is not None and of_distillation is not None
+                if is_first:
+                    state["task"], state["distillation"] = (torch.zeros_like(parameter) for _ in range(2))
+                if of_task is not None:
+                    task = ("task", momentum - delta if has_both else momentum, decay)
+                    alike.setdefault(task, []).append((parameter, of_task, state["task"]))
+                if of_distillation is not None:
+                    # The published code starts the distillation's buffer from the bare gradient.
+                    own_decay = 0.0 if has_both or is_first else decay
+                    distillation = ("distillation", momentum + delta if has_both else momentum, own_decay)
+                    alike.setdefault(distillation, []).append((parameter, of_distillation, state["distillation"]))
+            moves = []
+            for (_, kept, decayed), found in alike.items():
+                parameters, given, buffers = (list(each) for each in zip(*found, strict=True))
+                torch._foreach_mul_(buffers, kept)
+                torch._foreach_add_(buffers, given)
+                torch._foreach_add_(buffers, parameters, alpha=decayed)
+                moves.append((parameters, buffers))
+            for parameters, buffers in moves:
+                torch._foreach_add_(parameters, buffers, alpha=-rate)
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
@@ -109,7 +112,10 @@ class DOT(Optimizer):
 
 
 def _added(one: Gradients, other: Gradients) -> Gradients:
-    return [b if a is None else a if b is None else a + b for a, b in zip(one, other, strict=True)]
+    pairs = list(zip(one, other, strict=True))
+    both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    sums = iter(torch._foreach_add([a for a, _ in both], [b for _, b in both]) if both else ())
+    return [b if a is None else a if b is None else next(sums) for a, b in pairs]
 
 
 @OPTIMIZERS.register("dot")

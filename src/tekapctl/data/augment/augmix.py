@@ -32,7 +32,7 @@ class AugMix(AugmentSpec):
         exponential = -torch.log1p(-draws.uniform(self.chains))
         share = draws.uniform(1)  # of the original image
         weights = torch.cat([share, (1 - share) * exponential / exponential.sum(1, keepdim=True)], 1)
-        weights = weights.to(images.device).view(*weights.shape, 1, 1, 1)
+        weights = weights.to(images.device, non_blocking=True).view(*weights.shape, 1, 1, 1)
         mixed = weights[:, 0] * images
         for chain in range(self.chains):
             changed, depth = images, draws.integers(_DEPTH)

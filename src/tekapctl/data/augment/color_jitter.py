@@ -25,7 +25,8 @@ class ColorJitter(AugmentSpec):
     def apply(self, images: Shaped[Tensor, "batch c h w"], draws: Draws) -> Shaped[Tensor, "batch c h w"]:
         """Change the colours of each image; one without colours keeps its saturation."""
         factors = (2 * draws.uniform(3) - 1) * torch.tensor([self.brightness, self.contrast, self.saturation]) + 1
-        brightness, contrast, saturation = factors.to(images.device).view(len(images), 3, 1, 1, 1).unbind(1)
+        factors = factors.to(images.device, non_blocking=True).view(len(images), 3, 1, 1, 1)
+        brightness, contrast, saturation = factors.unbind(1)
         pixels = (images.float() * brightness).clamp(0, 255)
         mean = _grey(pixels).floor().mean((1, 2, 3), keepdim=True)
         pixels = mean.lerp(pixels, contrast).clamp(0, 255)
@@ -36,5 +37,5 @@ class ColorJitter(AugmentSpec):
 def _grey(pixels: Tensor) -> Tensor:
     if pixels.shape[1] != len(_GREY):
         return pixels
-    weights = torch.tensor(_GREY, device=pixels.device).view(1, -1, 1, 1)
+    weights = torch.tensor(_GREY).view(1, -1, 1, 1).to(pixels.device, non_blocking=True)
     return (pixels * weights).sum(1, keepdim=True)

@@ -7,17 +7,30 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
 from tekapctl.data.augment.augmentation import Draws
 from tekapctl.errors import UsageError
 
 
-def _affine(images: Tensor, *, angle: float = 0.0, x: int = 0, y: int = 0, shear: list[float]) -> Tensor:
+def moved(images: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
+    """Move the images' pixels as a function of torchvision's does that takes each from one place.
+
+    The function moves the numbers of the pixels, on the CPU: on a GPU it would wait for the device.
+    """
+    height, width = images.shape[2:]
+    numbers = torch.arange(1.0, height * width + 1).view(1, 1, height, width)
+    source = move(numbers).flatten().long().to(images.device, non_blocking=True)  # 0 is outside the image
+    return F.pad(images.flatten(2), (1, 0)).index_select(2, source).view_as(images)
+
+
+def _affine(images: Tensor, *, x: int = 0, y: int = 0, shear: list[float]) -> Tensor:
     center = [0.0, 0.0] if any(shear) else None
-    return tv.affine(images, angle=angle, translate=[x, y], scale=1.0, shear=shear, center=center)
+    return moved(images, lambda one: tv.affine(one, angle=0.0, translate=[x, y], scale=1.0, shear=shear, center=center))
 
 
 def shear_x(images: Tensor, value: float) -> Tensor:
@@ -28,6 +41,25 @@ def shear_x(images: Tensor, value: float) -> Tensor:
 def shear_y(images: Tensor, value: float) -> Tensor:
     """Shear by a fraction of the width."""
     return _affine(images, shear=[0.0, math.degrees(math.atan(value))])
+
+
+def rotate(images: Tensor, degrees: float) -> Tensor:
+    """Rotate around the centre."""
+    return moved(images, lambda one: tv.rotate(one, degrees))
+
+
+def sharpness(images: Tensor, factor: float) -> Tensor:
+    """Torchvision's `adjust_sharpness`, whose kernel is a tensor that the device waits for."""
+    channels, height, width = images.shape[1:]
+    if min(height, width) <= 2:
+        return images
+    kernel = torch.full((channels, 1, 3, 3), 1 / 13, device=images.device)
+    kernel[:, :, 1, 1] = 5 / 13
+    pixels = images.float()
+    inner = pixels[:, :, 1:-1, 1:-1]
+    blurred = F.conv2d(pixels, kernel, groups=channels).round_()
+    inner.add_(blurred.sub_(inner), alpha=1 - factor)
+    return pixels.clamp_(0, 255).to(images.dtype)
 
 
 def translate_x(images: Tensor, pixels: float) -> Tensor:
@@ -46,11 +78,11 @@ OPERATIONS: Mapping[str, Callable[[Tensor, float], Tensor]] = {
     "ShearY": shear_y,
     "TranslateX": translate_x,
     "TranslateY": translate_y,
-    "Rotate": tv.rotate,
+    "Rotate": rotate,
     "Brightness": lambda images, value: tv.adjust_brightness(images, 1 + value),
     "Color": lambda images, value: tv.adjust_saturation(images, 1 + value),
     "Contrast": lambda images, value: tv.adjust_contrast(images, 1 + value),
-    "Sharpness": lambda images, value: tv.adjust_sharpness(images, 1 + value),
+    "Sharpness": lambda images, value: sharpness(images, 1 + value),
     "Posterize": lambda images, bits: tv.posterize(images, int(bits)),
     "Solarize": tv.solarize,
     "AutoContrast": lambda images, _: tv.autocontrast(images),

@@ -43,4 +43,5 @@ class RandomErasing(AugmentSpec):
             pixels = torch.arange(size)
             spans.append((pixels >= first.unsqueeze(1)) & (pixels < (first + length).unsqueeze(1)))
         is_erased = (chance < self.probability).view(-1, 1, 1) & spans[0].unsqueeze(2) & spans[1].unsqueeze(1)
-        return torch.where(is_erased.unsqueeze(1).to(images.device), colour.to(images.device), images)
+        is_erased = is_erased.unsqueeze(1).to(images.device, non_blocking=True)
+        return torch.where(is_erased, colour.to(images.device, non_blocking=True), images)

@@ -12,18 +12,21 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from tekapctl.data.augment.augmentation import Draws
-from tekapctl.data.augment.operations import check_channels, shear_x, shear_y
+from tekapctl.data.augment.operations import (
+    check_channels,
+    rotate,
+    sharpness,
+    shear_x,
+    shear_y,
+    translate_x,
+    translate_y,
+)
 
 _COUNT = 2
 _LARGEST_CUT = 0.5
 """Largest side length of the cutout, relative to the image."""
 _GREY = (125, 123, 114)
 """Colour of the cutout."""
-
-
-def _translate(images: Tensor, x: float, y: float) -> Tensor:
-    pixels = [round(x * images.shape[3]), round(y * images.shape[2])]
-    return tv.affine(images, angle=0.0, translate=pixels, scale=1.0, shear=[0.0, 0.0])
 
 
 OPERATIONS: tuple[tuple[Callable[[Tensor, float], Tensor], float, float], ...] = (
@@ -33,14 +36,14 @@ OPERATIONS: tuple[tuple[Callable[[Tensor, float], Tensor], float, float], ...] =
     (tv.adjust_brightness, 0.05, 0.95),
     (tv.adjust_saturation, 0.05, 0.95),
     (tv.adjust_contrast, 0.05, 0.95),
-    (tv.adjust_sharpness, 0.05, 0.95),
+    (sharpness, 0.05, 0.95),
     (lambda images, bits: tv.posterize(images, int(bits)), 4.0, 8.0),
     (lambda images, threshold: tv.solarize(images, int(threshold)), 0.0, 255.0),
-    (tv.rotate, -30.0, 30.0),
+    (rotate, -30.0, 30.0),
     (shear_x, -0.3, 0.3),
     (shear_y, -0.3, 0.3),
-    (lambda images, x: _translate(images, x, 0.0), -0.3, 0.3),
-    (lambda images, y: _translate(images, 0.0, y), -0.3, 0.3),
+    (lambda images, x: translate_x(images, float(round(x * images.shape[3]))), -0.3, 0.3),
+    (lambda images, y: translate_y(images, float(round(y * images.shape[2]))), -0.3, 0.3),
 )
 """Operations, with the ranges of their magnitudes."""
 
@@ -77,5 +80,5 @@ def _cut(images: Tensor, chances: Tensor) -> Tensor:
     across = (columns >= left) & (columns <= left + side)
     down = (rows >= top) & (rows <= top + side)
     colour = _GREY if channels == 3 else (sum(_GREY) // 3,)
-    grey = torch.tensor(colour, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
+    grey = torch.tensor(colour, dtype=images.dtype).view(1, -1, 1, 1).to(images.device, non_blocking=True)
     return torch.where((down.unsqueeze(2) & across.unsqueeze(1)).unsqueeze(1), grey, images)
