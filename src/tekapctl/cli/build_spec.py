@@ -75,10 +75,13 @@ def build_spec(kind: Kind, given: Mapping[str, Any]) -> "TeacherSpec | StudentSp
     if recipe is None and file is None and given.get("preset") is None and _is_fine_tuning(values):
         recipe = "finetune"
         _say_once("recipe: finetune, since the network is pretrained and the images are yours; --recipe names another")
-    if recipe is not None:
-        values = _with_recipe(specs.recipe(recipe).table, values)
+    values = _with_recipe(specs.recipe(recipe).table if recipe is not None else {}, values)
     given = {**given, "recipe": recipe}
-    return specs.parse(_changed(table, values)) if kind == "teacher" else _student_spec(table, given, values)
+    if kind == "student":
+        return _student_spec(table, given, values)
+    spec = specs.parse(_changed(table, values))
+    _warn_of_long_warmups(spec)
+    return spec
 
 
 def _is_fine_tuning(values: Mapping[str, Any]) -> bool:
@@ -103,8 +106,11 @@ def _with_recipe(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[s
     mine = values.get("data.augment", [])
     if isinstance(mine, list):
         names = {_name_of(each) for each in mine}
-        augment = [each for each in found.get("data.augment", []) if _name_of(each) not in names] + mine
-        return found | dict(values) | ({"data.augment": augment} if augment else {})
+        augment = [each for each in found.get("data.augment", []) if _name_of(each) not in names]
+        # The last of a name counts; mixup and cutmix of 0 are switched off.
+        latest = {_name_of(each): each for each in mine}
+        augment += [each for each in latest.values() if not (isinstance(each, Mapping) and each.get("alpha") == 0)]
+        return found | dict(values) | ({"data.augment": augment} if augment or mine else {})
     return found | dict(values)
 
 
@@ -165,13 +171,19 @@ def _student_spec(table: Mapping[str, Any], given: Mapping[str, Any], values: di
             _say_once(f"no longer the published experiment {known.name}: {presets.listed(changed)}")
     elif by_method:
         _say_what_is_published(known, spec, values, file, given["recipe"])
-    warmup = getattr(spec.method, "warmup_epochs", 0) if spec.beta else 0
-    for path, epochs in (("method.warmup_epochs", warmup), ("schedule.warmup_epochs", spec.schedule.warmup_epochs)):
+    _warn_of_long_warmups(spec)
+    return spec
+
+
+def _warn_of_long_warmups(spec: "TeacherSpec | StudentSpec") -> None:
+    warmups = {"schedule.warmup_epochs": spec.schedule.warmup_epochs}
+    if spec.kind == "student" and spec.beta:
+        warmups["method.warmup_epochs"] = getattr(spec.method, "warmup_epochs", 0)
+    for path, epochs in warmups.items():
         if epochs > 1 and epochs >= spec.epochs:
             _say_once(
                 f"warning: {path} is {epochs} and the run has {spec.epochs} epochs: the warm-up lasts the whole run"
             )
-    return spec
 
 
 def _say_what_is_published(

@@ -48,7 +48,13 @@ def _augmentations(texts: list[str]) -> dict[str, Any]:
     found = []
     for text in texts:
         name, _, settings = text.partition(":")
-        found.append({"name": name, **named_values([each for each in settings.split(",") if each], "--augment")})
+        pairs = [each for each in settings.split(",") if each]
+        if not all("=" in pair for pair in pairs):
+            raise UsageError(
+                f"--augment {text!r} is not an augmentation.",
+                "Write NAME, or NAME:SETTING=VALUE,SETTING=VALUE, such as randaugment:magnitude=7,operations=1.",
+            )
+        found.append({"name": name, **named_values(pairs, "--augment")})
     return {"data.augment": found}
 
 
@@ -151,13 +157,14 @@ TABLE = (
     SpecOption("--train-fraction FRACTION", "data.train_fraction", float, "Data",
                "Train on a random fraction (0-1) of each class.", default=1.0),
     SpecOption("--val-fraction FRACTION", "data.val_fraction", float, "Data",
-               "Hold out a fraction (0-1) of the training images to choose the best epoch.", default=0.0),
+               "Hold out a fraction (0-1) of the training images to evaluate epochs on, and not on the test images.",
+               default=0.0),
     SpecOption("--augment NAME", "data.augment", str, "Data",
                "Augmentation of training images, e.g. randaugment or randaugment:magnitude=7. Repeatable.",
                repeatable=True, complete=complete.augmentations, fields=_augmentations),
-    SpecOption("--mixup ALPHA", "data.augment", float, "Data", "Mix pairs of images and their labels.",
+    SpecOption("--mixup ALPHA", "data.augment", float, "Data", "Mix pairs of images and their labels, e.g. 0.2.",
                fields=lambda alpha: {"data.augment": [{"name": "mixup", "alpha": alpha}]}),
-    SpecOption("--cutmix ALPHA", "data.augment", float, "Data", "Paste a patch of another image into each image.",
+    SpecOption("--cutmix ALPHA", "data.augment", float, "Data", "Paste a patch of another image into each, e.g. 1.",
                fields=lambda alpha: {"data.augment": [{"name": "cutmix", "alpha": alpha}]}),
     SpecOption("--data-dir DIR", "data.folder", Path, "Data", "Folder with the dataset files."),
     SpecOption("--method NAME", "method.name", str, "Method",
@@ -189,18 +196,19 @@ TABLE = (
                default="step", complete=complete.schedules),
     SpecOption("--warmup-epochs N", "schedule.warmup_epochs", int, "Optimization",
                "Epochs of linear warm-up of the learning rate.", default=0),
-    SpecOption("--lr LR", "optimizer.learning_rate", float, "Optimization", "Initial learning rate.",
+    SpecOption("--lr LR", "optimizer.learning_rate", float, "Optimization",
+               "Learning rate, before decay and after warm-up.",
                default_text="as published for the network, or the optimizer's"),
     SpecOption("--weight-decay WD", "optimizer.weight_decay", float, "Optimization", "Weight decay.",
                default_text="0.0005 for sgd"),
     SpecOption("--label-smoothing FRACTION", "label_smoothing", float, "Optimization",
                "Share of each label that is spread over all classes.", default=0.0),
     SpecOption("--ema DECAY", "ema", float, "Optimization",
-               "Keep an exponential moving average of the weights, e.g. 0.999.", default=0.0),
+               "Average the weights exponentially, with this decay per step, e.g. 0.999.", default_text="no average"),
     SpecOption("--clip-grad NORM", "optimizer.clip_grad", float, "Optimization",
                "Clip the gradient's L2 norm.", default_text="no clipping"),
     SpecOption("--accumulate N", "accumulate", int, "Optimization",
-               "Split each batch into N parts and accumulate their gradients, to save memory.", default=1),
+               "Split each batch into N parts to save memory; the batch size stays.", default=1),
     SpecOption("--seed N", "seed", int, "Run", "Random seed.", default=0),
     SpecOption("--checkpoint-minutes MINUTES", "checkpoint_minutes", float, "Run",
                "Minutes between checkpoints within an epoch.", default=10.0),
@@ -218,7 +226,7 @@ TABLE = (
                "Start from a published experiment (see `tekapctl presets`).",
                only="student", complete=complete.presets),
     SpecOption("--recipe NAME", None, str, "Configuration",
-               "Start from a training recipe: cifar, imagenet-90, timm-a3, deit or finetune.",
+               "Training recipe, which options change: cifar, imagenet-90, timm-a3, deit or finetune.",
                complete=complete.recipes),
     SpecOption("--spec FILE", None, Path, "Configuration", "Start from the spec in a TOML or JSON file."),
     SpecOption("--set KEY=VALUE", None, str, "Configuration",

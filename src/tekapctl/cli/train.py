@@ -181,13 +181,18 @@ def _run(train: Callable[[Any], dict[str, Any]], label: str, *, processes: int, 
     fields = {
         "run": summary["run"],
         "top-1": f"{console.percent(summary['last_top1'])} % after the last epoch "
-        f"(best {console.percent(summary['best_top1'])} % in epoch {summary['best_epoch']})",
+        f"({'chosen by validation' if 'best_val_top1' in summary else 'best'}: "
+        f"{console.percent(summary['best_top1'])} % in epoch {summary['best_epoch']})",
         "parameters": f"{evaluation['parameters']:,}",
         "time": console.duration(summary["seconds"]),
     }
+    if "ema_top1" in summary:
+        fields["average"] = f"{console.percent(summary['ema_top1'])} % with the averaged weights"
     if "teacher" in summary:
-        fields["teacher"] = f"{summary['teacher']['model']}, top-1 {console.percent(summary['teacher']['top1'])} %"
-        fields["agreement"] = f"{console.percent(evaluation['agreement'])} % with the teacher"
+        fields["teacher"] = summary["teacher"]["model"]
+        if summary["teacher"]["top1"] is not None:
+            fields["teacher"] += f", top-1 {console.percent(summary['teacher']['top1'])} %"
+            fields["agreement"] = f"{console.percent(evaluation['agreement'])} % with the teacher"
     console.show_fields({**fields, "next": f"tekapctl evaluate {summary['run']}"})
 
 

@@ -18,6 +18,7 @@ from tekapctl.cli.options import option
 from tekapctl.cli.progress import epoch_line
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.store.home import Home
+from tekapctl.store.metrics import split_of, top1_of
 
 if TYPE_CHECKING:
     from tekapctl.commands.runs import Progress
@@ -66,8 +67,11 @@ def _conclude(state: "Progress") -> None:
         TekapctlError: It did not finish.
     """
     if state.status == "finished":
-        top1 = console.percent(state.metrics[-1]["test_top1"]) if state.metrics else "unknown"
-        console.say(f"finished: top-1 {top1} % after the last epoch; `tekapctl evaluate {state.run}` shows more")
+        top1 = console.percent(top1_of(state.metrics[-1])) if state.metrics else "unknown"
+        where = "validation" if state.metrics and split_of(state.metrics[-1]) == "val" else "test"
+        console.say(
+            f"finished: {where} top-1 {top1} % after the last epoch; `tekapctl evaluate {state.run}` shows more"
+        )
         return
     if state.status == "failed":
         problem = f"The run {state.run} failed: {(state.error or 'unknown reason').rstrip('.')}."

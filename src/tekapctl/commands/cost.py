@@ -92,10 +92,12 @@ def _memory(spec: RunSpec, student: models.Network, teachers: list[models.Networ
     channels, height, width = image = (shape.channels, shape.height, shape.width)
     padded = channels * (height + 2 * spec.data.padding) * (width + 2 * spec.data.padding)
     images = 0 if spec.data.streams(home.datasets) else count * padded + shape.test_images * channels * height * width
-    weights = 3 * parameters(student) + sum(map(parameters, teachers))  # the student's with gradients and momentum
+    # The student's with gradients and momentum, and their average.
+    weights = (4 if spec.ema else 3) * parameters(student) + sum(map(parameters, teachers))
     # A teacher's pass keeps no activations for a backward pass.
     activations = _activations(student, image) + sum(_activations(teacher, image) // 8 for teacher in teachers)
-    total = images + _FLOAT_BYTES * (weights + spec.batch_size * activations)
+    at_once = -(-spec.batch_size // spec.accumulate)
+    total = images + _FLOAT_BYTES * (weights + at_once * activations)
     if isinstance(spec, StudentSpec):
         total += spec.method.memory_bytes(count, spec.batch_size, len(teachers))
     return total

@@ -119,7 +119,9 @@ def find(
         run = Run(path.resolve().parent)
         is_of_run = run.kind() is not None and path.name in WEIGHTS.values()
         return Reference(str(path.resolve()), path, f"checkpoint {path}", run if is_of_run else None)
-    run_name, _, which = name.partition(":")
+    run_name, colon, which = name.partition(":")
+    if colon and which not in WEIGHTS and (run_name == "latest" or run_name[:2].isdigit()):
+        raise UsageError(f"A run has no weights named {which!r}.", f"Name {', '.join(WEIGHTS)}.")
     if which not in WEIGHTS and models.is_known(name):
         return _find_model(home, name, dataset if data is None else data.name, data)
     runs = Runs(home.runs)
@@ -386,6 +388,6 @@ def fit_to(trained: Trained, images: ImageSet, dataset: str, *, needs_classes: b
         raise UsageError(
             problem,
             f"Train one on these classes with `tekapctl train-teacher --model {trained.model}`, or distill from its "
-            "features alone, as the methods embed and seed do.",
+            "features alone (alpha 0), as the methods embed and seed do.",
         )
     return False

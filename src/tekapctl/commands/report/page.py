@@ -27,7 +27,13 @@ def page(groups: Sequence[Group], baseline: Group, rows: Sequence[Row], predicto
 
     A study's section, from `opening`, replaces the table's own significance tests.
     """
-    how = "Mean and standard deviation over seeds after the last epoch. The best epoch was selected on the test images."
+    summaries = [one.summary for group in groups for one in group.runs.values()]
+    by_validation = [summary for summary in summaries if "best_val_top1" in summary]
+    chosen = "validation" if len(by_validation) == len(summaries) else "validation or" if by_validation else "test"
+    how = (
+        "Mean and standard deviation over seeds after the last epoch. The best epoch was selected on the "
+        f"{chosen}{' test' if chosen == 'validation or' else ''} images."
+    )
     if not opening:
         how += (
             " Differences are paired by seed, with 95 % Student's t intervals; p-values are Holm-corrected for all "
