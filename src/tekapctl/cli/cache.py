@@ -46,7 +46,7 @@ def warm_cache(
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Precompute teacher outputs for all augmented views of the training images.
+    """Precompute teacher outputs for all views of the training images, or for all epochs of a run.
 
     Takes the options of `distill`; runs with --cache-teacher use the cache. You can interrupt it: outputs that are
     already cached are not computed again.

@@ -68,10 +68,8 @@ def _conclude(state: "Progress") -> None:
     """
     if state.status == "finished":
         top1 = console.percent(top1_of(state.metrics[-1])) if state.metrics else "unknown"
-        where = "validation" if state.metrics and split_of(state.metrics[-1]) == "val" else "test"
-        console.say(
-            f"finished: {where} top-1 {top1} % after the last epoch; `tekapctl evaluate {state.run}` shows more"
-        )
+        where = "validation " if state.metrics and split_of(state.metrics[-1]) == "val" else ""
+        console.say(f"finished: {where}top-1 {top1} % after the last epoch; `tekapctl evaluate {state.run}` shows more")
         return
     if state.status == "failed":
         problem = f"The run {state.run} failed: {(state.error or 'unknown reason').rstrip('.')}."

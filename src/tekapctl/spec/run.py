@@ -249,9 +249,7 @@ class StudentSpec(RunSpec):
     )
     tekap: TekapSpec = TekapSpec()
     angular: AngularSpec = AngularSpec()
-    cache_teacher: bool = Field(
-        False, description="Cache the teacher's outputs for each view of each image on disk and reuse them across runs."
-    )
+    cache_teacher: bool = Field(False, description="Cache the teacher's outputs on disk and reuse them across runs.")
     diagnose: bool = Field(
         False,
         description="After each epoch, log the diversity of the augmented teachers and the effect of their noise.",
