@@ -86,8 +86,8 @@ def build_spec(kind: Kind, given: Mapping[str, Any]) -> "TeacherSpec | StudentSp
 
 def _is_fine_tuning(values: Mapping[str, Any]) -> bool:
     """Whether pretrained weights are trained on the user's own images, with nothing said about how."""
-    arguments = values.get("model_args", {})
-    is_pretrained = bool(arguments.get("weights") or arguments.get("pretrained"))
+    arguments = values.get("model_args")
+    is_pretrained = isinstance(arguments, Mapping) and bool(arguments.get("weights") or arguments.get("pretrained"))
     is_own = str(values.get("data.name", "")).partition(":")[0] in ("folder", "hf")
     return is_pretrained and is_own and not any(path.startswith(("optimizer", "schedule")) for path in values)
 

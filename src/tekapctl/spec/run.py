@@ -1,7 +1,7 @@
 """Run specs: everything that a run depends on, checked, frozen, and kept with the run."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -140,7 +140,7 @@ class RunSpec(Settings):
         return values
 
     @model_validator(mode="after")
-    def _check_accumulation(self) -> Self:
+    def _check_accumulation(self) -> "RunSpec":
         if self.accumulate > max(1, self.batch_size // 2):
             raise ValueError(f"accumulate splits batches of {self.batch_size} into parts of less than two images")
         return self
