@@ -5,8 +5,10 @@ import tomllib
 
 import pytest
 
-from data.test_folder import picture
+from cli.test_spec_options import given
 from helpers.program import run
+from tekapctl.cli.build_spec import build_spec
+from tekapctl.settings import Settings
 from tekapctl.spec import RECIPES
 
 QUICK = ("--dataset", "digits", "--train-fraction", "0.2", "--epochs", "2", "--device", "cpu")
@@ -77,17 +79,17 @@ def test_options_change_a_part_of_a_recipe(tmp_path):
     assert spec("--lr", "0.01")["optimizer"]["name"] == "adamw"
 
 
-def test_pretrained_networks_are_fine_tuned_on_ones_own_images(tmp_path):
-    for part in ("train", "test"):
-        for label in ("a", "b"):
-            picture(tmp_path / "images" / part / label / "0.jpg", 0)
-    words = ("train-teacher", "--dataset", f"folder:{tmp_path / 'images'}", "--dry-run", "--model", "timm:test_resnet")
-    plain = run(tmp_path / "home", *words)
-    assert tomllib.loads(plain.out)["optimizer"]["name"] == "sgd"
-    tuned = run(tmp_path / "home", *words, "--model-arg", "pretrained=true", HF_HUB_OFFLINE="1")
-    assert "recipe: finetune" in tuned.err
-    own = run(tmp_path / "home", *words, "--model-arg", "pretrained=true", "--lr", "0.1", HF_HUB_OFFLINE="1")
-    assert "recipe: finetune" not in own.err
+def test_pretrained_networks_are_fine_tuned_on_ones_own_images():
+    def spec(**options) -> Settings:
+        values = {"model": "timm:test_resnet", "dataset": "folder:images", **options}
+        return build_spec("teacher", given("teacher", **values))
+
+    pretrained = {"model_arg": ["pretrained=true"]}
+    assert spec().optimizer.name == "sgd"
+    assert spec(**pretrained).optimizer.layer_decay == 0.75
+    assert spec(**pretrained, lr=0.1).optimizer.name == "sgd"
+    assert spec(**pretrained, recipe="cifar").optimizer.name == "sgd"
+    assert spec(**pretrained, dataset="cifar100").optimizer.name == "sgd"
 
 
 @pytest.mark.parametrize(
