@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 # The suite runs a process a core: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +18,27 @@ install_import_hook("tekapctl", "beartype.beartype")
 # How long an example takes depends on what else the machine does.
 settings.register_profile("tekapctl", deadline=None)
 settings.load_profile("tekapctl")
+
+
+SLOW = ("cli", "cuda", "distributed", "reliability")
+"""Folders of tests that start processes or take whole runs; `make test-fast` leaves them out."""
+SLOW_FILES = (
+    "test_matrix",
+    "test_resuming",
+    "test_training",
+    "test_many_students",
+    "test_teaching",
+    "test_diagnosis",
+    "test_other_teachers",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of these folders and files as slow."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in SLOW or item.path.stem in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
