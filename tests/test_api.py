@@ -48,4 +48,4 @@ def test_a_spec_or_its_fields_are_taken(tmp_path):
 
 def test_importing_the_package_does_not_import_pytorch():
     code = "import sys, tekapctl; assert 'torch' not in sys.modules; tekapctl.distill; assert 'torch' in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True)

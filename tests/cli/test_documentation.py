@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from helpers.documentation import PAGES, ROOT, blocks
 
 
@@ -26,11 +24,10 @@ def test_links_between_pages_lead_somewhere():
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.timeout(600)
 def test_the_tutorial_does_what_it_says(tekapctl, tmp_path):
     text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     script = "\n".join(block for block in blocks(text) if "pip install" not in block and "tekapctl" in block)
     environment = os.environ | {
         "TEKAPCTL_HOME": str(tmp_path / "home"),
@@ -44,7 +41,6 @@ def test_the_tutorial_does_what_it_says(tekapctl, tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=540,
     )
     assert done.returncode == 0, done.stderr
     assert "kd + TeKAP" in done.stdout

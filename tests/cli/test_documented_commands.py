@@ -230,7 +230,6 @@ def sittings() -> list[object]:
     return found
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("documented", sittings())
 def test_every_command_works(documented, prepared, tmp_path):
     reader = replace(prepared, place=tmp_path)

@@ -6,13 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from helpers.server import serving
+from helpers.waiting import until
 from tekapctl import __version__
 from tekapctl.models import build
 from tekapctl.spec import loads
@@ -28,7 +28,7 @@ def test_help_is_quick_to_start_and_has_examples(tekapctl):
     "command", [[sys.executable, "-m", "tekapctl"], [str(Path(sys.executable).with_name("tekapctl"))]]
 )
 def test_it_is_a_command_and_a_module(command):
-    told = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    told = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
     assert told == f"tekapctl {__version__}\n"
 
 
@@ -404,11 +404,9 @@ def test_an_interrupted_run_exits_130_and_goes_on_as_if_it_had_not_been(tekapctl
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 120
-    while not list(home.glob("runs/*/metrics.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until(lambda: list(home.glob("runs/*/metrics.jsonl")), lambda: process.poll() is None)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate()
     assert process.returncode == 130, err
     assert "Traceback" not in err
     program = type(tekapctl)(home)

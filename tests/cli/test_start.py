@@ -25,7 +25,7 @@ finally:
 def started(home, *words, **variables) -> subprocess.CompletedProcess:
     environment = os.environ | {"TEKAPCTL_HOME": str(home), "COLUMNS": "80", **variables}
     command = [sys.executable, "-c", PROGRAM, *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=240)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
 
 @pytest.fixture(scope="module")

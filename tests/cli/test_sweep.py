@@ -4,13 +4,13 @@ import os
 import signal
 import stat
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from helpers.program import run, start
 from helpers.result import Result
+from helpers.waiting import until
 from tekapctl import train_teacher
 from tekapctl.data.datasets.digits import Digits
 
@@ -73,13 +73,6 @@ def refuses(home, *arguments: str, **variables: str) -> str:
     assert "Traceback" not in told.err
     assert told.out == ""
     return " ".join(told.err.split())
-
-
-def until(what, seconds: float = 500) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def epochs(home, words: str) -> int:

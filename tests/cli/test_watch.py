@@ -6,11 +6,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from helpers.events import in_metrics, in_tensorboard
+from helpers.waiting import until
 from tekapctl.store.run import Run
 
 RUN = ["train-teacher", "--model", "resnet8", "--dataset", "digits", "--device", "cpu"]
@@ -26,11 +26,9 @@ def start(home, *arguments: str, **pipes) -> subprocess.Popen:
     )
 
 
-def await_epochs(home, number: int) -> None:
-    deadline = time.monotonic() + 120
-    while sum(len(path.read_text().splitlines()) for path in home.glob("runs/*/metrics.jsonl")) < number:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def await_epoch(home, run: subprocess.Popen) -> None:
+    """Wait for a run's first epoch."""
+    until(lambda: any(path.read_text() for path in home.glob("runs/*/metrics.jsonl")), lambda: run.poll() is None)
 
 
 @pytest.fixture
@@ -40,16 +38,20 @@ def program(tekapctl, tmp_path):
 
 def test_a_run_is_watched_until_it_has_finished(program):
     run = start(program.home, *RUN, "--epochs", "30")
-    await_epochs(program.home, 1)
+    await_epoch(program.home, run)
+    run.send_signal(signal.SIGSTOP)  # until it is watched
     now = program("watch", "--once", "--json").json
-    watched = program("watch", "--interval", "0.2")
-    _, err = run.communicate(timeout=120)
+    watching = start(program.home, "watch", "--interval", "0.2")
+    first = watching.stdout.readline()
+    run.send_signal(signal.SIGCONT)
+    _, err = run.communicate()
     assert run.returncode == 0, err
+    out, said = watching.communicate()
     assert now["status"] == "running"
     assert now["epochs"] == 30
     assert now["steps"] == 21
     assert now["seconds_left"] > 0
-    first, *lines = watched.out.splitlines()
+    lines = out.splitlines()
     begun = int(first.removeprefix("running, ").split()[0])
     assert [line.split(":")[0] for line in lines] == [f"epoch {n}/30" for n in range(begun + 1, 31)]
     told, shown = (
@@ -57,18 +59,18 @@ def test_a_run_is_watched_until_it_has_finished(program):
         for each in (err.splitlines(), lines)
     )
     assert shown == told[begun:], "watching says what the run says"
-    assert "finished: top-1" in watched.err
+    assert "finished: top-1" in said
 
 
 def test_a_run_that_is_stopped_ends_the_watching_with_how_to_go_on(program):
     run = start(program.home, *RUN, "--epochs", "500")
-    await_epochs(program.home, 1)
+    await_epoch(program.home, run)
     watching = start(program.home, "watch", "--interval", "0.1")
     assert "running" in watching.stdout.readline()
     assert "/500: loss" in watching.stdout.readline()
     run.send_signal(signal.SIGINT)
-    run.communicate(timeout=60)
-    out, err = watching.communicate(timeout=60)
+    run.communicate()
+    out, err = watching.communicate()
     assert watching.returncode == 1, err
     found = program("runs", "list", "--json").json[0]
     assert found["status"] == "interrupted"
@@ -84,10 +86,7 @@ def test_steps_within_a_long_epoch_are_seen(program):
     # An epoch of 1,297 steps.
     run = start(program.home, *RUN, "--epochs", "2", "--batch-size", "1")
     try:
-        deadline = time.monotonic() + 120
-        while not list(program.home.glob("runs/*/progress.json")):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: list(program.home.glob("runs/*/progress.json")), lambda: run.poll() is None)
         steps = []
         while len(set(steps)) < 2 and run.poll() is None:
             steps.append(program("watch", "--once", "--json").json["step"])
@@ -100,17 +99,19 @@ def test_steps_within_a_long_epoch_are_seen(program):
 
 def test_a_terminal_shows_a_table_that_is_redrawn(program):
     run = start(program.home, *RUN, "--epochs", "20")
-    await_epochs(program.home, 1)
+    await_epoch(program.home, run)
+    run.send_signal(signal.SIGSTOP)  # until it is watched
     outside, inside = pty.openpty()
     watching = start(program.home, "watch", "--interval", "0.2", stdout=inside, stderr=inside)
     os.close(inside)
-    shown = b""
+    shown = os.read(outside, 65536)
+    run.send_signal(signal.SIGCONT)
     while watching.poll() is None or shown.endswith(b"more"):
         try:
             shown += os.read(outside, 65536)
         except OSError:  # the end of a terminal
             break
-    run.communicate(timeout=60)
+    run.communicate()
     assert watching.wait() == 0
     text = shown.decode()
     assert "20 of 20 epochs done" in text
@@ -128,23 +129,23 @@ def test_what_cannot_be_watched_is_refused(program, tekapctl, teacher):
 
 def test_a_run_whose_folder_goes_away_ends_the_watching(program, tmp_path):
     run = start(program.home, *RUN, "--epochs", "500")
-    await_epochs(program.home, 1)
+    await_epoch(program.home, run)
     watching = start(program.home, "watch", "--interval", "0.1")
     assert "running" in watching.stdout.readline()
     (folder,) = program.home.glob("runs/*")
     folder.rename(tmp_path / "elsewhere")
-    _, err = watching.communicate(timeout=60)
+    _, err = watching.communicate()
     assert watching.returncode == 1
     assert f"The run {folder.name} was removed." in err
-    run.communicate(timeout=60)
+    run.communicate()
     assert run.returncode == 1
 
 
 def test_a_run_that_is_stopped_and_resumed_is_in_tensorboard_once(program):
     run = start(program.home, *RUN, "--epochs", "20", "--track", "tensorboard")
-    await_epochs(program.home, 1)
+    await_epoch(program.home, run)
     run.send_signal(signal.SIGINT)
-    run.communicate(timeout=60)
+    run.communicate()
     assert run.returncode == 130
     resumed = program("resume", "latest", "--json")
     assert "tracker" not in resumed.err

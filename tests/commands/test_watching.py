@@ -68,6 +68,7 @@ ENTRIES = st.fixed_dictionaries(dict.fromkeys(entry(1), NUMBERS))
 @given(metrics=st.lists(ENTRIES, max_size=3), notes=NOTES, held=st.booleans())
 def test_a_run_with_any_numbers_can_be_watched(tmp_path_factory, metrics, notes, held):
     run = Run(Path(tmp_path_factory.mktemp("run")))
+    (run.path / "run.json").write_text("{}")
     (run.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
     (run.path / "progress.json").write_text(json.dumps(notes))
     if held:

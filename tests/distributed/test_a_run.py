@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 
 import pytest
 
@@ -42,10 +41,7 @@ def start_several(count: int, home, *arguments: str) -> list[Started]:
 
 
 def await_epoch(started: Started) -> None:
-    deadline = time.monotonic() + 60
-    while "epoch 1/" not in started.err.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    started.until(lambda: "epoch 1/" in started.err.read_text())
 
 
 def history(home, summary: str) -> list[dict]:

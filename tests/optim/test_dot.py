@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from tekapctl.distributed.communicator import SINGLE_PROCESS
 from tekapctl.distributed.data_parallel import DataParallelStep
 from tekapctl.errors import UsageError
-from tekapctl.optim import Optimizer, Trained
+from tekapctl.optim import Optimizer, Trainable
 from tekapctl.optim.dot import DOTSpec
 from tekapctl.spec import parse
 
@@ -20,7 +20,7 @@ def losses(layer: nn.Linear, step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def dot(layer: nn.Linear, **settings) -> Optimizer:
-    return DOTSpec(**settings).build([Trained(parameter) for parameter in layer.parameters()], torch.device("cpu"))
+    return DOTSpec(**settings).build([Trainable(parameter) for parameter in layer.parameters()], torch.device("cpu"))
 
 
 def step(optimizer: Optimizer, task: torch.Tensor, distillation: torch.Tensor) -> None:

@@ -35,7 +35,7 @@ def loss_of(network: Small, step: int) -> torch.Tensor:
 
 def build(name: str, network: Small, **settings) -> Optimizer:
     spec = OPTIMIZERS[name](**settings)
-    return spec.build(spec.trained(network, network.classifier, nn.Identity()), CPU)
+    return spec.build(spec.trainable(network, network.classifier, nn.Identity()), CPU)
 
 
 def train(network: Small, optimizer: torch.optim.Optimizer, steps: int = 4) -> Small:
@@ -132,7 +132,7 @@ def test_norms_and_biases_can_be_left_without_decay():
 def test_earlier_blocks_learn_more_slowly(name):
     network = models.build(name, 10, 3)
     spec = OPTIMIZERS["sgd"](learning_rate=0.1, layer_decay=0.5)
-    optimizer = spec.build(spec.trained(network, network.classifier_layer, Classification()), CPU)
+    optimizer = spec.build(spec.trainable(network, network.classifier_layer, Classification()), CPU)
     optimizer.set_learning_rate(0.2)
     rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
     in_order = [rates[id(parameter)] for parameter in network.parameters()]

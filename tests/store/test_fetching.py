@@ -6,7 +6,6 @@ import shutil
 import socket
 import tarfile
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,11 +174,10 @@ ENDLESS = {
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_a_server_that_never_ends_is_given_up(parts, name):
-    patience = Patience(attempts=1, silence=5.0, answer=0.3, deadline=0.6)
-    began = time.monotonic()
+    # The time allowed between two pieces would never end it.
+    patience = Patience(attempts=1, silence=3600.0, answer=0.3, deadline=0.6)
     with answering(ENDLESS[name]) as address, pytest.raises(TekapctlError, match=r"in time|in a circle"):
         get(f"{address}/file", parts, patience=patience)
-    assert time.monotonic() - began < 5  # the time between two pieces alone would never end it
 
 
 def test_a_server_that_dribbles_is_given_up(served, parts):

@@ -8,7 +8,7 @@ from typing import Any
 
 from tekapctl.errors import TekapctlError
 from tekapctl.store.metrics import has_top1, top1_of
-from tekapctl.store.run import WEIGHTS, Run, Status
+from tekapctl.store.run import MARK, WEIGHTS, Run, Status
 
 _NEEDED = ("epoch", "train_loss", "train_top1", "images_per_second", "train_seconds", "test_seconds")
 _RECENT = 5
@@ -60,7 +60,8 @@ def progress_of(run: Run) -> Progress:
     """
     # Read the status first: if the run has ended, the files read next are final.
     status = run.status
-    if not run.path.is_dir():
+    # A run that goes on without its folder may make it again, empty.
+    if not any((run.path / name).exists() for name in ("spec.toml", MARK)):
         raise TekapctlError(f"The run {run.id} was removed.", "`tekapctl runs list` lists the runs.")
     metrics: list[dict[str, Any]] = [
         {name: int(value) if name == "epoch" else float(value) for name, value in entry.items()}

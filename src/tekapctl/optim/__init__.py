@@ -1,5 +1,5 @@
 """Optimizers, one file each, their schedules, and the average of weights."""
 
-from tekapctl.optim.optimizer import OPTIMIZERS, Optimizer, OptimizerSpec, Trained
+from tekapctl.optim.optimizer import OPTIMIZERS, Optimizer, OptimizerSpec, Trainable
 
-__all__ = ["OPTIMIZERS", "Optimizer", "OptimizerSpec", "Trained"]
+__all__ = ["OPTIMIZERS", "Optimizer", "OptimizerSpec", "Trainable"]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from tekapctl.optim.optimizer import OPTIMIZERS, Optimizer, OptimizerSpec, Trained
+from tekapctl.optim.optimizer import OPTIMIZERS, Optimizer, OptimizerSpec, Trainable
 from tekapctl.settings import Weight
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -19,18 +19,23 @@ class AdamW(Optimizer, torch.optim.AdamW):
     """`torch.optim.AdamW`."""
 
 
+class AdaptiveSpec(OptimizerSpec):
+    """The settings of optimizers with the moments of Adam."""
+
+    decay_norms: bool = Field(False, description="Apply weight decay to biases and normalization parameters too.")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Decay rates of the gradient's moments.")
+
+
 @OPTIMIZERS.register("adamw")
-class AdamWSpec(OptimizerSpec):
+class AdamWSpec(AdaptiveSpec):
     """AdamW."""
 
     name: Literal["adamw"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0, le=1e6, description="Initial learning rate.")
     weight_decay: Weight = Field(0.05, description="Weight decay, decoupled from the gradient.")
-    decay_norms: bool = Field(False, description="Apply weight decay to biases and normalization parameters too.")
-    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Decay rates of the gradient's moments.")
     eps: float = Field(1e-8, gt=0, le=1, description="Added to the denominator.")
 
-    def build(self, parameters: Sequence[Trained], device: torch.device) -> Optimizer:
+    def build(self, parameters: Sequence[Trainable], device: torch.device) -> Optimizer:
         """The fused implementation where there is one."""
         fused = device.type in ("cpu", "cuda")
         return AdamW(self.groups(parameters), betas=self.betas, eps=self.eps, fused=fused)

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from tekapctl.distributed.data_parallel import DataParallelStep
-from tekapctl.optim.optimizer import OPTIMIZERS, Optimizer, OptimizerSpec, Trained
+from tekapctl.optim.optimizer import OPTIMIZERS, Optimizer, OptimizerSpec, Trainable
 
 Gradients = list[Tensor | None]
 
@@ -29,7 +29,7 @@ class DOT(Optimizer):
 
     Attributes:
         task_gradients: The cross-entropy's gradient of each parameter.
-        distillation_gradients: That of the sum of all other losses.
+        distillation_gradients: The gradient of the sum of all other losses.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, momentum: float, delta: float) -> None:
@@ -137,6 +137,6 @@ class DOTSpec(OptimizerSpec):
             raise ValueError("momentum - delta and momentum + delta must be at least 0 and below 1")
         return self
 
-    def build(self, parameters: Sequence[Trained], device: torch.device) -> Optimizer:
-        """Ours."""
+    def build(self, parameters: Sequence[Trainable], device: torch.device) -> Optimizer:
+        """DOT with its parameter groups."""
         return DOT(self.groups(parameters), momentum=self.momentum, delta=self.delta)

@@ -11,24 +11,22 @@ import torch
 from pydantic import Field
 
 from tekapctl.errors import UsageError
-from tekapctl.optim.adamw import Beta
-from tekapctl.optim.optimizer import OPTIMIZERS, Optimizer, OptimizerSpec, Trained
+from tekapctl.optim.adamw import AdaptiveSpec
+from tekapctl.optim.optimizer import OPTIMIZERS, Optimizer, Trainable
 from tekapctl.settings import Weight
 
 
 @OPTIMIZERS.register("lamb")
-class LambSpec(OptimizerSpec):
+class LambSpec(AdaptiveSpec):
     """LAMB."""
 
     name: Literal["lamb"] = "lamb"
     learning_rate: float = Field(5e-3, gt=0, le=1e6, description="Initial learning rate.")
     weight_decay: Weight = Field(0.02, description="Weight decay.")
-    decay_norms: bool = Field(False, description="Apply weight decay to biases and normalization parameters too.")
-    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Decay rates of the gradient's moments.")
     eps: float = Field(1e-6, gt=0, le=1, description="Added to the denominator.")
 
-    def build(self, parameters: Sequence[Trained], device: torch.device) -> Optimizer:
-        """Timm's.
+    def build(self, parameters: Sequence[Trainable], device: torch.device) -> Optimizer:
+        """The optimizer of timm.
 
         Raises:
             UsageError: timm is not installed.

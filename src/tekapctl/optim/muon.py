@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from tekapctl.optim.adamw import AdamW
-from tekapctl.optim.optimizer import OPTIMIZERS, Optimizer, OptimizerSpec, Trained
+from tekapctl.optim.optimizer import OPTIMIZERS, Optimizer, OptimizerSpec, Trainable
 from tekapctl.settings import Weight
 
 _BETAS = (0.9, 0.95)
@@ -41,7 +41,7 @@ class Muon(Optimizer):
         super().__init__([*weights, *others], {})
 
     def set_learning_rate(self, rate: float) -> None:
-        """Set that of both parts."""
+        """Set the learning rate of both parts."""
         super().set_learning_rate(rate)
         for part in self._parts:
             for group in part.param_groups:
@@ -83,7 +83,7 @@ class MuonSpec(OptimizerSpec):
     decay_norms: bool = Field(False, description="Apply weight decay to biases and normalization parameters too.")
     momentum: float = Field(0.95, ge=0, lt=1, description="Nesterov momentum of the hidden layers.")
 
-    def build(self, parameters: Sequence[Trained], device: torch.device) -> Optimizer:
+    def build(self, parameters: Sequence[Trainable], device: torch.device) -> Optimizer:
         """Both optimizers as one."""
         hidden = [each for each in parameters if each.tensor.ndim > 1 and not each.is_classifier]
         others = [each for each in parameters if each.tensor.ndim <= 1 or each.is_classifier]

@@ -42,7 +42,7 @@ class Optimizer(torch.optim.Optimizer):
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trainable:
     """A parameter to train.
 
     Attributes:
@@ -79,7 +79,7 @@ class OptimizerSpec(Settings, ABC):
     )
 
     @abstractmethod
-    def build(self, parameters: Sequence[Trained], device: torch.device) -> Optimizer:
+    def build(self, parameters: Sequence[Trainable], device: torch.device) -> Optimizer:
         """The optimizer.
 
         Args:
@@ -94,7 +94,7 @@ class OptimizerSpec(Settings, ABC):
         """Factor of the learning rate for a batch size."""
         return 1.0 if self.lr_batch_size is None else batch_size / self.lr_batch_size
 
-    def groups(self, parameters: Iterable[Trained]) -> list[dict[str, Any]]:
+    def groups(self, parameters: Iterable[Trainable]) -> list[dict[str, Any]]:
         """PyTorch's parameter groups: one for each learning rate and weight decay."""
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for each in parameters:
@@ -105,7 +105,7 @@ class OptimizerSpec(Settings, ABC):
             for (scale, decay), tensors in groups.items()
         ]
 
-    def trained(self, network: nn.Module, classifier: nn.Module, objective: nn.Module) -> list[Trained]:
+    def trainable(self, network: nn.Module, classifier: nn.Module, objective: nn.Module) -> list[Trainable]:
         """The parameters to train, with their learning rates.
 
         With `layer_decay`, the network's last block has the full learning rate and each block before it `layer_decay`
@@ -123,14 +123,14 @@ class OptimizerSpec(Settings, ABC):
         blocks = [name.removeprefix("network.").rpartition(".")[0].split(".")[:2] for name, _ in named]
         order = {tuple(block): number for number, block in enumerate({tuple(block): None for block in blocks})}
         found = [
-            Trained(
+            Trainable(
                 parameter,
                 self.layer_decay ** (len(order) - 1 - order[tuple(block)]) if id(parameter) not in last else 1.0,
                 id(parameter) in last,
             )
             for (_, parameter), block in zip(named, blocks, strict=True)
         ]
-        return found + [Trained(parameter) for parameter in objective.parameters() if parameter.requires_grad]
+        return found + [Trainable(parameter) for parameter in objective.parameters() if parameter.requires_grad]
 
 
 OPTIMIZERS: Registry[type[OptimizerSpec]] = Registry("optimizer", "tekapctl.optim")

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from tekapctl.optim.optimizer import OPTIMIZERS, Optimizer, OptimizerSpec, Trained
+from tekapctl.optim.optimizer import OPTIMIZERS, Optimizer, OptimizerSpec, Trainable
 
 
 class SGD(Optimizer, torch.optim.SGD):
@@ -21,7 +21,7 @@ class SGDSpec(OptimizerSpec):
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum.")
     nesterov: bool = Field(False, description="Nesterov momentum.")
 
-    def build(self, parameters: Sequence[Trained], device: torch.device) -> Optimizer:
+    def build(self, parameters: Sequence[Trainable], device: torch.device) -> Optimizer:
         """The fused implementation where there is one."""
         return SGD(
             self.groups(parameters),

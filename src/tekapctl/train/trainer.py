@@ -104,7 +104,7 @@ class Trainer:
                 "Set requires_grad on the parameters that its factory should leave trainable.",
             )
         self._stages = Stages(spec, network, objective)
-        parameters = spec.optimizer.trained(network, network.classifier_layer, objective)
+        parameters = spec.optimizer.trainable(network, network.classifier_layer, objective)
         self.optimizer = spec.optimizer.build(parameters, self.device)
         self.average = WeightAverage(network, spec.ema) if spec.ema else None
 

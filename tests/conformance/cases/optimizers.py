@@ -11,7 +11,7 @@ from conformance.registry import evaluates
 from conformance.vectors import Case
 from tekapctl.distributed.communicator import SINGLE_PROCESS
 from tekapctl.distributed.data_parallel import DataParallelStep
-from tekapctl.optim import Trained
+from tekapctl.optim import Trainable
 from tekapctl.optim.dot import DOT, DOTSpec
 
 
@@ -20,7 +20,7 @@ def dot(x: Case) -> Iterator[tuple[str, Any]]:
     """Steps on a linear model: `both` has gradients of both losses, `task` and `kd` of one each."""
     both, task, kd = (nn.Parameter(x.at(f"parameter_{name}", 0)) for name in ("both", "task", "kd"))
     spec = DOTSpec(momentum=x.momentum, weight_decay=x.weight_decay, delta=x.delta)
-    optimizer = spec.build([Trained(both), Trained(task), Trained(kd)], torch.device("cpu"))
+    optimizer = spec.build([Trainable(both), Trainable(task), Trainable(kd)], torch.device("cpu"))
     assert isinstance(optimizer, DOT)
     yield "momentum_task", x.momentum - x.delta
     yield "momentum_kd", x.momentum + x.delta

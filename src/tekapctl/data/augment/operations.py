@@ -18,9 +18,13 @@ from tekapctl.errors import UsageError
 
 
 def moved(images: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
-    """Move the images' pixels as a function of torchvision's does that takes each from one place.
+    """Apply a geometric function of torchvision that copies each pixel from one place.
 
-    The function moves the numbers of the pixels, on the CPU: on a GPU it would wait for the device.
+    It is applied to the pixels' numbers on the CPU, since on a GPU it would wait for the device.
+
+    Args:
+        images: The images.
+        move: The function; takes and returns one image with one channel.
     """
     height, width = images.shape[2:]
     numbers = torch.arange(1.0, height * width + 1).view(1, 1, height, width)
@@ -49,7 +53,7 @@ def rotate(images: Tensor, degrees: float) -> Tensor:
 
 
 def sharpness(images: Tensor, factor: float) -> Tensor:
-    """Torchvision's `adjust_sharpness`, whose kernel is a tensor that the device waits for."""
+    """As torchvision's `adjust_sharpness`, with a kernel that is made on the device."""
     channels, height, width = images.shape[1:]
     if min(height, width) <= 2:
         return images
