@@ -78,6 +78,7 @@ def distill(
     tekapctl distill --method crd --alpha 1 --beta 0.8      # CRD + KD + TeKAP
     tekapctl distill --teacher resnet32x4 --student resnet8x4 --method dkd
     tekapctl distill --preset dkd/resnet32x4-resnet8x4      # as published
+    tekapctl distill --schedule cosine --augment trivialaugment --ema 0.999
     tekapctl distill --method kd --keep-effect weight       # ablation of TeKAP
     """
     if resumed is not None:
