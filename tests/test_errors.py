@@ -33,7 +33,7 @@ def test_a_lack_of_memory_says_whose_and_what_to_do(error, whose):
     with pytest.raises(OutOfMemoryError) as raised, failures_in_words("the step", smaller=smaller_batches(64)):
         raise error
     assert raised.value.problem == f"{whose} has too little memory for the step."
-    assert raised.value.remedy == "Try --batch-size 32."
+    assert raised.value.remedy == "Try `batch_size=32`."
     assert raised.value.exit_code == 1
     assert raised.value.__cause__ is error
 

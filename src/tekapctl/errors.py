@@ -65,8 +65,8 @@ class OutOfMemoryError(TekapctlError):
 def failures_in_words(
     place: str | Callable[[], str],
     *,
-    smaller: str = "Use a smaller --batch-size, or another --device.",
-    remedy: str = "--debug shows where it was raised.",
+    smaller: str = "Use a smaller `batch_size`, or another `device`.",
+    remedy: str = "`debug` shows where it was raised.",
     spared: tuple[type[Exception], ...] = (OSError,),
 ) -> Iterator[None]:
     """Translate any exception into one of the program's errors. Also a decorator.
@@ -95,7 +95,7 @@ def failures_in_words(
 
 def smaller_batches(batch_size: int) -> str:
     """The remedy if memory is exhausted with batches of a size."""
-    return f"Try --batch-size {batch_size // 2}." if batch_size > 1 else "Use a smaller network, or another --device."
+    return f"Try `batch_size={batch_size // 2}`." if batch_size > 1 else "Use a smaller network, or another `device`."
 
 
 def lacking_memory(error: BaseException) -> str | None:

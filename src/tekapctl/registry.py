@@ -138,7 +138,7 @@ def load_code(kind: str, name: str, remedy: str) -> object:
     if not _trusted() & {name, "*"}:
         raise UsageError(
             f"The {kind} {name!r} is code that would be imported, but this command does not name it.",
-            "If you trust it, add --trust-code or give the same name as an option.",
+            "If you trust it, add `trust_code` or give the same name as an option.",
         )
     folder = str(Path.cwd())
     if folder not in sys.path:

@@ -15,7 +15,7 @@ from tekapctl.models import build
         (["distill", "--alpha", "-1"], ["alpha"]),
         (["distill", "--epochs", "0"], ["epochs"]),
         (["distill", "--beta", "0.5"], ["beta"]),
-        (["distill", "--train-fraction", "1.5"], ["train_fraction"]),
+        (["distill", "--train-fraction", "1.5"], ["--train-fraction"]),
         (["distill", "--device", "tpu"], ["device"]),
         (["distill", "--set", "tekap.logit.techers=3"], ["tekap.logit.techers", "unknown field", "tekapctl schema"]),
         (["distill", "--angular", "--tekap"], ["learned views", "TeKAP off"]),

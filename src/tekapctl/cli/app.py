@@ -26,6 +26,7 @@ from tekapctl.cli import (
 )
 from tekapctl.cli.help import Group, use_own_help
 from tekapctl.cli.options import option
+from tekapctl.cli.wording import Wording
 from tekapctl.errors import TekapctlError
 
 
@@ -45,6 +46,7 @@ class ErrorBoundary(Group):
         """Accept the program's own options behind a command too, and trust the code that the arguments name."""
         registry.allow_named_in(args)
         self.debug, self.as_json = "--debug" in args, "--json" in args
+        console.wording = Wording(self, args)
         own = [arg for arg in args if arg in ("--debug", "--trust-code")]
         return super().parse_args(ctx, [*own, *(arg for arg in args if arg not in own)])
 

@@ -14,12 +14,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tekapctl.cli.wording import Wording
 from tekapctl.errors import TekapctlError
 from tekapctl.logging import ROOT
 from tekapctl.store.atomic import format_bytes as format_bytes
 
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
+wording = Wording()
+"""Of the command that was run."""
 
 
 def printable(text: str) -> str:
@@ -42,11 +45,11 @@ class LogHandler(logging.Handler):
 
 def show_error(problem: str, remedy: str, *, as_json: bool = False) -> None:
     """What is wrong and what to do, on stderr; also as JSON on stdout unless a result was printed."""
+    problem, remedy = wording.problem(problem), wording.remedy(remedy or "`debug` shows where it was raised.")
     if as_json and not _printed_json:
         show_json({"error": problem, "remedy": remedy})
     stderr.print(f"[bold red]error:[/] {escape(printable(problem))}", soft_wrap=True)
-    if remedy:
-        say(remedy)
+    say(remedy)
 
 
 _printed_json = False

@@ -70,7 +70,7 @@ def fetch(
         console.show_json({"fetched": fetched, "failed": failures})
     else:
         for entry in fetched:
-            console.show_text(console.printable(f"{entry['name']}: {entry['what']}"))
+            console.show_text(console.printable(f"{entry['name']}: {console.wording.remedy(entry['what'])}"))
     if failures:
         raise TekapctlError(f"Not fetched: {', '.join(failures)}.", "Try again, or give another source with --from.")
 

@@ -129,12 +129,12 @@ def _warnings(report: dict[str, Any]) -> list[str]:
             f"set OMP_NUM_THREADS={cpu['cores']}."
         )
     if (problem := unusable_gpu()) is not None:
-        warnings.append(f"{problem} --device auto uses the CPU.")
+        warnings.append(f"{problem} `device=auto` uses the CPU.")
     if any(device["name"] == "mps" for device in others):
-        warnings.append("--device auto does not choose MPS; use --device mps.")
+        warnings.append("`device=auto` does not choose MPS; use `device=mps`.")
     has_cuda = any(device["name"].startswith("cuda") for device in others)
     if (missing := missing_for_compile("cuda" if has_cuda else "cpu")) is not None:
-        warnings.append(f"{missing[0]} {missing[1]}: --compile will not work until then.")
+        warnings.append(f"{missing[0]} {missing[1]}: `compile` will not work until then.")
     if not home["writable"]:
         warnings.append(f"{home['path']} is not writable: set TEKAPCTL_HOME to another folder.")
     if home["free_bytes"] < _LOW_SPACE:

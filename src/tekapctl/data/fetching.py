@@ -90,7 +90,7 @@ def replace_folder(
                 delete(parts)
                 files = ((folder / name, digest) for name, digest in (md5 or {}).items())
                 differs = any(path.is_file() and not _has_md5(path, digest) for path, digest in files)
-                note = ", which is not the published one: --force replaces it" if differs else ""
+                note = ", which is not the published one: `force` replaces it" if differs else ""
                 return f"{found} at {folder}{note}"
         with atomic_folder(folder) as stage:
             new = stage / folder.name

@@ -83,4 +83,4 @@ def refusing_damage(subject: str) -> Iterator[None]:
         raise
     except Exception as error:
         why = str(error) or type(error).__name__
-        raise UsageError(f"{subject} damaged: {why}.", "Fetch the data set again with --force.") from None
+        raise UsageError(f"{subject} damaged: {why}.", "Fetch the data set again with `force`.") from None

@@ -312,4 +312,4 @@ def find_folder(
     for place in places:
         if any((place / name).is_file() for name in names):
             return place
-    raise UsageError(problem, f"Get it with `tekapctl fetch {spec.name}`, or name a folder with --data-dir.")
+    raise UsageError(problem, f"Get it with `tekapctl fetch {spec.name}`, or name its folder with `data.folder`.")

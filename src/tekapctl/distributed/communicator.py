@@ -191,7 +191,7 @@ def check_environment() -> str | None:
             what = f"no {' and '.join(missing)}" if missing else f"RANK {os.environ['RANK']}"
             raise UsageError(
                 f"The environment has WORLD_SIZE {size}, but {what}.",
-                "Start several processes with --nproc or torchrun, or `unset WORLD_SIZE`.",
+                "Start several processes with `processes` or torchrun, or `unset WORLD_SIZE`.",
             )
         return None
     removed = {name: os.environ.pop(name) for name in given}

@@ -39,8 +39,8 @@ def _install_guard() -> None:
             return
         if not hasattr(socket, "AF_UNIX") or getattr(values[0], "family", None) != socket.AF_UNIX:
             raise OfflineError(
-                f"{_offline[-1]} needs the network, and --offline forbids it.",
-                "Leave out --offline, or name a file or folder with --from.",
+                f"{_offline[-1]} needs the network, and `offline` forbids it.",
+                "Leave out `offline`, or name a file or folder with `source`.",
             )
 
     sys.addaudithook(check)
@@ -134,7 +134,7 @@ def download(
             return
     raise TekapctlError(
         f"{name} could not be fetched ({'; '.join(failures)}).",
-        "Try again later, set TEKAPCTL_MIRROR to a mirror, or give a file with --from.",
+        "Try again later, set TEKAPCTL_MIRROR to a mirror, or give a file with `source`.",
     )
 
 

@@ -95,7 +95,7 @@ def output_file(given: Path, home: Home, *, force: bool, what: str = "") -> Path
     """
     path = expand_user(str(given))
     found = _stat(path)
-    problem, remedy = "", "Choose a file with --output."
+    problem, remedy = "", "Choose a file with `output`."
     if _is_kept(path.resolve(), home, is_there=found is not None):
         problem, remedy = f"is in {home.root}, where tekapctl keeps its own files", "Choose a file elsewhere."
     elif found is not None and stat.S_ISDIR(found.st_mode):
@@ -103,7 +103,7 @@ def output_file(given: Path, home: Home, *, force: bool, what: str = "") -> Path
     elif found is not None and not stat.S_ISREG(found.st_mode):
         problem = "is a device, pipe or socket, not a regular file"
     elif found is not None and not force:
-        problem, remedy = "already exists", "Choose another --output, or replace it with --force."
+        problem, remedy = "already exists", "Choose another `output`, or replace it with `force`."
     if problem:
         raise UsageError(f"{path}{what} {problem}.", remedy)
     return path.resolve() if path.is_symlink() else path
@@ -121,7 +121,7 @@ def _stat(path: Path) -> os.stat_result | None:
             errno.ENOTDIR: "is below something that is not a folder",
         }
         why = words.get(error.errno or 0, f"cannot be written: {error.strerror}")
-        raise UsageError(f"{path} {why}.", "Choose another file with --output.") from None
+        raise UsageError(f"{path} {why}.", "Choose another file with `output`.") from None
 
 
 def _is_kept(place: Path, home: Home, *, is_there: bool) -> bool:

@@ -55,11 +55,11 @@ def execute_seeds(spec: StudentSpec, count: int, home: Home, callback: Callback)
     if was_launched():
         raise UsageError(
             "Several seeds at once are trained in one process, and several were started.",
-            "Leave out --seeds, or torchrun.",
+            "Leave out `seeds`, or torchrun.",
         )
     if spec.seed + count > LARGEST_SEED:
         raise UsageError(
-            f"{count} seeds from {spec.seed} on exceed {LARGEST_SEED - 1}.", "Start with a smaller --seed."
+            f"{count} seeds from {spec.seed} on exceed {LARGEST_SEED - 1}.", "Start with a smaller `seed`."
         )
     Trackers.check(spec.track)
     first = build_run(spec.model_copy(update={"data_seed": spec.batch_seed}), home, share_teachers=count > 1)

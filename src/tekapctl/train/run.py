@@ -138,7 +138,7 @@ def _restore(run: Run, context: RunContext) -> None:
             if damaged and state is None:
                 raise TekapctlError(
                     f"All checkpoints of the run {run.id} are damaged.",
-                    f"Start a new run with its settings: --spec {run.path / 'spec.toml'}.",
+                    f"Start a new run with the settings in {run.path / 'spec.toml'}.",
                 )
             checkpoint.set_aside(damaged)
             if state is not None:

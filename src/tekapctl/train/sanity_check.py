@@ -76,7 +76,7 @@ class _BatchSizeCheck:
                 return  # not a matter of the batch size: training reports the step and the remedy
             raise UsageError(
                 f"A training step fails with this network and method: {_description(full_batch_problem)}.",
-                "--debug shows where it was raised.",
+                "`debug` shows where it was raised.",
             ) from full_batch_problem
         which = "Each batch has" if full_batch_problem is not None else f"Of {self.images:,} images, the last batch has"
         count = self.batch_size if full_batch_problem is not None else last
@@ -101,7 +101,7 @@ class _BatchSizeCheck:
                 raise
             raise UsageError(
                 f"The network {self.trainer.spec.network} cannot be used with these images: {described(error)}.",
-                "--debug shows where it was raised.",
+                "`debug` shows where it was raised.",
             ) from error
         finally:
             network.train(was_training)

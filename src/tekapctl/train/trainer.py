@@ -52,7 +52,7 @@ class Progress:
         return self.history[-1]
 
 
-_REMEDY = "Try a smaller --lr, smaller weights, or --precision float32."
+_REMEDY = "Try a smaller `optimizer.learning_rate`, smaller weights, or `precision=float32`."
 
 
 class DivergedError(TekapctlError):

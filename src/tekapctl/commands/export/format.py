@@ -82,7 +82,7 @@ class ExportSource:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         return TekapctlError(
             f"PyTorch cannot trace {self.trained.model}: {reason}.",
-            "Use the format safetensors; --debug shows where it failed.",
+            "Use the format safetensors; `debug` shows where it failed.",
         )
 
 

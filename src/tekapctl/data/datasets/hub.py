@@ -113,7 +113,7 @@ class HubImages(ClassFolders):
             if path is None or not path.is_dir():
                 raise UsageError(
                     f"{self.described} could not be fetched: there is no folder {source!r}.",
-                    "Name a folder of its files with --from, or leave --from out to use the hub.",
+                    "Name a folder of its files as `source`, or leave out `source` to use the hub.",
                 )
             repo = str(path.resolve())
         datasets = require("hf", "datasets")
@@ -125,7 +125,7 @@ class HubImages(ClassFolders):
             why = next(iter(str(error).splitlines()), type(error).__name__)
             raise TekapctlError(
                 f"{self.described} could not be fetched: {why.rstrip('.')}.",
-                "Check its name, its @CONFIG and the network, or name a folder of its files with --from.",
+                "Check its name, its @CONFIG and the network, or name a folder of its files as `source`.",
             ) from None
 
     def _write(self, found: Any, new: Path) -> None:

@@ -51,7 +51,7 @@ class ImageNet(ImageFilesSpec):
         """
         raise UsageError(
             "ImageNet must be downloaded from image-net.org after agreeing to its terms.",
-            "Unpack it into train/WNID and val/WNID, and write --dataset imagenet:PATH.",
+            "Unpack it into train/WNID and val/WNID, and write `data=imagenet:PATH`.",
         )
 
 

@@ -43,9 +43,9 @@ class TinyImageNet(ImageFilesSpec):
             fields = [line.split("\t") for line in annotations if line.strip()]
             test = [(folder / "val" / "images" / name, numbers[wnid]) for name, wnid, *_ in fields]
         except (OSError, KeyError, ValueError) as error:
-            raise UsageError(f"The files in {folder} are damaged: {error}.", "Fetch them again with --force.") from None
+            raise UsageError(f"The files in {folder} are damaged: {error}.", "Fetch them again with `force`.") from None
         if not train or not test:
-            raise UsageError(f"The folder {folder} has no images in train and val.", "Fetch them again with --force.")
+            raise UsageError(f"The folder {folder} has no images in train and val.", "Fetch them again with `force`.")
         return Listing(_names(folder, ids), tuple(train), tuple(sorted(test)))
 
     def published_files(self) -> Sequence[PublishedFile]:
@@ -61,7 +61,7 @@ class TinyImageNet(ImageFilesSpec):
         found = self.model_copy(update={"folder": str(folder)}).listing(folder.parent)
         missing = [path for path, _ in found.test if not path.is_file()]
         if missing:
-            raise UsageError(f"{folder} is damaged: it has no {few(missing)}.", "Fetch it again with --force.")
+            raise UsageError(f"{folder} is damaged: it has no {few(missing)}.", "Fetch it again with `force`.")
         return f"{len(found.train) + len(found.test):,} images"
 
 

@@ -49,7 +49,7 @@ class FitNet(FeatureMapMethod):
         if spec.hint_layer >= len(pairs):
             raise UsageError(
                 f"There is no stage {spec.hint_layer}: the networks share {len(pairs)}.",
-                f"Use --set method.hint_layer={len(pairs) - 1} or less.",
+                f"Use `method.hint_layer={len(pairs) - 1}` or less.",
             )
         self.connector = Connector(pairs[spec.hint_layer], relu=True)
 

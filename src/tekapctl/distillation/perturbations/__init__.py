@@ -115,7 +115,7 @@ def root_mean_square(squares: Tensor, problem: str) -> float:
     """
     found = float(squares.mean().sqrt())
     if not 0 < found < math.inf:
-        raise UsageError(problem, "Use another perturbation: --set tekap.logit.perturbation=isotropic.")
+        raise UsageError(problem, "Use another perturbation: `tekap.logit.perturbation=isotropic`.")
     return found
 
 

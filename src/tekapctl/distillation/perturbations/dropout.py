@@ -37,7 +37,7 @@ class Dropout(LogitPerturbation):
             raise UsageError(
                 f"Dropout in the teacher's head needs a linear classifier, and its last layer is a "
                 f"{type(context.classifier).__name__}.",
-                "Use another perturbation: --set tekap.logit.perturbation=covariance.",
+                "Use another perturbation: `tekap.logit.perturbation=covariance`.",
             )
         weight, p = context.classifier.weight.detach(), context.dropout
         problem = "The teacher's embeddings, or the weights of its classifier, are all 0: dropout changes nothing."

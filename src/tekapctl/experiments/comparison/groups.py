@@ -75,7 +75,7 @@ def find(home: Home, references: Sequence[str], *, name: str | None = None, ever
                 logger.info(f"left out {run.id}: {error.problem}")
     if not found:
         raise UsageError(
-            "There are no finished runs to compare.", "Name runs of `tekapctl runs list`, or give --name or --all."
+            "There are no finished runs to compare.", "Name runs of `tekapctl runs list`, or give `name` or `every`."
         )
     return found
 

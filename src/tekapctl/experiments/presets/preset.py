@@ -133,7 +133,7 @@ class Preset:
 
     @property
     def name(self) -> str:
-        """What `--preset` takes."""
+        """The name by which a run takes its settings."""
         return f"{'imagenet/' if self.dataset == 'imagenet' else ''}{self.way}/{self.teacher}-{self.student}"
 
     @property

@@ -66,7 +66,7 @@ def _between(teacher: str, student: str) -> str:
     Raises:
         UsageError: No built-in network is between them, or one of them is not built in.
     """
-    remedy = "Name one: --set study.assistant=NETWORK."
+    remedy = "Name one: `study.assistant=NETWORK`."
     if is_external(teacher) or is_external(student):
         raise UsageError("There is no default assistant between external models.", remedy)
     with torch.device("meta"):  # sizes do not need weights

@@ -146,7 +146,7 @@ def _setup(
     except UsageError as error:
         if is_dry:
             return StudySetup(spec)
-        raise UsageError(error.problem, f"{error.remedy} Or train it first with --teacher-epochs.") from None
+        raise UsageError(error.problem, f"{error.remedy} Or train it first with `teacher_epochs`.") from None
     run = found[0].run
     trained_as = load_of_run(run.path) if run is not None else None
     # Pinned: a teacher that finishes later must not replace this one half-way through the study.

@@ -77,7 +77,7 @@ class StudySetup:
         if not is_known(network):
             raise UsageError(
                 f"The study trains further teachers, but {network!r} does not say which network to train.",
-                "Give the teacher's network, with --teacher-epochs to train it too.",
+                "Give the teacher's network, with `teacher_epochs` to train it too.",
             )
         return teacher_of(self.spec, network, self.spec.epochs)
 

@@ -192,7 +192,7 @@ def _executor(
     except (NameError, AssertionError, ValueError) as error:
         what = str(error).partition(" Valid arguments")[0].replace("slurm_", "").splitlines()[0]
         raise UsageError(
-            f"Invalid cluster option: {what}", "Use options of submitit, such as --slurm partition=gpu."
+            f"Invalid cluster option: {what}", "Use options of submitit, such as `slurm=partition=gpu`."
         ) from None
     return executor
 
@@ -206,7 +206,7 @@ def _submit(executor: Any, plan: Plan, folder: SweepFolder, part: Sequence[str],
         words = str(error).strip().splitlines() or [type(error).__name__]
         raise TekapctlError(
             f"The cluster rejected the jobs: {words[-1]}",
-            "Set cluster options with --slurm NAME=VALUE; nodes without GPUs need --slurm gpus_per_node=0.",
+            "Set cluster options with `slurm`; nodes without GPUs need `slurm=gpus_per_node=0`.",
         ) from None
     return {digest: str(job.job_id) for digest, job in zip(part, jobs, strict=True)}
 

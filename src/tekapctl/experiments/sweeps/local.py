@@ -235,12 +235,12 @@ def check_devices(devices: Sequence[str], plan: Plan) -> None:
     """
     for name in devices:
         if not _DEVICE.fullmatch(name):
-            raise UsageError(f"{name!r} is not a device.", "Use cpu, or CUDA devices such as --devices cuda:0,cuda:1.")
+            raise UsageError(f"{name!r} is not a device.", "Use cpu, or CUDA devices such as `devices=cuda:0,cuda:1`.")
     for trial in plan.trials.values() if devices else ():
         if trial.spec.device not in ("auto", "cuda") and [trial.spec.device] != list(devices):
             raise UsageError(
-                f"{trial.label} sets its own device, {trial.spec.device}, which conflicts with --devices.",
-                "Remove device from the file, or --devices from the command.",
+                f"{trial.label} sets its own device, {trial.spec.device}, which conflicts with `devices`.",
+                "Remove device from the file, or leave out `devices`.",
             )
 
 
@@ -262,7 +262,7 @@ def environment(device: str | None, workers: int) -> dict[str, str]:
         visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
         if visible and number >= len(visible):
             raise UsageError(
-                f"There is no device {device}: CUDA_VISIBLE_DEVICES lists {len(visible)}.", "Use fewer --devices."
+                f"There is no device {device}: CUDA_VISIBLE_DEVICES lists {len(visible)}.", "Use fewer `devices`."
             )
         found["CUDA_VISIBLE_DEVICES"] = visible[number] if visible else str(number)
     return found

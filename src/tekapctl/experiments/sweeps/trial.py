@@ -42,7 +42,7 @@ def run_trial(trial: Trial, folder: SweepFolder, callback: Callback, *, retry: b
             raise NotYetError(f"Another process is training the run {standing.run}.", "Wait for it, or stop it.")
         problem = standing.error if standing.state == "failed" else folder.problem(trial.digest)
         if problem is not None and standing.state != "interrupted" and not retry:
-            raise TekapctlError(f"It failed before: {problem}", "Retry it with --retry.")
+            raise TekapctlError(f"It failed before: {problem}", "Retry it with `retry`.")
         teachers = {name: _need(name, need, folder, callback) for name, need in trial.requires.items()}
         folder.problem_file(trial.digest).unlink(missing_ok=True)
         try:
