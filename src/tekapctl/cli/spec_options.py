@@ -156,6 +156,8 @@ TABLE = (
                default="cifar100", complete=complete.datasets),
     SpecOption("--train-fraction FRACTION", "data.train_fraction", float, "Data",
                "Train on a random fraction (0-1) of each class.", default=1.0),
+    SpecOption("--unlabelled DIR", "data.unlabelled", Path, "Data",
+               "Also train on the images in a folder, which only the teacher labels.", only="student"),
     SpecOption("--val-fraction FRACTION", "data.val_fraction", float, "Data",
                "Evaluate epochs on a held-out fraction (0-1) of the training images, not on the test images.",
                default=0.0),

@@ -183,7 +183,7 @@ def _splits(spec: RunSpec, home: Home, channels: int | None, stand_ins: list[str
             (0.25,) * shape.channels,
         )
 
-    train = part(max(shape.classes, round(shape.train_images * spec.data.kept(home.datasets))))
+    train = part(max(shape.classes, spec.data.images_to_train(home.datasets)))
     test = part(shape.test_images)
     if channels is not None:
         train, test = train.with_channels(channels), test.with_channels(channels)

@@ -67,7 +67,7 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
             else:
                 reference = trained.find(home, name, data=spec.data)
                 teachers.append(trained.load(reference, model=spec.teacher_model, arguments=spec.teacher_args).network)
-    count = max(1, round(shape.train_images * spec.data.kept(home.datasets)))
+    count = max(1, spec.data.images_to_train(home.datasets))
     steps = -(-count // spec.batch_size)
     student_macs = macs(student, image)
     teacher_macs = sum(macs(teacher, image) for teacher in teachers) if teachers else None

@@ -14,6 +14,7 @@ from tekapctl.train import trained
 from tekapctl.train.build import training_batches
 from tekapctl.train.source import find_teacher
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher
+from tekapctl.train.unlabelled import with_unlabelled
 
 Report = Callable[[int, int], None]
 """Called with the number of parts that are done and their total."""
@@ -35,6 +36,7 @@ def open_cache(spec: StudentSpec, home: Home) -> CachedTeacher:
     spec = spec.model_copy(update={"data": spec.data.pinned(home.datasets)})
     splits = data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=teacher.network.in_channels)
     trained.fit_to(teacher, splits.test, spec.data.described, needs_classes=spec.requires.classes)
+    splits = with_unlabelled(spec, splits, teacher, device)
     place(teacher.network, device)
     batches = training_batches(spec, splits, device)
     precision = resolve_precision(spec.precision, device, teacher.network, trains=False)

@@ -22,7 +22,9 @@ class Batch:
         view: The crop and flip of each sample, `(row * (2 * padding + 1) + column) * 2 + flipped`; on the CPU.
         step: The optimizer step in the run, starting at 0.
         strong: The same samples in another crop and flip, strongly augmented; None if they were not requested.
-        targets: Probabilities of the classes, where images are mixed; None where the labels say all.
+        targets: Probabilities of the classes, where images are mixed; None where the labels say all. Those of images
+            without a label count 0.
+        label_weights: Weight of each label in the cross-entropy, as in `ImageSet`.
         share: The batch's share of the samples of its step; below 1 where gradients are accumulated.
         ends_step: Whether it is the last one of its step.
         shard: This process's part of the batch of all processes.
@@ -36,6 +38,7 @@ class Batch:
     step: int
     strong: Shaped[Tensor, "batch c h w"] | None = None
     targets: Float[Tensor, "batch classes"] | None = None
+    label_weights: Float[Tensor, " batch"] | None = None
     share: float = 1.0
     ends_step: bool = True
     shard: BatchShard = FULL_BATCH
@@ -44,6 +47,11 @@ class Batch:
     def starts_step(self) -> bool:
         """Whether it is the first one of its step."""
         return self.shard.offset == 0
+
+    def accuracy(self, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
+        """The share of images with a label that are classified correctly; over an epoch, its mean is their accuracy."""
+        is_correct = (logits.argmax(1) == self.labels).float()
+        return (is_correct if self.label_weights is None else is_correct * self.label_weights).mean()
 
     def gather(self) -> "Batch":
         """The batch of all processes, for losses that compare its samples; its images are empty meta tensors."""
@@ -60,6 +68,7 @@ class Batch:
             view=shard.gather(self.view),
             strong=None if self.strong is None else torch.empty(shard.of, *shape, device="meta"),
             targets=None if self.targets is None else shard.gather(self.targets),
+            label_weights=None if self.label_weights is None else shard.gather(self.label_weights),
             shard=BatchShard(offset=shard.offset),
         )
 

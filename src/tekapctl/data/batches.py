@@ -68,6 +68,8 @@ class Batches:
         self.augment = augment
         self._mixes = [each for each in augment if isinstance(each, MixSpec)]
         self.labels = image_set.labels.to(device)
+        weights = image_set.label_weights
+        self._label_weights = None if weights is None else weights.to(device)
         self.random_resized_crop = random_resized_crop
         self._files = image_set.images if isinstance(image_set.images, ImageFiles) else None
         self._loader = Loader(self._files, pinned=device.type == "cuda") if self._files else None
@@ -286,8 +288,13 @@ class Batches:
         mixed, share = part.mix.mix(batch.images, images[chosen], self._draws(part, "mixing"))
         if strong is not None and batch.strong is not None:
             batch = replace(batch, strong=part.mix.mix(batch.strong, strong[chosen], self._draws(part, "mixing"))[0])
-        others = self.labels[part.index[partners].to(self.device, non_blocking=True)]
-        own, other = (F.one_hot(labels, len(self.image_set.classes)).float() for labels in (batch.labels, others))
+        others = part.index[partners].to(self.device, non_blocking=True)
+        own, other = (
+            F.one_hot(self.labels[index], len(self.image_set.classes)).float() for index in (batch.index, others)
+        )
+        if self._label_weights is not None:
+            own = own * self._label_weights[batch.index].unsqueeze(1)
+            other = other * self._label_weights[others].unsqueeze(1)
         return replace(batch, images=mixed, targets=own.lerp(other, 1 - share))
 
     def _draws(self, part: Part, purpose: str, *path: int) -> Draws:
@@ -306,4 +313,5 @@ class Batches:
         source = self.image_set.source_index
         in_full_set = index if source is None else source[index]
         index = index.to(self.device, non_blocking=True)
-        return Batch(images, self.labels[index], index, in_full_set, view, step, shard=shard)
+        weights = None if self._label_weights is None else self._label_weights[index]
+        return Batch(images, self.labels[index], index, in_full_set, view, step, label_weights=weights, shard=shard)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tekapctl.data.files.listing import Listing, count, few
+from tekapctl.data.files.listing import Listing, count, few, unlabelled_files
 from tekapctl.data.files.streaming import ImageFiles
 from tekapctl.data.image_set import ChannelStatistics, ImageSet, Splits, channel_statistics, histogram
 from tekapctl.data.loading import decode_all, scan
@@ -89,7 +89,8 @@ class ImageFilesSpec(DataSpec):
                 f"{count(found.classes, 'class')}.",
                 "Restore the folder, or train a new run on the current images.",
             )
-        return self.model_copy(update={"fingerprint": found.fingerprint, "folder": self.absolute_folder})
+        update = {"fingerprint": found.fingerprint, "folder": self.absolute_folder, **self._with_unlabelled()}
+        return self.model_copy(update=update)
 
     def pinned(self, downloads: Path) -> "ImageFilesSpec":
         """The same settings with their fingerprint, and with the defaults of fields that no teacher has set."""
@@ -157,6 +158,7 @@ class ImageFilesSpec(DataSpec):
         return self._is_streamed(shape.train_images + shape.test_images)
 
     def _is_streamed(self, images: int) -> bool:
+        images += len(unlabelled_files(self.unlabelled))
         is_large = images * self.image_channels * self.image_size**2 > MAX_BYTES_IN_MEMORY
         return self.random_resized_crop or (is_large if self.stream is None else self.stream)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
 from tekapctl.data.files.streaming import ImageFiles
@@ -26,6 +26,8 @@ class ImageSet:
         std: Standard deviation of each channel, in the same units.
         source_index: For a subset, the index of each image in the full set; else None.
         full_images: For a subset, the images of the full set; else None.
+        label_weights: Weight of each label in the cross-entropy, 0 where the image has none and 1 on average; None
+            where all have one.
 
     Raises:
         UsageError: The numbers of images and labels differ, or a label is out of range.
@@ -38,6 +40,7 @@ class ImageSet:
     std: tuple[float, ...]
     source_index: Int64[Tensor, " n"] | None = None
     full_images: UInt8[Tensor, "all _c h w"] | ImageFiles | None = None
+    label_weights: Float[Tensor, " n"] | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels) or not len(self.labels):
@@ -95,6 +98,7 @@ class ImageSet:
             labels=self.labels[chosen],
             source_index=chosen if self.source_index is None else self.source_index[chosen],
             full_images=self.images if self.full_images is None else self.full_images,
+            label_weights=None if self.label_weights is None else self.label_weights[chosen],
         )
 
     def hold_out(self, fraction: float) -> tuple["ImageSet", "ImageSet"]:
@@ -150,8 +154,8 @@ class ImageSet:
         if count >= len(self):
             return self
         chosen = torch.arange(count) * len(self) // count
-        index = None if self.source_index is None else self.source_index[chosen]
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen], source_index=index)
+        part = self.select(chosen)
+        return part if self.full_images is not None else replace(part, source_index=None, full_images=None)
 
     def with_channels(self, channels: int) -> "ImageSet":
         """The set in the number of channels that a network takes; a single channel is repeated.

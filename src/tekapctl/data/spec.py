@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from tekapctl.data.augment.augmentation import AUGMENTATIONS, AugmentSpec
 from tekapctl.data.fetching import PublishedFile, download_files, replace_folder
+from tekapctl.data.files.listing import fingerprint_of_unlabelled, unlabelled_files
 from tekapctl.data.image_set import Splits, long_tail
 from tekapctl.errors import UsageError
 from tekapctl.registry import Registry
@@ -42,7 +43,23 @@ class DataSpec(Settings, ABC):
     name: str = Field(description="Name of the data set.")
     folder: str | None = Field(None, min_length=1, max_length=4096, description="A folder that holds its files.")
     train_fraction: float = Field(
-        1.0, gt=0, le=1, description="Fraction of each class's training images, drawn by seed."
+        1.0,
+        ge=0,
+        le=1,
+        description="Fraction of each class's training images, drawn by seed; 0 trains on unlabelled images alone.",
+    )
+    unlabelled: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="A folder of images without labels that a student is trained on as well: the teacher names their "
+        "classes, and the cross-entropy leaves them out.",
+    )
+    unlabelled_fingerprint: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of the names and sizes of the unlabelled images. A run fills it in when it starts; if it "
+        "is given, other files are refused.",
     )
     val_fraction: float = Field(
         0.0,
@@ -85,6 +102,12 @@ class DataSpec(Settings, ABC):
             raise ValueError(f"padding must be from 0 to {_MAX_PADDING}")
         return padding
 
+    @model_validator(mode="after")
+    def _check_training_images(self) -> "DataSpec":
+        if not self.train_fraction and self.unlabelled is None:
+            raise ValueError("train_fraction is 0 and there are no unlabelled images: nothing to train on")
+        return self
+
     @property
     def described(self) -> str:
         """Its name, and the location of the user's own images."""
@@ -98,7 +121,7 @@ class DataSpec(Settings, ABC):
     @property
     def is_subset(self) -> bool:
         """Whether a run trains on a random subset of the training images."""
-        return self.train_fraction < 1 or self.imbalance > 1
+        return 0 < self.train_fraction < 1 or self.imbalance > 1
 
     @property
     def absolute_folder(self) -> str | None:
@@ -109,10 +132,12 @@ class DataSpec(Settings, ABC):
         """
         return None if self.folder is None else str(expand_user(self.folder).resolve())
 
-    def kept(self, downloads: Path) -> float:
-        """The approximate fraction of the training images that a run trains on."""
-        fractions = long_tail(self.shape(downloads).classes, self.imbalance)
-        return (1 - self.val_fraction) * self.train_fraction * sum(fractions) / len(fractions)
+    def images_to_train(self, downloads: Path) -> int:
+        """The approximate number of images that a run trains on."""
+        shape = self.shape(downloads)
+        fractions = long_tail(shape.classes, self.imbalance)
+        kept = (1 - self.val_fraction) * self.train_fraction * sum(fractions) / len(fractions)
+        return round(shape.train_images * kept) + len(unlabelled_files(self.unlabelled))
 
     def streams(self, downloads: Path) -> bool:
         """Whether images are decoded only when they are needed."""
@@ -127,7 +152,19 @@ class DataSpec(Settings, ABC):
         Raises:
             UsageError: There are no images, or they do not have the fingerprint that is already set.
         """
-        return self.model_copy(update={"folder": self.absolute_folder})
+        return self.model_copy(update={"folder": self.absolute_folder, **self._with_unlabelled()})
+
+    def _with_unlabelled(self) -> dict[str, str]:
+        """The absolute folder of the unlabelled images and their fingerprint."""
+        if self.unlabelled is None:
+            return {}
+        found = fingerprint_of_unlabelled(self.unlabelled)
+        if self.unlabelled_fingerprint not in (None, found):
+            raise UsageError(
+                f"The unlabelled images in {self.unlabelled} have changed since the spec was written.",
+                "Restore the folder, or start a new run on the current images.",
+            )
+        return {"unlabelled": str(expand_user(self.unlabelled).resolve()), "unlabelled_fingerprint": found}
 
     def pinned(self, downloads: Path) -> "DataSpec":
         """As `with_fingerprint`, and with values for everything that was left open."""
@@ -276,7 +313,7 @@ def load(
     train, test, val = splits.train, splits.test, None
     if spec.val_fraction:
         train, val = train.hold_out(spec.val_fraction)
-    train = train.subset(spec.train_fraction, seed, spec.imbalance)
+    train = train.subset(spec.train_fraction or 1, seed, spec.imbalance)
     if in_channels is not None:
         train, test = train.with_channels(in_channels), test.with_channels(in_channels)
         val = None if val is None else val.with_channels(in_channels)

@@ -48,9 +48,17 @@ class Objective(nn.Module, ABC):
 
 
 def cross_entropy(logits: Float[Tensor, "batch classes"], batch: Batch, label_smoothing: float) -> Float[Tensor, ""]:
-    """The cross-entropy with the labels, or with the probabilities of mixed images."""
-    targets = batch.labels if batch.targets is None else batch.targets
-    return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    """The cross-entropy with the labels, or with the probabilities of mixed images; images without a label count 0."""
+    if batch.label_weights is None:
+        targets = batch.labels if batch.targets is None else batch.targets
+        return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    log_p = logits.float().log_softmax(1)
+    if batch.targets is None:
+        targets = F.one_hot(batch.labels, logits.shape[1]) * batch.label_weights.unsqueeze(1)
+    else:
+        targets = batch.targets
+    smoothed = targets.lerp(targets.mean(1, keepdim=True).expand_as(targets), label_smoothing)
+    return -(smoothed * log_p).sum(1).mean()
 
 
 class Classification(Objective):

@@ -80,7 +80,7 @@ def _complaints(error: ValidationError, values: Mapping[str, Any]) -> list[str]:
         what = entry["msg"].removeprefix("Value error, ").rstrip(".?")
         if entry["type"] == "extra_forbidden":
             near = nearest_field(path, TeacherSpec if entry["loc"][0] == "teacher" else StudentSpec, values)
-            what = f"unknown field (did you mean `{near}`?)" if near else "unknown field"
+            what = f"unknown field (did you mean {near}?)" if near else "unknown field"
         complaints.append(f"`{path}`: {what}" if path else what)
     return complaints
 

@@ -201,6 +201,12 @@ class TeacherSpec(RunSpec):
         description="Architecture to train: a built-in network, torchvision:NAME, timm:NAME or module:factory.",
     )
 
+    @model_validator(mode="after")
+    def _check_labels(self) -> "TeacherSpec":
+        if self.data.unlabelled is not None:
+            raise ValueError("unlabelled images need a teacher that names their classes; leave out data.unlabelled")
+        return self
+
 
 def _method_name(values: Mapping[str, Any]) -> str:
     """The method's name in a spec's values (a name, a table or ready settings), or ""."""
@@ -299,6 +305,12 @@ class StudentSpec(RunSpec):
         else:
             rate = self.method.init_lr(self.student) or self.optimizer.learning_rate
         return rate * self.optimizer.scale(self.batch_size)
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> "StudentSpec":
+        if not self.data.train_fraction and self.gamma:
+            raise ValueError("data.train_fraction is 0, so no image has a label: set gamma to 0")
+        return self
 
     @model_validator(mode="after")
     def _check_init_stages(self) -> "StudentSpec":

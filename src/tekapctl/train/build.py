@@ -44,6 +44,7 @@ from tekapctl.train.source import TeacherSource, find_teachers, open_teacher, sh
 from tekapctl.train.teacher_statistics import class_features
 from tekapctl.train.trained import Trained
 from tekapctl.train.trainer import Trainer
+from tekapctl.train.unlabelled import with_unlabelled
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ def build_run(
         check_one_gpu_each(device, comm)
     splits = load_data(spec, home, teachers, comm)
     with comm.raise_together():
+        splits = with_unlabelled(spec, splits, teachers[0] if teachers else None, device, comm)
         train, evaluated = make_batches(spec, splits, device, comm)
         sources = open_teachers(spec, teachers, splits, train, home)
         if share_teachers:

@@ -101,9 +101,7 @@ def class_features(
         UsageError: A class has fewer than two.
     """
     chosen = chosen_images(images.labels, len(images.classes), most)
-    part = replace(
-        images, images=images.images[chosen], labels=images.labels[chosen], source_index=None, full_images=None
-    )
+    part = replace(images.select(chosen), source_index=None, full_images=None)
     found = []
     for batch in Batches(part, _TOGETHER, device=device, padding=0, flip=False, seed=0).in_order():
         with autocast(device, precision):

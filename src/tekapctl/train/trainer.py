@@ -258,7 +258,7 @@ class Trainer:
                     self.optimizer.clip(self.spec.optimizer.clip_grad)
                 self.optimizer.step()
         found = {name: value.detach() for name, value in parts.items()}
-        found["correct"] = batch.shard.rescale((logits.detach().argmax(1) == batch.labels).float().mean())
+        found["correct"] = batch.shard.rescale(batch.accuracy(logits.detach()))
         return found
 
     def test(self) -> Metrics:

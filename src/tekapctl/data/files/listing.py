@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tekapctl.data.files.decoding import SUFFIXES
 from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.store.home import expand_user
 
 _TEST_FOLDERS = ("test", "val", "validation", "valid")
 _SHOWN = 3
@@ -82,6 +83,31 @@ def images_under(folder: Path) -> list[Path]:
             f"The folder {folder} cannot be read: {error.strerror}.", "Check its permissions."
         ) from None
     return sorted(found)
+
+
+def unlabelled_files(folder: str | None) -> list[Path]:
+    """The images of a folder of unlabelled images, in whatever subfolders; none for None.
+
+    Raises:
+        UsageError: There is no such folder, or it has no images.
+    """
+    if folder is None:
+        return []
+    place = expand_user(folder)
+    if not place.is_dir():
+        raise UsageError(f"There is no folder {folder!r} of unlabelled images.", "Name a folder with images.")
+    if not (files := images_under(place)):
+        raise UsageError(f"The folder {folder!r} has no images ({' '.join(SUFFIXES)}).", "Name a folder with images.")
+    return files
+
+
+def fingerprint_of_unlabelled(folder: str) -> str:
+    """SHA-256 of the names below the folder and the sizes of its images. No pixel is read."""
+    place = expand_user(folder)
+    digest = sha256()
+    for path in unlabelled_files(folder):
+        digest.update(b"%s\0%d\n" % (os.fsencode(path.relative_to(place)), path.stat().st_size))
+    return digest.hexdigest()
 
 
 def few(items: Iterable[object]) -> str:

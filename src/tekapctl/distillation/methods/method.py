@@ -238,6 +238,8 @@ class MethodSpec(Settings, ABC):
     derived from it."""
     tekap: ClassVar[bool] = False
     """Whether TeKAP was published with this method, so that it is on by default."""
+    reads_labels: ClassVar[bool] = False
+    """Whether the loss reads labels but not the teacher's classes."""
 
     name: str = Field(description="Name of the method.")
 

@@ -25,6 +25,7 @@ class CRDSpec(MethodSpec):
     tekap = True
     weights = Weights(beta=0.8)
     requires = Requires(embedding=True)
+    reads_labels = True
     about = About(
         "Contrastive Representation Distillation",
         2020,
