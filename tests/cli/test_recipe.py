@@ -100,7 +100,7 @@ def test_pretrained_networks_are_fine_tuned_on_ones_own_images():
         ("--schedule", "cosin", "did you mean cosine?"),
         ("--augment", "randaug", "did you mean randaugment or"),
         ("--augment", "randaugment:magnitude=99", "magnitude"),
-        ("--val-fraction", "1", "val_fraction"),
+        ("--val-fraction", "1", "--val-fraction"),
         ("--accumulate", "0", "accumulate"),
     ],
 )

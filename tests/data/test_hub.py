@@ -158,7 +158,7 @@ def test_a_set_stays_when_its_successor_is_damaged_or_not_there(tmp_path, downlo
         with pytest.raises(TekapctlError, match=words):
             pets.fetch(downloads, source=str(source))
     with no_network("pets"):
-        with pytest.raises(TekapctlError, match="--offline forbids"):
+        with pytest.raises(TekapctlError, match="`offline` forbids"):
             pets.fetch(downloads, force=True)
         pets.fetch(downloads)
     assert tree(downloads / "hf--pets") == before

@@ -103,12 +103,12 @@ def test_a_set_of_the_users_own_stays_when_it_is_fetched_without_a_source(datase
         told = data_spec(name).fetch(datasets)
     assert contents(datasets) == before
     if name not in ("stl10", "tiny-imagenet"):  # of which no published file is kept
-        assert "not the published one: --force replaces it" in told
+        assert "not the published one: `force` replaces it" in told
 
 
 def test_a_set_stays_when_there_is_no_network(datasets, name):
     before = contents(datasets)
-    with no_network(name), pytest.raises(TekapctlError, match="--offline forbids"):
+    with no_network(name), pytest.raises(TekapctlError, match="`offline` forbids"):
         data_spec(name).fetch(datasets, force=True)
     assert contents(datasets) == before
 
@@ -178,7 +178,7 @@ def test_a_damaged_set_is_replaced_without_force(datasets, name, published, monk
     for path in (datasets / name).rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    with pytest.raises(TekapctlError, match="--offline forbids"), no_network(name):
+    with pytest.raises(TekapctlError, match="`offline` forbids"), no_network(name):
         data_spec(name).fetch(datasets)
     data_spec(name).fetch(datasets, source=str(published.parent))
     assert is_whole(datasets, name)

@@ -192,7 +192,7 @@ def test_the_next_source_is_asked_and_nobody_listening_is_an_error(served, parts
         urls = ["http://127.0.0.1:9/file", f"{server.address}/ok/missing", f"{server.address}/ok/file"]
         with download(urls, parts, "file", **settings) as file:
             assert file.origin == urls[2]
-    with pytest.raises(TekapctlError, match=r"the connection failed.*--from"):
+    with pytest.raises(TekapctlError, match=r"the connection failed.*`source`"):
         get(urls[0], parts, **settings)
 
 
