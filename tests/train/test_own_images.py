@@ -10,12 +10,12 @@ from PIL import Image
 from helpers.logs import recorded
 from helpers.silent import Silent
 from tekapctl.commands.evaluate import evaluate
-from tekapctl.commands.report.predictions import Predictor
 from tekapctl.data import data_spec
 from tekapctl.data.files.listing import list_images
 from tekapctl.errors import UsageError
 from tekapctl.experiments.comparison.groups import find, group
 from tekapctl.experiments.sweeps.plan import plan
+from tekapctl.report.predictions import Predictor
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs

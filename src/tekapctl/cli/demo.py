@@ -33,7 +33,7 @@ def demo(
 
     Example: tekapctl demo --seeds 3
     """
-    from tekapctl.commands.demo import ARMS, demonstrate, verdict
+    from tekapctl.experiments.demo import ARMS, demonstrate, verdict
 
     console.say("UCI optical digits: 1,297 training and 500 test images of 8x8 pixels.")
     total, started = 1 + len(ARMS) * seeds, 0

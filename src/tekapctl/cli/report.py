@@ -35,7 +35,7 @@ def report(
 
     output = output_file(output, Home.default(), force=force)
     if figures is not None:
-        from tekapctl.commands.report.figures import figure_files, write_figures
+        from tekapctl.report.figures import figure_files, write_figures
 
         files = figure_files(figures, Home.default(), force=force)
     found = groups.group(groups.find(Home.default(), references or [], name=name, every=every))
@@ -56,9 +56,9 @@ def write(found: "list[Group]", baseline: str | None, output: Path, *, quiet: bo
         quiet: Say so on stderr.
         opening: HTML at the top of the page.
     """
-    from tekapctl.commands.report.page import page
-    from tekapctl.commands.report.predictions import Predictor
     from tekapctl.experiments.comparison import groups, table
+    from tekapctl.report.page import page
+    from tekapctl.report.predictions import Predictor
     from tekapctl.store.atomic import atomic_path
 
     against = groups.baseline_of(found, baseline)

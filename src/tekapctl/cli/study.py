@@ -136,9 +136,9 @@ def _over(texts: list[str] | None) -> dict[str, list[Any]]:
 
 
 def _result(planned: "Planned", standings: Any, home: "Home", output: Path | None) -> "Result":
-    from tekapctl.commands.report.page import opening
     from tekapctl.experiments.comparison.groups import Group
     from tekapctl.experiments.studies.result import measured_runs, result
+    from tekapctl.report.page import opening
 
     with counting("runs", "measuring") as progress:
         measured = measured_runs(planned, standings, home, progress)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from tekapctl.commands.report.page import opening
 from tekapctl.experiments.comparison.groups import Finished
 from tekapctl.experiments.studies import planning
 from tekapctl.experiments.studies.contrasts import Measured
 from tekapctl.experiments.studies.result import Result, arm_cells, contrast_cells, result
+from tekapctl.report.page import opening
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.run import Run

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tekapctl.commands.report.drawing import COLOURS
-from tekapctl.commands.report.sections import CURVES, curve, metrics_of
 from tekapctl.errors import require
 from tekapctl.experiments.comparison.groups import Group
 from tekapctl.experiments.comparison.table import Row
+from tekapctl.report.drawing import COLOURS
+from tekapctl.report.sections import CURVES, curve, metrics_of
 from tekapctl.store.atomic import atomic_write
 from tekapctl.store.home import Home, output_file
 

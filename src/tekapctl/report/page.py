@@ -10,13 +10,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tekapctl import __version__
-from tekapctl.commands.report import drawing, sections
-from tekapctl.commands.report.predictions import Predictions, Predictor
-from tekapctl.commands.report.sections import Figure, Section
 from tekapctl.errors import TekapctlError
 from tekapctl.experiments.comparison.groups import Group
 from tekapctl.experiments.comparison.table import COLUMNS, Row, cells
 from tekapctl.experiments.studies.result import Result, arm_cells, contrast_cells
+from tekapctl.report import drawing, sections
+from tekapctl.report.predictions import Predictions, Predictor
+from tekapctl.report.sections import Figure, Section
 from tekapctl.spec import dumps
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def _render(template: str, **values: Any) -> Markup:
 @cache
 def _environment() -> Environment:
     return Environment(
-        loader=PackageLoader("tekapctl.commands.report"),
+        loader=PackageLoader("tekapctl.report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -8,10 +8,10 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from helpers.summaries import plain_summary
-from tekapctl.commands.report.figures import COLUMN, PAGE, figure_files, write_figures
 from tekapctl.errors import UsageError
 from tekapctl.experiments.comparison.groups import Finished, Group
 from tekapctl.experiments.comparison.table import compare
+from tekapctl.report.figures import COLUMN, PAGE, figure_files, write_figures
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.run import Run

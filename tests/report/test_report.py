@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tekapctl.commands.report.drawing import (
+from tekapctl.report.drawing import (
     COLOURS,
     Interval,
     Line,
@@ -21,7 +21,7 @@ from tekapctl.commands.report.drawing import (
     scatter,
     ticks,
 )
-from tekapctl.commands.report.predictions import Predictions
+from tekapctl.report.predictions import Predictions
 
 VOID = {"meta", "br", "img"}
 HOSTILE = "<script>alert('&')</script>\""

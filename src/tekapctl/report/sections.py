@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tekapctl.commands.report import drawing
-from tekapctl.commands.report.predictions import Predictions
 from tekapctl.experiments.comparison.groups import Group
+from tekapctl.report import drawing
+from tekapctl.report.predictions import Predictions
 
 Metrics = dict[str, list[dict[str, Any]]]
 """The metrics of all epochs of a group's runs, by the group's label."""
