@@ -140,12 +140,12 @@ def set_float32_precision(name: str, device: torch.device) -> None:
     """
     if device.type != "cuda":
         if name == "tf32":
-            raise UsageError("TF32 is only available on NVIDIA GPUs.", "Use the precision float32 or the device cuda.")
+            raise UsageError("TF32 is only available on NVIDIA GPUs.", "Use `precision=float32` or `device=cuda`.")
         return
     if name == "tf32" and torch.cuda.get_device_capability(device) < (8, 0):
         raise UsageError(
             f"{torch.cuda.get_device_name(device)} has no TF32, which requires Ampere or newer.",
-            "Use the precision float32.",
+            "Use `precision=float32`.",
         )
     in_convolutions, in_products = name != "float32", name == "tf32"
     # The older switches come first: PyTorch and its compiler refuse to read them if both disagree.

@@ -55,7 +55,7 @@ def test_the_sizes_that_are_named_are_the_nearest_that_work(home, size, works):
         return
     with pytest.raises(UsageError) as raised:
         ready(home, method="reviewkd", batch_size=size)
-    assert raised.value.remedy == f"Set batch_size to {works}."
+    assert raised.value.remedy == f"Set `batch_size` to {works}."
     for each in works.split(" or "):
         ready(home, method="reviewkd", batch_size=int(each))
 

@@ -172,7 +172,7 @@ class ImageFilesSpec(DataSpec):
                     "Give one value per channel.",
                 )
         if self.stream is False and self.random_resized_crop:
-            raise UsageError("resized-crop reads images from their files.", "Leave out data.stream=false.")
+            raise UsageError("resized-crop reads images from their files.", "Leave out `data.stream=false`.")
         parts = (found.train, found.test)
         files = [self._files(part) for part in parts]
         images: list[Tensor | ImageFiles] = [*files]
@@ -209,7 +209,7 @@ class ImageFilesSpec(DataSpec):
         if not self.skip_damaged:
             raise UsageError(
                 f"{count(damaged, 'image')} of {self.described} cannot be read: {few(damaged)}.",
-                "Replace or remove the damaged files, or set data.skip_damaged=true to leave them out.",
+                "Replace or remove the damaged files, or `data.skip_damaged=true` to leave them out.",
             )
         if not all(len(labels) for _, labels in sets):
             raise UsageError(f"No image of {self.described} can be read.", "Check the files.")

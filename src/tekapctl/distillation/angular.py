@@ -86,7 +86,7 @@ class FeatureViews(nn.Module):
         if spec.views > channels:
             raise UsageError(
                 f"{spec.views} orthogonal views do not fit into a teacher's feature of {channels} channels.",
-                f"Set angular.views to {channels} at most.",
+                f"Set `angular.views` to {channels} at most.",
             )
         self.views = spec.views
         rows = torch.linalg.qr(torch.randn(channels, channels, spec.views))[0]

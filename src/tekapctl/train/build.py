@@ -294,7 +294,7 @@ def build_distillation(
     if method is not None and method.init_only and not (spec.gamma or spec.alpha):
         raise UsageError(
             f"Nothing is learned after the init stage of {spec.method.name}: gamma and alpha are 0.",
-            "Give gamma or alpha a weight.",
+            "Give `gamma` or `alpha` a weight.",
         )
     views = None
     if spec.angular.views:

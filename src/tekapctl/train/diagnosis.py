@@ -135,7 +135,7 @@ class Diagnosis:
         members = self.objective.distillations
         for member in members:
             member.init_stage = self.objective.init_stage  # an ensemble sets it in its forward pass
-        smaller = "Train without `diagnose`, or with a smaller batch_size."
+        smaller = "Train without `diagnose`, or with a smaller `batch_size`."
         with failures_in_words("the diagnosis", smaller=smaller), preserve_rng(self.train_batches.device):
             found = self._diversity(members, epoch) | self._gradient_metrics(members, epoch)
         values = torch.stack([value.float() for value in found.values()]).tolist() if found else []

@@ -119,7 +119,7 @@ def check_all(pixels: Tensor, damaged: Sequence[tuple[str, str]]) -> Tensor:
         path, why = damaged[0]
         raise TekapctlError(
             f"The image {path} cannot be read: {why}.",
-            "Replace it and resume the run with `tekapctl resume`, or start again with data.skip_damaged=true.",
+            "Replace it and resume the run with `tekapctl resume`, or start again with `data.skip_damaged=true`.",
         )
     return pixels
 

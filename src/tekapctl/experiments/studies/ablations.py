@@ -177,7 +177,7 @@ class Perturbations(Study):
         if not logit.teachers:
             raise UsageError(
                 "The study's runs would have no augmented teachers at the logit level.",
-                "Use the method kd, or set alpha.",
+                "Use the method kd, or set `alpha`.",
             )
         control = Labels.of(spec).noiseless
         arms = [Arm(control, noiseless(spec))]
