@@ -71,6 +71,19 @@ def test_a_paired_difference_has_its_interval_and_probability():
         paired([], [])
 
 
+def test_labels_name_augmentations_with_what_is_not_their_default(tmp_path):
+    data = {"name": "digits"}
+    augment = ["randaugment", {"name": "mixup", "alpha": 0.3}]
+    more = {"unlabelled": "/images", "unlabelled_fingerprint": "0123456789abcdef" * 4}
+    arms = [data, {**data, "augment": augment}, {**data, **more}]
+    found = [finished(tmp_path, number, 0.5, data=each) for number, each in enumerate(arms)]
+    assert [each.label for each in group(found)] == [
+        "kd + TeKAP, data.augment none, no unlabelled images",
+        "kd + TeKAP, data.augment randaugment + mixup(alpha=0.3), no unlabelled images",
+        "kd + TeKAP, data.augment none, unlabelled images 01234567",
+    ]
+
+
 def test_groups_of_one_name_are_told_apart_by_their_teachers_weights():
     shared = {"student": "resnet8", "method": "kd", "tekap": NO_TEKAP, "teacher": "teacher.pth"}
     table = {"evaluation": {}, "last_top1": 0.5, "best_top1": 0.5}

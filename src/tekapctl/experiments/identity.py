@@ -5,12 +5,13 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tekapctl.data.augment.augmentation import AUGMENTATIONS
 from tekapctl.data.image_files import ImageFilesSpec
 from tekapctl.spec import RunSpec, StudentSpec, parse, to_dict
 
 NOT_IN_IDENTITY = (
     *("seed", "name", "device", "compile", "checkpoint_minutes", "cache_teacher", "diagnose", "track"),
-    *("data.folder", "data.stream", "data.workers"),
+    *("data.folder", "data.unlabelled", "data.stream", "data.workers"),
 )
 """Fields in which two runs of one experiment may differ."""
 
@@ -18,11 +19,13 @@ NOT_IN_IDENTITY = (
 def identifying(spec: RunSpec) -> dict[str, Any]:
     """The fields of a spec that identify its experiment, as a nested table without the seed.
 
-    Image folders are identified by their fingerprint, wherever they are; without a fingerprint, by their path.
+    Folders of images are identified by their fingerprints, wherever they are; without a fingerprint, by their paths.
     """
     table = to_dict(spec)
     for path in NOT_IN_IDENTITY:
         if path == "data.folder" and isinstance(spec.data, ImageFilesSpec) and spec.data.fingerprint is None:
+            continue
+        if path == "data.unlabelled" and spec.data.unlabelled_fingerprint is None:
             continue
         *parents, last = path.split(".")
         inner: Any = table
@@ -39,6 +42,18 @@ def flat_items(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, 
             yield from flat_items(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", value
+
+
+def in_words(value: object) -> str:
+    """The value of a field as part of a label; parts with a name, such as augmentations, without their defaults."""
+    if isinstance(value, Mapping):
+        name = str(value.get("name", ""))
+        defaults = AUGMENTATIONS[name](name=name).model_dump(mode="json") if name in AUGMENTATIONS else {}
+        more = [f"{key}={in_words(one)}" for key, one in value.items() if key != "name" and defaults.get(key) != one]
+        return f"{name}({', '.join(more)})" if more else name
+    if isinstance(value, list | tuple):
+        return " + ".join(map(in_words, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 Identity = dict[str, Any]

@@ -76,7 +76,7 @@ def test_studies_of_other_settings_have_other_names(home):
 
 
 def test_a_teacher_must_be_there_unless_nothing_is_run(home):
-    with pytest.raises(UsageError, match="--teacher-epochs"):
+    with pytest.raises(UsageError, match="`teacher_epochs`"):
         planning.plan("controls", spec(), home)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tekapctl.errors import UsageError
-from tekapctl.experiments.identity import flat_items, identifying
+from tekapctl.experiments.identity import flat_items, identifying, in_words
 from tekapctl.spec import StudentSpec, TeacherSpec, load_of_run, read_file
 from tekapctl.store.home import Home
 from tekapctl.store.run import Run
@@ -86,7 +86,7 @@ def group(found: Iterable[Finished]) -> list[Group]:
     tables: dict[str, dict[str, Any]] = {}
     for one in sorted(found, key=lambda one: one.run.id):
         items = flat_items(identifying(one.spec))
-        table = {path: str(value) if isinstance(value, list) else value for path, value in items}
+        table = {path: in_words(value) if isinstance(value, list) else value for path, value in items}
         key = repr(sorted(table.items()))
         tables[key] = table
         by_spec.setdefault(key, {})[one.spec.seed] = one
@@ -175,13 +175,19 @@ def _datasets(firsts: dict[str, Finished]) -> dict[str, str]:
     return names
 
 
+def _field_in_words(field: str, value: object) -> str:
+    if field == "data.unlabelled_fingerprint":
+        return "no unlabelled images" if value is None else f"unlabelled images {str(value)[:8]}"
+    return f"{field} {'unset' if value is None else value}"
+
+
 def _distinct(words: dict[str, str], tables: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Labels that add the fields in which specs with the same words differ."""
     labels = {}
     for key, word in words.items():
         alike = [tables[other] for other, its_word in words.items() if its_word == word]
         more = [
-            f"{field} {tables[key].get(field, 'unset')}"
+            _field_in_words(field, tables[key].get(field))
             for field in sorted({field for table in alike for field in table})
             if field not in ("data.fingerprint", "teacher_digest")
             and len({repr(table.get(field)) for table in alike}) > 1

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from tekapctl.errors import UsageError
 from tekapctl.experiments import identity
-from tekapctl.experiments.identity import Identity, experiment, flat_items
+from tekapctl.experiments.identity import Identity, experiment, flat_items, in_words
 from tekapctl.experiments.presets import preset, presets
 from tekapctl.settings import Settings
 from tekapctl.spec import StudentSpec, TeacherSpec, merged, parse, read_file
@@ -293,5 +293,4 @@ def _word(path: str, value: object) -> str:
         return " ".join(_word(f"{path}.{field}", inner) for field, inner in value.items())
     if isinstance(value, str):
         return value
-    shown = str(value).lower() if isinstance(value, bool) else str(value)
-    return f"{path} {shown}"
+    return f"{path} {in_words(value)}"
