@@ -74,14 +74,15 @@ def test_operations_and_ranges_are_torchvisions(published, ours, bins):
 
 def test_colour_jitter_is_torchvisions_with_the_same_factors():
     images = pictures()
-    jitter = AUGMENTATIONS["color-jitter"](brightness=0.5, contrast=0.3, saturation=0.7)
+    jitter = AUGMENTATIONS["color-jitter"](brightness=0.5, contrast=0.3, saturation=0.7, hue=0.3)
     found = jitter.apply(images, draws())
-    factors = (2 * draws().uniform(3) - 1) * torch.tensor([0.5, 0.3, 0.7]) + 1
-    for image, (brightness, contrast, saturation), ours in zip(images, factors.tolist(), found, strict=True):
+    factors = (2 * draws().uniform(4) - 1) * torch.tensor([0.5, 0.3, 0.7, 0.3]) + torch.tensor([1.0, 1.0, 1.0, 0.0])
+    for image, (brightness, contrast, saturation, hue), ours in zip(images, factors.tolist(), found, strict=True):
         expected = v2.functional.adjust_brightness(image, brightness)
         expected = v2.functional.adjust_contrast(expected, contrast)
         expected = v2.functional.adjust_saturation(expected, saturation)
-        assert (ours.int() - expected.int()).abs().max() <= 3, "rounded to bytes once, not three times"
+        expected = v2.functional.adjust_hue(expected, hue)
+        assert (ours.int() - expected.int()).abs().max() <= 5, "rounded to bytes once, not four times"
 
 
 @pytest.mark.parametrize("name", MIXING)

@@ -56,6 +56,16 @@ def test_an_epoch_shows_each_sample_once_in_the_view_it_names(seed, epoch):
     assert sorted(seen) == list(range(30))
 
 
+def test_repeated_images_follow_each_other_in_other_views():
+    epoch = list(batches(repeats=3).epoch(1))
+    index, view = torch.cat([batch.index for batch in epoch]), torch.cat([batch.view for batch in epoch])
+    assert len(index) == 30
+    assert torch.equal(index, index[::3].repeat_interleave(3))
+    assert len(index.unique()) == 10
+    assert sum(len(of_image.unique()) > 1 for of_image in view.view(10, 3)) >= 9
+    assert set(index.tolist()) != {each for batch in batches(repeats=3).epoch(2) for each in batch.index.tolist()}
+
+
 @given(st.integers(0, 3), st.integers(0, 4))
 def test_an_epoch_entered_at_a_step_goes_on_as_if_it_had_begun_at_its_start(epoch, start):
     whole, rest = list(batches().epoch(epoch)), list(batches().epoch(epoch, start))

@@ -45,6 +45,14 @@ def test_a_trial_is_the_run_of_its_seed_over_the_first_ones_batches(home):
     assert (home / "runs" / alone["run"] / "weights.safetensors").read_bytes() == weights[2]
 
 
+def test_networks_without_a_teacher_are_trained_together_too(home):
+    options = ["train-teacher", "--model", "resnet8", "--dataset", "digits", "--train-fraction", "0.1", "--epochs", "1"]
+    both = run(home, *options, "--seeds", "2", "--json").json
+    alone = run(home, *options, "--seed", "1", "--set", "data_seed=0", "--json").json
+    weights = [(home / "runs" / each["run"] / "weights.safetensors").read_bytes() for each in (*both, alone)]
+    assert weights[0] != weights[1] == weights[2]
+
+
 def test_a_signal_stops_all_trials_and_each_goes_on_alone(home):
     program = start(home, *STUDENT, "--epochs", "100", "--seeds", "2")
     program.until(lambda: "epoch 1/" in program.err.read_text())

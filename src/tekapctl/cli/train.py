@@ -21,15 +21,29 @@ Processes = Annotated[
 ]
 
 
+Seeds = Annotated[
+    int,
+    option(
+        "--seeds N",
+        "Train N seeds at once, starting with --seed, on the same batches (and with one forward pass of a teacher).",
+        "Run",
+        min=1,
+        max=1000,
+    ),
+]
+
+
 @with_spec_options("teacher")
-def train_teacher(spec: Any, processes: Processes = 1, dry_run: DryRun = False, as_json: options.Json = False) -> None:
+def train_teacher(
+    spec: Any, processes: Processes = 1, seeds: Seeds = 1, dry_run: DryRun = False, as_json: options.Json = False
+) -> None:
     """Train a network on its own: a teacher, or the baseline of a student.
 
     Examples:
     tekapctl train-teacher --model resnet32x4 --dataset cifar100
     tekapctl train-teacher --model timm:resnet18 --dataset folder:photographs
     """
-    _train(spec, processes=processes, dry_run=dry_run, as_json=as_json)
+    _train(spec, processes=processes, seeds=seeds, dry_run=dry_run, as_json=as_json)
 
 
 @with_spec_options("student")
@@ -55,16 +69,7 @@ def distill(
         ),
     ] = None,
     processes: Processes = 1,
-    seeds: Annotated[
-        int,
-        option(
-            "--seeds N",
-            "Train N seeds at once, starting with --seed, sharing the teacher's forward pass.",
-            "Run",
-            min=1,
-            max=1000,
-        ),
-    ] = 1,
+    seeds: Seeds = 1,
     dry_run: DryRun = False,
     as_json: options.Json = False,
 ) -> None:
@@ -90,12 +95,7 @@ def distill(
         from tekapctl.spec.effects import keep
 
         spec = keep(spec, effects)
-    if seeds == 1 or dry_run:
-        _train(spec, processes=processes, dry_run=dry_run, as_json=as_json)
-        return
-    if processes > 1:
-        raise UsageError("--seeds trains in one process, and --nproc asks for several.", "Leave out one of them.")
-    _train_seeds(spec, seeds, as_json=as_json)
+    _train(spec, processes=processes, seeds=seeds, dry_run=dry_run, as_json=as_json)
 
 
 def resume(
@@ -157,11 +157,16 @@ def bench(
     )
 
 
-def _train(spec: Any, *, processes: int, dry_run: bool, as_json: bool) -> None:
+def _train(spec: Any, *, processes: int, seeds: int, dry_run: bool, as_json: bool) -> None:
     from tekapctl.train.run import execute
 
     if dry_run:
         _estimate(spec, as_json=as_json)
+        return
+    if seeds > 1 and processes > 1:
+        raise UsageError("--seeds trains in one process, and --nproc asks for several.", "Leave out one of them.")
+    if seeds > 1:
+        _train_seeds(spec, seeds, as_json=as_json)
         return
     _run(lambda callback: execute(spec, Home.default(), callback), spec.network, processes=processes, as_json=as_json)
 

@@ -29,6 +29,11 @@ def open_cache(spec: StudentSpec, home: Home) -> CachedTeacher:
     """
     if spec.ensemble:
         raise UsageError("Caches are filled for one teacher at a time.", "Name a single teacher.")
+    if not spec.data.repeats_views and spec.data.repeats > 1:
+        raise UsageError(
+            "data.repeats shows an image several times in an epoch, always in another view, and the cache has one.",
+            "Leave out `data.repeats`, or the augmentations.",
+        )
     device = resolve_device(spec.device)
     make_deterministic(device)
     set_float32_precision(spec.precision, device)

@@ -36,6 +36,8 @@ class Batches:
         random_resized_crop: Whether images are cropped as by torchvision's RandomResizedCrop when they are decoded;
             needs image files and no padding.
         augment: Further augmentations, applied in this order; of those that mix images, one is drawn for each step.
+        repeats: Copies of an image that follow each other, each augmented differently (Hoffer et al., "Augment Your
+            Batch", CVPR 2020; Berman et al., "MultiGrain", 2019). An epoch keeps its length and shows some images.
         accumulate: Number of batches into which a step's samples are split.
         seed: Seed of the order and the augmentation.
         comm: The processes that share each batch.
@@ -52,6 +54,7 @@ class Batches:
         seed: int,
         random_resized_crop: bool = False,
         augment: Sequence[AugmentSpec] = (),
+        repeats: int = 1,
         accumulate: int = 1,
         comm: Communicator = SINGLE_PROCESS,
     ) -> None:
@@ -66,6 +69,7 @@ class Batches:
         self.comm = comm
         self.accumulate = accumulate
         self.augment = augment
+        self.repeats = repeats
         self._mixes = [each for each in augment if isinstance(each, MixSpec)]
         self.labels = image_set.labels.to(device)
         weights = image_set.label_weights
@@ -104,6 +108,7 @@ class Batches:
                 "seed": self.seed,
                 "batch_size": self.batch_size,
                 "accumulate": self.accumulate,
+                "repeats": self.repeats,
                 "random_resized_crop": self.random_resized_crop,
                 "augment": [each.model_dump(mode="json") for each in self.augment],
                 "subset": subset,
@@ -227,7 +232,8 @@ class Batches:
         return self._augment(stored, view)
 
     def _order(self, epoch: int) -> Int64[Tensor, " all"]:
-        return torch.randperm(len(self.image_set), generator=generator(CPU, self.seed, "order", epoch))
+        order = torch.randperm(len(self.image_set), generator=generator(CPU, self.seed, "order", epoch))
+        return order.repeat_interleave(self.repeats)[: len(order)] if self.repeats > 1 else order
 
     def _crop_seeds(self, part: Part, purpose: str) -> tuple[int, ...]:
         seed = derive(self.seed, purpose, part.epoch, part.step)

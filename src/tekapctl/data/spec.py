@@ -83,6 +83,13 @@ class DataSpec(Settings, ABC):
         description="Further augmentations in this order, each a name or a table with a name. If several mix images, "
         "one is drawn for each batch.",
     )
+    repeats: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Copies of an image in a batch, each augmented differently (repeated augmentation). An epoch keeps "
+        "its length and shows a random part of the images.",
+    )
     fingerprint: str | None = Field(
         None,
         pattern="^[0-9a-f]{64}$",
@@ -117,6 +124,11 @@ class DataSpec(Settings, ABC):
     def random_resized_crop(self) -> bool:
         """Whether training images are cropped as by torchvision's RandomResizedCrop."""
         return False
+
+    @property
+    def repeats_views(self) -> bool:
+        """Whether training shows the same few views of an image again and again: crops by padding, and flips."""
+        return not (self.augment or self.random_resized_crop)
 
     @property
     def is_subset(self) -> bool:

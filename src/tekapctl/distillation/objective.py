@@ -47,8 +47,28 @@ class Objective(nn.Module, ABC):
         """The weighted losses of a batch; several processes average them."""
 
 
-def cross_entropy(logits: Float[Tensor, "batch classes"], batch: Batch, label_smoothing: float) -> Float[Tensor, ""]:
-    """The cross-entropy with the labels, or with the probabilities of mixed images; images without a label count 0."""
+_YES = 0.2
+"""Classes with a larger share in a mixed image are among its answers, as in timm's procedure A3."""
+
+
+def cross_entropy(
+    logits: Float[Tensor, "batch classes"], batch: Batch, label_smoothing: float, *, binary: bool = False
+) -> Float[Tensor, ""]:
+    """The cross-entropy with the labels, or with the probabilities of mixed images; images without a label count 0.
+
+    Args:
+        logits: Of the student.
+        batch: The labels or probabilities, and the weights of the labels.
+        label_smoothing: Share of each label that is spread over all classes.
+        binary: Whether to average the binary cross-entropies of the classes instead.
+    """
+    if binary:
+        targets = F.one_hot(batch.labels, logits.shape[1]).float() if batch.targets is None else batch.targets
+        targets = targets.lerp(targets.mean(1, keepdim=True).expand_as(targets), label_smoothing)
+        if batch.targets is not None:
+            targets = (targets > _YES).float()
+        each = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none").mean(1)
+        return (each if batch.label_weights is None else each * batch.label_weights).mean()
     if batch.label_weights is None:
         targets = batch.labels if batch.targets is None else batch.targets
         return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
@@ -66,15 +86,18 @@ class Classification(Objective):
 
     Args:
         label_smoothing: Share of each label that is spread over all classes.
+        binary: Whether to average binary cross-entropies of the classes.
     """
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
+    def __init__(self, label_smoothing: float = 0.0, *, binary: bool = False) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
+        self.binary = binary
 
     def forward(self, student: Knowledge, batch: Batch) -> Parts:
         """The cross-entropy alone."""
-        return {"cross_entropy": batch.shard.rescale(cross_entropy(student.logits, batch, self.label_smoothing))}
+        loss = cross_entropy(student.logits, batch, self.label_smoothing, binary=self.binary)
+        return {"cross_entropy": batch.shard.rescale(loss)}
 
 
 class Distillation(Objective):
@@ -91,6 +114,7 @@ class Distillation(Objective):
         beta: Weight of the method's own loss.
         temperature: Temperature of KD.
         label_smoothing: Share of each label that is spread over all classes.
+        binary: Whether the cross-entropy is the mean of binary ones of the classes.
         standardize_logits: Whether losses of logits see logits of mean 0 and standard deviation 1.
         views: Learned views of the teacher (Angular-KD); their mean with the teacher replaces it. None for none.
     """
@@ -106,6 +130,7 @@ class Distillation(Objective):
         beta: float,
         temperature: float,
         label_smoothing: float = 0.0,
+        binary: bool = False,
         standardize_logits: bool = False,
         views: AngularViews | None = None,
     ) -> None:
@@ -116,6 +141,7 @@ class Distillation(Objective):
         self.method = method
         self.gamma, self.alpha, self.beta = gamma, alpha, beta
         self.label_smoothing = label_smoothing
+        self.binary = binary
         self.standardize_logits = standardize_logits
         self.views = views
         self.requires = Requires() if method is None else method.requires
@@ -133,7 +159,7 @@ class Distillation(Objective):
         parts: Parts = {}
         if self.gamma and not self.init_stage:
             seen = [student.logits] if student.strong is None else [student.logits, student.strong.logits]
-            errors = [cross_entropy(logits, batch, self.label_smoothing) for logits in seen]
+            errors = [cross_entropy(logits, batch, self.label_smoothing, binary=self.binary) for logits in seen]
             parts["cross_entropy"] = self.gamma * sum(errors[1:], start=errors[0])
         if self.needs_teacher:
             with self.clock("teacher"), torch.no_grad():

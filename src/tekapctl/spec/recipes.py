@@ -46,26 +46,30 @@ RECIPES: Mapping[str, Recipe] = {
         },
     ),
     "timm-a3": Recipe(
-        "Wightman et al., ResNet strikes back, 2021, procedure A3 (100 epochs, LAMB, batch size 2048), with the "
-        "cross-entropy of mixed labels in place of its binary cross-entropy, at one image size.",
+        "Wightman et al., ResNet strikes back, 2021, procedure A3 (100 epochs, LAMB, batch size 2048), at one image "
+        "size.",
         {
             "epochs": 100,
             "batch_size": 2048,
             "optimizer": {"name": "lamb", "learning_rate": 8e-3, "weight_decay": 0.02},
             "schedule": {"name": "cosine", "warmup_epochs": 5},
-            "data": {"augment": [{"name": "randaugment", "magnitude": 6}, "mixup", "cutmix"]},
+            "binary_targets": True,
+            "data": {"augment": [{"name": "randaugment", "magnitude": 6}, {"name": "mixup", "alpha": 0.1}, "cutmix"]},
         },
     ),
     "deit": Recipe(
-        "Touvron et al., Training data-efficient image transformers, ICML 2021, without stochastic depth and repeated "
-        "augmentation.",
+        "Touvron et al., Training data-efficient image transformers, ICML 2021. Stochastic depth is the network's: "
+        "model_args.drop_path_rate = 0.1 for timm's transformers.",
         {
             "epochs": 300,
             "batch_size": 1024,
             "optimizer": {"name": "adamw", "learning_rate": 5e-4, "lr_batch_size": 512, "weight_decay": 0.05},
             "schedule": {"name": "cosine", "warmup_epochs": 5, "final_factor": 0.01},
             "label_smoothing": 0.1,
-            "data": {"augment": ["randaugment", "random-erasing", {"name": "mixup", "alpha": 0.8}, "cutmix"]},
+            "data": {
+                "augment": ["randaugment", "random-erasing", {"name": "mixup", "alpha": 0.8}, "cutmix"],
+                "repeats": 3,
+            },
         },
     ),
     "finetune": Recipe(

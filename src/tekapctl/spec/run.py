@@ -76,6 +76,11 @@ class RunSpec(Settings):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of each label that is spread evenly over all classes."
     )
+    binary_targets: bool = Field(
+        False,
+        description="Train each class as a yes-or-no question: the mean binary cross-entropy over the classes, where "
+        "every class with a share above 0.2 in a mixed image counts as a yes (Wightman et al., 2021).",
+    )
     accumulate: int = Field(
         1,
         ge=1,
@@ -310,6 +315,17 @@ class StudentSpec(RunSpec):
     def _check_labels(self) -> "StudentSpec":
         if not self.data.train_fraction and self.gamma:
             raise ValueError("data.train_fraction is 0, so no image has a label: set gamma to 0")
+        if self.data.unlabelled is not None and self.binary_targets:
+            raise ValueError("binary_targets needs a label for every image; leave out data.unlabelled")
+        return self
+
+    @model_validator(mode="after")
+    def _check_repeats(self) -> "StudentSpec":
+        if self.data.repeats > 1 and self.beta and getattr(self.method, "memory", None) == "bank":
+            raise ValueError(
+                "data.repeats puts an image into a batch several times, but CRD's banks have one entry for each: set "
+                "method.memory to queue"
+            )
         return self
 
     @model_validator(mode="after")
@@ -326,6 +342,15 @@ class StudentSpec(RunSpec):
         """What the losses with a weight read."""
         method = self.method.requires if self.beta else Requires()
         return method | Requires(logits=bool(self.alpha))
+
+    @property
+    def uncached(self) -> str | None:
+        """Why the cache of teacher outputs cannot hold what the losses read; None if it can."""
+        if (what := self.requires.uncached) is not None:
+            return f"the method {self.method.name} reads {what}"
+        if self.data.repeats > 1 and not self.data.repeats_views:
+            return "data.repeats shows an image several times in an epoch, always in another view"
+        return None
 
     @property
     def levels(self) -> set[Level]:

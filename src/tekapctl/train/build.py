@@ -138,7 +138,7 @@ def assemble(
     return build_trainer(spec, splits, open_teachers(spec, teachers, splits, train, home), train, evaluated)
 
 
-def sibling(context: RunContext, spec: StudentSpec) -> RunContext:
+def sibling(context: RunContext, spec: RunSpec) -> RunContext:
     """A run that differs from another one, built with `share_teachers`, in its seed only.
 
     Args:
@@ -193,6 +193,7 @@ def training_batches(
         seed=spec.batch_seed,
         random_resized_crop=spec.data.random_resized_crop,
         augment=spec.data.augment,
+        repeats=spec.data.repeats,
         accumulate=spec.accumulate,
         comm=comm,
     )
@@ -261,7 +262,7 @@ def build_student(spec: RunSpec, splits: Splits, sources: Sequence[TeacherSource
 
 def build_objective(spec: RunSpec, sources: Sequence[TeacherSource], student: Network, train: Batches) -> Objective:
     """Cross-entropy for a network trained alone; for a student, the distillation from each teacher."""
-    objective: Objective = Classification(spec.label_smoothing)
+    objective: Objective = Classification(spec.label_smoothing, binary=spec.binary_targets)
     if isinstance(spec, StudentSpec):
         # The first teacher's noise is that of a run with this teacher alone.
         seeds = [derive(spec.seed, "teacher", number) if number else spec.seed for number in range(len(sources))]
@@ -314,6 +315,7 @@ def build_distillation(
         beta=spec.beta,
         temperature=spec.temperature,
         label_smoothing=spec.label_smoothing,
+        binary=spec.binary_targets,
         standardize_logits=spec.standardize_logits,
         views=views,
     )

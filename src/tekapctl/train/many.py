@@ -1,4 +1,4 @@
-"""Trains several seeds of a student at once, sharing the teacher's forward pass."""
+"""Trains several seeds of a spec at once, sharing the batches and the teacher's forward pass."""
 
 import logging
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import Any
 from tekapctl.data.batch import Batch
 from tekapctl.distributed.communicator import was_launched
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.spec import StudentSpec, to_dict
+from tekapctl.spec import RunSpec, to_dict
 from tekapctl.store.home import Home
 from tekapctl.store.run import Run
 from tekapctl.tracking import Trackers
@@ -36,7 +36,7 @@ class _Trial:
     callback: Callback
 
 
-def execute_seeds(spec: StudentSpec, count: int, home: Home, callback: Callback) -> list[dict[str, Any]]:
+def execute_seeds(spec: RunSpec, count: int, home: Home, callback: Callback) -> list[dict[str, Any]]:
     """Train a spec with `count` consecutive seeds at once, and return the runs' summaries.
 
     Each is a run of its own, except that all see the batches of the first (`data_seed`). A run that fails ends alone,
@@ -63,7 +63,6 @@ def execute_seeds(spec: StudentSpec, count: int, home: Home, callback: Callback)
         )
     Trackers.check(spec.track)
     first = build_run(spec.model_copy(update={"data_seed": spec.batch_seed}), home, share_teachers=count > 1)
-    assert isinstance(first.spec, StudentSpec)
     contexts = [first]
     for number in range(1, count):
         contexts.append(sibling(first, first.spec.model_copy(update={"seed": spec.seed + number})))
@@ -79,7 +78,7 @@ def execute_seeds(spec: StudentSpec, count: int, home: Home, callback: Callback)
                 _Trial(run, context, trackers, checkpointer, ProgressFile(run, NullCallback() if number else callback))
             )
         log_run(first)
-        logger.info(f"runs: {', '.join(trial.run.id for trial in trials)}")
+        logger.info(f"runs: {', '.join(trial.run.id for trial in trials)}; the lines of epochs are the first one's")
         summaries = _fit(trials)
         return [summaries[trial.run.id] for trial in trials]
 
@@ -123,7 +122,9 @@ def _fit(trials: list[_Trial]) -> dict[str, dict[str, Any]]:
 
     def finish_one(trial: _Trial) -> None:
         summary = summaries[trial.run.id] = finish(trial.run, trial.context)
-        warn_if_chance(f"student of seed {trial.context.spec.seed}", summary["last_top1"], trial.context)
+        warn_if_chance(
+            f"{trial.context.spec.network} of seed {trial.context.spec.seed}", summary["last_top1"], trial.context
+        )
         trial.trackers.finish(summaries[trial.run.id])
 
     each(finish_one)

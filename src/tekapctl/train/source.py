@@ -93,11 +93,8 @@ def open_teacher(spec: StudentSpec, teacher: Trained, train: Batches, cache: Pat
         logger.info(f"teacher: {kept} of {total} batch norms do not follow a convolution, and are not folded")
     if not spec.cache_teacher:
         return TeacherSource(teacher, live, perturbation)
-    if spec.requires.uncached:
-        logger.info(
-            f"the method {spec.method.name} reads {spec.requires.uncached}, which are not cached: the teacher stays "
-            "live"
-        )
+    if spec.uncached is not None:
+        logger.info(f"{spec.uncached}; this is not cached: the teacher stays live")
         return TeacherSource(teacher, live, perturbation)
     cached = CachedTeacher(live, train, cache, teacher, spec.data.name, spec.total_epochs)
     logger.info(f"cached knowledge: {cached.store.described}")

@@ -101,17 +101,15 @@ def cache_fills(plan: Plan, wanted: Mapping[str, Trial]) -> tuple[dict[str, Cach
 def _cache_key(trial: Trial) -> str | None:
     """What a trial's cache depends on, as far as it is known before it is loaded; None if the trial reads no cache."""
     spec = trial.spec
-    if not isinstance(spec, StudentSpec) or not spec.cache_teacher or spec.ensemble:
-        return None
-    if spec.beta and spec.method.requires.uncached is not None:
+    if not isinstance(spec, StudentSpec) or not spec.cache_teacher or spec.ensemble or spec.uncached is not None:
         return None
     table = to_dict(spec)
     need = trial.requires.get(spec.teacher)
     teacher = need.digest if need is not None else [spec.teacher, table["teacher_args"]]
     # Subsets of the images are drawn by the seed, and so are augmentations that have a record for each epoch.
-    by_epoch = bool(spec.data.augment or spec.data.random_resized_crop)
-    seed = spec.batch_seed if spec.data.is_subset or by_epoch else None
-    batches = [spec.batch_size, spec.accumulate, spec.total_epochs] if by_epoch else None
+    by_view = spec.data.repeats_views
+    seed = spec.batch_seed if spec.data.is_subset or not by_view else None
+    batches = None if by_view else [spec.batch_size, spec.accumulate, spec.total_epochs]
     return digest(
         {
             "teacher": teacher,
