@@ -41,7 +41,7 @@ def main() -> None:
     alone = assemble(spec, splits, [teacher], device, home)
     train, test = make_batches(spec, splits, device)
     sources = shared(open_teachers(spec, [teacher], splits, train, home))
-    specs = [spec.model_copy(update={"seed": seed}) for seed in range(given.trials)]
+    specs = [spec.model_copy(update={"seed": seed}) for seed in range(given.seeds)]
     together = [build_trainer(each, splits, sources, train, test) for each in specs]
 
     def rate(trainers: list) -> float:
@@ -61,7 +61,7 @@ def main() -> None:
         rate(trainers)
     pairs = [(rate([alone]), rate(together)) for _ in range(5)]  # in turn, so that both meet the machine's moods
     one, all_of_them = (statistics.median(rates) for rates in zip(*pairs, strict=True))
-    print(f"{given.teacher} > {given.student}, {given.method}, {given.trials} trials on {device}")
+    print(f"{given.teacher} > {given.student}, {given.method}, {given.seeds} trials on {device}")
     print(f"one after the other: {one:,.0f} images/s; together: {all_of_them:,.0f} images/s")
     print(f"{all_of_them / one:.2f} times as fast")
 
