@@ -136,7 +136,7 @@ def test_studies_are_listed_with_their_questions(tekapctl):
         (["few-shot", "--set", "study.fractions=[2.0]"], "fractions.0"),
         (["controls", "--no-tekap"], "no augmented teachers"),
         (["controls", "--vary", "data.train_fraction=0.1"], "needs a list of values"),
-        (["controls", "--vary", "data.colour=[1, 2]"], "colour: unknown field"),
+        (["controls", "--vary", "data.colour=[1, 2]"], "`data.colour`: unknown field"),
         (["perturbations", "--method", "sp", "--tekap"], "at the logit level"),
     ],
 )

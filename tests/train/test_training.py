@@ -98,7 +98,7 @@ def test_divergence_in_the_last_step_ends_the_run_too(home):
 def test_a_device_without_memory_is_answered_with_the_batch_size_to_try(home):
     trainer = build_run(parse({**QUICK, "kind": "teacher", "model": "resnet8"}), home).trainer
     trainer.network.conv1.register_forward_pre_hook(give_out)
-    with pytest.raises(TekapctlError, match=r"step 1 of epoch 1.*--batch-size 32"), training_in_words(trainer):
+    with pytest.raises(TekapctlError, match=r"step 1 of epoch 1.*`batch_size=32`"), training_in_words(trainer):
         trainer.step(next(trainer.batches()))
 
 
