@@ -14,7 +14,8 @@ from tekapctl.spec.io import (
     to_dict,
 )
 from tekapctl.spec.recipes import RECIPES, Recipe, recipe
-from tekapctl.spec.run import RunSpec, StudentSpec, TeacherSpec
+from tekapctl.spec.run import RunSpec, TeacherSpec
+from tekapctl.spec.student import StudentSpec
 
 __all__ = [
     "RECIPES",

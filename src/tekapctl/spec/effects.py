@@ -12,7 +12,7 @@ from tekapctl.distillation.tekap import LevelSettings
 from tekapctl.errors import UsageError
 from tekapctl.registry import unknown_name
 from tekapctl.spec.io import parse, to_dict
-from tekapctl.spec.run import StudentSpec
+from tekapctl.spec.student import StudentSpec
 
 Effect = Literal["weight", "shrink", "noise", "student-term", "bank-updates"]
 EFFECTS: tuple[Effect, ...] = get_args(Effect)

@@ -14,7 +14,8 @@ from pydantic import (
 )
 
 from tekapctl.errors import UsageError
-from tekapctl.spec.run import CHOICES, RunSpec, StudentSpec, TeacherSpec
+from tekapctl.spec.run import CHOICES, RunSpec, TeacherSpec
+from tekapctl.spec.student import StudentSpec
 from tekapctl.spec.suggestions import nearest_field
 
 _DEEPEST = 20
