@@ -13,7 +13,7 @@ from tekapctl.data.batch import Batch
 from tekapctl.distillation.angular import AngularViews
 from tekapctl.distillation.methods.kd import KD
 from tekapctl.distillation.methods.losses import standardized
-from tekapctl.distillation.methods.method import Method, sum_over_teachers
+from tekapctl.distillation.methods.method import Method
 from tekapctl.distillation.tekap import LEVELS, AugmentedTeachers, Tekap
 from tekapctl.models.network import Knowledge, Level, Requires
 from tekapctl.timing import Clock, no_clock
@@ -198,7 +198,7 @@ class Distillation(Objective):
     ) -> Float[Tensor, ""]:
         with self.clock("method"):
             if self.init_stage:
-                return sum_over_teachers(method.init_loss, student, teacher, augmented, batch)
+                return method.augmented_init_loss(student, teacher, augmented, batch)
             if self.standardize_logits and method.level == "logit" and not method.standardizes_logits:
                 student, teacher = _standardized(student), _standardized(teacher)
                 augmented = _standardized_teachers(augmented)

@@ -106,7 +106,8 @@ class RunSpec(Settings):
         10.0,
         gt=0,
         le=1e6,
-        description="Minutes between checkpoints within an epoch; one is written after every epoch as well.",
+        description="Minutes between checkpoints within an epoch. One is written after an epoch as well, unless they "
+        "would take more than a twentieth of the time.",
     )
     model_args: dict[str, Argument] = Field(
         {}, description="Keyword arguments of an external network (torchvision, timm or your own)."

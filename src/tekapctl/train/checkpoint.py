@@ -1,16 +1,19 @@
 """Checkpoints: written atomically, and verified when they are read."""
 
+import copy
 import hashlib
 import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from tekapctl.errors import TekapctlError, lacking_memory
-from tekapctl.store.atomic import atomic_write
+from tekapctl.store.atomic import atomic_file
 
 KEPT = 2
 """Checkpoints that a run keeps: the newest, and one to fall back on."""
@@ -29,15 +32,68 @@ def save(folder: Path, epoch: int, step: int, state: dict[str, Any]) -> Path:
         step: Steps done of the next.
         state: The state.
     """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    payload = buffer.getvalue()
     path = place(folder, epoch, step)
-    atomic_write(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+    with atomic_file(path) as file:
+        file.write(_MAGIC + bytes(hashlib.sha256().digest_size * 2) + b"\n")
+        hashed = _Hashed(file)
+        torch.save(state, cast("IO[bytes]", hashed))
+        hashed.check()
+        file.seek(len(_MAGIC))
+        file.write(hashed.sum.hexdigest().encode())
     for _, old in _numbered(folder)[KEPT:]:
         if old != path:
             old.unlink(missing_ok=True)
     return path
+
+
+class _Hashed:
+    """Passes what PyTorch writes on to a file, and computes its checksum.
+
+    An error of the file must not go through PyTorch, which would hide it behind one of its own.
+
+    Args:
+        file: The file.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.sum = hashlib.sha256()
+        self._error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        """Write and hash a piece, unless an earlier one could not be written."""
+        if self._error is None:
+            try:
+                self.file.write(content)
+                self.sum.update(content)
+            except OSError as error:
+                self._error = error
+        return len(content)
+
+    def flush(self) -> None:
+        """PyTorch asks for it at the end; the file is flushed with its checksum."""
+
+    def check(self) -> None:
+        """Raise the error of a piece that could not be written.
+
+        Raises:
+            OSError: There was one.
+        """
+        if self._error is not None:
+            raise self._error
+
+
+def host_copy(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A copy of a state in the host's memory, which training does not change.
+
+    From CUDA it goes to pinned memory, all tensors at once.
+    """
+    queued = device.type == "cuda"
+    tensors = [value for value in tree_leaves(state) if isinstance(value, Tensor)]
+    copies = {id(tensor): tensor.detach().to("cpu", copy=True, non_blocking=queued) for tensor in tensors}
+    if queued:
+        torch.cuda.synchronize(device)
+    return copy.deepcopy(state, copies)
 
 
 def place(folder: Path, epoch: int, step: int) -> Path:

@@ -1,6 +1,12 @@
 """Writes a run's training state, metrics and best weights while it trains."""
 
+import math
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
 
 from tekapctl.store.run import WEIGHTS, Run
 from tekapctl.store.weights import encode_weights
@@ -16,13 +22,19 @@ _PAUSE = 0.5
 
 
 _MOST_STEPS = 1000
+_SHARE = 20
+"""After an epoch, the training state is written if this many times as long as writing it took has passed."""
 
 
-class RunCheckpointer:
+Work = Callable[[], None]
+
+
+class RunCheckpointer(AbstractContextManager["RunCheckpointer"]):
     """Writes a run's training state, metrics and best weights, and stops it after a signal.
 
-    Only the main process writes. Processes check together whether one of them received a signal, so that all stop after
-    the same step.
+    A thread writes the files while training goes on, each from a copy, and one after the other. At the end of the run,
+    and when it stops, the files are there. Only the main process writes. Processes check together whether one of them
+    received a signal, so that all stop after the same step.
 
     Args:
         run: The run.
@@ -39,39 +51,62 @@ class RunCheckpointer:
         self.interruption = interruption
         self._kept = self._asked = time.monotonic()
         self._pause = self._steps = 1
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._writing: Future[None] | None = None
+        self._duration = 0.0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the thread; its error is raised, unless there is one already."""
+        self._thread.shutdown()
+        if error is None:
+            self._await_thread()
 
     def after_step(self) -> None:
         """Write the training state every `checkpoint_minutes`, and before the run stops."""
         self._steps -= 1
         if self._steps:
             return
-        is_due = time.monotonic() - self._kept >= 60 * self.context.spec.checkpoint_minutes
         signal, due, self._steps = self.comm.all_reduce_max(
-            (self.interruption.signal or 0, int(self.comm.is_main and is_due), self._next_pause())
+            (self.interruption.signal or 0, self._is_due(), self._next_pause())
         )
         if not signal and not due:
             return
         trainer = self.context.trainer
         trainer.check_finite()
-        self._write_state()
+        self._write([], with_state=True, wait=bool(signal))
         if signal:
             raise self._stopped(f"after step {trainer.progress.step} of epoch {trainer.progress.epoch + 1}", signal)
 
     def after_epoch(self, metrics: Metrics, is_best: bool) -> None:
-        """Write the epoch's metrics and training state, and the weights if they are the best so far."""
-        trainer = self.context.trainer
+        """Write the epoch's metrics, the weights if they are the best so far, and the training state if it is time."""
+        trainer, best = self.context.trainer, list[Work]()
         with self.comm.raise_together():
-            if is_best and self.comm.is_main:
-                weights, metadata = trainer.network.state_dict(), weights_metadata(self.context, metrics)
-                self.run.write_weights(WEIGHTS["best"], encode_weights(weights, metadata))
-        self._write_state()
+            if self.comm.is_main:
+                self.run.check_there()
+                if is_best:
+                    weights, metadata = trainer.network.state_dict(), weights_metadata(self.context, metrics)
+                    content = encode_weights(weights, metadata)
+                    best.append(lambda: self.run.write_weights(WEIGHTS["best"], content))
+        signal, due = self.comm.all_reduce_max((self.interruption.signal or 0, self._is_due(after_epoch=True)))
+        is_last = bool(signal) or trainer.is_done
+        self._write(best, with_state=bool(due) or is_last, wait=is_last)
         with self.comm.raise_together():
             if self.trackers is not None:
                 self.run.append_metrics(metrics)
                 self.trackers.log(metrics)
-        (signal,) = self.comm.all_reduce_max((self.interruption.signal or 0,))
-        if signal and trainer.progress.epoch < trainer.spec.total_epochs:
+        if signal and not trainer.is_done:
             raise self._stopped(f"after epoch {trainer.progress.epoch}", signal)
+
+    def _is_due(self, *, after_epoch: bool = False) -> int:
+        """1 in the main process if it is time to write the training state, or the thread has failed; else 0."""
+        if not self.comm.is_main:
+            return 0
+        since = time.monotonic() - self._kept
+        wanted = min(60 * self.context.spec.checkpoint_minutes, _SHARE * self._duration if after_epoch else math.inf)
+        has_failed = self._writing is not None and self._writing.done() and self._writing.exception() is not None
+        return int(since >= wanted or has_failed)
 
     def _next_pause(self) -> int:
         """Steps until the next check of all processes, by the main process's clock."""
@@ -87,10 +122,45 @@ class RunCheckpointer:
         error.is_told = not self.comm.is_main
         return error
 
-    def _write_state(self) -> None:
-        progress, state = self.context.trainer.progress, self.context.trainer.state()
+    def _write(self, work: list[Work], *, with_state: bool, wait: bool) -> None:
+        """Have the thread write files, after those that it is writing; an error of the latter is raised.
+
+        Args:
+            work: Writes files.
+            with_state: Whether to write the training state after them.
+            wait: Whether to return when the files are there.
+        """
+        trainer = self.context.trainer
+        epoch, step, state = trainer.progress.epoch, trainer.progress.step, trainer.state() if with_state else None
         with self.comm.raise_together():
-            if self.comm.is_main:
-                self.run.check_there()
-                checkpoint.save(self.run.checkpoints, progress.epoch, progress.step, state)
-        self._kept = time.monotonic()
+            if self.comm.is_main and (work or state is not None):
+                self._await_thread()  # before there is another copy
+                if state is not None:
+                    copied = checkpoint.host_copy(state, trainer.device)
+                    work = [*work, lambda: self._save(epoch, step, copied)]
+                self._writing = self._thread.submit(_each, work)
+                if wait:
+                    self._await_thread()
+        if with_state:
+            self._kept = time.monotonic()
+
+    def _save(self, epoch: int, step: int, state: dict[str, Any]) -> None:
+        began = time.monotonic()
+        self.run.check_there()
+        checkpoint.save(self.run.checkpoints, epoch, step, state)
+        self._duration = time.monotonic() - began
+
+    def _await_thread(self) -> None:
+        """Wait until the thread has nothing to do.
+
+        Raises:
+            TekapctlError: A file could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
+def _each(work: list[Work]) -> None:
+    while work:
+        work.pop(0)()  # so that copies are freed

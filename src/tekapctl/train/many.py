@@ -73,7 +73,7 @@ def execute_seeds(spec: RunSpec, count: int, home: Home, callback: Callback) -> 
             run = held.enter_context(start(context, home))
             trackers = Trackers(context.spec.track)
             trackers.start(run.id, run.path, to_dict(context.spec), [])
-            checkpointer = RunCheckpointer(run, context, interruption, trackers)
+            checkpointer = held.enter_context(RunCheckpointer(run, context, interruption, trackers))
             trials.append(
                 _Trial(run, context, trackers, checkpointer, ProgressFile(run, NullCallback() if number else callback))
             )

@@ -173,15 +173,16 @@ def _restore_state(run: Run, trainer: Trainer, state: dict[str, Any]) -> tuple[i
 def _train(run: Run, context: RunContext, callback: Callback) -> dict[str, Any]:
     trainer, interruption = context.trainer, Interruption()
     if not trainer.comm.is_main:
-        with interruption.listening(), training_in_words(trainer):
-            trainer.fit(NullCallback(), RunCheckpointer(run, context, interruption, None))
+        checkpointer = RunCheckpointer(run, context, interruption, None)
+        with interruption.listening(), training_in_words(trainer), checkpointer:
+            trainer.fit(NullCallback(), checkpointer)
         return {"run": run.id, "status": "finished"}
     trackers = Trackers(context.spec.track)
     trackers.start(run.id, run.path, to_dict(context.spec), context.trainer.progress.history)
     try:
         with training_in_words(trainer):
-            with interruption.listening():
-                trainer.fit(ProgressFile(run, callback), RunCheckpointer(run, context, interruption, trackers))
+            with interruption.listening(), RunCheckpointer(run, context, interruption, trackers) as checkpointer:
+                trainer.fit(ProgressFile(run, callback), checkpointer)
             summary = finish(run, context)
         who = "student" if context.teachers else "network"
         warn_if_chance(who, summary["last_top1"], context)

@@ -22,8 +22,8 @@ from tekapctl.distillation.methods.ft import FTSpec, factor_loss
 from tekapctl.distillation.methods.kdsvd import KDSVDSpec
 from tekapctl.distillation.methods.nst import NSTSpec
 from tekapctl.distillation.methods.ofd import OFDSpec
-from tekapctl.distillation.methods.reviewkd import Fusion, ReviewKDSpec, context_loss
-from tekapctl.distillation.methods.sp import similarity_loss
+from tekapctl.distillation.methods.reviewkd import Fusion, ReviewKDSpec, context_loss, pooled
+from tekapctl.distillation.methods.sp import similarities
 from tekapctl.distillation.methods.vid import Predictor
 
 Found = Iterator[tuple[str, Any]]
@@ -104,7 +104,9 @@ def kdsvd(x: Case) -> Found:
 @evaluates("similarity_preserving*")
 def sp(x: Case) -> Found:
     ours = own(x, "student")
-    loss = torch.stack([similarity_loss(a, b) for a, b in zip(ours, own(x, "teacher"), strict=True)]).sum()
+    loss = torch.stack(
+        [(similarities(a) - similarities(b)).square().mean() for a, b in zip(ours, own(x, "teacher"), strict=True)]
+    ).sum()
     loss.backward()
     yield "loss", loss
     yield from gradients_to(ours)
@@ -127,7 +129,7 @@ def vid(x: Case) -> Found:
     predictor.log_scale.data = x.log_scale
     for number, layer in enumerate((0, 2, 4)):
         predictor.regressor[layer].weight.data = x.at("regressor", number)
-    loss = predictor(ours, theirs)
+    loss = predictor(ours).loss(theirs)
     loss.backward()
     yield "loss", loss
     yield from gradients_to([ours])
@@ -184,7 +186,7 @@ def ab(x: Case) -> Found:
     yield "loss", loss
     yield from gradients_to(ours)
     yield from gradients_of(x, "connector", method.connectors, published)
-    yield "losses", method.losses(student, teacher)
+    yield "losses", method.pair_losses(method.student_side(student, teacher), teacher, batch(ours))
 
 
 @evaluates("factor_transfer*")
@@ -276,7 +278,7 @@ def reviewkd(x: Case) -> Found:
 def context(x: Case) -> Found:
     ours = x.file.case("fsp").all("student_map")
     ours = [maps.requires_grad_() for maps in ours]
-    loss = torch.stack([context_loss(a, b) for a, b in zip(ours, shared(x, "teacher"), strict=True)]).sum()
+    loss = torch.stack([context_loss(pooled(a), b) for a, b in zip(ours, shared(x, "teacher"), strict=True)]).sum()
     loss.backward()
     yield "loss", loss
     yield from gradients_to(ours)

@@ -155,7 +155,7 @@ def ab(x: Case) -> Found:
     if x.has_filled("connector"):
         load(x, "connector", method.connectors, "connectors.{}".format)
     student, teacher = pair.knowledge(pair.student), pair.teacher_knowledge()
-    yield "losses", method.losses(student, teacher)
+    yield "losses", method.pair_losses(method.student_side(student, teacher), teacher, _batch(pair))
     loss = method.init_loss(student, teacher, _batch(pair))
     loss.backward()
     yield "loss", loss

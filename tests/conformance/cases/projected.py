@@ -14,7 +14,7 @@ from conformance.vectors import Case
 from tekapctl import models
 from tekapctl.distillation.methods.simkd import SimKD
 from tekapctl.distillation.methods.srrl import SRRLSpec
-from tekapctl.distillation.methods.wkd import _VARIANCE_EPS, WKDFSpec, WKDLSpec, class_distances, distances
+from tekapctl.distillation.methods.wkd import _VARIANCE_EPS, WKDFSpec, WKDLSpec, class_distances, distances, gaussians
 from tekapctl.models.network import Knowledge, Maps, pool
 from tekapctl.models.reused import Projection, ReusedClassifier
 
@@ -28,7 +28,7 @@ def wkd_f(x: Case) -> Found:
     method = built(spec, of_maps(ours), of_maps(theirs))
     load(x, "connector", method.connector, str)
     with torch.no_grad():
-        means, deviations = distances(method.connector(ours[0]), theirs[0], x.grid)
+        means, deviations = distances(*(gaussians(maps, x.grid) for maps in (method.connector(ours[0]), theirs[0])))
     yield "eps", _VARIANCE_EPS
     yield "mean_loss", means
     yield "deviation_loss", deviations

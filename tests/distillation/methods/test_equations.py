@@ -20,7 +20,7 @@ from tekapctl.distillation.methods.pkt import PKTSpec
 from tekapctl.distillation.methods.rkd import RKDSpec
 from tekapctl.distillation.methods.rld import RLDSpec
 from tekapctl.distillation.methods.vid import Predictor
-from tekapctl.distillation.methods.wkd import distances
+from tekapctl.distillation.methods.wkd import distances, gaussians
 from tekapctl.distributed.shard import FULL_BATCH
 from tekapctl.models.network import Knowledge
 
@@ -212,7 +212,7 @@ def test_wkd_f_compares_the_cells_of_adaptive_pooling(height, width, grid):
     size = (min(grid, height), min(grid, width))
     ours, theirs = (F.adaptive_avg_pool2d(maps, size) for maps in (student, teacher))
     expected = (ours - theirs).square().sum(1).mean()
-    assert_close(distances(student, teacher, grid)[0], expected)
+    assert_close(distances(gaussians(student, grid), gaussians(teacher, grid))[0], expected)
 
 
 def test_wkd_f_finds_the_deviation_in_cells_that_overlap():
@@ -222,4 +222,4 @@ def test_wkd_f_finds_the_deviation_in_cells_that_overlap():
         for columns in (slice(0, 3), slice(2, 5)):
             ours, theirs = (maps[:, :, rows, columns].flatten(2) for maps in (student, teacher))
             expected += ((ours.var(2) + 1e-5).sqrt() - (theirs.var(2) + 1e-5).sqrt()).square().sum(1).mean() / 4
-    assert_close(distances(student, teacher, 2)[1], expected)
+    assert_close(distances(gaussians(student, 2), gaussians(teacher, 2))[1], expected)

@@ -6,13 +6,12 @@ with the labels.
 
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, MethodSpec, Pair, Requires
-from tekapctl.distillation.methods.feature_maps import FeatureMapMethod, Map, Pairing, connector_or_identity
+from tekapctl.distillation.methods import METHODS, About, Batch, MethodSpec, Pair, Requires
+from tekapctl.distillation.methods.feature_maps import InitFeatureMapMethod, Map, Pairing, connector_or_identity
 from tekapctl.distillation.methods.method import InitEpochs
 from tekapctl.settings import Weight
 
@@ -38,29 +37,23 @@ class ABSpec(MethodSpec):
         return AB(self, pair)
 
 
-class AB(FeatureMapMethod):
+class AB(InitFeatureMapMethod):
     """The init stage's loss, with a connector for each stage but the first; 0 after it."""
 
     pairing = Pairing(preactivations=True, first=1, pooled=False)
-    init_only = True
 
     def __init__(self, spec: ABSpec, pair: Pair) -> None:
         super().__init__(spec, pair)
         self.connectors = nn.ModuleList(map(connector_or_identity, self.pairs(pair.student, pair.teacher)))
 
-    def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        return torch.stack(self.losses(student, teacher)).sum()
-
-    def losses(self, student: Knowledge, teacher: Knowledge) -> list[Float[Tensor, ""]]:
-        """The loss of each stage, with half the weight of the next."""
-        stages, found = len(self.connectors), []
-        for number, (ours, theirs) in enumerate(self.pairs(student, teacher)):
-            weight = 2.0 ** (number + 1 - stages) * _SCALE / len(ours)
-            found.append(weight * boundary_loss(self.connectors[number](ours), theirs, self.spec.margin))
+    def connect(self, number: int, student: Map) -> Map:
+        found: Tensor = self.connectors[number](student)
         return found
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        return student.logits.new_zeros(())
+    def pair_loss(self, number: int, ours: Map, teacher: Map, batch: Batch) -> Float[Tensor, ""]:
+        """The loss of a stage, with half the weight of the next."""
+        weight = 2.0 ** (number + 1 - len(self.connectors)) * _SCALE / len(ours)
+        return weight * boundary_loss(ours, teacher, self.spec.margin)
 
 
 def boundary_loss(student: Map, teacher: Map, margin: float) -> Float[Tensor, ""]:

@@ -35,5 +35,10 @@ class AT(FeatureMapMethod):
 
     pairing = Pairing(first=1)
 
-    def pair_loss(self, number: int, student: Map, teacher: Map, batch: Batch) -> Float[Tensor, ""]:
-        return (attention(student) - attention(teacher)).square().mean()
+    def connect(self, number: int, student: Map) -> Float[Tensor, "batch places"]:
+        return attention(student)
+
+    def pair_loss(
+        self, number: int, ours: Float[Tensor, "batch places"], teacher: Map, batch: Batch
+    ) -> Float[Tensor, ""]:
+        return (ours - attention(teacher)).square().mean()

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods.method import TwoSidedMethod
 
 
 @METHODS.register("cc")
@@ -30,7 +31,7 @@ class CCSpec(MethodSpec):
         return CC(self, pair)
 
 
-class CC(Method):
+class CC(TwoSidedMethod):
     """Correlation of the differences between both networks' embeddings."""
 
     def __init__(self, spec: CCSpec, pair: Pair) -> None:
@@ -38,8 +39,13 @@ class CC(Method):
         self.embed_student = nn.Linear(pair.student.embedding.shape[1], spec.embedding_width)
         self.embed_teacher = nn.Linear(pair.teacher.embedding.shape[1], spec.embedding_width)
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+    def student_side(self, student: Knowledge, teacher: Knowledge) -> Float[Tensor, "batch width"]:
+        """The student's embedding in the space of the comparison."""
+        found: Tensor = self.embed_student(student.embedding)
+        return found
+
+    def compare(self, ours: Float[Tensor, "batch width"], teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The mean over neighbours; 0 for a batch of one."""
-        difference = (self.embed_student(student.embedding) - self.embed_teacher(teacher.embedding)).abs()
+        difference = (ours - self.embed_teacher(teacher.embedding)).abs()
         products = (difference[:-1] * difference[1:]).sum(1)
         return products.sum() / max(1, len(products))

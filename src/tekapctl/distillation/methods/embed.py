@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods.method import TwoSidedMethod
 
 
 @METHODS.register("embed")
@@ -36,7 +37,7 @@ class EmbedSpec(MethodSpec):
         return Embed(self, pair)
 
 
-class Embed(Method):
+class Embed(TwoSidedMethod):
     """The distance of the averaged projections from the teacher's embedding.
 
     Several projections end with a ReLU, unless the teacher has embeddings with negative entries, as transformers do.
@@ -55,12 +56,15 @@ class Embed(Method):
         self.projectors = nn.ModuleList(nn.Linear(*widths) for _ in range(spec.projectors))
         self.rectified = spec.projectors > 1 and not bool((pair.teacher.embedding < 0).any())
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The mean over samples."""
+    def student_side(self, student: Knowledge, teacher: Knowledge) -> Float[Tensor, "batch width"]:
+        """The mean of the projections."""
         projections = [projector(student.embedding) for projector in self.projectors]
         if self.rectified:
             projections = [F.relu(projection) for projection in projections]
-        found, wanted = torch.stack(projections).mean(0), teacher.embedding
+        return torch.stack(projections).mean(0)
+
+    def compare(self, ours: Float[Tensor, "batch width"], teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The mean over samples."""
         if self.spec.distance == "mse":
-            return F.mse_loss(found, wanted)
-        return 2 - 2 * F.cosine_similarity(found, wanted).mean()
+            return F.mse_loss(ours, teacher.embedding)
+        return 2 - 2 * F.cosine_similarity(ours, teacher.embedding).mean()

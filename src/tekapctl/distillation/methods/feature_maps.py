@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.distillation.methods import Batch, Knowledge, Method, Pair
-from tekapctl.distillation.methods.method import no_maps
+from tekapctl.distillation.methods import Batch, Knowledge, Pair
+from tekapctl.distillation.methods.method import TwoSidedMethod, no_maps
+from tekapctl.distillation.tekap import AugmentedTeachers
 from tekapctl.errors import UsageError
 
 Map = Float[Tensor, "batch _c _h _w"]
@@ -67,7 +69,7 @@ def of_one_size(student: Map, teacher: Map) -> MapPair:
     return MapPair(*(x if tuple(x.shape[2:]) == size else F.adaptive_avg_pool2d(x, size) for x in (student, teacher)))
 
 
-class FeatureMapMethod(Method):
+class FeatureMapMethod(TwoSidedMethod):
     """A loss of pairs of feature maps, which `pairing` declares; by default the sum of `pair_loss` over the pairs.
 
     Args:
@@ -98,15 +100,50 @@ class FeatureMapMethod(Method):
             return self.pairing(student.preactivations, teacher.preactivations)
         return self.pairing(student.feature_maps, teacher.feature_maps)
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The sum over the pairs."""
-        pairs = enumerate(self.pairs(student, teacher))
-        losses = [self.pair_loss(number, *pair, batch) for number, pair in pairs]
-        return sum(losses, start=student.logits.new_zeros(()))
+    def student_side(self, student: Knowledge, teacher: Knowledge) -> Any:
+        """The student's maps, each connected to the teacher's; and the student, for the pairs."""
+        pairs = self.pairs(student, teacher)
+        return student, [self.connect(number, pair.student) for number, pair in enumerate(pairs)]
 
-    def pair_loss(self, number: int, student: Map, teacher: Map, batch: Batch) -> Float[Tensor, ""]:
-        """The loss of one pair of maps, numbered from 0; for methods that do not override `loss`."""
+    def compare(self, ours: Any, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The sum over the pairs."""
+        return torch.stack(self.pair_losses(ours, teacher, batch)).sum()
+
+    def pair_losses(self, ours: Any, teacher: Knowledge, batch: Batch) -> list[Float[Tensor, ""]]:
+        """The loss of each pair."""
+        student, connected = ours
+        pairs = enumerate(zip(connected, self.pairs(student, teacher), strict=True))
+        return [self.pair_loss(number, ours, pair.teacher, batch) for number, (ours, pair) in pairs]
+
+    def connect(self, number: int, student: Map) -> Any:
+        """What `pair_loss` compares of the student's map, numbered from 0: the map itself."""
+        return student
+
+    def pair_loss(self, number: int, ours: Any, teacher: Map, batch: Batch) -> Float[Tensor, ""]:
+        """The loss of one pair, of what `connect` returned; for methods that do not override `compare`."""
         raise NotImplementedError
+
+
+class InitFeatureMapMethod(FeatureMapMethod):
+    """A loss of pairs of feature maps in the init stage, and none after it."""
+
+    init_only = True
+
+    def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        return super().loss(student, teacher, batch)
+
+    def augmented_init_loss(
+        self, student: Knowledge, teacher: Knowledge, augmented: AugmentedTeachers, batch: Batch
+    ) -> Float[Tensor, ""]:
+        return super().augmented_loss(student, teacher, augmented, batch)
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        return student.logits.new_zeros(())
+
+    def augmented_loss(
+        self, student: Knowledge, teacher: Knowledge, augmented: AugmentedTeachers, batch: Batch
+    ) -> Float[Tensor, ""]:
+        return student.logits.new_zeros(())
 
 
 _LARGEST_KERNEL = 16

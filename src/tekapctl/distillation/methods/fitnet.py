@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, MethodSpec, Pair, Requires, Weights
-from tekapctl.distillation.methods.feature_maps import Connector, FeatureMapMethod, Pairing
+from tekapctl.distillation.methods.feature_maps import Connector, FeatureMapMethod, Map, Pairing
 from tekapctl.errors import UsageError
 
 
@@ -53,6 +53,10 @@ class FitNet(FeatureMapMethod):
             )
         self.connector = Connector(pairs[spec.hint_layer], relu=True)
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        ours, theirs = self.pairs(student, teacher)[self.spec.hint_layer]
-        return F.mse_loss(self.connector(ours), theirs)
+    def student_side(self, student: Knowledge, teacher: Knowledge) -> tuple[Knowledge, Map]:
+        """The student, for the pairs, and its connected map."""
+        return student, self.connector(self.pairs(student, teacher)[self.spec.hint_layer].student)
+
+    def compare(self, ours: tuple[Knowledge, Map], teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        student, found = ours
+        return F.mse_loss(found, self.pairs(student, teacher)[self.spec.hint_layer].teacher)

@@ -4,15 +4,16 @@ Yim et al., CVPR 2017, equations 1 and 2. As published, the student's features a
 and then with the labels.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, MethodSpec, Pair, Requires, Weights
-from tekapctl.distillation.methods.feature_maps import FeatureMapMethod, Map, Pairing, of_one_size
+from tekapctl.distillation.methods.feature_maps import InitFeatureMapMethod, Map, Pairing, of_one_size
 from tekapctl.distillation.methods.method import InitEpochs
 
 
@@ -35,22 +36,26 @@ class FSPSpec(MethodSpec):
         return FSP(self, pair)
 
 
-class FSP(FeatureMapMethod):
+class FSP(InitFeatureMapMethod):
     """The init stage's loss; 0 after it."""
 
     pairing = Pairing(equal_channels=True)
-    init_only = True
 
-    def init_loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        neighbours = pairwise(self.pairs(student, teacher))
-        losses = [
-            (flow(lower.student, upper.student) - flow(lower.teacher, upper.teacher)).square().mean()
-            for lower, upper in neighbours
-        ]
+    def student_side(self, student: Knowledge, teacher: Knowledge) -> Any:
+        """The student, for the pairs, and its flows."""
+        return student, flows([pair.student for pair in self.pairs(student, teacher)])
+
+    def compare(self, ours: Any, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The sum over neighbouring stages."""
+        student, of_student = ours
+        of_teacher = flows([pair.teacher for pair in self.pairs(student, teacher)])
+        losses = [(one - other).square().mean() for one, other in zip(of_student, of_teacher, strict=True)]
         return sum(losses, start=student.logits.new_zeros(()))
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        return student.logits.new_zeros(())
+
+def flows(maps: Sequence[Map]) -> list[Float[Tensor, "batch _upper _lower"]]:
+    """The flow of each two neighbouring stages."""
+    return [flow(*neighbours) for neighbours in pairwise(maps)]
 
 
 def flow(lower: Map, upper: Map) -> Float[Tensor, "batch _upper _lower"]:

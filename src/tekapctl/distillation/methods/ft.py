@@ -13,10 +13,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, MethodSpec, Pair, Requires, Weights
 from tekapctl.distillation.methods.feature_maps import Map, of_one_size
 from tekapctl.distillation.methods.losses import attention
-from tekapctl.distillation.methods.method import InitEpochs
+from tekapctl.distillation.methods.method import InitEpochs, TwoSidedMethod
 
 
 @METHODS.register("ft")
@@ -43,7 +43,7 @@ class FTSpec(MethodSpec):
         return FT(self, pair)
 
 
-class FT(Method):
+class FT(TwoSidedMethod):
     """Factor transfer at the last stage."""
 
     couples_samples = False
@@ -63,11 +63,16 @@ class FT(Method):
         maps = teacher.feature_maps[-1]
         return F.mse_loss(self.restorer(self.paraphraser(maps)), maps)
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+    def student_side(self, student: Knowledge, teacher: Knowledge) -> Map:
+        """The student's factors."""
+        found: Tensor = self.translator(student.feature_maps[-1])
+        return found
+
+    def compare(self, ours: Map, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The distance of the student's factors from the teacher's."""
         with torch.no_grad():
             theirs = self.paraphraser(teacher.feature_maps[-1])
-        return factor_loss(self.translator(student.feature_maps[-1]), theirs)
+        return factor_loss(ours, theirs)
 
 
 def encoder(channels: int, factors: int, *, norm: bool) -> nn.Sequential:

@@ -3,10 +3,11 @@
 Lee, Kim and Song, ECCV 2018: radial basis functions of the right singular vectors of neighbouring stages.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,6 +15,8 @@ from torch.nn import functional as F
 from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, MethodSpec, Pair, Requires
 from tekapctl.distillation.methods.feature_maps import FeatureMapMethod, Map, Pairing
 
+Directions = tuple[Float[Tensor, "batch _vectors"], Float[Tensor, "batch _c _vectors"]]
+StudentSide = tuple[Knowledge, list[Directions] | None, Bool[Tensor, ""]]
 _SPARE = 3
 """Extra singular vectors of the student to choose from, since their order may differ from the teacher's."""
 
@@ -42,34 +45,39 @@ class KDSVD(FeatureMapMethod):
 
     pairing = Pairing(first=1, equal_channels=True)
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        """The sum over neighbouring stages; NaN if the maps are not finite."""
-        try:
-            total = self._sum(student, teacher)
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            return student.logits.sum() * torch.nan
-        are_finite = torch.stack([maps.isfinite().all() for maps in student.feature_maps]).all()
-        return torch.where(are_finite, total, torch.nan)
+    def student_side(self, student: Knowledge, teacher: Knowledge) -> StudentSide:
+        """The student, for the pairs, its directions, and whether its maps are finite."""
+        maps = [pair.student for pair in self.pairs(student, teacher)]
+        are_finite = torch.stack([each.isfinite().all() for each in student.feature_maps]).all()
+        return student, directions(maps, self.spec.vectors + _SPARE), are_finite
 
-    def _sum(self, student: Knowledge, teacher: Knowledge) -> Float[Tensor, ""]:
+    def compare(self, ours: StudentSide, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The sum over neighbouring stages; NaN if the maps are not finite."""
+        student, of_student, are_finite = ours
+        of_teacher = directions([pair.teacher for pair in self.pairs(student, teacher)], self.spec.vectors)
+        if of_student is None or of_teacher is None:
+            return student.logits.sum() * torch.nan
         total = student.logits.new_zeros(())
         before: tuple[Tensor, Tensor] | None = None
-        for pair in self.pairs(student, teacher):
-            with torch.no_grad():
-                weights, theirs = main_directions(pair.teacher, self.spec.vectors)
-            _, ours = main_directions(pair.student, self.spec.vectors + _SPARE)
-            ours = aligned(ours, theirs) * weights.unsqueeze(1)
+        for (_, found), (weights, theirs) in zip(of_student, of_teacher, strict=True):
+            found = aligned(found, theirs) * weights.unsqueeze(1)
             theirs = theirs * weights.unsqueeze(1)
             if before is not None:
-                difference = (relation(ours, before[0]) - relation(theirs, before[1])).square()
-                total = total + torch.where(difference.isfinite(), difference, 0.0).sum() / len(ours)
-            before = ours, theirs
-        return total
+                difference = (relation(found, before[0]) - relation(theirs, before[1])).square()
+                total = total + torch.where(difference.isfinite(), difference, 0.0).sum() / len(found)
+            before = found, theirs
+        return torch.where(are_finite, total, torch.nan)
 
 
-def main_directions(
-    maps: Map, count: int
-) -> tuple[Float[Tensor, "batch vectors"], Float[Tensor, "batch channels vectors"]]:
+def directions(maps: Sequence[Map], count: int) -> list[Directions] | None:
+    """The main directions of each map; None where the decomposition fails."""
+    try:
+        return [main_directions(each, count) for each in maps]
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        return None
+
+
+def main_directions(maps: Map, count: int) -> Directions:
     """The largest singular values, as a unit vector, and their unit right singular vectors."""
     rows = maps.flatten(2).transpose(1, 2)
     with torch.no_grad():

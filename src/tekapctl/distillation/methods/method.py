@@ -208,6 +208,41 @@ class Method(nn.Module, ABC):
         """The weighted losses under the teacher and under each augmented teacher."""
         return sum_over_teachers(self.loss, student, teacher, augmented, batch)
 
+    def augmented_init_loss(
+        self, student: Knowledge, teacher: Knowledge, augmented: AugmentedTeachers, batch: Batch
+    ) -> Float[Tensor, ""]:
+        """The same of the init stage's losses."""
+        return sum_over_teachers(self.init_loss, student, teacher, augmented, batch)
+
+
+class TwoSidedMethod(Method):
+    """A loss that compares something computed from the student with each teacher.
+
+    The student's side is computed once per step, whatever the number of augmented teachers: it is the larger part of
+    the work, and batch norms in it must see each batch once.
+    """
+
+    @abstractmethod
+    def student_side(self, student: Knowledge, teacher: Knowledge) -> Any:
+        """What is compared with the teachers, such as the student's maps after connectors.
+
+        Args:
+            student: The student's knowledge of the batch.
+            teacher: The teacher's, for the shapes that all teachers have.
+        """
+
+    @abstractmethod
+    def compare(self, ours: Any, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """The loss of the student's side under one teacher."""
+
+    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        return self.compare(self.student_side(student, teacher), teacher, batch)
+
+    def augmented_loss(
+        self, student: Knowledge, teacher: Knowledge, augmented: AugmentedTeachers, batch: Batch
+    ) -> Float[Tensor, ""]:
+        return sum_over_teachers(self.compare, self.student_side(student, teacher), teacher, augmented, batch)
+
 
 def scaled(loss: Float[Tensor, ""], weight: float) -> Float[Tensor, ""]:
     """A weighted loss; exactly the loss itself if the weight is 1."""
@@ -215,13 +250,21 @@ def scaled(loss: Float[Tensor, ""], weight: float) -> Float[Tensor, ""]:
 
 
 def sum_over_teachers(
-    loss: Callable[[Knowledge, Knowledge, Batch], Tensor],
-    student: Knowledge,
+    loss: Callable[[Any, Knowledge, Batch], Tensor],
+    student: Any,
     teacher: Knowledge,
     augmented: AugmentedTeachers,
     batch: Batch,
 ) -> Float[Tensor, ""]:
-    """The weighted losses under the teacher and under each augmented teacher."""
+    """The weighted losses under the teacher and under each augmented teacher.
+
+    Args:
+        loss: The loss of the student under one teacher.
+        student: Its first argument: the student's knowledge, or what was computed from it.
+        teacher: The teacher's knowledge.
+        augmented: The augmented teachers, and the weights.
+        batch: The batch.
+    """
     total = scaled(loss(student, teacher, batch), augmented.spec.teacher_loss_weight)
     for perspective in augmented:
         total = total + augmented.spec.loss_weight * loss(student, perspective, batch)

@@ -13,6 +13,9 @@ from torch.nn import functional as F
 from tekapctl.distillation.methods import METHODS, About, Batch, MethodSpec, Pair, Requires, Weights
 from tekapctl.distillation.methods.feature_maps import FeatureMapMethod, Map, Pairing
 
+Patterns = Float[Tensor, "batch _c _places"]
+"""Where each channel is active, as a unit vector."""
+
 
 @METHODS.register("nst")
 class NSTSpec(MethodSpec):
@@ -36,10 +39,24 @@ class NST(FeatureMapMethod):
 
     pairing = Pairing(first=1)
 
-    def pair_loss(self, number: int, student: Map, teacher: Map, batch: Batch) -> Float[Tensor, ""]:
-        ours, theirs = (F.normalize(maps.flatten(2), dim=2) for maps in (student, teacher))
+    def connect(self, number: int, student: Map) -> tuple[Patterns, Float[Tensor, ""]]:
+        """The patterns, and the mean of their kernel."""
+        ours = patterns(student)
+        return ours, kernel(ours, ours)
 
-        def kernel(a: Tensor, b: Tensor) -> Tensor:
-            return torch.bmm(a, b.transpose(1, 2)).square().mean()
+    def pair_loss(
+        self, number: int, ours: tuple[Patterns, Float[Tensor, ""]], teacher: Map, batch: Batch
+    ) -> Float[Tensor, ""]:
+        found, among = ours
+        theirs = patterns(teacher)
+        return kernel(theirs, theirs).detach() + among - 2 * kernel(found, theirs)
 
-        return kernel(theirs, theirs).detach() + kernel(ours, ours) - 2 * kernel(ours, theirs)
+
+def patterns(maps: Map) -> Patterns:
+    """The patterns of some maps."""
+    return F.normalize(maps.flatten(2), dim=2)
+
+
+def kernel(one: Patterns, other: Patterns) -> Float[Tensor, ""]:
+    """The mean squared product of two networks' patterns."""
+    return torch.bmm(one, other.transpose(1, 2)).square().mean()

@@ -58,10 +58,14 @@ class OFD(FeatureMapMethod):
             self.register_buffer(f"negative_sum_{number}", torch.zeros(theirs))
             self.register_buffer(f"negative_count_{number}", torch.zeros(theirs))
 
-    def pair_loss(self, number: int, student: Map, teacher: Map, batch: Batch) -> Float[Tensor, ""]:
+    def connect(self, number: int, student: Map) -> Map:
+        found: Tensor = self.connectors[number](student)
+        return found
+
+    def pair_loss(self, number: int, ours: Map, teacher: Map, batch: Batch) -> Float[Tensor, ""]:
         weight = 2.0 ** (number + 1 - len(self.connectors))
         margin = self._margin(number, teacher, batch.shard)
-        return weight * partial_distance(self.connectors[number](student), teacher, margin)
+        return weight * partial_distance(ours, teacher, margin)
 
     @torch.no_grad()
     def _margin(self, number: int, teacher: Map, shard: BatchShard) -> Float[Tensor, " channels"]:

@@ -8,7 +8,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods.method import TwoSidedMethod
 
 EPSILON = 1e-7
 
@@ -30,11 +31,15 @@ class PKTSpec(MethodSpec):
         return PKT(self)
 
 
-class PKT(Method):
+class PKT(TwoSidedMethod):
     """Divergence between the neighbourhoods of both networks' embeddings."""
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        ours, theirs = neighbours(student.embedding), neighbours(teacher.embedding.detach())
+    def student_side(self, student: Knowledge, teacher: Knowledge) -> Float[Tensor, "batch batch"]:
+        """The student's neighbourhoods."""
+        return neighbours(student.embedding)
+
+    def compare(self, ours: Float[Tensor, "batch batch"], teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        theirs = neighbours(teacher.embedding.detach())
         return (theirs * ((theirs + EPSILON) / (ours + EPSILON)).log()).mean()
 
 

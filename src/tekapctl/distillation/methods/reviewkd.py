@@ -18,6 +18,8 @@ from tekapctl.distillation.methods.losses import entropy_weights
 from tekapctl.settings import Epochs
 
 _LEVELS = (4, 2, 1)
+Pooled = list[Map]
+"""A map, and the map pooled to each smaller one of the context loss's sizes."""
 
 
 @METHODS.register("reviewkd")
@@ -65,13 +67,20 @@ class ReviewKD(FeatureMapMethod):
         maps = self.pairing(ours, teacher.preactivations)
         return [*maps, MapPair(student.embedding[:, :, None, None], teacher.embedding[:, :, None, None])]
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        pairs = self.pairs(student, teacher)
-        total, fused = student.logits.new_zeros(()), None
-        weights = entropy_weights(student.logits, teacher.logits) if self.spec.entropy_weights else None
-        for fusion, pair in zip(reversed(self.fusions), reversed(pairs), strict=True):
+    def student_side(self, student: Knowledge, teacher: Knowledge) -> tuple[Knowledge, list[Pooled]]:
+        """The student, for the pairs, and its predictions of the teacher's maps, last to first."""
+        predictions, fused = [], None
+        for fusion, pair in zip(reversed(self.fusions), reversed(self.pairs(student, teacher)), strict=True):
             out, fused = fusion(pair.student, fused, pair.teacher.shape[2:])
-            total = total + context_loss(out, pair.teacher, weights)
+            predictions.append(pooled(out))
+        return student, predictions
+
+    def compare(self, ours: tuple[Knowledge, list[Pooled]], teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        student, predictions = ours
+        weights = entropy_weights(student.logits, teacher.logits) if self.spec.entropy_weights else None
+        total = student.logits.new_zeros(())
+        for prediction, pair in zip(predictions, reversed(self.pairs(student, teacher)), strict=True):
+            total = total + context_loss(prediction, pair.teacher, weights)
         return self.warmup(batch.step) * total
 
 
@@ -116,7 +125,12 @@ def _resized(maps: Map, size: Sequence[int]) -> Map:
     return maps if tuple(maps.shape[2:]) == tuple(size) else F.interpolate(maps, size=tuple(size), mode="nearest")
 
 
-def context_loss(student: Map, teacher: Map, weights: Float[Tensor, " batch"] | None = None) -> Float[Tensor, ""]:
+def pooled(maps: Map) -> Pooled:
+    """A map at all sizes of the context loss."""
+    return [maps, *(F.adaptive_avg_pool2d(maps, size) for size in _LEVELS if size < maps.shape[2])]
+
+
+def context_loss(student: Pooled, teacher: Map, weights: Float[Tensor, " batch"] | None = None) -> Float[Tensor, ""]:
     """The hierarchical context loss of one stage, with a weight for each sample or none."""
 
     def distance(ours: Map, theirs: Map) -> Float[Tensor, ""]:
@@ -124,11 +138,10 @@ def context_loss(student: Map, teacher: Map, weights: Float[Tensor, " batch"] | 
             return F.mse_loss(ours, theirs)
         return (weights * (ours - theirs).square().flatten(1).mean(1)).mean()
 
-    total, weight, all_weights = distance(student, teacher), 1.0, 1.0
-    for size in _LEVELS:
-        if size < student.shape[2]:
-            weight /= 2
-            ours, theirs = (F.adaptive_avg_pool2d(maps, size) for maps in (student, teacher))
-            total = total + weight * distance(ours, theirs)
-            all_weights += weight
+    (full, *smaller), (same, *theirs) = student, pooled(teacher)
+    total, weight, all_weights = distance(full, same), 1.0, 1.0
+    for one, other in zip(smaller, theirs, strict=True):
+        weight /= 2
+        total = total + weight * distance(one, other)
+        all_weights += weight
     return total / all_weights

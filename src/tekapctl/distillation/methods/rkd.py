@@ -11,8 +11,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, MethodSpec, Pair, Requires
+from tekapctl.distillation.methods.method import TwoSidedMethod
 from tekapctl.settings import Weight
+
+Relations = tuple[Float[Tensor, "batch batch"], Float[Tensor, "batch batch batch"]]
 
 
 @METHODS.register("rkd")
@@ -34,14 +37,22 @@ class RKDSpec(MethodSpec):
         return RKD(self)
 
 
-class RKD(Method):
+class RKD(TwoSidedMethod):
     """Huber losses of distances and of angles between the embeddings of a batch."""
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        ours, theirs = student.embedding, teacher.embedding.detach()
-        of_distances = F.smooth_l1_loss(distances(ours), distances(theirs))
-        of_angles = F.smooth_l1_loss(angles(ours), angles(theirs))
+    def student_side(self, student: Knowledge, teacher: Knowledge) -> Relations:
+        """The student's distances and angles."""
+        return relations(student.embedding)
+
+    def compare(self, ours: Relations, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        theirs = relations(teacher.embedding.detach())
+        of_distances, of_angles = (F.smooth_l1_loss(one, other) for one, other in zip(ours, theirs, strict=True))
         return self.spec.distance_weight * of_distances + self.spec.angle_weight * of_angles
+
+
+def relations(embedding: Float[Tensor, "batch width"]) -> Relations:
+    """The distances and angles of a batch."""
+    return distances(embedding), angles(embedding)
 
 
 def distances(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:

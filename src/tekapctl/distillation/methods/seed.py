@@ -11,9 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods.method import TwoSidedMethod
 from tekapctl.distillation.tekap import AugmentedTeachers
 from tekapctl.settings import Temperature
+
+Unit = Float[Tensor, "batch width"]
+Similarities = Float[Tensor, "batch queue"]
 
 
 @METHODS.register("seed")
@@ -42,7 +46,7 @@ class SEEDSpec(MethodSpec):
         return SEED(self, pair.student.embedding.shape[1], pair.teacher.embedding.shape[1])
 
 
-class SEED(Method):
+class SEED(TwoSidedMethod):
     """Cross-entropy of similarities, with a queue that begins with random unit vectors.
 
     Args:
@@ -61,12 +65,17 @@ class SEED(Method):
         self.register_buffer("queue", F.normalize(torch.randn(spec.queue, teacher), dim=1))
         self.register_buffer("next_row", torch.zeros((), dtype=torch.int64))
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+    def student_side(self, student: Knowledge, teacher: Knowledge) -> tuple[Unit, Similarities]:
+        """The student's projected unit embedding, and its similarities to the queue."""
+        ours = F.normalize(self.projector(student.embedding), dim=1)
+        return ours, ours @ self.queue.T
+
+    def compare(self, ours: tuple[Unit, Similarities], teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The mean over samples."""
         theirs = F.normalize(teacher.embedding, dim=1)
-        ours = F.normalize(self.projector(student.embedding), dim=1)
         found, wanted = (
-            torch.cat([unit @ self.queue.T, (unit * theirs).sum(1, keepdim=True)], 1) for unit in (ours, theirs)
+            torch.cat([queued, (unit * theirs).sum(1, keepdim=True)], 1)
+            for unit, queued in (ours, (theirs, theirs @ self.queue.T))
         )
         wanted = (wanted / self.spec.teacher_temperature).softmax(1)
         return F.cross_entropy(found / self.spec.student_temperature, wanted)

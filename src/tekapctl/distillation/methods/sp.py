@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, MethodSpec, Pair, Requires, Weights
 from tekapctl.distillation.methods.feature_maps import Map
+from tekapctl.distillation.methods.method import TwoSidedMethod
 
 
 @METHODS.register("sp")
@@ -30,14 +31,18 @@ class SPSpec(MethodSpec):
         return SP(self)
 
 
-class SP(Method):
+class SP(TwoSidedMethod):
     """Squared differences of the batch's similarity matrices at the last stage."""
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        return similarity_loss(student.feature_maps[-1], teacher.feature_maps[-1])
+    def student_side(self, student: Knowledge, teacher: Knowledge) -> Float[Tensor, "batch batch"]:
+        """The student's similarities."""
+        return similarities(student.feature_maps[-1])
+
+    def compare(self, ours: Float[Tensor, "batch batch"], teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        """Equation 4 for one pair of layers."""
+        return (similarities(teacher.feature_maps[-1]) - ours).square().mean()
 
 
-def similarity_loss(student: Map, teacher: Map) -> Float[Tensor, ""]:
-    """Equation 4 for one pair of layers."""
-    ours, theirs = (F.normalize(maps.flatten(1) @ maps.flatten(1).T, dim=1) for maps in (student, teacher))
-    return (theirs - ours).square().mean()
+def similarities(maps: Map) -> Float[Tensor, "batch batch"]:
+    """The products of the samples' maps, in rows of unit length."""
+    return F.normalize(maps.flatten(1) @ maps.flatten(1).T, dim=1)

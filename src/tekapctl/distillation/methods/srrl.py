@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, MethodSpec, Pair, Requires, Weights
+from tekapctl.distillation.methods.method import TwoSidedMethod
 from tekapctl.models.reused import linear_of
 
 
@@ -31,7 +32,7 @@ class SRRLSpec(MethodSpec):
         return SRRL(self, pair)
 
 
-class SRRL(Method):
+class SRRL(TwoSidedMethod):
     """Both distances, with the projection and a frozen copy of the teacher's classifier."""
 
     couples_samples = False
@@ -44,7 +45,10 @@ class SRRL(Method):
         self.project = nn.Sequential(nn.Conv2d(ours, theirs, 1, bias=False), nn.BatchNorm2d(theirs), nn.ReLU())
         self.classifier = linear_of(pair.classifier)
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+    def student_side(self, student: Knowledge, teacher: Knowledge) -> Knowledge:
+        """The projected embedding, and its logits under the teacher's classifier."""
         projected = self.project(student.embedding[:, :, None, None]).flatten(1)
-        logits = self.classifier(projected)
-        return F.mse_loss(projected, teacher.embedding) + F.mse_loss(logits, teacher.logits)
+        return Knowledge(self.classifier(projected), projected)
+
+    def compare(self, ours: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        return F.mse_loss(ours.embedding, teacher.embedding) + F.mse_loss(ours.logits, teacher.logits)

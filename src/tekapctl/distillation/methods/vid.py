@@ -4,7 +4,7 @@ Ahn et al., CVPR 2019, equation 5: a Gaussian with a learned variance for each o
 """
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,23 @@ class VIDSpec(MethodSpec):
         return VID(self, pair)
 
 
+class Prediction(NamedTuple):
+    """A Gaussian for each channel.
+
+    Attributes:
+        mean: At each place.
+        variance: Of each channel.
+    """
+
+    mean: Map
+    variance: Float[Tensor, "1 _c 1 1"]
+
+    def loss(self, teacher: Map) -> Float[Tensor, ""]:
+        """The negative log-likelihood of the teacher's map, up to a constant."""
+        error = (self.mean - teacher).square()
+        return (0.5 * (error / self.variance + self.variance.log())).mean()
+
+
 class Predictor(nn.Module):
     """Predicts the teacher's map of one stage from the student's, as a Gaussian for each channel.
 
@@ -57,11 +74,10 @@ class Predictor(nn.Module):
         start = variance - EPSILON + math.log(-math.expm1(EPSILON - variance))
         self.log_scale = nn.Parameter(torch.full((teacher_channels,), start))
 
-    def forward(self, student: Map, teacher: Map) -> Float[Tensor, ""]:
-        """The negative log-likelihood of the teacher's map, up to a constant."""
+    def forward(self, student: Map) -> Prediction:
+        """The Gaussian."""
         variance = (F.softplus(self.log_scale) + EPSILON).view(1, -1, 1, 1)
-        error = (self.regressor(student) - teacher).square()
-        return (0.5 * (error / variance + variance.log())).mean()
+        return Prediction(self.regressor(student), variance)
 
 
 class VID(FeatureMapMethod):
@@ -76,5 +92,9 @@ class VID(FeatureMapMethod):
             Predictor(ours.shape[1], theirs.shape[1], spec.variance) for ours, theirs in pairs
         )
 
-    def pair_loss(self, number: int, student: Map, teacher: Map, batch: Batch) -> Float[Tensor, ""]:
-        return self.predictors[number](student, teacher)
+    def connect(self, number: int, student: Map) -> Prediction:
+        found: Prediction = self.predictors[number](student)
+        return found
+
+    def pair_loss(self, number: int, ours: Prediction, teacher: Map, batch: Batch) -> Float[Tensor, ""]:
+        return ours.loss(teacher)

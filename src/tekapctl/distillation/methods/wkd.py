@@ -6,7 +6,6 @@ WKD-L (section 3.1) is discrete optimal transport with entropic regularisation o
 where moving mass between similar classes is cheap, and the target's own term.
 """
 
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -17,9 +16,13 @@ from torch import Tensor
 from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.distillation.methods.feature_maps import Connector, Map, MapPair
 from tekapctl.distillation.methods.losses import Labels, Logits, OfEach
+from tekapctl.distillation.methods.method import TwoSidedMethod
 from tekapctl.errors import UsageError
 from tekapctl.settings import Temperature, Weight
 
+OfCells = Float[Tensor, "cells batch _c"]
+Gaussians = tuple[OfCells, OfCells]
+"""Means and standard deviations."""
 PAPER = "Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation"
 DecayStart = Annotated[
     float,
@@ -53,7 +56,7 @@ class WKDFSpec(MethodSpec):
         return WKDF(self, pair)
 
 
-class WKDF(Method):
+class WKDF(TwoSidedMethod):
     """The distance of the Gaussians of both last maps, the student's through a connector."""
 
     couples_samples = False
@@ -63,21 +66,26 @@ class WKDF(Method):
         self.decay = pair.cosine_decay(spec.decay_start)
         self.connector = Connector(MapPair(pair.student.feature_maps[-1], pair.teacher.feature_maps[-1]), relu=True)
 
-    def loss(self, student: Knowledge, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
-        ours, theirs = self.connector(student.feature_maps[-1]), teacher.feature_maps[-1]
-        means, deviations = distances(ours, theirs, self.spec.grid)
+    def student_side(self, student: Knowledge, teacher: Knowledge) -> Gaussians:
+        """The student's Gaussians, of its connected map."""
+        return gaussians(self.connector(student.feature_maps[-1]), self.spec.grid)
+
+    def compare(self, ours: Gaussians, teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+        means, deviations = distances(ours, gaussians(teacher.feature_maps[-1], self.spec.grid))
         return self.decay(batch.step) * (self.spec.mean_weight * means + deviations)
 
 
-def distances(student: Map, teacher: Map, grid: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+def gaussians(maps: Map, grid: int) -> Gaussians:
+    """The mean and the deviation of each channel in each cell."""
+    found = cells(maps, grid)
+    means, deviations = ([of(pixels) for pixels in found] for of in (lambda pixels: pixels.mean(-1), deviation))
+    return torch.stack(means), torch.stack(deviations)
+
+
+def distances(student: Gaussians, teacher: Gaussians) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Squared distances of means and of deviations, summed over channels, averaged over samples and cells."""
-    ours, theirs = (cells(maps, grid) for maps in (student, teacher))
-
-    def distance(of: Callable[[Tensor], Tensor]) -> Tensor:
-        pairs = zip(ours, theirs, strict=True)
-        return torch.stack([(of(one) - of(other)).square().sum(1).mean() for one, other in pairs]).mean()
-
-    return distance(lambda pixels: pixels.mean(-1)), distance(deviation)
+    means, deviations = ((one - other).square().sum(2).mean() for one, other in zip(student, teacher, strict=True))
+    return means, deviations
 
 
 def cells(maps: Map, grid: int) -> list[Float[Tensor, "batch _c _pixels"]]:
