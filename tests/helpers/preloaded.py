@@ -12,6 +12,9 @@ from tekapctl.cli.app import app
 
 for _name in (
     "helpers.program",
+    "helpers.processes",
+    "helpers.stand_ins",
+    "pytest",
     "reliability.limit",
     "timm",
     "torch._dynamo",

@@ -1,6 +1,5 @@
 """Several processes that train together, as a launcher would start them."""
 
-import multiprocessing
 import os
 import pickle
 import socket
@@ -9,8 +8,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["conftest", "tekapctl.train.run", "torchvision"])
+from helpers.program import CONTEXT, start_server
 
 
 def free_port() -> int:
@@ -21,10 +19,11 @@ def free_port() -> int:
 
 def together(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `work`, a function of a module that joins the process group, returns in each of `count` processes."""
+    start_server()
     port, pipes, processes = free_port(), [], []
     for rank in range(count):
-        ours, theirs = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(target=_enter, args=(theirs, rank, count, port, work, arguments))
+        ours, theirs = CONTEXT.Pipe()
+        process = CONTEXT.Process(target=_enter, args=(theirs, rank, count, port, work, arguments))
         process.start()
         theirs.close()
         pipes.append(ours)

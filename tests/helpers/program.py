@@ -23,18 +23,19 @@ CONTEXT = multiprocessing.get_context("forkserver")
 
 
 @functools.cache
-def _start_server() -> None:
+def start_server() -> None:
     """Start the fork server where it finds `preloaded`: it does not take over this process's `sys.path`."""
     CONTEXT.set_forkserver_preload(["helpers.preloaded"])
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), before]))
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    # With memory in huge pages, where the system has them, a fork copies a fraction of the page tables.
+    huge = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    before = dict(os.environ)
+    os.environ.update({"PYTHONPATH": path, **huge})
     try:
         forkserver.ensure_running()
     finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+        os.environ.clear()
+        os.environ.update(before)
 
 
 class Started:
@@ -56,7 +57,7 @@ class Started:
         variables: dict[str, str],
         before: Callable[[], None] | None = None,
     ):
-        _start_server()
+        start_server()
         files.mkdir(parents=True, exist_ok=True)
         self.out, self.err = files / "out", files / "err"
         for file in (self.out, self.err):
