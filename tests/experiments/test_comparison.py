@@ -84,6 +84,12 @@ def test_labels_name_augmentations_with_what_is_not_their_default(tmp_path):
     ]
 
 
+def test_labels_name_teachers_by_their_short_ids(tmp_path):
+    teachers = ("20261126-223610-teacher-resnet8-digits-s0-a16d", "20261126-223611-teacher-resnet8-digits-s1-8504")
+    found = [finished(tmp_path, number, 0.5, teacher=name) for number, name in enumerate(teachers)]
+    assert [each.label for each in group(found)] == ["kd + TeKAP, teacher a16d", "kd + TeKAP, teacher 8504"]
+
+
 def test_groups_of_one_name_are_told_apart_by_their_teachers_weights():
     shared = {"student": "resnet8", "method": "kd", "tekap": NO_TEKAP, "teacher": "teacher.pth"}
     table = {"evaluation": {}, "last_top1": 0.5, "best_top1": 0.5}

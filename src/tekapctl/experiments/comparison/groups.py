@@ -1,6 +1,7 @@
 """Finished runs, grouped by experiment: runs of one group differ only in their seed."""
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from tekapctl.spec import StudentSpec, TeacherSpec, load_of_run, read_file
 from tekapctl.store.home import Home
 from tekapctl.store.run import Run
 from tekapctl.store.runs import Runs
+
+_RUN_ID = re.compile(r"\d{8}-\d{6}-.*-([0-9a-f]{4,})")
 
 logger = logging.getLogger(__name__)
 
@@ -178,6 +181,8 @@ def _datasets(firsts: dict[str, Finished]) -> dict[str, str]:
 def _field_in_words(field: str, value: object) -> str:
     if field == "data.unlabelled_fingerprint":
         return "no unlabelled images" if value is None else f"unlabelled images {str(value)[:8]}"
+    if isinstance(value, str) and (run := _RUN_ID.fullmatch(value)):
+        return f"{field} {run[1]}"  # which all commands accept, too
     return f"{field} {'unset' if value is None else value}"
 
 
