@@ -37,5 +37,10 @@ class AdamWSpec(AdaptiveSpec):
 
     def build(self, parameters: Sequence[Trainable], device: torch.device) -> Optimizer:
         """The fused implementation where there is one."""
-        fused = device.type in ("cpu", "cuda")
-        return AdamW(self.groups(parameters), betas=self.betas, eps=self.eps, fused=fused)
+        return AdamW(
+            self.groups(parameters, device),
+            betas=self.betas,
+            eps=self.eps,
+            fused=device.type in ("cpu", "cuda"),
+            capturable=device.type == "cuda",
+        )

@@ -97,7 +97,10 @@ class DOT(Optimizer):
                 torch._foreach_add_(buffers, parameters, alpha=decayed)
                 moves.append((parameters, buffers))
             for parameters, buffers in moves:
-                torch._foreach_add_(parameters, buffers, alpha=-rate)
+                if isinstance(rate, Tensor):
+                    torch._foreach_sub_(parameters, torch._foreach_mul(buffers, rate))
+                else:
+                    torch._foreach_add_(parameters, buffers, alpha=-rate)
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
@@ -139,4 +142,4 @@ class DOTSpec(OptimizerSpec):
 
     def build(self, parameters: Sequence[Trainable], device: torch.device) -> Optimizer:
         """DOT with its parameter groups."""
-        return DOT(self.groups(parameters), momentum=self.momentum, delta=self.delta)
+        return DOT(self.groups(parameters, device), momentum=self.momentum, delta=self.delta)

@@ -24,7 +24,7 @@ class SGDSpec(OptimizerSpec):
     def build(self, parameters: Sequence[Trainable], device: torch.device) -> Optimizer:
         """The fused implementation where there is one."""
         return SGD(
-            self.groups(parameters),
+            self.groups(parameters, device),
             momentum=self.momentum,
             nesterov=self.nesterov,
             fused=device.type in ("cpu", "cuda"),
