@@ -18,6 +18,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class AdamW(Optimizer, torch.optim.AdamW):
     """`torch.optim.AdamW`."""
 
+    is_recordable = True
+
 
 class AdaptiveSpec(OptimizerSpec):
     """The settings of optimizers with the moments of Adam."""

@@ -32,6 +32,8 @@ class DOT(Optimizer):
         distillation_gradients: The gradient of the sum of all other losses.
     """
 
+    is_recordable = True
+
     def __init__(self, groups: list[dict[str, Any]], *, momentum: float, delta: float) -> None:
         super().__init__(groups, {"momentum": momentum, "delta": delta})
         self.task_gradients: Gradients

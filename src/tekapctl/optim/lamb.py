@@ -38,8 +38,6 @@ class LambSpec(AdaptiveSpec):
         class Lamb(Optimizer, TimmLamb):
             """`timm.optim.Lamb`, which counts steps outside of its state."""
 
-            is_recordable = False
-
             def reset(self) -> None:
                 """Forget the moments and the steps, by which these are corrected."""
                 super().reset()

@@ -28,8 +28,6 @@ class Muon(Optimizer):
         momentum: Momentum of Muon.
     """
 
-    is_recordable = False
-
     def __init__(self, weights: list[dict[str, Any]], others: list[dict[str, Any]], *, momentum: float) -> None:
         self._weights = [parameter for group in weights for parameter in group["params"]]
         self._matrices = [nn.Parameter(weight.detach().flatten(1).clone()) for weight in self._weights]

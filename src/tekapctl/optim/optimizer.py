@@ -23,9 +23,9 @@ class Optimizer(torch.optim.Optimizer):
     `step` reads the current rate.
     """
 
-    is_recordable: ClassVar[bool] = True
-    """Whether a CUDA graph can record `step`: it launches the same kernels each time, and reads nothing on the host
-    that changes."""
+    is_recordable: ClassVar[bool] = False
+    """Whether a CUDA graph can record `step`: after the first, each launches the same kernels and reads nothing on the
+    host that changes."""
 
     def backward(self, parts: dict[str, Tensor], parallel: DataParallelStep) -> None:
         """Add the gradients of the parts' sum to those of earlier calls since `zero_grad`.

@@ -12,6 +12,8 @@ from tekapctl.optim.optimizer import OPTIMIZERS, Optimizer, OptimizerSpec, Train
 class SGD(Optimizer, torch.optim.SGD):
     """`torch.optim.SGD`."""
 
+    is_recordable = True
+
 
 @OPTIMIZERS.register("sgd")
 class SGDSpec(OptimizerSpec):

@@ -53,7 +53,7 @@ class Training(Protocol):
         """The optimizer's step."""
 
 
-def why_not_recorded(spec: RunSpec, network: Network, comm: Communicator) -> str | None:
+def why_not_recorded(spec: RunSpec, network: Network, objective: Objective, comm: Communicator) -> str | None:
     """Why the steps of a run cannot be recorded; None if that can be tried."""
     if comm.world_size > 1:
         return "several processes train together"
@@ -63,6 +63,10 @@ def why_not_recorded(spec: RunSpec, network: Network, comm: Communicator) -> str
         return "gradients are accumulated over several batches"
     if _is_external(network):
         return f"{spec.network} is not a built-in network"
+    methods = [member.method for member in objective.distillations if member.method is not None]
+    for method in methods:
+        if not (_is_ours(method) or method.is_recordable):
+            return f"{type(method).__name__} is not a built-in method and does not set is_recordable"
     return None
 
 
@@ -304,5 +308,5 @@ def _is_external(network: Network) -> bool:
     return any(isinstance(each, ExternalNetwork) or not _is_ours(each) for each in networks)
 
 
-def _is_ours(network: Network) -> bool:
-    return type(network).__module__.partition(".")[0] == __name__.partition(".")[0]
+def _is_ours(module: nn.Module) -> bool:
+    return type(module).__module__.partition(".")[0] == __name__.partition(".")[0]

@@ -122,9 +122,10 @@ class EpochSums:
         if self._names != tuple(parts):  # the first step of a stage
             self._names, self._sums, self._bad_parts = tuple(parts), torch.zeros_like(values), torch.zeros_like(values)
         self._sums.add_(values, alpha=count)
-        is_first = (self._bad_step < 0) & ~torch.isfinite(values.sum())
-        self._bad_step.copy_(torch.where(is_first, self._step, self._bad_step))
-        self._bad_parts.copy_(torch.where(is_first, values, self._bad_parts))
+        total = values.sum()
+        is_first = ((total - total) != 0) & (self._bad_step < 0)  # infinity - infinity is not 0
+        self._bad_step.masked_fill_(is_first, self._step)
+        torch.where(is_first, values, self._bad_parts, out=self._bad_parts)
 
     def means(self) -> dict[str, float]:
         """Means over the epoch's images, of all processes; waits for the device."""

@@ -117,7 +117,7 @@ class Trainer:
         """Records the steps of this trainer, if they are to be recorded and can be."""
         if not self.spec.graph or self.device.type != "cuda":
             return None
-        reason = why_not_recorded(self.spec, self.network, self.comm)
+        reason = why_not_recorded(self.spec, self.network, self.objective, self.comm)
         if reason is not None:
             logger.info(f"training without a CUDA graph: {reason}")
             return None
