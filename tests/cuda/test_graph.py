@@ -156,6 +156,15 @@ def test_a_run_goes_on_after_a_failed_recording(method, reason, home, graph, gpu
     assert results(home, recorded) == results(home, execute(graph(method=method, graph=False), home, Silent())["run"])
 
 
+def test_a_graph_leaves_memory_for_steps_without_it(home, graph, gpu: EmulatedGPU, logged, monkeypatch):
+    free = iter([50 * 2**30, 20 * 2**30])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (next(free), 80 * 2**30))
+    recorder = StepRecorder(gpu)
+    build_run(graph(method="kd"), home).trainer.fit(recorder, recorder)
+    assert gpu.replays == 0
+    assert "RuntimeError: the graph takes 30.0 GiB and leaves 20.0 GiB" in logged[-1]
+
+
 def test_graphs_are_benchmarked(home, graph, gpu: EmulatedGPU):
     assert measure_steps(graph(**BOTH), home, 2).step_seconds > 0
     assert gpu.replays > 0

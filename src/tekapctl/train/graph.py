@@ -173,13 +173,15 @@ class _Recording:
 
         Raises:
             RuntimeError: The step waits for the device, copies from the host, draws other numbers than the first, or
-                changes what is not on the device.
+                changes what is not on the device; or the graph takes most of the memory.
         """
         inputs: dict[str, Any] = {name: tensor.clone() for name, tensor in _on_device(batch).items()}
         self._batch = replace(batch, step=Step(batch.step), **inputs)
         self._knowledge = [knowledge.map(torch.clone) for knowledge in self._ask(batch)]
         self.trainer.optimizer.zero_grad()
         graph = torch.cuda.CUDAGraph()
+        torch.cuda.empty_cache()
+        before = torch.cuda.mem_get_info(self.trainer.device)[0]
         with self._answering(self._knowledge), self._generators.recording(self.trainer.device):
             for source in self._generators.all:
                 graph.register_generator_state(source)
@@ -189,6 +191,9 @@ class _Recording:
                 torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"),
             ):
                 self._work(self._batch)
+        left = torch.cuda.mem_get_info(self.trainer.device)[0]
+        if left < before - left:  # ragged batches need as much again, at most
+            raise RuntimeError(f"the graph takes {(before - left) / 2**30:.1f} GiB and leaves {left / 2**30:.1f} GiB")
         groups = self.trainer.optimizer.param_groups
         self._gradients = [(parameter, parameter.grad) for group in groups for parameter in group["params"]]
         self.graph = graph
@@ -253,7 +258,7 @@ def _unchanged(*roots: nn.Module) -> Iterator[None]:
         yield
     finally:
         for values, old in zip(held, before, strict=True):
-            changed = next((name for name, value in old.items() if _differ(values[name], value)), changed)
+            changed = next((name for name, value in old.items() if _differ(values.get(name), value)), changed)
             values.update(old)
         for tensor, content in zip(on_host, contents, strict=True):
             if not tensor.equal(content):
