@@ -4,7 +4,8 @@ So a run can resume at any step of any epoch without the state of a generator.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -21,7 +22,79 @@ def derive(seed: int, *path: str | int) -> int:
 
 def generator(device: torch.device, seed: int, *path: str | int) -> torch.Generator:
     """A generator on the device, seeded for a position in a run."""
+    if _recorded is not None and device.type != "cpu":
+        return _recorded.generator(device, seed, path)
     return torch.Generator(device).manual_seed(derive(seed, *path))
+
+
+class Step(int):
+    """The number of a step, as the part of a position that changes when a recorded step is replayed."""
+
+
+class RecordedGenerators:
+    """The generators of a step that is recorded as a CUDA graph, seeded again before each replay.
+
+    A graph may only draw from generators that are registered with it before it is recorded. So a step is taken first
+    to find the positions that it draws for.
+
+    Attributes:
+        all: The generators, in the order in which the step asks for them.
+    """
+
+    def __init__(self) -> None:
+        self._positions: list[tuple[int, tuple[str | int, ...]]] = []
+        self.all: list[torch.Generator] = []
+        self._asked: int | None = None
+
+    @contextmanager
+    def finding(self) -> Iterator[None]:
+        """Note the positions that are drawn for on a device in this context."""
+        self._positions, self._asked = [], None
+        with _recording(self):
+            yield
+
+    @contextmanager
+    def recording(self, device: torch.device) -> Iterator[None]:
+        """In this context `generator` returns generators that can be seeded again, in the order of the positions."""
+        self.all, self._asked = [torch.Generator(device) for _ in self._positions], 0
+        with _recording(self):
+            yield
+
+    def seed(self, step: int) -> None:
+        """Seed all generators for a step; this is work of the host alone."""
+        for source, (seed, path) in zip(self.all, self._positions, strict=True):
+            source.manual_seed(derive(seed, *(step if isinstance(part, Step) else part for part in path)))
+
+    def generator(self, device: torch.device, seed: int, path: tuple[str | int, ...]) -> torch.Generator:
+        """The generator for a position.
+
+        Raises:
+            RuntimeError: A recorded step asks for other positions than the step before it.
+        """
+        if self._asked is None:
+            self._positions.append((seed, path))
+            return torch.Generator(device).manual_seed(derive(seed, *path))
+        number, self._asked = self._asked, self._asked + 1
+        if number == len(self.all) or _without_step(seed, path) != _without_step(*self._positions[number]):
+            raise RuntimeError("the step draws other random numbers than the one before it")
+        return self.all[number]
+
+
+_recorded: RecordedGenerators | None = None
+
+
+@contextmanager
+def _recording(recorded: RecordedGenerators) -> Iterator[None]:
+    global _recorded
+    _recorded = recorded
+    try:
+        yield
+    finally:
+        _recorded = None
+
+
+def _without_step(seed: int, path: tuple[str | int, ...]) -> tuple[str | int | None, ...]:
+    return (seed, *(None if isinstance(part, Step) else part for part in path))
 
 
 def by_rows(

@@ -64,6 +64,7 @@ FITTING = {
     "--augment": ["randaugment"],
     "--teacher": ["resnet20", "resnet56"],
     "--track": ["tensorboard"],
+    "--graph": False,
 }
 
 

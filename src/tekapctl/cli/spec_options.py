@@ -223,6 +223,8 @@ TABLE = (
     SpecOption("--precision PRECISION", "precision", str, "Execution", "auto, float32, tf32 or bfloat16.",
                default="auto", complete=complete.precisions),
     SpecOption("--compile/--no-compile", "compile", bool, "Execution", "Use torch.compile.", default=False),
+    SpecOption("--graph/--no-graph", "graph", bool, "Execution",
+               "On CUDA, record the training step as one CUDA graph and replay it.", default=True),
     SpecOption("--cache-teacher/--no-cache-teacher", "cache_teacher", bool, "Execution",
                "Cache teacher outputs on disk and reuse them across runs.", default=False, only="student"),
     SpecOption("--preset NAME", None, str, "Configuration",

@@ -201,7 +201,7 @@ def _mean_step_seconds(trainer: Trainer, batches: Iterator[Batch], steps: int) -
 
     def run() -> None:
         for batch in itertools.islice(batches, steps):
-            trainer.step(batch)
+            trainer.take(batch)
 
     return _timed(trainer.device, run) / steps
 
@@ -230,7 +230,7 @@ def _step_and_network_seconds(trainer: Trainer, live: LiveTeacher, steps: int) -
 
     device = trainer.device
     pairs = [
-        (_timed(device, lambda: trainer.step(next(batches))), _timed(device, passes))
+        (_timed(device, lambda: trainer.take(next(batches))), _timed(device, passes))
         for _ in range(_WARMUP_STEPS + steps)
     ]
     step, network = (statistics.median(times) for times in zip(*pairs[_WARMUP_STEPS:], strict=True))

@@ -18,6 +18,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class AdamW(Optimizer, torch.optim.AdamW):
     """`torch.optim.AdamW`."""
 
+    is_recordable = True
+
 
 class AdaptiveSpec(OptimizerSpec):
     """The settings of optimizers with the moments of Adam."""
@@ -37,5 +39,10 @@ class AdamWSpec(AdaptiveSpec):
 
     def build(self, parameters: Sequence[Trainable], device: torch.device) -> Optimizer:
         """The fused implementation where there is one."""
-        fused = device.type in ("cpu", "cuda")
-        return AdamW(self.groups(parameters), betas=self.betas, eps=self.eps, fused=fused)
+        return AdamW(
+            self.groups(parameters, device),
+            betas=self.betas,
+            eps=self.eps,
+            fused=device.type in ("cpu", "cuda"),
+            capturable=device.type == "cuda",
+        )

@@ -32,6 +32,8 @@ class DOT(Optimizer):
         distillation_gradients: The gradient of the sum of all other losses.
     """
 
+    is_recordable = True
+
     def __init__(self, groups: list[dict[str, Any]], *, momentum: float, delta: float) -> None:
         super().__init__(groups, {"momentum": momentum, "delta": delta})
         self.task_gradients: Gradients
@@ -97,7 +99,10 @@ class DOT(Optimizer):
                 torch._foreach_add_(buffers, parameters, alpha=decayed)
                 moves.append((parameters, buffers))
             for parameters, buffers in moves:
-                torch._foreach_add_(parameters, buffers, alpha=-rate)
+                if isinstance(rate, Tensor):
+                    torch._foreach_sub_(parameters, torch._foreach_mul(buffers, rate))
+                else:
+                    torch._foreach_add_(parameters, buffers, alpha=-rate)
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
@@ -139,4 +144,4 @@ class DOTSpec(OptimizerSpec):
 
     def build(self, parameters: Sequence[Trainable], device: torch.device) -> Optimizer:
         """DOT with its parameter groups."""
-        return DOT(self.groups(parameters), momentum=self.momentum, delta=self.delta)
+        return DOT(self.groups(parameters, device), momentum=self.momentum, delta=self.delta)

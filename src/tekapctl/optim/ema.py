@@ -32,15 +32,16 @@ class WeightAverage:
             step: The step's number, from 0 where the student's stage begins. Before it the average is the network.
         """
         weight = 1 - min(self.decay, (1 + step) / (10 + step)) if step >= 0 else 1.0
-        averages: list[Tensor] = []
-        values: list[Tensor] = []
-        for average, value in zip(_tensors(self.network), _tensors(network), strict=True):
-            if average.is_floating_point():
-                averages.append(average)
-                values.append(value)
-            else:
-                average.copy_(value)
+        pairs = list(zip(_tensors(self.network), _tensors(network), strict=True))
+        averages, values = _columns([pair for pair in pairs if pair[0].is_floating_point()])
         torch._foreach_lerp_(averages, values, weight)
+        copies, counts = _columns([pair for pair in pairs if not pair[0].is_floating_point()])
+        if copies:
+            torch._foreach_copy_(copies, counts)
+
+
+def _columns(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    return [one for one, _ in pairs], [other for _, other in pairs]
 
 
 def _tensors(network: Network) -> list[Tensor]:

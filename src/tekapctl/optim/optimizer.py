@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -13,9 +13,19 @@ from tekapctl.distributed.data_parallel import DataParallelStep
 from tekapctl.registry import Registry
 from tekapctl.settings import Settings, Weight
 
+CPU = torch.device("cpu")
+
 
 class Optimizer(torch.optim.Optimizer):
-    """What this package's optimizers add to PyTorch's: backward passes of a loss given in parts, and clipping."""
+    """What this package's optimizers add to PyTorch's: backward passes of a loss given in parts, and clipping.
+
+    On CUDA the learning rates of parameter groups are tensors on the device, so that a CUDA graph that has recorded
+    `step` reads the current rate.
+    """
+
+    is_recordable: ClassVar[bool] = False
+    """Whether a CUDA graph can record `step`: after the first, each launches the same kernels and reads nothing on the
+    host that changes."""
 
     def backward(self, parts: dict[str, Tensor], parallel: DataParallelStep) -> None:
         """Add the gradients of the parts' sum to those of earlier calls since `zero_grad`.
@@ -38,7 +48,19 @@ class Optimizer(torch.optim.Optimizer):
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate; groups have a factor of it."""
         for group in self.param_groups:
-            group["lr"] = rate * group["lr_scale"]
+            value = rate * group["lr_scale"]
+            group["lr"] = group["lr"].fill_(value) if isinstance(group["lr"], Tensor) else value
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the state; where and how steps are computed stays as it is."""
+        own = [{key: group[key] for key in _HOW if key in group} for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, values in zip(self.param_groups, own, strict=True):
+            group.update(values)
+
+
+_HOW = ("lr", "fused", "foreach", "capturable")
+"""Options of parameter groups that depend on the device."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +116,23 @@ class OptimizerSpec(Settings, ABC):
         """Factor of the learning rate for a batch size."""
         return 1.0 if self.lr_batch_size is None else batch_size / self.lr_batch_size
 
-    def groups(self, parameters: Iterable[Trainable]) -> list[dict[str, Any]]:
-        """PyTorch's parameter groups: one for each learning rate and weight decay."""
+    def groups(self, parameters: Iterable[Trainable], device: torch.device = CPU) -> list[dict[str, Any]]:
+        """PyTorch's parameter groups: one for each learning rate and weight decay.
+
+        Args:
+            parameters: The parameters.
+            device: On CUDA, learning rates are tensors on this device.
+        """
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for each in parameters:
             decay = self.weight_decay if self.decay_norms or each.tensor.ndim > 1 else 0.0
             groups.setdefault((each.lr_scale, decay), []).append(each.tensor)
-        return [
-            {"params": tensors, "lr": scale * self.learning_rate, "weight_decay": decay, "lr_scale": scale}
-            for (scale, decay), tensors in groups.items()
-        ]
+        found = []
+        for (scale, decay), tensors in groups.items():
+            rate: float | Tensor = scale * self.learning_rate
+            rate = torch.tensor(rate, device=device) if device.type == "cuda" else rate
+            found.append({"params": tensors, "lr": rate, "weight_decay": decay, "lr_scale": scale})
+        return found
 
     def trainable(self, network: nn.Module, classifier: nn.Module, objective: nn.Module) -> list[Trainable]:
         """The parameters to train, with their learning rates.

@@ -12,6 +12,8 @@ from tekapctl.optim.optimizer import OPTIMIZERS, Optimizer, OptimizerSpec, Train
 class SGD(Optimizer, torch.optim.SGD):
     """`torch.optim.SGD`."""
 
+    is_recordable = True
+
 
 @OPTIMIZERS.register("sgd")
 class SGDSpec(OptimizerSpec):
@@ -24,7 +26,7 @@ class SGDSpec(OptimizerSpec):
     def build(self, parameters: Sequence[Trainable], device: torch.device) -> Optimizer:
         """The fused implementation where there is one."""
         return SGD(
-            self.groups(parameters),
+            self.groups(parameters, device),
             momentum=self.momentum,
             nesterov=self.nesterov,
             fused=device.type in ("cpu", "cuda"),

@@ -102,6 +102,10 @@ class RunSpec(Settings):
         description="With several processes: compute batch norm statistics over the full batch.",
     )
     compile: bool = Field(False, description="Compile the networks with torch.compile.")
+    graph: bool = Field(
+        True,
+        description="On CUDA, record the training step as one CUDA graph and replay it. Results are the same without.",
+    )
     checkpoint_minutes: float = Field(
         10.0,
         gt=0,

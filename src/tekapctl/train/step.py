@@ -53,6 +53,8 @@ Metrics = dict[str, float | int]
 class EpochSums:
     """Sums of the loss's parts and of correct predictions, and the first step whose loss was not finite.
 
+    A step's parts are added as one vector, in place: a CUDA graph that has recorded this adds to the same sums.
+
     Args:
         device: Where they are kept.
         sums: Sums so far, by name, of an epoch that was interrupted.
@@ -74,43 +76,60 @@ class EpochSums:
         comm: Communicator = SINGLE_PROCESS,
     ) -> None:
         self.comm = comm
-        self.sums = dict(sums or {})
         self.samples = samples
+        self._names = tuple(sums or ())
+        self._sums = torch.stack(list(sums.values())) if sums else torch.zeros(0, device=device)
         self._before = seconds
         self._began: float | None = None
+        self._step = torch.tensor(0, device=device)
         self._bad_step = torch.tensor(-1, device=device) if bad_step is None else bad_step
-        self._bad_parts = bad_parts
+        self._bad_parts = torch.zeros_like(self._sums) if bad_parts is None else bad_parts
 
     def begin(self) -> None:
         """Start or resume the clock of the epoch."""
         self._before, self._began = self.seconds, time.perf_counter()
+
+    def clear(self) -> None:
+        """Start with a new epoch."""
+        self.samples, self._before, self._began = 0, 0.0, None
+        self._sums.zero_()
+        self._bad_step.fill_(-1)
+        self._bad_parts.zero_()
 
     @property
     def seconds(self) -> float:
         """Time that the epoch has taken, without interruptions."""
         return self._before + (time.perf_counter() - self._began if self._began is not None else 0.0)
 
-    def add(self, step: int, parts: dict[str, Tensor], count: float | int) -> None:
-        """Add a step.
+    def begin_step(self, step: int, count: float | int) -> None:
+        """Begin a step; its parts are added next.
 
         Args:
             step: Its number in the epoch, from 0.
-            parts: Means over its batch: the loss's parts, and `correct` last.
-            count: Images in the batch, or those that a process's shard stands for.
+            count: Images in its batch, or those that a process's shard stands for.
         """
         self.samples += count
-        for name, value in parts.items():
-            self.sums[name] = value * count if name not in self.sums else self.sums[name].add_(value, alpha=count)
+        self._step.fill_(step)
+
+    def add(self, parts: dict[str, Tensor], count: float | int) -> None:
+        """Add the parts of a step. This is work of the device alone.
+
+        Args:
+            parts: Means over its batch: the loss's parts, and `correct` last.
+            count: As in `begin_step`.
+        """
         values = torch.stack([value.float() for value in parts.values()])
-        is_first = (self._bad_step < 0) & ~torch.isfinite(values.sum())
-        self._bad_step = torch.where(is_first, step, self._bad_step)
-        known = torch.zeros_like(values) if self._bad_parts is None else self._bad_parts
-        self._bad_parts = torch.where(is_first, values, known)
+        if self._names != tuple(parts):  # the first step of a stage
+            self._names, self._sums, self._bad_parts = tuple(parts), torch.zeros_like(values), torch.zeros_like(values)
+        self._sums.add_(values, alpha=count)
+        total = values.sum()
+        is_first = ((total - total) != 0) & (self._bad_step < 0)  # infinity - infinity is not 0
+        self._bad_step.masked_fill_(is_first, self._step)
+        torch.where(is_first, values, self._bad_parts, out=self._bad_parts)
 
     def means(self) -> dict[str, float]:
         """Means over the epoch's images, of all processes; waits for the device."""
-        values = (torch.stack(list(self._total().values())) / self.all_samples).tolist()
-        return dict(zip(self.sums, values, strict=True))
+        return self._named(self._total() / self.all_samples)
 
     @property
     def all_samples(self) -> float | int:
@@ -120,9 +139,7 @@ class EpochSums:
     def first_not_finite(self) -> tuple[int, dict[str, float]] | None:
         """The first step whose loss was not finite on any process, with the loss's parts; waits for the device."""
         step = int(self._bad_step)
-        mine = None
-        if step >= 0 and self._bad_parts is not None:
-            mine = step, dict(zip(self.sums, self._bad_parts.tolist(), strict=True))
+        mine = (step, self._named(self._bad_parts)) if step >= 0 else None
         found = [each for each in self.comm.all_gather_object(mine) if each is not None]
         if not found:
             return None
@@ -130,25 +147,25 @@ class EpochSums:
         parts.pop("correct", None)
         return step, parts
 
-    def _total(self) -> dict[str, Tensor]:
+    def _named(self, values: Tensor) -> dict[str, float]:
+        return dict(zip(self._names, values.tolist(), strict=True))
+
+    def _total(self) -> Tensor:
         """The sums over all processes."""
-        if not self.sums:
-            return {}
-        values = self.comm.all_reduce_sum(torch.stack([value.float() for value in self.sums.values()]))
-        return dict(zip(self.sums, values, strict=True))
+        return self.comm.all_reduce_sum(self._sums) if self._names else self._sums
 
     def split(self) -> "EpochSums":
         """Divide the sums among the processes."""
-        self.sums = {name: value / self.comm.world_size for name, value in self.sums.items()}
+        self._sums /= self.comm.world_size
         self.samples /= self.comm.world_size
         return self
 
     def state(self) -> dict[str, Any]:
         """The sums over all processes, for a checkpoint."""
         return {
-            "sums": {name: value.clone() for name, value in self._total().items()},
+            "sums": dict(zip(self._names, self._total().clone(), strict=True)),
             "samples": self.all_samples,
             "seconds": self.seconds,
-            "bad_step": self._bad_step,
-            "bad_parts": self._bad_parts,
+            "bad_step": self._bad_step.clone(),
+            "bad_parts": self._bad_parts.clone(),
         }

@@ -1,5 +1,6 @@
 """One training loop for teachers and students."""
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -22,8 +23,11 @@ from tekapctl.timing import Clock, no_clock
 from tekapctl.train.callbacks import Callback, Checkpointer
 from tekapctl.train.diagnosis import Diagnosis
 from tekapctl.train.evaluation import predict, top_k
+from tekapctl.train.graph import StepGraphs, why_not_recorded
 from tekapctl.train.stages import Stages
 from tekapctl.train.step import EpochSums, Metrics, TrainStep
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -107,6 +111,17 @@ class Trainer:
         parameters = spec.optimizer.trainable(network, network.classifier_layer, objective)
         self.optimizer = spec.optimizer.build(parameters, self.device)
         self.average = WeightAverage(network, spec.ema) if spec.ema else None
+        self._graphs = self._make_graphs()
+
+    def _make_graphs(self) -> StepGraphs | None:
+        """Records the steps of this trainer, if they are to be recorded and can be."""
+        if not self.spec.graph or self.device.type != "cuda":
+            return None
+        reason = why_not_recorded(self.spec, self.network, self.objective, self.comm)
+        if reason is not None:
+            logger.info(f"training without a CUDA graph: {reason}")
+            return None
+        return StepGraphs(self, self.train_batches.largest_shard)
 
     def fit(self, callback: Callback, checkpointer: Checkpointer) -> None:
         """Train from the current progress to the last epoch.
@@ -175,18 +190,35 @@ class Trainer:
         )
 
     def train_step(self, batch: Batch) -> None:
-        """Take one step, or a part of it if gradients are accumulated."""
+        """Take one step of the run, or a part of it if gradients are accumulated."""
         progress = self.progress
         # Dropout draws from PyTorch's own generator.
         place = (progress.epoch, progress.step, batch.shard.start)
         torch.manual_seed(derive(self.spec.seed, "network", *place))
         done = progress.step / len(self.train_batches)
         self.optimizer.set_learning_rate(self._stages.learning_rate(progress.epoch, done))
-        self._sums.add(progress.step, self.step(batch), batch.shard.samples(len(batch.labels)))
+        self.take(batch)
         if batch.ends_step:
             if self.average is not None:
                 self.average.update(self.network, batch.step - self.spec.init_epochs * len(self.train_batches))
             progress.step += 1
+
+    def take(self, batch: Batch) -> None:
+        """Train on a batch and add it to the sums: replayed where steps are recorded, else as they are."""
+        self._sums.begin_step(self.progress.step, self._count(batch))
+        if self._graphs is not None:
+            self._graphs.take(batch)
+        else:
+            self.learn(batch)
+            self.update(batch)
+
+    def learn(self, batch: Batch) -> None:
+        """The forward and backward pass of a batch, whose parts of the loss are added to the sums."""
+        self._sums.add(self.gradients(batch), self._count(batch))
+
+    def _count(self, batch: Batch) -> float | int:
+        """Images of the batch for the sums."""
+        return batch.shard.samples(len(batch.labels))
 
     def end_epoch(self) -> tuple[Metrics, bool]:
         """Evaluate after the last step of an epoch; returns its metrics, and whether it is the best so far.
@@ -216,7 +248,7 @@ class Trainer:
         if self.diagnosis is not None:
             metrics.update(self.diagnosis(self.progress.epoch))
         self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
-        self._sums = EpochSums(self.device, comm=self.comm)
+        self._sums.clear()
         top1 = metrics[f"{self.split}_top1"]
         is_best = not self.objective.init_stage and top1 > self.progress.best_top1
         if is_best:
@@ -246,20 +278,30 @@ class Trainer:
         Returns:
             The parts of the loss, and `correct`, the accuracy on the batch.
         """
+        found = self.gradients(batch)
+        self.update(batch)
+        return found
+
+    def gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Forward and backward pass; returns what `step` does."""
         if batch.starts_step:
             self.optimizer.zero_grad()
         parts, logits = self._parallel(batch)
         with self.clock("backward"):
             weighted = parts if batch.share == 1 else {name: part * batch.share for name, part in parts.items()}
             self.optimizer.backward(weighted, self._parallel)
-        if batch.ends_step:
-            with self.clock("optimizer"):
-                if self.spec.optimizer.clip_grad:
-                    self.optimizer.clip(self.spec.optimizer.clip_grad)
-                self.optimizer.step()
         found = {name: value.detach() for name, value in parts.items()}
         found["correct"] = batch.shard.rescale(batch.accuracy(logits.detach()))
         return found
+
+    def update(self, batch: Batch) -> None:
+        """The optimizer's step after the last batch of a step."""
+        if not batch.ends_step:
+            return
+        with self.clock("optimizer"):
+            if self.spec.optimizer.clip_grad:
+                self.optimizer.clip(self.spec.optimizer.clip_grad)
+            self.optimizer.step()
 
     def test(self) -> Metrics:
         """Evaluate the network after an epoch, and the average of its weights if there is one."""
@@ -300,3 +342,5 @@ class Trainer:
             self.average.network.load_state_dict(state["average"])
         self.progress = Progress(**state["progress"])
         self._sums = EpochSums(self.device, **state["sums"], comm=self.comm).split()
+        if self._graphs is not None:
+            self._graphs.forget()  # it has other sums, and may have other momentum

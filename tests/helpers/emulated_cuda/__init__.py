@@ -6,7 +6,9 @@ and take CUDA's branches in PyTorch and in the program, while the CPU computes t
 - refuses what CUDA refuses: operands on different devices, a generator of another device, `.numpy()`;
 - records in `gpu.events` each time the host waits for the device, with the line of the program that caused it: values
   that are read, blocking copies, shapes that depend on values, solvers that return a status;
-- counts in `gpu.kernels` the kernels that PyTorch's eager mode would launch.
+- counts in `gpu.kernels` the kernels that PyTorch's eager mode would launch;
+- captures and replays CUDA graphs by CUDA's rules: the same memory, no Python and no new random seed at a replay, only
+  registered generators, no copies from or to the host and no waiting in a capture, which itself computes nothing.
 
 It says nothing about speed, memory, rounding, or kernels that fail.
 """

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 import tekapctl
+from helpers.emulated_cuda.graphs import EmulatedGraph
 from helpers.emulated_cuda.kernels import (
     INDEXING,
     READS,
@@ -58,7 +59,10 @@ class EmulatedGPU(TorchDispatchMode):
 
     Attributes:
         events: What the host did, other than launching kernels.
-        kernels: Kernels launched, by operator.
+        kernels: Kernels launched, by operator; a graph is one.
+        captures: Graphs captured.
+        replays: Graphs replayed.
+        capturing: The graph that is captured now.
     """
 
     device = torch.device("cuda", 0)
@@ -66,16 +70,25 @@ class EmulatedGPU(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._pinned = WeakIdKeyDictionary()
+        self.captures = self.replays = 0
+        self.capturing: EmulatedGraph | None = None
         self.reset()
 
     def reset(self) -> None:
-        """Forget events and counts."""
+        """Forget events and kernels."""
         self.events: list[Event] = []
         self.kernels: Counter[str] = Counter()
 
     def record(self, kind: str, operator: str) -> None:
-        """Record an event."""
-        self.events.append(Event(kind, operator, _where()))
+        """Record an event.
+
+        Raises:
+            RuntimeError: A graph is captured, which has kernels only.
+        """
+        event = Event(kind, operator, _where())
+        self.events.append(event)
+        if self.capturing is not None:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {event}")
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.run(function, args, kwargs or {})
@@ -89,15 +102,16 @@ class EmulatedGPU(TorchDispatchMode):
             return self._pin(name, function, args, kwargs)
         wanted = None if kwargs.get("device") is None else torch.device(kwargs["device"])
         if not is_ours and (wanted is None or wanted.type != "cuda"):
-            _check_generators((*args, *kwargs.values()), CPU)
+            self._check_generators((*args, *kwargs.values()), CPU)
             return function(*args, **kwargs)
         if is_ours and _is_composite(function):  # arrives whole where no gradients are computed
             with self:
                 return function.decompose(*args, **kwargs)
         device = self._device_of(name, args, operands, wanted)
-        _check_generators((*args, *kwargs.values()), device)
+        self._check_generators((*args, *kwargs.values()), device)
         self._record_waiting(name, args, kwargs, device)
-        self.kernels[name] += count_kernels(name, args)
+        if self.capturing is None:
+            self.kernels[name] += count_kernels(name, args)
         return self._compute(name, function, args, kwargs, device)
 
     def _pin(self, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -126,7 +140,11 @@ class EmulatedGPU(TorchDispatchMode):
         for key, value in (("device", CPU), ("non_blocking", False), ("pin_memory", None)):
             if inner_kwargs.get(key) is not None:
                 inner_kwargs[key] = value
-        found = _on_cpu(name, function)(*inner_args, **inner_kwargs)
+        on_cpu = _on_cpu(name, function)
+        if self.capturing is None:
+            found = on_cpu(*inner_args, **inner_kwargs)
+        else:
+            found = self.capturing.run(name, on_cpu, inner_args, inner_kwargs)
         if name in RESHAPED_IN_PLACE:
             with torch._C._DisableTorchDispatch():
                 function(*args, **kwargs)
@@ -204,14 +222,17 @@ class EmulatedGPU(TorchDispatchMode):
                 if not fills:
                     self.record("shape from values", f"{name} with a mask")
 
-
-def _check_generators(values: Iterable[Any], device: torch.device) -> None:
-    for value in tree_flatten(list(values))[0]:
-        if isinstance(value, torch._C.Generator) and claimed_device(value).type != device.type:
-            raise RuntimeError(
-                f"Expected a '{device.type}' device type for generator but found '{claimed_device(value).type}' "
-                f"({_where()})"
-            )
+    def _check_generators(self, values: Iterable[Any], device: torch.device) -> None:
+        for value in tree_flatten(list(values))[0]:
+            if not isinstance(value, torch._C.Generator):
+                continue
+            claimed = claimed_device(value)
+            if claimed.type != device.type:
+                raise RuntimeError(
+                    f"Expected a '{device.type}' device type for generator but found '{claimed.type}' ({_where()})"
+                )
+            if device != CPU and self.capturing is not None and not self.capturing.knows(value):
+                raise RuntimeError(f"a generator that is not registered with the captured graph ({_where()})")
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """Puts the emulated device into PyTorch in the place of CUDA's."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from helpers.emulated_cuda.autograd import run_backward
 from helpers.emulated_cuda.device import EmulatedGPU
+from helpers.emulated_cuda.graphs import EmulatedGraph, EmulatedStream
 from helpers.emulated_cuda.tensors import EmulatedGenerator, EmulatedTensor, load_on_cpu
 
 NAME = "NVIDIA H100 80GB HBM3"
@@ -74,7 +75,12 @@ def _runtime(gpu: EmulatedGPU) -> dict[str, Any]:
         "is_available": always(True),
         "is_initialized": always(True),
         "is_bf16_supported": always(True),
-        "is_current_stream_capturing": always(False),
+        "is_current_stream_capturing": lambda: gpu.capturing is not None,
+        "CUDAGraph": lambda: EmulatedGraph(gpu),
+        "graph": lambda graph, **_: graph.capture(),
+        "Stream": lambda *_: EmulatedStream(),
+        "current_stream": lambda *_: EmulatedStream(),
+        "stream": lambda _: nullcontext(),
         "device_count": always(1),
         "current_device": always(0),
         "set_device": always(None),

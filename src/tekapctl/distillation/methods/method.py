@@ -172,6 +172,9 @@ class Method(nn.Module, ABC):
     couples_samples: ClassVar[bool] = True
     """Whether the loss compares samples, so that several processes must gather the batch. False if it is a mean over
     samples."""
+    is_recordable: ClassVar[bool] = False
+    """For your own methods: whether a CUDA graph can record the loss, which then depends on the step only through
+    `Warmup` and `CosineDecay`, writes to its buffers in place and changes nothing else."""
     standardizes_logits: ClassVar[bool] = False
     """Whether the method itself standardizes logits (`standardize_logits`), instead of getting standardized ones."""
 

@@ -8,7 +8,18 @@ from tekapctl.models import is_known
 from tekapctl.spec import StudentSpec, parse, to_dict
 
 _NOT_PUBLISHED = {
-    *("kind", "name", "seed", "data_seed", "data.folder", "device", "precision", "compile", "checkpoint_minutes"),
+    *(
+        "kind",
+        "name",
+        "seed",
+        "data_seed",
+        "data.folder",
+        "device",
+        "precision",
+        "compile",
+        "graph",
+        "checkpoint_minutes",
+    ),
     *("track", "cache_teacher", "diagnose", "teacher_digest", "teacher_model", "teacher_args", "model_args"),
     "ensemble_digests",
 }

@@ -111,7 +111,7 @@ def teacher_of(spec: StudentSpec, network: str, epochs: int) -> TeacherSpec:
     Raises:
         UsageError: There is no such network.
     """
-    kept = ("batch_size", "device", "precision", "compile", "checkpoint_minutes", "name")
+    kept = ("batch_size", "device", "precision", "compile", "graph", "checkpoint_minutes", "name")
     data = spec.data.model_copy(update={"train_fraction": 1.0, "imbalance": 1.0})
     table = {field: value for field, value in to_dict(spec).items() if field in kept}
     found = parse({**table, "kind": "teacher", "model": network, "data": data, "epochs": epochs, "seed": 0})

@@ -91,7 +91,7 @@ def _seconds(trial: Trial, folder: SweepFolder) -> float | None:
     spec, path = _by_network(trial), folder.path / "measured.json"
     known = {key: each for key, each in read_table(path).items() if type(each) in (int, float) and each < math.inf}
     cached = isinstance(spec, StudentSpec) and spec.cache_teacher
-    how = f"{describe(resolve_device(spec.device))}, compiled {spec.compile}, cached {cached}"
+    how = f"{describe(resolve_device(spec.device))}, compiled {spec.compile}, graph {spec.graph}, cached {cached}"
     key = f"{how}: {identity.group(identity.identity(spec, {}))}"
     if key not in known:
         try:

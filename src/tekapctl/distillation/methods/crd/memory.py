@@ -125,7 +125,7 @@ class MemoryQueue(Memory):
             sums = torch.stack([scores[0].sum() + own[0].exp().sum(), is_negative.sum() + len(own[0])]).detach()
             total, count = shard.sum(sums)
             settled = torch.where(settled < 0, total / count * self.length, settled)
-            setattr(self, f"normalizer_{side}", settled)
+            getattr(self, f"normalizer_{side}").copy_(settled)
         losses = (scores / settled).log1p().sum(2) + F.softplus(settled.log() - own)
         return losses.mean(1)
 
@@ -165,14 +165,17 @@ class MemoryBanks(Memory):
             for _ in range(updates):
                 versions.append(self._moved(versions[-1], all_students))
             found = torch.stack([versions[min(turn, updates)] for turn in range(len(of_teachers))])
-        student_term, self.normalizer_student = contrast(
+        student_term, settled_student = contrast(
             of_student.unsqueeze(0), self.teacher, drawn, self.normalizer_student, self.temperature
         )
         moved = Moved(index, found) if len(of_teachers) > 1 else None
-        teacher_terms, self.normalizer_teacher = contrast(
+        teacher_terms, settled_teacher = contrast(
             of_teachers, self.student, drawn, self.normalizer_teacher, self.temperature, moved
         )
         with torch.no_grad():
+            # In place, as all of the memory, so that a CUDA graph that has recorded this finds it.
+            self.normalizer_student.copy_(settled_student)
+            self.normalizer_teacher.copy_(settled_teacher)
             self.student[index] = versions[-1]
             rows = self.teacher[index]
             for teacher in all_teachers[:updates]:
@@ -186,7 +189,7 @@ class MemoryBanks(Memory):
         normalizer = getattr(self, f"normalizer_{side}")
         if normalizer < 0:
             _, found = contrast(embeddings, bank, drawn, normalizer, self.temperature)
-            setattr(self, f"normalizer_{side}", shard.mean(found))
+            normalizer.copy_(shard.mean(found))
 
     def _moved(self, rows: Tensor, towards: Tensor) -> Tensor:
         return F.normalize(torch.lerp(towards, rows, self.momentum), dim=1, eps=1e-12)
