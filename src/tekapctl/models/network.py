@@ -1,9 +1,10 @@
 """The interface of all networks, and their outputs that distillation losses read."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Shaped
@@ -150,11 +151,24 @@ class Maps:
         return stage
 
     def residual_stage(self, x: Tensor, blocks: nn.Module) -> Tensor:
-        """Run residual blocks with a ReLU after each, and collect the map before and after the last one."""
-        *inner, last = blocks.children()
+        """Run blocks with a ReLU after each, and collect the map before and after the last one."""
+        *inner, last = cast("Iterable[Residual]", blocks.children())
         for block in inner:
-            x = F.relu(block(x), inplace=True)
-        return self.activate(last(x))
+            x = block.activated(x)
+        if self.wants_preactivations:
+            return self.activate(last(x))
+        x = last.activated(x)
+        self.keep(x, x)
+        return x
+
+
+class Residual(nn.Module):
+    """A block that returns a sum before its ReLU."""
+
+    def activated(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch _o _h _w"]:
+        """The sum after its ReLU."""
+        found: Tensor = self(x)
+        return F.relu(found, inplace=True)
 
 
 class Network(nn.Module, ABC):
@@ -171,6 +185,8 @@ class Network(nn.Module, ABC):
     """The normalisation it was trained with; None if it is not known yet."""
     classifier_name: str = "classifier"
     """Name of the module from embedding to logits."""
+    runs_norms_once: bool = False
+    """Whether each of its batch norms runs once in each forward pass, so that all are counted together."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -224,9 +240,12 @@ class Network(nn.Module, ABC):
         if min(height, width) < SMALLEST_IMAGE:
             raise UsageError(f"Images of {height}x{width} pixels are too small.", "Use images of at least 8x8 pixels.")
         maps = Maps(feature_maps, preactivations)
-        embedding = self.embed(images, maps)
+        norms = self._norms_to_count() if images.is_cuda else []
+        with _counted_together(norms) if norms else nullcontext():
+            embedding = self.embed(images, maps)
+            logits = self.classifier_layer(embedding)
         return Knowledge(
-            logits=self.classifier_layer(embedding),
+            logits=logits,
             embedding=embedding,
             feature_maps=tuple(maps.feature_maps),
             preactivations=tuple(maps.preactivations),
@@ -235,6 +254,33 @@ class Network(nn.Module, ABC):
     def forward(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch classes"]:
         """Compute the logits."""
         return self.knowledge(images, feature_maps=False).logits
+
+    def _norms_to_count(self) -> list[nn.BatchNorm2d]:
+        """The batch norms that would each count this batch in a kernel of its own."""
+        if not (self.training and self.runs_norms_once) or torch.compiler.is_compiling():
+            return []
+        return [
+            module
+            for module in self.modules()
+            if type(module) is nn.BatchNorm2d
+            and module.training
+            and module.momentum is not None
+            and module.num_batches_tracked is not None
+        ]
+
+
+@contextmanager
+def _counted_together(norms: Sequence[nn.BatchNorm2d]) -> Iterator[None]:
+    """Count a batch in all batch norms at the end of the block, in one kernel."""
+    counters = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    for norm in norms:
+        norm.num_batches_tracked = None
+    try:
+        yield
+        torch._foreach_add_(counters, 1)
+    finally:
+        for norm, counter in zip(norms, counters, strict=True):
+            norm.num_batches_tracked = counter
 
 
 def batch_norms(modules: Iterable[object]) -> tuple[nn.BatchNorm2d, ...]:
