@@ -1,4 +1,4 @@
-"""Fused convolutions and batch norms that are counted together, on an emulated GPU."""
+"""Fused convolutions, and what is done to all layers together, on an emulated GPU."""
 
 import copy
 
@@ -73,3 +73,21 @@ def test_all_batch_norms_are_counted_in_one_kernel(name, gpu: EmulatedGPU):
     assert {int(norm.num_batches_tracked.cpu()) for norm in norms} == {5}
     for name, value in ours.state_dict().items():
         torch.testing.assert_close(there.state_dict()[name].cpu(), value)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_that_are_cast_together_give_what_autocast_gives(name, gpu: EmulatedGPU):
+    """To the bit, in the forward pass and in the gradients, with a tenth of the casts."""
+    found, casts = [], []
+    for runs_once in (False, True):
+        network = trained(name).train().cuda()
+        network.runs_layers_once = runs_once
+        gpu.reset()
+        with torch.autocast("cuda", torch.bfloat16):
+            logits = network.knowledge(IMAGES.cuda()).logits
+        logits.float().square().sum().backward()
+        casts.append(gpu.kernels["_to_copy"] + gpu.kernels["_foreach_copy_"])
+        found.append([logits.cpu(), *(parameter.grad.cpu() for parameter in network.parameters())])
+    assert casts[1] < casts[0] / 4
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)

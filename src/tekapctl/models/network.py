@@ -1,8 +1,8 @@
 """The interface of all networks, and their outputs that distillation losses read."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import astuple, dataclass, replace
 from typing import Any, Literal, cast
 
@@ -16,6 +16,7 @@ from tekapctl.data.batch import Batch
 from tekapctl.distributed.shard import BatchShard
 from tekapctl.errors import UsageError
 from tekapctl.models.normalization import Normalization
+from tekapctl.models.together import layers_together
 
 Level = Literal["logit", "feature"]
 """What TeKAP augments: the teacher's logits, or its embedding and feature maps."""
@@ -185,8 +186,8 @@ class Network(nn.Module, ABC):
     """The normalisation it was trained with; None if it is not known yet."""
     classifier_name: str = "classifier"
     """Name of the module from embedding to logits."""
-    runs_norms_once: bool = False
-    """Whether each of its batch norms runs once in each forward pass, so that all are counted together."""
+    runs_layers_once: bool = False
+    """Whether each of its layers runs once in each forward pass, in the precision that the caller has set."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -240,8 +241,8 @@ class Network(nn.Module, ABC):
         if min(height, width) < SMALLEST_IMAGE:
             raise UsageError(f"Images of {height}x{width} pixels are too small.", "Use images of at least 8x8 pixels.")
         maps = Maps(feature_maps, preactivations)
-        norms = self._norms_to_count() if images.is_cuda else []
-        with _counted_together(norms) if norms else nullcontext():
+        together = self.training and self.runs_layers_once and images.is_cuda and not torch.compiler.is_compiling()
+        with layers_together(self.modules()) if together else nullcontext():
             embedding = self.embed(images, maps)
             logits = self.classifier_layer(embedding)
         return Knowledge(
@@ -254,33 +255,6 @@ class Network(nn.Module, ABC):
     def forward(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch classes"]:
         """Compute the logits."""
         return self.knowledge(images, feature_maps=False).logits
-
-    def _norms_to_count(self) -> list[nn.BatchNorm2d]:
-        """The batch norms that would each count this batch in a kernel of its own."""
-        if not (self.training and self.runs_norms_once) or torch.compiler.is_compiling():
-            return []
-        return [
-            module
-            for module in self.modules()
-            if type(module) is nn.BatchNorm2d
-            and module.training
-            and module.momentum is not None
-            and module.num_batches_tracked is not None
-        ]
-
-
-@contextmanager
-def _counted_together(norms: Sequence[nn.BatchNorm2d]) -> Iterator[None]:
-    """Count a batch in all batch norms at the end of the block, in one kernel."""
-    counters = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
-    for norm in norms:
-        norm.num_batches_tracked = None
-    try:
-        yield
-        torch._foreach_add_(counters, 1)
-    finally:
-        for norm, counter in zip(norms, counters, strict=True):
-            norm.num_batches_tracked = counter
 
 
 def batch_norms(modules: Iterable[object]) -> tuple[nn.BatchNorm2d, ...]:

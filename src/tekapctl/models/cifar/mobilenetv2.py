@@ -56,7 +56,7 @@ class MobileNetV2(Network):
         in_channels: Number of image channels.
     """
 
-    runs_norms_once = True
+    runs_layers_once = True
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__(num_classes, in_channels)

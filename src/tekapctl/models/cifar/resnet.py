@@ -80,7 +80,7 @@ class ResNet(Network):
         in_channels: Number of image channels.
     """
 
-    runs_norms_once = True
+    runs_layers_once = True
 
     def __init__(
         self,

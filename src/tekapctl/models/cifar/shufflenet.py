@@ -53,7 +53,7 @@ class ShuffleNet(Network):
     """A 1x1 convolution and three stages of units, each built from inputs, outputs, number of units and stride."""
 
     classifier_name = "linear"
-    runs_norms_once = True
+    runs_layers_once = True
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class WideResNet(Network):
     """
 
     classifier_name = "fc"
-    runs_norms_once = True
+    runs_layers_once = True
 
     def __init__(self, depth: int, widening: int, num_classes: int, in_channels: int) -> None:
         super().__init__(num_classes, in_channels)
