@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import astuple, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Shaped
@@ -15,6 +16,7 @@ from tekapctl.data.batch import Batch
 from tekapctl.distributed.shard import BatchShard
 from tekapctl.errors import UsageError
 from tekapctl.models.normalization import Normalization
+from tekapctl.models.together import layers_together
 
 Level = Literal["logit", "feature"]
 """What TeKAP augments: the teacher's logits, or its embedding and feature maps."""
@@ -150,11 +152,24 @@ class Maps:
         return stage
 
     def residual_stage(self, x: Tensor, blocks: nn.Module) -> Tensor:
-        """Run residual blocks with a ReLU after each, and collect the map before and after the last one."""
-        *inner, last = blocks.children()
+        """Run blocks with a ReLU after each, and collect the map before and after the last one."""
+        *inner, last = cast("Iterable[Residual]", blocks.children())
         for block in inner:
-            x = F.relu(block(x), inplace=True)
-        return self.activate(last(x))
+            x = block.activated(x)
+        if self.wants_preactivations:
+            return self.activate(last(x))
+        x = last.activated(x)
+        self.keep(x, x)
+        return x
+
+
+class Residual(nn.Module):
+    """A block that returns a sum before its ReLU."""
+
+    def activated(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch _o _h _w"]:
+        """The sum after its ReLU."""
+        found: Tensor = self(x)
+        return F.relu(found, inplace=True)
 
 
 class Network(nn.Module, ABC):
@@ -171,6 +186,8 @@ class Network(nn.Module, ABC):
     """The normalisation it was trained with; None if it is not known yet."""
     classifier_name: str = "classifier"
     """Name of the module from embedding to logits."""
+    runs_layers_once: bool = False
+    """Whether each of its layers runs once in each forward pass, in the precision that the caller has set."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -224,9 +241,12 @@ class Network(nn.Module, ABC):
         if min(height, width) < SMALLEST_IMAGE:
             raise UsageError(f"Images of {height}x{width} pixels are too small.", "Use images of at least 8x8 pixels.")
         maps = Maps(feature_maps, preactivations)
-        embedding = self.embed(images, maps)
+        together = self.training and self.runs_layers_once and images.is_cuda and not torch.compiler.is_compiling()
+        with layers_together(self.modules()) if together else nullcontext():
+            embedding = self.embed(images, maps)
+            logits = self.classifier_layer(embedding)
         return Knowledge(
-            logits=self.classifier_layer(embedding),
+            logits=logits,
             embedding=embedding,
             feature_maps=tuple(maps.feature_maps),
             preactivations=tuple(maps.preactivations),

@@ -63,6 +63,7 @@ class ReusedClassifier(Network):
         super().__init__(student.num_classes, student.in_channels)
         self.normalization, student.normalization = student.normalization, None
         self.student = student
+        self.runs_layers_once = student.runs_layers_once
         self.projection = projection
         self.projector = projection.build()
         self.classifier = nn.Linear(projection.outputs, student.num_classes, bias=projection.bias).requires_grad_(False)

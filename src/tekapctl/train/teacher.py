@@ -12,6 +12,7 @@ from tekapctl.data.batches import Batches
 from tekapctl.device import autocast, compile_for, describe_kind, describe_passes, place
 from tekapctl.models import Network
 from tekapctl.models.folding import fold
+from tekapctl.models.fusing import fuse
 from tekapctl.models.network import Knowledge, Requires, of_batch
 from tekapctl.store.teacher_cache import Identity, Indices, TeacherCache
 from tekapctl.train.trained import Trained
@@ -50,6 +51,10 @@ class LiveTeacher:
         self.network = self.folding.network
         place(self.network, self.device)
         _cast_weights(self.network, precision)
+        if self.device.type == "cuda" and not compiled:  # torch.compile fuses by itself
+            with autocast(self.device, precision):
+                repeats = -(-self.batch_size // len(self.probe))
+                fuse(self.network, network.normalize(self.probe.repeat(repeats, 1, 1, 1)[: self.batch_size]))
         self._knowledge = compile_for(self.device, self.network.knowledge) if compiled else self.network.knowledge
 
     @torch.no_grad()

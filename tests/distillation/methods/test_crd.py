@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from conformance.inputs import batch_of, of_embedding
 from tekapctl.distillation.methods import Pair
-from tekapctl.distillation.methods.crd import CRD, CRDSpec, contrast
+from tekapctl.distillation.methods.crd import CRD, CRDSpec, _Unit, contrast
 from tekapctl.distillation.methods.crd.negatives import ClassNegatives, draw_subset
 from tekapctl.distillation.tekap import FeatureTekap, SeededNoise, Tekap, TekapSpec
 from tekapctl.errors import UsageError
@@ -226,3 +226,25 @@ def test_what_draws_on_a_device_look_up_goes_there_once(monkeypatch, count, mode
     for row, label in zip(drawn[1], LABELS[index], strict=True):
         assert label not in LABELS[row[1:]]
         assert LABELS[row[0]] == label
+
+
+@pytest.mark.parametrize("draws", [1, 2, 5, 64, 131])
+@pytest.mark.parametrize("temperature", [0.02, 0.07, 1.0])
+def test_joined_logarithms_are_those_of_each_ratio(draws, temperature):
+    scores = (unit(2, 3, draws) / temperature).exp()
+    expected = (scores.double() / 0.3).log1p().sum(2)
+    found = contrast._ratios(scores, torch.tensor(0.3), 1 / temperature)
+    assert found.joins == {0.02: 0, 0.07: 2, 1.0: 4}[temperature]
+    assert_close(found.sum_of_log1p().double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_small_ratios_keep_their_digits():
+    found = contrast._ratios(torch.full((1, 1, 4097), 1e-9), torch.tensor(1.0), 1.0)
+    assert found.joins == 4
+    assert_close(found.sum_of_log1p(), torch.tensor([[4096e-9]]), rtol=1e-5, atol=0)
+
+
+def test_unit_rows_have_the_gradient_of_normalize():
+    rows = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(_Unit.apply, rows)
+    assert torch.equal(_Unit.apply(rows), torch.nn.functional.normalize(rows, dim=1, eps=1e-12))

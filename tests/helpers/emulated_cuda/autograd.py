@@ -87,8 +87,11 @@ def _run(node: Any, given: Gradients, *, accumulates: bool) -> tuple[Tensor | No
     metadata = node._input_metadata
     gradients = [given.get(number) for number in range(len(metadata))]
     if hasattr(node, "_forward_cls"):  # a torch.autograd.Function gets zeros instead of None
-        zeros = [torch.zeros(each.shape, dtype=each.dtype, device=each.device) for each in metadata]
-        made = node.apply(*(zero if each is None else each for each, zero in zip(gradients, zeros, strict=True)))
+        filled = (
+            torch.zeros(of.shape, dtype=of.dtype, device=of.device) if each is None else each
+            for each, of in zip(gradients, metadata, strict=True)
+        )
+        made = node.apply(*filled)
     else:
         made = node(*gradients)
     found = list(made) if isinstance(made, tuple) else [made]

@@ -242,7 +242,24 @@ def _is_composite(function: Any) -> bool:
 
 def _on_cpu(name: str, function: Any) -> Any:
     """The CPU's operator for one that only CUDA has."""
-    return {"cudnn_batch_norm": _batch_norm, "cudnn_batch_norm_backward": _batch_norm_backward}.get(name, function)
+    return {
+        "cudnn_batch_norm": _batch_norm,
+        "cudnn_batch_norm_backward": _batch_norm_backward,
+        "cudnn_convolution_relu": _convolution_relu,
+        "cudnn_convolution_add_relu": _convolution_add_relu,
+    }.get(name, function)
+
+
+def _convolution_relu(pixels: Tensor, weight: Tensor, bias: Tensor, *sizes: Any) -> Tensor:
+    return _aten.relu(_aten.conv2d(pixels, weight, bias, *sizes))
+
+
+def _convolution_add_relu(
+    pixels: Tensor, weight: Tensor, other: Tensor, alpha: float, bias: Tensor, *sizes: Any
+) -> Tensor:
+    found = _aten.conv2d(pixels, weight, bias, *sizes)
+    assert found.shape == other.shape, "cuDNN would read beyond the end of the smaller one"
+    return _aten.relu(found + alpha * other)
 
 
 def _batch_norm(

@@ -37,16 +37,16 @@ def kl_of_many(
     KL is linear in its target up to the target's entropy, which has no gradient. So the targets are summed before they
     are compared with the student, and the student's side costs the same for any number of teachers.
     """
+    scale = temperature**2 / student.shape[0]
     with torch.no_grad():
-        targets = torch.cat([teacher.float().unsqueeze(0), augmented]) / temperature
-        log_targets = F.log_softmax(targets, dim=2)
-        weights = torch.full((targets.shape[0], 1, 1), weight, device=targets.device)
-        weights[0].fill_(teacher_loss_weight)  # an assignment would copy a number to the device
-        weighted = weights * log_targets.exp()
+        log_targets = F.log_softmax(torch.cat([teacher.float().unsqueeze(0), augmented]) / temperature, dim=2)
+        weighted = log_targets.exp()
+        weighted[0].mul_(scale * teacher_loss_weight)
+        weighted[1:].mul_(scale * weight)
         pooled = weighted.sum(0)
-        negative_entropy = (weighted * log_targets).sum()
-    cross_entropy = (pooled * F.log_softmax(student.float() / temperature, dim=1)).sum()
-    return (negative_entropy - cross_entropy) * (temperature**2 / student.shape[0])
+        negative_entropy = torch.dot(weighted.flatten(), log_targets.flatten())
+    log_student = F.log_softmax(student.float() / temperature, dim=1)
+    return negative_entropy - torch.dot(pooled.flatten(), log_student.flatten())
 
 
 def kl_of_each(log_student: Logits, log_teacher: Logits) -> OfEach:

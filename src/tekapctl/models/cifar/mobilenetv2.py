@@ -56,6 +56,8 @@ class MobileNetV2(Network):
         in_channels: Number of image channels.
     """
 
+    runs_layers_once = True
+
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__(num_classes, in_channels)
         self.conv1 = nn.Sequential(conv(in_channels, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(True))

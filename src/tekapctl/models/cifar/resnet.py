@@ -6,14 +6,14 @@ from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from tekapctl.models.network import Maps, Network, batch_norms, conv, init_fan_out, pool, stack
+from tekapctl.models.fusing import conv_relu
+from tekapctl.models.network import Maps, Network, Residual, batch_norms, conv, init_fan_out, pool, stack
 from tekapctl.models.zoo import NETWORKS, Entry
 
 
-class BasicBlock(nn.Module):
-    """Two convolutions with a shortcut; returns their sum before the ReLU."""
+class BasicBlock(Residual):
+    """Two convolutions with a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -27,13 +27,20 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch _o _h _w"]:
         """The sum before its ReLU."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        shortcut = x if self.downsample is None else self.downsample(x)
+        out, shortcut = self._summands(x)
         return self.bn2(self.conv2(out)) + shortcut
 
+    def activated(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch _o _h _w"]:
+        """The sum after its ReLU."""
+        return conv_relu(self.conv2, self.bn2, *self._summands(x))
 
-class Bottleneck(nn.Module):
-    """A narrow convolution between two 1x1 convolutions, with a shortcut; returns their sum before the ReLU."""
+    def _summands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The last convolution's input, and the shortcut."""
+        return conv_relu(self.conv1, self.bn1, x), x if self.downsample is None else self.downsample(x)
+
+
+class Bottleneck(Residual):
+    """A narrow convolution between two 1x1 convolutions, with a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -50,9 +57,15 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch _o _h _w"]:
         """The sum before its ReLU."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
-        return self.bn3(self.conv3(out)) + self.shortcut(x)
+        return self.bn3(self.conv3(self._narrow(x))) + self.shortcut(x)
+
+    def activated(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch _o _h _w"]:
+        """The sum after its ReLU."""
+        return conv_relu(self.conv3, self.bn3, self._narrow(x), self.shortcut(x))
+
+    def _narrow(self, x: Tensor) -> Tensor:
+        """The last convolution's input."""
+        return conv_relu(self.conv2, self.bn2, conv_relu(self.conv1, self.bn1, x))
 
 
 class ResNet(Network):
@@ -66,6 +79,8 @@ class ResNet(Network):
         num_classes: Number of classes.
         in_channels: Number of image channels.
     """
+
+    runs_layers_once = True
 
     def __init__(
         self,
@@ -93,7 +108,7 @@ class ResNet(Network):
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
         """The pooled last stage."""
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        x = conv_relu(self.conv1, self.bn1, images)
         maps.keep(x, x)
         for name in self.stages:
             x = maps.residual_stage(x, self.get_submodule(name))

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tekapctl.models.network import Maps, Network, conv, pool, stack
+from tekapctl.models.network import Maps, Network, Residual, conv, pool, stack
 from tekapctl.models.zoo import NETWORKS, Entry
 
 GROUPS = 3
@@ -20,7 +20,7 @@ UNITS = (4, 8, 4)
 """Number of units of each stage."""
 
 
-class ShuffleUnit(nn.Module):
+class ShuffleUnit(Residual):
     """Grouped convolutions with a channel shuffle in between; returns the sum (stride 2: concatenation) before ReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -53,6 +53,7 @@ class ShuffleNet(Network):
     """A 1x1 convolution and three stages of units, each built from inputs, outputs, number of units and stride."""
 
     classifier_name = "linear"
+    runs_layers_once = True
 
     def __init__(
         self,

@@ -30,6 +30,8 @@ class VGG(Network):
         in_channels: Number of image channels.
     """
 
+    runs_layers_once = True
+
     def __init__(self, convolutions: tuple[int, ...], num_classes: int, in_channels: int) -> None:
         super().__init__(num_classes, in_channels)
         inputs = (in_channels, *WIDTHS)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tekapctl.models.fusing import conv_relu
 from tekapctl.models.network import Maps, Network, batch_norms, conv, init_spatial_fan_out, pool, stack
 from tekapctl.models.zoo import NETWORKS, Entry
 
@@ -27,7 +28,7 @@ class WideBlock(nn.Module):
         """The sum, which the next block normalises."""
         active = F.relu(self.bn1(x), inplace=True)
         shortcut = x if self.convShortcut is None else self.convShortcut(active)
-        return self.conv2(F.relu(self.bn2(self.conv1(active)), inplace=True)) + shortcut
+        return self.conv2(conv_relu(self.conv1, self.bn2, active)) + shortcut
 
 
 def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
@@ -46,6 +47,7 @@ class WideResNet(Network):
     """
 
     classifier_name = "fc"
+    runs_layers_once = True
 
     def __init__(self, depth: int, widening: int, num_classes: int, in_channels: int) -> None:
         super().__init__(num_classes, in_channels)

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, Method, MethodSpec, Pair, Requires, Weights
 from tekapctl.distillation.methods.crd.memory import Memory, MemoryBanks, MemoryQueue, Terms
 from tekapctl.distillation.methods.crd.negatives import ClassNegatives
+from tekapctl.distillation.methods.method import scaled
 from tekapctl.distillation.tekap import AugmentedTeachers, FeatureTekap
 
 
@@ -73,7 +73,26 @@ class Projection(nn.Module):
         self.linear = nn.Linear(width, out)
 
     def forward(self, embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch out"]:
-        return F.normalize(self.linear(embedding.flatten(1).float()), dim=1, eps=1e-12)
+        unit: Float[Tensor, "batch out"] = _Unit.apply(self.linear(embedding.flatten(1).float()))
+        return unit
+
+
+class _Unit(torch.autograd.Function):
+    """`F.normalize` of rows, whose own backward pass needs three times as many operations."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        length = rows.norm(dim=1, keepdim=True).clamp_(min=1e-12)
+        unit = rows / length
+        ctx.save_for_backward(unit, length)
+        return unit
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        unit, length = ctx.saved_tensors
+        (gradient,) = gradients
+        along = (gradient * unit).sum(1, keepdim=True)
+        return torch.addcmul(gradient, unit, along, value=-1).div_(length)
 
 
 class CRD(Method):
@@ -115,7 +134,9 @@ class CRD(Method):
         embeddings = torch.cat([teacher.embedding.float().unsqueeze(0), augmented.embeddings])
         terms = self._terms(student, embeddings, batch, updates=len(embeddings) if spec.bank_updates else 1)
         of_student = terms.student * (1 + spec.student_term_weight * len(augmented))
-        return of_student + spec.teacher_loss_weight * terms.teachers[0] + spec.loss_weight * terms.teachers[1:].sum()
+        first, *others = terms.teachers.unbind()
+        of_augmented = sum(others[1:], start=others[0])
+        return of_student + scaled(first, spec.teacher_loss_weight) + scaled(of_augmented, spec.loss_weight)
 
     def _terms(
         self, student: Knowledge, teachers: Float[Tensor, "teachers batch width"], batch: Batch, *, updates: int

@@ -18,6 +18,8 @@ EPSILON = 1e-7
 SPARSE = 80
 """With more bank entries per draw than this, gathering the drawn ones is faster than scoring all
 (benchmarks/contrast.py)."""
+_JOINS, _LARGEST = 4, 80.0
+"""How often logarithms are joined at most, and the largest logarithm of a product; that of float32 is 88."""
 ROWS = 128
 """Embeddings per matrix product: more need more memory and are no faster."""
 
@@ -77,30 +79,92 @@ class _Contrast(torch.autograd.Function):
         (teachers, batch, _), (samples, draws) = embeddings.shape, (len(bank), drawn.shape[1])
         score, at_once = (_score_drawn, 1) if samples > SPARSE * draws else (_score_all, max(1, ROWS // batch))
         noise = (draws - 1) / samples
+        scaled = embeddings / temperature
         losses, gradients = [], []
         for start in range(0, teachers, at_once):
             part = slice(start, start + at_once)
-            ratios, pull = score(embeddings[part], bank, drawn, moved and Moved(moved.places, moved.rows[part]))
-            ratios.mul_(1 / temperature).exp_()
-            # Chosen on the device: a check on the host would synchronize the device in every step.
-            normalizer = torch.where(normalizer < 0, ratios[0].mean() * samples, normalizer)
-            ratios.div_(normalizer * (noise + EPSILON))  # p / c: log1p of it keeps the digits that log(p + c) loses
-            loss = ratios.log1p().sum((1, 2)) - ratios[:, :, 0].log().sum(1)
-            losses.append(loss / batch + (draws - 1) * math.log1p(EPSILON / noise))
+            scores, pull = score(scaled[part], bank, drawn, moved and Moved(moved.places, moved.rows[part]))
+            scores.exp_()
+            normalizer = _settled(normalizer, scores[0], samples)
+            ratios = _ratios(scores, normalizer * (noise + EPSILON), 1 / temperature)
+            loss = ratios.sum_of_log1p() - ratios.log_of_first()
+            losses.append(loss.mean(1).add_((draws - 1) * math.log1p(EPSILON / noise)))
             if embeddings.requires_grad:
                 # d loss / d logit: p / (p + c) for negatives, and the same less one for the positive.
-                slope = ratios.div_(ratios + 1)
-                slope[:, :, 0] -= 1
-                gradients.append(pull(slope).mul_(1 / (temperature * batch)))
+                slope = ratios.values.div_(ratios.shifted)
+                slope.select(2, 0).sub_(1 / ratios.factor)
+                gradients.append(pull(slope).mul_(ratios.factor / (temperature * batch)))
         if gradients:
-            ctx.save_for_backward(torch.cat(gradients))
+            ctx.save_for_backward(_joined(gradients))
         ctx.mark_non_differentiable(normalizer)
-        return torch.cat(losses), normalizer
+        return _joined(losses), normalizer
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * gradients[0].view(-1, 1, 1), *[None] * 5
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _settled(normalizer: Tensor, scores: Tensor, samples: int) -> Tensor:
+    """The normaliser, set from a teacher's scores if it is negative."""
+    if normalizer.device.type == "cpu":
+        return scores.mean() * samples if normalizer < 0 else normalizer
+    # Chosen on the device: a check on the host would wait for the device in every step.
+    return torch.where(normalizer < 0, scores.mean() * samples, normalizer)
+
+
+class Ratios(NamedTuple):
+    """The ratios `p / c`: `log(1 + p / c)` keeps the digits of small ones, which `log(p + c)` loses.
+
+    Attributes:
+        values: The ratios, but for a factor.
+        factor: The factor; on the CPU it saves a pass over the values.
+        shifted: `1 + factor * values`.
+        joins: How often two logarithms can be joined before their argument may overflow.
+    """
+
+    values: Float[Tensor, "teachers batch draws"]
+    factor: float
+    shifted: Float[Tensor, "teachers batch draws"]
+    joins: int
+
+    def log_of_first(self) -> Float[Tensor, "teachers batch"]:
+        """The logarithm of the positive's ratio."""
+        first = self.values[:, :, 0]
+        return (first if self.factor == 1 else first * self.factor).log()
+
+    def sum_of_log1p(self) -> Float[Tensor, "teachers batch"]:
+        """The sum of `log(1 + ratio)`.
+
+        A logarithm takes as long as ten multiplications on a CPU, so pairs are joined first:
+        `(1 + fa)(1 + fb) = 1 + f (a + b (1 + fa))`.
+        """
+        values, shifted, rest = self.values, self.shifted, None
+        for _ in range(self.joins):
+            half, odd = divmod(values.shape[2], 2)
+            if odd:
+                last = shifted[:, :, -1]
+                rest = last if rest is None else rest * last
+            values = torch.addcmul(values[:, :, :half], values[:, :, half : 2 * half], shifted[:, :, :half])
+            shifted = torch.add(shifted.new_ones(()), values, alpha=self.factor)
+        total = (values if self.factor == 1 else values * self.factor).log1p().sum(2)
+        return total if rest is None else total + rest.log()
+
+
+def _ratios(scores: Tensor, divisor: Tensor, most: float) -> Ratios:
+    """The ratios of scores of at most `e^most` to a divisor; the scores are overwritten."""
+    if divisor.device.type != "cpu":
+        scores.div_(divisor)
+        return Ratios(scores, 1.0, scores + 1, 0)
+    factor = 1 / divisor.item()
+    shifted = torch.add(scores.new_ones(()), scores, alpha=factor)
+    largest = 1.01 * most + math.log(factor) if 0 < factor < math.inf else math.inf
+    joins = int(math.log2(_LARGEST / max(largest, 1.0))) if largest < _LARGEST else 0
+    return Ratios(scores, factor, shifted, min(joins, _JOINS))
 
 
 Scores = tuple[Tensor, Callable[[Tensor], Tensor]]
