@@ -4,7 +4,6 @@ import importlib.util
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 from helpers.documentation import PAGES, ROOT, blocks
 from helpers.shell import run_script
