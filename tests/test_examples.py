@@ -1,12 +1,11 @@
 """The examples run as they stand, with fewer epochs and images."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from helpers.script import run_python
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SHORT = {
@@ -25,13 +24,10 @@ SHOWS = {
 }
 
 
-def run(arguments: list[str], folder: Path) -> str:
-    environment = os.environ | {"TEKAPCTL_HOME": str(folder / "home")}
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run(path: Path, arguments: list[str], folder: Path) -> str:
+    done = run_python(path, arguments, folder)
+    assert done.code == 0, done.err
+    return done.out
 
 
 def test_each_example_is_tried_and_listed():
@@ -44,7 +40,7 @@ def test_each_example_is_tried_and_listed():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_an_example_runs(name, tmp_path):
-    assert SHOWS[name] in run([str(EXAMPLES / name), *SHORT[name]], tmp_path)
+    assert SHOWS[name] in run(EXAMPLES / name, SHORT[name], tmp_path)
 
 
 @pytest.mark.slow
@@ -53,7 +49,9 @@ def test_the_notebook_runs(tmp_path):
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     code = "\n".join(cells).replace("EPOCHS = 60", "EPOCHS = 1")
     assert code.count("EPOCHS = 1") == 1
-    assert "feature maps (4, " in run(["-c", code], tmp_path)
+    script = tmp_path / "notebook.py"
+    script.write_text(code, encoding="utf-8")
+    assert "feature maps (4, " in run(script, [], tmp_path)
 
 
 def test_the_notebook_has_no_outputs():

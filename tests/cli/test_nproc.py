@@ -1,11 +1,9 @@
 """`--nproc`: one command, several processes, as torchrun starts them."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 
+from helpers.program import Started, start
 from helpers.waiting import until
 
 
@@ -36,21 +34,17 @@ def test_processes_end_with_their_launcher_and_keep_the_run(tekapctl, teacher):
 
 
 def test_a_signal_to_the_launcher_ends_in_the_command_that_goes_on(tekapctl, teacher):
-    launcher = launched(tekapctl, teacher, "signalled", stderr=subprocess.PIPE, text=True)
-    launcher.send_signal(signal.SIGTERM)
-    _, told = launcher.communicate()
-    assert launcher.returncode == 128 + signal.SIGTERM
-    assert "`tekapctl resume latest --nproc 2` continues from the last checkpoint" in told
-    assert "Traceback" not in told
+    launcher = launched(tekapctl, teacher, "signalled")
+    launcher.kill(signal.SIGTERM)
+    ended = launcher.wait()
+    assert ended.code == 128 + signal.SIGTERM
+    assert "`tekapctl resume latest --nproc 2` continues from the last checkpoint" in ended.err
+    assert "Traceback" not in ended.err
 
 
-def launched(tekapctl, teacher, name: str, **more) -> subprocess.Popen:
+def launched(tekapctl, teacher, name: str) -> Started:
     """A long run of two processes, after its first epoch."""
     options = ["distill", "--teacher", teacher, "--student", "resnet8", "--dataset", "digits", "--epochs", "2000"]
-    found = subprocess.Popen(
-        [sys.executable, "-m", "tekapctl", *options, "--nproc", "2", "--name", name],
-        env=os.environ | {"TEKAPCTL_HOME": str(tekapctl.home), "OMP_NUM_THREADS": "1"},
-        **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **more},
-    )
-    until(lambda: list(tekapctl.home.glob(f"runs/*{name}*/metrics.jsonl")), lambda: found.poll() is None)
+    found = start(tekapctl.home, *options, "--nproc", "2", "--name", name)
+    found.until(lambda: list(tekapctl.home.glob(f"runs/*{name}*/metrics.jsonl")))
     return found

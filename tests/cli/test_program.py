@@ -1,7 +1,6 @@
 """From a teacher to an evaluated student, command by command."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -11,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.program import start
 from helpers.server import serving
-from helpers.waiting import until
 from tekapctl import __version__
 from tekapctl.models import build
 from tekapctl.spec import loads
@@ -203,25 +202,20 @@ def test_networks_are_listed_with_their_sizes(tekapctl):
     assert tekapctl("models", "show", "vgg8", "--json").json["embedding"] == 512
 
 
-def test_the_documented_method_of_a_users_own_is_trained_resumed_and_refused(tekapctl, teacher, tmp_path):
+def test_the_documented_method_of_a_users_own_is_trained_resumed_and_refused(tekapctl, teacher, tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
     (tmp_path / "my_methods.py").write_text(page.split("```python\n")[1].split("```")[0])
+    monkeypatch.chdir(tmp_path)
     options = ["--teacher", teacher, "--student", "resnet8", "--dataset", "digits", "--epochs", "2", "--json"]
-    command = [sys.executable, "-m", "tekapctl", "distill", "--method", "my_methods:CosineSpec", *options]
-    command += ["--set", "method.power=2"]
-    environment = os.environ | {"TEKAPCTL_HOME": str(tekapctl.home), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+    command = ["distill", "--method", "my_methods:CosineSpec", *options, "--set", "method.power=2"]
+    summary = tekapctl(*command).json
     assert summary["method"] == "my_methods:CosineSpec"
     assert summary["last_top1"] > 0.3
     (tmp_path / "bare.py").write_text(
         "from tekapctl.distillation.methods import MethodSpec\nfrom tekapctl.models.network import Requires\n"
         "class Bare(MethodSpec):\n    requires = Requires(logits=True)\n    def make(self, pair): ...\n"
     )
-    command = [sys.executable, "-m", "tekapctl", "methods", "show", "bare:Bare"]
-    shown = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert "gamma 1, alpha 0, beta 1" in shown.stdout, shown.stderr
+    assert "gamma 1, alpha 0, beta 1" in tekapctl("methods", "show", "bare:Bare").out
     assert "cannot be imported" in tekapctl.refuses("distill", "--method", "nowhere:Mine")
     assert "is a library" in tekapctl.refuses("distill", "--method", "json:JSONDecoder")
 
@@ -386,35 +380,19 @@ def test_a_teacher_is_fetched_evaluated_and_cleared(tekapctl, tmp_path):
 
 def test_an_interrupted_run_exits_130_and_goes_on_as_if_it_had_not_been(tekapctl, tmp_path):
     home = tmp_path / "home"
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tekapctl",
-            "train-teacher",
-            "--model",
-            "resnet8",
-            "--dataset",
-            "digits",
-            "--epochs",
-            "20",
-        ],
-        env=os.environ | {"TEKAPCTL_HOME": str(home), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until(lambda: list(home.glob("runs/*/metrics.jsonl")), lambda: process.poll() is None)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
+    training = ["train-teacher", "--model", "resnet8", "--dataset", "digits", "--epochs", "20"]
+    running = start(home, *training)
+    running.until(lambda: list(home.glob("runs/*/metrics.jsonl")))
+    running.kill(signal.SIGINT)
+    ended = running.wait()
+    assert ended.code == 130, ended.err
+    assert "Traceback" not in ended.err
     program = type(tekapctl)(home)
     (listed,) = program("runs", "list", "--json").json
     assert listed["status"] == "interrupted"
     assert 1 <= listed["epoch"] < 20
     resumed = program("resume", "latest", "--json").json
-    whole = program("train-teacher", "--model", "resnet8", "--dataset", "digits", "--epochs", "20", "--json").json
+    whole = program(*training, "--json").json
     runs = [home / "runs" / run["run"] for run in (resumed, whole)]
     assert runs[0].name == listed["run"]
     assert (runs[0] / "weights.safetensors").read_bytes() == (runs[1] / "weights.safetensors").read_bytes()

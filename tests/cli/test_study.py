@@ -1,14 +1,11 @@
 """Studies as a user carries them out, looks at them and repeats them."""
 
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from cli.conftest import Program
-from helpers.waiting import until
+from helpers.program import start
 
 SETTING = [
     *("--dataset", "digits", "--train-fraction", "0.1", "--teacher", "resnet14", "--teacher-epochs", "2"),
@@ -95,23 +92,17 @@ def test_a_study_that_is_broken_off_says_how_it_goes_on(tekapctl):
     at = SETTING.index("--epochs") + 1
     long = [*SETTING[:at], "300", *SETTING[at + 1 :]]
     words = ["study", "agreement", *long, "--set", "temperature=3.0"]
-    started = subprocess.Popen(
-        [sys.executable, "-m", "tekapctl", *words],
-        env=os.environ | {"TEKAPCTL_HOME": str(tekapctl.home), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
     known = runs(tekapctl)
+    started = start(tekapctl.home, *words)
 
     def trains() -> bool:
         return any((tekapctl.home / "runs" / name / "metrics.jsonl").is_file() for name in runs(tekapctl) - known)
 
-    until(trains, lambda: started.poll() is None)
-    started.send_signal(signal.SIGTERM)
-    _, told = started.communicate()
-    assert started.returncode == 128 + signal.SIGTERM
-    assert f"tekapctl {' '.join(words)}" in " ".join(told.split())
+    started.until(trains)
+    started.kill(signal.SIGTERM)
+    ended = started.wait()
+    assert ended.code == 128 + signal.SIGTERM
+    assert f"tekapctl {' '.join(words)}" in " ".join(ended.err.split())
     assert tekapctl(*words, "--report-only", "--json").json["finished"] == 1, "the teacher was there"
 
 

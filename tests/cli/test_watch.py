@@ -10,25 +10,21 @@ import sys
 import pytest
 
 from helpers.events import in_metrics, in_tensorboard
-from helpers.waiting import until
+from helpers.program import Started, start
 from tekapctl.store.run import Run
 
 RUN = ["train-teacher", "--model", "resnet8", "--dataset", "digits", "--device", "cpu"]
 
 
-def start(home, *arguments: str, **pipes) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tekapctl", *arguments],
-        env=os.environ | {"TEKAPCTL_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "120", "TERM": "xterm"},
-        stdin=subprocess.DEVNULL,
-        text=True,
-        **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | pipes),
-    )
-
-
-def await_epoch(home, run: subprocess.Popen) -> None:
+def await_epoch(home, run: Started) -> None:
     """Wait for a run's first epoch."""
-    until(lambda: any(path.read_text() for path in home.glob("runs/*/metrics.jsonl")), lambda: run.poll() is None)
+    run.until(lambda: any(path.read_text() for path in home.glob("runs/*/metrics.jsonl")))
+
+
+def await_lines(program: Started, count: int) -> list[str]:
+    """The first lines that a program prints."""
+    program.until(lambda: program.out.read_text().count("\n") >= count)
+    return program.out.read_text().splitlines()[:count]
 
 
 @pytest.fixture
@@ -39,79 +35,85 @@ def program(tekapctl, tmp_path):
 def test_a_run_is_watched_until_it_has_finished(program):
     run = start(program.home, *RUN, "--epochs", "30")
     await_epoch(program.home, run)
-    run.send_signal(signal.SIGSTOP)  # until it is watched
+    run.kill(signal.SIGSTOP)  # until it is watched
     now = program("watch", "--once", "--json").json
     watching = start(program.home, "watch", "--interval", "0.2")
-    first = watching.stdout.readline()
-    run.send_signal(signal.SIGCONT)
-    _, err = run.communicate()
-    assert run.returncode == 0, err
-    out, said = watching.communicate()
+    (first,) = await_lines(watching, 1)
+    run.kill(signal.SIGCONT)
+    trained, watched = run.wait(), watching.wait()
+    assert trained.code == 0, trained.err
     assert now["status"] == "running"
     assert now["epochs"] == 30
     assert now["steps"] == 21
     assert now["seconds_left"] > 0
-    lines = out.splitlines()
+    _, *lines = watched.out.splitlines()
     begun = int(first.removeprefix("running, ").split()[0])
     assert [line.split(":")[0] for line in lines] == [f"epoch {n}/30" for n in range(begun + 1, 31)]
     told, shown = (
         [re.sub(r", [^,]* left$", "", line) for line in each if line.startswith("epoch")]
-        for each in (err.splitlines(), lines)
+        for each in (trained.err.splitlines(), lines)
     )
     assert shown == told[begun:], "watching says what the run says"
-    assert "finished: top-1" in said
+    assert "finished: top-1" in watched.err
 
 
 def test_a_run_that_is_stopped_ends_the_watching_with_how_to_go_on(program):
     run = start(program.home, *RUN, "--epochs", "500")
     await_epoch(program.home, run)
     watching = start(program.home, "watch", "--interval", "0.1")
-    assert "running" in watching.stdout.readline()
-    assert "/500: loss" in watching.stdout.readline()
-    run.send_signal(signal.SIGINT)
-    run.communicate()
-    out, err = watching.communicate()
-    assert watching.returncode == 1, err
+    first, second = await_lines(watching, 2)
+    assert "running" in first
+    assert "/500: loss" in second
+    run.kill(signal.SIGINT)
+    run.wait()
+    watched = watching.wait()
+    assert watched.code == 1, watched.err
     found = program("runs", "list", "--json").json[0]
     assert found["status"] == "interrupted"
-    assert f"`tekapctl resume {found['run']}`" in err
-    assert f"after epoch {found['epoch']} of 500" in err
-    assert all(line.startswith("epoch ") for line in out.splitlines())
+    assert f"`tekapctl resume {found['run']}`" in watched.err
+    assert f"after epoch {found['epoch']} of 500" in watched.err
+    assert all(line.startswith("epoch ") for line in watched.out.splitlines()[1:])
     state = program("watch", found["run"][:15], "--once", "--json").json
     assert (state["status"], state["epoch"], state["seconds_left"]) == ("interrupted", found["epoch"], None)
-    assert program("watch", code=1).err == err
+    assert program("watch", code=1).err == watched.err
 
 
 def test_steps_within_a_long_epoch_are_seen(program):
     # An epoch of 1,297 steps.
     run = start(program.home, *RUN, "--epochs", "2", "--batch-size", "1")
     try:
-        until(lambda: list(program.home.glob("runs/*/progress.json")), lambda: run.poll() is None)
+        run.until(lambda: list(program.home.glob("runs/*/progress.json")))
         steps = []
-        while len(set(steps)) < 2 and run.poll() is None:
+        while len(set(steps)) < 2 and run.process.is_alive():
             steps.append(program("watch", "--once", "--json").json["step"])
         assert steps[-1] > steps[0]
         assert "of 1,297 of the next" in program("watch", "--once").out
     finally:
         run.kill()
-        run.communicate()
+        run.wait()
 
 
 def test_a_terminal_shows_a_table_that_is_redrawn(program):
     run = start(program.home, *RUN, "--epochs", "20")
     await_epoch(program.home, run)
-    run.send_signal(signal.SIGSTOP)  # until it is watched
+    run.kill(signal.SIGSTOP)  # until it is watched
     outside, inside = pty.openpty()
-    watching = start(program.home, "watch", "--interval", "0.2", stdout=inside, stderr=inside)
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "tekapctl", "watch", "--interval", "0.2"],
+        env=os.environ | {"TEKAPCTL_HOME": str(program.home), "COLUMNS": "120", "TERM": "xterm"},
+        stdin=subprocess.DEVNULL,
+        stdout=inside,
+        stderr=inside,
+    )
     os.close(inside)
     shown = os.read(outside, 65536)
-    run.send_signal(signal.SIGCONT)
+    run.kill(signal.SIGCONT)
     while watching.poll() is None or shown.endswith(b"more"):
         try:
             shown += os.read(outside, 65536)
         except OSError:  # the end of a terminal
             break
-    run.communicate()
+    run.wait()
     assert watching.wait() == 0
     text = shown.decode()
     assert "20 of 20 epochs done" in text
@@ -131,22 +133,20 @@ def test_a_run_whose_folder_goes_away_ends_the_watching(program, tmp_path):
     run = start(program.home, *RUN, "--epochs", "500")
     await_epoch(program.home, run)
     watching = start(program.home, "watch", "--interval", "0.1")
-    assert "running" in watching.stdout.readline()
+    assert "running" in await_lines(watching, 1)[0]
     (folder,) = program.home.glob("runs/*")
     folder.rename(tmp_path / "elsewhere")
-    _, err = watching.communicate()
-    assert watching.returncode == 1
-    assert f"The run {folder.name} was removed." in err
-    run.communicate()
-    assert run.returncode == 1
+    watched = watching.wait()
+    assert watched.code == 1
+    assert f"The run {folder.name} was removed." in watched.err
+    assert run.wait().code == 1
 
 
 def test_a_run_that_is_stopped_and_resumed_is_in_tensorboard_once(program):
     run = start(program.home, *RUN, "--epochs", "20", "--track", "tensorboard")
     await_epoch(program.home, run)
-    run.send_signal(signal.SIGINT)
-    run.communicate()
-    assert run.returncode == 130
+    run.kill(signal.SIGINT)
+    assert run.wait().code == 130
     resumed = program("resume", "latest", "--json")
     assert "tracker" not in resumed.err
     found = Run(program.home / "runs" / resumed.json["run"])

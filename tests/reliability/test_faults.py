@@ -1,5 +1,6 @@
 """Faults around the program: a clear error, a store that stays whole, and work that can go on."""
 
+import functools
 import os
 import resource
 import shutil
@@ -146,22 +147,10 @@ def test_processes_that_fetch_one_teacher_at_once_fetch_it_once(tmp_path):
 
 def test_a_file_that_may_grow_no_more_is_an_error_in_words(tmp_path):
     """The system's limit on a file's length breaks writes in the middle, like a quota."""
-    import sys
-
     home = tmp_path / "home"
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-    done = subprocess.run(
-        [sys.executable, "-m", "tekapctl", *TEACHER, "--epochs", "1"],
-        env=os.environ | {"TEKAPCTL_HOME": str(home), "OMP_NUM_THREADS": "1"},
-        preexec_fn=limit,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "could not be written" in words(done.stderr)
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    ended = Started(home, (*TEACHER, "--epochs", "1"), tmp_path / "output", {}, limit).wait()
+    assert ended.code == 1
+    assert "could not be written" in words(ended.err)
     assert not list(home.rglob("*.part"))
     assert not list(home.rglob("*.safetensors"))
