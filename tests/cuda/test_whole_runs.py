@@ -8,6 +8,7 @@ import torch
 
 from helpers.emulated_cuda import EmulatedGPU
 from helpers.emulated_cuda.steps import BASE, DATA, SLACK, StepRecorder, train
+from helpers.logs import recorded
 from helpers.silent import Silent
 from tekapctl import models
 from tekapctl.commands.bench import measure_alone, measure_steps
@@ -68,6 +69,18 @@ def test_a_filled_cache_is_read_without_waiting(home, student, gpu):
     execute(spec, home, recorder)
     assert waits(recorder) == []
     assert all("convolution" in step.kernels for step in recorder.hot)
+
+
+def test_a_complete_cache_is_kept_on_the_device_and_gives_the_live_teachers_bits(home, student, gpu):
+    data = {**DATA, "padding": 1, "train_fraction": 0.5}
+    spec = student(**BOTH, data=data)
+    cached = spec.model_copy(update={"cache_teacher": True})
+    assert warm(open_cache(cached, home), lambda *_: None)["complete"]
+    with recorded() as lines:
+        runs = [execute(each, home, Silent())["run"] for each in (spec, cached)]
+    assert "the cache is complete: it is kept in the memory of the device" in lines
+    weights = [(home.runs / run / "weights.safetensors").read_bytes() for run in runs]
+    assert weights[0] == weights[1]
 
 
 def test_steps_are_benchmarked_live_and_cached(home, student, gpu):

@@ -30,7 +30,7 @@ from tekapctl.timing import StepClock, no_clock
 from tekapctl.train.build import assemble
 from tekapctl.train.evaluation import predict
 from tekapctl.train.source import find_teacher
-from tekapctl.train.teacher import CachedTeacher, LiveTeacher
+from tekapctl.train.teacher import CachedTeacher, LiveTeacher, live_teacher
 from tekapctl.train.trained import Reference, Trained
 from tekapctl.train.trainer import Trainer
 
@@ -106,7 +106,7 @@ def measure_steps(spec: StudentSpec, home: Home, steps: int) -> Benchmark:
             # No measured step may run the live teacher. On asynchronous devices steps are measured twice.
             for batch in itertools.islice(_batches(trainer), _WARMUP_STEPS + 2 * steps):
                 live(batch)
-            live = live.live
+        live = live_teacher(live)
         assert isinstance(live, LiveTeacher)
         trainer.network.train()
         teacher_precision = resolve_precision(spec.precision, device, teacher.network, trains=False)

@@ -15,6 +15,7 @@ from tekapctl.store.home import Home
 from tekapctl.train import trained
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher, SharedForward
 from tekapctl.train.teacher_statistics import perturbation_of
+from tekapctl.train.teacher_table import table_of
 from tekapctl.train.trained import Trained
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,9 @@ def open_teacher(spec: StudentSpec, teacher: Trained, train: Batches, cache: Pat
         return TeacherSource(teacher, live, perturbation)
     cached = CachedTeacher(live, train, cache, teacher, spec.data.name, spec.total_epochs)
     logger.info(f"cached knowledge: {cached.store.described}")
+    if (table := table_of(cached)) is not None:
+        logger.info("the cache is complete: it is kept in the memory of the device")
+        return TeacherSource(teacher, table, perturbation)
     return TeacherSource(teacher, cached, perturbation)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from tekapctl.data.batch import Batch
@@ -117,7 +118,8 @@ def live_teacher(teacher: TeacherForward) -> TeacherForward:
     """The live teacher behind a shared or cached one."""
     while isinstance(teacher, SharedForward):
         teacher = teacher.teacher
-    return teacher.live if isinstance(teacher, CachedTeacher) else teacher
+    live: TeacherForward = getattr(teacher, "live", teacher)
+    return live
 
 
 class CachedTeacher:
@@ -232,10 +234,22 @@ class CachedTeacher:
         values = torch.nn.functional.pad(values, (0, self._padding)).cpu().contiguous()
         return values.view(torch.int32).numpy().view(np.uint32)
 
+    @property
+    def width(self) -> int:
+        """Numbers in a record."""
+        return sum(self._widths) + self._padding
+
+    def values(self, words: Words) -> Shaped[Tensor, "records width"]:
+        """The numbers in some records."""
+        return torch.from_numpy(np.ascontiguousarray(words).view(np.int32)).view(self.dtype)
+
+    def knowledge(self, values: Shaped[Tensor, "batch width"]) -> Knowledge:
+        """The outputs that are some records' numbers."""
+        embedding, logits, _ = values.split([*self._widths, self._padding], dim=1)
+        return Knowledge(logits=logits.to(self._dtypes[1]), embedding=embedding.to(self._dtypes[0]))
+
     def _decode(self, words: Words) -> Knowledge:
-        values = torch.from_numpy(np.ascontiguousarray(words).view(np.int32)).view(self.dtype)
+        values = self.values(words)
         if self.live.device.type == "cuda":
             values = values.pin_memory()
-        values = values.to(self.live.device, non_blocking=True)
-        embedding, logits, _ = values.split([*self._widths, values.shape[1] - sum(self._widths)], dim=1)
-        return Knowledge(logits=logits.to(self._dtypes[1]), embedding=embedding.to(self._dtypes[0]))
+        return self.knowledge(values.to(self.live.device, non_blocking=True))
