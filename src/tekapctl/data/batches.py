@@ -251,13 +251,14 @@ class Batches:
 
     def _augment(self, pixels: Tensor, view: Tensor) -> Tensor:
         """Crop and flip stored pixels."""
-        view = view.to(self.device, non_blocking=True)
         side = 2 * self.padding + 1
-        place, flipped = view // 2, view % 2
+        place = view // 2
+        parts = torch.stack([place // side, place % side, view % 2])  # on the CPU, and copied at once
+        row, column, flipped = parts.to(self.device, non_blocking=True)
         if self.padding:
             height, width = pixels.shape[2:]
             crops = F.pad(pixels, [self.padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
-            pixels = crops[torch.arange(len(pixels), device=self.device), :, place // side, place % side]
+            pixels = crops[torch.arange(len(pixels), device=self.device), :, row, column]
         return torch.where(flipped.bool().view(-1, 1, 1, 1), pixels.flip(3), pixels) if self.flip else pixels
 
     def _augmented(self, stored: Tensor, views: Tensor, part: Part) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tekapctl.data.batch import Batch
+from tekapctl.device import synchronize
 from tekapctl.distillation.methods.method import CosineDecay, Warmup
 from tekapctl.distillation.objective import Objective
 from tekapctl.distributed.communicator import Communicator
@@ -94,7 +95,9 @@ class StepGraphs:
         self._has_failed = False
 
     def forget(self) -> None:
-        """Drop all graphs: memory that they were recorded with has been replaced."""
+        """Drop all graphs, for example because memory that they were recorded with has been replaced."""
+        if self._recordings:
+            synchronize(self.trainer.device)  # the last step may still be running
         self._recordings.clear()
 
     def take(self, batch: Batch) -> None:
