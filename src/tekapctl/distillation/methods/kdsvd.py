@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from tekapctl.distillation.methods import METHODS, About, Batch, Knowledge, MethodSpec, Pair, Requires
 from tekapctl.distillation.methods.feature_maps import FeatureMapMethod, Map, Pairing
+from tekapctl.distillation.methods.singular_vectors import leading_vectors
 
 Directions = tuple[Float[Tensor, "batch _vectors"], Float[Tensor, "batch _c _vectors"]]
 StudentSide = tuple[Knowledge, list[Directions] | None, Bool[Tensor, ""]]
@@ -79,37 +80,8 @@ def directions(maps: Sequence[Map], count: int) -> list[Directions] | None:
 
 def main_directions(maps: Map, count: int) -> Directions:
     """The largest singular values, as a unit vector, and their unit right singular vectors."""
-    rows = maps.flatten(2).transpose(1, 2)
-    with torch.no_grad():
-        _, values, transposed = torch.linalg.svd(rows, full_matrices=False)
-    vectors = transposed.mT
-    found = vectors[:, :, :count] + _first_order(rows, vectors, values.square(), count)
-    return F.normalize(values[:, :count], dim=1), F.normalize(found, dim=1)
-
-
-def _first_order(
-    rows: Float[Tensor, "batch places channels"],
-    vectors: Float[Tensor, "batch channels all"],
-    squares: Float[Tensor, "batch all"],
-    count: int,
-) -> Float[Tensor, "batch channels vectors"]:
-    """Zeros with the gradient of the first singular vectors, by perturbation theory.
-
-    PyTorch's own gradient divides by the difference of each two singular values. It is NaN where two are equal, as in a
-    map with two inactive channels. Here vectors of equal singular values do not contribute to each other's gradient.
-    """
-    main = vectors[:, :, :count]
-    product = rows.mT @ (rows @ main)
-    change = product - product.detach()
-    smallest = torch.finfo(squares.dtype).eps * squares[:, :1, None]
-
-    def over(change: Tensor, gap: Tensor) -> Tensor:
-        is_open = gap.abs() > smallest
-        return change * torch.where(is_open, 1 / torch.where(is_open, gap, 1.0), 0.0)
-
-    among = vectors.mT @ change
-    inside = over(among, squares[:, None, :count] - squares[:, :, None])
-    return vectors @ inside + over(change - vectors @ among, squares[:, None, :count])
+    values, vectors = leading_vectors(maps.flatten(2).transpose(1, 2), count)
+    return F.normalize(values, dim=1), F.normalize(vectors, dim=1)
 
 
 def aligned(
