@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from helpers.program import run
 from helpers.summaries import plain_summary
 from tekapctl.cli.listings import stamp_of
 from tekapctl.spec import TeacherSpec, dumps
@@ -33,19 +34,19 @@ def home(tmp_path_factory):
     """A home in which every listing was asked for once."""
     home = tmp_path_factory.mktemp("listings")
     for words in (["methods"], ["models"], ["schema"], ["study"], ["presets"], ["fetch", "--list"]):
-        started(home, *words)
+        assert run(home, *words).code == 0
     make_run(home, 0)
     make_run(home, 1)
-    started(home, "compare", "--all")
+    assert run(home, "compare", "--all").code == 0
     return home
 
 
 def make_run(home, seed) -> Run:
     """A finished run that never trained."""
     spec = TeacherSpec(model="resnet8", data="digits", seed=seed)
-    with Runs(home / "runs").start(f"made-{seed}", {"spec.toml": dumps(spec)}) as run:
-        run.write_summary(plain_summary(0.5 + seed / 10, run=run.id, kind="teacher", seed=seed))
-    return run
+    with Runs(home / "runs").start(f"made-{seed}", {"spec.toml": dumps(spec)}) as made:
+        made.write_summary(plain_summary(0.5 + seed / 10, run=made.id, kind="teacher", seed=seed))
+    return made
 
 
 def complete(home, line):
@@ -103,18 +104,18 @@ def test_names_are_completed_without_pytorch(home, line, word):
 
 
 def test_a_comparison_is_made_again_when_a_run_or_the_request_changes(home):
-    assert "55.00" in started(home, "compare", "--all").stdout
+    assert "55.00" in run(home, "compare", "--all").out
     assert started(home, "compare", "--all", "--csv").stderr.splitlines()[-1] == "False"
-    run = make_run(home, 2)
+    made = make_run(home, 2)
     changed = started(home, "compare", "--all")
     assert "60.00" in changed.stdout
     assert changed.stderr.splitlines()[-1] == "True"
-    assert started(home, "compare", run.id).stdout.count("70.00") == 2
-    (run.path / "spec.toml").write_text("kind = 3")
+    assert run(home, "compare", made.id).out.count("70.00") == 2
+    (made.path / "spec.toml").write_text("kind = 3")
     for _ in range(2):  # what is left out is said each time
-        again = started(home, "compare", "--all")
-        assert "55.00" in again.stdout
-        assert f"left out {run.id}" in again.stderr
+        again = run(home, "compare", "--all")
+        assert "55.00" in again.out
+        assert f"left out {made.id}" in again.err
 
 
 def test_a_damaged_listing_is_made_again(home):
@@ -122,7 +123,7 @@ def test_a_damaged_listing_is_made_again(home):
     before = kept.read_bytes()
     for damaged in (b"{", b"[]", b'{"stamp": 3}'):
         kept.write_bytes(damaged)
-        assert "crd" in started(home, "methods").stdout
+        assert "crd" in run(home, "methods").out
         assert b"methods" in kept.read_bytes()
     kept.write_bytes(before)
 

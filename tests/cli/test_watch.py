@@ -33,7 +33,7 @@ def program(tekapctl, tmp_path):
 
 
 def test_a_run_is_watched_until_it_has_finished(program):
-    run = start(program.home, *RUN, "--epochs", "30")
+    run = start(program.home, *RUN, "--epochs", "12")
     await_epoch(program.home, run)
     run.kill(signal.SIGSTOP)  # until it is watched
     now = program("watch", "--once", "--json").json
@@ -43,12 +43,12 @@ def test_a_run_is_watched_until_it_has_finished(program):
     trained, watched = run.wait(), watching.wait()
     assert trained.code == 0, trained.err
     assert now["status"] == "running"
-    assert now["epochs"] == 30
+    assert now["epochs"] == 12
     assert now["steps"] == 21
     assert now["seconds_left"] > 0
     _, *lines = watched.out.splitlines()
     begun = int(first.removeprefix("running, ").split()[0])
-    assert [line.split(":")[0] for line in lines] == [f"epoch {n}/30" for n in range(begun + 1, 31)]
+    assert [line.split(":")[0] for line in lines] == [f"epoch {n}/12" for n in range(begun + 1, 13)]
     told, shown = (
         [re.sub(r", [^,]* left$", "", line) for line in each if line.startswith("epoch")]
         for each in (trained.err.splitlines(), lines)

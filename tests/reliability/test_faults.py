@@ -4,6 +4,7 @@ import functools
 import os
 import resource
 import shutil
+import signal
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,8 +45,9 @@ def test_a_full_disk_ends_the_run_in_words_and_it_goes_on_when_there_is_room(tmp
     home = tmp_path / "home"
     with small_disk(home, "4m"):
         ballast = home / "ballast"
-        program = start(home, *TEACHER, "--epochs", "12", "--checkpoint-minutes", "1e-9")
+        program = start(home, *TEACHER, "--epochs", "4", "--checkpoint-minutes", "1e-9")
         await_path(program, home, "runs/*/checkpoints/*.state")
+        program.kill(signal.SIGSTOP)  # until the disk is full
         with ballast.open("wb") as file:
             for _ in range(40):
                 try:
@@ -53,6 +55,7 @@ def test_a_full_disk_ends_the_run_in_words_and_it_goes_on_when_there_is_room(tmp
                     file.flush()
                 except OSError:
                     break
+        program.kill(signal.SIGCONT)
         ended = program.wait()
         assert ended.code == 1, ended.err
         assert "The disk is full" in words(ended.err)
@@ -60,7 +63,7 @@ def test_a_full_disk_ends_the_run_in_words_and_it_goes_on_when_there_is_room(tmp
         (path,) = home.glob("runs/2*")
         resumed = run(home, "resume", path.name, "--json")
         assert resumed.code == 0, resumed.err
-        undisturbed = run(tmp_path / "other", *TEACHER, "--epochs", "12", "--json")
+        undisturbed = run(tmp_path / "other", *TEACHER, "--epochs", "4", "--json")
         assert resumed.json["last_top1"] == undisturbed.json["last_top1"]
         assert not list(home.rglob("*.part"))
 

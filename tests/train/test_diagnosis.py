@@ -42,7 +42,7 @@ WAYS = {
     "two-teachers": {"method": CRD, "alpha": 1.0, "beta": 0.8, "ensemble": ["resnet14"]},
     "first-stage": {"method": {"name": "fsp", "init_epochs": 1}, "tekap": {"feature": {"teachers": 1}}},
     "mixing": {"method": "kd", "tekap": {"logit": {"perturbation": "mixing"}}},
-    "with-dropout": {"method": "kd", "student": "torchvision:mobilenet_v2", "optimizer": {"learning_rate": 1e-3}},
+    "with-dropout": {"method": "kd", "student": "torchvision:mobilenet_v3_small", "optimizer": {"learning_rate": 1e-3}},
 }
 
 
