@@ -12,12 +12,15 @@ from helpers.emulated_cuda import EmulatedGPU
 from helpers.emulated_cuda.steps import DATA, StepRecorder
 from helpers.silent import Silent
 from tekapctl.commands.bench import measure_steps
+from tekapctl.distillation.methods import Method
+from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 from tekapctl.optim.adamw import AdamWSpec
 from tekapctl.optim.optimizer import Trainable
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
 from tekapctl.train.build import build_run
 from tekapctl.train.callbacks import StoppedError
+from tekapctl.train.graph import why_not_recorded
 from tekapctl.train.many import execute_seeds
 from tekapctl.train.run import execute, resume
 
@@ -140,6 +143,31 @@ def test_a_run_that_cannot_be_recorded_says_why(values, reason, home, graph, gpu
     monkeypatch.setenv("TEKAPCTL_TRUSTED", "own_network:make")
     build_run(graph(**values), home)
     assert f"training without a CUDA graph: {reason}" in logged
+
+
+class OwnMethod(Method):
+    def loss(self, student: Any, teacher: Any, batch: Any) -> torch.Tensor:
+        return student.logits.mean()
+
+
+class OwnRecordableMethod(OwnMethod):
+    is_recordable = True
+
+
+def test_several_processes_compiled_networks_and_own_methods_are_not_recorded(home, graph, gpu):
+    context = build_run(graph(**BOTH), home)
+    spec, network, objective = context.spec, context.trainer.network, context.trainer.objective
+    assert why_not_recorded(spec, network, objective, SINGLE_PROCESS) is None
+    assert why_not_recorded(spec, network, objective, Communicator(0, 2)) == "several processes train together"
+    compiled = spec.model_copy(update={"compile": True})
+    assert (
+        why_not_recorded(compiled, network, objective, SINGLE_PROCESS) == "compiled networks have graphs of their own"
+    )
+    objective.method = OwnMethod()
+    reason = "OwnMethod is not a built-in method and does not set is_recordable"
+    assert why_not_recorded(spec, network, objective, SINGLE_PROCESS) == reason
+    objective.method = OwnRecordableMethod()
+    assert why_not_recorded(spec, network, objective, SINGLE_PROCESS) is None
 
 
 @pytest.mark.parametrize(
