@@ -52,12 +52,27 @@ def test_fused_convolutions_say_the_same_in_fewer_kernels(name, gpu: EmulatedGPU
             torch.testing.assert_close(one.cpu(), other, rtol=1e-4, atol=1e-4)
 
 
-def test_where_cudnn_has_no_fused_kernel_the_network_stays_as_it_is():
-    network = fold(trained("resnet8"), IMAGES).network
-    expected = network.knowledge(IMAGES)
-    assert fuse(network, IMAGES) == 0
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fused_convolutions_on_the_cpu_give_the_same_bits(name):
+    network = fold(trained(name), IMAGES).network
+    expected = [network.knowledge(IMAGES, preactivations=wanted) for wanted in (False, True)]
+    if not fuse(network, IMAGES):
+        pytest.skip("this build of PyTorch has no fused convolutions with the same bits")
+    found = [network.knowledge(IMAGES, preactivations=wanted) for wanted in (False, True)]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.logits, other.logits)
+        for ours, theirs in zip(
+            one.feature_maps + one.preactivations, other.feature_maps + other.preactivations, strict=True
+        ):
+            assert torch.equal(ours, theirs)
+
+
+def test_where_there_is_no_fused_convolution_the_network_stays_as_it_is():
+    network = fold(trained("resnet8"), IMAGES).network.bfloat16()
+    expected = network.knowledge(IMAGES.bfloat16())
+    assert fuse(network, IMAGES.bfloat16()) == 0
     assert not any(isinstance(module, FusedConv) for module in network.modules())
-    assert torch.equal(network.knowledge(IMAGES).logits, expected.logits)
+    assert torch.equal(network.knowledge(IMAGES.bfloat16()).logits, expected.logits)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

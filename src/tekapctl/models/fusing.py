@@ -1,4 +1,4 @@
-"""Convolution, bias, residual sum and ReLU as one cuDNN kernel, for networks that are only evaluated."""
+"""Convolution, bias, shortcut and ReLU as one operation of cuDNN or oneDNN, for networks that are only evaluated."""
 
 from typing import cast
 
@@ -15,7 +15,7 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 def conv_relu(conv: nn.Module, norm: nn.Module, x: Map, shortcut: Map | None = None) -> Map:
-    """`relu(norm(conv(x)) + shortcut)`, in one kernel if `fuse` has made the convolution a `FusedConv`.
+    """`relu(norm(conv(x)) + shortcut)`, in one operation if `fuse` has made the convolution a `FusedConv`.
 
     Args:
         conv: A convolution.
@@ -30,30 +30,37 @@ def conv_relu(conv: nn.Module, norm: nn.Module, x: Map, shortcut: Map | None = N
 
 
 class FusedConv(nn.Conv2d):
-    """A convolution on CUDA whose kernel adds the bias and a shortcut and applies the ReLU."""
+    """A convolution that also adds a shortcut and applies the ReLU."""
 
     def relu(self, x: Map, shortcut: Map | None) -> Map:
         """`relu(conv(x) + shortcut)` in the weights' precision."""
-        weight, x = self.weight, x.to(self.weight.dtype)
-        sizes = (self.stride, self.padding, self.dilation, self.groups)
-        if shortcut is None:
-            found = torch.ops.aten.cudnn_convolution_relu(x, weight, self.bias, *sizes)
+        weight, bias, x = self.weight, self.bias, x.to(self.weight.dtype)
+        other = None if shortcut is None else shortcut.to(weight.dtype)
+        if x.is_cuda:
+            cudnn, sizes = torch.ops.aten, (self.stride, self.padding, self.dilation, self.groups)
+            if other is None:
+                found = cudnn.cudnn_convolution_relu(x, weight, bias, *sizes)
+            else:
+                found = cudnn.cudnn_convolution_add_relu(x, weight, other, 1.0, bias, *sizes)
         else:
-            found = torch.ops.aten.cudnn_convolution_add_relu(
-                x, weight, shortcut.to(weight.dtype), 1.0, self.bias, *sizes
-            )
+            onednn = torch.ops.mkldnn._convolution_pointwise
+            settings = (weight, bias, self.padding, self.stride, self.dilation, self.groups)
+            if other is None:
+                found = onednn(x, *settings, "relu", [], "")
+            else:
+                found = onednn.binary(x, other, *settings, "add", 1.0, "relu", [], "")
         return cast(Tensor, found)
 
 
 @torch.no_grad()
 def fuse(network: Network, images: Float[Tensor, "batch c h w"]) -> int:
-    """Use fused kernels in a folded network on CUDA if its cuDNN has them; returns the number of convolutions.
+    """Use fused convolutions in a folded network on CUDA or a CPU that has them; returns how many.
 
-    They are kept only if the outputs stay the same up to rounding.
+    They are kept only if the outputs stay the same: on the CPU to the bit, on CUDA up to rounding.
 
     Args:
         network: The network, with its batch norms folded, in the precision and on the device of its passes.
-        images: A normalized batch as the network will see it.
+        images: Normalized images; on CUDA, a batch as the network will see it.
     """
     expected = network.knowledge(images)
     convolutions = [module for module in network.modules() if _is_fusible(module)]
@@ -62,8 +69,8 @@ def fuse(network: Network, images: Float[Tensor, "batch c h w"]) -> int:
     try:
         if _are_close(network.knowledge(images), expected):
             return len(convolutions)
-    except RuntimeError:
-        pass  # this cuDNN has no such kernel for these shapes or this precision
+    except (RuntimeError, AttributeError):
+        pass  # this build has no such operation, or none for these shapes
     for conv in convolutions:
         conv.__class__ = nn.Conv2d
     return 0
@@ -73,6 +80,8 @@ def _is_fusible(module: nn.Module) -> bool:
     return (
         type(module) is nn.Conv2d
         and module.bias is not None
+        # In bfloat16 on the CPU, the sum would be rounded less often than it is, and it is no faster.
+        and (module.weight.is_cuda or module.weight.dtype == torch.float32)
         and module.groups == 1
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
@@ -87,6 +96,8 @@ def _are_close(found: Knowledge, expected: Knowledge) -> bool:
         (expected.logits, expected.embedding, *expected.feature_maps),
         strict=True,
     )
+    if not expected.logits.is_cuda:
+        return all(torch.equal(one, other) for one, other in pairs)
     return all(
         bool((one.float() - other.float()).abs().amax() <= _TOLERANCE[other.dtype] * other.float().abs().amax())
         for one, other in pairs

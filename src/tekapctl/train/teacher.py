@@ -52,10 +52,11 @@ class LiveTeacher:
         self.network = self.folding.network
         place(self.network, self.device)
         _cast_weights(self.network, precision)
-        if self.device.type == "cuda" and not compiled:  # torch.compile fuses by itself
+        if self.device.type in ("cuda", "cpu") and not compiled:  # torch.compile fuses by itself
+            # cuDNN's choice of a kernel depends on the size of the batch.
+            repeats = -(-self.batch_size // len(self.probe)) if self.device.type == "cuda" else 1
             with autocast(self.device, precision):
-                repeats = -(-self.batch_size // len(self.probe))
-                fuse(self.network, network.normalize(self.probe.repeat(repeats, 1, 1, 1)[: self.batch_size]))
+                fuse(self.network, network.normalize(self.probe.repeat(repeats, 1, 1, 1)))
         self._knowledge = compile_for(self.device, self.network.knowledge) if compiled else self.network.knowledge
 
     @torch.no_grad()

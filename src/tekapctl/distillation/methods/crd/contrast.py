@@ -24,6 +24,10 @@ ROWS = 128
 """Embeddings per matrix product: more need more memory and are no faster."""
 
 
+_linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+"""oneDNN's linear layer, in builds that have it."""
+
+
 class Moved(NamedTuple):
     """Entries of a bank that differ between teachers.
 
@@ -167,13 +171,21 @@ def _ratios(scores: Tensor, divisor: Tensor, most: float) -> Ratios:
     return Ratios(scores, factor, shifted, min(joins, _JOINS))
 
 
+def _product(one: Tensor, other: Tensor) -> Tensor:
+    """The product of two matrices; on a CPU by oneDNN, which can be twice as fast as the default, MKL."""
+    if _linear is None or one.device.type != "cpu" or one.dtype != torch.float32:
+        return one @ other
+    found: Tensor = _linear(one, other.T, None, "none", [], "")
+    return found
+
+
 Scores = tuple[Tensor, Callable[[Tensor], Tensor]]
 """The scores of the drawn entries, and a function from the scores' gradient to that of the embeddings."""
 
 
 def _score_all(embeddings: Tensor, bank: Tensor, drawn: Tensor, moved: Moved | None) -> Scores:
     teachers, batch, width = embeddings.shape
-    everything = (embeddings.reshape(-1, width) @ bank.T).view(teachers, batch, -1)
+    everything = _product(embeddings.reshape(-1, width), bank.T).view(teachers, batch, -1)
     if moved is not None:
         everything[:, :, moved.places] = embeddings @ moved.rows.transpose(1, 2)
     places = drawn.expand(teachers, -1, -1)
@@ -181,7 +193,7 @@ def _score_all(embeddings: Tensor, bank: Tensor, drawn: Tensor, moved: Moved | N
 
     def pull(slope: Tensor) -> Tensor:
         spread = everything.zero_().scatter_add_(2, places, slope)
-        gradient = (spread.view(teachers * batch, -1) @ bank).view_as(embeddings)
+        gradient = _product(spread.view(teachers * batch, -1), bank).view_as(embeddings)
         if moved is not None:
             gradient += spread[:, :, moved.places] @ (moved.rows - bank[moved.places])
         return gradient
