@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from helpers.emulated_cuda import EmulatedGPU
-from helpers.emulated_cuda.steps import DATA, StepRecorder
+from helpers.emulated_cuda.steps import BASE, DATA, StepRecorder
 from helpers.silent import Silent
 from tekapctl.commands.bench import measure_steps
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 from tekapctl.optim.adamw import AdamWSpec
 from tekapctl.optim.optimizer import Trainable
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
 from tekapctl.train.build import build_run
@@ -90,6 +91,13 @@ def test_steps_are_replayed_with_the_results_of_steps_without_graphs(name, home,
     recorded = execute(graph(**values), home, Silent())["run"]
     assert gpu.replays == replays
     assert results(home, recorded) == results(home, plain)
+
+
+def test_a_network_alone_is_trained_from_a_graph(home, gpu: EmulatedGPU):
+    values = {**BASE, "kind": "teacher", "model": "resnet8", "device": "cuda", "epochs": 2}
+    recorded = execute(parse({**values, "graph": True}), home, Silent())["run"]
+    assert gpu.replays == FULL - 1
+    assert results(home, recorded) == results(home, execute(parse(values), home, Silent())["run"])
 
 
 def test_a_run_resumed_within_an_epoch_has_the_results_of_one_without_graphs(home, graph, gpu: EmulatedGPU):
