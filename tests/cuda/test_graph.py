@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from helpers.emulated_cuda import EmulatedGPU
-from helpers.emulated_cuda.steps import DATA, StepRecorder
+from helpers.emulated_cuda.steps import BASE, DATA, StepRecorder
 from helpers.silent import Silent
 from tekapctl.commands.bench import measure_steps
-from tekapctl.distillation.methods import Method
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 from tekapctl.optim.adamw import AdamWSpec
 from tekapctl.optim.optimizer import Trainable
+from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
 from tekapctl.train.build import build_run
@@ -93,6 +93,13 @@ def test_steps_are_replayed_with_the_results_of_steps_without_graphs(name, home,
     assert results(home, recorded) == results(home, plain)
 
 
+def test_a_network_alone_is_trained_from_a_graph(home, gpu: EmulatedGPU):
+    values = {**BASE, "kind": "teacher", "model": "resnet8", "device": "cuda", "epochs": 2}
+    recorded = execute(parse({**values, "graph": True}), home, Silent())["run"]
+    assert gpu.replays == FULL - 1
+    assert results(home, recorded) == results(home, execute(parse(values), home, Silent())["run"])
+
+
 def test_a_run_resumed_within_an_epoch_has_the_results_of_one_without_graphs(home, graph, gpu: EmulatedGPU):
     plain = execute(graph(**BOTH, graph=False, ema=0.9), home, Silent())["run"]
     with pytest.raises(StoppedError):
@@ -145,16 +152,7 @@ def test_a_run_that_cannot_be_recorded_says_why(values, reason, home, graph, gpu
     assert f"training without a CUDA graph: {reason}" in logged
 
 
-class OwnMethod(Method):
-    def loss(self, student: Any, teacher: Any, batch: Any) -> torch.Tensor:
-        return student.logits.mean()
-
-
-class OwnRecordableMethod(OwnMethod):
-    is_recordable = True
-
-
-def test_several_processes_compiled_networks_and_own_methods_are_not_recorded(home, graph, gpu):
+def test_several_processes_and_compiled_networks_are_not_recorded(home, graph, gpu):
     context = build_run(graph(**BOTH), home)
     spec, network, objective = context.spec, context.trainer.network, context.trainer.objective
     assert why_not_recorded(spec, network, objective, SINGLE_PROCESS) is None
@@ -163,24 +161,81 @@ def test_several_processes_compiled_networks_and_own_methods_are_not_recorded(ho
     assert (
         why_not_recorded(compiled, network, objective, SINGLE_PROCESS) == "compiled networks have graphs of their own"
     )
-    objective.method = OwnMethod()
-    reason = "OwnMethod is not a built-in method and does not set is_recordable"
-    assert why_not_recorded(spec, network, objective, SINGLE_PROCESS) == reason
-    objective.method = OwnRecordableMethod()
-    assert why_not_recorded(spec, network, objective, SINGLE_PROCESS) is None
+
+
+METHODS = """
+import torch
+
+from tekapctl.distillation.methods import Method, MethodSpec, Requires
+
+class Own(MethodSpec):
+    requires = Requires(logits=True)
+
+    def make(self, pair):
+        return OwnMethod(self)
+
+class OwnMethod(Method):
+    def loss(self, student, teacher, batch):
+        return (student.logits - teacher.logits).square().mean()
+
+class Reading(Own):
+    def make(self, pair):
+        return ReadingMethod(self)
+
+class ReadingMethod(OwnMethod):
+    is_recordable = True
+
+    def loss(self, student, teacher, batch):
+        loss = super().loss(student, teacher, batch)
+        return loss if loss.item() > 1 else 2 * loss
+
+class Replacing(Own):
+    def make(self, pair):
+        return ReplacingMethod(self)
+
+class ReplacingMethod(OwnMethod):
+    is_recordable = True
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.register_buffer("mean", torch.zeros(()))
+
+    def loss(self, student, teacher, batch):
+        loss = super().loss(student, teacher, batch)
+        self.mean = self.mean.lerp(loss.detach(), 0.5)
+        return loss * self.mean
+
+class Writing(Replacing):
+    def make(self, pair):
+        return WritingMethod(self)
+
+class WritingMethod(ReplacingMethod):
+    def loss(self, student, teacher, batch):
+        loss = OwnMethod.loss(self, student, teacher, batch)
+        return loss * self.mean.lerp_(loss.detach(), 0.5).clone()
+"""
 
 
 @pytest.mark.parametrize(
-    ("method", "reason"),
+    ("name", "replays", "reason"),
     [
-        ("kdsvd", "RuntimeError: operation not permitted when stream is capturing"),
-        ("seed", "RuntimeError: a step changes queue on the host"),
+        ("Own", 0, "OwnMethod is not a built-in method and does not set is_recordable"),
+        ("Reading", 0, "recording one failed with RuntimeError: operation not permitted when stream is capturing"),
+        ("Replacing", 0, "recording one failed with RuntimeError: a step changes mean on the host"),
+        ("Writing", FULL - 1, ""),
     ],
 )
-def test_a_run_goes_on_after_a_failed_recording(method, reason, home, graph, gpu: EmulatedGPU, logged):
+def test_an_own_method_is_recorded_if_it_can_be(
+    name, replays, reason, home, graph, gpu: EmulatedGPU, logged, tmp_path, monkeypatch
+):
+    (tmp_path / "own_methods.py").write_text(METHODS)
+    monkeypatch.syspath_prepend(tmp_path)
+    method = f"own_methods:{name}"
+    monkeypatch.setenv("TEKAPCTL_TRUSTED", method)
     recorded = execute(graph(method=method), home, Silent())["run"]
-    assert gpu.replays == 0
-    assert [line for line in logged if f"training without a CUDA graph: recording one failed with {reason}" in line]
+    assert gpu.replays == replays
+    said = [line for line in logged if line.startswith("training without a CUDA graph: ")]
+    assert [reason in line for line in said] == ([True] if reason else [])
     assert results(home, recorded) == results(home, execute(graph(method=method, graph=False), home, Silent())["run"])
 
 
