@@ -19,6 +19,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from typing import Any
 
 from helpers.program import CONTEXT, become, start_server
 from helpers.waiting import until
@@ -71,7 +72,8 @@ def _serve(address: str) -> None:
         server.bind(f"{address}.new")
         server.listen(64)
         Path(f"{address}.new").rename(address)
-        while tests.sentinel not in select.select([server, tests.sentinel], [], [])[0]:
+        awaited: list[Any] = [server, tests.sentinel]
+        while tests.sentinel not in select.select(awaited, [], [])[0]:
             asked, _ = server.accept()
             with asked:
                 if not os.fork():
@@ -95,7 +97,8 @@ def _keep(asked: socket.socket) -> None:
     for file in files:
         os.close(file)
     ended = os.pidfd_open(child)
-    while ended not in select.select([ended, asked], [], [])[0]:
+    awaited: list[Any] = [ended, asked]
+    while ended not in select.select(awaited, [], [])[0]:
         number = asked.recv(1)
         os.kill(child, number[0] if number else signal.SIGKILL)
         if not number:

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class StandIns:
 
         os.chdir(self.folder)
         for name, sums in self.sums.items():
-            spec = DATASETS[name]
+            spec: Any = DATASETS[name]
             files = zip(spec.published, sums, strict=True)
             spec.published = tuple(replace(file, md5=own) for file, own in files)
         for name, digest in self.digests.items():
