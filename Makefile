@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help demo test test-fast test-cuda check format docs clean
+.PHONY: help demo test test-all test-fast test-cuda check format docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -12,11 +12,14 @@ help:  ## list the targets
 demo: $(VENV)/.demo  ## train a teacher and students on real digits
 	$(BIN)/tekapctl demo
 
-test: $(VENV)/.dev  ## run the whole test suite
+test: $(VENV)/.dev  ## run the test suite
+	$(PYTEST) -m "not exhaustive"
+
+test-all: $(VENV)/.dev  ## run the test suite, and every combination of what it tries in part
 	$(PYTEST)
 
 test-fast: $(VENV)/.dev  ## run the tests that are not marked slow
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not exhaustive"
 
 test-cuda: $(VENV)/.dev  ## run the tests of the CUDA paths on an emulated GPU, and print kernels per step
 	$(PYTEST) -n 0 -s tests/cuda

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from helpers.program import start
+from helpers.quick_python import quick_python
 from helpers.result import Result
 
 
@@ -14,7 +15,7 @@ class Program:
     home: Path
 
     def __call__(self, *arguments: str, code: int = 0, **variables: str) -> Result:
-        done = start(self.home, *arguments, **{"COLUMNS": "200", **variables}).wait()
+        done = start(self.home, *arguments, **{"COLUMNS": "200", "QUICK_PYTHON": quick_python(), **variables}).wait()
         assert done.code == code, f"exit {done.code}\n{done.out}\n{done.err}"
         return done
 

@@ -25,6 +25,7 @@ from data.test_photographs import write_stl10, write_svhn, write_tiny_imagenet
 from data.test_sources import pack, write_cifar, write_fashion
 from helpers.documentation import PAGES, ROOT, commands
 from helpers.program import Started
+from helpers.quick_python import quick_python
 from helpers.server import serving
 from helpers.stand_ins import StandIns
 from tekapctl.data import DATASETS
@@ -131,6 +132,7 @@ class Reader:
             "TORCH_HOME": str(self.place / "torch"),
             "HF_HOME": str(self.place / "hf"),
             "COLUMNS": "200",
+            "QUICK_PYTHON": quick_python(),
         }
         done = Started(self.home, words, self.place / "output", variables, replace(self.files, folder=self.desk)).wait()
         assert done.code == 0, f"tekapctl {shlex.join(words)}\n{done.out}\n{done.err}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.program import run, start
+from helpers.quick_python import quick_python
 from helpers.result import Result
 from helpers.waiting import until
 from tekapctl import train_teacher
@@ -63,7 +64,7 @@ def file(tmp_path):
 
 def sweep(home, *arguments: str, code: int = 0, **variables: str) -> Result:
     """Run `tekapctl sweep` to its end."""
-    done = run(home, "sweep", *map(str, arguments), **variables)
+    done = run(home, "sweep", *map(str, arguments), **{"QUICK_PYTHON": quick_python(), **variables})
     assert done.code == code, done.err
     return done
 
@@ -86,6 +87,7 @@ def states(result) -> dict[str, str]:
 def test_a_sweep_that_is_killed_and_repeated_loses_and_repeats_nothing(home, file):
     text = SWEEP.replace("epochs = 2", "epochs = 15").replace("EPOCHS", "20").replace("[0, 1]", "[0]")
     file.write_text(text.replace('{ label = "KD", method = "kd" }, ', ""))
+    # Its workers are processes that start as they do for users.
     killed = start(home, "sweep", str(file), "--workers", "2")
     until(lambda: epochs(home, "resnet8") > 2 and epochs(home, "resnet14") > 2)
     killed.kill()
@@ -106,7 +108,7 @@ def test_a_sweep_that_is_killed_and_repeated_loses_and_repeats_nothing(home, fil
 
 def test_a_sweep_that_is_cancelled_stops_its_workers_after_their_step(home, file):
     file.write_text(SINGLE_PROCESS.replace("EPOCHS", "2000"))
-    sweeping = start(home, "sweep", str(file))
+    sweeping = start(home, "sweep", str(file), QUICK_PYTHON=quick_python())
     until(lambda: epochs(home, "resnet8") > 2)
     assert sweep(home, "cancel", file, "--json").json == {"processes": 1, "jobs": 0}
     ended = sweeping.wait()

@@ -85,21 +85,30 @@ def train(case: str, comm: Communicator) -> dict[str, torch.Tensor]:
     return found
 
 
-def every_case() -> dict[str, dict[str, torch.Tensor]]:
+def train_all(cases: tuple[str, ...]) -> dict[str, dict[str, torch.Tensor]]:
     torch.set_num_threads(1)
     with join_process_group() as comm:
-        return {case: train(case, comm) for case in CASES}
+        return {case: train(case, comm) for case in cases}
 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, dict[str, torch.Tensor]]:
-    return every_case()
+    return train_all(tuple(CASES))
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_all_methods_learn_on_several_processes_what_they_learn_on_one(alone, count):
-    for found in together(count, every_case):
-        for case, expected in alone.items():
+@pytest.mark.parametrize(
+    ("count", "cases"),
+    [
+        pytest.param(2, tuple(CASES), id="2"),
+        pytest.param(3, tuple(VARIANTS), id="3-variants"),
+        pytest.param(3, tuple(CASES), id="3", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_all_methods_learn_on_several_processes_what_they_learn_on_one(alone, count, cases):
+    for found in together(count, train_all, cases):
+        assert tuple(found) == cases
+        for case in cases:
+            expected = alone[case]
             assert list(found[case]) == list(expected)
             for name, value in expected.items():
                 error = (found[case][name] - value).abs().max()

@@ -13,6 +13,7 @@ from tekapctl.cli.app import app
 for _name in (
     "helpers.program",
     "helpers.processes",
+    "helpers.quick_python",
     "helpers.script",
     "helpers.stand_ins",
     "pytest",

@@ -12,7 +12,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -91,16 +91,39 @@ def _run(
     folder: Path,
     before: Callable[[], None] | None,
 ) -> None:
+    # The files stand in for the terminal, down to what the system and the libraries write.
+    files = [os.open(os.devnull, os.O_RDONLY), *(os.open(path, os.O_WRONLY | os.O_TRUNC) for path in (out, err))]
+    become(arguments, environment, folder, files, before)
+
+
+def become(
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    folder: Path,
+    files: Sequence[int],
+    before: Callable[[], None] | None = None,
+) -> None:
+    """Make this forked process the program.
+
+    Args:
+        arguments: Its command line.
+        environment: Its environment.
+        folder: Where it works.
+        files: Its standard input, output and error.
+        before: Is called right before the program.
+    """
     import torch
 
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     sys.path[1:1] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    sys.executable = environment.get("QUICK_PYTHON", sys.executable)
     torch.set_num_threads(1)
-    # The files stand in for the terminal, down to what the system and the libraries write.
-    os.dup2(os.open(out, os.O_WRONLY | os.O_TRUNC), 1)
-    os.dup2(os.open(err, os.O_WRONLY | os.O_TRUNC), 2)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(n, "wb", 0), write_through=True) for n in (1, 2))
     from helpers.preloaded import COMMAND
     from tekapctl.cli import console

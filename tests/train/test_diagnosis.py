@@ -121,7 +121,13 @@ def test_a_run_with_it_ends_in_the_bits_of_the_run_without_it_and_so_does_one_th
     assert without_times(resumed.progress.history) == without_times(whole.progress.history)
 
 
-@pytest.mark.parametrize("way", WAYS)
+TRACES = ("kd", "both-cached", "views", "first-stage", "with-dropout")
+"""Ways that differ in what the diagnosis touches."""
+
+
+@pytest.mark.parametrize(
+    "way", [way if way in TRACES else pytest.param(way, marks=pytest.mark.exhaustive) for way in WAYS]
+)
 def test_it_leaves_no_trace(home, way):
     one = trainer(home, **WAYS[way], diagnose=True)
     one.start_epoch()

@@ -16,15 +16,16 @@ from tekapctl.train.build import build_run
 from tekapctl.train.run import execute, training_in_words
 
 NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
+CRD = {"name": "crd", "negatives": 256}
 METHODS = {
     "kd": {"method": "kd", "tekap": NO_TEKAP},
     "tekap-logit": {"method": "kd"},
-    "crd": {"method": "crd", "tekap": NO_TEKAP},
-    "crd-relax": {"method": {"name": "crd", "mode": "relax", "negatives": 256}, "tekap": NO_TEKAP},
-    "tekap-feature": {"method": "crd"},
-    "tekap-both": {"method": "crd", "alpha": 1.0, "beta": 0.8},
+    "crd": {"method": CRD, "tekap": NO_TEKAP},
+    "crd-relax": {"method": {**CRD, "mode": "relax"}, "tekap": NO_TEKAP},
+    "tekap-feature": {"method": CRD},
+    "tekap-both": {"method": CRD, "alpha": 1.0, "beta": 0.8},
     "angular-logit": {"method": "kd", "angular": {"views": 5}},
-    "angular-both": {"method": "crd", "alpha": 1.0, "beta": 0.8, "angular": {"views": 5}},
+    "angular-both": {"method": CRD, "alpha": 1.0, "beta": 0.8, "angular": {"views": 5}},
     "mlkd": {"method": "mlkd", "tekap": NO_TEKAP},
 }
 QUICK = {"epochs": 6, "batch_size": 64, "data": "digits", "device": "cpu", "precision": "float32"}
@@ -65,6 +66,7 @@ def test_each_method_learns_and_its_loss_falls(home, teacher, name):
 
 def test_equal_specs_give_equal_numbers_and_another_seed_gives_others(home, teacher):
     values = {"student": "resnet8", "teacher": teacher["run"], **METHODS["tekap-both"], "epochs": 2}
+    values["data"] = {"name": "digits", "train_fraction": 0.2}
     weights = []
     for seed in (3, 3, 4):
         summary = run(home, seed=seed, **values)
