@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,8 @@ BITS: dict[str, dict[str, Any]] = {
     "TeKAP both, queue": {**CRD, "method": {"name": "crd", "negatives": 256, "memory": "queue"}},
     "DKD": {"method": "dkd"},
     "ReviewKD": {"method": "reviewkd"},
+    "ABound, init stage": {"method": {"name": "ab", "init_epochs": 1}},
+    "cached teacher": {**CRD, "cache_teacher": True},
     "DOT": {**CRD, "optimizer": "dot"},
     "AdamW, cosine, mixup, EMA": {
         "method": "kd",
@@ -51,10 +54,17 @@ LEVELS = {
 WAYS = {
     "eager": ["--no-graph"],
     "graph": ["--graph"],
+    "graph, teacher cached in a file": ["--graph", "--cache-teacher"],
     "compile": ["--no-graph", "--compile"],
-    "graph and cache": ["--graph", "--cache-teacher"],
 }
 Part = Callable[[argparse.Namespace], Any]
+NEEDED = ("torch", "torchvision", "numpy", "PIL", "typer", "rich", "pydantic", "platformdirs", "requests", "jinja2")
+NEEDED += ("filelock", "jaxtyping", "safetensors", "tomli_w")
+
+
+def keep(options: argparse.Namespace, found: Any) -> None:
+    """Keep what a part has found so far: it may run out of time."""
+    options.into.write_text(json.dumps(found))
 
 
 def environment(options: argparse.Namespace) -> dict[str, Any]:
@@ -93,7 +103,7 @@ def bits(options: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
         common = {"epochs": 2, "batch_size": 64, "device": options.device}
-        data = {"name": "synthetic", "samples": 64 * 12 + 20}
+        data = {"name": "synthetic", "samples": 64 * 12 + 20, "test_samples": 200}
         execute(parse({"kind": "teacher", "model": "resnet8x4", "data": data, **common}), home, NullCallback())
         for name, values in BITS.items():
             row: dict[str, Any] = {"run": name}
@@ -111,13 +121,14 @@ def bits(options: argparse.Namespace) -> list[dict[str, Any]]:
             except Exception as error:
                 row["problem"] = f"{type(error).__name__}: {error}"[:300]
             rows.append(row)
+            keep(options, rows)
     return rows
 
 
 def tests(options: argparse.Namespace) -> dict[str, Any]:
-    """The tests of the CUDA paths."""
-    if importlib.util.find_spec("pytest") is None:
-        return {"problem": "pytest is not installed"}
+    """The tests of the CUDA paths, which emulate a device, with this machine's PyTorch."""
+    if missing := [name for name in ("pytest", "beartype", "hypothesis") if importlib.util.find_spec(name) is None]:
+        return {"problem": f"not installed: {', '.join(missing)}"}
     workers = ["-n", "8"] if importlib.util.find_spec("xdist") else []
     command = [sys.executable, "-m", "pytest", "-q", "tests/cuda", *workers]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE.parent)
@@ -145,11 +156,13 @@ def times(options: argparse.Namespace) -> list[dict[str, Any]]:
                 row["step_ms"] = 1000 * found["step_seconds"]
                 row |= {key: found[key] for key in ("phase_seconds", "peak_memory_bytes") if key in found}
             rows.append(row)
+            keep(options, rows)
 
-        for level, settings in LEVELS.items():
+        for level in LEVELS:
             reference = [str(HERE / "reference.py"), "--level", level, "--steps", str(max(10, options.steps // 3))]
             measure(level, "published", *reference, "--device", options.device)
-            for way, flags in WAYS.items():
+        for way, flags in WAYS.items():  # the slowest to compile last
+            for level, settings in LEVELS.items():
                 bench = ["-m", "tekapctl", "bench", *settings, *flags, "--steps", steps, "--json"]
                 measure(level, way, *bench, "--device", options.device)
     return rows
@@ -209,6 +222,7 @@ def profile(options: argparse.Namespace) -> dict[str, Any]:
             "slowest": [[name[:80], len(each) / 3, sum(each) / 3e3] for name, each in slowest],
             "waits": waits,
         }
+        keep(options, found)
     return found
 
 
@@ -243,16 +257,17 @@ def training(options: argparse.Namespace) -> dict[str, Any]:
                 "top1": [round(each["test_top1"], 4) for each in epochs],
                 "seconds": round(summary["seconds"], 1),
             }
+            keep(options, found)
     return found
 
 
 PARTS: dict[str, tuple[Part, int]] = {
-    "environment": (environment, 40),
-    "bits": (bits, 110),
+    "environment": (environment, 20),
+    "bits": (bits, 100),
     "times": (times, 190),
-    "profile": (profile, 50),
-    "training": (training, 90),
-    "tests": (tests, 90),
+    "profile": (profile, 40),
+    "training": (training, 80),
+    "tests": (tests, 100),
 }
 """What is done, in this order, and the most seconds that each may take."""
 
@@ -270,7 +285,15 @@ def as_markdown(results: dict[str, Any]) -> str:
     for name, found in results.items():
         if isinstance(found, dict) and "problem" in found:
             lines += ["", f"**{name}**: {found['problem']}"]
-    if isinstance(rows := results.get("times"), list):
+    for name, found in results.items():
+        if isinstance(found, list):
+            lines += [f"\n**{name}**: {row['problem']}" for row in found if set(row) == {"problem"}]
+    measured = {
+        name: [row for row in found if set(row) != {"problem"}]
+        for name, found in results.items()
+        if isinstance(found, list)
+    }
+    if rows := measured.get("times"):
         published = {row["level"]: row["step_ms"] for row in rows if row["way"] == "published" and "step_ms" in row}
         lines += ["", "## Step", "", "resnet32x4 > resnet8x4, batch 64, 50,000 images of 32x32 pixels.", ""]
         lines += [
@@ -284,19 +307,21 @@ def as_markdown(results: dict[str, Any]) -> str:
             ratio = published[row["level"]] / row["step_ms"] if row["level"] in published else float("nan")
             minutes = row["step_ms"] * 782 * 240 / 60_000
             lines.append(f"| {row['level']} | {row['way']} | {row['step_ms']:.3f} | {ratio:.2f} | {minutes:.1f} min |")
-    if isinstance(rows := results.get("bits"), list):
+    if rows := measured.get("bits"):
         lines += ["", "## With and without CUDA graphs", "", "| run | weights | losses |", "| --- | --- | --- |"]
         words = {True: "equal", False: "**differ**", None: ""}
         for row in rows:
             last = row.get("problem") or words[row.get("losses")]
             lines.append(f"| {row['run']} | {words[row.get('weights')]} | {last} |")
-    if isinstance(found := results.get("profile"), dict) and "problem" not in found:
+    if isinstance(found := results.get("profile"), dict):
         lines += ["", "## Kernels of an eager step"]
         for level, each in found.items():
+            if level == "problem":
+                continue
             lines += ["", f"{level}: {each['kernels']:.0f} kernels, {each['kernel_ms']:.2f} ms. "]
             lines += [f"Waits for the device: {', '.join(each['waits']) or 'none'}.", "", "| kernel | calls | ms |"]
             lines += ["| --- | --- | --- |", *(f"| `{n}` | {c:.0f} | {ms:.3f} |" for n, c, ms in each["slowest"])]
-    if isinstance(found := results.get("training"), dict) and "problem" not in found:
+    if isinstance(found := results.get("training"), dict) and "images" in found:
         lines += ["", f"## Runs on {found['images']}", "", "| run | training, s by epoch | test, s | top-1, % |"]
         lines += ["| --- | --- | --- | --- |"]
         for name, each in found.items():
@@ -321,30 +346,49 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=1.0, help="factor of the time that each part may take")
     parser.add_argument("--parts", default=",".join(PARTS), help="what to do, separated by commas")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder for the results")
+    parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part is not None:
-        print("\n" + json.dumps(PARTS[options.part][0](options)))
+        keep(options, PARTS[options.part][0](options))
         return
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        sys.exit(f"These packages are missing: {', '.join(missing)}. Install them, or put them on PYTHONPATH.")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         sys.exit("PyTorch finds no GPU. Install the driver and a CUDA build of PyTorch, or try --device cpu.")
     results: dict[str, Any] = {}
     options.output.mkdir(parents=True, exist_ok=True)
     for name in options.parts.split(","):
-        began, limit = time.perf_counter(), options.patience * PARTS[name][1]
-        command = [sys.executable, __file__, "--part", name, *sys.argv[1:]]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
-            lines = done.stdout.strip().splitlines()
-            problem = {"problem": (done.stderr.strip() or "it printed nothing")[-600:]}
-            results[name] = json.loads(lines[-1]) if done.returncode == 0 and lines else problem
-        except subprocess.TimeoutExpired:
-            results[name] = {"problem": f"it took more than {limit:.0f} s"}
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            results[name] = run_part(name, options.patience * PARTS[name][1], Path(folder))
         print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
         card = re.sub(r"[^a-z0-9]+", "-", str(results.get("environment", {}).get("card", "card")).lower()).strip("-")
         (options.output / f"gpu-{card}.json").write_text(json.dumps(results, indent=1) + "\n")
         (options.output / f"gpu-{card}.md").write_text(as_markdown(results))
     print(as_markdown(results))
+
+
+def run_part(name: str, limit: float, folder: Path) -> Any:
+    """What a part found in a process of its own, as far as it came within a number of seconds."""
+    found = folder / f"{name}.json"
+    command = [sys.executable, __file__, "--part", name, "--into", str(found), *sys.argv[1:]]
+    errors = (folder / "errors").open("w+")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
+    try:
+        process.wait(limit)
+        problem = f"it failed with exit code {process.returncode}" if process.returncode else ""
+    except subprocess.TimeoutExpired:
+        problem = f"it was stopped after {limit:.0f} s"
+        os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started
+        process.wait()
+    errors.seek(0)
+    if problem:
+        problem = f"{problem}. {errors.read().strip()[-600:]}".strip()
+    result = json.loads(found.read_text()) if found.is_file() else {}
+    if isinstance(result, list):
+        return [*result, {"problem": problem}] if problem else result
+    return result | ({"problem": problem} if problem else {})
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from tekapctl.train.source import find_teacher
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher, live_teacher
 from tekapctl.train.trained import Reference, Trained
 from tekapctl.train.trainer import Trainer
+from tekapctl.train.unlabelled import with_unlabelled
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,8 @@ def measure_steps(spec: StudentSpec, home: Home, steps: int) -> Benchmark:
     stand_ins: list[str] = []
     teacher, spec = _teacher(spec, home, stand_ins)
     splits = _splits(spec, home, teacher.network.in_channels, stand_ins)
+    if not stand_ins:
+        splits = with_unlabelled(spec, splits, teacher, device)
     with tempfile.TemporaryDirectory() as scratch:
         # Outputs of a random network must not stay in the cache.
         trainer = assemble(spec, splits, [teacher], device, Home(Path(scratch)) if stand_ins else home)

@@ -97,7 +97,9 @@ def _memory(spec: RunSpec, student: models.Network, teachers: list[models.Networ
     # A teacher's pass keeps no activations for a backward pass.
     activations = _activations(student, image) + sum(_activations(teacher, image) // 8 for teacher in teachers)
     at_once = -(-spec.batch_size // spec.accumulate)
-    total = images + _FLOAT_BYTES * (weights + at_once * activations)
+    # A CUDA graph keeps its memory, and the smaller last batch of an epoch needs its own.
+    kept = 2 if spec.graph and spec.device != "cpu" and torch.cuda.is_available() else 1
+    total = images + _FLOAT_BYTES * (weights + kept * at_once * activations)
     if isinstance(spec, StudentSpec):
         total += spec.method.memory_bytes(count, spec.batch_size, len(teachers))
     return total

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tekapctl.distributed.communicator import was_launched
+
 
 @contextmanager
 def layers_together(modules: Iterable[nn.Module]) -> Iterator[None]:
@@ -28,9 +30,10 @@ def _cast_together(modules: list[nn.Module]) -> Iterator[None]:
         (module._parameters, name, parameter)
         for module in layers
         for name, parameter in module._parameters.items()
-        if parameter is not None and parameter.dtype == torch.float32
+        if parameter is not None and parameter.requires_grad and parameter.dtype == torch.float32
     ]
-    if not (found and torch.is_autocast_enabled("cuda")):
+    # With several processes, gradients are averaged while others are computed: they must not all be ready at once.
+    if not (found and torch.is_autocast_enabled("cuda")) or was_launched():
         yield
         return
     cast = _Cast.apply(torch.get_autocast_dtype("cuda"), *(parameter for _, _, parameter in found))

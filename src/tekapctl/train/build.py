@@ -107,8 +107,8 @@ def build_run(
     with comm.raise_together():
         check_one_gpu_each(device, comm)
     splits = load_data(spec, home, teachers, comm)
+    splits = with_unlabelled(spec, splits, teachers[0] if teachers else None, device, comm)
     with comm.raise_together():
-        splits = with_unlabelled(spec, splits, teachers[0] if teachers else None, device, comm)
         train, evaluated = make_batches(spec, splits, device, comm)
         sources = open_teachers(spec, teachers, splits, train, home)
         if share_teachers:

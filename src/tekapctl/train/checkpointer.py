@@ -59,9 +59,15 @@ class RunCheckpointer(AbstractContextManager["RunCheckpointer"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wait for the thread; its error is raised, unless there is one already."""
+        if error is not None:
+            self.close()
         self._thread.shutdown()
-        if error is None:
-            self._await_thread()
+        self._await_thread()
+
+    def close(self) -> None:
+        """Wait for the thread after the run has failed, whose error is the one to report."""
+        self._thread.shutdown()
+        self._writing = None
 
     def after_step(self) -> None:
         """Write the training state every `checkpoint_minutes`, and before the run stops."""

@@ -11,13 +11,14 @@ The results are those of steps without graphs, bit for bit.
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from tekapctl.data.batch import Batch
 from tekapctl.device import synchronize
@@ -35,6 +36,10 @@ from tekapctl.train.teacher import LiveTeacher
 
 logger = logging.getLogger(__name__)
 
+_REGISTERS_ITSELF = TorchVersion(torch.__version__) >= "2.14"
+"""Whether a graph finds the generators that it draws from, as PyTorch does since #176753."""
+_CLEANS_UP = TorchVersion(torch.__version__) >= "2.13"
+"""Whether PyTorch returns the memory of a recording that failed."""
 Constants = tuple[object, ...]
 
 
@@ -68,6 +73,9 @@ def why_not_recorded(spec: RunSpec, network: Network, objective: Objective, comm
     for method in methods:
         if not (_is_ours(method) or method.is_recordable):
             return f"{type(method).__name__} is not a built-in method and does not set is_recordable"
+    for perturbation in (member.tekap.perturbation for member in objective.distillations):
+        if not _is_ours(perturbation):
+            return f"{type(perturbation).__name__} is not a built-in perturbation"
     return None
 
 
@@ -143,9 +151,11 @@ class StepGraphs:
         """Work on the stream of the recordings, after what was queued before and ahead of what will be."""
         current = torch.cuda.current_stream(self.trainer.device)
         self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            yield
-        current.wait_stream(self.stream)
+        try:
+            with torch.cuda.stream(self.stream):
+                yield
+        finally:
+            current.wait_stream(self.stream)
 
 
 class _Recording:
@@ -160,6 +170,8 @@ class _Recording:
         self.trainer = trainer
         self.graph: torch.cuda.CUDAGraph | None = None
         self._generators = RecordedGenerators()
+        # Stated by the class itself: one that is derived from it may do more on the host.
+        self._records_update = vars(type(trainer.optimizer)).get("is_recordable", False)
         # Other teachers read files, are shared with other students, or may do anything on the host.
         self._asked_before = [
             member
@@ -168,7 +180,7 @@ class _Recording:
         ]
         with self._answering(self._ask(batch)), self._generators.finding():
             self._work(replace(batch, step=Step(batch.step)))
-        if not trainer.optimizer.is_recordable:
+        if not self._records_update:
             trainer.update(batch)
 
     def record(self, batch: Batch) -> None:
@@ -182,16 +194,19 @@ class _Recording:
         self._batch = replace(batch, step=Step(batch.step), **inputs)
         self._knowledge = [knowledge.map(torch.clone) for knowledge in self._ask(batch)]
         self.trainer.optimizer.zero_grad()
-        graph = torch.cuda.CUDAGraph()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         torch.cuda.empty_cache()
         before = torch.cuda.mem_get_info(self.trainer.device)[0]
         with self._answering(self._knowledge), self._generators.recording(self.trainer.device):
-            for source in self._generators.all:
-                graph.register_generator_state(source)
+            if not _REGISTERS_ITSELF:
+                for source in self._generators.all:
+                    graph.register_generator_state(source)
             # Other threads, such as those that read images, may use the device meanwhile.
+            stream = torch.cuda.current_stream()
             with (
+                _released_on_failure(self.trainer.device, pool),
                 _unchanged(self.trainer.network, self.trainer.objective),
-                torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"),
+                torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
             ):
                 self._work(self._batch)
         left = torch.cuda.mem_get_info(self.trainer.device)[0]
@@ -212,14 +227,14 @@ class _Recording:
                 tensor.copy_(value)
         self._generators.seed(batch.step)
         self.graph.replay()
-        if not self.trainer.optimizer.is_recordable:
+        if not self._records_update:
             for parameter, gradient in self._gradients:
                 parameter.grad = gradient
             self.trainer.update(batch)
 
     def _work(self, batch: Batch) -> None:
         self.trainer.learn(batch)
-        if self.trainer.optimizer.is_recordable:
+        if self._records_update:
             self.trainer.update(batch)
 
     @torch.no_grad()
@@ -237,6 +252,19 @@ class _Recording:
         finally:
             for member, teacher in zip(self._asked_before, teachers, strict=True):
                 member.teacher = teacher
+
+
+@contextmanager
+def _released_on_failure(device: torch.device, pool: Any) -> Iterator[None]:
+    """Return the memory of a recording that fails in this context, which older PyTorch keeps for ever."""
+    try:
+        yield
+    except Exception:
+        if not _CLEANS_UP:
+            for release in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+                with suppress(Exception):  # internal functions: what fails here costs memory, not the run
+                    getattr(torch._C, release)(device.index, pool)
+        raise
 
 
 @contextmanager
@@ -316,5 +344,5 @@ def _is_external(network: Network) -> bool:
     return any(isinstance(each, ExternalNetwork) or not _is_ours(each) for each in networks)
 
 
-def _is_ours(module: nn.Module) -> bool:
-    return type(module).__module__.partition(".")[0] == __name__.partition(".")[0]
+def _is_ours(part: object) -> bool:
+    return type(part).__module__.partition(".")[0] == __name__.partition(".")[0]

@@ -103,6 +103,7 @@ def _fit(trials: list[_Trial]) -> dict[str, dict[str, Any]]:
                 trial.trackers.finish({"run": trial.run.id, "status": "interrupted"})
             except TekapctlError as error:
                 running.remove(trial)
+                trial.checkpointer.close()
                 error = with_checkpoint(error, trial.run)
                 summaries[trial.run.id] = fail(trial.run, error, trial.trackers)
                 logger.info(f"{trial.run.id} failed: {error}")

@@ -124,7 +124,7 @@ class EpochSums:
         self._sums.add_(values, alpha=count)
         total = values.sum()
         is_first = ((total - total) != 0) & (self._bad_step < 0)  # infinity - infinity is not 0
-        self._bad_step.masked_fill_(is_first, self._step)
+        torch.where(is_first, self._step, self._bad_step, out=self._bad_step)
         torch.where(is_first, values, self._bad_parts, out=self._bad_parts)
 
     def means(self) -> dict[str, float]:

@@ -52,11 +52,13 @@ class LiveTeacher:
         self.network = self.folding.network
         place(self.network, self.device)
         _cast_weights(self.network, precision)
+        self.fused = 0
         if self.device.type in ("cuda", "cpu") and not compiled:  # torch.compile fuses by itself
             # cuDNN's choice of a kernel depends on the size of the batch.
             repeats = -(-self.batch_size // len(self.probe)) if self.device.type == "cuda" else 1
             with autocast(self.device, precision):
-                fuse(self.network, network.normalize(self.probe.repeat(repeats, 1, 1, 1)))
+                self.fused = fuse(self.network, network.normalize(self.probe.repeat(repeats, 1, 1, 1)))
+        self.compiled = compiled
         self._knowledge = compile_for(self.device, self.network.knowledge) if compiled else self.network.knowledge
 
     @torch.no_grad()
@@ -173,6 +175,8 @@ class CachedTeacher:
                     "padding": batches.padding,
                     "flip": int(batches.flip),
                     "passes": describe_passes(live.device, live.precision),
+                    "fused": live.fused,
+                    "compiled": int(live.compiled),
                     "numbers": precision,
                     "embedding": self._widths[0],
                     "classes": self._widths[1],

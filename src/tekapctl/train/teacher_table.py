@@ -45,12 +45,14 @@ def table_of(cached: CachedTeacher) -> TeacherTable | None:
     if count * width * cached.dtype.itemsize > _SHARE * free:
         return None
     numbers = batches.image_set.source_index
-    values = torch.empty(count, width, dtype=cached.dtype, device=batches.device)
+    values: Tensor | None = None
     for rows in torch.arange(count).split(_TOGETHER):
         index, view = rows // batches.distinct_views, rows % batches.distinct_views
         number = index if numbers is None else numbers[index]
         words, is_known = cached.store.read((number * batches.distinct_views + view).numpy())
         if not is_known.all():
             return None
+        if values is None:  # only now: most caches are not complete
+            values = torch.empty(count, width, dtype=cached.dtype, device=batches.device)
         values[rows[0] : rows[-1] + 1] = cached.values(words).to(batches.device)
-    return TeacherTable(cached, values)
+    return None if values is None else TeacherTable(cached, values)

@@ -45,7 +45,8 @@ def with_unlabelled(
     """
     if not isinstance(spec, StudentSpec) or teacher is None or spec.data.unlabelled is None:
         return splits
-    images = _read(spec, splits.train)
+    with comm.raise_together():
+        images = _read(spec, splits.train)
     added = replace(
         splits.train,
         images=images,

@@ -194,6 +194,8 @@ class EmulatedGPU(TorchDispatchMode):
             self.record("shape from values", name)
         elif name in SOLVERS:
             self.record("status of a solver", name)
+        elif name in ("masked_fill", "masked_fill_") and isinstance(args[2], Tensor) and args[2].device != CPU:
+            self.record("read", f"{name} with a value on the device")
         elif name in INDEXING:
             self._record_index(name, args)
         elif name == "_to_copy":

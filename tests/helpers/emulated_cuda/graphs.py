@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from helpers.emulated_cuda.kernels import ALLOCATIONS, tensors_in
+from helpers.emulated_cuda.tensors import is_older, next_number
 
 if TYPE_CHECKING:
     from helpers.emulated_cuda.device import EmulatedGPU
     from helpers.emulated_cuda.tensors import EmulatedGenerator
+
+
+_REGISTERS_ITSELF = TorchVersion(torch.__version__) >= "2.14"
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class EmulatedGraph:
         self.generators: list[EmulatedGenerator] = []
         self._operators: list[_Recorded] = []
         self._own: dict[int, torch.UntypedStorage] = {}
+        self._began = 0
         self._before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
 
     def register_generator_state(self, generator: EmulatedGenerator) -> None:
@@ -52,14 +58,20 @@ class EmulatedGraph:
         self.generators.append(generator)
 
     def knows(self, generator: Any) -> bool:
-        """Whether a generator is registered; operators get other Python objects for it."""
-        return any(each._cdata == generator._cdata for each in self.generators)  # type: ignore[attr-defined]
+        """Whether a generator is registered; operators get other Python objects for it.
+
+        From PyTorch 2.14 on, graphs register what they draw from. One that is made in the capture is refused even so:
+        nobody could seed it before a replay.
+        """
+        if any(each._cdata == generator._cdata for each in self.generators):  # type: ignore[attr-defined]
+            return True
+        return _REGISTERS_ITSELF and is_older(generator, self._began)
 
     @contextmanager
     def capture(self) -> Iterator[None]:
         """Record what runs in this context."""
         self.gpu.record("wait for the device", "torch.cuda.graph")
-        state = torch.get_rng_state()
+        state, self._began = torch.get_rng_state(), next_number()
         self.gpu.capturing = self
         try:
             yield

@@ -76,6 +76,7 @@ def _runtime(gpu: EmulatedGPU) -> dict[str, Any]:
         "is_initialized": always(True),
         "is_bf16_supported": always(True),
         "is_current_stream_capturing": lambda: gpu.capturing is not None,
+        "graph_pool_handle": always((0, 1)),
         "CUDAGraph": lambda: EmulatedGraph(gpu),
         "graph": lambda graph, **_: graph.capture(),
         "Stream": lambda *_: EmulatedStream(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,8 @@ def load_on_cpu(values: Tensor) -> Tensor:
 
 
 _CLAIMS: dict[int, torch.device] = {}
+_BORN: dict[int, int] = {}
+_NUMBERS = itertools.count()
 
 
 class EmulatedGenerator(torch._C.Generator):
@@ -88,12 +91,23 @@ class EmulatedGenerator(torch._C.Generator):
         made.claimed = torch.device(device)
         # Operators get another Python object for the same generator.
         _CLAIMS[made._cdata] = made.claimed  # type: ignore[attr-defined]
+        _BORN[made._cdata] = next(_NUMBERS)  # type: ignore[attr-defined]
         weakref.finalize(made, _CLAIMS.pop, made._cdata, None)  # type: ignore[attr-defined]
         return made
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
         return self.claimed
+
+
+def is_older(generator: Any, number: int) -> bool:
+    """Whether a generator was made before `next_number` returned a number."""
+    return _BORN.get(generator._cdata, -1) < number
+
+
+def next_number() -> int:
+    """A number between those of the generators made before and after."""
+    return next(_NUMBERS)
 
 
 def claimed_device(generator: Any) -> torch.device:
