@@ -68,7 +68,8 @@ class SEED(TwoSidedMethod):
     def student_side(self, student: Knowledge, teacher: Knowledge) -> tuple[Unit, Similarities]:
         """The student's projected unit embedding, and its similarities to the queue."""
         ours = F.normalize(self.projector(student.embedding), dim=1)
-        return ours, ours @ self.queue.T
+        # The backward pass needs the queue as it is before this batch.
+        return ours, ours @ self.queue.clone().T
 
     def compare(self, ours: tuple[Unit, Similarities], teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The mean over samples."""
@@ -88,7 +89,6 @@ class SEED(TwoSidedMethod):
         with torch.no_grad():
             newest = F.normalize(teacher.embedding, dim=1)[-len(self.queue) :]
             rows = (self.next_row + torch.arange(len(newest), device=newest.device)) % len(self.queue)
-            # The loss's backward pass needs the queue as it was.
-            self.queue = self.queue.index_copy(0, rows, newest)
-            self.next_row = (self.next_row + len(newest)) % len(self.queue)
+            self.queue.index_copy_(0, rows, newest)
+            self.next_row.add_(len(newest)).remainder_(len(self.queue))
         return total

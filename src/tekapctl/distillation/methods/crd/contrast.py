@@ -116,7 +116,7 @@ def _joined(parts: list[Tensor]) -> Tensor:
 def _settled(normalizer: Tensor, scores: Tensor, samples: int) -> Tensor:
     """The normaliser, set from a teacher's scores if it is negative."""
     if normalizer.device.type == "cpu":
-        return scores.mean() * samples if normalizer < 0 else normalizer
+        return scores.mean() * samples if normalizer < 0 else normalizer.clone()
     # Chosen on the device: a check on the host would wait for the device in every step.
     return torch.where(normalizer < 0, scores.mean() * samples, normalizer)
 
