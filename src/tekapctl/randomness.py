@@ -27,6 +27,14 @@ def generator(device: torch.device, seed: int, *path: str | int) -> torch.Genera
     return torch.Generator(device).manual_seed(derive(seed, *path))
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed PyTorch's CPU generator, and restore it afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 class Step(int):
     """The number of a step, as the part of a position that changes when a recorded step is replayed."""
 

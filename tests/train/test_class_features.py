@@ -5,7 +5,7 @@ import torch
 
 from tekapctl import models
 from tekapctl.data.image_set import ImageSet
-from tekapctl.distillation.methods.method import CosineDecay
+from tekapctl.distillation.methods.pair import CosineDecay
 from tekapctl.distillation.methods.wkd import class_distances
 from tekapctl.errors import UsageError
 from tekapctl.models.normalization import Normalization

@@ -25,7 +25,6 @@ from tekapctl.device import (
 )
 from tekapctl.distillation.angular import AngularViews
 from tekapctl.distillation.methods import Pair
-from tekapctl.distillation.methods.method import seeded
 from tekapctl.distillation.objective import Classification, Distillation, Objective, combine
 from tekapctl.distillation.tekap import SeededNoise, Tekap
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
@@ -33,7 +32,7 @@ from tekapctl.distributed.data_parallel import convert_sync_batchnorm
 from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models import Network
 from tekapctl.models.normalization import Normalization
-from tekapctl.randomness import derive
+from tekapctl.randomness import derive, seeded
 from tekapctl.spec import RunSpec, StudentSpec
 from tekapctl.store.home import Home
 from tekapctl.train import trained

@@ -22,7 +22,7 @@ from torch.torch_version import TorchVersion
 
 from tekapctl.data.batch import Batch
 from tekapctl.device import synchronize
-from tekapctl.distillation.methods.method import CosineDecay, Warmup
+from tekapctl.distillation.methods.pair import CosineDecay, Warmup
 from tekapctl.distillation.objective import Objective
 from tekapctl.distributed.communicator import Communicator
 from tekapctl.errors import described

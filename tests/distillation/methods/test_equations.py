@@ -13,9 +13,9 @@ from tekapctl.distillation.methods.dkd import DKDSpec
 from tekapctl.distillation.methods.feature_maps import Pairing
 from tekapctl.distillation.methods.kdsvd import KDSVDSpec, main_directions
 from tekapctl.distillation.methods.losses import standardized
-from tekapctl.distillation.methods.method import Warmup
 from tekapctl.distillation.methods.mlkd import MLKDSpec, of_classes, of_samples
 from tekapctl.distillation.methods.ofd import OFDSpec, partial_distance
+from tekapctl.distillation.methods.pair import Warmup
 from tekapctl.distillation.methods.pkt import PKTSpec
 from tekapctl.distillation.methods.rkd import RKDSpec
 from tekapctl.distillation.methods.rld import RLDSpec
