@@ -8,18 +8,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.script import run_python
 from models.test_foreign import FACTORIES
 
 FORMATS = {"onnx": ".onnx", "safetensors": ".safetensors", "torch-export": ".pt2"}
 
 
-def run_card(folder, card: str, more: str = "") -> str:
-    """Run the Python in a model card beside the file and an image; returns what it prints."""
+def code_of(card: str, folder) -> str:
+    """The Python in a model card, which reads an image; puts the image there."""
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(folder / "image.png")
-    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
-    done = subprocess.run([sys.executable, "-c", code + more], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+
+
+def run_card(folder, card: str) -> str:
+    """Run the Python in a model card beside the file; returns what it prints."""
+    script = folder / "card.py"
+    script.write_text(code_of(card, folder), encoding="utf-8")
+    done = run_python(script, [], folder)
+    assert done.code == 0, done.err
+    return done.out
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -45,7 +52,9 @@ def test_an_exported_student_predicts_what_the_student_predicts(tekapctl, studen
 def test_an_onnx_file_needs_neither_torch_nor_this_package(tekapctl, student, tmp_path):
     tekapctl("export", student, "--output", str(tmp_path / "student.onnx"), "--images", "50")
     card = (tmp_path / "student.onnx.md").read_text()
-    run_card(tmp_path, card, "import sys\nassert not {'torch', 'tekapctl'} & set(sys.modules)\n")
+    code = code_of(card, tmp_path) + "import sys\nassert not {'torch', 'tekapctl'} & set(sys.modules)\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_int8_file_is_smaller_and_checked_too(tekapctl, teacher, tmp_path):

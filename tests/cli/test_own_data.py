@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +11,6 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 from safetensors.torch import load_file
 
-from helpers.program import Started
 from tekapctl import load_student
 from tekapctl.data import Batches
 from tekapctl.data.files.listing import list_images
@@ -107,17 +108,22 @@ def test_streamed_photographs_train_as_those_in_memory_do(tekapctl, photographs)
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4)
 
 
-def test_a_stream_that_is_stopped_by_ctrl_c_goes_on_where_it_was(tekapctl, photographs, tmp_path):
+def test_a_stream_that_is_stopped_by_ctrl_c_goes_on_where_it_was(tekapctl, photographs):
     data = ["--dataset", f"folder:{photographs}", "--set", "data.size=32", "--batch-size", "8", "--json"]
     recipe = [*data, "--set", "data.augmentation=resized-crop", "--set", "data.workers=2", "--precision", "float32"]
     options = ["train-teacher", "--model", "resnet8", *recipe, "--epochs", "20"]
     whole = tekapctl(*options).json
-    running = Started(tekapctl.home, (*options, "--name", "stopped"), tmp_path, {}, os.setsid)
-    running.until(lambda: "epoch 3/20" in running.err.read_text())
-    os.killpg(running.process.pid, signal.SIGINT)  # as a terminal does: all processes get it
-    ended = running.wait()
-    assert ended.code == 130, ended.err
-    assert "the run is saved" in ended.err
+    environment = os.environ | {"TEKAPCTL_HOME": str(tekapctl.home), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tekapctl", *options, "--name", "stopped"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        while "epoch 3/20" not in (line := running.stderr.readline()):
+            assert line, "it ended too early"
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does: all processes get it
+        told = running.stderr.read()
+    assert running.returncode == 130, told
+    assert "the run is saved" in told
     stopped = next((tekapctl.home / "runs").glob("*-stopped-*")).name
     resumed = tekapctl("resume", stopped, "--json").json
     assert resumed["last_top1"] == whole["last_top1"]

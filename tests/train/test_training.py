@@ -50,7 +50,13 @@ def test_a_teacher_learns_the_digits(teacher):
     assert teacher["evaluation"]["agreement"] is None
 
 
-@pytest.mark.parametrize("name", METHODS)
+EXHAUSTIVE = ("crd-relax", "tekap-feature", "angular-logit")
+"""Variants of which each other one has the parts."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.exhaustive) if name in EXHAUSTIVE else name for name in METHODS]
+)
 def test_each_method_learns_and_its_loss_falls(home, teacher, name):
     summary = run(home, student="resnet8", teacher=teacher["run"], **METHODS[name])
     metrics = Runs(home.runs).find(summary["run"]).metrics()
