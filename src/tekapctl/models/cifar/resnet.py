@@ -34,6 +34,13 @@ class BasicBlock(Residual):
         """The sum after its ReLU."""
         return conv_relu(self.conv2, self.bn2, *self._summands(x))
 
+    def merge_biases(self) -> None:
+        """Leave one bias, once batch norms have been folded into the convolutions."""
+        shortcut = None if self.downsample is None else self.downsample[0]
+        if isinstance(shortcut, nn.Conv2d) and shortcut.bias is not None and self.conv2.bias is not None:
+            self.conv2.bias += shortcut.bias
+            shortcut.bias = None
+
     def _summands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The last convolution's input, and the shortcut."""
         return conv_relu(self.conv1, self.bn1, x), x if self.downsample is None else self.downsample(x)

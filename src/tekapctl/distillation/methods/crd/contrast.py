@@ -113,10 +113,15 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+def _read(number: Tensor) -> float:
+    """The value of a number on the CPU, which costs nothing there; an error for one on another device."""
+    return float(number.numpy())
+
+
 def _settled(normalizer: Tensor, scores: Tensor, samples: int) -> Tensor:
     """The normaliser, set from a teacher's scores if it is negative."""
     if normalizer.device.type == "cpu":
-        return scores.mean() * samples if normalizer < 0 else normalizer.clone()
+        return scores.mean() * samples if _read(normalizer) < 0 else normalizer.clone()
     # Chosen on the device: a check on the host would wait for the device in every step.
     return torch.where(normalizer < 0, scores.mean() * samples, normalizer)
 
@@ -164,7 +169,8 @@ def _ratios(scores: Tensor, divisor: Tensor, most: float) -> Ratios:
     if divisor.device.type != "cpu":
         scores.div_(divisor)
         return Ratios(scores, 1.0, scores + 1, 0)
-    factor = 1 / divisor.item()
+    value = _read(divisor)
+    factor = 1 / value if value else math.inf
     shifted = torch.add(scores.new_ones(()), scores, alpha=factor)
     largest = 1.01 * most + math.log(factor) if 0 < factor < math.inf else math.inf
     joins = int(math.log2(_LARGEST / max(largest, 1.0))) if largest < _LARGEST else 0
@@ -187,7 +193,7 @@ def _score_all(embeddings: Tensor, bank: Tensor, drawn: Tensor, moved: Moved | N
     teachers, batch, width = embeddings.shape
     everything = _product(embeddings.reshape(-1, width), bank.T).view(teachers, batch, -1)
     if moved is not None:
-        everything[:, :, moved.places] = embeddings @ moved.rows.transpose(1, 2)
+        everything.index_copy_(2, moved.places, embeddings @ moved.rows.transpose(1, 2))
     places = drawn.expand(teachers, -1, -1)
     scores = everything.gather(2, places)
 
@@ -195,7 +201,7 @@ def _score_all(embeddings: Tensor, bank: Tensor, drawn: Tensor, moved: Moved | N
         spread = everything.zero_().scatter_add_(2, places, slope)
         gradient = _product(spread.view(teachers * batch, -1), bank).view_as(embeddings)
         if moved is not None:
-            gradient += spread[:, :, moved.places] @ (moved.rows - bank[moved.places])
+            gradient.baddbmm_(spread.index_select(2, moved.places), moved.rows - bank[moved.places])
         return gradient
 
     return scores, pull
