@@ -168,13 +168,14 @@ def times(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def _steps(values: dict[str, Any]) -> Callable[[], object]:
-    """Takes eager steps of a run with an untrained teacher on random images."""
+def _steps(values: dict[str, Any]) -> tuple[Callable[[], object], int]:
+    """Takes eager steps of a run with an untrained teacher on random images; and the teacher's fused convolutions."""
     from tekapctl import data, models
     from tekapctl.device import resolve_device
     from tekapctl.spec import parse
     from tekapctl.store.home import Home
     from tekapctl.train.build import assemble
+    from tekapctl.train.teacher import LiveTeacher, live_teacher
     from tekapctl.train.trained import Reference, Trained
 
     images = {"name": "synthetic", "classes": 100, "size": 32, "samples": 50_000, "test_samples": 500}
@@ -185,14 +186,16 @@ def _steps(values: dict[str, Any]) -> Callable[[], object]:
     trainer = assemble(spec, splits, [teacher], resolve_device(spec.device), Home(nowhere))
     trainer.start_epoch()
     batches = itertools.chain.from_iterable(trainer.train_batches.epoch(epoch) for epoch in itertools.count())
-    return lambda: trainer.step(next(batches))
+    live = live_teacher(trainer.objective.distillations[0].teacher)
+    assert isinstance(live, LiveTeacher)
+    return lambda: trainer.step(next(batches)), live.fused
 
 
 def profile(options: argparse.Namespace) -> dict[str, Any]:
     """Kernels of an eager step at both levels, and where it waits for the device."""
     found: dict[str, Any] = {}
     for level, values in {"logit": {"method": "kd"}, "both": {"method": "crd", "alpha": 1.0, "beta": 0.8}}.items():
-        step = _steps({**values, "device": options.device, "graph": False})
+        step, fused = _steps({**values, "device": options.device, "graph": False})
         for _ in range(10):
             step()
         activities = [torch.profiler.ProfilerActivity.CPU]
@@ -218,6 +221,7 @@ def profile(options: argparse.Namespace) -> dict[str, Any]:
             waits = sorted({f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)})
         found[level] = {
             "kernels": len(kernels) / 3,
+            "fused": fused,
             "kernel_ms": sum(sum(each) for each in by_name.values()) / 3e3,
             "slowest": [[name[:80], len(each) / 3, sum(each) / 3e3] for name, each in slowest],
             "waits": waits,
@@ -318,7 +322,8 @@ def as_markdown(results: dict[str, Any]) -> str:
         for level, each in found.items():
             if level == "problem":
                 continue
-            lines += ["", f"{level}: {each['kernels']:.0f} kernels, {each['kernel_ms']:.2f} ms. "]
+            lines += ["", f"{level}: {each['kernels']:.0f} kernels, {each['kernel_ms']:.2f} ms; "]
+            lines += [f"{each['fused']} of the teacher's convolutions are fused with what follows."]
             lines += [f"Waits for the device: {', '.join(each['waits']) or 'none'}.", "", "| kernel | calls | ms |"]
             lines += ["| --- | --- | --- |", *(f"| `{n}` | {c:.0f} | {ms:.3f} |" for n, c, ms in each["slowest"])]
     if isinstance(found := results.get("training"), dict) and "images" in found:
