@@ -31,7 +31,7 @@ def here(tmp_path, monkeypatch):
 
 
 def test_a_name_that_nobody_gave_is_not_imported():
-    with pytest.raises(UsageError, match="--trust-code"):
+    with pytest.raises(UsageError, match="`trust_code`"):
         build("strange_nets:net", 5, 1)
     assert "strange_nets" not in sys.modules
 
@@ -42,7 +42,7 @@ def test_a_name_that_nobody_gave_is_not_imported():
 def test_a_name_that_was_given_is_imported_and_no_other(given):
     registry.allow_named_in(given)
     assert build("strange_nets:net", 5, 1).num_classes == 5
-    with pytest.raises(UsageError, match="--trust-code"):
+    with pytest.raises(UsageError, match="`trust_code`"):
         build("strange_nets:other", 5, 1)
 
 

@@ -84,6 +84,16 @@ def test_labels_name_augmentations_with_what_is_not_their_default(tmp_path):
     ]
 
 
+def test_labels_name_an_optimizer_without_the_fields_that_it_has_by_itself(tmp_path):
+    arms = [{}, {"optimizer": "adamw"}, {"optimizer": {"name": "adamw", "weight_decay": 0.2}}]
+    found = [finished(tmp_path, number, 0.5, **each) for number, each in enumerate(arms)]
+    assert [each.label for each in group(found)] == [
+        "kd + TeKAP, optimizer sgd, optimizer.weight_decay 0.0005",
+        "kd + TeKAP, optimizer adamw, optimizer.weight_decay 0.05",
+        "kd + TeKAP, optimizer adamw, optimizer.weight_decay 0.2",
+    ]
+
+
 def test_labels_name_teachers_by_their_short_ids(tmp_path):
     teachers = ("20261126-223610-teacher-resnet8-digits-s0-a16d", "20261126-223611-teacher-resnet8-digits-s1-8504")
     found = [finished(tmp_path, number, 0.5, teacher=name) for number, name in enumerate(teachers)]

@@ -207,7 +207,7 @@ def test_a_file_of_the_users_own_is_read_where_it_is(served, parts, written):
 
 def test_without_the_network_nothing_is_asked(served, parts):
     with serving(served) as server:
-        with no_network("this"), pytest.raises(UsageError, match="this needs the network, and --offline"):
+        with no_network("this"), pytest.raises(UsageError, match="this needs the network, and `offline`"):
             get(f"{server.address}/ok/file", parts)
         assert server.requests == []
         get(f"{server.address}/ok/file", parts)
@@ -301,7 +301,7 @@ def test_hostile_archives_are_refused(tmp_path, kind):
 
 
 def test_offline_never_fetches(home):
-    with pytest.raises(UsageError, match="--offline"):
+    with pytest.raises(UsageError, match="`offline`"):
         pretrained.fetch(home, "resnet56", offline=True)
 
 

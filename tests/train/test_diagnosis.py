@@ -313,4 +313,4 @@ def test_several_processes_log_what_one_does_and_train_as_without_it(home):
         assert different == []
         for entry, expected in zip(history, alone, strict=True):
             names = [name for name in expected if name.startswith(PREFIX) and not name.endswith("seconds")]
-            assert {n: entry[n] for n in names} == pytest.approx({n: expected[n] for n in names}, rel=1e-3, abs=1e-6)
+            assert {n: entry[n] for n in names} == pytest.approx({n: expected[n] for n in names}, rel=5e-3, abs=1e-6)

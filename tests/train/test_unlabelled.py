@@ -75,7 +75,7 @@ def test_the_teacher_names_their_classes(home, folder):
         context = build_run(spec(folder), home)
     train = context.splits.train
     labelled = len(train) - COUNT
-    assert f"{COUNT} of {folder}, beside {labelled}" in "\n".join(lines)
+    assert f"{COUNT} from {folder}; labelled: {labelled}" in "\n".join(lines)
     teacher = trained.load(trained.find(home, "latest")).network.eval()
     with torch.no_grad():
         expected = teacher(teacher.normalize(train.images[-COUNT:])).argmax(1)

@@ -94,7 +94,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Knowledge distillation of image classifiers: TeKAP, KD, CRD and other published methods.\n\n"
     "Examples:\n"
-    "tekapctl demo                                   # two minutes, no downloads\n"
+    "tekapctl demo                                   # a minute, no downloads\n"
     "tekapctl fetch cifar100 resnet32x4              # dataset and teacher\n"
     "tekapctl distill --method crd --alpha 1 --beta 0.8\n"
     "tekapctl evaluate latest",

@@ -48,8 +48,8 @@ def warm_cache(
 ) -> None:
     """Precompute teacher outputs for all views of the training images, or for all epochs of a run.
 
-    Takes the options of `distill`; runs with --cache-teacher use the cache. You can interrupt it: outputs that are
-    already cached are not computed again.
+    Takes the options of `distill` that describe a run; runs with --cache-teacher use the cache. You can interrupt it:
+    outputs that are already cached are not computed again.
 
     Example: tekapctl cache warm --teacher resnet32x4 --dataset cifar100
     """

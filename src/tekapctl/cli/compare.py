@@ -92,7 +92,7 @@ def compared(found: "list[Group]", baseline: str | None) -> dict[str, Any]:
                 "n>": str(row.top1.seeds),
                 "top-1 %>": console.percent(row.top1.mean),
                 "std>": console.percent(row.top1.std),
-                f"Δ {against.label}>": difference,
+                "Δ>": difference,
                 "95 % CI>": interval,
                 "p (Holm)>": table.p_text(row.p_holm),
                 "best %>": console.percent(row.best_top1),
@@ -104,7 +104,10 @@ def compared(found: "list[Group]", baseline: str | None) -> dict[str, Any]:
     significant = [row.label for row in rows if row.significant]
     few = [row.label for row in rows if row.difference is not None and row.difference.p_value is None]
     apart = [each.label for each in found if not each.first.spec.data.has_test_images_of(against.first.spec.data)]
-    notes = []
+    notes = [f"Δ is the difference from {against.label}"] if len(rows) > 1 else []
+    fewer = [f"{row.label} ({row.difference.pairs})" for row in rows if row.difference and row.has_fewer_pairs]
+    if fewer:
+        notes.append(f"Δ is over the seeds that both have, fewer than n: {'; '.join(fewer)}")
     if significant:
         notes.append(f"significant differences from {against.label} after Holm's correction: {'; '.join(significant)}")
     elif len(few) < len(rows) - 1:

@@ -29,7 +29,7 @@ def demo(
 ) -> None:
     """Compare KD, TeKAP and training without a teacher on a bundled dataset of digits.
 
-    Takes about two minutes on two CPU cores and downloads nothing.
+    Takes about a minute on two CPU cores and downloads nothing.
 
     Example: tekapctl demo --seeds 3
     """

@@ -103,7 +103,7 @@ def _show(result: dict[str, Any]) -> None:
     found = result["evaluation"]
     fields = {
         "network": f"{result['model']} from {result['source']}",
-        "data": f"{result['dataset']}, {found['images']:,} test images",
+        "data": f"{result['dataset']}, {found['images']:,} test images, in {result['precision']}",
         "top-1": f"{console.percent(found['top1'])} %",
         "top-5": f"{console.percent(found['top5'])} %",
         "negative log-likelihood": f"{found['negative_log_likelihood']:.4f} nats",

@@ -112,13 +112,18 @@ _LINE = 80
 _LOSSES = {"train_cross_entropy": "ce", "train_kd": "kd", "train_method": "method", "train_init": "init"}
 
 
+def _training(metrics: Mapping[str, float | int]) -> str:
+    """The accuracy on training images; nothing where none has a label."""
+    return f"train {console.percent(metrics['train_top1'])}, " if "train_top1" in metrics else ""
+
+
 def epoch_line(metrics: Mapping[str, float | int], epochs: int | None, seconds_left: float | None = None) -> str:
     """An epoch's results in a line of at most 80 columns; accuracies are in percent."""
     parts = [f"{short} {metrics[name]:.3g}" for name, short in _LOSSES.items() if name in metrics]
     of_parts = f" ({', '.join(parts)})" if len(parts) > 1 else ""
     line = (
         f"epoch {metrics['epoch']}{f'/{epochs}' if epochs else ''}: loss {metrics['train_loss']:.3g}{of_parts}, "
-        f"train {console.percent(metrics['train_top1'])}, {split_of(metrics)} {console.percent(top1_of(metrics))}"
+        f"{_training(metrics)}{split_of(metrics)} {console.percent(top1_of(metrics))}"
     )
     if "ema_top1" in metrics:
         line += f", ema {console.percent(metrics['ema_top1'])}"

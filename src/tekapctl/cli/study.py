@@ -55,8 +55,8 @@ def study(
 ) -> None:
     """Run an ablation study of a method over several seeds.
 
-    Takes the options of `distill`, and settings of the study itself as `--set study.KEY=VALUE`. You can interrupt a
-    study and start it again at any time. Studies share the runs that they have in common.
+    Takes the options of `distill` that describe a run, and settings of the study itself as `--set study.KEY=VALUE`.
+    You can interrupt a study and start it again at any time. Studies share the runs that they have in common.
 
     Examples:
     tekapctl study                                  # list the studies

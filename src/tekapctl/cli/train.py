@@ -25,7 +25,7 @@ Seeds = Annotated[
     int,
     option(
         "--seeds N",
-        "Train N seeds at once, starting with --seed, on the same batches (and with one forward pass of a teacher).",
+        "Train N seeds at once, starting with --seed, on the same batches and with one forward pass of any teacher.",
         "Run",
         min=1,
         max=1000,
@@ -126,8 +126,8 @@ def bench(
 ) -> None:
     """Time the phases of a training step and estimate the time of the whole run.
 
-    Takes the options of `distill`. If the teacher or the dataset has not been downloaded, random weights and images
-    of the same shape are used instead.
+    Takes the options of `distill` that describe a run. If the teacher or the dataset has not been downloaded, random
+    weights and images of the same shape are used instead.
 
     Example: tekapctl bench --method crd --alpha 1 --beta 0.8 --cache-teacher
     """
@@ -246,6 +246,10 @@ def _train_seeds(spec: Any, count: int, *, as_json: bool) -> None:
     if not as_json and len(finished) > 1:
         found = [100 * summary["last_top1"] for summary in finished]
         mean = f"{statistics.mean(found):.2f} % after the last epoch, std {statistics.stdev(found):.2f}"
+        console.say(
+            "the seeds share their batches, and so the subset and the augmentation: separate runs with these seeds "
+            "would vary more"
+        )
         console.show_fields({"mean": mean, "time": console.duration(max(each["seconds"] for each in finished))})
     if len(finished) < count:
         raise typer.Exit(1)

@@ -129,7 +129,7 @@ def _display(state: State) -> Group:
             {
                 "epoch>": str(metrics["epoch"]),
                 "loss>": f"{metrics['train_loss']:.4f}",
-                "train %>": console.percent(metrics["train_top1"]),
+                "train %>": console.percent(metrics.get("train_top1")),
                 "test %>": console.percent(metrics["test_top1"]),
                 "images/s>": f"{metrics['images_per_second']:,.0f}",
                 "time>": console.duration(metrics["train_seconds"] + metrics["test_seconds"]),

@@ -34,6 +34,9 @@ class Wording:
         self._flags |= {
             each.path: each.flag for each in TABLE if each.path and each.fields is None and each.flag in flags
         }
+        for each in TABLE:  # such as --mixup, one of several that set data.augment
+            if each.path and each.flag in self._given:
+                self._flags.setdefault(each.path, each.flag)
         if self._sets_fields:
             self._flags |= {"data": "--dataset"}
 

@@ -87,11 +87,12 @@ def evaluate(
         batches = Batches(splits.test, batch_size, device=target, padding=0, flip=False, seed=0)
         teacher_precision = resolve_precision(precision, target, teacher.network, trains=False)
         teacher_logits, _ = evaluation.predict(teacher.network, batches, teacher_precision)
+    used = resolve_precision(precision, target, student.network, trains=False)
     result = evaluation.evaluate(
         student.network,
         splits.test,
         device=target,
-        precision=resolve_precision(precision, target, student.network, trains=False),
+        precision=used,
         teacher_logits=teacher_logits,
         batch_size=batch_size,
     )
@@ -109,6 +110,7 @@ def evaluate(
         "source": student.reference.described,
         "model": student.model,
         "dataset": spec.described,
+        "precision": str(used).removeprefix("torch."),
         "teacher": f"{teacher.model} from {teacher.reference.described}" if teacher else None,
         "evaluation": result.to_dict(),
         "robustness": [asdict(each) for each in shifted],

@@ -10,7 +10,7 @@ from tekapctl.errors import TekapctlError
 from tekapctl.store.metrics import has_top1, top1_of
 from tekapctl.store.run import MARK, WEIGHTS, Run, Status
 
-_NEEDED = ("epoch", "train_loss", "train_top1", "images_per_second", "train_seconds", "test_seconds")
+_NEEDED = ("epoch", "train_loss", "images_per_second", "train_seconds", "test_seconds")
 _RECENT = 5
 """Number of the latest epochs that the estimate of the remaining time uses."""
 TOLERANCE = 1e-5

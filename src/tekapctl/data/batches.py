@@ -99,6 +99,11 @@ class Batches:
         return not (self.augment or self.random_resized_crop)
 
     @property
+    def has_labels(self) -> bool:
+        """Whether any image has a label."""
+        return self.image_set.label_weights is None or bool(self.image_set.label_weights.any())
+
+    @property
     def recipe(self) -> str:
         """What the images of an epoch depend on, besides the epoch and the image set, as JSON."""
         numbers = self.image_set.source_index

@@ -112,7 +112,7 @@ class DataSpec(Settings, ABC):
     @model_validator(mode="after")
     def _check_training_images(self) -> "DataSpec":
         if not self.train_fraction and self.unlabelled is None:
-            raise ValueError("train_fraction is 0 and there are no unlabelled images: nothing to train on")
+            raise ValueError("`data.train_fraction` is 0 and there are no unlabelled images: nothing to train on")
         return self
 
     @property

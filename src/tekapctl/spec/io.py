@@ -13,10 +13,11 @@ from pydantic import (
     ValidationError,
 )
 
+from tekapctl.data.augment.augmentation import AUGMENTATIONS
 from tekapctl.errors import UsageError
 from tekapctl.spec.run import CHOICES, RunSpec, TeacherSpec
 from tekapctl.spec.student import StudentSpec
-from tekapctl.spec.suggestions import nearest_field
+from tekapctl.spec.suggestions import augmentation_name, nearest_field
 
 _DEEPEST = 20
 """Dots in the path of a field, at most."""
@@ -74,16 +75,38 @@ _REMEDY = "`tekapctl schema` prints what a spec may hold."
 
 
 def _complaints(error: ValidationError, values: Mapping[str, Any]) -> list[str]:
-    complaints = []
-    for entry in error.errors(include_url=False):
-        # The first part says which kind of spec was meant.
-        path = ".".join(str(part) for part in entry["loc"][1:])
-        what = entry["msg"].removeprefix("Value error, ").rstrip(".?")
+    return [_complaint(entry, values) for entry in error.errors(include_url=False)]
+
+
+def _complaint(entry: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """What is wrong with a field."""
+    kind, *place = entry["loc"]  # the first part says which kind of spec was meant
+    path = ".".join(map(str, place))
+    what = entry["msg"].removeprefix("Value error, ").rstrip(".?")
+    if place[:2] == ["data", "augment"] and len(place) > 2:
+        name = augmentation_name(values, place[2])
         if entry["type"] == "extra_forbidden":
-            near = nearest_field(path, TeacherSpec if entry["loc"][0] == "teacher" else StudentSpec, values)
-            what = f"unknown field (did you mean {near}?)" if near else "unknown field"
-        complaints.append(f"`{path}`: {what}" if path else what)
-    return complaints
+            known = [field for field in AUGMENTATIONS[name].model_fields if field != "name"]
+            return f"`data.augment`: {name} has no setting {place[-1]} (it has {', '.join(known) or 'none'})"
+        if len(place) == 3:
+            return f"`data.augment`: {what}"
+        return f"`data.augment`: {name}'s {place[-1]} {_expectation(what, entry)}"
+    if entry["type"] == "extra_forbidden":
+        near = nearest_field(path, TeacherSpec if kind == "teacher" else StudentSpec, values)
+        return f"`{path}`: unknown field (did you mean {near}?)" if near else f"`{path}`: unknown field"
+    if not path or (path in CHOICES and entry["type"] == "value_error"):
+        return what
+    return f"`{path}` {_expectation(what, entry)}" if what.startswith(_SHOULD) else f"`{path}`: {what}"
+
+
+_SHOULD = ("Input should ", "String should ")
+
+
+def _expectation(what: str, entry: Mapping[str, Any]) -> str:
+    """Pydantic's sentence on a value, with the value."""
+    wanted = what.partition(", unable")[0].removeprefix(_SHOULD[0]).removeprefix(_SHOULD[1])
+    given = entry["input"]
+    return f"must {wanted}, not {given!r}" if isinstance(given, str | int | float) else f"must {wanted}"
 
 
 def to_dict(spec: RunSpec) -> dict[str, Any]:

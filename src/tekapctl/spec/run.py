@@ -142,7 +142,7 @@ class RunSpec(Settings):
     @model_validator(mode="after")
     def _check_accumulation(self) -> "RunSpec":
         if self.accumulate > max(1, self.batch_size // 2):
-            raise ValueError(f"accumulate splits batches of {self.batch_size} into parts of less than two images")
+            raise ValueError(f"`accumulate` splits batches of {self.batch_size} into parts of fewer than two images")
         return self
 
     @field_validator("track")

@@ -123,17 +123,17 @@ class StudentSpec(RunSpec):
     @model_validator(mode="after")
     def _check_labels(self) -> "StudentSpec":
         if not self.data.train_fraction and self.gamma:
-            raise ValueError("data.train_fraction is 0, so no image has a label: set gamma to 0")
+            raise ValueError("`data.train_fraction` is 0, so no image has a label: set `gamma` to 0")
         if self.data.unlabelled is not None and self.binary_targets:
-            raise ValueError("binary_targets needs a label for every image; leave out data.unlabelled")
+            raise ValueError("binary_targets needs a label for every image; leave out `data.unlabelled`")
         return self
 
     @model_validator(mode="after")
     def _check_repeats(self) -> "StudentSpec":
         if self.data.repeats > 1 and self.beta and getattr(self.method, "memory", None) == "bank":
             raise ValueError(
-                "data.repeats puts an image into a batch several times, but CRD's banks have one entry for each: set "
-                "method.memory to queue"
+                "`data.repeats` puts an image into a batch several times, but CRD's banks have one entry for each: set "
+                "`method.memory` to queue"
             )
         return self
 

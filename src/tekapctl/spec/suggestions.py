@@ -1,4 +1,4 @@
-"""The field that a user most likely meant by one that does not exist."""
+"""What a user most likely meant by a field that does not exist."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -34,3 +34,12 @@ def _fields(model: type[Settings], values: Mapping[str, Any]) -> Iterator[str]:
                 section = registry[chosen]
         if issubclass(section, Settings):
             yield from (f"{name}.{inner}" for inner in _fields(section, {}))
+
+
+def augmentation_name(values: Mapping[str, Any], place: int) -> str:
+    """The name of one of a spec's augmentations, as it was given; "" where it has none."""
+    data = values.get("data")
+    given = data.get("augment", ()) if isinstance(data, Mapping) else ()
+    one = given[place] if isinstance(given, list | tuple) and place < len(given) else ""
+    name = one.get("name", "") if isinstance(one, Mapping) else one
+    return name if isinstance(name, str) else ""

@@ -18,18 +18,23 @@ from tekapctl.errors import TekapctlError
 from tekapctl.store.locks import can_detect_locks, create_locked, is_locked
 
 
-def atomic_write(path: Path, content: bytes) -> None:
-    """Write a file, and its folder, so that after a crash at any moment it is either the old or the new one.
+def atomic_write(path: Path, content: bytes, *, make_folder: bool = True) -> None:
+    """Write a file so that after a crash at any moment it is either the old or the new one.
+
+    Args:
+        path: The file.
+        content: Its content.
+        make_folder: Whether to create its folder, too.
 
     Raises:
         TekapctlError: The disk is full, or the folder is not writable.
     """
-    with atomic_file(path) as file:
+    with atomic_file(path, make_folder=make_folder) as file:
         file.write(content)
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, make_folder: bool = True) -> Iterator[BinaryIO]:
     """The same for a file that the block writes piece by piece; nothing is left of it if the block raises.
 
     Raises:
@@ -37,7 +42,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             yield file
             file.flush()

@@ -126,7 +126,7 @@ class Run:
         digest = hashlib.sha256(content).hexdigest()
         known[name] = [digest, *(old for old in known.get(name, [])[:1] if old != digest)]
         self.write_text(_CHECKSUMS, json.dumps(known, indent=2, sort_keys=True) + "\n")
-        atomic_write(self.path / name, content)
+        self._write(name, content)
 
     def check_weights(self, path: Path, digest: str | None = None) -> None:
         """Compare a file of weights, or its SHA-256 if that is known, with the checksum that was written with it.
@@ -165,8 +165,15 @@ class Run:
 
     def write_text(self, name: str, text: str) -> None:
         """Write one of the run's files atomically."""
+        self._write(name, text.encode())
+
+    def _write(self, name: str, content: bytes) -> None:
         self.check_there()
-        atomic_write(self.path / name, text.encode())
+        try:
+            atomic_write(self.path / name, content, make_folder=False)
+        except TekapctlError:
+            self.check_there()  # it may have been deleted meanwhile
+            raise
 
     def append_metrics(self, metrics: Mapping[str, float | int]) -> None:
         """Append a line to the run's metrics."""

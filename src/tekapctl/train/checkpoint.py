@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from tekapctl.errors import TekapctlError, lacking_memory
-from tekapctl.store.atomic import atomic_file
+from tekapctl.store.atomic import atomic_file, explain
 
 KEPT = 2
 """Checkpoints that a run keeps: the newest, and one to fall back on."""
@@ -33,7 +33,11 @@ def save(folder: Path, epoch: int, step: int, state: dict[str, Any]) -> Path:
         state: The state.
     """
     path = place(folder, epoch, step)
-    with atomic_file(path) as file:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise explain(error, folder) from error
+    with atomic_file(path, make_folder=False) as file:
         file.write(_MAGIC + bytes(hashlib.sha256().digest_size * 2) + b"\n")
         hashed = _Hashed(file)
         torch.save(state, cast("IO[bytes]", hashed))

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
+from tekapctl.errors import TekapctlError
 from tekapctl.store.run import WEIGHTS, Run
 from tekapctl.store.weights import encode_weights
 from tekapctl.tracking import Trackers
@@ -153,7 +154,11 @@ class RunCheckpointer(AbstractContextManager["RunCheckpointer"]):
     def _save(self, epoch: int, step: int, state: dict[str, Any]) -> None:
         began = time.monotonic()
         self.run.check_there()
-        checkpoint.save(self.run.checkpoints, epoch, step, state)
+        try:
+            checkpoint.save(self.run.checkpoints, epoch, step, state)
+        except TekapctlError:
+            self.run.check_there()  # it may have been deleted meanwhile
+            raise
         self._duration = time.monotonic() - began
 
     def _await_thread(self) -> None:

@@ -1,4 +1,4 @@
-"""Logs what a run trains, and warns of networks that are no better than guessing."""
+"""Logs what a run trains, and warns of networks that are hardly better than guessing."""
 
 import logging
 from math import sqrt
@@ -15,8 +15,10 @@ def log_run(context: RunContext) -> None:
     """Log the data set, networks, method, loss and training settings of a run."""
     spec, train, test = context.spec, context.splits.train, context.splits.test
     channels, height, width = train.image_shape
+    val = context.splits.val
+    validation = "" if val is None else f"{len(val):,} validation and "
     lines = [
-        f"data set: {spec.data.described}, {len(train):,} training and {len(test):,} test images of "
+        f"data set: {spec.data.described}, {len(train):,} training, {validation}{len(test):,} test images of "
         f"{len(train.classes):,} classes, {height}x{width} pixels, {channels} channel{'s' if channels > 1 else ''}; "
         f"{context.splits.split}"
     ]
@@ -27,9 +29,13 @@ def log_run(context: RunContext) -> None:
     lines.append(f"{role}: {spec.network}, {parameters(context.trainer.network):,} parameters")
     if isinstance(spec, StudentSpec):
         lines += [f"method: {_method(spec)}", f"loss: {_loss(spec)}"]
+    if len(train) < spec.batch_size:
+        logger.warning(f"a batch of {spec.batch_size:,} is larger than the training set: an epoch is a single step")
+    if not isinstance(spec, StudentSpec) and spec.optimizer.name == "dot":
+        logger.warning("the optimizer dot is meant for distillation: without a teacher it is SGD with less momentum")
     precision = str(context.trainer.precision).removeprefix("torch.")
     lines.append(
-        f"training: {spec.total_epochs:,} epochs, batch size {spec.batch_size:,}, learning rate "
+        f"training: {counted(spec.total_epochs, 'epoch')}, batch size {spec.batch_size:,}, learning rate "
         f"{spec.optimizer.learning_rate:g}, seed {spec.seed}, {describe(context.trainer.device)}, {precision}"
     )
     for line in lines:
@@ -39,7 +45,7 @@ def log_run(context: RunContext) -> None:
 
 
 def warn_if_chance(who: str, top1: float, context: RunContext) -> None:
-    """Warn if a network is no better than always guessing the most frequent class.
+    """Warn if a network is not clearly better than always guessing the most frequent class.
 
     Args:
         who: `teacher`, `student` or `network`.
@@ -52,9 +58,14 @@ def warn_if_chance(who: str, top1: float, context: RunContext) -> None:
     if top1 > chance + 3 * sqrt(chance * (1 - chance) / len(test)):
         return
     logger.warning(
-        f"the {who}'s top-1 of {100 * top1:.2f} % is no better than guessing "
-        f"({100 * chance:.2f} % by always guessing the most frequent class)"
+        f"the {who} is hardly better than guessing: top-1 {100 * top1:.2f} %, and {100 * chance:.2f} % by always "
+        "guessing the most frequent class"
     )
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, such as `2 epochs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _method(spec: StudentSpec) -> str:

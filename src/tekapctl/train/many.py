@@ -78,7 +78,7 @@ def execute_seeds(spec: RunSpec, count: int, home: Home, callback: Callback) -> 
                 _Trial(run, context, trackers, checkpointer, ProgressFile(run, NullCallback() if number else callback))
             )
         log_run(first)
-        logger.info(f"runs: {', '.join(trial.run.id for trial in trials)}; the lines of epochs are the first one's")
+        logger.info(f"runs: {', '.join(trial.run.id for trial in trials)}; epochs are shown for seed {first.spec.seed}")
         summaries = _fit(trials)
         return [summaries[trial.run.id] for trial in trials]
 
@@ -124,7 +124,7 @@ def _fit(trials: list[_Trial]) -> dict[str, dict[str, Any]]:
     def finish_one(trial: _Trial) -> None:
         summary = summaries[trial.run.id] = finish(trial.run, trial.context)
         warn_if_chance(
-            f"{trial.context.spec.network} of seed {trial.context.spec.seed}", summary["last_top1"], trial.context
+            f"{trial.context.spec.network} with seed {trial.context.spec.seed}", summary["last_top1"], trial.context
         )
         trial.trackers.finish(summaries[trial.run.id])
 

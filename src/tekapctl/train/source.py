@@ -98,7 +98,7 @@ def open_teacher(spec: StudentSpec, teacher: Trained, train: Batches, cache: Pat
         logger.info(f"{spec.uncached}; this is not cached: the teacher stays live")
         return TeacherSource(teacher, live, perturbation)
     cached = CachedTeacher(live, train, cache, teacher, spec.data.name, spec.total_epochs)
-    logger.info(f"cached knowledge: {cached.store.described}")
+    logger.info(f"teacher cache: {cached.store.described}")
     if (table := table_of(cached)) is not None:
         logger.info("the cache is complete: it is kept in the memory of the device")
         return TeacherSource(teacher, table, perturbation)

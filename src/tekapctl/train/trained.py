@@ -128,7 +128,10 @@ def find(
     run = runs.latest(kind) if run_name == "latest" else runs.find(run_name)
     if not run.weights.is_file():
         raise UsageError(
-            f"The run {run.id} has no weights yet: it is {run.status}.", f"See it with `tekapctl runs show {run.id}`."
+            f"The run {run.id} has no weights yet: it is {run.status}.",
+            f"Finish it with `tekapctl resume {run.id}`."
+            if run.status in ("interrupted", "failed")
+            else f"See it with `tekapctl runs show {run.id}`.",
         )
     reference = Reference(run.id, run.weights, f"run {run.id}", run)
     return weights_of(reference, which) if which else reference

@@ -235,7 +235,7 @@ class Trainer:
             "learning_rate": self._stages.learning_rate(self.progress.epoch),
             "train_loss": sum(means.values()),
             **{f"train_{name}": value for name, value in means.items()},
-            "train_top1": correct,
+            **({"train_top1": correct} if self.train_batches.has_labels else {}),
             "train_seconds": seconds,
             "images_per_second": self._sums.all_samples / seconds,
         }

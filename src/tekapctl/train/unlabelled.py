@@ -68,7 +68,9 @@ def with_unlabelled(
             "Use a teacher with the classes of the data, or a method that reads features alone, such as embed.",
         )
     train = joined(splits.train, added) if spec.data.train_fraction else _without_labels(added)
-    logger.info(f"unlabelled images: {len(images):,} of {spec.data.unlabelled}, beside {len(train) - len(images):,}")
+    logger.info(
+        f"unlabelled images: {len(images):,} from {spec.data.unlabelled}; labelled: {len(train) - len(images):,}"
+    )
     return replace(splits, train=train)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from tekapctl.errors import UsageError
 from tekapctl.experiments.identity import flat_items, identifying, in_words
 from tekapctl.spec import StudentSpec, TeacherSpec, load_of_run, read_file
+from tekapctl.spec.run import CHOICES
 from tekapctl.store.home import Home
 from tekapctl.store.run import Run
 from tekapctl.store.runs import Runs
@@ -178,12 +179,21 @@ def _datasets(firsts: dict[str, Finished]) -> dict[str, str]:
     return names
 
 
+def _follows_from_a_name(field: str, tables: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all tables with the same optimizer, or the same schedule, have the same value of one of its fields."""
+    section = field.rpartition(".")[0]
+    if section not in CHOICES or field == f"{section}.name":
+        return False
+    pairs = {(table.get(f"{section}.name"), repr(table.get(field))) for table in tables}
+    return len(pairs) == len({name for name, _ in pairs})
+
+
 def _field_in_words(field: str, value: object) -> str:
     if field == "data.unlabelled_fingerprint":
         return "no unlabelled images" if value is None else f"unlabelled images {str(value)[:8]}"
     if isinstance(value, str) and (run := _RUN_ID.fullmatch(value)):
         return f"{field} {run[1]}"  # which all commands accept, too
-    return f"{field} {'unset' if value is None else value}"
+    return f"{field.removesuffix('.name')} {'unset' if value is None else value}"
 
 
 def _distinct(words: dict[str, str], tables: dict[str, dict[str, Any]]) -> dict[str, str]:
@@ -196,6 +206,7 @@ def _distinct(words: dict[str, str], tables: dict[str, dict[str, Any]]) -> dict[
             for field in sorted({field for table in alike for field in table})
             if field not in ("data.fingerprint", "teacher_digest")
             and len({repr(table.get(field)) for table in alike}) > 1
+            and not _follows_from_a_name(field, alike)
         ]
         labels[key] = ", ".join([word, *more])
     named = list(labels.values())

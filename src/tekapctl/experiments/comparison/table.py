@@ -41,6 +41,11 @@ class Row:
         """Whether the difference is significant after the correction."""
         return self.p_holm is not None and self.p_holm < ALPHA
 
+    @property
+    def has_fewer_pairs(self) -> bool:
+        """Whether the difference is over fewer seeds than the group has."""
+        return self.difference is not None and self.difference.pairs < self.top1.seeds
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {**asdict(self), "significant": self.significant}
