@@ -2,7 +2,7 @@
 
 import json
 
-from commands.test_report import parsed
+from report.test_report import parsed
 
 DATA = ["--dataset", "digits", "--train-fraction", "0.2", "--student", "resnet8", "--epochs", "2"]
 BOTH = ["--method", "crd", "--alpha", "1", "--beta", "0.8", "--set", "method.negatives=64"]

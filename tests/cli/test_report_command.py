@@ -2,7 +2,7 @@
 
 import shutil
 
-from commands.test_report import parsed
+from report.test_report import parsed
 from tekapctl.cli import report
 from tekapctl.experiments.comparison import groups
 from tekapctl.store.home import Home

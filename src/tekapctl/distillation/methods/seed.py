@@ -18,6 +18,7 @@ from tekapctl.settings import Temperature
 
 Unit = Float[Tensor, "batch width"]
 Similarities = Float[Tensor, "batch queue"]
+Queue = Float[Tensor, "entries width"]
 
 
 @METHODS.register("seed")
@@ -65,18 +66,19 @@ class SEED(TwoSidedMethod):
         self.register_buffer("queue", F.normalize(torch.randn(spec.queue, teacher), dim=1))
         self.register_buffer("next_row", torch.zeros((), dtype=torch.int64))
 
-    def student_side(self, student: Knowledge, teacher: Knowledge) -> tuple[Unit, Similarities]:
-        """The student's projected unit embedding, and its similarities to the queue."""
+    def student_side(self, student: Knowledge, teacher: Knowledge) -> tuple[Unit, Similarities, Queue]:
+        """The student's projected unit embedding, its similarities to the queue, and the queue."""
         ours = F.normalize(self.projector(student.embedding), dim=1)
-        # The backward pass needs the queue as it is before this batch.
-        return ours, ours @ self.queue.clone().T
+        queue = self.queue.clone()  # backward passes, those of learned views too, need it as it is before this batch
+        return ours, ours @ queue.T, queue
 
-    def compare(self, ours: tuple[Unit, Similarities], teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
+    def compare(self, ours: tuple[Unit, Similarities, Queue], teacher: Knowledge, batch: Batch) -> Float[Tensor, ""]:
         """The mean over samples."""
+        unit, similarities, queue = ours
         theirs = F.normalize(teacher.embedding, dim=1)
         found, wanted = (
-            torch.cat([queued, (unit * theirs).sum(1, keepdim=True)], 1)
-            for unit, queued in (ours, (theirs, theirs @ self.queue.T))
+            torch.cat([queued, (one * theirs).sum(1, keepdim=True)], 1)
+            for one, queued in ((unit, similarities), (theirs, theirs @ queue.T))
         )
         wanted = (wanted / self.spec.teacher_temperature).softmax(1)
         return F.cross_entropy(found / self.spec.student_temperature, wanted)
