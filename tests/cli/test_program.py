@@ -74,7 +74,7 @@ def test_knowledge_is_warmed_once_and_serves_later_runs(tekapctl, teacher):
     assert made["computed"] == made["views"]
     assert tekapctl("cache", "warm", *shared, "--json").json["computed"] == 0
     run = tekapctl("distill", *shared, "--epochs", "1", "--cache-teacher", "--json")
-    assert "cached knowledge" in run.err
+    assert "teacher cache" in run.err
     assert tekapctl("cache", "warm", *shared, "--json").json["computed"] == 0
     assert "resnet14-digits" in tekapctl("cache", "list").out
     assert tekapctl("cache", "verify").out.count(": ok") == 1

@@ -80,7 +80,8 @@ def _complaints(error: ValidationError, values: Mapping[str, Any]) -> list[str]:
 
 def _complaint(entry: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     """What is wrong with a field."""
-    kind, *place = entry["loc"]  # the first part says which kind of spec was meant
+    # The first part says which kind of spec was meant, if any.
+    kind, place = next(iter(entry["loc"]), None), list(entry["loc"][1:])
     path = ".".join(map(str, place))
     what = entry["msg"].removeprefix("Value error, ").rstrip(".?")
     if place[:2] == ["data", "augment"] and len(place) > 2:
