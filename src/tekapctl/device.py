@@ -214,7 +214,9 @@ def describe(device: torch.device) -> str:
     """Describe the device, for a run's environment."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    count = torch.get_num_threads()
+    threads = f"{count} thread{'' if count == 1 else 's'}"
+    return f"{device.type}, {threads}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def find_compiler(kind: str) -> str | None:

@@ -87,7 +87,7 @@ def test_a_run_begins_by_saying_what_it_trains(home, place, teachers):
         "student: resnet8, ",
         "method: kd, 3 augmented teachers at the logit level",
         "loss: 1 cross-entropy + 2 KD (temperature 4)",
-        "training: 1 epochs, batch size 16, learning rate 0.05, seed 0, cpu",
+        "training: 1 epoch, batch size 16, learning rate 0.05, seed 0, cpu",
         "float32",
     ):
         assert words in told, told

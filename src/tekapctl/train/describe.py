@@ -16,9 +16,9 @@ def log_run(context: RunContext) -> None:
     spec, train, test = context.spec, context.splits.train, context.splits.test
     channels, height, width = train.image_shape
     val = context.splits.val
-    validation = "" if val is None else f"{len(val):,} validation and "
+    validation = "" if val is None else f", {len(val):,} validation"
     lines = [
-        f"data set: {spec.data.described}, {len(train):,} training, {validation}{len(test):,} test images of "
+        f"data set: {spec.data.described}, {len(train):,} training{validation} and {len(test):,} test images of "
         f"{len(train.classes):,} classes, {height}x{width} pixels, {channels} channel{'s' if channels > 1 else ''}; "
         f"{context.splits.split}"
     ]
