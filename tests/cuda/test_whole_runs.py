@@ -24,9 +24,9 @@ from tekapctl.train.run import execute, resume
 BOTH = {"method": {"name": "crd", "negatives": 8}, "alpha": 1.0, "beta": 0.8}
 ONE_VIEW = {**DATA, "padding": 0, "flip": False}
 
-LOGIT_LEVEL = 222
+LOGIT_LEVEL = 214
 """A step of resnet32x4 > resnet8x4 with TeKAP at the logit level, bfloat16."""
-BOTH_LEVELS = 356
+BOTH_LEVELS = 349
 """The same with TeKAP at both levels."""
 
 
