@@ -1,5 +1,6 @@
 """Images without labels, whose classes the teacher names."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from helpers.logs import recorded
 from helpers.program import run
 from helpers.silent import Silent
+from tekapctl.commands.evaluate import evaluate
 from tekapctl.data import load
 from tekapctl.data.batch import Batch
 from tekapctl.data.batches import Batches
@@ -45,6 +47,14 @@ def home(tmp_path_factory) -> Home:
     home = Home(tmp_path_factory.mktemp("home"))
     execute(parse({"kind": "teacher", "model": "resnet8", "data": DIGITS, "epochs": 2}), home, Silent())
     return home
+
+
+def pictures(folder: Path) -> None:
+    """Two classes of twelve images."""
+    for number in range(24):
+        path = folder / f"class{number % 2}" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        Image.fromarray(np.full((20, 20, 3), 10 * number, np.uint8)).save(path)
 
 
 def spec(folder: Path, *, train_fraction: float = 0.05, **values):
@@ -110,10 +120,7 @@ def test_a_run_without_any_label_is_equal_live_and_cached(home, folder, method):
 
 def test_large_sets_are_streamed_with_them(folder, tmp_path):
     home = Home(tmp_path / "home")
-    for number in range(24):
-        path = tmp_path / "images" / f"class{number % 2}" / f"{number}.png"
-        path.parent.mkdir(exist_ok=True, parents=True)
-        Image.fromarray(np.full((20, 20, 3), 10 * number, np.uint8)).save(path)
+    pictures(tmp_path / "images")
     data = {"name": "folder", "folder": str(tmp_path / "images"), "size": 16, "stream": True}
     execute(parse({"kind": "teacher", "model": "resnet8", "data": data, "epochs": 1, "name": "big"}), home, Silent())
     taught = parse({**QUICK, "method": "kd", "data": {**data, "unlabelled": str(folder)}})
@@ -121,6 +128,24 @@ def test_large_sets_are_streamed_with_them(folder, tmp_path):
     assert len(context.splits.train.images.paths) == len(context.splits.train)
     epoch = next(iter(Batches(context.splits.train, 8, device=CPU, padding=0, flip=False, seed=0).epoch(0)))
     assert epoch.images.shape[1:] == (3, 16, 16)
+
+
+def test_images_of_the_data_set_itself_are_refused(tmp_path):
+    pictures(tmp_path)
+    data = parse({"data": {"name": "folder", "folder": str(tmp_path), "unlabelled": str(tmp_path / "class0")}}).data
+    with pytest.raises(UsageError, match=r"12 unlabelled images .* are in the data set too"):
+        data.load(tmp_path / "downloads")
+
+
+def test_a_run_is_evaluated_without_the_folder(folder, tmp_path):
+    home, place = Home(tmp_path / "home"), tmp_path / "unlabelled"
+    pictures(tmp_path / "images")
+    shutil.copytree(folder, place)
+    data = {"name": "folder", "folder": str(tmp_path / "images"), "size": 16}
+    execute(parse({"kind": "teacher", "model": "resnet8", "data": data, "epochs": 1}), home, Silent())
+    summary = execute(parse({**QUICK, "data": {**data, "unlabelled": str(place)}}), home, Silent())
+    shutil.rmtree(place)
+    assert evaluate(home, summary["run"], device="cpu")["model"] == "resnet8"
 
 
 @pytest.mark.parametrize(

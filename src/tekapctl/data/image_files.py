@@ -174,6 +174,12 @@ class ImageFilesSpec(DataSpec):
         if self.stream is False and self.random_resized_crop:
             raise UsageError("resized-crop reads images from their files.", "Leave out `data.stream=false`.")
         parts = (found.train, found.test)
+        own = {path for part in parts for path, _ in part}
+        if twice := [path for path in unlabelled_files(self.unlabelled) if path.resolve() in own]:
+            raise UsageError(
+                f"{count(twice, 'unlabelled image')} of {self.unlabelled} are in the data set too: {few(twice)}.",
+                "Name a folder of other images with `data.unlabelled`.",
+            )
         files = [self._files(part) for part in parts]
         images: list[Tensor | ImageFiles] = [*files]
         damaged: Collection[str] = ()
@@ -209,7 +215,7 @@ class ImageFilesSpec(DataSpec):
         if not self.skip_damaged:
             raise UsageError(
                 f"{count(damaged, 'image')} of {self.described} cannot be read: {few(damaged)}.",
-                "Replace or remove the damaged files, or `data.skip_damaged=true` to leave them out.",
+                "Replace or remove the damaged files, or use `data.skip_damaged=true` to leave them out.",
             )
         if not all(len(labels) for _, labels in sets):
             raise UsageError(f"No image of {self.described} can be read.", "Check the files.")

@@ -126,6 +126,12 @@ class DataSpec(Settings, ABC):
         return False
 
     @property
+    def labelled(self) -> "DataSpec":
+        """The same settings without unlabelled images, which only the run itself needs."""
+        update = {"unlabelled": None, "unlabelled_fingerprint": None, "train_fraction": self.train_fraction or 1.0}
+        return self.model_copy(update=update)
+
+    @property
     def repeats_views(self) -> bool:
         """Whether training shows the same few views of an image again and again: crops by padding, and flips."""
         return not (self.augment or self.random_resized_crop)

@@ -87,7 +87,7 @@ class Predictor:
     def _predict(
         self, group: Group, name: str, *, model: str | None, arguments: Arguments | None, digest: str | None = None
     ) -> Predictions:
-        section = group.first.spec.data
+        section = group.first.spec.data.labelled
         key = (name, repr(section), model, repr(arguments))
         if key not in self._known:
             network = trained.load(

@@ -200,12 +200,12 @@ def weights_of(reference: Reference, which: str) -> Reference:
 
 
 def data_of_run(run: Run) -> DataSpec:
-    """The data set that a run was trained on, with its settings.
+    """The data set that a run was trained on, with its settings, for its teachers and its evaluation.
 
     Raises:
         UsageError: Its spec is damaged, or names code that is not trusted.
     """
-    return load_of_run(run.path).data
+    return load_of_run(run.path).data.labelled
 
 
 def data_of(trained: Trained, dataset: str | None, folder: str | None) -> DataSpec:
@@ -243,7 +243,7 @@ def _is_on(run: Run, data: DataSpec, home: Home) -> bool:
     """Whether a run was trained on the images that the data set's settings select now."""
     try:
         theirs = data_of_run(run)
-        ours = data.like(theirs).pinned(home.datasets)
+        ours = data.labelled.like(theirs).pinned(home.datasets)
     except UsageError:
         return False
     return ours.is_same_as(theirs)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from tekapctl.commands.robustness import Request
-from tekapctl.data import DataSpec
 from tekapctl.distillation.tekap import LEVELS
 from tekapctl.errors import UsageError
 from tekapctl.experiments.comparison.groups import NO_DISTILLATION
@@ -113,7 +112,7 @@ def teacher_of(spec: StudentSpec, network: str, epochs: int) -> TeacherSpec:
         UsageError: There is no such network.
     """
     kept = ("batch_size", "device", "precision", "compile", "graph", "checkpoint_minutes", "name")
-    data = _labelled(spec.data).model_copy(update={"train_fraction": 1.0, "imbalance": 1.0})
+    data = spec.data.labelled.model_copy(update={"train_fraction": 1.0, "imbalance": 1.0})
     table = {field: value for field, value in to_dict(spec).items() if field in kept}
     found = parse({**table, "kind": "teacher", "model": network, "data": data, "epochs": epochs, "seed": 0})
     assert isinstance(found, TeacherSpec)
@@ -151,15 +150,9 @@ def noiseless(spec: StudentSpec) -> StudentSpec:
 def undistilled(spec: StudentSpec) -> TeacherSpec:
     """The student's network trained without a teacher."""
     shared = {field: value for field, value in to_dict(spec).items() if field in TeacherSpec.model_fields}
-    found = parse({**shared, "kind": "teacher", "model": spec.student, "data": _labelled(spec.data)})
+    found = parse({**shared, "kind": "teacher", "model": spec.student, "data": spec.data.labelled})
     assert isinstance(found, TeacherSpec)
     return found
-
-
-def _labelled(data: DataSpec) -> DataSpec:
-    """The data set without unlabelled images."""
-    update = {"unlabelled": None, "unlabelled_fingerprint": None, "train_fraction": data.train_fraction or 1.0}
-    return data.model_copy(update=update)
 
 
 def changed(spec: StudentSpec, **fields: Any) -> StudentSpec:
