@@ -326,6 +326,7 @@ def test_what_a_killed_fetch_left_is_swept_away_by_the_next_one(home, published)
     left = [home.teachers / f".{name}.0123abcd.part" for name in ("sha256.json", "resnet56.safetensors")]
     left += [home.downloads / f".resnet56.{name}.{64 * '0'}.part" for name in ("published", "tar")]
     left.append(left[-1].with_suffix(".json"))
+    left.append(home.downloads / f".{left[-1].name}.0123abcd.part")
     for path in left:
         path.write_bytes(b"half")
     pretrained.fetch(home, "resnet56", offline=True)

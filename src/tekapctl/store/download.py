@@ -209,7 +209,9 @@ def remove_stale_parts(folder: Path, name: str, sources: Sequence[str] = ()) -> 
     parts = [_part(folder, name, source) for source in sources]
     kept = {path for part in parts for path in (part.path, part.note)}
     local = [path for path in map(local_path, sources) if path is not None and path.exists()]
-    for path in folder.glob(f".{glob.escape(name)}.{'[0-9a-f]' * 64}.*"):
+    part_of = f".{glob.escape(name)}.{'[0-9a-f]' * 64}"
+    # The second pattern is that of a note whose writer was killed (`atomic_write`).
+    for path in (*folder.glob(f"{part_of}.*"), *folder.glob(f".{part_of}.json.*.part")):
         if path not in kept and not any(path.samefile(source) for source in local):
             path.unlink(missing_ok=True)
 
