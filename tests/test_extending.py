@@ -43,7 +43,7 @@ student = distill(
 )
 lion = train_teacher(model="tiny", data="stripes", optimizer={"name": "lion", "learning_rate": 0.01}, **TRAINING)
 metrics = [json.loads(line) for line in Path("home/runs", student["run"], "metrics.jsonl").read_text().splitlines()]
-base = ("--teacher", "tiny", "--student", "tiny", "--dataset", "stripes", "--method", "kd", "--dry-run")
+base = ("--teacher", "tiny", "--student", "tiny", "--dataset", "stripes", "--method", "kd", "--dry-run", "--no-measure")
 print(json.dumps({
     "teacher": teacher["last_top1"],
     "student": student["last_top1"],

@@ -63,7 +63,7 @@ def shortened(words: list[str]) -> list[str]:
     """A command with what makes it short."""
     match words:
         case ["train-teacher" | "distill", *_] if "imagenet:imagenet" in words:
-            return [*words, "--dry-run"]
+            return [*words, *PLAN]
         case ["train-teacher" | "distill", *_]:
             return [*words, *SHORT, *(["--seeds", "2"] if "--seeds" in words else [])]
         case ["cache", "warm", *_]:
@@ -199,7 +199,7 @@ def prepared(served, tmp_path_factory) -> Iterator[Reader]:
         student = ["--teacher", "resnet20", "--student", "resnet8", "--dataset", "digits", "--name", "mine", *SHORT]
         reader("distill", "--method", "kd", "--no-tekap", *student)
         reader("distill", "--method", "crd", *student)
-        (place / "desk" / "run.toml").write_text(reader("distill", "--method", "kd", "--dry-run"))
+        (place / "desk" / "run.toml").write_text(reader("distill", "--method", "kd", *PLAN))
         yield reader
 
 
@@ -271,5 +271,5 @@ def test_every_command_works(documented, prepared, tmp_path):
         if words[:2] == ["sweep", "report"]:
             reader("sweep", words[2])
         if words[0] in ("train-teacher", "distill") and not trains and "--dry-run" not in words:
-            words.append("--dry-run")
+            words += PLAN
         reader(*shortened(words))

@@ -50,10 +50,13 @@ def test_from_a_folder_to_an_evaluated_student(tekapctl, photographs, monkeypatc
     planned = tekapctl("train-teacher", "--model", "resnet8", *data, "--dry-run", "--json").json
     listing = list_images(photographs.resolve(), 0.2, 0)
     assert planned["cost"]["train_images"] == len(listing.train)
+    assert planned["measured"]["seconds"] > 0
+    assert planned["measured"]["memory_bytes"] > 2**20
     teacher = tekapctl("train-teacher", "--model", "resnet8", *data, "--json").json
     monkeypatch.chdir("/")
     again = ["--dataset", f"folder:{photographs}", *data[2:]]
-    student = ["--student", "torchvision:mobilenet_v3_small", "--teacher", teacher["run"], "--method", "sp"]
+    student = ["--student", "torchvision:mobilenet_v3_small", "--model-arg", "pretrained=false", "--method", "sp"]
+    student += ["--teacher", teacher["run"]]
     taught = tekapctl("distill", *student, *again, "--json").json
     found = tekapctl("evaluate", taught["run"], "--json").json["evaluation"]
     assert found["images"] == len(listing.test)

@@ -110,16 +110,31 @@ def test_presets_are_the_published_experiments(tekapctl):
     assert listed["crd/resnet32x4-resnet8x4"]["published_top1"] == 0.7551
     name = "tekap-fl/resnet32x4-resnet8x4"
     options = ["--method", "crd", "--gamma", "1", "--alpha", "1", "--beta", "0.8"]
-    asked, plain = (tekapctl("distill", *o, "--dry-run", "--json").json for o in (["--preset", name], options))
+    asked, plain = (
+        tekapctl("distill", *o, "--dry-run", "--no-measure", "--json").json for o in (["--preset", name], options)
+    )
     assert asked["spec"] == plain["spec"]
-    mobile = tekapctl("distill", "--preset", "at/vgg13-MobileNetV2", "--seed", "3", "--dry-run", "--json").json["spec"]
+    mobile = tekapctl(
+        "distill", "--preset", "at/vgg13-MobileNetV2", "--seed", "3", "--dry-run", "--no-measure", "--json"
+    ).json["spec"]
     assert (mobile["optimizer"]["learning_rate"], mobile["beta"], mobile["seed"]) == (0.01, 1000, 3)
     assert mobile["tekap"]["feature"]["teachers"] == 0
     assert name in tekapctl.refuses("distill", "--preset", "tekap-fl/resnet32x4-resnet8x5")
 
 
 def test_a_method_takes_the_settings_that_were_published_for_its_pair_and_says_so(tekapctl):
-    pair = ["distill", "--teacher", "resnet56", "--student", "resnet20", "--method", "dkd", "--dry-run", "--json"]
+    pair = [
+        "distill",
+        "--teacher",
+        "resnet56",
+        "--student",
+        "resnet20",
+        "--method",
+        "dkd",
+        "--dry-run",
+        "--no-measure",
+        "--json",
+    ]
     told = tekapctl(*pair)
     assert told.json["spec"]["method"]["non_target_weight"] == 2
     assert "settings of dkd/resnet56-resnet20 as published in megvii-research/mdistiller" in told.err
@@ -136,17 +151,19 @@ def test_a_method_takes_the_settings_that_were_published_for_its_pair_and_says_s
 
 def test_runs_say_how_they_differ_from_the_published_experiment(tekapctl):
     imagenet = ["--teacher", "torchvision:resnet34", "--student", "torchvision:resnet18", "--dataset", "imagenet"]
-    told = tekapctl("distill", *imagenet, "--method", "kd", "--no-tekap", "--lr", "0.4", "--dry-run", "--json")
+    told = tekapctl(
+        "distill", *imagenet, "--method", "kd", "--no-tekap", "--lr", "0.4", "--dry-run", "--no-measure", "--json"
+    )
     spec = told.json["spec"]
     assert (spec["epochs"], spec["batch_size"], spec["gamma"], spec["temperature"]) == (100, 512, 0.5, 1.0)
     assert told.err.count("as published in") == 1
     taken, _, changed = told.err.partition("changed by you: ")
     assert "learning_rate" not in taken
     assert changed.startswith("optimizer.learning_rate=0.4")
-    short = tekapctl("distill", "--preset", "dkd/vgg13-vgg8", "--epochs", "10", "--dry-run", "--json")
+    short = tekapctl("distill", "--preset", "dkd/vgg13-vgg8", "--epochs", "10", "--dry-run", "--no-measure", "--json")
     assert "no longer the published experiment dkd/vgg13-vgg8: epochs=10" in short.err
     assert "warm-up lasts the whole run" in short.err
-    same = tekapctl("distill", "--preset", "dkd/vgg13-vgg8", "--seed", "3", "--dry-run", "--json")
+    same = tekapctl("distill", "--preset", "dkd/vgg13-vgg8", "--seed", "3", "--dry-run", "--no-measure", "--json")
     assert "published" not in same.err
     assert "tekapctl methods" in tekapctl.refuses("distill", "--method", "nosuch")
 
@@ -166,11 +183,11 @@ def test_presets_of_a_prefix_are_listed_in_a_table_for_each_kind_of_number(tekap
 
 def test_the_plan_counts_what_a_perturbation_asks_of_the_teacher(tekapctl, teacher):
     options = ["distill", "--teacher", teacher, "--student", "resnet8", "--dataset", "digits", "--method", "kd"]
-    plain = tekapctl(*options, "--dry-run", "--json").json["cost"]
+    plain = tekapctl(*options, "--dry-run", "--no-measure", "--json").json["cost"]
     asks = ["--set", "tekap.logit.perturbation=mixing"]
-    asking = tekapctl(*options, *asks, "--dry-run", "--json").json["cost"]
+    asking = tekapctl(*options, *asks, "--dry-run", "--no-measure", "--json").json["cost"]
     assert asking["total_macs"] - plain["total_macs"] == 1297 * plain["teacher_macs"]
-    unread = ["--method", "crd", "--alpha", "0", "--beta", "0.8", "--dry-run", "--json"]
+    unread = ["--method", "crd", "--alpha", "0", "--beta", "0.8", "--dry-run", "--no-measure", "--json"]
     crd = [tekapctl(*options, *more, *unread).json["cost"]["total_macs"] for more in ([], asks)]
     assert crd[0] == crd[1]
 
@@ -178,19 +195,23 @@ def test_the_plan_counts_what_a_perturbation_asks_of_the_teacher(tekapctl, teach
 def test_learned_views_take_the_place_of_noise(tekapctl, teacher):
     options = ["--teacher", teacher, "--student", "resnet8", "--dataset", "digits", "--train-fraction", "0.1"]
     options += ["--method", "mlkd", "--angular", "--epochs", "2"]
-    planned = tekapctl("distill", *options, "--dry-run", "--json").json
+    planned = tekapctl("distill", *options, "--dry-run", "--no-measure", "--json").json
     assert planned["spec"]["angular"]["views"] == 5
     assert planned["spec"]["tekap"]["logit"]["teachers"] == 0
-    one_view = tekapctl("distill", *options, "--method", "kd", "--dry-run", "--json").json["cost"]["total_macs"]
+    one_view = tekapctl("distill", *options, "--method", "kd", "--dry-run", "--no-measure", "--json").json["cost"][
+        "total_macs"
+    ]
     assert planned["cost"]["total_macs"] > 1.5 * one_view, "the test images are seen once"
     done = tekapctl("distill", *options, "--cache-teacher", "--json")
     assert "strongly augmented images, of which no two are alike; this is not cached" in done.err
     assert "-angular-mlkd-" in done.json["run"]
     shown = tekapctl("bench", *options, "--steps", "3").out
     assert "views" in shown
-    with_noise = tekapctl("distill", "--preset", "kd/vgg13-vgg8", "--tekap", "--dry-run", "--json").json["spec"]
+    with_noise = tekapctl(
+        "distill", "--preset", "kd/vgg13-vgg8", "--tekap", "--dry-run", "--no-measure", "--json"
+    ).json["spec"]
     assert with_noise["tekap"]["logit"]["teachers"] == 3
-    named = tekapctl("distill", "--preset", "mlkd/vgg13-vgg8", "--dry-run", "--json").json["spec"]
+    named = tekapctl("distill", "--preset", "mlkd/vgg13-vgg8", "--dry-run", "--no-measure", "--json").json["spec"]
     assert named["optimizer"]["learning_rate"] == 0.025
 
 
@@ -326,20 +347,24 @@ def test_options_override_the_file_and_set_overrides_both(tekapctl, tmp_path):
         'epochs = 9\nseed = 4\n[method]\nname = "crd"\nnegatives = 99\n[data]\nname = "digits"\npadding = 2\n'
     )
     options = ["--epochs", "7", "--set", "seed=8", "--set", "tekap.feature.teachers=5", "--set", "method.mode=relax"]
-    spec = tekapctl("distill", "--spec", str(file), *options, "--dry-run", "--json").json["spec"]
+    spec = tekapctl("distill", "--spec", str(file), *options, "--dry-run", "--no-measure", "--json").json["spec"]
     assert (spec["epochs"], spec["seed"], spec["tekap"]["feature"]["teachers"]) == (7, 8, 5)
     assert (spec["method"]["negatives"], spec["method"]["mode"], spec["data"]["padding"]) == (99, "relax", 2)
-    other = tekapctl("distill", "--spec", str(file), "--dataset", "cifar10", "--dry-run", "--json").json["spec"]
+    other = tekapctl(
+        "distill", "--spec", str(file), "--dataset", "cifar10", "--dry-run", "--no-measure", "--json"
+    ).json["spec"]
     assert (other["data"]["name"], other["data"]["padding"]) == ("cifar10", 4)
 
 
 def test_the_published_commands_mean_the_published_settings(tekapctl):
-    result = tekapctl("distill", "--method", "kd", "-r", "0.1", "-a", "0.9", "-b", "0", "--dry-run")
+    result = tekapctl("distill", "--method", "kd", "-r", "0.1", "-a", "0.9", "-b", "0", "--dry-run", "--no-measure")
     spec = loads(result.out.split("# parameters")[0])
     assert (spec.teacher, spec.student, spec.data.name) == ("resnet32x4", "resnet8x4", "cifar100")
     assert (spec.gamma, spec.alpha, spec.beta, spec.tekap.logit.teachers) == (0.1, 0.9, 0.0, 3)
     assert "1,233,540" in result.out
-    plain = tekapctl("distill", "--method", "crd", "--no-tekap", "--alpha", "0", "--dry-run", "--json").json
+    plain = tekapctl(
+        "distill", "--method", "crd", "--no-tekap", "--alpha", "0", "--dry-run", "--no-measure", "--json"
+    ).json
     assert plain["spec"]["tekap"]["feature"]["teachers"] == plain["spec"]["tekap"]["logit"]["teachers"] == 0
     assert plain["cost"]["steps"] == 240 * 782
 
@@ -413,7 +438,7 @@ def test_the_demo_compares_and_says_what_the_differences_mean(tekapctl):
 
 
 def test_a_control_keeps_what_it_names_in_the_spec(tekapctl):
-    options = ["distill", "--method", "crd", "--alpha", "1", "--dry-run", "--json"]
+    options = ["distill", "--method", "crd", "--alpha", "1", "--dry-run", "--no-measure", "--json"]
     settings = tekapctl(*options, "--keep-effect", "noise", "--keep-effect", "weight").json["spec"]["tekap"]
     assert (settings["logit"]["teacher_scale"], settings["logit"]["noise_weight"]) == (1.0, 0.1)
     assert (settings["logit"]["teacher_loss_weight"], settings["logit"]["loss_weight"]) == (1.0, 0.8)

@@ -50,7 +50,16 @@ def test_all_options_reach_the_spec_of_both_commands(tmp_path):
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_a_recipe_is_one_word_under_the_options(name, tmp_path):
     shown = run(
-        tmp_path / "home", "train-teacher", "--recipe", name, "--dataset", "digits", "--epochs", "3", "--dry-run"
+        tmp_path / "home",
+        "train-teacher",
+        "--recipe",
+        name,
+        "--dataset",
+        "digits",
+        "--epochs",
+        "3",
+        "--dry-run",
+        "--no-measure",
     )
     assert shown.code == 0, shown.err
     spec = tomllib.loads(shown.out)
@@ -65,7 +74,17 @@ def test_a_recipe_is_one_word_under_the_options(name, tmp_path):
 
 def test_options_change_a_part_of_a_recipe(tmp_path):
     def spec(*options: str) -> dict:
-        shown = run(tmp_path / "home", "train-teacher", "--recipe", "deit", *options, "--epochs", "3", "--dry-run")
+        shown = run(
+            tmp_path / "home",
+            "train-teacher",
+            "--recipe",
+            "deit",
+            *options,
+            "--epochs",
+            "3",
+            "--dry-run",
+            "--no-measure",
+        )
         assert shown.code == 0, shown.err
         return tomllib.loads(shown.out)
 
@@ -85,7 +104,10 @@ def test_pretrained_networks_are_fine_tuned_on_ones_own_images():
         return build_spec("teacher", given("teacher", **values))
 
     pretrained = {"model_arg": ["pretrained=true"]}
-    assert spec().optimizer.name == "sgd"
+    assert spec().model_args == {"pretrained": True}
+    assert spec().data.size == 160
+    assert spec(model_arg=["pretrained=false"]).optimizer.name == "sgd"
+    assert spec(model="resnet20").optimizer.name == "sgd"
     assert spec(**pretrained).optimizer.layer_decay == 0.75
     assert spec(**pretrained, lr=0.1).optimizer.name == "sgd"
     assert spec(**pretrained, recipe="cifar").optimizer.name == "sgd"

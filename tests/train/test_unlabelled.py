@@ -181,7 +181,7 @@ def test_the_option_of_the_program(home, folder):
     options = ("--student", "resnet8", "--dataset", "digits", "--epochs", "1", "--device", "cpu")
     shown = run(
         home.root, "distill", "--teacher", "latest", *options, *("--gamma", "0", "--train-fraction", "0"),
-        "--unlabelled", str(folder), "--dry-run",
+        "--unlabelled", str(folder), "--dry-run", "--no-measure",
     )  # fmt: skip
     assert shown.code == 0, shown.err
     assert f'unlabelled = "{folder}"' in shown.out

@@ -10,6 +10,7 @@ import typer
 from tekapctl import __version__, registry
 from tekapctl.cli import (
     cache,
+    check,
     compare,
     console,
     demo,
@@ -158,5 +159,5 @@ _add(
     schema=information.schema,
     doctor=information.doctor,
 )
-_add("Files", runs=runs.app, fetch=fetch.fetch, cache=cache.app)
+_add("Files", check=check.check, runs=runs.app, fetch=fetch.fetch, cache=cache.app)
 use_own_help(app)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tekapctl.cli import console, options
+from tekapctl.cli import console, options, own_images
 from tekapctl.cli.spec_options import Kind, parameters, read_assignment, values_of
 from tekapctl.errors import UsageError
 from tekapctl.registry import unknown_name
@@ -72,9 +72,8 @@ def build_spec(kind: Kind, given: Mapping[str, Any]) -> "TeacherSpec | StudentSp
         raise UsageError(f"{file} is a spec of kind {table['kind']!r}.", f"Use it with `tekapctl {command}`.")
     values = values_of(kind, given) | given["set"]
     recipe = given["recipe"]
-    if recipe is None and file is None and given.get("preset") is None and _is_fine_tuning(values):
-        recipe = "finetune"
-        _say_once("recipe: finetune, since the network is pretrained and the images are yours; --recipe names another")
+    if file is None and given.get("preset") is None:
+        values, recipe = _for_own_images(kind, values, recipe)
     values = _with_recipe(specs.recipe(recipe).table if recipe is not None else {}, values)
     given = {**given, "recipe": recipe}
     if kind == "student":
@@ -84,12 +83,20 @@ def build_spec(kind: Kind, given: Mapping[str, Any]) -> "TeacherSpec | StudentSp
     return spec
 
 
-def _is_fine_tuning(values: Mapping[str, Any]) -> bool:
-    """Whether pretrained weights are trained on the user's own images, with nothing said about how."""
-    arguments = values.get("model_args")
-    is_pretrained = isinstance(arguments, Mapping) and bool(arguments.get("weights") or arguments.get("pretrained"))
-    is_own = str(values.get("data.name", "")).partition(":")[0] in ("folder", "hf")
-    return is_pretrained and is_own and not any(path.startswith(("optimizer", "schedule")) for path in values)
+def _for_own_images(kind: Kind, values: dict[str, Any], recipe: str | None) -> tuple[dict[str, Any], str | None]:
+    """Values and recipe with the defaults for a folder of images, which are printed."""
+    values |= (chosen := own_images.pretrained_values(kind, values))
+    if recipe is not None or not own_images.is_fine_tuning(values):
+        return values, recipe
+    values |= (split := own_images.validation_values(values))
+    said = ["pretrained weights (--model-arg pretrained=false: none)"] if chosen else []
+    said.append("recipe finetune")
+    if split:
+        said.append(f"val_fraction {split['data.val_fraction']}, patience {split['patience']}")
+    if "data.size" in chosen:
+        said.append(f"images of {chosen['data.size']} pixels")
+    _say_once(f"defaults for your own images: {', '.join(said)}")
+    return values, "finetune"
 
 
 def _with_recipe(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -75,6 +75,13 @@ def show_fields(fields: Mapping[str, str]) -> None:
         show_text(f"{printable(name):<{width}}  {printable(value)}")
 
 
+def confused(pairs: Sequence[Mapping[str, Any]]) -> str:
+    """Pairs of classes that are confused, with their frequencies."""
+    return ", ".join(
+        f"{pair['label']} as {pair['predicted']} {percent(pair['fraction'])} % ({pair['images']})" for pair in pairs
+    )
+
+
 Row = Mapping[str, str]
 
 

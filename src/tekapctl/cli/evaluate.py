@@ -117,6 +117,8 @@ def _show(result: dict[str, Any]) -> None:
         fields["agreement"] = f"{console.percent(found['agreement'])} % of predictions match the teacher's"
         fields["KL to teacher"] = f"{found['kl_from_teacher']:.4f} nats"
         fields["class correlation"] = f"{found['correlation_distance']:.4f} mean distance from the teacher's"
+    if pairs := console.confused(found["confusions"][:5]):
+        fields["confused"] = pairs
     console.show_fields(fields)
     classes = sorted(found["per_class"].items(), key=lambda item: item[1])
     if len(classes) > 12:

@@ -2,20 +2,30 @@
 
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from tekapctl.cli import complete, console, options
 from tekapctl.cli.build_spec import with_spec_options
+from tekapctl.cli.check import say_what_is_there
+from tekapctl.cli.dry_run import estimate
 from tekapctl.cli.options import option
+from tekapctl.cli.own_images import OWN
 from tekapctl.cli.progress import Training
 from tekapctl.errors import UsageError
 from tekapctl.store.home import Home
 
-DryRun = Annotated[bool, option("--dry-run", "Print the full spec and a cost estimate without training.", "Output")]
+Fit = Literal["finetune", "probe", "none"]
+DryRun = Annotated[
+    bool,
+    option("--dry-run", "Print the full spec, its cost, and its time on this machine without training.", "Output"),
+]
+Measure = Annotated[
+    bool, option("--measure/--no-measure", "In a dry run, time a few steps to estimate the whole run.", "Output")
+]
 Processes = Annotated[
     int, option("--nproc N", "Data-parallel processes on this machine, one GPU each.", "Execution", min=1, max=1024)
 ]
@@ -35,7 +45,12 @@ Seeds = Annotated[
 
 @with_spec_options("teacher")
 def train_teacher(
-    spec: Any, processes: Processes = 1, seeds: Seeds = 1, dry_run: DryRun = False, as_json: options.Json = False
+    spec: Any,
+    processes: Processes = 1,
+    seeds: Seeds = 1,
+    dry_run: DryRun = False,
+    measured: Measure = True,
+    as_json: options.Json = False,
 ) -> None:
     """Train a network on its own: a teacher, or the baseline of a student.
 
@@ -43,7 +58,7 @@ def train_teacher(
     tekapctl train-teacher --model resnet32x4 --dataset cifar100
     tekapctl train-teacher --model timm:resnet18 --dataset folder:photographs
     """
-    _train(spec, processes=processes, seeds=seeds, dry_run=dry_run, as_json=as_json)
+    _train(spec, processes=processes, seeds=seeds, dry_run=dry_run, measured=measured, as_json=as_json)
 
 
 @with_spec_options("student")
@@ -68,14 +83,25 @@ def distill(
             complete=complete.effects,
         ),
     ] = None,
+    fit_teacher: Annotated[
+        Fit,
+        option(
+            "--fit-teacher HOW",
+            "With your own images and a teacher that does not know their classes, first train it on them: finetune, "
+            "probe (its classifier alone) or none.",
+            "Networks",
+        ),
+    ] = "finetune",
     processes: Processes = 1,
     seeds: Seeds = 1,
     dry_run: DryRun = False,
+    measured: Measure = True,
     as_json: options.Json = False,
 ) -> None:
     """Distill a student from a teacher.
 
-    With kd and crd the student also learns from augmented teachers (TeKAP); --no-tekap turns that off.
+    With kd and crd the student also learns from augmented teachers (TeKAP); --no-tekap turns that off. With a folder of
+    images, a pretrained teacher is first fine-tuned on their classes.
 
     Examples:
     tekapctl distill --method kd                            # KD + TeKAP
@@ -85,6 +111,7 @@ def distill(
     tekapctl distill --preset dkd/resnet32x4-resnet8x4      # as published
     tekapctl distill --schedule cosine --augment trivialaugment --ema 0.999
     tekapctl distill --method kd --keep-effect weight       # ablation of TeKAP
+    tekapctl distill --dataset folder:photographs --teacher timm:resnet50 --student timm:mobilenetv3_small_100
     """
     if resumed is not None:
         if spec != type(spec).model_validate({"kind": "student"}) or dry_run:
@@ -95,7 +122,15 @@ def distill(
         from tekapctl.spec.effects import keep
 
         spec = keep(spec, effects)
-    _train(spec, processes=processes, seeds=seeds, dry_run=dry_run, as_json=as_json)
+    _train(
+        spec,
+        processes=processes,
+        seeds=seeds,
+        dry_run=dry_run,
+        measured=measured,
+        as_json=as_json,
+        fit_teacher=fit_teacher,
+    )
 
 
 def resume(
@@ -157,14 +192,27 @@ def bench(
     )
 
 
-def _train(spec: Any, *, processes: int, seeds: int, dry_run: bool, as_json: bool) -> None:
+def _train(
+    spec: Any,
+    *,
+    processes: int,
+    seeds: int,
+    dry_run: bool,
+    measured: bool,
+    as_json: bool,
+    fit_teacher: Fit = "none",
+) -> None:
     from tekapctl.train.run import execute
 
     if dry_run:
-        _estimate(spec, as_json=as_json)
+        estimate(spec, measured=measured, as_json=as_json, fit_teacher=fit_teacher)
         return
     if seeds > 1 and processes > 1:
         raise UsageError("--seeds trains in one process, and --nproc asks for several.", "Leave out one of them.")
+    if options.is_main():
+        say_what_is_there(spec)
+    if spec.kind == "student":
+        spec = _with_fitted_teacher(spec, fit_teacher, processes)
     if seeds > 1:
         _train_seeds(spec, seeds, as_json=as_json)
         return
@@ -186,9 +234,7 @@ def _run(train: Callable[[Any], dict[str, Any]], label: str, *, processes: int, 
     evaluation = summary["evaluation"]
     fields = {
         "run": summary["run"],
-        "top-1": f"{console.percent(summary['last_top1'])} % after the last epoch "
-        f"({'chosen by validation' if 'best_val_top1' in summary else 'best'}: "
-        f"{console.percent(summary['best_top1'])} % in epoch {summary['best_epoch']})",
+        "top-1": _accuracy(summary),
         "parameters": f"{evaluation['parameters']:,}",
         "time": console.duration(summary["seconds"]),
     }
@@ -199,7 +245,23 @@ def _run(train: Callable[[Any], dict[str, Any]], label: str, *, processes: int, 
         if summary["teacher"]["top1"] is not None:
             fields["teacher"] += f", top-1 {console.percent(summary['teacher']['top1'])} %"
             fields["agreement"] = f"{console.percent(evaluation['agreement'])} % with the teacher"
-    console.show_fields({**fields, "next": f"tekapctl evaluate {summary['run']}"})
+    if pairs := console.confused(evaluation["confusions"][:3]):
+        fields["confused"] = pairs
+    is_product = summary["kind"] == "student" and summary["dataset"] in OWN
+    following = f"tekapctl export {summary['run']} --output student.onnx" if is_product else None
+    console.show_fields({**fields, "next": following or f"tekapctl evaluate {summary['run']}"})
+
+
+def _accuracy(summary: Mapping[str, Any]) -> str:
+    """The test accuracies of a run, in words."""
+    last, epoch = console.percent(summary["last_top1"]), summary["best_epoch"]
+    if "epochs_trained" in summary:
+        return (
+            f"{last} % with the weights of epoch {epoch}, chosen by validation (trained {summary['epochs_trained']} of "
+            f"{summary['epochs']} epochs)"
+        )
+    chosen = "chosen by validation" if "best_val_top1" in summary else "best"
+    return f"{last} % after the last epoch ({chosen}: {console.percent(summary['best_top1'])} % in epoch {epoch})"
 
 
 _BY_SIGNAL = 128
@@ -221,6 +283,19 @@ def _divide(processes: int) -> None:
         # The first process says so too, unless it was killed because another did not answer.
         console.say(f"stopped; `tekapctl resume latest --nproc {processes}` continues from the last checkpoint")
     raise typer.Exit(code)
+
+
+def _with_fitted_teacher(spec: Any, fit: Fit, processes: int) -> Any:
+    """The spec with a teacher that knows the classes of the user's images, trained first where it does not."""
+    from tekapctl.distributed.communicator import was_launched
+    from tekapctl.experiments.fitted_teacher import fitting_spec, with_fitted_teacher
+
+    if (processes > 1 or was_launched()) and fitting_spec(spec, Home.default(), fit) is not None:
+        raise UsageError(
+            f"{spec.teacher} does not know the classes of your images, and several processes cannot fit it.",
+            f"Train it first with `tekapctl train-teacher --model {spec.teacher}` and --nproc.",
+        )
+    return with_fitted_teacher(spec, Home.default(), fit, Training)
 
 
 def _train_seeds(spec: Any, count: int, *, as_json: bool) -> None:
@@ -253,24 +328,3 @@ def _train_seeds(spec: Any, count: int, *, as_json: bool) -> None:
         console.show_fields({"mean": mean, "time": console.duration(max(each["seconds"] for each in finished))})
     if len(finished) < count:
         raise typer.Exit(1)
-
-
-def _estimate(spec: Any, *, as_json: bool) -> None:
-    from tekapctl.commands.cost import estimate
-    from tekapctl.spec import dumps, to_dict
-
-    cost = estimate(spec, Home.default())
-    if as_json:
-        console.show_json({"spec": to_dict(spec), "cost": cost.to_dict()})
-        return
-    console.show_text(dumps(spec))
-    console.show_fields(
-        {
-            "# parameters": f"{cost.parameters:,}",
-            "# MACs per image": f"{cost.macs:,}",
-            "# MACs per image, teacher": "none" if cost.teacher_macs is None else f"{cost.teacher_macs:,}",
-            "# steps": f"{cost.steps:,} ({cost.steps_per_epoch:,} per epoch)",
-            "# MACs in total": f"{cost.total_macs:.3g}",
-            "# peak memory, estimated": console.format_bytes(cost.memory_bytes),
-        }
-    )

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.nn import functional as F
@@ -22,6 +22,7 @@ from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.device import autocast, describe, resolve_device, resolve_precision, synchronize
 from tekapctl.distillation.objective import Distillation
 from tekapctl.errors import UsageError, failures_in_words
+from tekapctl.models import external
 from tekapctl.models.network import Requires, of_batch
 from tekapctl.randomness import generator
 from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec
@@ -92,6 +93,7 @@ def measure_steps(spec: StudentSpec, home: Home, steps: int) -> Benchmark:
     if spec.ensemble:
         raise UsageError("Only runs with one teacher can be benchmarked.", "Name a single teacher.")
     device = resolve_device(spec.device)
+    spec = _untrained(spec)
     stand_ins: list[str] = []
     teacher, spec = _teacher(spec, home, stand_ins)
     splits = _splits(spec, home, teacher.network.in_channels, stand_ins)
@@ -142,6 +144,7 @@ def measure_alone(spec: TeacherSpec, home: Home, steps: int) -> float:
         UsageError: The data do not fit, or the device is unavailable.
     """
     device = resolve_device(spec.device)
+    spec = _untrained(spec)
     trainer = assemble(spec, _splits(spec, home, None, []), [], device, home)
     trainer.network.train()
     batches = _batches(trainer)
@@ -149,14 +152,62 @@ def measure_alone(spec: TeacherSpec, home: Home, steps: int) -> float:
     return _run_seconds(spec, trainer, _mean_step_seconds(trainer, batches, steps))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a run takes on this machine, by a few of its steps.
+
+    Attributes:
+        seconds: Time of the whole run, with an evaluation after each epoch.
+        memory_bytes: Peak memory.
+        memory_scope: Whose memory: `device` or `process`.
+    """
+
+    seconds: float
+    memory_bytes: int
+    memory_scope: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+_FEW_STEPS = 3
+
+
+def measure(spec: TeacherSpec | StudentSpec, home: Home) -> Measured:
+    """Measure a few steps of a run. Where the data set or a teacher is missing, random ones are used.
+
+    Raises:
+        UsageError: The run has several teachers, or its parts do not fit together.
+    """
+    if isinstance(spec, StudentSpec):
+        found = measure_steps(spec, home, _FEW_STEPS)
+        return Measured(found.run_seconds, found.peak_memory_bytes, found.peak_memory_scope)
+    seconds = measure_alone(spec, home, _FEW_STEPS)
+    return Measured(seconds, *_peak_memory(resolve_device(spec.device)))
+
+
+S = TypeVar("S", TeacherSpec, StudentSpec)
+
+
+def _untrained(spec: S) -> S:
+    """The spec with random weights in place of a library's pretrained ones, which are as fast."""
+    if spec.network.partition(":")[0] not in external.LIBRARIES:
+        return spec
+    return spec.model_copy(update={"model_args": dict(external.without_weights(spec.model_args))})
+
+
 def _teacher(spec: StudentSpec, home: Home, stand_ins: list[str]) -> tuple[Trained, StudentSpec]:
+    is_random = spec.teacher_args.get("pretrained") is False
     try:
-        return find_teacher(spec, home)
+        if not is_random:
+            return find_teacher(spec, home)
     except UsageError:
         if not models.is_known(spec.teacher):
             raise
     stand_ins.append("teacher")
-    logger.info(f"no trained {spec.teacher} for {spec.data.name} is available: using random weights instead")
+    if not is_random:
+        logger.info(f"no trained {spec.teacher} for {spec.data.name} is available: using random weights instead")
     shape = spec.data.shape(home.datasets)
     network = models.build(spec.teacher, shape.classes, shape.channels, spec.teacher_args).eval()
     name = f"random {spec.teacher}"

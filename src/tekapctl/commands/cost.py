@@ -7,6 +7,7 @@ import torch
 
 from tekapctl import models
 from tekapctl.errors import failures_in_words
+from tekapctl.models import external
 from tekapctl.models.network import macs, parameters
 from tekapctl.spec import RunSpec, StudentSpec
 from tekapctl.store.home import Home
@@ -56,13 +57,13 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
         UsageError: The teacher is a run or file that does not exist.
     """
     shape = spec.data.shape(home.datasets)
-    student = models.build(spec.network, shape.classes, shape.channels, spec.model_args)
+    student = models.build(spec.network, shape.classes, shape.channels, _untrained(spec.network, spec.model_args))
     image = (shape.channels, shape.height, shape.width)
     teachers = []
     if isinstance(spec, StudentSpec):
         for name in (spec.teacher, *spec.ensemble):
             if models.is_known(name):
-                arguments = spec.teacher_args if name == spec.teacher else {}
+                arguments = _untrained(name, spec.teacher_args if name == spec.teacher else {})
                 teachers.append(models.build(name, shape.classes, shape.channels, arguments))
             else:
                 reference = trained.find(home, name, data=spec.data)
@@ -85,6 +86,11 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
         total_macs=float(epoch_macs * spec.total_epochs + statistics_macs),
         memory_bytes=_memory(spec, student, teachers, count, home),
     )
+
+
+def _untrained(name: str, arguments: external.Arguments) -> external.Arguments:
+    """Arguments without those for a library's pretrained weights, which are as large as random ones."""
+    return external.without_weights(arguments) if name.partition(":")[0] in external.LIBRARIES else arguments
 
 
 def _memory(spec: RunSpec, student: models.Network, teachers: list[models.Network], count: int, home: Home) -> int:

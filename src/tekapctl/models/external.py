@@ -1,6 +1,7 @@
 """External models: `torchvision:NAME`, `timm:NAME`, or a user's factory, `package.module:factory`."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,8 +33,8 @@ def is_external(name: str) -> bool:
 def build(name: str, num_classes: int, in_channels: int, arguments: Arguments) -> Network:
     """Build an external model.
 
-    Pretrained weights are requested with the library's own argument (`weights=DEFAULT`, `pretrained=true`). If
-    they have another number of classes, the last layer is new.
+    `pretrained=true` asks torchvision or timm for pretrained weights; torchvision's `weights=NAME` asks for particular
+    ones. If they have another number of classes, the last layer is new.
 
     Args:
         name: `torchvision:NAME`, `timm:NAME` or `package.module:factory`.
@@ -45,6 +46,7 @@ def build(name: str, num_classes: int, in_channels: int, arguments: Arguments) -
         UsageError: There is no such network, it does not accept the arguments, or it cannot be adapted.
     """
     source, _, model = name.partition(":")
+    arguments = _in_library_terms(source, arguments)
     made = _make(name, source, model, num_classes, in_channels, arguments)
     if source == "torchvision" and in_channels != 3:
         _take_channels(made, in_channels, name)
@@ -73,11 +75,59 @@ def build(name: str, num_classes: int, in_channels: int, arguments: Arguments) -
 def pretrained(name: str, arguments: Arguments) -> Network:
     """Build a library's network with its pretrained weights and classes; the library downloads them if necessary."""
     source, _, model = name.partition(":")
-    own: Arguments = {"weights": "DEFAULT"} if source == "torchvision" else {"pretrained": True}
-    made = _make(name, source, model, None, None, arguments := {**own, **arguments})
+    arguments = _in_library_terms(source, {"pretrained": True, **arguments})
+    made = _make(name, source, model, None, None, arguments)
     network = ExternalNetwork(made, name, 3)
     network.normalization = _normalization(made, source, model, arguments)
     return network
+
+
+def asks_for_weights(arguments: Arguments) -> bool:
+    """Whether arguments ask a library for pretrained weights."""
+    return bool(arguments.get("weights") or arguments.get("pretrained"))
+
+
+def without_weights(arguments: Arguments) -> Arguments:
+    """Arguments without those for pretrained weights."""
+    return {key: value for key, value in arguments.items() if key not in ("weights", "pretrained")}
+
+
+@dataclass(frozen=True)
+class PretrainedWeights:
+    """What a library's pretrained weights were trained for.
+
+    Attributes:
+        size: Height and width of the images in pixels.
+        classes: Number of classes; 0 for a network without classifier.
+    """
+
+    size: int
+    classes: int
+
+
+def pretrained_weights(name: str) -> PretrainedWeights | None:
+    """What the pretrained weights of `torchvision:NAME` or `timm:NAME` were trained for; None if there are none."""
+    source, _, model = name.partition(":")
+    if source == "torchvision":
+        from torchvision import models
+
+        if model not in models.list_models(module=models):
+            return None
+        weights = models.get_model_weights(model)["DEFAULT"]
+        return PretrainedWeights(int(weights.transforms().crop_size[0]), len(weights.meta["categories"]))
+    if source == "timm":
+        timm = require("timm", "timm")
+        config = timm.get_pretrained_cfg(model) if timm.is_model_pretrained(model) else None
+        return None if config is None else PretrainedWeights(int(config.input_size[1]), int(config.num_classes))
+    return None
+
+
+def _in_library_terms(source: str, arguments: Arguments) -> Arguments:
+    """The arguments that a library's own factory takes: torchvision knows `weights`, not `pretrained`."""
+    if source != "torchvision" or "pretrained" not in arguments:
+        return arguments
+    own: Arguments = {key: value for key, value in arguments.items() if key != "pretrained"}
+    return {"weights": "DEFAULT", **own} if arguments["pretrained"] else own
 
 
 def _make(
@@ -98,7 +148,8 @@ def _make(
     except Exception as error:  # factories can raise anything
         raise UsageError(
             f"The network {name} cannot be built: {type(error).__name__}: {error}.",
-            "Weights that a library downloads need a network connection; or give other model arguments."
+            "The library downloads its weights, which needs a network connection; `model_args.pretrained=false` trains "
+            "from random weights."
             if isinstance(error, OSError)
             else "Give it other model arguments.",
         ) from None

@@ -83,6 +83,13 @@ class RunSpec(Settings):
         lt=1,
         description="Decay per step of an average of the weights, evaluated beside them; 0 disables it.",
     )
+    patience: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Stop when the validation accuracy has not improved for this many epochs, and keep the weights of "
+        "the best epoch; 0 trains all epochs. Needs data.val_fraction.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Random seed of the run.")
     data_seed: int | None = Field(
         None,
@@ -145,6 +152,12 @@ class RunSpec(Settings):
             raise ValueError(f"`accumulate` splits batches of {self.batch_size} into parts of fewer than two images")
         return self
 
+    @model_validator(mode="after")
+    def _check_patience(self) -> "RunSpec":
+        if self.patience and not self.data.val_fraction:
+            raise ValueError("`patience` stops by the validation accuracy; it needs `data.val_fraction`")
+        return self
+
     @field_validator("track")
     @classmethod
     def _track_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -199,6 +212,9 @@ class TeacherSpec(RunSpec):
     model: NetworkName = Field(
         "resnet32x4",
         description="Architecture to train: a built-in network, torchvision:NAME, timm:NAME or module:factory.",
+    )
+    linear_probe: bool = Field(
+        False, description="Train the classifier alone: the rest of the network keeps its pretrained weights."
     )
 
     @model_validator(mode="after")

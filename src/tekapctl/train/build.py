@@ -33,7 +33,7 @@ from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models import Network
 from tekapctl.models.normalization import Normalization
 from tekapctl.randomness import derive, seeded
-from tekapctl.spec import RunSpec, StudentSpec
+from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec
 from tekapctl.store.home import Home
 from tekapctl.train import trained
 from tekapctl.train.diagnosis import DiagnosedTeacher, Diagnosis
@@ -247,6 +247,9 @@ def build_student(spec: RunSpec, splits: Splits, sources: Sequence[TeacherSource
     if network.normalization is None:
         network.normalization = Normalization(splits.train.mean, splits.train.std)
     place(network, train.device)
+    if isinstance(spec, TeacherSpec) and spec.linear_probe:
+        network.requires_grad_(False)
+        network.classifier_layer.requires_grad_(True)
     if not isinstance(spec, StudentSpec) or not spec.beta:
         return network
     with seeded(spec.seed):

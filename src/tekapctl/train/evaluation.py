@@ -1,6 +1,7 @@
 """Predict a whole image set and compute metrics of the logits: accuracy, calibration, agreement with the teacher."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,10 +20,27 @@ CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
+class Confusion:
+    """Images of one class that are predicted as another.
+
+    Attributes:
+        label: Their class.
+        predicted: The class that is predicted.
+        images: How many they are.
+        fraction: Their fraction of the images of their class.
+    """
+
+    label: str
+    predicted: str
+    images: int
+    fraction: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How well a network does on an image set. Rates are fractions from 0 to 1, entropies are in nats.
 
-    The last three compare the network with its teacher and are None without one.
+    Agreement, KL and correlation compare the network with its teacher and are None without one.
 
     Attributes:
         top1: Top-1 accuracy.
@@ -37,6 +55,7 @@ class Evaluation:
         agreement: Fraction of images that network and teacher classify alike.
         kl_from_teacher: Mean KL(teacher || network) at temperature 1.
         correlation_distance: Mean absolute difference between the entries of both class-correlation matrices.
+        confusions: The pairs of classes that are confused most, by the number of images.
     """
 
     top1: float
@@ -51,6 +70,7 @@ class Evaluation:
     agreement: float | None = None
     kl_from_teacher: float | None = None
     correlation_distance: float | None = None
+    confusions: tuple[Confusion, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -152,4 +172,22 @@ def evaluate(
         agreement=agreement,
         kl_from_teacher=divergence,
         correlation_distance=distance,
+        confusions=confusions(logits.argmax(1), labels, image_set.classes),
+    )
+
+
+def confusions(
+    predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"], classes: Sequence[str], most: int = 10
+) -> tuple[Confusion, ...]:
+    """The pairs of classes that are confused most, by the number of images; at most `most`."""
+    count = len(classes)
+    table = torch.bincount(labels * count + predicted, minlength=count * count).view(count, count).cpu()
+    totals = table.sum(1).tolist()
+    table.fill_diagonal_(0)
+    images, places = table.flatten().sort(descending=True, stable=True)
+    pairs = [(place // count, place % count) for place in places[:most].tolist()]
+    return tuple(
+        Confusion(classes[label], classes[other], number, number / totals[label])
+        for (label, other), number in zip(pairs, images.tolist(), strict=False)
+        if number
     )

@@ -91,10 +91,10 @@ def _fit(trials: list[_Trial]) -> dict[str, dict[str, Any]]:
         trainer = trial.context.trainer
         trial.callback.on_start(trainer.spec.total_epochs, len(trainer.train_batches), 0)
 
-    def each(work: Any) -> None:
-        """Do something for every run that has not failed; an error ends its run alone, a signal ends all."""
+    def each(work: Any, among: list[_Trial]) -> None:
+        """Do something for those runs that have not failed; an error ends its run alone, a signal ends all."""
         stopped: list[StoppedError] = []
-        for trial in list(running):
+        for trial in [trial for trial in among if trial in running]:
             try:
                 with training_in_words(trial.context.trainer):
                     work(trial)
@@ -112,14 +112,14 @@ def _fit(trials: list[_Trial]) -> dict[str, dict[str, Any]]:
             stopped[0].remedy = f"Resume each of them with `tekapctl resume`: {runs}."
             raise stopped[0]
 
-    while running and not running[0].context.trainer.is_done:
-        first = running[0].context.trainer
-        each(lambda trial: trial.context.trainer.start_epoch())
-        for batch in _batches(first):
-            each(lambda trial, batch=batch: trial.context.trainer.train_step(batch))
+    # Some may stop early.
+    while training := [trial for trial in running if not trial.context.trainer.is_done]:
+        each(lambda trial: trial.context.trainer.start_epoch(), training)
+        for batch in _batches(training[0].context.trainer):
+            each(lambda trial, batch=batch: trial.context.trainer.train_step(batch), training)
             if batch.ends_step:
-                each(_after_step)
-        each(_after_epoch)
+                each(_after_step, training)
+        each(_after_epoch, training)
 
     def finish_one(trial: _Trial) -> None:
         summary = summaries[trial.run.id] = finish(trial.run, trial.context)
@@ -128,7 +128,7 @@ def _fit(trials: list[_Trial]) -> dict[str, dict[str, Any]]:
         )
         trial.trackers.finish(summaries[trial.run.id])
 
-    each(finish_one)
+    each(finish_one, running)
     return summaries
 
 

@@ -2,7 +2,7 @@
 
 from tekapctl.distillation.objective import Objective
 from tekapctl.models import Network
-from tekapctl.spec import RunSpec
+from tekapctl.spec import RunSpec, TeacherSpec
 
 
 class Stages:
@@ -18,6 +18,8 @@ class Stages:
         self.spec = spec
         self.network = network
         self.objective = objective
+        # A frozen network's batch norms keep their statistics, too.
+        self._is_probe = isinstance(spec, TeacherSpec) and spec.linear_probe
         self._after_maps = network.modules_after_feature_maps()
         self._frozen = [p for module in self._after_maps for p in module.parameters() if p.requires_grad]
 
@@ -30,7 +32,7 @@ class Stages:
         changed = self.objective.init_stage != is_init
         self.objective.init_stage = is_init
         self.objective.train()
-        self.network.train(self.objective.trains_learner)
+        self.network.train(self.objective.trains_learner and not self._is_probe)
         if is_init:
             for module in self._after_maps:
                 module.eval()

@@ -26,7 +26,11 @@ def finish(run: Run, context: RunContext) -> dict[str, Any]:
     """Write the last weights, measure them, and write the summary."""
     spec, trainer = context.spec, context.trainer
     progress = trainer.progress
-    metadata = weights_metadata(context, progress.last)
+    if spec.patience and progress.best_epoch:
+        trainer.network.load_state_dict(read_weights(run.path / WEIGHTS["best"])[0])
+        metadata = weights_metadata(context, progress.history[progress.best_epoch - 1])
+    else:
+        metadata = weights_metadata(context, progress.last)
     run.write_weights(run.weights.name, encode_weights(trainer.network.state_dict(), metadata))
     if trainer.average is not None:
         ema_top1 = _on_test_images(context, trainer.average.network).top1
@@ -49,9 +53,13 @@ def finish(run: Run, context: RunContext) -> dict[str, Any]:
         "seconds": progress.seconds,
         "evaluation": evaluation.to_dict(),
     }
+    if spec.patience:
+        summary["epochs_trained"] = progress.epoch
     if spec.data.val_fraction:
         summary |= {"last_val_top1": progress.last["val_top1"], "best_val_top1": progress.best_top1}
-        if progress.best_epoch:
+        if spec.patience:
+            summary["best_top1"] = evaluation.top1
+        elif progress.best_epoch:
             best = copy.deepcopy(trainer.network)
             best.load_state_dict(read_weights(run.path / WEIGHTS["best"])[0])
             summary["best_top1"] = _on_test_images(context, best).top1

@@ -286,7 +286,8 @@ def load(reference: Reference, *, model: str | None = None, arguments: external.
             f"Get them again with `tekapctl fetch {reference.name} --force`.",
         )
     with MemoryBudget(_budget(state), source):
-        network = models.build(model, num_classes, in_channels, _without_weights(arguments or {}))
+        # Pretrained weights would only be overwritten.
+        network = models.build(model, num_classes, in_channels, external.without_weights(arguments or {}))
     load_into(network, _named_as_in(network, state), source=source)
     if preprocessing is not None:
         network.normalization = Normalization(preprocessing.mean, preprocessing.std, preprocessing.size)
@@ -314,11 +315,6 @@ def _of_library(reference: Reference, arguments: external.Arguments) -> Trained:
     for name, tensor in network.state_dict().items():
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return Trained(network, reference.name, None, None, digest.hexdigest(), reference)
-
-
-def _without_weights(arguments: external.Arguments) -> external.Arguments:
-    """Arguments without those for pretrained weights, which would only be overwritten."""
-    return {key: value for key, value in arguments.items() if key not in ("weights", "pretrained")}
 
 
 def _named_as_in(network: Network, state: dict[str, Tensor]) -> dict[str, Tensor]:

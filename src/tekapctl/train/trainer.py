@@ -148,8 +148,15 @@ class Trainer:
 
     @property
     def is_done(self) -> bool:
-        """Whether all epochs are done."""
-        return self.progress.epoch >= self.spec.total_epochs
+        """Whether all epochs are done, or the validation accuracy has not improved for `patience` epochs."""
+        return self.progress.epoch >= self.spec.total_epochs or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the run has ended before its last epoch."""
+        progress, patience = self.progress, self.spec.patience
+        since = progress.epoch - max(progress.best_epoch, self.spec.init_epochs)
+        return bool(patience) and not progress.step and patience <= since and progress.epoch < self.spec.total_epochs
 
     def start_epoch(self) -> None:
         """Set up the current epoch, from its beginning or from where it was interrupted."""

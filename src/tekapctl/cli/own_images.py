@@ -1,0 +1,68 @@
+"""Defaults for a folder of images: pretrained weights, fine-tuning, a validation split and early stopping."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tekapctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from tekapctl.cli.spec_options import Kind
+
+OWN = ("folder", "hf")
+"""Data sets that are the user's own images."""
+_VALIDATION = {"data.val_fraction": 0.1, "patience": 10}
+_IMAGES_PER_CLASS = 20
+"""A validation split of fewer training images says little."""
+
+
+def pretrained_values(kind: "Kind", values: Mapping[str, Any]) -> dict[str, Any]:
+    """Pretrained weights for the network to train, where its library has them and nothing was said about them.
+
+    Args:
+        kind: Of the spec.
+        values: What was given, by dotted path.
+
+    Returns:
+        Further values by path.
+    """
+    network = values.get("model" if kind == "teacher" else "student")
+    given = values.get("model_args", {})
+    paths = [path for path in values if path.startswith("model_args.")]
+    named = {*given, *(path.removeprefix("model_args.") for path in paths)} if isinstance(given, Mapping) else None
+    if not _is_own(values) or not isinstance(network, str) or named is None or named & {"weights", "pretrained"}:
+        return {}
+    from tekapctl.models.external import pretrained_weights
+
+    found = pretrained_weights(network)
+    if found is None:
+        return {}
+    size = {"data.size": found.size} if kind == "teacher" and "data.size" not in values else {}
+    return {"model_args": {**given, "pretrained": True}, **size}
+
+
+def is_fine_tuning(values: Mapping[str, Any]) -> bool:
+    """Whether pretrained weights are trained on the user's own images, with nothing said about how."""
+    arguments = values.get("model_args")
+    is_pretrained = isinstance(arguments, Mapping) and bool(arguments.get("weights") or arguments.get("pretrained"))
+    return is_pretrained and _is_own(values) and not any(path.startswith(("optimizer", "schedule")) for path in values)
+
+
+def validation_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A validation split and early stopping, where neither was mentioned and there are enough images."""
+    if any(path in values for path in _VALIDATION):
+        return {}
+    from tekapctl.data.spec import data_spec
+    from tekapctl.store.home import Home
+
+    section = {path.removeprefix("data."): value for path, value in values.items() if path.startswith("data.")}
+    place: dict[str, Any] = {name: section[name] for name in ("name", "folder") if name in section}
+    try:
+        shape = data_spec(place).shape(Home.default().datasets)
+    except (UsageError, ValueError):
+        return {}  # what is wrong with the images is reported when the run begins
+    is_enough = shape.train_images * float(section.get("train_fraction", 1)) >= _IMAGES_PER_CLASS * shape.classes
+    return dict(_VALIDATION) if is_enough else {}
+
+
+def _is_own(values: Mapping[str, Any]) -> bool:
+    return str(values.get("data.name", "")).partition(":")[0] in OWN

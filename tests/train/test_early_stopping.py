@@ -1,0 +1,55 @@
+"""Early stopping by the validation accuracy, and the weights that it keeps; and linear probes."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tekapctl import train_teacher
+from tekapctl.errors import UsageError
+from tekapctl.models import build
+from tekapctl.spec import parse
+from tekapctl.store.home import Home
+from tekapctl.train.callbacks import NullCallback
+from tekapctl.train.many import execute_seeds
+
+FIELDS = {"model": "resnet8", "batch_size": 128, "data": {"name": "digits", "val_fraction": 0.2, "train_fraction": 0.3}}
+
+
+def run_folder(home, summary):
+    return home / "runs" / summary["run"]
+
+
+def test_a_run_stops_and_keeps_the_weights_of_its_best_epoch(tmp_path):
+    fields = {**FIELDS, "optimizer": {"learning_rate": 0.3}, "epochs": 40, "patience": 2}
+    found = train_teacher(home=tmp_path, **fields)
+    lines = (run_folder(tmp_path, found) / "metrics.jsonl").read_text().splitlines()
+    assert found["epochs_trained"] == len(lines) < 40
+    assert found["best_epoch"] == len(lines) - 2
+    assert found["last_top1"] == found["best_top1"]
+    weights, best = (
+        load_file(run_folder(tmp_path, found) / name) for name in ("weights.safetensors", "best.safetensors")
+    )
+    assert all(torch.equal(weights[name], best[name]) for name in weights)
+
+
+def test_several_seeds_stop_each_by_itself(tmp_path):
+    spec = parse({"kind": "teacher", **FIELDS, "optimizer": {"learning_rate": 0.3}, "epochs": 30, "patience": 2})
+    together = execute_seeds(spec, 2, Home(tmp_path / "a"), NullCallback())
+    for seed, found in enumerate(together):
+        alone = train_teacher(spec.model_copy(update={"seed": seed, "data_seed": 0}), home=tmp_path / "b")
+        assert (found["epochs_trained"], found["last_top1"]) == (alone["epochs_trained"], alone["last_top1"])
+
+
+def test_patience_needs_validation_images():
+    with pytest.raises(UsageError, match=r"needs `data.val_fraction`"):
+        parse({"kind": "teacher", "data": "digits", "patience": 3})
+
+
+def test_a_linear_probe_changes_the_classifier_alone(tmp_path):
+    found = train_teacher(home=tmp_path, **FIELDS, epochs=2, linear_probe=True)
+    weights = load_file(run_folder(tmp_path, found) / "weights.safetensors")
+    again = train_teacher(home=tmp_path, **FIELDS, epochs=1, linear_probe=True)
+    first = load_file(run_folder(tmp_path, again) / "weights.safetensors")
+    changed = {name for name in weights if not torch.equal(weights[name], first[name])}
+    classifier = build("resnet8").classifier_name
+    assert changed == {f"{classifier}.weight", f"{classifier}.bias"}
