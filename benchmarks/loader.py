@@ -18,9 +18,11 @@ from PIL import Image, ImageFilter
 
 from tekapctl import models
 from tekapctl.data import Batches, data_spec
+from tekapctl.data.files.streaming import Request
 from tekapctl.device import place, resolve_precision
 from tekapctl.distillation.objective import Distillation
 from tekapctl.distillation.tekap import SeededNoise, Tekap
+from tekapctl.models.normalization import Normalization
 from tekapctl.spec import StudentSpec, parse
 from tekapctl.train.trainer import Trainer
 
@@ -39,11 +41,13 @@ def photographs(folder: Path, count: int) -> None:
 
 def trainer(batches: Batches, spec: StudentSpec, student: str, teacher_name: str) -> Trainer:
     teacher, learner = (place(models.build(name, 10, 3), CPU) for name in (teacher_name, student))
+    for network in (teacher, learner):
+        network.normalization = Normalization(batches.image_set.mean, batches.image_set.std)
     teacher.eval()
 
     def ask(batch):
         with torch.no_grad():
-            return teacher.knowledge(batch.images, feature_maps=False)
+            return teacher.knowledge(teacher.normalize(batch.images), feature_maps=False)
 
     objective = Distillation(
         ask, Tekap(spec.tekap, SeededNoise(spec.tekap, 0)), None, gamma=0.1, alpha=0.9, beta=0.0, temperature=4.0
@@ -84,13 +88,14 @@ def main() -> None:
         ways = {
             "from memory": {"stream": False},
             "streamed": {"stream": True},
+            "streamed, decoded images on disk": {"stream": True, "cache": True},
             "streamed, resized-crop": {"augmentation": "resized-crop"},
         }
         runs = {}
         for way, settings in ways.items():
             data = {"name": f"folder:{folder}", "size": given.size, "workers": given.workers, **settings}
             section = data_spec(data)
-            train = section.load(Path(made)).train
+            train = section.load(Path(made) / "datasets").train
             batches = Batches(
                 train,
                 32,
@@ -102,12 +107,20 @@ def main() -> None:
             )
             runs[way] = trainer(batches, spec, given.student, given.teacher)
         files = (
-            data_spec({"name": f"folder:{folder}", "size": given.size, "stream": True}).load(Path(made)).train.images
+            data_spec({"name": f"folder:{folder}", "size": given.size, "stream": True})
+            .load(Path(made) / "datasets")
+            .train.images
         )
         began = time.perf_counter()
         for number in range(200):
-            files.decode(number)
+            files.fetch(Request((number,)))
         print(f"decoding alone, one process: {200 / (time.perf_counter() - began):,.0f} images/s")
+        cached = data_spec({"name": f"folder:{folder}", "size": given.size, "stream": True, "cache": True})
+        files = cached.load(Path(made) / "datasets").train.images
+        began = time.perf_counter()
+        for first in range(0, 960 - 31, 32):
+            files.fetch(Request(tuple(range(first, first + 32))))
+        print(f"decoded images from disk, one process: {960 / (time.perf_counter() - began):,.0f} images/s")
         found = {way: [] for way in runs}
         for number in range(3):  # in turn, so that the machine's moods meet all alike
             for way, trained in runs.items():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision.models import resnet18, resnet34
+from torchvision.models import mobilenet_v3_small, resnet18, resnet34
 
 from cli.test_own_data import SHAPES, photograph
 from data.test_folder import picture
@@ -46,7 +46,9 @@ WORDS = {
     "study NAME": "study noise",
     "SETTING=VALUE": "factors=[0.5]",
     "cuda:0,cuda:1": "cpu",
-    "--corruption all --probe digits": "--corruption all --probe svhn",  # 500 digits in colour take long
+    # 500 digits in colour take long.
+    "latest --attack pgd --corruption all --probe digits": "resnet32x4 --dataset cifar100 --attack pgd --corruption all "
+    "--probe svhn",
     "--nproc 8": "--nproc 2",
     "--nproc 4": "--nproc 1",
 }
@@ -64,6 +66,8 @@ def shortened(words: list[str]) -> list[str]:
     match words:
         case ["train-teacher" | "distill", *_] if "imagenet:imagenet" in words:
             return [*words, *PLAN]
+        case ["distill", *_] if {"torchvision:resnet34", "folder:photographs"} <= set(words):
+            return [*words, *SHORT, "--set", "data.size=32", "--fit-teacher", "probe"]
         case ["train-teacher" | "distill", *_]:
             return [*words, *SHORT, *(["--seeds", "2"] if "--seeds" in words else [])]
         case ["cache", "warm", *_]:
@@ -153,10 +157,10 @@ def stand_ins(served: Path, desk: Path) -> StandIns:
 
 def lay_out(desk: Path) -> None:
     """Put the reader's own files on the desk: photographs, networks, methods, sweeps, checkpoints."""
-    for part, count in (("train", 6), ("val", 3)):
+    for part, count, first in (("train", 6, 0), ("val", 3, 50)):
         for number, (name, shape) in enumerate(SHAPES.items()):
             (desk / "photographs" / part / name).mkdir(parents=True)
-            for i in range(count):
+            for i in range(first, first + count):
                 photograph(shape, 100 * number + i).save(desk / "photographs" / part / name / f"{i}.jpg")
     photo = picture(desk / "photograph.jpg", 3)
     picture(desk / "holiday" / "beach.jpg", 4)
@@ -192,6 +196,7 @@ def prepared(served, tmp_path_factory) -> Iterator[Reader]:
     weights = place / "torch" / "hub" / "checkpoints"
     weights.mkdir(parents=True)
     torch.save(resnet34().state_dict(), weights / "resnet34-b627a593.pth")
+    torch.save(mobilenet_v3_small().state_dict(), weights / "mobilenet_v3_small-047dcff4.pth")
     with serving(served) as server:
         reader = Reader(place, f"{server.address}/ok", stand_ins(served, place / "desk"))
         reader("fetch", "cifar100", "resnet32x4", "fashion-mnist", "svhn")

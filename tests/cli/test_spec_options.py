@@ -72,6 +72,7 @@ FITTING = {
 def test_a_value_reaches_its_field(kind, option):
     value = FITTING.get(option.flag, EXAMPLES[option.type])
     others = {"method": "ab"} if option.flag in ("--beta", "--init-epochs") else {}
+    others |= {"val_fraction": 0.2} if option.flag == "--patience" else {}
     before = build_spec(kind, given(kind, **others))
     after = build_spec(kind, given(kind, **others, **{option.parameter: value}))
     if option.flag == "--tekap":  # on for kd already

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -11,9 +12,11 @@ import torch
 from PIL import Image
 
 from data.test_folder import make, picture
+from tekapctl.commands.cache import clear, list_artifacts, verify
 from tekapctl.data import Batches, data_spec
 from tekapctl.data.files.decoding import decode, random_crop
 from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.store.home import Home
 
 CPU = torch.device("cpu")
 
@@ -36,9 +39,10 @@ def batches(image_set, **settings) -> Batches:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("strong", [False, True])
-def test_streamed_batches_are_those_from_memory(folder, tmp_path, workers, strong):
-    stored, streamed = load(folder, tmp_path), load(folder, tmp_path, stream=True, workers=workers)
+@pytest.mark.parametrize(("strong", "cache"), [(False, False), (True, False), (True, True)])
+def test_streamed_batches_are_those_from_memory(folder, tmp_path, workers, strong, cache):
+    stored = load(folder, tmp_path / "datasets")
+    streamed = load(folder, tmp_path / "datasets", stream=True, workers=workers, cache=cache)
     assert streamed.train.mean == pytest.approx(stored.train.mean, abs=1e-12)
     assert streamed.train.std == pytest.approx(stored.train.std, abs=1e-12)
     alike = replace(streamed.train, mean=stored.train.mean, std=stored.train.std)
@@ -55,6 +59,38 @@ def test_streamed_batches_are_those_from_memory(folder, tmp_path, workers, stron
     for one, other in zip(from_memory.in_order(), from_files.in_order(), strict=True):
         assert torch.equal(one.images, other.images)
     assert torch.equal(from_memory.probe(5), from_files.probe(5))
+
+
+def test_stored_pixels_are_read_in_place_of_the_files(folder, tmp_path):
+    home = tmp_path / "home"
+    for channels in ("colour", "grey"):
+        settings = {"stream": True, "workers": 0, "channels": channels}
+        cached, decoded = (load(folder, home / "datasets", cache=cache, **settings) for cache in (True, False))
+        assert (cached.train.mean, cached.train.std) == (decoded.train.mean, decoded.train.std)
+        chosen = [part.with_channels(3).select(torch.tensor([9, 2, 17])) for part in (cached.train, decoded.train)]
+        first, second = (batches(each).probe(3) for each in chosen)
+        assert torch.equal(first, second)
+    found = [each for each in list_artifacts(Home(home)) if each.kind == "images"]
+    assert [each.bytes for each in found] == [each.path.stat().st_size for each in found]
+    assert sum(each.bytes for each in found) == (25 + 9) * 16 * 16 * (3 + 1)
+    assert [problem for _, problem in verify(Home(home))] == [None] * len(found)
+    with found[0].path.open("r+b") as file:
+        file.write(b"x")
+    assert [problem for _, problem in verify(Home(home))].count("its checksum is wrong") == 1
+    clear(Home(home), ["images"])
+    assert list((home / "images").iterdir()) == []
+
+
+def test_damaged_files_are_known_to_the_stored_pixels(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "pictures")
+    (tmp_path / "pictures" / "train" / "cat" / "0.jpg").write_bytes(b"no image")
+    for _ in range(2):
+        with pytest.raises(UsageError, match="1 image of folder"):
+            load(tmp_path / "pictures", tmp_path / "datasets", cache=True)
+        for stream in (True, False):
+            found = load(tmp_path / "pictures", tmp_path / "datasets", cache=True, stream=stream, skip_damaged=True)
+            assert len(found.train) == 24
+            assert "left out 1 damaged image" in found.notes[-1]
 
 
 def test_an_epoch_that_was_left_early_disturbs_no_later_one(folder, tmp_path):

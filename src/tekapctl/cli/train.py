@@ -56,7 +56,7 @@ def train_teacher(
 
     Examples:
     tekapctl train-teacher --model resnet32x4 --dataset cifar100
-    tekapctl train-teacher --model timm:resnet18 --dataset folder:photographs
+    tekapctl train-teacher --model torchvision:resnet34 --dataset folder:photos
     """
     _train(spec, processes=processes, seeds=seeds, dry_run=dry_run, measured=measured, as_json=as_json)
 
@@ -111,7 +111,7 @@ def distill(
     tekapctl distill --preset dkd/resnet32x4-resnet8x4      # as published
     tekapctl distill --schedule cosine --augment trivialaugment --ema 0.999
     tekapctl distill --method kd --keep-effect weight       # ablation of TeKAP
-    tekapctl distill --dataset folder:photographs --teacher timm:resnet50 --student timm:mobilenetv3_small_100
+    tekapctl distill --dataset folder:photographs --teacher torchvision:resnet34
     """
     if resumed is not None:
         if spec != type(spec).model_validate({"kind": "student"}) or dry_run:

@@ -12,7 +12,11 @@ from tekapctl.store.atomic import delete, disk_usage
 from tekapctl.store.home import Home
 from tekapctl.store.locks import is_locked
 
-KINDS = ("teachers", "datasets", "downloads", "knowledge")
+KINDS = ("teachers", "datasets", "downloads", "knowledge", "images")
+
+
+_NOTE = ("images", ".json")
+"""Describes the file beside it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ def list_artifacts(home: Home, kinds: Sequence[str] | None = None) -> list[Artif
     for kind in kinds or KINDS:
         folder = home.root / kind
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if not path.name.startswith(".") and path.name != "sha256.json":
+            if not path.name.startswith(".") and path.name != "sha256.json" and (kind, path.suffix) != _NOTE:
                 found.append(Artifact(kind, path.name.removesuffix(".safetensors"), path, _bytes(path)))
     return found
 
@@ -68,6 +72,8 @@ def clear(home: Home, kinds: Sequence[str] | None = None) -> Cleared:
             continue
         freed += artifact.bytes
         delete(artifact.path)
+        if artifact.kind == "images":
+            delete(artifact.path.with_suffix(".json"))
     for kind in kinds or KINDS:
         if not _is_fetching(home, kind):
             # Unfinished downloads, half unpacked archives, locks, and scans of image folders.
@@ -102,6 +108,10 @@ def _problem(home: Home, artifact: Artifact) -> str | None:
             return error.problem
     if artifact.kind == "knowledge":
         return teacher_cache.damage(artifact.path)
+    if artifact.kind == "images":
+        from tekapctl.data.files import pixels
+
+        return pixels.damage(artifact.path)
     return None
 
 

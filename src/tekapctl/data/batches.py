@@ -99,6 +99,11 @@ class Batches:
         return not (self.augment or self.random_resized_crop)
 
     @property
+    def are_streamed(self) -> bool:
+        """Whether images are read from files when they are needed."""
+        return self._files is not None
+
+    @property
     def has_labels(self) -> bool:
         """Whether any image has a label."""
         return self.image_set.label_weights is None or bool(self.image_set.label_weights.any())

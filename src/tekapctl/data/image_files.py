@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from tekapctl.data.files import pixels
 from tekapctl.data.files.listing import Listing, count, few, unlabelled_files
 from tekapctl.data.files.streaming import ImageFiles
 from tekapctl.data.image_set import ChannelStatistics, ImageSet, Splits, channel_statistics, histogram
@@ -16,6 +17,7 @@ from tekapctl.data.loading import decode_all, scan
 from tekapctl.data.spec import DataSpec, Shape
 from tekapctl.distributed.communicator import processors
 from tekapctl.errors import UsageError
+from tekapctl.store.home import Home
 
 MAX_BYTES_IN_MEMORY = 2 * 2**30
 """Decoded images that take more bytes are streamed."""
@@ -53,6 +55,11 @@ class ImageFilesSpec(DataSpec):
     skip_damaged: bool = Field(False, description="Leave out images that cannot be read, and report how many.")
     stream: bool | None = Field(
         None, description="Decode images when they are needed instead of all at the start. Default: for large sets."
+    )
+    cache: bool = Field(
+        False,
+        description="Store the decoded images on disk, so that later epochs and runs need not decode them again; they "
+        "take 1 byte per pixel and channel. Results do not change. Not with resized-crop, which reads the full images.",
     )
     workers: int | None = Field(
         None, ge=0, le=256, description="Processes that decode streamed images. Default: one per CPU core."
@@ -173,6 +180,10 @@ class ImageFilesSpec(DataSpec):
                 )
         if self.stream is False and self.random_resized_crop:
             raise UsageError("resized-crop reads images from their files.", "Leave out `data.stream=false`.")
+        if self.cache and self.random_resized_crop:
+            raise UsageError(
+                "resized-crop reads the full images, and `data.cache` stores resized ones.", "Leave out `data.cache`."
+            )
         parts = (found.train, found.test)
         own = {path for part in parts for path, _ in part}
         if twice := [path for path in unlabelled_files(self.unlabelled) if path.resolve() in own]:
@@ -181,20 +192,22 @@ class ImageFilesSpec(DataSpec):
                 "Name a folder of other images with `data.unlabelled`.",
             )
         files = [self._files(part) for part in parts]
+        if self.cache:
+            files = [pixels.stored(each, Home(downloads.parent).images) for each in files]
         images: list[Tensor | ImageFiles] = [*files]
         damaged: Collection[str] = ()
         computed: ChannelStatistics = ((), ())
         if not self._is_streamed(sum(map(len, parts))):
             decoded = [decode_all(each) for each in files]
-            images = [pixels for pixels, _ in decoded]
+            images = [decoded_images for decoded_images, _ in decoded]
             damaged = [path for _, unreadable in decoded for path in unreadable]
         elif self.mean is None or self.std is None or self.skip_damaged:
             scanned = scan(files[0], files[1], downloads / ".scans")
             computed, damaged = scanned.statistics, scanned.damaged
         sets = [_without(each, part, damaged) for each, part in zip(images, parts, strict=True)]
         self._check_damaged(damaged, sets)
-        if isinstance(kept := sets[0][0], Tensor):
-            computed = channel_statistics(sum((histogram(some) for some in kept.split(256)), torch.zeros(1)))
+        if isinstance(first := sets[0][0], Tensor):
+            computed = channel_statistics(sum((histogram(some) for some in first.split(256)), torch.zeros(1)))
         mean, std = self.mean or computed[0], self.std or computed[1]
         left_out = (f"left out {count(damaged, 'damaged image')}: {few(damaged)}",) if damaged else ()
         both = [ImageSet(images, labels, found.classes, mean, std) for images, labels in sets]

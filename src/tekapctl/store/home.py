@@ -56,6 +56,11 @@ class Home:
         return self.root / "knowledge"
 
     @property
+    def images(self) -> Path:
+        """Decoded images of folders."""
+        return self.root / "images"
+
+    @property
     def runs(self) -> Path:
         """Runs, each in a folder named by its id."""
         return self.root / "runs"

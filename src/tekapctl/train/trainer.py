@@ -4,7 +4,6 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,36 +23,11 @@ from tekapctl.train.callbacks import Callback, Checkpointer
 from tekapctl.train.diagnosis import Diagnosis
 from tekapctl.train.evaluation import predict, top_k
 from tekapctl.train.graph import StepGraphs, why_not_recorded
+from tekapctl.train.progress import Progress, Waiting
 from tekapctl.train.stages import Stages
 from tekapctl.train.step import EpochSums, Metrics, TrainStep
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Progress:
-    """How far a run has come; part of its checkpoints.
-
-    Attributes:
-        epoch: Epochs done.
-        step: Steps done of the current epoch.
-        best_epoch: The epoch, from 1, with the best top-1 accuracy so far, on the validation set if there is one.
-        best_top1: That accuracy, as a fraction.
-        seconds: Time spent on the epochs done, including their tests.
-        history: The metrics of the epochs done.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    best_epoch: int = 0
-    best_top1: float = -1.0
-    seconds: float = 0.0
-    history: list[Metrics] = field(default_factory=list)
-
-    @property
-    def last(self) -> Metrics:
-        """The last epoch's metrics."""
-        return self.history[-1]
 
 
 _REMEDY = "Try a smaller `optimizer.learning_rate`, smaller weights, or `precision=float32`."
@@ -112,6 +86,7 @@ class Trainer:
         self.optimizer = spec.optimizer.build(parameters, self.device)
         self.average = WeightAverage(network, spec.ema) if spec.ema else None
         self._graphs = self._make_graphs()
+        self._waiting = Waiting()
 
     def _make_graphs(self) -> StepGraphs | None:
         """Records the steps of this trainer, if they are to be recorded and can be."""
@@ -166,6 +141,7 @@ class Trainer:
         if self._stages.begins_student(epoch) and not self.progress.step:
             self.optimizer.reset()  # momentum of the init stage is not the run's
         self._sums.begin()
+        self._waiting.seconds = 0.0
 
     def batches(self) -> Iterator[Batch]:
         """The rest of the current epoch."""
@@ -181,7 +157,7 @@ class Trainer:
         Args:
             batches: The batches.
         """
-        for batch in batches:
+        for batch in self._waiting.over(batches):
             if self.spec.compile:
                 torch.compiler.cudagraph_mark_step_begin()
             yield batch
@@ -245,6 +221,7 @@ class Trainer:
             **({"train_top1": correct} if self.train_batches.has_labels else {}),
             "train_seconds": seconds,
             "images_per_second": self._sums.all_samples / seconds,
+            **({"data_wait": self._waiting.share(seconds)} if self.train_batches.are_streamed else {}),
         }
         metrics.update(self.test())
         if not math.isfinite(metrics[f"{self.split}_loss"]):

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,10 @@ class ImageFiles:
         center_crop: Side length of the center crop, as a fraction of the largest one.
         repeated: How often the channels are repeated.
         workers: Number of decoding processes; 0 decodes in the training process.
+        pixels: A file with the decoded center crops of a whole set, as bytes; None if there is none.
+        rows: The images' places in it.
+        stored: Number of images in it.
+        unreadable: Files that could not be decoded for it, with the reason.
     """
 
     paths: tuple[str, ...]
@@ -48,6 +54,10 @@ class ImageFiles:
     center_crop: float = 1.0
     repeated: int = 1
     workers: int = 0
+    pixels: str | None = None
+    rows: tuple[int, ...] = ()
+    stored: int = 0
+    unreadable: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -60,8 +70,10 @@ class ImageFiles:
     def __getitem__(self, chosen: Tensor | slice) -> "ImageFiles":
         """A subset of the files."""
         if isinstance(chosen, slice):
-            return replace(self, paths=self.paths[chosen])
-        return replace(self, paths=tuple(self.paths[number] for number in chosen.tolist()))
+            return replace(self, paths=self.paths[chosen], rows=self.rows[chosen])
+        numbers = chosen.tolist()
+        rows = tuple(self.rows[number] for number in numbers) if self.rows else ()
+        return replace(self, paths=tuple(self.paths[number] for number in numbers), rows=rows)
 
     def expand(self, *sizes: int) -> "ImageFiles":
         """Repeat the channels, as `Tensor.expand` does; the other sizes are ignored."""
@@ -76,7 +88,13 @@ class ImageFiles:
         return digest.digest()
 
     def fetch(self, request: Request) -> tuple[UInt8[Tensor, "batch c h w"], tuple[tuple[str, str], ...]]:
-        """Decode images; those that cannot be read are black and are listed with the reason."""
+        """Decode images, or read their stored pixels; unreadable ones are black and are listed with the reason."""
+        if self.pixels is not None and request.crops is None:
+            found = _mapped(self.pixels, (self.stored, self.channels, *self.size))[self._places(request)]
+            unreadable = dict(self.unreadable)
+            paths = [self.paths[number] for number in request.numbers] if unreadable else []
+            damaged = [(path, unreadable[path]) for path in paths if path in unreadable]
+            return found.repeat(1, self.repeated, 1, 1) if self.repeated > 1 else found, tuple(damaged)
         pixels = torch.zeros(len(request.numbers), *self.shape[1:], dtype=torch.uint8)
         damaged = []
         for place, number in enumerate(request.numbers):
@@ -87,6 +105,9 @@ class ImageFiles:
             except DamagedImageError as error:
                 damaged.append((path, str(error)))
         return pixels, tuple(damaged)
+
+    def _places(self, request: Request) -> Tensor:
+        return torch.tensor([self.rows[number] for number in request.numbers])
 
     def decode_batch(self, request: Request) -> UInt8[Tensor, "batch c h w"]:
         """Decode images in this process, with one thread per core."""
@@ -107,6 +128,12 @@ class ImageFiles:
         with ThreadPoolExecutor(count) as pool:
             for first in range(0, len(requests), count):  # keeps only a few batches in memory
                 yield from pool.map(self.fetch, requests[first : first + count])
+
+
+@lru_cache(maxsize=8)
+def _mapped(path: str, shape: tuple[int, ...]) -> UInt8[Tensor, "n c h w"]:
+    """The pixels in a file, read from disk when they are needed."""
+    return torch.from_file(path, shared=False, size=prod(shape), dtype=torch.uint8).view(shape)
 
 
 def check_all(pixels: Tensor, damaged: Sequence[tuple[str, str]]) -> Tensor:
