@@ -47,8 +47,8 @@ WORDS = {
     "SETTING=VALUE": "factors=[0.5]",
     "cuda:0,cuda:1": "cpu",
     # 500 digits in colour take long.
-    "latest --attack pgd --corruption all --probe digits": "resnet32x4 --dataset cifar100 --attack pgd --corruption all "
-    "--probe svhn",
+    "evaluate latest --attack pgd --corruption all --probe digits": "evaluate resnet32x4 --dataset cifar100 "
+    "--attack pgd --corruption all --probe svhn",
     "--nproc 8": "--nproc 2",
     "--nproc 4": "--nproc 1",
 }
@@ -68,6 +68,8 @@ def shortened(words: list[str]) -> list[str]:
             return [*words, *PLAN]
         case ["distill", *_] if {"torchvision:resnet34", "folder:photographs"} <= set(words):
             return [*words, *SHORT, "--set", "data.size=32", "--fit-teacher", "probe"]
+        case ["train-teacher", *_] if {"torchvision:resnet34", "folder:photographs"} <= set(words):
+            return [*words, *SHORT, "--set", "data.size=32"]
         case ["train-teacher" | "distill", *_]:
             return [*words, *SHORT, *(["--seeds", "2"] if "--seeds" in words else [])]
         case ["cache", "warm", *_]:

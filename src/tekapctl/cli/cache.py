@@ -94,11 +94,11 @@ def verify_cache(as_json: options.Json = False) -> None:
 @app.command("clear")
 def clear_cache(
     kinds: Annotated[
-        list[str] | None, argument("[KIND]...", "teachers, datasets, downloads or knowledge. [default: all]")
+        list[str] | None, argument("[KIND]...", "teachers, datasets, downloads, knowledge or images. [default: all]")
     ] = None,
     yes: options.Yes = False,
 ) -> None:
-    """Delete downloads and cached teacher outputs.
+    """Delete downloads, cached teacher outputs and decoded images.
 
     Example: tekapctl cache clear downloads --yes
     """

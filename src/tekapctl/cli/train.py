@@ -56,7 +56,7 @@ def train_teacher(
 
     Examples:
     tekapctl train-teacher --model resnet32x4 --dataset cifar100
-    tekapctl train-teacher --model torchvision:resnet34 --dataset folder:photos
+    tekapctl train-teacher -m torchvision:resnet34 -d folder:photographs
     """
     _train(spec, processes=processes, seeds=seeds, dry_run=dry_run, measured=measured, as_json=as_json)
 
