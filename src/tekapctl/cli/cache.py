@@ -58,15 +58,23 @@ def warm_cache(
     cached = open_cache(spec, Home.default())
     console.say(f"teacher cache: {cached.store.described}")
     if dry_run:
-        found = {"store": str(cached.store.path), "bytes": cached.store.bytes_used}
-        found["bytes_when_full"] = cached.store.identity.bytes
+        found: dict[str, Any] = {
+            "store": str(cached.store.path),
+            "bytes": cached.store.bytes_used,
+            "bytes_when_full": cached.store.identity.bytes,
+        }
     else:
         with counting("views", "caching teacher outputs") as report:
             found = warm(cached, report)
     if as_json:
         console.show_json(found)
     else:
-        console.show_fields({name.replace("_", " "): str(value) for name, value in found.items()})
+        size, full = (console.format_bytes(found[name]) for name in ("bytes", "bytes_when_full"))
+        fields = {"cache": found["store"], "size": f"{size} of {full}"}
+        if "views" in found:
+            fields["views"] = f"{found['views']:,}, {found['computed']:,} of them computed now"
+            fields["state"] = "complete" if found["complete"] else "incomplete: training computes the rest"
+        console.show_fields(fields)
 
 
 @app.command("verify")

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TextIO
@@ -69,10 +70,18 @@ def show_text(text: str) -> None:
 
 
 def show_fields(fields: Mapping[str, str]) -> None:
-    """Names and values below each other, on stdout."""
+    """Names and values below each other, on stdout; on a terminal, long values continue below their beginning."""
     width = max(map(len, fields))
+    room = max(40, stdout.width) if sys.stdout.isatty() else 10_000
     for name, value in fields.items():
-        show_text(f"{printable(name):<{width}}  {printable(value)}")
+        line = f"{printable(name):<{width}}  {printable(value)}"
+        show_text(
+            textwrap.fill(
+                line, room, subsequent_indent=" " * (width + 2), break_long_words=False, break_on_hyphens=False
+            )
+            if len(line) > room
+            else line
+        )
 
 
 def confused(pairs: Sequence[Mapping[str, Any]]) -> str:

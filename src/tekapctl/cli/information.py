@@ -226,7 +226,7 @@ def doctor(as_json: options.Json = False) -> None:
         return
     fields = {name: str(version) for name, version in found["versions"].items()}
     for device in found["devices"]:
-        words = [device["description"]]
+        words = [device["description"].removeprefix(f"{device['name']} ")]
         if "cores" in device:
             words.append(f"{device['cores']} cores, {device['threads']} threads")
         if device["memory_bytes"] is not None:

@@ -156,7 +156,7 @@ def complaint(entry: Any) -> str:
 
 
 def _of_grid(file: SweepFile, first: Collection[Trial], by_network: bool, datasets: Path) -> list[Trial]:
-    found, refused, remedy = [], [], ""
+    found, refused, remedy = [], dict[str, list[str]](), ""
     for points in combinations(file.grid):
         label = ", ".join(filter(None, (point.label for point in points))) or file.name
         full = ", ".join([label, *(f"seed {point.table['seed']}" for point in points if "seed" in point.table)])
@@ -164,12 +164,18 @@ def _of_grid(file: SweepFile, first: Collection[Trial], by_network: bool, datase
             spec = _spec(_table(file.spec, points), file.name, datasets)
             found.append(Trial(full, label, spec, _needs(spec, first, by_network)))
         except UsageError as error:
-            refused.append(f"{full}: {error.problem.rstrip('.')}")
+            refused.setdefault(error.problem.rstrip("."), []).append(full)
             remedy = error.remedy
     if refused:
-        more = f"; and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
-        raise UsageError("; ".join(refused[:_SHOWN]) + f"{more}.", remedy)
+        told = [f"{_first(labels)}: {problem}" for problem, labels in refused.items()]
+        more = f"; and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+        raise UsageError("; ".join(told[:_SHOWN]) + f"{more}.", remedy)
     return found
+
+
+def _first(labels: Sequence[str]) -> str:
+    """The first of the combinations that are refused for one reason."""
+    return labels[0] if len(labels) == 1 else f"{labels[0]}, and {len(labels) - 1} more"
 
 
 def _table(shared: Mapping[str, Any], points: Sequence[Point]) -> dict[str, Any]:

@@ -1,0 +1,169 @@
+"""Runs on CIFAR-100 as one JSON file, and the tables of docs/results.md and README.md that are made from it.
+
+python benchmarks/cifar100.py collect HOME --sweep cifar100-small --machine "two cores of ..."
+python benchmarks/cifar100.py write                    # the tables between the markers of the pages
+"""
+
+import argparse
+import json
+import re
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from tekapctl.experiments.comparison.statistics import holm, paired
+from tekapctl.store.home import Home
+from tekapctl.store.run import Run
+from tekapctl.store.runs import Runs
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "cifar100.json"
+PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
+TEACHER = "teacher"
+ALONE = "no distillation"
+PAIRS = (
+    ("KD", ALONE),
+    ("KD, TeKAP's total weight", "KD"),
+    ("TeKAP logit without noise", "KD"),
+    ("TeKAP logit", "KD"),
+    ("TeKAP logit", "KD, TeKAP's total weight"),
+    ("TeKAP logit", "TeKAP logit without noise"),
+    ("CRD", ALONE),
+    ("TeKAP feature", "CRD"),
+    ("TeKAP both", "TeKAP feature"),
+    ("TeKAP both", "KD, TeKAP's total weight"),
+)
+"""Arms that differ in one thing."""
+
+Record = dict[str, Any]
+
+
+def record(run: Run, machine: str) -> Record:
+    """What is kept of a finished run."""
+    mark, summary, metrics = json.loads((run.path / "trial.json").read_text()), run.summary(), run.metrics()
+    assert summary is not None
+    made = json.loads((run.path / "environment.json").read_text())
+    evaluation = {key: value for key, value in summary["evaluation"].items() if key not in ("per_class", "confusions")}
+    return {
+        "run": run.id,
+        "label": re.sub(r",? seed \d+", "", mark["label"]),
+        "spec": mark["spec"],
+        "date": run.id[:8],
+        "machine": machine,
+        **{key: made[key] for key in ("commit", "torch", "python", "device")},
+        **{key: summary[key] for key in ("last_top1", "best_top1", "best_epoch", "seconds")},
+        "teacher_top1": (summary.get("teacher") or {}).get("top1"),
+        "evaluation": evaluation,
+        "test_top1": [round(entry["test_top1"], 4) for entry in metrics],
+        "train_top1": [round(entry["train_top1"], 4) for entry in metrics],
+        "train_loss": [round(entry["train_loss"], 4) for entry in metrics],
+    }
+
+
+def collect(home: Path, sweep: str, machine: str) -> None:
+    """Add the finished runs of a sweep to the results."""
+    kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    known = {each["run"]: each for each in kept.get(sweep, [])}
+    for run in Runs(Home(home).runs).all():
+        if run.status == "finished" and f"-{sweep}-" in run.id:
+            known[run.id] = record(run, machine)
+    kept[sweep] = [known[name] for name in sorted(known)]
+    RESULTS.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    print(f"{sweep}: {len(known)} runs")
+
+
+def arms(runs: list[Record]) -> dict[str, dict[int, Record]]:
+    """Runs by arm and seed, without the teacher."""
+    found: dict[str, dict[int, Record]] = defaultdict(dict)
+    for each in runs:
+        if each["spec"].get("student", each["spec"].get("model")) == "resnet8":
+            found[each["label"]][each["spec"]["seed"]] = each
+    order = {name: place for place, name in enumerate(dict.fromkeys(name for pair in PAIRS for name in reversed(pair)))}
+    return dict(sorted(found.items(), key=lambda item: order.get(item[0], len(order))))
+
+
+def percent(values: list[float]) -> str:
+    """The mean in percent, with the standard deviation of several."""
+    mean = f"{100 * statistics.fmean(values):.2f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def means(runs: list[Record]) -> str:
+    """The table of all arms."""
+    rows = [
+        "| student | seeds | last epoch | best epoch | agreement with the teacher |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, by_seed in arms(runs).items():
+        found = list(by_seed.values())
+        agreements = [each["evaluation"]["agreement"] for each in found if each["evaluation"]["agreement"] is not None]
+        last, best = ([each[key] for each in found] for key in ("last_top1", "best_top1"))
+        agreement = percent(agreements) if agreements else ""
+        rows.append(f"| {name} | {len(found)} | {percent(last)} | {percent(best)} | {agreement} |")
+    return "\n".join(rows)
+
+
+def differences(runs: list[Record]) -> str:
+    """The table of paired differences, over the seeds that both arms have."""
+    found, by_arm = {}, arms(runs)
+    for one, other in PAIRS:
+        seeds = sorted(by_arm.get(one, {}).keys() & by_arm.get(other, {}).keys())
+        if len(seeds) > 1:
+            sides = [[100 * by_arm[arm][seed]["last_top1"] for seed in seeds] for arm in (one, other)]
+            found[f"{one} - {other}"] = paired(*sides)
+    adjusted = holm({name: each.p_value for name, each in found.items() if each.p_value is not None})
+    rows = ["| difference in points | seeds | mean | 95 % interval | p (Holm) |", "| --- | --- | --- | --- | --- |"]
+    for name, each in found.items():
+        interval = "" if each.ci_low is None else f"{each.ci_low:+.2f} to {each.ci_high:+.2f}"
+        p = f"{adjusted[name]:.3f}" if name in adjusted else ""
+        rows.append(f"| {name.replace(' - ', ' − ')} | {each.pairs} | {each.mean:+.2f} | {interval} | {p} |")
+    return "\n".join(rows)
+
+
+def every(runs: list[Record]) -> str:
+    """The table of all runs."""
+    rows = [
+        "| run | student | seed | last | best | its epoch | commit |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for each in runs:
+        last, best = (f"{100 * each[key]:.2f}" for key in ("last_top1", "best_top1"))
+        seed, commit = each["spec"]["seed"], each["commit"][:9]
+        rows.append(
+            f"| {each['run'][:15]} | {each['label']} | {seed} | {last} | {best} | {each['best_epoch']} | {commit} |"
+        )
+    return "\n".join(rows)
+
+
+TABLES = {"means": means, "differences": differences, "runs": every}
+
+
+def write() -> None:
+    """Put the tables between their markers, `<!-- cifar100 SWEEP TABLE -->` and `<!-- end -->`."""
+    results = json.loads(RESULTS.read_text())
+
+    def table(found: re.Match[str]) -> str:
+        return f"{found[1]}\n\n{TABLES[found[3]](results[found[2]])}\n\n{found[4]}"
+
+    marker = re.compile(r"(<!-- cifar100 (\S+) (\S+) -->)\n.*?(<!-- end -->)", re.DOTALL)
+    for page in PAGES:
+        page.write_text(marker.sub(table, page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    collecting = commands.add_parser("collect")
+    collecting.add_argument("home", type=Path)
+    collecting.add_argument("--sweep", required=True)
+    collecting.add_argument("--machine", required=True)
+    commands.add_parser("write")
+    given = parser.parse_args()
+    if given.command == "collect":
+        collect(given.home, given.sweep, given.machine)
+    write()
+
+
+if __name__ == "__main__":
+    main()
