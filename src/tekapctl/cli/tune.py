@@ -13,6 +13,7 @@ from tekapctl.errors import UsageError
 from tekapctl.store.home import Home
 
 if TYPE_CHECKING:
+    from tekapctl.experiments.comparison.statistics import Summary
     from tekapctl.experiments.sweeps.plan import Plan
     from tekapctl.experiments.tuning.planning import Tuning
     from tekapctl.experiments.tuning.tune import Result
@@ -100,11 +101,10 @@ def tune(
 
     def execute(title: str, plan: "Plan") -> Any:
         known = sweeping.look(plan, folder)
-        left = sum(standing.state != "finished" for standing in known.values())
-        epochs = next(iter(plan.trials.values())).spec.epochs
-        console.say(
-            f"{title}: {len(plan.groups)} candidates, {_counted(epochs, 'epoch')}, {left} of {len(known)} runs to do"
-        )
+        left = sum(each.state != "finished" and (retry or not each.diverged) for each in known.values())
+        candidates = _counted(len(plan.groups), "candidate")
+        epochs = _counted(next(iter(plan.trials.values())).spec.epochs, "epoch")
+        console.say(f"{title}: {candidates}, {epochs}, {left} of {len(known)} runs to do")
         return sweeping.carry_out(plan, folder, how, split="val") if left else known
 
     if not as_json:
@@ -117,9 +117,8 @@ def tune(
     else:
         _show(found)
     if found.confirmation is None:
-        begun = found.stages[-1]
-        counted = {digest: each for digest, each in begun.standings.items() if not each.diverged}
-        sweeping.conclude(counted, how)
+        last = found.stages[-1]
+        sweeping.conclude({digest: each for digest, each in last.standings.items() if not each.diverged}, how)
         console.say(f"when the jobs have ended, continue with `{command}`")
 
 
@@ -141,6 +140,10 @@ def _counted(number: int, unit: str) -> str:
     return f"{number:,} {unit}{'s' * (number != 1)}"
 
 
+def _mean(summary: "Summary | None") -> str:
+    return "" if summary is None else console.percent(summary.mean)
+
+
 def _command(found: "Result") -> str | None:
     return None if found.spec_file is None else shlex.join(["tekapctl", "distill", "--spec", str(found.spec_file)])
 
@@ -157,8 +160,8 @@ def _show(found: "Result") -> None:
             "settings": score.candidate.described,
             "rung>": f"{score.rung.number}",
             "epochs>": f"{score.rung.epochs:,}",
-            "val top-1 %>": "diverged" if score.diverged else console.percent(score.val_top1 and score.val_top1.mean),
-            "std>": console.percent(score.val_top1 and score.val_top1.std),
+            "val top-1 %>": "diverged" if score.diverged else _mean(score.val_top1),
+            "std>": console.percent(score.val_top1.std) if score.val_top1 else "",
         }
         for score in found.ranking
     ]
@@ -174,23 +177,20 @@ def _show(found: "Result") -> None:
             if summary is None:
                 continue
             difference = compared.difference if name == "winner" else None
-            mean, interval = difference_cells(difference, 100.0)
-            lines.append(
-                {
-                    "images": images,
-                    "settings=": name if found.winner and found.winner.number else "default",
-                    "seeds>": str(summary.seeds),
-                    "top-1 %>": console.percent(summary.mean),
-                    "std>": console.percent(summary.std),
-                    "difference>": mean,
-                    "95 % CI>": interval,
-                }
-            )
+            line = {
+                "images": images,
+                "settings=": "default" if confirmation.verdict == "default" else name,
+                "seeds>": str(summary.seeds),
+                "top-1 %>": console.percent(summary.mean),
+                "std>": console.percent(summary.std),
+            }
+            if compared.difference is not None:
+                line |= dict(zip(("difference>", "95 % CI>"), difference_cells(difference, 100.0), strict=True))
+            lines.append(line)
     console.show_text("")
     console.show_table(f"Confirmation on fresh seeds ({', '.join(map(str, confirmation.seeds))})", lines)
     console.show_text("")
-    assert found.winner is not None
-    console.show_text(f"Winner: {found.winner.described}")
+    console.show_text(f"Winner: {confirmation.winner.described}")
     for sentence in confirmation.sentences:
         console.show_text(sentence)
     console.show_text(

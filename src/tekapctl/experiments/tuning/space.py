@@ -3,6 +3,7 @@
 import math
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -122,21 +123,23 @@ def read_axes(texts: Sequence[str], spec: StudentSpec) -> list[Axis]:
 def default_axes(spec: StudentSpec) -> list[Axis]:
     """The weights and the temperatures of the distillation losses of a spec.
 
-    Weights are searched from a fifth to five times their default, temperatures from 1 to 16, all on a logarithmic
-    scale.
+    Weights are searched from a fifth to five times their default, temperatures from a quarter to four times (from 1 to
+    16 for 4), on a logarithmic scale, and less far where a field has bounds.
 
     Raises:
         UsageError: The spec has no distillation loss.
     """
+    around = {"alpha": (spec.alpha, 5.0), "beta": (spec.beta, 5.0)}
+    if spec.alpha:
+        around["temperature"] = (spec.temperature, 4.0)
+    own = getattr(spec.method, "temperature", None)
+    if spec.beta and isinstance(own, float):
+        around["method.temperature"] = (own, 4.0)
     axes = [
-        Axis(field, Range(_short(weight / 5), _short(5 * weight), is_log=True))
-        for field, weight in (("alpha", spec.alpha), ("beta", spec.beta))
-        if weight
+        Axis(field, Range(_end(spec, field, value, 1 / factor), _end(spec, field, value, factor), is_log=True))
+        for field, (value, factor) in around.items()
+        if value
     ]
-    temperatures = ["temperature"] if spec.alpha else []
-    if spec.beta and isinstance(getattr(spec.method, "temperature", None), float):
-        temperatures.append("method.temperature")
-    axes += [Axis(field, Range(1.0, 16.0, is_log=True)) for field in temperatures]
     if not axes:
         raise UsageError("`alpha` and `beta` are 0, so there is nothing to search.", "Name fields with `search`.")
     return axes
@@ -149,8 +152,14 @@ def in_short(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {in_words(value)}" for name, value in zip(names, settings.values(), strict=True))
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
+def _end(spec: StudentSpec, field: str, value: float, factor: float) -> float:
+    """The end of a range around a value, half as far on the logarithmic scale where the field's bounds are narrower."""
+    for distance in (factor, math.sqrt(factor)):
+        found = float(f"{value * distance:.{_DIGITS}g}")
+        with suppress(UsageError):
+            changed(spec, {field: found})
+            return found
+    return value
 
 
 def _read(text: str, spec: StudentSpec) -> Axis:
