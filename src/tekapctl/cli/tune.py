@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tekapctl.cli import console, options, sweeping
@@ -117,9 +118,11 @@ def tune(
     else:
         _show(found)
     if found.confirmation is None:
-        last = found.stages[-1]
-        sweeping.conclude({digest: each for digest, each in last.standings.items() if not each.diverged}, how)
-        console.say(f"when the jobs have ended, continue with `{command}`")
+        counted = {digest: each for digest, each in found.stages[-1].standings.items() if not each.diverged}
+        if executor is not None and any(each.state not in ("finished", "failed") for each in counted.values()):
+            console.say(f"when the jobs have ended, continue with `{command}`")
+            return
+        sweeping.conclude(counted, replace(how, executor=None, slurm=None))
 
 
 def _check_names(texts: list[str]) -> None:
@@ -165,7 +168,7 @@ def _show(found: "Result") -> None:
         }
         for score in found.ranking
     ]
-    console.show_table(f"{planned.name}: candidates by the last rung they reached", rows, optional=["std>"])
+    console.show_table(f"{planned.name}: candidates by the last rung they reached", _without_empty(rows))
     confirmation = found.confirmation
     if confirmation is None:
         return
@@ -177,18 +180,21 @@ def _show(found: "Result") -> None:
             if summary is None:
                 continue
             difference = compared.difference if name == "winner" else None
-            line = {
-                "images": images,
-                "settings=": "default" if confirmation.verdict == "default" else name,
-                "seeds>": str(summary.seeds),
-                "top-1 %>": console.percent(summary.mean),
-                "std>": console.percent(summary.std),
-            }
-            if compared.difference is not None:
-                line |= dict(zip(("difference>", "95 % CI>"), difference_cells(difference, 100.0), strict=True))
-            lines.append(line)
+            mean, interval = difference_cells(difference, 100.0)
+            lines.append(
+                {
+                    "images": images,
+                    "settings=": "default" if confirmation.verdict == "default" else name,
+                    "seeds>": str(summary.seeds),
+                    "top-1 %>": console.percent(summary.mean),
+                    "std>": console.percent(summary.std),
+                    "difference>": mean,
+                    "95 % CI>": interval,
+                }
+            )
     console.show_text("")
-    console.show_table(f"Confirmation on fresh seeds ({', '.join(map(str, confirmation.seeds))})", lines)
+    title = f"Confirmation on fresh seeds ({', '.join(map(str, confirmation.seeds))})"
+    console.show_table(title, _without_empty(lines))
     console.show_text("")
     console.show_text(f"Winner: {confirmation.winner.described}")
     for sentence in confirmation.sentences:
@@ -198,6 +204,12 @@ def _show(found: "Result") -> None:
         f"{_counted(len(found.seeds), 'seed')} ({', '.join(map(str, found.seeds))})."
     )
     console.show_text(f"\n{_command(found)}")
+
+
+def _without_empty(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows without the columns in which none has a value."""
+    filled = {column for row in rows for column, cell in row.items() if cell}
+    return [{column: cell for column, cell in row.items() if column in filled} for row in rows]
 
 
 def _estimate(planned: "Tuning", begun: "Result", folder: Any, workers: int, *, measured: bool, as_json: bool) -> None:

@@ -176,6 +176,15 @@ def test_a_search_stops_at_unfinished_runs_and_continues_there(home):
     assert again.to_dict() == tune(prepared(home), home, runner).to_dict(), "planned again, it is the same search"
 
 
+def test_rungs_that_are_too_short_to_rank_candidates_are_reported(home, logged):
+    short = Runner(home, lambda spec: 0.12 if spec.epochs == 2 else by_temperature(spec))
+    assert tune(prepared(home), home, short).confirmation is not None
+    assert [line for line in logged if "close to chance" in line] == [
+        "half of the runs of rung 1 of 3 are close to chance after 2 epochs, so their ranking says little; begin with "
+        "longer runs (min_epochs)"
+    ]
+
+
 @pytest.mark.parametrize(
     ("values", "options", "told"),
     [

@@ -76,7 +76,7 @@ class Confirmation:
             case "worse":
                 return ["The winner is worse than the default settings beyond seed noise.", measured, _KEEP]
             case "too few seeds":
-                return ["Too few seeds to tell the winner from the default settings.", measured]
+                return ["Too few seeds to tell the winner from the default settings.", measured, "Confirm on more."]
             case _:
                 advice = f"{_KEEP[:-1]}, or confirm on more seeds."
                 return ["The winner is not better than the default settings beyond seed noise.", measured, advice]

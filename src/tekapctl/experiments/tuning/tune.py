@@ -1,5 +1,7 @@
 """Carry out a search: one rung after the other, the confirmation, and the spec of the winner."""
 
+import logging
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +20,11 @@ from tekapctl.spec import dumps
 from tekapctl.store.atomic import atomic_write
 from tekapctl.store.home import Home
 from tekapctl.store.run import Run
+
+logger = logging.getLogger(__name__)
+
+_ABOVE_CHANCE = 0.1
+"""Runs that have come less than this share of the way from chance to no error have learned little."""
 
 Standings = Mapping[str, Standing]
 Execute = Callable[[str, Plan], Standings]
@@ -176,6 +183,8 @@ def tune(tuning: Tuning, home: Home, execute: Execute, *, write: bool = True) ->
                 f"The training of the default settings diverged in {title}, so there is nothing to compare with.",
                 "Choose default settings that train, such as a smaller `optimizer.learning_rate`.",
             )
+        if rung.number < len(tuning.rungs):
+            _warn_near_chance(stage, tuning, home)
         scores = {each.number: found.mean if (found := stage.val_top1(each)) else None for each in survivors}
         if rung is tuning.rungs[-1]:
             scores[0] = result.scores[0].val_top1.mean if result.scores[0].val_top1 else None
@@ -189,6 +198,17 @@ def tune(tuning: Tuning, home: Home, execute: Execute, *, write: bool = True) ->
         if write:
             atomic_write(result.spec_file, dumps(tuning.best(result.winner)).encode())
     return result
+
+
+def _warn_near_chance(stage: Stage, tuning: Tuning, home: Home) -> None:
+    """Say so if a rung was too short to rank its candidates."""
+    reached = [standing.val_top1 for standing in stage.standings.values() if standing.val_top1 is not None]
+    chance = 1 / tuning.spec.data.shape(home.datasets).classes
+    if statistics.median(reached) < chance + _ABOVE_CHANCE * (1 - chance):
+        logger.warning(
+            f"half of the runs of {stage.title} are close to chance after {stage.epochs} epochs, so their ranking says "
+            "little; begin with longer runs (min_epochs)"
+        )
 
 
 def _carry_out(
