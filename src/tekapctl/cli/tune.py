@@ -62,16 +62,16 @@ def tune(
     measured: sweeping.Measure = True,
     as_json: options.Json = False,
 ) -> None:
-    """Search for the best settings of a distillation.
+    """Search for the weights, temperature and other settings that suit your networks and images.
 
-    Takes the options of `distill`, which are the default settings. Candidates are trained for a few epochs, and the
-    best of them for more (successive halving), judged on validation images. The winner is compared with the default
-    settings on fresh seeds. You can interrupt a search and give the same command again to continue.
+    Takes the options of `distill`, which describe the default settings. Candidates are trained for a few epochs, and
+    the best of them for more (successive halving), judged on validation images. The winner and the default settings are
+    then compared on fresh seeds. You can interrupt a search at any time; the same command continues it.
 
     Examples:
     tekapctl tune --teacher resnet20 --student resnet8 --dataset digits --dry-run
     tekapctl tune --method crd --search beta=0.1..10 --search alpha=0,1
-    tekapctl tune --search temperature=2,4,8 --search optimizer.learning_rate=0.01..0.1
+    tekapctl tune --search temperature=2,4,8 --search optimizer.momentum=0.8..0.95
     """
     from tekapctl.experiments.sweeps.folder import SweepFolder
     from tekapctl.experiments.tuning import planning
