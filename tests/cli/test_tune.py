@@ -50,7 +50,7 @@ def test_a_search_that_is_killed_continues_and_one_that_is_done_trains_nothing(t
     command = again.out.splitlines()[-1].split()
     assert command[:3] == ["tekapctl", "distill", "--spec"]
     spec = tekapctl(*command[1:], "--dry-run", "--json").json["spec"]
-    assert spec["temperature"] == found["settings"].get("temperature", 4.0)
+    assert spec["temperature"] == found["settings"]["temperature"]
     assert spec["data"]["val_fraction"] == 0
     narrow = tekapctl(*words, COLUMNS="80").out.splitlines()
     assert max(len(line) for line in narrow if "best.toml" not in line) <= 80

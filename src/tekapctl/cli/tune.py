@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from tekapctl.store.home import Home
 if TYPE_CHECKING:
     from tekapctl.experiments.comparison.statistics import Summary
     from tekapctl.experiments.sweeps.plan import Plan
+    from tekapctl.experiments.tuning.candidates import Candidate
     from tekapctl.experiments.tuning.planning import Tuning
     from tekapctl.experiments.tuning.tune import Result
 
@@ -108,10 +110,8 @@ def tune(
         console.say(f"{title}: {candidates}, {epochs}, {left} of {len(known)} runs to do")
         return sweeping.carry_out(plan, folder, how, split="val") if left else known
 
-    if not as_json:
-        fields = {axis.field: str(axis.values) for axis in planned.axes}
-        for name, values in fields.items():
-            console.say(f"searching {name}: {values}")
+    for axis in planned.axes:
+        console.say(f"searching {axis.field}: {axis.values}")
     found = tuning.tune(planned, home, execute)
     if as_json:
         console.show_json(_document(found))
@@ -143,6 +143,11 @@ def _counted(number: int, unit: str) -> str:
     return f"{number:,} {unit}{'s' * (number != 1)}"
 
 
+def _listed(seeds: Sequence[int]) -> str:
+    """Consecutive seeds, in ascending order."""
+    return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+
+
 def _mean(summary: "Summary | None") -> str:
     return "" if summary is None else console.percent(summary.mean)
 
@@ -156,11 +161,12 @@ def _document(found: "Result") -> dict[str, Any]:
 
 
 def _show(found: "Result") -> None:
-    planned = found.tuning
+    from tekapctl.experiments.comparison.table import difference_cells
+
     rows = [
         {
-            "#>": str(score.candidate.number),
-            "settings": score.candidate.described,
+            "candidate>": str(score.candidate.number or "default"),
+            **_settings(score.candidate),
             "rung>": f"{score.rung.number}",
             "epochs>": f"{score.rung.epochs:,}",
             "val top-1 %>": "diverged" if score.diverged else _mean(score.val_top1),
@@ -168,12 +174,12 @@ def _show(found: "Result") -> None:
         }
         for score in found.ranking
     ]
-    console.show_table(f"{planned.name}: candidates by the last rung they reached", _without_empty(rows))
+    console.show_table(
+        f"{found.tuning.name}: candidates by the last rung they reached", _without_empty(rows), optional=["std>"]
+    )
     confirmation = found.confirmation
     if confirmation is None:
         return
-    from tekapctl.experiments.comparison.table import difference_cells
-
     lines = []
     for images, compared in (("validation", confirmation.val), ("test", confirmation.test)):
         for name, summary in (("winner", compared.winner), ("default", compared.default)):
@@ -193,7 +199,7 @@ def _show(found: "Result") -> None:
                 }
             )
     console.show_text("")
-    title = f"Confirmation on fresh seeds ({', '.join(map(str, confirmation.seeds))})"
+    title = f"Confirmation on fresh seeds ({_listed(confirmation.seeds)})"
     console.show_table(title, _without_empty(lines))
     console.show_text("")
     console.show_text(f"Winner: {confirmation.winner.described}")
@@ -201,9 +207,26 @@ def _show(found: "Result") -> None:
         console.show_text(sentence)
     console.show_text(
         f"Spent: {_counted(found.runs, 'run')}, {_counted(found.epochs, 'epoch')}, "
-        f"{_counted(len(found.seeds), 'seed')} ({', '.join(map(str, found.seeds))})."
+        f"{_counted(len(found.seeds), 'seed')} ({_listed(found.seeds)})."
     )
     console.show_text(f"\n{_command(found)}")
+
+
+_FIELD_COLUMNS = 4
+"""More fields than this share a column, in which they may be wrapped."""
+
+
+def _settings(candidate: "Candidate") -> dict[str, str]:
+    """A candidate's values as cells of the table."""
+    from tekapctl.experiments.identity import in_words
+    from tekapctl.experiments.tuning.space import in_short, short_names
+
+    if len(candidate.settings) > _FIELD_COLUMNS:
+        return {"settings": in_short(candidate.settings)}
+    names = short_names(candidate.settings)
+    return {
+        f"{names[field]}>": "unset" if value is None else in_words(value) for field, value in candidate.settings.items()
+    }
 
 
 def _without_empty(rows: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -32,12 +32,14 @@ def spec(**values) -> StudentSpec:
         ("temperature=2,4,8", Choices((2, 4, 8))),
         ("temperature=[2, 4.5]", Choices((2, 4.5))),
         ("schedule.name=step, cosine", Choices(("step", "cosine"))),
+        ("schedule=step,cosine", Choices(("step", "cosine"))),
         ("optimizer.nesterov=true,false", Choices((True, False))),
         ('data.augment=[[], ["randaugment"]]', Choices(([], ["randaugment"]))),
     ],
 )
 def test_ranges_and_values_are_read_as_they_are_written(text, values):
-    assert read_axes([text], spec()) == [Axis(text.partition("=")[0].strip(), values)]
+    field = text.partition("=")[0].strip()
+    assert read_axes([text], spec()) == [Axis("schedule.name" if field == "schedule" else field, values)]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_ranges_and_values_are_read_as_they_are_written(text, values):
         ("schedule.name=step,cosin", "cosin"),
         ("seed=0,1", "cannot be searched"),
         ("data.val_fraction=0.1,0.2", "cannot be searched"),
-        ("method.name=kd,crd", "tuned for one method"),
+        ("method=kd,crd", "tuned for one method"),
         ("student=resnet8,resnet14", "tuned for one problem"),
         ("device=cpu,cuda", "does not change the result"),
         ("tekap.feature.noise_std=0.1..1", "has no effect"),
@@ -126,7 +128,7 @@ def test_candidates_are_the_defaults_and_a_sequence_that_more_candidates_continu
     few, many = draw(axes, spec(), 5), draw(axes, spec(), 20)
     assert [each.number for each in many] == list(range(21))
     assert many[0].spec == spec()
-    assert not many[0].settings
+    assert many[0].settings == {"alpha": spec().alpha, "temperature": 4.0}
     assert [each.settings for each in few] == [each.settings for each in many[:6]]
     assert draw(axes, spec(seed=1), 5)[1].settings != few[1].settings, "the seed counts"
     for each in many[1:]:

@@ -12,7 +12,7 @@ from torch.quasirandom import SobolEngine
 
 from tekapctl.errors import UsageError
 from tekapctl.experiments.identity import experiment
-from tekapctl.experiments.tuning.space import Axis, Choices, changed, in_short
+from tekapctl.experiments.tuning.space import Axis, Choices, changed, in_short, value_at
 from tekapctl.randomness import derive
 from tekapctl.spec import StudentSpec
 
@@ -29,7 +29,7 @@ class Candidate:
 
     Attributes:
         number: 0 for the default settings.
-        settings: The values of the fields that are searched; empty for the default settings.
+        settings: The values of the fields that are searched.
         spec: The run with these settings.
     """
 
@@ -57,7 +57,7 @@ def draw(axes: Sequence[Axis], spec: StudentSpec, count: int) -> list[Candidate]
     Raises:
         UsageError: No point of the space is a valid spec that differs from the default settings.
     """
-    found = [Candidate(0, {}, spec)]
+    found = [Candidate(0, {axis.field: value_at(spec, axis.field) for axis in axes}, spec)]
     known = {experiment(spec)}
     refused: list[str] = []
     for settings in itertools.islice(_points(axes, spec.seed, count), _ATTEMPTS * count):

@@ -53,7 +53,7 @@ class Tuning:
 
     def best(self, winner: Candidate) -> StudentSpec:
         """The spec of a candidate with the validation images and the name of the default settings."""
-        return changed(self.spec, winner.settings)
+        return changed(self.spec, winner.settings) if winner.number else self.spec
 
     def plan(self, candidates: Iterable[Candidate], epochs: int, seeds: Sequence[int], datasets: Path) -> sweeps.Plan:
         """The runs of a stage as a sweep, with a group for each candidate."""

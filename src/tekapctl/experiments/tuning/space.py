@@ -2,7 +2,7 @@
 
 import math
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -11,6 +11,7 @@ from tekapctl.errors import UsageError
 from tekapctl.experiments.identity import NOT_IN_IDENTITY, experiment, in_words
 from tekapctl.settings import Settings
 from tekapctl.spec import StudentSpec, merged, parse, to_dict
+from tekapctl.spec.run import CHOICES
 from tekapctl.spec.suggestions import nearest_field
 
 _DECADE = 10
@@ -18,8 +19,8 @@ _DECADE = 10
 _DIGITS = 4
 """Significant digits of drawn numbers, so that they can be read and typed."""
 _OWN = ("seed", "data_seed", "epochs", "name", "data.val_fraction")
-_PROBLEM = ("kind", "student", "teacher_digest", "ensemble_digests", "data", "data.name", "data.fingerprint")
-_METHOD = ("method", "method.name")
+_PROBLEM = ("kind", "student", "teacher_digest", "ensemble_digests", "data.name", "data.fingerprint")
+_METHOD = "method.name"
 _SWITCHES = ("alpha", "beta", "tekap.logit.teachers", "tekap.feature.teachers")
 """Fields that decide whether others have an effect."""
 
@@ -145,11 +146,25 @@ def default_axes(spec: StudentSpec) -> list[Axis]:
     return axes
 
 
+def value_at(spec: StudentSpec, field: str) -> Any:
+    """The value of a field by its path, as a plain value."""
+    found: Any = to_dict(spec)
+    for name in field.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def short_names(fields: Iterable[str]) -> dict[str, str]:
+    """The last part of each path, where it says which field is meant; the schedule's name is called `schedule`."""
+    last = {field: field.removesuffix(".name").rpartition(".")[2] for field in fields}
+    known = list(last.values())
+    return {field: name if known.count(name) == 1 else field for field, name in last.items()}
+
+
 def in_short(settings: Mapping[str, Any]) -> str:
     """Values by field in words, such as `alpha 2.5, learning_rate 0.03`."""
-    last = [field.rpartition(".")[2] for field in settings]
-    names = [name if last.count(name) == 1 else field for name, field in zip(last, settings, strict=True)]
-    return ", ".join(f"{name} {in_words(value)}" for name, value in zip(names, settings.values(), strict=True))
+    names = short_names(settings)
+    return ", ".join(f"{names[field]} {in_words(value)}" for field, value in settings.items())
 
 
 def _end(spec: StudentSpec, field: str, value: float, factor: float) -> float:
@@ -168,13 +183,14 @@ def _read(text: str, spec: StudentSpec) -> Axis:
         raise UsageError(
             f"{text!r} does not say what to search.", "Write FIELD=LOW..HIGH or FIELD=VALUE,VALUE in `search`."
         )
+    field += ".name" if field in CHOICES else ""
     kinds = _kinds(spec, field)
     if field in _OWN:
         raise UsageError(f"`{field}` cannot be searched: the search sets it.", "Leave it out of `search`.")
-    if field in _METHOD or field in _PROBLEM or field.partition(".")[0] == "kind":
+    if field == _METHOD or field in _PROBLEM:
+        what = "method" if field == _METHOD else "problem"
         raise UsageError(
-            f"`{field}` cannot be searched: settings are tuned for one {'method' if field in _METHOD else 'problem'}.",
-            "Tune once for each, with another `name`.",
+            f"`{field}` cannot be searched: settings are tuned for one {what}.", "Tune once for each value of it."
         )
     if field in NOT_IN_IDENTITY:
         raise UsageError(f"`{field}` does not change the result of a run.", "Leave it out of `search`.")
