@@ -236,7 +236,7 @@ def _range(field: str, text: str, kinds: Collection[Any]) -> Range | None:
     if scale == "log" and low <= 0:
         raise UsageError(f"The range {text} of `{field}` has no logarithmic scale.", "Start above 0, or use :linear.")
     whole = low.is_integer() and high.is_integer()
-    is_integer = whole and "." not in first + second if not kinds else float not in kinds
+    is_integer = float not in kinds if kinds else whole and "." not in first + second
     if is_integer and not whole:
         raise UsageError(f"`{field}` is a whole number, unlike the ends of {text}.", "Use whole numbers.")
     is_log = scale == "log" or (not scale and low > 0 and low * _DECADE <= high)
