@@ -79,8 +79,8 @@ def shortened(words: list[str]) -> list[str]:
         # tests/cli/test_program.py carries the demo out; an unknown option is an error before there is any help.
         case ["demo", *_]:
             return [*words, "--help"]
-        # Dozens of networks each; tests/cli/test_study.py carries studies out.
-        case ["study", _, *_]:
+        # Dozens of networks each; tests/cli/test_study.py and test_tune.py carry some out.
+        case ["study", _, *_] | ["tune", *_]:
             return [*words, *PLAN]
         case ["sweep", plan, *_] if plan.endswith("tekap-cifar100.toml"):
             return [*words, *PLAN]

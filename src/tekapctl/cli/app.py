@@ -23,6 +23,7 @@ from tekapctl.cli import (
     study,
     sweep,
     train,
+    tune,
     watch,
 )
 from tekapctl.cli.help import Group, use_own_help
@@ -150,7 +151,14 @@ _add(
     bench=train.bench,
 )
 _add("Evaluate and deploy", evaluate=evaluate.evaluate, predict=evaluate.predict, export=export.export)
-_add("Experiments", compare=compare.compare, report=report.report, sweep=sweep.app, study=study.study)
+_add(
+    "Experiments",
+    compare=compare.compare,
+    report=report.report,
+    sweep=sweep.app,
+    study=study.study,
+    tune=tune.tune,
+)
 _add(
     "Information",
     methods=information.methods,

@@ -11,7 +11,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from tekapctl.cli.console import say
 
 PANELS = (
-    *("Options", "Networks", "Data", "Method", "TeKAP", "Optimization", "Run", "Execution", "Robustness"),
+    *("Options", "Search", "Networks", "Data", "Method", "TeKAP", "Optimization", "Run", "Execution", "Robustness"),
     *("Configuration", "Output", "Global options"),
 )
 """Option groups in the order in which a help page shows them."""

@@ -1,8 +1,8 @@
-"""Shared by `sweep` and `study`: execute the runs of a plan, show their progress and estimate their cost."""
+"""Shared by `sweep`, `study` and `tune`: execute the runs of a plan, show their progress and estimate their cost."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich.console import Group
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tekapctl.experiments.sweeps.state import Standing
 
     Standings = Mapping[str, Standing]
+
+Split = Literal["val", "test"]
 
 Workers = Annotated[
     int | None, option("-w --workers N", "Runs in parallel. [default: 1]", "Execution", min=1, max=1024)
@@ -75,8 +77,11 @@ class How:
             raise UsageError("A cluster assigns devices itself.", "Leave out --devices.")
 
 
-def carry_out(plan: "Plan", folder: "SweepFolder", how: How) -> "Standings":
-    """Run or submit what is not finished, and return the state of all runs."""
+def carry_out(plan: "Plan", folder: "SweepFolder", how: How, *, split: Split = "test") -> "Standings":
+    """Run or submit what is not finished, and return the state of all runs.
+
+    Accuracies that are shown meanwhile are those on the images of `split`.
+    """
     if how.executor is not None:
         from tekapctl.experiments.sweeps.cluster import submit
 
@@ -88,7 +93,7 @@ def carry_out(plan: "Plan", folder: "SweepFolder", how: How) -> "Standings":
         return look(plan, folder)
     from tekapctl.experiments.sweeps.local import LocalSweep
 
-    with _display(plan) as show_now:
+    with _display(plan, split) as show_now:
         return LocalSweep(
             plan,
             folder,
@@ -112,9 +117,10 @@ def look(plan: "Plan", folder: "SweepFolder") -> "Standings":
     return Ledger(folder.home).look(plan, queued)
 
 
-def _rows(plan: "Plan", standings: "Standings") -> list[console.Row]:
+def _rows(plan: "Plan", standings: "Standings", split: Split = "test") -> list[console.Row]:
     from tekapctl.experiments.sweeps.state import rows
 
+    columns = ("top-1 %>", "std>", "paper %>") if split == "test" else ("val top-1 %>", "std>")
     return [
         {
             "": row.label,
@@ -122,26 +128,35 @@ def _rows(plan: "Plan", standings: "Standings") -> list[console.Row]:
             "running>": str(row.running or ""),
             "failed>": str(row.failed or ""),
             "waiting>": str(row.waiting or ""),
-            **dict(zip(("top-1 %>", "std>", "paper %>"), map(console.percent, row.accuracies), strict=True)),
+            **dict(zip(columns, map(console.percent, row.accuracies), strict=False)),
         }
-        for row in rows(plan, standings)
+        for row in rows(plan, _on(split, standings))
     ]
 
 
-def _line(label: str, standing: "Standing") -> str:
-    reached = f", top-1 {console.percent(standing.top1)} %" if standing.top1 is not None else ""
+def _on(split: Split, standings: "Standings") -> "Standings":
+    """The states with accuracies on the images of a split."""
+    if split == "test":
+        return standings
+    return {digest: replace(standing, top1=standing.val_top1) for digest, standing in standings.items()}
+
+
+def _line(label: str, standing: "Standing", split: Split = "test") -> str:
+    top1 = standing.top1 if split == "test" else standing.val_top1
+    name = "top-1" if split == "test" else "val top-1"
+    reached = f", {name} {console.percent(top1)} %" if top1 is not None else ""
     why = f": {standing.error}" if standing.error else ""
     return f"{standing.state}: {label}{reached}{why}"
 
 
 @contextmanager
-def _display(plan: "Plan") -> "Iterator[Callable[[Standings], None]]":
+def _display(plan: "Plan", split: Split) -> "Iterator[Callable[[Standings], None]]":
     """Shows a sweep on stderr: a live table on a terminal, else a line for each run that ends."""
     shown: Any = None
 
     def draw(standings: "Standings") -> None:
         nonlocal shown
-        rows = _rows(plan, standings)
+        rows = _rows(plan, standings, split)
         moving = [
             f"{trial.label}: {standing.epoch} of {trial.spec.total_epochs} epochs"
             for trial, standing in ((plan.trials[digest], standing) for digest, standing in standings.items())
@@ -157,7 +172,7 @@ def _display(plan: "Plan") -> "Iterator[Callable[[Standings], None]]":
 
     def write(standings: "Standings") -> None:
         nonlocal shown
-        lines = {digest: _line(plan.trials[digest].label, standing) for digest, standing in standings.items()}
+        lines = {digest: _line(plan.trials[digest].label, standing, split) for digest, standing in standings.items()}
         done = f"{sum(standing.state == 'finished' for standing in standings.values())} of {len(lines)} done"
         if shown is None:
             console.say(done)

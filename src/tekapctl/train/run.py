@@ -212,14 +212,16 @@ def with_checkpoint(error: TekapctlError, run: Run) -> TekapctlError:
     if not isinstance(error, DivergedError | PeerLostError | UnexpectedError | OutOfMemoryError | UsageError):
         return error
     where = checkpoint.described(run.checkpoints)
-    told = TekapctlError(f"{error.problem[:-1]}; {where}.", error.remedy.replace("RUN", run.id))
+    kind = DivergedError if isinstance(error, DivergedError) else TekapctlError
+    told = kind(f"{error.problem[:-1]}; {where}.", error.remedy.replace("RUN", run.id))
     told.__cause__ = error.__cause__
     return told
 
 
 def fail(run: Run, error: TekapctlError, trackers: Trackers) -> dict[str, Any]:
     """Write why a run failed; returns its summary."""
-    failed = {"run": run.id, "status": "failed", "error": str(error)}
+    failed: dict[str, Any] = {"run": run.id, "status": "failed", "error": str(error)}
+    failed["diverged"] = isinstance(error, DivergedError)
     with suppress(TekapctlError):  # the first error is the one to report
         run.write_summary(failed)
         if error.__cause__ is not None:

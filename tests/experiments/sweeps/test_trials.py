@@ -121,6 +121,7 @@ def test_a_run_that_failed_is_tried_again_on_request_and_its_students_wait(folde
     standings = Ledger(folder.home).look(made)
     assert [standing.state for standing in standings.values()] == ["failed", "waiting", "waiting"]
     assert "not finite in step" in standings[teacher].error
+    assert [standing.diverged for standing in standings.values()] == [True, False, False]
     with pytest.raises(TekapctlError, match="failed before: The loss"):
         do(folder, made, teacher)
     with pytest.raises(TekapctlError, match=r"^The loss is not finite"):
@@ -182,6 +183,7 @@ def test_a_run_that_a_method_of_the_users_own_broke_has_failed_with_its_words(fo
     standing = Ledger(folder.home).look(made)[student]
     assert standing.state == "failed"
     assert "ZeroDivisionError: of the method" in str(standing.error)
+    assert not standing.diverged
     with pytest.raises(TekapctlError, match=r"failed before: .*ZeroDivisionError: of the method"):
         do(folder, made, student)
     monkeypatch.setenv("METHOD_IS_MENDED", "1")

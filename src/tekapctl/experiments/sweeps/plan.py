@@ -20,6 +20,8 @@ from tekapctl.spec import StudentSpec, TeacherSpec, merged, parse, read_file
 
 _SHOWN = 5
 """Maximum number of invalid specs in an error message."""
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+"""A sweep's name is that of a folder."""
 MOST = 100_000
 """Maximum number of runs of a sweep."""
 _FIELDS = StudentSpec.model_fields.keys() | TeacherSpec.model_fields.keys() | {"preset"}
@@ -36,7 +38,7 @@ class SweepSettings(Settings):
 class SweepFile(Settings):
     """The tables of a sweep file."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", description="The sweep's name.")
+    name: str = Field(pattern=NAME, description="The sweep's name.")
     sweep: SweepSettings = SweepSettings()
     spec: dict[str, Any] = Field({}, description="Spec fields that all runs of the grid share.")
     grid: dict[str, Any] = Field(

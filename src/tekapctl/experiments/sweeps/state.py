@@ -35,8 +35,10 @@ class Standing:
         state: `queued` if submitted to a cluster, `waiting` if not started.
         run: The id of its run, if it has started.
         epoch: Completed epochs.
-        top1: Top-1 accuracy after the last epoch (0 to 1) of a finished run.
+        top1: Top-1 accuracy on the test images after the last epoch (0 to 1) of a finished run.
+        val_top1: The same on its validation images, if it has any.
         error: Why it failed or was interrupted.
+        diverged: Whether it failed because its loss or its outputs were no longer finite.
         note: Why one of its runs does not count.
     """
 
@@ -44,7 +46,9 @@ class Standing:
     run: str | None = None
     epoch: int = 0
     top1: float | None = None
+    val_top1: float | None = None
     error: str | None = None
+    diverged: bool = False
     note: str | None = None
 
 
@@ -165,13 +169,14 @@ class Ledger:
 def _standing(run: Run, status: State) -> Standing:
     summary = run.summary() or {}
     if status == "finished":
-        top1 = summary.get("last_top1")
-        reached = float(top1) if isinstance(top1, int | float) else None
-        return Standing(status, run.id, int(summary.get("epochs", 0)), reached)
+        reached = (summary.get(name) for name in ("last_top1", "last_val_top1"))
+        top1, val_top1 = (float(each) if isinstance(each, int | float) else None for each in reached)
+        return Standing(status, run.id, int(summary.get("epochs", 0)), top1, val_top1)
     metrics = run.metrics()
     error = summary.get("error") if status == "failed" else None
     epoch = int(metrics[-1].get("epoch", 0)) if metrics else 0
-    return Standing(status, run.id, epoch, error=None if error is None else str(error))
+    diverged = status == "failed" and summary.get("diverged") is True
+    return Standing(status, run.id, epoch, error=None if error is None else str(error), diverged=diverged)
 
 
 def _marked(run: Run) -> str | None:
