@@ -1,14 +1,13 @@
 """What `--dry-run` of `train-teacher` and `distill` prints: the spec, its cost, and its time on this machine."""
 
-from typing import Any, Literal
+from typing import Any
 
 from tekapctl.cli import console
+from tekapctl.cli.own_images import Fit
 from tekapctl.store.home import Home
 
 
-def estimate(
-    spec: Any, *, measured: bool, as_json: bool, fit_teacher: Literal["finetune", "probe", "none"] = "none"
-) -> None:
+def estimate(spec: Any, *, measured: bool, as_json: bool, fit_teacher: Fit = "none") -> None:
     """Print a run's spec and cost.
 
     Args:

@@ -1,13 +1,26 @@
 """Defaults for a folder of images: pretrained weights, fine-tuning, a validation split and early stopping."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from tekapctl.cli.options import option
+from tekapctl.cli.progress import Training
 from tekapctl.errors import UsageError
+from tekapctl.store.home import Home
 
 if TYPE_CHECKING:
     from tekapctl.cli.spec_options import Kind
 
+Fit = Literal["finetune", "probe", "none"]
+FitTeacher = Annotated[
+    Fit,
+    option(
+        "--fit-teacher HOW",
+        "With your own images and a teacher that does not know their classes, first train it on them: finetune, "
+        "probe (its classifier alone) or none.",
+        "Networks",
+    ),
+]
 OWN = ("folder", "hf")
 """Data sets that are the user's own images."""
 _VALIDATION = {"data.val_fraction": 0.1, "patience": 10}
@@ -52,7 +65,6 @@ def validation_values(values: Mapping[str, Any]) -> dict[str, Any]:
     if any(path in values for path in _VALIDATION):
         return {}
     from tekapctl.data.spec import data_spec
-    from tekapctl.store.home import Home
 
     section = {path.removeprefix("data."): value for path, value in values.items() if path.startswith("data.")}
     place: dict[str, Any] = {name: section[name] for name in ("name", "folder") if name in section}
@@ -66,3 +78,26 @@ def validation_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_own(values: Mapping[str, Any]) -> bool:
     return str(values.get("data.name", "")).partition(":")[0] in OWN
+
+
+def with_fitted_teacher(spec: Any, fit: Fit, processes: int = 1) -> Any:
+    """The spec with a teacher that knows the classes of the user's images, trained first where it does not.
+
+    Args:
+        spec: A student's spec.
+        fit: How the teacher is trained.
+        processes: Processes that train the student.
+
+    Raises:
+        UsageError: The teacher has to be trained, and several processes were asked for.
+    """
+    from tekapctl.distributed.communicator import was_launched
+    from tekapctl.experiments import fitted_teacher
+
+    home = Home.default()
+    if (processes > 1 or was_launched()) and fitted_teacher.fitting_spec(spec, home, fit) is not None:
+        raise UsageError(
+            f"{spec.teacher} does not know the classes of your images, and several processes cannot fit it.",
+            f"Train it first with `tekapctl train-teacher --model {spec.teacher}` and --nproc.",
+        )
+    return fitted_teacher.with_fitted_teacher(spec, home, fit, Training)

@@ -4,7 +4,7 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -13,12 +13,11 @@ from tekapctl.cli.build_spec import with_spec_options
 from tekapctl.cli.check import say_what_is_there
 from tekapctl.cli.dry_run import estimate
 from tekapctl.cli.options import option
-from tekapctl.cli.own_images import OWN
+from tekapctl.cli.own_images import OWN, Fit, FitTeacher, with_fitted_teacher
 from tekapctl.cli.progress import Training
 from tekapctl.errors import UsageError
 from tekapctl.store.home import Home
 
-Fit = Literal["finetune", "probe", "none"]
 DryRun = Annotated[
     bool,
     option("--dry-run", "Print the full spec, its cost, and its time on this machine without training.", "Output"),
@@ -83,15 +82,7 @@ def distill(
             complete=complete.effects,
         ),
     ] = None,
-    fit_teacher: Annotated[
-        Fit,
-        option(
-            "--fit-teacher HOW",
-            "With your own images and a teacher that does not know their classes, first train it on them: finetune, "
-            "probe (its classifier alone) or none.",
-            "Networks",
-        ),
-    ] = "finetune",
+    fit_teacher: FitTeacher = "finetune",
     processes: Processes = 1,
     seeds: Seeds = 1,
     dry_run: DryRun = False,
@@ -212,7 +203,7 @@ def _train(
     if options.is_main():
         say_what_is_there(spec)
     if spec.kind == "student":
-        spec = _with_fitted_teacher(spec, fit_teacher, processes)
+        spec = with_fitted_teacher(spec, fit_teacher, processes)
     if seeds > 1:
         _train_seeds(spec, seeds, as_json=as_json)
         return
@@ -283,19 +274,6 @@ def _divide(processes: int) -> None:
         # The first process says so too, unless it was killed because another did not answer.
         console.say(f"stopped; `tekapctl resume latest --nproc {processes}` continues from the last checkpoint")
     raise typer.Exit(code)
-
-
-def _with_fitted_teacher(spec: Any, fit: Fit, processes: int) -> Any:
-    """The spec with a teacher that knows the classes of the user's images, trained first where it does not."""
-    from tekapctl.distributed.communicator import was_launched
-    from tekapctl.experiments.fitted_teacher import fitting_spec, with_fitted_teacher
-
-    if (processes > 1 or was_launched()) and fitting_spec(spec, Home.default(), fit) is not None:
-        raise UsageError(
-            f"{spec.teacher} does not know the classes of your images, and several processes cannot fit it.",
-            f"Train it first with `tekapctl train-teacher --model {spec.teacher}` and --nproc.",
-        )
-    return with_fitted_teacher(spec, Home.default(), fit, Training)
 
 
 def _train_seeds(spec: Any, count: int, *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tekapctl.cli import console, options, sweeping
 from tekapctl.cli.build_spec import with_spec_options
 from tekapctl.cli.options import option
+from tekapctl.cli.own_images import FitTeacher, with_fitted_teacher
 from tekapctl.cli.progress import counting
 from tekapctl.cli.spec_options import TABLE
 from tekapctl.errors import UsageError
@@ -55,6 +56,7 @@ def tune(
             max=1000,
         ),
     ] = 5,
+    fit_teacher: FitTeacher = "finetune",
     workers: sweeping.Workers = None,
     devices: sweeping.Devices = None,
     executor: sweeping.Executor = None,
@@ -83,6 +85,8 @@ def tune(
     home, command = Home.default(), shlex.join(["tekapctl", *sys.argv[1:]])
     how = sweeping.How(workers, devices, executor, slurm, retry, command, "tekapctl runs list")
     _check_names(search or [])
+    if not dry_run:
+        spec = with_fitted_teacher(spec, fit_teacher)
     planned = planning.prepare(
         spec,
         home,
