@@ -37,7 +37,7 @@ def test_it_is_a_command_and_a_module(command):
         *("fetch", "train-teacher", "distill", "resume", "evaluate", "demo", "schema", "bench", "cache warm"),
         *("compare", "predict", "doctor", "watch"),
         *("methods", "methods show", "models", "models show", "presets"),
-        *("runs list", "runs show", "runs remove", "cache list", "cache verify", "cache clear"),
+        *("runs list", "runs show", "runs rm", "runs diff", "runs export", "runs import", "cache list", "cache verify", "cache clear"),
     ],
 )
 def test_every_help_text_has_an_example(tekapctl, command):

@@ -32,7 +32,7 @@ def chosen_format(**formats: bool) -> str | None:
 
 def compare(
     references: options.FinishedRuns = None,
-    name: options.RunsNamed = None,
+    names: options.RunsNamed = None,
     every: options.EveryRun = False,
     baseline: options.Baseline = None,
     markdown: Markdown = False,
@@ -50,14 +50,14 @@ def compare(
     tekapctl compare --name mine --baseline kd --latex
     """
     form = chosen_format(markdown=markdown, latex=latex, csv=csv, json=as_json)
-    request = [references or [], name, every, baseline, _state_of_all_runs()]
+    request = [references or [], names or [], every, baseline, _state_of_all_runs()]
     found = listings.kept("compare", request)
     if found is None:
         from tekapctl.experiments.comparison import groups
 
         said = BufferingHandler(1000)
         ROOT.addHandler(said)
-        runs = groups.find(Home.default(), references or [], name=name, every=every)
+        runs = groups.find(Home.default(), references or [], names=names or [], every=every)
         found = compared(groups.group(runs), baseline)
         if not said.buffer:  # else the next time would have to say the same
             listings.keep("compare", found, request)

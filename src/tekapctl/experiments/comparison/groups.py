@@ -55,21 +55,21 @@ class Group:
         return [self.runs[seed].top1 for seed in sorted(self.runs)]
 
 
-def find(home: Home, references: Sequence[str], *, name: str | None = None, every: bool = False) -> list[Finished]:
+def find(home: Home, references: Sequence[str], *, names: Sequence[str] = (), every: bool = False) -> list[Finished]:
     """Find finished runs. Runs that are not listed in `references` and cannot be read are skipped.
 
-    Selects the runs in `references` (ids, unique prefixes, or `latest`), those whose spec has this `name`, or `every`
-    run.
+    Selects the runs in `references` (ids, unique prefixes, or `latest`), those whose spec has one of these `names`, or
+    `every` run.
 
     Raises:
         UsageError: No run was found, or a run in `references` is not finished or has an invalid spec.
     """
     runs = Runs(home.runs)
     found = [read_finished(runs.find(reference)) for reference in references]
-    if every or name is not None:
+    if every or names:
         known = {each.run.id for each in found}
         for run in runs.all():
-            if run.id in known or not (every or _name(run) == name):
+            if run.id in known or not (every or _name(run) in names):
                 continue
             if run.status in ("running", "interrupted", "failed"):
                 continue
@@ -79,7 +79,7 @@ def find(home: Home, references: Sequence[str], *, name: str | None = None, ever
                 logger.info(f"left out {run.id}: {error.problem}")
     if not found:
         raise UsageError(
-            "There are no finished runs to compare.", "Name runs of `tekapctl runs list`, or give `name` or `every`."
+            "There are no finished runs to compare.", "Name runs of `tekapctl runs list`, or give `names` or `every`."
         )
     return found
 
