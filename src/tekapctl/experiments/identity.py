@@ -10,7 +10,18 @@ from tekapctl.data.image_files import ImageFilesSpec
 from tekapctl.spec import RunSpec, StudentSpec, parse, to_dict
 
 NOT_IN_IDENTITY = (
-    *("seed", "name", "device", "compile", "graph", "checkpoint_minutes", "cache_teacher", "diagnose", "track"),
+    *(
+        "seed",
+        "name",
+        "device",
+        "compile",
+        "graph",
+        "checkpoint_minutes",
+        "cache_teacher",
+        "diagnose",
+        "track",
+        "continues.run",
+    ),
     *("data.folder", "data.unlabelled", "data.stream", "data.workers"),
 )
 """Fields in which two runs of one experiment may differ."""

@@ -191,6 +191,8 @@ def _follows_from_a_name(field: str, tables: Sequence[Mapping[str, Any]]) -> boo
 def _field_in_words(field: str, value: object) -> str:
     if field == "data.unlabelled_fingerprint":
         return "no unlabelled images" if value is None else f"unlabelled images {str(value)[:8]}"
+    if field == "continues.epochs":
+        return "in one go" if value is None else f"continued after {str(value).replace(' + ', ' and ')} epochs"
     if isinstance(value, str) and (run := _RUN_ID.fullmatch(value)):
         return f"{field} {run[1]}"  # which all commands accept, too
     return f"{field.removesuffix('.name')} {'unset' if value is None else value}"
