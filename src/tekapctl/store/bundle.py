@@ -77,9 +77,9 @@ def write_bundle(runs: Sequence[Run], output: Path, *, weights: bool = True, che
         raise UsageError(f"{output.name} is not the name of a bundle.", "Name a file that ends with .tar or .tar.gz.")
     with ExitStack() as held:
         for run in runs:
-            if run.status not in ("finished", "running"):
-                held.enter_context(run.lock())  # it must not be resumed meanwhile
             _check(run, weights=weights, checkpoints=checkpoints)
+            if run.status != "finished":
+                held.enter_context(run.lock())  # it must not be resumed meanwhile
         found = {run: _files(run, weights=weights, checkpoints=checkpoints) for run in runs}
         manifest = Manifest(runs=[RunEntry(run=run.id, files=_entries(run, names)) for run, names in found.items()])
         with atomic_path(output) as (part,), part.open("wb") as file, _archive(file, output) as archive:

@@ -205,9 +205,15 @@ def field_in_words(field: str, value: object) -> str:
         return "no unlabelled images" if value is None else f"unlabelled images {str(value)[:8]}"
     if field == "continues.epochs":
         return "in one go" if value is None else f"continued after {str(value).replace(' + ', ' and ')} epochs"
-    if isinstance(value, str) and (run := _RUN_ID.fullmatch(value)):
-        return f"{field} {run[1]}"  # which all commands accept, too
+    if isinstance(value, str):
+        value = short_reference(value)
     return f"{field.removesuffix('.name')} {'unset' if value is None else value}"
+
+
+def short_reference(name: str) -> str:
+    """The end of a run's id, which all commands accept too; other names as they are."""
+    run = _RUN_ID.fullmatch(name)
+    return run[1] if run else name
 
 
 def distinctive(tables: Sequence[Table]) -> list[str]:

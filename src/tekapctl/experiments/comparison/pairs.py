@@ -1,7 +1,7 @@
 """The table of papers: methods as rows, and teacher/student pairs as columns."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tekapctl.errors import UsageError
@@ -15,6 +15,7 @@ from tekapctl.experiments.comparison.groups import (
     distinctive,
     field_in_words,
     short_names,
+    short_reference,
     with_teachers_digests,
     words_of,
 )
@@ -23,7 +24,7 @@ from tekapctl.experiments.comparison.table import difference
 from tekapctl.spec import StudentSpec
 
 _OF_A_PAIR = (
-    *("student", "model", "model_args", "teacher", "teacher_model", "teacher_args", "teacher_digest", "kind"),
+    *("student", "model", "teacher", "teacher_model", "teacher_args", "teacher_digest", "kind"),
     *("ensemble", "ensemble_digests", "data.name", "data.fingerprint"),
 )
 """Fields that belong to a column."""
@@ -31,7 +32,7 @@ _OF_A_PAIR = (
 
 @dataclass(frozen=True)
 class Pair:
-    """A column: a data set, a teacher and a student."""
+    """A column: a data set, a teacher and a student. Teachers of one network with different weights are different."""
 
     dataset: str
     teacher: str
@@ -125,10 +126,7 @@ def by_pair(found: Iterable[Finished], baseline: str | None = None) -> PairTable
     by_spec, tables = by_experiment(found)
     firsts = {key: runs[min(runs)] for key, runs in by_spec.items()}
     datasets = datasets_of(firsts)
-    columns: dict[Pair, list[str]] = {}
-    for key, first in firsts.items():
-        if isinstance(first.spec, StudentSpec):
-            columns.setdefault(Pair(datasets[key], _teacher(first), first.spec.network), []).append(key)
+    columns = _columns(firsts, datasets)
     if not columns:
         raise UsageError("None of these runs has a teacher, so there are no pairs.", "Compare them without `by_pair`.")
     undistilled = [key for key, first in firsts.items() if not isinstance(first.spec, StudentSpec)]
@@ -156,6 +154,28 @@ def by_pair(found: Iterable[Finished], baseline: str | None = None) -> PairTable
         _varying(labels, columns, tables),
         [f"{firsts[key].spec.network} on {datasets[key]}" for key in undistilled if key not in placed],
     )
+
+
+def _columns(firsts: Mapping[str, Finished], datasets: Mapping[str, str]) -> dict[Pair, list[str]]:
+    """The experiments of each pair, in the order of the pairs' first runs."""
+    found: dict[tuple[Pair, tuple[str, ...]], list[str]] = {}
+    names: dict[tuple[Pair, tuple[str, ...]], str] = {}
+    for key, first in firsts.items():
+        if isinstance(first.spec, StudentSpec):
+            weights = (first.spec.teacher_digest or first.spec.teacher, *first.spec.ensemble_digests)
+            place = (Pair(datasets[key], _teacher(first), first.spec.network), weights)
+            found.setdefault(place, []).append(key)
+            names.setdefault(place, short_reference(first.spec.teacher))
+    columns = {}
+    for (pair, weights), keys in found.items():
+        alike = [name for (other, _), name in names.items() if other == pair]
+        if len(alike) > 1:
+            name = names[pair, weights]
+            which = name if alike.count(name) == 1 else weights[0][:8]
+            columns[replace(pair, teacher=f"{pair.teacher} ({which})")] = keys
+        else:
+            columns[pair] = keys
+    return columns
 
 
 def _teacher(run: Finished) -> str:
