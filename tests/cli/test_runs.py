@@ -105,7 +105,7 @@ def test_tables_are_merged_and_teachers_kept(program, tmp_path):
     assert ids(other) == ids(program)[5:]
     assert "No runs were selected" in program.refuses("runs", "export", "--name", "nothing")
     assert "hold the weights" in program.refuses("runs", "export", "latest", "--no-weights", "--checkpoints")
-    assert "no bundle of runs" in other.refuses("runs", "import", str(tmp_path / "report.html"))
+    assert "a file that `tekapctl runs export` wrote" in other.refuses("runs", "import", str(tmp_path / "report.html"))
 
 
 def test_a_run_is_trained_longer_on_another_machine(tekapctl, teacher, tmp_path):

@@ -163,6 +163,9 @@ def show(reference: options.RunReference, as_json: options.Json = False) -> None
     console.show_text("\n" + console.printable(spec))
 
 
+app.command("diff")(run_diff.diff)
+
+
 @app.command("verify")
 def verify(
     references: Annotated[
@@ -227,6 +230,5 @@ def remove(
             console.say(f"removed {run.id}")
 
 
-app.command("diff")(run_diff.diff)
 app.command("export")(bundles.export_runs)
 app.command("import")(bundles.import_runs)

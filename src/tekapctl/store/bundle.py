@@ -163,11 +163,15 @@ def read_manifest(bundle: Path) -> Manifest:
     """
     if not bundle.is_file():
         raise UsageError(f"There is no file {bundle}.", "Name a bundle that `tekapctl runs export` wrote.")
-    with closing(members(bundle, max_bytes=_MAX_MANIFEST, only_files=True)) as files:
-        first = next(files, None)
-        text = first.read() if first is not None and str(first.path) == MANIFEST else None
+    remedy = "Name a file that `tekapctl runs export` wrote, or copy it again."
+    try:
+        with closing(members(bundle, max_bytes=_MAX_MANIFEST, only_files=True)) as files:
+            first = next(files, None)
+            text = first.read() if first is not None and str(first.path) == MANIFEST else None
+    except UsageError as error:
+        raise UsageError(error.problem, remedy) from None
     if text is None:
-        raise UsageError(f"{bundle} is no bundle of runs.", "Name a file that `tekapctl runs export` wrote.")
+        raise UsageError(f"{bundle} is not a bundle of runs.", remedy)
     try:
         manifest = Manifest.model_validate_json(text)
     except (ValidationError, ValueError, RecursionError) as error:
