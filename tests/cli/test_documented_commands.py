@@ -208,6 +208,7 @@ def prepared(served, tmp_path_factory) -> Iterator[Reader]:
 def as_typed(command: str, reader: Reader) -> list[str]:
     """A command with the reader's own words, runs and machine in it."""
     runs = [path.name for path in sorted((reader.home / "runs").glob("2*"))]
+    command = command.replace("resume 0440", f"resume {runs[-1]}")  # which leaves what is `latest` as it was
     # As a teacher, `latest` would be the latest teacher.
     command = command.replace("--teacher RUN", f"--teacher {runs[-1]}")
     for word, own in sorted(WORDS.items(), key=lambda pair: -len(pair[0])):

@@ -349,8 +349,11 @@ def test_teachers_are_found_and_go_along(tmp_path, runs, others):
 
 def test_a_manifest_names_every_file_with_its_checksum(tmp_path, runs):
     made = make(runs)
+    (tmp_path / "private.txt").write_text("elsewhere")
+    link = made.path / "link.txt"
+    link.symlink_to(tmp_path / "private.txt")
     write_bundle([made], tmp_path / "bundle.tar")
     (entry,) = read_manifest(tmp_path / "bundle.tar").runs
-    assert set(entry.files) == contents(made).keys() - {STATE}
+    assert set(entry.files) == contents(made).keys() - {STATE, link.name}
     for name, file in entry.files.items():
         assert hashlib.sha256((made.path / name).read_bytes()).hexdigest() == file.sha256

@@ -23,7 +23,11 @@ def export_runs(
         bool, option("--no-weights", "Leave out the weights: a small bundle, for tables and learning curves.")
     ] = False,
     checkpoints: Annotated[
-        bool, option("--checkpoints", "Include checkpoints, so that `resume` works there, and unfinished runs.")
+        bool,
+        option(
+            "--checkpoints",
+            "Include checkpoints, to resume runs there or train them longer; unfinished runs need them.",
+        ),
     ] = False,
     teachers: Annotated[bool, option("--teachers", "Include the runs that taught these runs.")] = False,
     force: options.Force = False,
@@ -82,13 +86,14 @@ def export_runs(
 
 
 def import_runs(
-    bundle: Annotated[Path, argument("FILE", "A bundle that `runs export` wrote.")],
+    bundles: Annotated[list[Path], argument("FILE...", "Bundles that `runs export` wrote.")],
     as_json: options.Json = False,
 ) -> None:
-    """Import the runs of a bundle.
+    """Import the runs of bundles.
 
-    All files are checked against their checksums before any run appears. Runs that are here already are skipped, and
-    get what they were imported without, such as weights. Nothing is imported if a different run of the same ID is here.
+    All files of a bundle are checked against their checksums before any of its runs appears. Runs that are here already
+    are skipped, and get what they were imported without, such as weights. None is imported if a different run of the
+    same ID is here.
 
     Example: tekapctl runs import student.tar
     """
@@ -96,13 +101,17 @@ def import_runs(
     from tekapctl.store.importing import import_bundle
     from tekapctl.store.runs import Runs
 
-    found = import_bundle(expand_user(str(bundle)), Runs(Home.default().runs))
+    runs, found = Runs(Home.default().runs), []
+    words = {"imported": "imported", "completed": "completed", "identical": "is here already"}
+    for bundle in bundles:
+        for each in import_bundle(expand_user(str(bundle)), runs):
+            found.append(each)
+            without = f", without {', '.join(each.left_out)}" if each.left_out else ""
+            if not as_json:
+                console.show_text(console.printable(f"{each.run}: {words[each.outcome]}{without}"))
     if as_json:
         console.show_json([each.to_dict() for each in found])
         return
-    words = {"imported": "imported", "completed": "completed", "identical": "is here already"}
-    for each in found:
-        without = f", without {', '.join(each.left_out)}" if each.left_out else ""
-        console.show_text(console.printable(f"{each.run}: {words[each.outcome]}{without}"))
-    for name in sorted({name for each in found for name in each.missing_teachers}):
+    there = {run.id for run in runs.all()}
+    for name in sorted({name for each in found for name in each.missing_teachers if name not in there}):
         console.say(f"the teacher {name} is not here; import it too to resume or report on its students")

@@ -38,7 +38,7 @@ def compare(
     by_pair: Annotated[
         bool,
         option(
-            "--by-pair", "Table of papers: a row for each method, a column for each teacher/student pair.", "Output"
+            "--by-pair", "Table for papers: a row for each method, a column for each teacher/student pair.", "Output"
         ),
     ] = False,
     markdown: Markdown = False,

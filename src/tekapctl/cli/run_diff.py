@@ -7,10 +7,12 @@ from tekapctl.cli import complete, console, options
 from tekapctl.cli.options import argument
 from tekapctl.store.home import Home
 
+_REFERENCE = "an ID, unique prefix or suffix, or `latest`."
+
 
 def diff(
-    first: Annotated[str, argument("RUN", options.RUN_HELP, complete=complete.runs)],
-    second: Annotated[str, argument("RUN", options.RUN_HELP, complete=complete.runs)],
+    first: Annotated[str, argument("A", f"First run: {_REFERENCE}", complete=complete.runs)],
+    second: Annotated[str, argument("B", f"Second run: {_REFERENCE}", complete=complete.runs)],
     as_json: options.Json = False,
 ) -> None:
     """Show how two runs differ: their specs, environments and results.

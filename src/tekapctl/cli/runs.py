@@ -198,7 +198,7 @@ def verify(
 def remove(
     references: Annotated[list[str], argument("RUN...", "Runs to remove.", complete=complete.runs)],
     yes: options.Yes = False,
-    force: Annotated[bool, option("--force", "Remove teachers of other runs too.")] = False,
+    force: Annotated[bool, option("--force", "Also remove runs that taught other runs.")] = False,
 ) -> None:
     """Remove runs with their weights and checkpoints.
 

@@ -118,7 +118,7 @@ def _files(run: Run, *, weights: bool, checkpoints: bool) -> list[str]:
     found = [
         path.name
         for path in sorted(run.path.iterdir())
-        if path.is_file() and _TEXT.fullmatch(path.name) and path.name not in _NOT_BUNDLED
+        if path.is_file() and not path.is_symlink() and _TEXT.fullmatch(path.name) and path.name not in _NOT_BUNDLED
     ]
     if weights:
         found += [name for name in WEIGHTS.values() if (run.path / name).is_file()]
