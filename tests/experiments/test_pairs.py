@@ -85,6 +85,7 @@ def test_all_comparisons_of_the_table_are_corrected_together(runs):
 def test_a_baseline_is_a_row(runs):
     table = by_pair(runs, "KD")
     assert table.baseline == "kd"
+    assert by_pair(runs, runs[3].run.id) == table
     assert table.rows["no distillation"][0].mark == "†"
     assert table.rows["kd"][0].difference is None
     with pytest.raises(UsageError, match=r"no row 'dk'.*no distillation; kd; rkd"):

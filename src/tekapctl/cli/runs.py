@@ -215,9 +215,9 @@ def remove(
             raise UsageError(f"The run {run.id} is running.", "Stop it first.")
         students = [student.id for student in taught_by(run, runs) if student not in found]
         if students and not force:
-            shown = f"{', '.join(students[:3])}{', ...' if len(students) > 3 else ''}"
+            more = f" and {len(students) - 3} more" if len(students) > 3 else ""
             raise UsageError(
-                f"{run.id} taught {len(students)} run{'s' if len(students) > 1 else ''}: {shown}.",
+                f"{run.id} taught {len(students)} run{'s' if len(students) > 1 else ''}: {', '.join(students[:3])}{more}.",
                 "Remove them with it, or remove it alone with --force.",
             )
     if len(found) > 1 and not yes:

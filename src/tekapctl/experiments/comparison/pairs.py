@@ -118,7 +118,7 @@ def by_pair(found: Iterable[Finished], baseline: str | None = None) -> PairTable
     Args:
         found: Finished runs. Networks that were trained without a teacher are in the columns of which they are the
             student.
-        baseline: Label of a row, or its method. None for training without a teacher, else the first row.
+        baseline: Label of a row, its method, or a run in it. None for training without a teacher, else the first row.
 
     Raises:
         UsageError: No run has a teacher, or no row or several fit the baseline.
@@ -145,7 +145,8 @@ def by_pair(found: Iterable[Finished], baseline: str | None = None) -> PairTable
         for key, label in ((key, labels[key]) for key in keys)
     }
     rows = list(dict.fromkeys(order))
-    against = _baseline(rows, baseline)
+    by_id = {one.run.id: labels[key] for key, runs in by_spec.items() if key in labels for one in runs.values()}
+    against = _baseline(rows, by_id.get(baseline or "", baseline))
     return PairTable(
         list(columns),
         [_teachers_top1([firsts[key] for key in keys]) for keys in columns.values()],
