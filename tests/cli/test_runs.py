@@ -99,7 +99,7 @@ def test_tables_are_merged_and_teachers_kept(program, tmp_path):
     assert "was imported without its weights" in other.refuses("evaluate", first)
     assert "without weights.safetensors" in other("runs", "show", first).out
     other("report", "--name", "first", "--output", str(tmp_path / "report.html"))
-    assert "taught 4 runs" in other.refuses("runs", "rm", teacher, "--yes")
+    assert "taught 4 of the other runs" in other.refuses("runs", "rm", teacher, "--yes")
     other("runs", "rm", *ids(other, "--teacher", teacher), teacher, "--yes")
     assert ids(other) == ids(program)[5:]
     assert "No runs were selected" in program.refuses("runs", "export", "--name", "nothing")

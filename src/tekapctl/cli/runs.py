@@ -217,7 +217,7 @@ def remove(
         if students and not force:
             more = f" and {len(students) - 3} more" if len(students) > 3 else ""
             raise UsageError(
-                f"{run.id} taught {len(students)} run{'s' if len(students) > 1 else ''}: {', '.join(students[:3])}{more}.",
+                f"{run.id} taught {len(students)} of the other runs: {', '.join(students[:3])}{more}.",
                 "Remove them with it, or remove it alone with --force.",
             )
     if len(found) > 1 and not yes:
