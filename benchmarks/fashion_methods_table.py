@@ -27,8 +27,8 @@ def between(found: Difference) -> str:
 
 def main() -> None:
     home = Home.default()
-    alone = next(g for g in group(find(home, [], name="results")) if g.first.spec.network == "resnet8")
-    groups = group(find(home, [], name="methods"))
+    alone = next(g for g in group(find(home, [], names=["results"])) if g.first.spec.network == "resnet8")
+    groups = group(find(home, [], names=["methods"]))
     plain: dict[str, Group] = {}
     augmented: dict[tuple[str, str], Group] = {}
     for each in groups:

@@ -85,7 +85,10 @@ def type_of(annotation: Any) -> str:
         return " or ".join(dict.fromkeys(type_of(each) for each in inner if each is not type(None)))
     if origin in (tuple, list):
         return f"list of {type_of(inner[0])}"
-    return "table" if origin is dict or annotation is dict else cell(getattr(annotation, "__name__", str(annotation)))
+    is_table = (
+        origin is dict or annotation is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel))
+    )
+    return "table" if is_table else cell(getattr(annotation, "__name__", str(annotation)))
 
 
 def plain(value: object) -> str:

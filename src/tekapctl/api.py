@@ -11,7 +11,7 @@ from tekapctl.models import Network
 from tekapctl.spec import StudentSpec, TeacherSpec, parse
 from tekapctl.store.home import Home
 from tekapctl.train import trained
-from tekapctl.train.run import execute, resume
+from tekapctl.train.run import execute, resume, train_longer
 from tekapctl.train.step import Metrics
 
 __all__ = ["distill", "evaluate", "load_student", "resume_run", "train_teacher"]
@@ -77,17 +77,22 @@ def distill(
     return execute(_spec(spec, StudentSpec, "student", fields), _home(home), _EpochCallback(on_epoch))
 
 
-def resume_run(reference: str, *, home: Path | str | None = None, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
-    """Resume an interrupted or failed run.
+def resume_run(
+    reference: str, *, epochs: int | None = None, home: Path | str | None = None, on_epoch: OnEpoch | None = None
+) -> dict[str, Any]:
+    """Resume an interrupted or failed run, or train a finished run longer, as a new run.
 
     Args:
         reference: Run ID, unique prefix or suffix, or `latest`.
+        epochs: Train the finished run for so many epochs in total, from its last state.
         home: Folder of runs.
         on_epoch: Called with the metrics of each epoch.
 
     Raises:
-        UsageError: There is no such run, or it is finished.
+        UsageError: There is no such run; it is finished, or with `epochs` it is not.
     """
+    if epochs is not None:
+        return train_longer(reference, epochs, _home(home), _EpochCallback(on_epoch))
     return resume(reference, _home(home), _EpochCallback(on_epoch))
 
 

@@ -37,7 +37,17 @@ def test_it_is_a_command_and_a_module(command):
         *("fetch", "train-teacher", "distill", "resume", "evaluate", "demo", "schema", "bench", "cache warm"),
         *("compare", "predict", "doctor", "watch"),
         *("methods", "methods show", "models", "models show", "presets"),
-        *("runs list", "runs show", "runs remove", "cache list", "cache verify", "cache clear"),
+        *(
+            "runs list",
+            "runs show",
+            "runs rm",
+            "runs diff",
+            "runs export",
+            "runs import",
+            "cache list",
+            "cache verify",
+            "cache clear",
+        ),
     ],
 )
 def test_every_help_text_has_an_example(tekapctl, command):
@@ -381,7 +391,7 @@ def test_runs_are_listed_shown_and_removed(tekapctl, teacher):
     assert listed["id"] in narrow
     assert made in tekapctl("runs", "show", "latest").out
     assert made in tekapctl("runs", "list").out
-    tekapctl("runs", "remove", made, "--yes")
+    tekapctl("runs", "rm", made, "--yes")
     assert made not in tekapctl("runs", "list").out
 
 

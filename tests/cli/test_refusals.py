@@ -29,7 +29,7 @@ from tekapctl.models import build
         (["evaluate", "no-such-run"], ["no-such-run", "runs list"]),
         (["evaluate", "../../etc"], ["'../../etc'"]),
         (["runs", "show", ".."], ["'..'"]),
-        (["runs", "remove", "\x1b[31mred", "--yes"], ["\\x1b[31mred"]),
+        (["runs", "rm", "\x1b[31mred", "--yes"], ["\\x1b[31mred"]),
         (["fetch", "resnet32x5"], ["'resnet32x5'", "resnet32x4"]),
         (["fetch"], ["--list"]),
         (["fetch", "vgg13", "--offline"], ["--offline"]),

@@ -54,6 +54,6 @@ def test_a_page_whose_name_is_no_text_is_written_and_told(tekapctl, student, tmp
 
 def test_what_is_no_text_or_steers_terminals_is_shown_in_a_page(tekapctl, student, tmp_path, monkeypatch):
     monkeypatch.setenv("TEKAPCTL_HOME", str(tekapctl.home))
-    found = groups.group(groups.find(Home(tekapctl.home), [student], name=None, every=False))
+    found = groups.group(groups.find(Home(tekapctl.home), [student]))
     report.write(found, None, tmp_path / "page.html", quiet=True, opening="<p>\udcff\x1b[31m\x9b\tx</p>")
     assert "<p>\\udcff\\x1b[31m\\x9b\tx</p>" in (tmp_path / "page.html").read_text(encoding="utf-8")

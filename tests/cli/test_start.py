@@ -38,6 +38,7 @@ def home(tmp_path_factory):
     make_run(home, 0)
     make_run(home, 1)
     assert run(home, "compare", "--all").code == 0
+    assert run(home, "runs", "export", "--all", "--no-weights", "--output", f"{home}.tar").code == 0
     return home
 
 
@@ -63,6 +64,10 @@ def complete(home, line):
         ["methods", "show", "crd"],
         ["models", "--json"],
         ["runs", "list"],
+        ["runs", "list", "--model", "resnet8", "--sort", "last_top1", "--limit", "1"],
+        ["runs", "diff", "{made-0}", "{made-1}"],
+        ["runs", "export", "--all", "--no-weights", "--force", "--output", "{home}-again.tar"],
+        ["runs", "import", "{home}.tar"],
         ["cache", "list"],
         ["schema"],
         ["study"],
@@ -74,6 +79,8 @@ def complete(home, line):
     ids=" ".join,
 )
 def test_a_command_without_tensors_does_not_import_pytorch(home, words):
+    own = {"home": str(home)} | {run.id[16:22]: run.id for run in Runs(home / "runs").all()}
+    words = [word.format_map(own) for word in words]
     begun = os.times()
     done = started(home, *words)
     ended = os.times()
@@ -94,6 +101,8 @@ def test_a_command_without_tensors_does_not_import_pytorch(home, words):
         ("tekapctl evaluate lat", "latest"),
         ("tekapctl study cont", "controls"),
         ("tekapctl runs show 2026", "20260101-000000-kd-0440"),
+        ("tekapctl runs list --sort last", "last_top1"),
+        ("tekapctl runs list --status fin", "finished"),
     ],
 )
 def test_names_are_completed_without_pytorch(home, line, word):

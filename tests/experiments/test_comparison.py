@@ -23,6 +23,7 @@ from tekapctl.experiments.comparison.table import (
     markdown,
     p_text,
 )
+from tekapctl.experiments.identity import experiment
 from tekapctl.spec import parse
 from tekapctl.store.run import Run
 
@@ -108,6 +109,22 @@ def test_groups_of_one_name_are_told_apart_by_their_teachers_weights():
         for number, digit in enumerate("ab")
     ]
     assert [each.label for each in group(runs)] == ["kd, teacher aaaaaaaa", "kd, teacher bbbbbbbb"]
+
+
+def test_runs_that_were_trained_longer_are_a_group_of_their_own(tmp_path):
+    runs = ("20261126-223610-kd-resnet8-digits-s0-a16d", "20261126-223611-kd-resnet8-digits-s1-8504")
+    found = [
+        finished(tmp_path, seed, 0.5, epochs=20, seed=seed, continues={"run": run, "epochs": [10]})
+        for seed, run in enumerate(runs)
+    ]
+    found.append(finished(tmp_path, 2, 0.5, epochs=20, continues={"run": runs[0], "epochs": [5, 10]}))
+    found.append(finished(tmp_path, 3, 0.5, epochs=20))
+    assert [(each.label, sorted(each.runs)) for each in group(found)] == [
+        ("kd + TeKAP, continued after 10 epochs", [0, 1]),
+        ("kd + TeKAP, continued after 5 and 10 epochs", [0]),
+        ("kd + TeKAP, in one go", [0]),
+    ]
+    assert experiment(found[0].spec) == experiment(found[1].spec) != experiment(found[3].spec)
 
 
 @given(st.dictionaries(st.text(max_size=3), st.floats(0, 1), min_size=1))

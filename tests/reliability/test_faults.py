@@ -122,7 +122,7 @@ def test_one_run_is_resumed_by_one_process(tmp_path):
     second = run(home, "resume", path.name)
     assert second.code == 1
     assert "Another process is using the run" in words(second.err)
-    assert "is running" in words(run(home, "runs", "remove", path.name, "--yes").err)
+    assert "is running" in words(run(home, "runs", "rm", path.name, "--yes").err)
     first.kill(15)
     assert first.wait().code == 143
 

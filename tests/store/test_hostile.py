@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from tekapctl.cli.console import printable
-from tekapctl.cli.runs import _row
+from tekapctl.commands.run_list import row_of
 from tekapctl.data.datasets import cifar, fashion_mnist, svhn
 from tekapctl.errors import UsageError
 from tekapctl.models import build
@@ -391,7 +391,7 @@ def test_a_run_with_any_files_can_be_listed(tmp_path_factory, metrics, summary, 
     (path / "metrics.jsonl").write_bytes(text.encode() + b"\n" + raw)
     (path / "summary.json").write_text(json.dumps(summary))
     (path / "spec.toml").write_bytes(raw)
-    json.dumps(_row(Run(path)), allow_nan=False)
+    json.dumps(row_of(Run(path)), allow_nan=False)
 
 
 @given(st.text())

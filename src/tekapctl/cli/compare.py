@@ -11,7 +11,7 @@ from tekapctl.logging import ROOT
 from tekapctl.store.home import Home
 
 if TYPE_CHECKING:
-    from tekapctl.experiments.comparison.groups import Group
+    from tekapctl.experiments.comparison.groups import Finished, Group
 
 Markdown = Annotated[bool, option("--markdown", "Print Markdown tables instead.", "Output")]
 Latex = Annotated[bool, option("--latex", "Print LaTeX tables (booktabs) instead.", "Output")]
@@ -32,9 +32,15 @@ def chosen_format(**formats: bool) -> str | None:
 
 def compare(
     references: options.FinishedRuns = None,
-    name: options.RunsNamed = None,
+    names: options.RunsNamed = None,
     every: options.EveryRun = False,
     baseline: options.Baseline = None,
+    by_pair: Annotated[
+        bool,
+        option(
+            "--by-pair", "Table for papers: a row for each method, a column for each teacher/student pair.", "Output"
+        ),
+    ] = False,
     markdown: Markdown = False,
     latex: Latex = False,
     csv: Csv = False,
@@ -47,18 +53,19 @@ def compare(
 
     Examples:
     tekapctl compare --name mine
-    tekapctl compare --name mine --baseline kd --latex
+    tekapctl compare --name mine --baseline kd
+    tekapctl compare --name mine --name others --by-pair --latex
     """
     form = chosen_format(markdown=markdown, latex=latex, csv=csv, json=as_json)
-    request = [references or [], name, every, baseline, _state_of_all_runs()]
+    request = [references or [], names or [], every, baseline, by_pair, _state_of_all_runs()]
     found = listings.kept("compare", request)
     if found is None:
         from tekapctl.experiments.comparison import groups
 
         said = BufferingHandler(1000)
         ROOT.addHandler(said)
-        runs = groups.find(Home.default(), references or [], name=name, every=every)
-        found = compared(groups.group(runs), baseline)
+        runs = groups.find(Home.default(), references or [], names=names or [], every=every)
+        found = paired(runs, baseline) if by_pair else compared(groups.group(runs), baseline)
         if not said.buffer:  # else the next time would have to say the same
             listings.keep("compare", found, request)
     show(found, form)
@@ -124,12 +131,33 @@ def compared(found: "list[Group]", baseline: str | None) -> dict[str, Any]:
     }
 
 
+def paired(runs: "list[Finished]", baseline: str | None) -> dict[str, Any]:
+    """A table of methods and pairs, in all forms in which it can be shown."""
+    from tekapctl.experiments.comparison import pair_formats, pairs
+
+    table = pairs.by_pair(runs, baseline)
+    columns = ["method", *(f"{head}>" for head in pair_formats.heads(table))]
+    notes = pair_formats.caption(table, bold=False)
+    for label, fields in table.varying.items():
+        notes.append(f"not the same for all pairs: {', '.join(fields)} of {label}")
+    if table.left_out:
+        notes.append(f"left out, as they are no pair's student: {', '.join(table.left_out)}")
+    return {
+        "json": table.to_dict(),
+        "markdown": pair_formats.pairs_markdown(table).rstrip("\n"),
+        "latex": pair_formats.pairs_latex(table).rstrip("\n"),
+        "csv": pair_formats.pairs_csv(table).rstrip("\n"),
+        "table": [dict(zip(columns, row, strict=True)) for row in pair_formats.plain_cells(table)],
+        "notes": notes,
+    }
+
+
 def show(found: Mapping[str, Any], form: str | None) -> None:
     """Show a comparison."""
     if form == "json":
         console.show_json(found["json"])
     elif form is not None:
-        console.show_text(found[form])
+        console.show_text(console.printable(found[form]))
     else:
         console.show_table("", found["table"], optional=("time>", "parameters>", "agree %>", "best %>"))
         for note in found["notes"]:

@@ -22,6 +22,18 @@ def _models() -> list[str]:
     return [row["network"] for row in listings.models(100, 32)]
 
 
+def _run_columns() -> tuple[str, ...]:
+    from tekapctl.commands.run_list import COLUMNS
+
+    return COLUMNS
+
+
+def _statuses() -> tuple[str, ...]:
+    from tekapctl.commands.run_list import STATUSES
+
+    return STATUSES
+
+
 models = _matching(_models)
 methods = _matching(lambda: (row["method"] for row in listings.methods()))
 presets = _matching(lambda: (row["preset"] for row in listings.presets() if row["spec"] is not None))
@@ -33,6 +45,8 @@ schedules = _matching(lambda: listings.training()["schedules"])
 augmentations = _matching(lambda: listings.training()["augmentations"])
 recipes = _matching(lambda: listings.training()["recipes"])
 runs = _matching(_runs)
+run_columns = _matching(_run_columns)
+statuses = _matching(_statuses)
 teachers = _matching(lambda: [*_models(), *_runs()])
 devices = _matching(lambda: ["auto", "cpu", "cuda", "mps"])
 precisions = _matching(lambda: ["auto", "float32", "tf32", "bfloat16"])

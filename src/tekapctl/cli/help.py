@@ -12,7 +12,7 @@ from tekapctl.cli.console import say
 
 PANELS = (
     *("Options", "Search", "Networks", "Data", "Method", "TeKAP", "Optimization", "Run", "Execution", "Robustness"),
-    *("Configuration", "Output", "Global options"),
+    *("Filter", "Configuration", "Output", "Global options"),
 )
 """Option groups in the order in which a help page shows them."""
 _WIDTH = 80

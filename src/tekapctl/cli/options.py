@@ -52,7 +52,9 @@ FinishedRuns = Annotated[
     list[str] | None,
     argument("[RUN]...", "Finished runs: IDs, unique prefixes or suffixes, or `latest`.", complete=complete.runs),
 ]
-RunsNamed = Annotated[str | None, option("--name NAME", "Include all finished runs with this --name.")]
+RunsNamed = Annotated[
+    list[str] | None, option("--name NAME", "Include all finished runs with this --name. Repeatable.")
+]
 EveryRun = Annotated[bool, option("--all", "Include all finished runs.")]
 Baseline = Annotated[
     str | None,

@@ -17,7 +17,7 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) i
 def report(
     references: options.FinishedRuns = None,
     output: Annotated[Path, option("-o --output FILE", "HTML file to write.", "Output")] = Path("report.html"),
-    name: options.RunsNamed = None,
+    names: options.RunsNamed = None,
     every: options.EveryRun = False,
     baseline: options.Baseline = None,
     figures: Annotated[
@@ -38,7 +38,7 @@ def report(
         from tekapctl.report.figures import figure_files, write_figures
 
         files = figure_files(figures, Home.default(), force=force)
-    found = groups.group(groups.find(Home.default(), references or [], name=name, every=every))
+    found = groups.group(groups.find(Home.default(), references or [], names=names or [], every=every))
     write(found, baseline, output)
     if figures is not None:
         against = groups.baseline_of(found, baseline)

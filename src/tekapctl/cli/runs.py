@@ -1,27 +1,29 @@
-"""`tekapctl runs`."""
+"""`tekapctl runs`: list, show, compare, verify and remove runs."""
 
 import json
 import tomllib
-from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tekapctl.cli import complete, console, options
-from tekapctl.cli.options import argument
-from tekapctl.errors import TekapctlError
+from tekapctl.cli import bundles, complete, console, options, run_diff
+from tekapctl.cli.options import argument, option
+from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.store.home import Home
-from tekapctl.store.metrics import has_top1, top1_of
 
 if TYPE_CHECKING:
-    from tekapctl.store.run import Run
     from tekapctl.store.runs import Runs
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="List, show, verify and remove runs.\n\nExamples:\ntekapctl runs list\ntekapctl runs show latest",
+    help="List, compare, verify, remove and move runs.\n\n"
+    "Examples:\n"
+    "tekapctl runs list --sort last_top1 --reverse\n"
+    "tekapctl runs show latest\n"
+    "tekapctl runs export latest --output run.tar",
 )
+Values = list[str] | None
 
 
 def _all() -> "Runs":
@@ -30,70 +32,79 @@ def _all() -> "Runs":
     return Runs(Home.default().runs)
 
 
-def _row(run: "Run") -> dict[str, Any]:
-    summary, metrics = run.summary() or {}, run.metrics()
-    last, seconds = metrics[-1] if metrics else {}, summary.get("seconds")
-    return {
-        "run": run.id,
-        "status": run.status,
-        **_described(run),
-        "epoch": last.get("epoch", 0),
-        "last_top1": _fraction(summary.get("last_top1"), top1_of(last) if has_top1(last) else None),
-        "best_top1": _fraction(
-            summary.get("best_top1"), max((top1_of(entry) for entry in metrics if has_top1(entry)), default=None)
-        ),
-        "seconds": seconds if isinstance(seconds, (int, float)) else None,
-    }
-
-
-def _fraction(final: Any, so_far: float | None) -> float | None:
-    """The accuracy of a finished run, on the test images, or that of the epochs so far."""
-    return float(final) if isinstance(final, int | float) else so_far
-
-
-def _described(run: "Run") -> dict[str, Any]:
-    """What a run's spec says, read as plain TOML: checking it would import PyTorch."""
-    try:
-        spec = tomllib.loads((run.path / "spec.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        spec = {}
-    data, method = (
-        value if isinstance(value, dict) else {"name": value} for value in (spec.get("data"), spec.get("method"))
-    )
-    dataset = data.get("hub") or data.get("name")
-    if "hub" not in data and dataset in ("folder", "imagenet") and data.get("folder"):
-        dataset = f"{dataset}:{data['folder']}"
-    is_student = spec.get("kind") == "student"
-    found = {
-        "kind": spec.get("kind"),
-        "dataset": dataset,
-        "method": method.get("name") if is_student else None,
-        "model": spec.get("student") if is_student else spec.get("model"),
-        "teacher": spec.get("teacher") if is_student else None,
-        "name": spec.get("name"),
-    }
-    texts = {field: value if isinstance(value, str) else None for field, value in found.items()}
-    numbers = {field: value if type(value := spec.get(field)) is int else None for field in ("seed", "epochs")}
-    return {**texts, **numbers}
-
-
 @app.command("list")
-def list_runs(as_json: options.Json = False) -> None:
-    """List all runs, oldest first. All commands accept the short IDs in the first column.
+def list_runs(
+    name: Annotated[Values, option("--name NAME", "Only runs with this --name. Repeatable.", "Filter")] = None,
+    dataset: Annotated[
+        Values,
+        option("-d --dataset NAME", "Only runs on this dataset. Repeatable.", "Filter", complete=complete.datasets),
+    ] = None,
+    method: Annotated[
+        Values, option("--method NAME", "Only runs of this method. Repeatable.", "Filter", complete=complete.methods)
+    ] = None,
+    model: Annotated[
+        Values,
+        option("-m --model NAME", "Only runs that train this network. Repeatable.", "Filter", complete=complete.models),
+    ] = None,
+    teacher: Annotated[
+        Values,
+        option(
+            "--teacher RUN|NAME", "Only runs taught by this teacher. Repeatable.", "Filter", complete=complete.teachers
+        ),
+    ] = None,
+    status: Annotated[
+        Values,
+        option(
+            "--status STATUS",
+            "Only runs with this status, such as finished or interrupted. Repeatable.",
+            "Filter",
+            complete=complete.statuses,
+        ),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        option(
+            "--sort COLUMN",
+            "Sort by a column of the JSON output, such as last_top1 or seconds. [default: oldest first]",
+            "Output",
+            complete=complete.run_columns,
+        ),
+    ] = None,
+    reverse: Annotated[bool, option("--reverse", "Reverse the order.", "Output")] = False,
+    limit: Annotated[
+        int | None,
+        option("-n --limit N", "Show N runs: the first with --sort or --reverse, else the newest.", "Output", min=1),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """List runs, oldest first. All commands accept the short IDs in the first column.
 
-    Example: tekapctl runs list
+    Examples:
+    tekapctl runs list --limit 10
+    tekapctl runs list --dataset cifar100 --method crd --sort last_top1 --reverse
+    tekapctl runs list --status interrupted
     """
-    rows = [_row(run) for run in _all().all()]
-    ends = Counter(row["run"].rpartition("-")[2] for row in rows)
-    for row in rows:
-        end = row["run"].rpartition("-")[2]
-        row["id"] = end if ends[end] == 1 else row["run"]
+    from tekapctl.commands import run_list
+
+    filters = {"name": name, "dataset": dataset, "method": method, "model": model, "teacher": teacher, "status": status}
+    wanted = {column: values for column, values in filters.items() if values}
+    everything = run_list.rows_of(_all().all())
+    rows = run_list.select(everything, wanted)
+    if sort is not None or reverse:
+        rows = run_list.ordered(rows, sort or "run", reverse=reverse)[:limit]
+    elif limit is not None:
+        rows = rows[-limit:]
     if as_json:
         console.show_json(rows)
-        return
-    if not rows:
+    elif not everything:
         console.say("There are no runs yet. Start with `tekapctl demo`, `train-teacher` or `distill`.")
-        return
+    elif not rows:
+        console.say(run_list.missing(everything, wanted) or "No run has all of these.")
+    else:
+        _show_list(rows)
+
+
+def _show_list(rows: list[dict[str, Any]]) -> None:
     console.show_table(
         "",
         [
@@ -126,8 +137,10 @@ def show(reference: options.RunReference, as_json: options.Json = False) -> None
 
     Example: tekapctl runs show latest
     """
+    from tekapctl.commands.run_list import row_of
+
     run = _all().find(reference)
-    row, path = _row(run), run.path / "spec.toml"
+    row, path = row_of(run), run.path / "spec.toml"
     try:
         spec = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     except OSError as error:
@@ -139,14 +152,18 @@ def show(reference: options.RunReference, as_json: options.Json = False) -> None
             table = parsed
         console.show_json({**row, "path": str(run.path), "spec": table, "summary": run.summary()})
         return
-    console.show_fields(
-        {name: str(value) for name, value in row.items() if value is not None} | {"path": str(run.path)}
-    )
+    fields = {name: str(value) for name, value in row.items() if value is not None} | {"path": str(run.path)}
+    if run.left_out:
+        fields["imported"] = f"without {', '.join(sorted(run.left_out))}"
+    console.show_fields(fields)
     problem = run.summary_problem()
     why = f"its summary is damaged: {problem}" if problem else (run.summary() or {}).get("error")
     if why:
         console.show_text(f"error: {console.printable(str(why))}")
     console.show_text("\n" + console.printable(spec))
+
+
+app.command("diff")(run_diff.diff)
 
 
 @app.command("verify")
@@ -170,23 +187,48 @@ def verify(
     else:
         for each in verified:
             files = f"{each.files} checksum{'' if each.files == 1 else 's'} right"
+            if each.left_out:
+                files += f", imported without {', '.join(each.left_out)}"
             console.show_text(console.printable(f"{each.run}: {each.status}, {' '.join(each.problems) or files}"))
     if any(each.problems for each in verified):
         raise typer.Exit(1)
 
 
-@app.command("remove")
+@app.command("rm")
 def remove(
     references: Annotated[list[str], argument("RUN...", "Runs to remove.", complete=complete.runs)],
     yes: options.Yes = False,
+    force: Annotated[bool, option("--force", "Also remove runs that taught other runs.")] = False,
 ) -> None:
     """Remove runs with their weights and checkpoints.
 
-    Example: tekapctl runs remove 20260101-120000 --yes
+    A run that taught other runs is kept unless they are removed with it: they need it to be resumed or reported.
+
+    Example: tekapctl runs rm 20260101-120000 --yes
     """
+    from tekapctl.store.teaching import taught_by
+
     runs = _all()
-    found = [runs.find(reference) for reference in references]
-    for run in dict.fromkeys(found):
-        if yes or typer.confirm(f"Remove {run.id}?", err=True):
+    found = list(dict.fromkeys(runs.find(reference) for reference in references))
+    for run in found:
+        if run.status == "running":
+            raise UsageError(f"The run {run.id} is running.", "Stop it first.")
+        students = [student.id for student in taught_by(run, runs) if student not in found]
+        if students and not force:
+            more = f" and {len(students) - 3} more" if len(students) > 3 else ""
+            raise UsageError(
+                f"{run.id} taught {len(students)} of the other runs: {', '.join(students[:3])}{more}.",
+                "Remove them with it, or remove it alone with --force.",
+            )
+    if len(found) > 1 and not yes:
+        for run in found:
+            console.say(run.id)
+    what = found[0].id if len(found) == 1 else f"these {len(found)} runs"
+    if yes or typer.confirm(f"Remove {what}?", err=True):
+        for run in found:
             runs.remove(run)
             console.say(f"removed {run.id}")
+
+
+app.command("export")(bundles.export_runs)
+app.command("import")(bundles.import_runs)

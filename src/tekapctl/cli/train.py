@@ -126,22 +126,32 @@ def distill(
 
 def resume(
     reference: options.RunReference,
+    epochs: Annotated[
+        int | None,
+        option("--epochs N", "Train a finished run longer, for N epochs in total, as a new run.", "Run", min=1),
+    ] = None,
     track: options.Track = None,
     processes: Processes = 1,
     as_json: options.Json = False,
 ) -> None:
-    """Resume an interrupted or failed run from its newest checkpoint.
+    """Resume an interrupted or failed run from its newest checkpoint, or train a finished run longer.
 
-    Example: tekapctl resume latest
+    With --epochs the finished run stays as it is. The new run starts from its last state, follows the learning rate
+    schedule for N epochs from there, and is compared apart from runs that were trained in one go.
+
+    Examples:
+    tekapctl resume latest
+    tekapctl resume 0440 --epochs 300
     """
     from tekapctl.train.run import resume as resume_run
+    from tekapctl.train.run import train_longer
 
-    _run(
-        lambda callback: resume_run(reference, Home.default(), callback, track or ()),
-        "resumed",
-        processes=processes,
-        as_json=as_json,
-    )
+    def train(callback: Any) -> dict[str, Any]:
+        if epochs is None:
+            return resume_run(reference, Home.default(), callback, track or ())
+        return train_longer(reference, epochs, Home.default(), callback, track or ())
+
+    _run(train, "resumed", processes=processes, as_json=as_json)
 
 
 @with_spec_options("student")

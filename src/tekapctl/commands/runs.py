@@ -111,12 +111,21 @@ def _left(metrics: list[dict[str, Any]], epochs: int, step: int, steps: int | No
 
 @dataclass(frozen=True)
 class Verified:
-    """The result of checking a run: its status, the number of intact files with a checksum, and what is wrong."""
+    """The result of checking a run.
+
+    Attributes:
+        run: Its id.
+        status: Its status.
+        files: Intact files with a checksum.
+        problems: What is wrong.
+        left_out: Weights that the run was imported without, which is nothing wrong.
+    """
 
     run: str
     status: str
     files: int
     problems: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -132,7 +141,7 @@ def verify(run: Run) -> Verified:
             intact += _check_weights(run, path) if path in weights else _check_checkpoint(path)
         except TekapctlError as error:
             problems.append(error.problem)
-    return Verified(run.id, run.status, intact, tuple(problems))
+    return Verified(run.id, run.status, intact, tuple(problems), tuple(sorted(run.left_out)))
 
 
 def _problems(run: Run) -> Iterator[str]:
@@ -158,9 +167,9 @@ def _problems(run: Run) -> Iterator[str]:
     there = {name for name in WEIGHTS.values() if (run.path / name).is_file()}
     if is_finished and (without := there - known):
         yield f"{' and '.join(sorted(without))} cannot be checked: no checksum of it was found."
-    if gone := {name for name in known if not (run.path / name).is_file()}:
+    if gone := {name for name in known - run.left_out if not (run.path / name).is_file()}:
         yield f"{' and '.join(sorted(gone))} is missing."
-    if is_finished and run.weights.name not in there | known:
+    if is_finished and run.weights.name not in there | known | run.left_out:
         yield f"{run.weights.name} is missing."
 
 

@@ -11,7 +11,7 @@ from tekapctl.spec import RunSpec, StudentSpec, parse, to_dict
 
 NOT_IN_IDENTITY = (
     *("seed", "name", "device", "compile", "graph", "checkpoint_minutes", "cache_teacher", "diagnose", "track"),
-    *("data.folder", "data.unlabelled", "data.stream", "data.workers", "data.cache"),
+    *("data.folder", "data.unlabelled", "data.stream", "data.workers", "data.cache", "continues.run"),
 )
 """Fields in which two runs of one experiment may differ."""
 

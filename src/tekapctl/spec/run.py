@@ -52,6 +52,15 @@ _PUBLISHED_OPTIMIZERS = ("sgd", "dot")
 """The networks' published learning rates are meant for these."""
 
 
+class Continued(Settings):
+    """The finished run that a run trains longer."""
+
+    run: str = Field(max_length=200, description="Its ID.")
+    epochs: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        min_length=1, description="Its epochs, after those of the runs that it continues itself."
+    )
+
+
 class RunSpec(Settings):
     """Settings of every run."""
 
@@ -125,6 +134,9 @@ class RunSpec(Settings):
     )
     track: tuple[str, ...] = Field((), description="Experiment trackers to log to, besides the run's metrics.jsonl.")
     name: str | None = Field(None, min_length=1, max_length=80, description="A label to put into the run's id.")
+    continues: Continued | None = Field(
+        None, description="The finished run that this one trains longer; written by `tekapctl resume RUN --epochs N`."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -156,6 +168,12 @@ class RunSpec(Settings):
     def _check_patience(self) -> "RunSpec":
         if self.patience and not self.data.val_fraction:
             raise ValueError("`patience` stops by the validation accuracy; it needs `data.val_fraction`")
+        return self
+
+    @model_validator(mode="after")
+    def _check_continued(self) -> "RunSpec":
+        if self.continues is not None and self.epochs <= self.continues.epochs[-1]:
+            raise ValueError(f"`epochs` must be more than {self.continues.epochs[-1]}, those of the run it continues")
         return self
 
     @field_validator("track")

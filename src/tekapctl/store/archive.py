@@ -50,12 +50,13 @@ class Member:
             yield piece
 
 
-def members(archive: Path, *, max_bytes: int) -> Generator[Member, None, None]:
+def members(archive: Path, *, max_bytes: int, only_files: bool = False) -> Generator[Member, None, None]:
     """Yield the regular files of a tar archive, which may be compressed with gzip, in order.
 
     Args:
         archive: The archive.
         max_bytes: An archive that unpacks to more is refused before it does.
+        only_files: Refuse links, devices, sparse files and paths with `..`, which are skipped otherwise.
 
     Raises:
         UsageError: The archive is damaged or too large.
@@ -71,6 +72,11 @@ def members(archive: Path, *, max_bytes: int) -> Generator[Member, None, None]:
                     )
                 # Sparse files claim more bytes than they have.
                 if not entry.isreg() or entry.issparse() or ".." in PurePosixPath(entry.name).parts:
+                    if only_files:
+                        raise UsageError(
+                            f"The archive {archive} has an entry that is no regular file inside it: {entry.name!r}.",
+                            "Do not use it.",
+                        )
                     continue
                 content = opened.extractfile(entry)
                 assert isinstance(content, io.BufferedIOBase)

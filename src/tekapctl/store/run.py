@@ -26,6 +26,8 @@ _MAX_BYTES = 2**26
 """Larger files of a run are not read."""
 STAMP_FORMAT = "%Y%m%d-%H%M%S"
 MARK = "run.json"
+IMPORTED = "imported.json"
+"""In the folder of a run that was imported: what its bundle did not have."""
 _CHECKSUMS = "checksums.json"
 _LOCK_SECONDS = 0.5
 """Seconds to wait for a run's lock, which a check of its status may hold for an instant."""
@@ -81,19 +83,40 @@ class Run:
 
     @property
     def is_original(self) -> bool:
-        """Whether the program created this folder under this name; copies and renamed folders are not original."""
-        if start_time(self.id) is None:
+        """Whether the program created this folder here; copies, renamed folders and imported runs are not original."""
+        if start_time(self.id) is None or os.path.lexists(self.path / IMPORTED):
             return False
         mark = self._read_table(MARK)
         return self.kind() is not None if mark is None else mark.get("run") == self.id
 
     def kind(self) -> str | None:
         """`teacher` or `student`, from its spec; None if the spec is damaged."""
-        try:
-            kind = tomllib.loads(self._read_text("spec.toml") or "").get("kind")
-        except (ValueError, RecursionError):
-            return None
+        kind = self.spec_table().get("kind")
         return kind if kind in ("teacher", "student") else None
+
+    def spec_table(self) -> dict[str, Any]:
+        """Its spec as plain TOML, which needs no PyTorch but is not checked; empty if it is damaged."""
+        try:
+            return tomllib.loads(self._read_text("spec.toml") or "")
+        except (ValueError, RecursionError):
+            return {}
+
+    def teachers(self) -> list[str]:
+        """The names of its teachers, as its spec has them: ids of runs, files, or networks."""
+        spec = self.spec_table()
+        ensemble = spec.get("ensemble")
+        names = [spec.get("teacher"), *(ensemble if isinstance(ensemble, list) else ())]
+        return [name for name in names if isinstance(name, str)]
+
+    def environment(self) -> dict[str, Any]:
+        """What it ran on; empty if that is missing or damaged."""
+        return self._read_table("environment.json") or {}
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The weights that were left out of the bundle from which the run was imported."""
+        names = (self._read_table(IMPORTED) or {}).get("left_out")
+        return frozenset(map(str, names)) if isinstance(names, list) else frozenset()
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,7 +16,8 @@ from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.store.atomic import atomic_write, explain, flush_folder, make_folder
 from tekapctl.store.run import MARK, STAMP_FORMAT, STAMP_LENGTH, Run, start_time
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+"""Of a run."""
 _NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9._]+")
 _NEW = ".new-"
 _REMOVED = ".removed-"
@@ -44,20 +45,12 @@ class Runs:
         Raises:
             TekapctlError: The folder is not writable.
         """
-        make_folder(self.folder)
         words = _NOT_IN_AN_ID.sub("-", label).strip("-.")[:120]
-        new = self.folder / f"{_NEW}{secrets.token_hex(8)}"
-        lock = FileLock(new / ".lock", timeout=0)
-        all_runs = FileLock(self.folder.with_name(f".{self.folder.name}.lock"), timeout=_START_SECONDS)
         try:
-            # No process may remove the folder as stale before it is locked.
-            with all_runs:
-                self._remove_stale()
-                new.mkdir()
-                lock.acquire()
+            new, lock = self._new_folder()
             for name, text in files.items():
                 atomic_write(new / name, text.encode())
-            with all_runs:  # every run gets its own second
+            with self._all_runs():  # every run gets its own second
                 name = f"{self._stamp()}-{words}-{secrets.token_hex(2)}"
                 atomic_write(new / MARK, json.dumps({"run": name}).encode() + b"\n")
                 run = Run(new.rename(self.folder / name))
@@ -70,6 +63,60 @@ class Runs:
             yield run
         finally:
             lock.release()
+
+    def _all_runs(self) -> FileLock:
+        """The lock for adding runs."""
+        return FileLock(self.folder.with_name(f".{self.folder.name}.lock"), timeout=_START_SECONDS)
+
+    def _new_folder(self) -> tuple[Path, FileLock]:
+        """A hidden folder for what will become a run, and its lock, which this process holds."""
+        make_folder(self.folder)
+        new = self.folder / f"{_NEW}{secrets.token_hex(8)}"
+        lock = FileLock(new / ".lock", timeout=0)
+        # No process may remove the folder as stale before it is locked.
+        with self._all_runs():
+            self._remove_stale()
+            new.mkdir()
+            lock.acquire()
+        return new, lock
+
+    @contextmanager
+    def stage(self) -> Iterator[Path]:
+        """A hidden folder in which whole runs are made, for `add`; it is deleted at the end, or later if that fails.
+
+        Raises:
+            TekapctlError: The folder is not writable.
+        """
+        try:
+            new, lock = self._new_folder()
+        except Timeout:
+            raise TekapctlError(f"{self.folder} is locked by another program.", "Try again.") from None
+        except OSError as error:
+            raise explain(error, self.folder) from None
+        try:
+            yield new
+        finally:
+            lock.release()
+            shutil.rmtree(new, ignore_errors=True)
+
+    def add(self, made: Path) -> Run:
+        """Move a whole run, in a folder named by its id, from a `stage` to the runs.
+
+        Raises:
+            TekapctlError: There is a run of this id, or the folder is not writable.
+        """
+        target = self.folder / made.name
+        try:
+            with self._all_runs():
+                if target.exists():
+                    raise TekapctlError(f"There is a run {made.name} already.", "Try again.")
+                made.rename(target)
+            flush_folder(self.folder)
+        except Timeout:
+            raise TekapctlError(f"{self.folder} is locked by another program.", "Try again.") from None
+        except OSError as error:
+            raise explain(error, target) from None
+        return Run(target)
 
     def _stamp(self) -> str:
         now = datetime.now().astimezone().strftime(STAMP_FORMAT)
@@ -94,7 +141,7 @@ class Runs:
         """All runs, oldest first."""
         if not self.folder.is_dir():
             return []
-        found = (path for path in self.folder.iterdir() if path.is_dir() and _ID.fullmatch(path.name))
+        found = (path for path in self.folder.iterdir() if path.is_dir() and ID.fullmatch(path.name))
         return [Run(path) for path in sorted(found, key=lambda path: path.name)]
 
     def find(self, reference: str) -> Run:
@@ -103,7 +150,7 @@ class Runs:
         Raises:
             UsageError: There is none, there are several, or the reference is not a valid id.
         """
-        if not _ID.fullmatch(reference):
+        if not ID.fullmatch(reference):
             raise UsageError(f"{reference!r} is not a valid run id.", "`tekapctl runs list` lists the runs.")
         runs = self.all()
         if reference == "latest":
@@ -122,8 +169,25 @@ class Runs:
             raise UsageError(f"{reference!r} matches {len(matches)} runs: {shown}.", "Give more of the id.")
         return matches[0]
 
+    def select(self, references: Sequence[str], names: Sequence[str] = (), *, every: bool = False) -> list[Run]:
+        """The runs that a user means, each once.
+
+        Args:
+            references: Runs as in `find`.
+            names: Finished runs with one of these names in their spec, too.
+            every: All finished runs, too.
+
+        Raises:
+            UsageError: A reference is not a run's.
+        """
+        found = [self.find(reference) for reference in references]
+        if names or every:
+            more = (run for run in self.all() if every or run.spec_table().get("name") in names)
+            found += [run for run in more if run.status == "finished"]
+        return list(dict.fromkeys(found))
+
     def latest(self, kind: Literal["teacher", "student"] | None = None) -> Run:
-        """The newest original run; copies of runs are skipped.
+        """The newest run that was trained here; copies of runs and imported ones are skipped.
 
         Args:
             kind: Only a run of this kind.
@@ -131,11 +195,15 @@ class Runs:
         Raises:
             UsageError: There is none.
         """
+        others = False
         for run in reversed(self.all()):
-            if run.is_original and kind in (None, run.kind()):
-                return run
+            if kind in (None, run.kind()):
+                if run.is_original:
+                    return run
+                others = True
         what = f"run of a {kind}" if kind else "run"
-        raise UsageError(f"There is no {what} yet.", "`tekapctl runs list` lists the runs.")
+        where = " that was trained here; imported and copied runs are not `latest`" if others else " yet"
+        raise UsageError(f"There is no {what}{where}.", "`tekapctl runs list` lists the runs.")
 
     def remove(self, run: Run) -> None:
         """Delete a run; if this is interrupted, it no longer appears in the list and the rest is deleted later.

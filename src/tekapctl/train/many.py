@@ -16,6 +16,7 @@ from tekapctl.tracking import Trackers
 from tekapctl.train.build import RunContext, build_run, sibling
 from tekapctl.train.callbacks import Callback, Interruption, NullCallback, ProgressFile, StoppedError
 from tekapctl.train.checkpointer import RunCheckpointer
+from tekapctl.train.continuing import check_begins_anew
 from tekapctl.train.describe import log_run, warn_if_chance
 from tekapctl.train.run import fail, start, training_in_words, with_checkpoint
 from tekapctl.train.summary import finish
@@ -61,6 +62,7 @@ def execute_seeds(spec: RunSpec, count: int, home: Home, callback: Callback) -> 
         raise UsageError(
             f"{count} seeds from {spec.seed} on exceed {LARGEST_SEED - 1}.", "Start with a smaller `seed`."
         )
+    check_begins_anew(spec)
     Trackers.check(spec.track)
     first = build_run(spec.model_copy(update={"data_seed": spec.batch_seed}), home, share_teachers=count > 1)
     contexts = [first]

@@ -26,6 +26,7 @@ from tekapctl.train import checkpoint
 from tekapctl.train.build import RunContext, build_run
 from tekapctl.train.callbacks import Callback, Interruption, NullCallback, ProgressFile, StoppedError
 from tekapctl.train.checkpointer import RunCheckpointer
+from tekapctl.train.continuing import carry_over, check_begins_anew, continued
 from tekapctl.train.describe import log_run, warn_if_chance
 from tekapctl.train.summary import environment, finish, label
 from tekapctl.train.trainer import DivergedError, Trainer
@@ -58,6 +59,7 @@ def execute(
     """
     with join_process_group() as comm, ExitStack() as held:
         with comm.raise_together():
+            check_begins_anew(spec)
             Trackers.check(spec.track)
         context = build_run(spec, home, comm)
         name = ""
@@ -102,7 +104,10 @@ def resume(reference: str, home: Home, callback: Callback, track: Sequence[str] 
             run = Runs(home.runs).find(reference)
             if comm.is_main:
                 if run.status == "finished":
-                    raise UsageError(f"The run {run.id} is finished.", f"See it with `tekapctl runs show {run.id}`.")
+                    raise UsageError(
+                        f"The run {run.id} is finished.",
+                        f"See it with `tekapctl runs show {run.id}`, or set `epochs` to train it longer.",
+                    )
                 held.enter_context(run.lock())
             spec = load_of_run(run.path)
             tracked = parse({**to_dict(spec), "track": [*spec.track, *track]})
@@ -111,19 +116,61 @@ def resume(reference: str, home: Home, callback: Callback, track: Sequence[str] 
         with comm.raise_together():
             if comm.is_main and tracked.track != spec.track:
                 run.write_text("spec.toml", dumps(context.spec))
-        _restore(run, context)
-        progress = context.trainer.progress
-        log_run(context)
-        logger.info(
-            f"run: {run.id}, after epoch {progress.epoch} of {context.spec.total_epochs}, at step {progress.step}"
-        )
+        return _resume(run, context, callback)
+
+
+def train_longer(
+    reference: str, epochs: int, home: Home, callback: Callback, track: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Train a finished run longer, as a new run that starts from its last state; returns the new run's summary.
+
+    The schedule is that of the new number of epochs, from where the finished run ended: after a decay the learning rate
+    may rise again.
+
+    Args:
+        reference: The finished run.
+        epochs: Epochs in total, including those of the finished run.
+        home: Where it is.
+        callback: Called as training proceeds.
+        track: Further trackers, besides those of its spec.
+
+    Raises:
+        UsageError: The run is not finished, has as many epochs already, or its last state was not kept.
+        TekapctlError: The new run failed; its folder keeps the last checkpoint.
+    """
+    with join_process_group() as comm, ExitStack() as held:
+        with comm.raise_together():
+            source = Runs(home.runs).find(reference)
+            spec = continued(source, epochs, track)
+            Trackers.check(spec.track)
+        context = build_run(spec, home, comm)
+        name = ""
         with comm.raise_together():
             if comm.is_main:
-                # Epochs after the checkpoint are trained again.
-                run.write_metrics(progress.history)
-                for name in ("summary.json", _TRACEBACK):
-                    (run.path / name).unlink(missing_ok=True)
-        return _train(run, context, callback)
+                new = held.enter_context(start(context, home))
+                carry_over(source, new)
+                name = new.id
+        before = load_of_run(source.path)
+        logger.info(
+            f"continuing {source.id}: the learning rate was {before.rate(before.epochs - 1):.3g} in its last epoch and "
+            f"is {spec.rate(before.epochs):.3g} in the next, by the schedule for {spec.epochs} epochs"
+        )
+        return _resume(Run(home.runs / comm.all_gather_object(name)[0]), context, callback)
+
+
+def _resume(run: Run, context: RunContext, callback: Callback) -> dict[str, Any]:
+    """Train a run from its newest checkpoint on."""
+    _restore(run, context)
+    progress = context.trainer.progress
+    log_run(context)
+    logger.info(f"run: {run.id}, after epoch {progress.epoch} of {context.spec.total_epochs}, at step {progress.step}")
+    with context.trainer.comm.raise_together():
+        if context.trainer.comm.is_main:
+            # Epochs after the checkpoint are trained again.
+            run.write_metrics(progress.history)
+            for name in ("summary.json", _TRACEBACK):
+                (run.path / name).unlink(missing_ok=True)
+    return _train(run, context, callback)
 
 
 def _restore(run: Run, context: RunContext) -> None:
@@ -133,6 +180,10 @@ def _restore(run: Run, context: RunContext) -> None:
     with trainer.comm.raise_together():
         if trainer.comm.is_main:
             state, damaged = checkpoint.newest(run.checkpoints, trainer.device)
+            if state is None and not damaged and context.spec.continues is not None:
+                # The process ended before it had copied them.
+                carry_over(Run(run.path.with_name(context.spec.continues.run)), run)
+                state, damaged = checkpoint.newest(run.checkpoints, trainer.device)
             for path in damaged:
                 logger.info(f"the checkpoint {path.name} is damaged and was skipped")
             if damaged and state is None:

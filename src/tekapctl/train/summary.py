@@ -55,6 +55,8 @@ def finish(run: Run, context: RunContext) -> dict[str, Any]:
     }
     if spec.patience:
         summary["epochs_trained"] = progress.epoch
+    if spec.continues is not None:
+        summary["continues"] = spec.continues.run
     if spec.data.val_fraction:
         summary |= {"last_val_top1": progress.last["val_top1"], "best_val_top1": progress.best_top1}
         if spec.patience:
@@ -95,7 +97,8 @@ def label(context: RunContext) -> str:
     spec = context.spec
     networks = [spec.network] if context.teacher is None else [context.teacher.model, spec.network]
     name = [spec.name] if spec.name else []
-    return "-".join([*name, *words(spec), *networks, spec.data.name, f"s{spec.seed}"])
+    longer = [f"e{spec.epochs}"] if spec.continues is not None else []
+    return "-".join([*name, *words(spec), *networks, spec.data.name, f"s{spec.seed}", *longer])
 
 
 def words(spec: RunSpec) -> list[str]:

@@ -126,6 +126,11 @@ def find(
         return _find_model(home, name, dataset if data is None else data.name, data)
     runs = Runs(home.runs)
     run = runs.latest(kind) if run_name == "latest" else runs.find(run_name)
+    if run.weights.name in run.left_out and not run.weights.is_file():
+        raise UsageError(
+            f"The run {run.id} was imported without its weights.",
+            "Export it with its weights where it was trained, and import it again.",
+        )
     if not run.weights.is_file():
         raise UsageError(
             f"The run {run.id} has no weights yet: it is {run.status}.",

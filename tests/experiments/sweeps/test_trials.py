@@ -16,7 +16,9 @@ from tekapctl.experiments.sweeps.plan import Plan
 from tekapctl.experiments.sweeps.plan import plan as plan_in
 from tekapctl.experiments.sweeps.state import Ledger
 from tekapctl.experiments.sweeps.trial import run_trial
+from tekapctl.store.bundle import write_bundle
 from tekapctl.store.home import Home
+from tekapctl.store.importing import import_bundle
 from tekapctl.store.runs import Runs
 
 plan = partial(plan_in, datasets=Path("no-data-sets"))
@@ -48,7 +50,7 @@ def runs(folder: SweepFolder) -> list[str]:
     return [run.id for run in Runs(folder.home.runs).all()]
 
 
-def test_a_trial_brings_its_teacher_with_it_and_is_carried_out_once(folder):
+def test_a_trial_brings_its_teacher_with_it_and_is_carried_out_once(folder, tmp_path):
     made = plan(SWEEP)
     assert states(folder, made) == ["waiting"] * 3
     _, first, second = made.trials
@@ -63,9 +65,29 @@ def test_a_trial_brings_its_teacher_with_it_and_is_carried_out_once(folder):
     assert len(runs(folder)) == 2
     do(folder, made, second)
     assert len(runs(folder)) == 3, "students share their teacher"
+    # Runs count wherever they were trained, and if their weights are elsewhere.
+    elsewhere = SweepFolder(Home(tmp_path / "elsewhere"), "tiny")
+    write_bundle(Runs(folder.home.runs).all(), tmp_path / "runs.tar", weights=False)
+    import_bundle(tmp_path / "runs.tar", Runs(elsewhere.home.runs))
+    assert states(elsewhere, made) == ["finished"] * 3
+    assert do(elsewhere, made, first) == run
     # A run that was removed is a run that is to be carried out.
     shutil.rmtree(folder.home.runs / run)
     assert states(folder, made) == ["finished", "waiting", "finished"]
+
+
+def test_a_trial_whose_teacher_has_no_weights_here_says_so(folder, tmp_path):
+    made = plan(SWEEP)
+    teacher, first, _ = made.trials
+    do(folder, made, teacher)
+    elsewhere = SweepFolder(Home(tmp_path / "elsewhere"), "tiny")
+    write_bundle(Runs(folder.home.runs).all(), tmp_path / "runs.tar", weights=False)
+    import_bundle(tmp_path / "runs.tar", Runs(elsewhere.home.runs))
+    with pytest.raises(UsageError, match="was imported without its weights"):
+        do(elsewhere, made, first)
+    write_bundle(Runs(folder.home.runs).all(), tmp_path / "runs.tar")
+    import_bundle(tmp_path / "runs.tar", Runs(elsewhere.home.runs))
+    assert do(elsewhere, made, first, retry=True) in runs(elsewhere)
 
 
 def test_a_run_whose_teacher_has_changed_since_does_not_count(folder):

@@ -55,21 +55,21 @@ class Group:
         return [self.runs[seed].top1 for seed in sorted(self.runs)]
 
 
-def find(home: Home, references: Sequence[str], *, name: str | None = None, every: bool = False) -> list[Finished]:
+def find(home: Home, references: Sequence[str], *, names: Sequence[str] = (), every: bool = False) -> list[Finished]:
     """Find finished runs. Runs that are not listed in `references` and cannot be read are skipped.
 
-    Selects the runs in `references` (ids, unique prefixes, or `latest`), those whose spec has this `name`, or `every`
-    run.
+    Selects the runs in `references` (ids, unique prefixes, or `latest`), those whose spec has one of these `names`, or
+    `every` run.
 
     Raises:
         UsageError: No run was found, or a run in `references` is not finished or has an invalid spec.
     """
     runs = Runs(home.runs)
     found = [read_finished(runs.find(reference)) for reference in references]
-    if every or name is not None:
+    if every or names:
         known = {each.run.id for each in found}
         for run in runs.all():
-            if run.id in known or not (every or _name(run) == name):
+            if run.id in known or not (every or _name(run) in names):
                 continue
             if run.status in ("running", "interrupted", "failed"):
                 continue
@@ -79,24 +79,34 @@ def find(home: Home, references: Sequence[str], *, name: str | None = None, ever
                 logger.info(f"left out {run.id}: {error.problem}")
     if not found:
         raise UsageError(
-            "There are no finished runs to compare.", "Name runs of `tekapctl runs list`, or give `name` or `every`."
+            "There are no finished runs to compare.", "Name runs of `tekapctl runs list`, or give `names` or `every`."
         )
     return found
 
 
-def group(found: Iterable[Finished]) -> list[Group]:
-    """Group runs by experiment, in the order of their first runs."""
+Table = dict[str, Any]
+"""The fields of a spec that identify its experiment, by their dotted paths."""
+
+
+def by_experiment(found: Iterable[Finished]) -> tuple[dict[str, dict[int, Finished]], dict[str, Table]]:
+    """The runs of each experiment by seed, in the order of their first runs, and what identifies each, by a key."""
     by_spec: dict[str, dict[int, Finished]] = {}
-    tables: dict[str, dict[str, Any]] = {}
+    tables: dict[str, Table] = {}
     for one in sorted(found, key=lambda one: one.run.id):
         items = flat_items(identifying(one.spec))
         table = {path: in_words(value) if isinstance(value, list) else value for path, value in items}
         key = repr(sorted(table.items()))
         tables[key] = table
         by_spec.setdefault(key, {})[one.spec.seed] = one
+    return by_spec, tables
+
+
+def group(found: Iterable[Finished]) -> list[Group]:
+    """Group runs by experiment, in the order of their first runs."""
+    by_spec, tables = by_experiment(found)
     firsts = {key: runs[min(runs)] for key, runs in by_spec.items()}
-    words = {key: _words(first.spec) for key, first in firsts.items()}
-    for settings in ({key: one.spec.network for key, one in firsts.items()}, _datasets(firsts)):
+    words = {key: words_of(first.spec) for key, first in firsts.items()}
+    for settings in ({key: one.spec.network for key, one in firsts.items()}, datasets_of(firsts)):
         if len(set(settings.values())) > 1:
             words = {key: f"{settings[key]}: {word}" for key, word in words.items()}
     labels = _distinct(words, tables)
@@ -117,14 +127,14 @@ def baseline_of(groups: Sequence[Group], label: str | None = None) -> Group:
         return next((each for each in undistilled if each.first.spec.network in students), groups[0])
     fitting = [each for each in groups if each.label == label or any(label == r.run.id for r in each.runs.values())]
     if not fitting:
-        fitting = [each for each in groups if label.casefold() in _short_names(each.label)]
+        fitting = [each for each in groups if label.casefold() in short_names(each.label)]
     if len(fitting) != 1:
         problem = f"{len(fitting)} groups match {label!r}." if fitting else f"There is no group {label!r}."
         raise UsageError(problem, f"Choose one of: {'; '.join(each.label for each in groups)}.")
     return fitting[0]
 
 
-def _short_names(label: str) -> set[str]:
+def short_names(label: str) -> set[str]:
     """Short names of a group: its method with and without settings, but without the data set and network."""
     method = label.rpartition(": ")[2]
     return {method.casefold(), method.partition(", ")[0].casefold()}
@@ -159,13 +169,14 @@ def read_finished(run: Run) -> Finished:
     return Finished(run, load_of_run(run.path), summary)
 
 
-def _words(spec: TeacherSpec | StudentSpec) -> str:
+def words_of(spec: TeacherSpec | StudentSpec) -> str:
+    """The method of a run in words, without its settings."""
     if isinstance(spec, TeacherSpec):
         return NO_DISTILLATION
     return spec.method.name + (" + TeKAP" if spec.augmented else " + views" if spec.angular.views else "")
 
 
-def _datasets(firsts: dict[str, Finished]) -> dict[str, str]:
+def datasets_of(firsts: Mapping[str, Finished]) -> dict[str, str]:
     """Names of the data sets; image folders of the same name are distinguished by their fingerprints."""
     sections = {key: one.spec.data for key, one in firsts.items()}
     names = {
@@ -188,29 +199,47 @@ def _follows_from_a_name(field: str, tables: Sequence[Mapping[str, Any]]) -> boo
     return len(pairs) == len({name for name, _ in pairs})
 
 
-def _field_in_words(field: str, value: object) -> str:
+def field_in_words(field: str, value: object) -> str:
+    """A field of a spec as part of a label."""
     if field == "data.unlabelled_fingerprint":
         return "no unlabelled images" if value is None else f"unlabelled images {str(value)[:8]}"
-    if isinstance(value, str) and (run := _RUN_ID.fullmatch(value)):
-        return f"{field} {run[1]}"  # which all commands accept, too
+    if field == "continues.epochs":
+        return "in one go" if value is None else f"continued after {str(value).replace(' + ', ' and ')} epochs"
+    if isinstance(value, str):
+        value = short_reference(value)
     return f"{field.removesuffix('.name')} {'unset' if value is None else value}"
 
 
-def _distinct(words: dict[str, str], tables: dict[str, dict[str, Any]]) -> dict[str, str]:
+def short_reference(name: str) -> str:
+    """The end of a run's id, which all commands accept too; other names as they are."""
+    run = _RUN_ID.fullmatch(name)
+    return run[1] if run else name
+
+
+def distinctive(tables: Sequence[Table]) -> list[str]:
+    """The fields in which experiments differ, those that follow from another one left out."""
+    return [
+        field
+        for field in sorted({field for table in tables for field in table})
+        if field not in ("data.fingerprint", "teacher_digest")
+        and len({repr(table.get(field)) for table in tables}) > 1
+        and not _follows_from_a_name(field, tables)
+    ]
+
+
+def _distinct(words: dict[str, str], tables: dict[str, Table]) -> dict[str, str]:
     """Labels that add the fields in which specs with the same words differ."""
     labels = {}
     for key, word in words.items():
         alike = [tables[other] for other, its_word in words.items() if its_word == word]
-        more = [
-            _field_in_words(field, tables[key].get(field))
-            for field in sorted({field for table in alike for field in table})
-            if field not in ("data.fingerprint", "teacher_digest")
-            and len({repr(table.get(field)) for table in alike}) > 1
-            and not _follows_from_a_name(field, alike)
-        ]
+        more = [field_in_words(field, tables[key].get(field)) for field in distinctive(alike)]
         labels[key] = ", ".join([word, *more])
+    return with_teachers_digests(labels, tables)
+
+
+def with_teachers_digests(labels: Mapping[str, str], tables: Mapping[str, Table]) -> dict[str, str]:
+    """Labels, those that several experiments have with the digests of their teachers: rare, only these differ."""
     named = list(labels.values())
-    # Rare: only the weights of the teacher differ.
     return {
         key: label if named.count(label) == 1 else f"{label}, teacher {str(tables[key].get('teacher_digest'))[:8]}"
         for key, label in labels.items()

@@ -136,7 +136,7 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
 
 def latex(table: Sequence[Sequence[str]]) -> str:
     """A table as LaTeX, for the package booktabs."""
-    lines = [" & ".join(_escape(cell) for cell in row) + r" \\" for row in table]
+    lines = [" & ".join(escape_latex(cell) for cell in row) + r" \\" for row in table]
     begin = rf"\begin{{tabular}}{{l{'r' * (len(table[0]) - 1)}}}"
     return "\n".join([begin, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
 
@@ -155,9 +155,14 @@ _LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "Δ": r"$\Delta$",
+    "α": r"$\alpha$",
+    "±": r"$\pm$",
+    "†": r"$^{\dagger}$",
     "<": "$<$",
+    ">": "$>$",
 } | {sign: f"\\{sign}" for sign in "&%$#_{}"}
 
 
-def _escape(text: str) -> str:
+def escape_latex(text: str) -> str:
+    """A text as LaTeX shows it."""
     return "".join(_LATEX.get(sign, sign) for sign in text)
