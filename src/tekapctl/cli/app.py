@@ -17,6 +17,7 @@ from tekapctl.cli import (
     export,
     fetch,
     information,
+    predict,
     report,
     runs,
     study,
@@ -148,7 +149,7 @@ _add(
     watch=watch.watch,
     bench=train.bench,
 )
-_add("Evaluate and deploy", evaluate=evaluate.evaluate, predict=evaluate.predict, export=export.export)
+_add("Evaluate and deploy", evaluate=evaluate.evaluate, predict=predict.predict, export=export.export)
 _add("Experiments", compare=compare.compare, report=report.report, sweep=sweep.app, study=study.study)
 _add(
     "Information",

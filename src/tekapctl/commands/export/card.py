@@ -33,6 +33,10 @@ _HUB_NAMES = {
 """Data sets under their names on the hub."""
 
 
+_NOT_STRINGS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
+"""Words that YAML takes for other values unless they are quoted."""
+
+
 @dataclass(frozen=True)
 class Sheet:
     """What a card says of the file itself.
@@ -152,7 +156,7 @@ def _nested(value: Any, indent: int) -> str:
 
 def _scalar(value: Any) -> str:
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value, re.ASCII):
-        return value if value.lower() not in ("null", "true", "false", "yes", "no", "on", "off", "y", "n") else f'"{value}"'
+        return f'"{value}"' if value.lower() in _NOT_STRINGS else value
     printable = "".join(c if c.isprintable() else "?" for c in value) if isinstance(value, str) else value
     return json.dumps(printable, ensure_ascii=False)
 

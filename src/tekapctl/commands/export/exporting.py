@@ -260,7 +260,7 @@ def _check_all(options: ExportOptions) -> None:
 
 def _check_paths(target: Target, home: Home, options: ExportOptions) -> None:
     """Refuse to overwrite what must be kept."""
-    places = {file: "" for file in target.files} | {target.card: ", where the model card goes,"}
+    places = dict.fromkeys(target.files, "") | {target.card: ", where the model card goes,"}
     for place_, what in places.items():
         if place_ in target.files and place_.is_dir() and (place_ / "Manifest.json").is_file() and options.force:
             continue  # a Core ML package is a folder
@@ -279,4 +279,6 @@ def _failed(target: Target, error: TekapctlError) -> dict[str, Any]:
 
 
 def _size(path: Path) -> int:
-    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file()) if path.is_dir() else path.stat().st_size
+    """Bytes of a file, or of all files in a folder."""
+    files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)

@@ -63,10 +63,10 @@ class Classifier(nn.Module):
 
     scale: Tensor
     shift: Tensor
+    rows: Tensor
+    columns: Tensor
 
-    def __init__(
-        self, network: nn.Module, normalization: Normalization, channels: int, size: tuple[int, int]
-    ) -> None:
+    def __init__(self, network: nn.Module, normalization: Normalization, channels: int, size: tuple[int, int]) -> None:
         super().__init__()
         self.network = network
         self.repeats = normalization.scale.shape[1] // channels

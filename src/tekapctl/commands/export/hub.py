@@ -92,8 +92,9 @@ class Hub:
                 ) from error
             raise TekapctlError(
                 f"The hub could not be reached to {what}: {reason}.{kept}",
-                "Check the network, HF_ENDPOINT and HF_HUB_OFFLINE"
-                + (", then `hf upload` the files or export again with `force`." if done else "; leave out `push` to export only."),
+                "Check the network; then export again with `force`, or upload the files with `hf upload`."
+                if done
+                else "Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or leave out `push`.",
             ) from error
 
 

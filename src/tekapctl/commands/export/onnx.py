@@ -31,8 +31,11 @@ class Onnx(Format):
         """The network traced by PyTorch."""
         program = source.program()
         with source.tracing():
-            names = {"input_names": [INPUT], "output_names": [source.output]}
-            model = torch.onnx.export(program, dynamo=True, verbose=False, **names).model_proto  # type: ignore[union-attr]
+            exported = torch.onnx.export(
+                program, input_names=[INPUT], output_names=[source.output], dynamo=True, verbose=False
+            )
+        assert exported is not None
+        model = exported.model_proto
         if source.includes_preprocessing:
             _mark_preprocessing(model)
         path.write_bytes(_with_metadata(model, source.metadata))
@@ -49,9 +52,7 @@ class Onnx(Format):
                 _calibration_reader(library.CalibrationDataReader, source.batches(images, has_graph=True)),
                 quant_format=library.QuantFormat.QDQ,
                 per_channel=True,
-                nodes_to_exclude=[
-                    node.name for node in onnx.load(prepared).graph.node if node.name.startswith(_KEPT)
-                ],
+                nodes_to_exclude=[node.name for node in onnx.load(prepared).graph.node if node.name.startswith(_KEPT)],
             )
             path.write_bytes(_with_metadata(onnx.load(quantized), source.metadata))
 

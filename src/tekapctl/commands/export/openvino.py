@@ -17,8 +17,8 @@ class OpenVino(Format):
 
     suffix: ClassVar[str] = ".xml"
     note: ClassVar[str] = (
-        "The weights are in the `.bin` file of the same name, which belongs beside it. On some CPUs OpenVINO computes in "
-        "bfloat16 unless it is told not to, as above: that is faster and less exact."
+        "The weights are in the `.bin` file of the same name, which belongs beside it. On some CPUs OpenVINO computes "
+        "in bfloat16 unless it is told not to, as above: that is faster and less exact."
     )
     has_graph: ClassVar[bool] = True
     precisions: ClassVar[tuple[str, ...]] = ("float32", "float16")
