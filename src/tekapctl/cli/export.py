@@ -37,15 +37,14 @@ def export(
         bool, option("--float16", "Store weights in float16 (ONNX, torch.export, OpenVINO, Core ML).", "Output")
     ] = False,
     int8: Annotated[bool, option("--int8", "Quantize weights and activations to int8 (ONNX).", "Output")] = False,
-    preprocessing: Annotated[
+    no_preprocessing: Annotated[
         bool,
         option(
-            "--preprocessing/--no-preprocessing",
-            "Resize, normalize and apply the softmax inside the graph; without, it takes normalized images and "
-            "returns logits.",
+            "--no-preprocessing",
+            "Leave resizing, normalization and softmax out of the graph: normalized images in, logits out.",
             "Output",
         ),
-    ] = True,
+    ] = False,
     best: options.Best = False,
     force: options.Force = False,
     dataset: options.TrainedDataset = None,
@@ -108,7 +107,7 @@ def export(
         output=output,
         format=format_name,
         precision="int8" if int8 else "float16" if float16 else "float32",
-        preprocessing=preprocessing,
+        preprocessing=not no_preprocessing,
         force=force,
         images=images,
         calibration_images=calibration_images,

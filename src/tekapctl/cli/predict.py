@@ -65,7 +65,7 @@ def predict(
         int | None,
         option(
             "--worst N",
-            "Write the N most confident mistakes to --output as a page of pictures; the folder of an image names its class.",
+            "Write the N most confident mistakes to --output as a page of pictures; an image's folder names its class.",
             "Output",
             min=1,
         ),

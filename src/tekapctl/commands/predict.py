@@ -13,6 +13,8 @@ from tekapctl.data.files.streaming import ImageFiles, stream_paths
 from tekapctl.device import autocast, place, resolve_device, resolve_precision, set_float32_precision
 from tekapctl.distributed.communicator import processors
 from tekapctl.errors import UsageError, failures_in_words
+from tekapctl.models.folding import fold
+from tekapctl.models.fusing import fuse
 from tekapctl.train.trained import Trained
 
 _MAX_PIXELS = 2**22
@@ -65,14 +67,19 @@ class Predictor:
             )
         height, width = preprocessing.size
         self.classes = names
-        self._network = trained.network
+        channels, network = trained.network.in_channels, trained.network
         self._device = resolve_device(device)
         set_float32_precision(precision, self._device)
-        place(self._network, self._device)
-        self._precision = resolve_precision(precision, self._device, self._network, trains=False)
+        self._precision = resolve_precision(precision, self._device, network, trains=False)
         self._batch_size = max(1, min(batch_size, _MAX_PIXELS // (height * width)))
         self._workers = workers
-        self._files = ImageFiles((), self._network.in_channels, preprocessing.size, preprocessing.crop_fraction)
+        self._files = ImageFiles((), channels, preprocessing.size, preprocessing.crop_fraction)
+        noise = torch.randint(256, (2, channels, height, width), generator=torch.Generator().manual_seed(0))
+        self._network = fold(network, network.normalize(noise.byte())).network
+        place(self._network, self._device)
+        if self._device.type == "cpu":
+            with autocast(self._device, self._precision):
+                fuse(self._network, self._network.normalize(noise.byte()))
 
     def predict(self, images: Iterable[str], *, top: int = 5) -> Iterator[Prediction]:
         """Classify images, in order and as they come; an unreadable file yields a prediction with a problem.

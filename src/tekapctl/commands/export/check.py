@@ -17,7 +17,7 @@ from tekapctl.data.image_files import ImageFilesSpec
 from tekapctl.data.image_set import ImageSet
 from tekapctl.errors import TekapctlError
 
-_SECONDS = 0.25
+_SECONDS = 0.1
 """A latency is the median of the runs of a batch that fit into this time, but of at least three."""
 _MOST_FILES = 100
 """Image files that are compared at their full size."""

@@ -78,6 +78,10 @@ class CoreMl(Format):
             model.user_defined_metadata.update(source.metadata)
             model.save(str(path))
 
+    def replaces(self, folder: Path) -> bool:
+        """Packages have a manifest."""
+        return (folder / "Manifest.json").is_file()
+
     def open(self, path: Path) -> Runner | None:
         """Not here: the framework runs on Apple's systems only."""
         return None

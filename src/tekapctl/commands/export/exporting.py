@@ -260,11 +260,13 @@ def _check_all(options: ExportOptions) -> None:
 
 def _check_paths(target: Target, home: Home, options: ExportOptions) -> None:
     """Refuse to overwrite what must be kept."""
-    places = dict.fromkeys(target.files, "") | {target.card: ", where the model card goes,"}
-    for place_, what in places.items():
-        if place_ in target.files and place_.is_dir() and (place_ / "Manifest.json").is_file() and options.force:
-            continue  # a Core ML package is a folder
-        output_file(place_, home, force=options.force, what=what)
+    if target.format.replaces(target.path):  # a folder, as output files never are
+        if not options.force:
+            raise UsageError(f"{target.path} already exists.", "Choose another `output`, or replace it with `force`.")
+    else:
+        for file in target.files:
+            output_file(file, home, force=options.force)
+    output_file(target.card, home, force=options.force, what=", where the model card goes,")
 
 
 def _failed(target: Target, error: TekapctlError) -> dict[str, Any]:

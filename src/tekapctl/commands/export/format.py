@@ -252,6 +252,10 @@ class Format(ABC):
         """All files that belong to a file: it comes first, and may be a folder."""
         return (path,)
 
+    def replaces(self, folder: Path) -> bool:
+        """Whether a folder is an earlier export in this format, which may be replaced."""
+        return False
+
     @abstractmethod
     def open(self, path: Path) -> Runner | None:
         """Load a file the way its users will, on the CPU; None if this machine cannot run it."""

@@ -1,6 +1,7 @@
 """Uploads exported files to a repository of the Hugging Face hub."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from tekapctl.errors import TekapctlError, UsageError, require
 from tekapctl.logging import silence_libraries
 
 EXTRA = "hub"
+_FAILED_REQUESTS = {"TransportError", "RequestException"}
+"""Base classes of the errors of httpx and requests; which of them the hub's library uses depends on its version."""
 
 
 class Hub:
@@ -35,8 +38,8 @@ class Hub:
             raise UsageError(
                 f"{repository!r} is not the name of a repository.", "Write it as USER/NAME, such as ada/resnet8-digits."
             ) from None
-        self._api = self._library.HfApi(library_name="tekapctl")
-        if self._api.token is None and self._library.get_token() is None:
+        self._api = self._library.HfApi(os.environ.get("HF_ENDPOINT"), library_name="tekapctl")
+        if self._library.get_token() is None:
             raise UsageError(
                 "Nobody is logged in to the Hugging Face hub.", "Log in with `hf auth login`, or set HF_TOKEN."
             )
@@ -75,27 +78,29 @@ class Hub:
 
     @contextmanager
     def _translating(self, what: str, *, done: bool = False) -> Iterator[None]:
-        kept = " The exported files are kept." if done else ""
+        """Say what the hub refused; `done` is whether the files are exported already."""
         try:
             with silence_libraries(), _without_bars(self._library):
                 yield
         except Exception as error:
-            errors = self._library.errors
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            if isinstance(error, errors.HfHubHTTPError):
-                status = error.response.status_code
+            kept = " The exported files are kept." if done else ""
+            if isinstance(error, self._library.errors.HfHubHTTPError):
+                refused = error.response.status_code in (401, 403)
                 raise TekapctlError(
                     f"The hub refused to {what}: {reason}.{kept}",
-                    "Log in with `hf auth login` and a token that may write."
-                    if status in (401, 403)
+                    "Log in with `hf auth login`, with a token that may write."
+                    if refused
                     else "Try again later; https://status.huggingface.co shows outages.",
                 ) from error
-            raise TekapctlError(
-                f"The hub could not be reached to {what}: {reason}.{kept}",
-                "Check the network; then export again with `force`, or upload the files with `hf upload`."
-                if done
-                else "Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or leave out `push`.",
-            ) from error
+            if isinstance(error, OSError) or _FAILED_REQUESTS & {each.__name__ for each in type(error).__mro__}:
+                raise TekapctlError(
+                    f"The hub could not be reached to {what}: {reason}.{kept}",
+                    "Check the network; then upload the files with `hf upload`, or export again with `force`."
+                    if done
+                    else "Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or leave out `push`.",
+                ) from error
+            raise
 
 
 @contextmanager
