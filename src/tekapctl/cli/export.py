@@ -50,17 +50,16 @@ def export(
     dataset: options.TrainedDataset = None,
     data_dir: options.DataDir = None,
     images: Annotated[
-        int | None, option("--images N", "Test images used to check the file. [default: all]", "Check", min=1)
+        int | None, option("--images N", "Test images used to check the file. [default: all]", min=1)
     ] = None,
     calibration_images: Annotated[
-        int, option("--calibration-images N", "Training images used to calibrate --int8.", "Check", min=1)
+        int, option("--calibration-images N", "Training images used to calibrate --int8.", min=1)
     ] = 512,
     tolerance: Annotated[
         float | None,
         option(
             "--tolerance T",
             "Maximum difference of outputs, relative to the largest. [default: 1e-4; with --float16 2e-2]",
-            "Check",
             min=0,
         ),
     ] = None,
@@ -69,20 +68,19 @@ def export(
         option(
             "--max-accuracy-drop FRACTION",
             "Maximum loss of accuracy with --int8, as a fraction of the test images.",
-            "Check",
             min=0,
             max=1,
         ),
     ] = 0.05,
     license_name: Annotated[
-        str | None, option("--license ID", "License of the weights for the model card, e.g. mit.", "Hugging Face hub")
+        str | None, option("--license ID", "License of the weights for the model card, e.g. mit.", "Output")
     ] = None,
     push: Annotated[
         str | None,
-        option("--push REPO", "Upload files, card and configuration to this repository.", "Hugging Face hub"),
+        option("--push REPO", "Upload files, card and configuration to this repository.", "Output"),
     ] = None,
     private: Annotated[
-        bool, option("--private", "Make the repository private when --push creates it.", "Hugging Face hub")
+        bool, option("--private", "Make the repository private when --push creates it.", "Output")
     ] = False,
     as_json: options.Json = False,
 ) -> None:

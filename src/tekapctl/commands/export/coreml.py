@@ -1,5 +1,6 @@
 """Core ML, for Apple's devices."""
 
+import os
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -80,7 +81,7 @@ class CoreMl(Format):
 
     def replaces(self, folder: Path) -> bool:
         """Packages have a manifest."""
-        return (folder / "Manifest.json").is_file()
+        return folder.suffix == self.suffix and os.path.isfile(folder / "Manifest.json")  # noqa: PTH113 - any name
 
     def open(self, path: Path) -> Runner | None:
         """Not here: the framework runs on Apple's systems only."""

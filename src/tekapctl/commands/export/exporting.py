@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 ALL = "all"
 """In place of a format: every format and precision whose packages are installed."""
+_CARD = ", where the model card goes,"
 _TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
 
 
@@ -135,16 +136,12 @@ def export(
         TekapctlError: The exported network differs from the network, or cannot be written; no file is left behind.
     """
     hub = None if options.push is None else Hub(options.push, private=options.private)
-    single = None if options.format == ALL else _target(options)
-    for target in [] if single is None else [single]:
-        _check_paths(target, home, options)
+    single = None if options.format == ALL else _target(home, options)
     if single is None:
         _check_all(options)
     network = load_network(home, name, model=model, model_args=model_args, best=best, dataset=dataset, folder=folder)
     source = export_source(*network, model_args)
-    targets = [single] if single is not None else list(_every_target(source, options))
-    for target in targets:
-        _check_paths(target, home, options)
+    targets = [single] if single is not None else list(_every_target(source, home, options))
     images = source.splits.test if options.images is None else source.splits.test.subsample(options.images)
     reference = source.trained.reference
     logger.info(f"exporting {source.trained.model} from {reference.described}")
@@ -165,6 +162,7 @@ def export(
         found.append(exported.to_dict())
     pushed = None
     if hub is not None and written:
+        written.sort(key=lambda one: one.target.kind != "onnx")  # whose card is the most useful one
         pushed = hub.upload([(one.target.files, one.target.card) for one in written], source)
     return {
         "reference": reference.name,
@@ -215,14 +213,17 @@ def _write(target: Target, source: ExportSource, check: Check, options: ExportOp
     return Exported(target, found, full_size)
 
 
-def _target(options: ExportOptions) -> Target:
+def _target(home: Home, options: ExportOptions) -> Target:
     """The one file to write.
 
     Raises:
-        UsageError: There is no such format, it does not support the precision, or its packages are missing.
+        UsageError: Its path cannot be used, there is no such format, it does not support the precision, or its packages
+            are missing.
     """
     output = expand_user(str(options.output))
-    output = output.resolve() if output.is_symlink() else output
+    if not any(FORMATS[known]().replaces(output) for known in FORMATS):
+        output = output_file(options.output, home, force=options.force)
+    output_file(output.with_name(f"{output.name}.md"), home, force=options.force, what=_CARD)
     kind, chosen = choose(options.format, output)
     if options.precision not in chosen.precisions:
         able = ", ".join(name for name in FORMATS if options.precision in FORMATS[name].precisions)
@@ -230,10 +231,12 @@ def _target(options: ExportOptions) -> Target:
             f"The format {kind} does not support {options.precision}.", f"Use {able}, or export in float32."
         )
     chosen.check_installed()
-    return Target(output, kind, chosen, options.precision)
+    target = Target(output, kind, chosen, options.precision)
+    _check_paths(target, home, options)
+    return target
 
 
-def _every_target(source: ExportSource, options: ExportOptions) -> Iterator[Target]:
+def _every_target(source: ExportSource, home: Home, options: ExportOptions) -> Iterator[Target]:
     """A file for every format and precision whose packages are installed."""
     folder, stem = expand_user(str(options.output)), source.trained.model.replace(":", "-").replace("/", "-")
     for kind in FORMATS:
@@ -245,7 +248,9 @@ def _every_target(source: ExportSource, options: ExportOptions) -> Iterator[Targ
             continue
         for precision in chosen.precisions:
             name = stem if precision == "float32" else f"{stem}-{precision}"
-            yield Target(folder / f"{name}{chosen.suffix}", kind, chosen, precision)
+            target = Target(folder / f"{name}{chosen.suffix}", kind, chosen, precision)
+            _check_paths(target, home, options)
+            yield target
 
 
 def _check_all(options: ExportOptions) -> None:
@@ -266,7 +271,7 @@ def _check_paths(target: Target, home: Home, options: ExportOptions) -> None:
     else:
         for file in target.files:
             output_file(file, home, force=options.force)
-    output_file(target.card, home, force=options.force, what=", where the model card goes,")
+    output_file(target.card, home, force=options.force, what=_CARD)
 
 
 def _failed(target: Target, error: TekapctlError) -> dict[str, Any]:
