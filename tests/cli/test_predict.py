@@ -138,6 +138,7 @@ def test_what_cannot_be_predicted_is_refused_before_anything_is_computed(tekapct
         ([folder, "--format", "table", "--output", "a.csv"], "csv"),
         ([folder, "--format", "xml"], "no output format 'xml'"),
         ([folder, "--format", "csv", "--json"], "Leave out one"),
+        ([folder, "--json", "--output", "a.jsonl"], "--format jsonl"),
         ([folder, "--worst", "3"], "--output"),
     ):
         assert told in tekapctl.refuses("predict", teacher, *words)

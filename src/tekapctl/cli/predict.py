@@ -144,6 +144,8 @@ def _sink(form: str | None, output: Path | None, *, has_page: bool, as_json: boo
         raise UsageError(f"There is no output format {form!r}.", f"Use {', '.join(_FORMATS)}.")
     if as_json and form is not None:
         raise UsageError("--json and --format both choose the form of the output.", "Leave out one.")
+    if as_json and output is not None and not has_page:
+        raise UsageError("--json prints on stdout, and --output names a file.", "Use --format jsonl for the file.")
     if as_json:
         return _print_json
     if output is None or has_page:
@@ -158,9 +160,9 @@ def _sink(form: str | None, output: Path | None, *, has_page: bool, as_json: boo
     path, line = output_file(output, Home.default(), force=force), _LINES[form]
 
     def write(predictions: "Iterable[Prediction]", count: int) -> None:
-        from tekapctl.store.atomic import atomic_file
+        from tekapctl.store.atomic import atomic_path
 
-        with atomic_file(path) as file:
+        with atomic_path(path) as (part,), part.open("wb") as file:
             for text in _texts(predictions, count, form, line):
                 file.write(text.encode("utf-8", "surrogateescape"))
 

@@ -144,13 +144,15 @@ class Check:
         )
 
     def compare_files(self, runner: Runner) -> FullSize | None:
-        """Compare a graph with preprocessing on files at their full size; None if the images are not in files."""
+        """Compare a graph with preprocessing on files at their full size; None without such files."""
         if not self._files:
             return None
         outputs = []
         for path in self._files:
             with suppress(DamagedImageError):
                 outputs.append((runner(self._whole(path)), self._network(self._resized(path))))
+        if not outputs:
+            return None
         found, expected = (torch.cat(each).float() for each in zip(*outputs, strict=True))
         best = expected.argmax(1)
         difference = (found - expected).abs()

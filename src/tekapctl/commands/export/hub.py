@@ -30,11 +30,13 @@ class Hub:
 
     def __init__(self, repository: str, *, private: bool) -> None:
         with silence_libraries():
-            self._library = require(EXTRA, "huggingface_hub")
+            self._library, self._utils, self._errors = (
+                require(EXTRA, f"huggingface_hub{module}") for module in ("", ".utils", ".errors")
+            )
         self._private = private
         try:
-            self._library.utils.validate_repo_id(repository)
-        except self._library.errors.HFValidationError:
+            self._utils.validate_repo_id(repository)
+        except self._errors.HFValidationError:
             raise UsageError(
                 f"{repository!r} is not the name of a repository.", "Write it as USER/NAME, such as ada/resnet8-digits."
             ) from None
@@ -80,12 +82,12 @@ class Hub:
     def _translating(self, what: str, *, done: bool = False) -> Iterator[None]:
         """Say what the hub refused; `done` is whether the files are exported already."""
         try:
-            with silence_libraries(), _without_bars(self._library):
+            with silence_libraries(), _without_bars(self._utils):
                 yield
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             kept = " The exported files are kept." if done else ""
-            if isinstance(error, self._library.errors.HfHubHTTPError):
+            if isinstance(error, self._errors.HfHubHTTPError):
                 refused = error.response.status_code in (401, 403)
                 raise TekapctlError(
                     f"The hub refused to {what}: {reason}.{kept}",
@@ -104,8 +106,7 @@ class Hub:
 
 
 @contextmanager
-def _without_bars(library: Any) -> Iterator[None]:
-    bars = library.utils
+def _without_bars(bars: Any) -> Iterator[None]:
     were_off = bars.are_progress_bars_disabled()
     bars.disable_progress_bars()
     try:
