@@ -139,8 +139,10 @@ def test_the_method_trains_a_student_under_the_perturbation(found):
 
 
 def test_the_export_is_checked(found):
-    assert found["exported"]["format"] == "npz"
-    assert found["exported"]["check"]["images"] == 100
+    (file,) = found["exported"]["files"]
+    assert file["format"] == "npz"
+    assert file["check"]["images"] == 100
+    assert file["check"]["largest_difference"] == 0
 
 
 def test_the_study_is_planned(found):

@@ -10,7 +10,7 @@ import pytest
 
 from reliability.inputs.fetch import device
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.store.atomic import atomic_path
+from tekapctl.store.atomic import atomic_entries, atomic_path
 from tekapctl.store.home import Home, output_file
 
 
@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_in_words(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tekapctl.store.atomic import atomic_path
+from tekapctl.store.atomic import atomic_entries, atomic_path
 
 moment, calls = int(sys.argv[1]), 0
 
@@ -173,3 +173,48 @@ def test_a_part_that_another_process_writes_is_not_swept(tmp_path):
             second.write_text("second")
             assert first.exists()
     assert (tmp_path / "x.html").read_text() == "first"
+
+
+KILLED_WITH_PARTS = (
+    KILLED.replace("atomic_path", "atomic_entries")
+    .replace(
+        "with atomic_entries(*paths) as parts:\n    for part in parts:\n", "with atomic_entries(*paths) as stage:\n"
+    )
+    .replace('        part.write_text("new")', '    for path in paths:\n        (stage / path.name).write_text("new")')
+)
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_a_kill_at_any_moment_leaves_no_companion_of_another_file(tmp_path, moment):
+    file, card = (tmp_path / name for name in ("net.onnx", "net.onnx.md"))
+    for path in (file, card):
+        path.write_text("old")
+    pid = os.fork()
+    if not pid:
+        os.execv(sys.executable, [sys.executable, "-c", KILLED_WITH_PARTS, str(moment), str(tmp_path)])
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code == -signal.SIGKILL or (code == 0 and moment > 2)
+    assert not card.exists() or card.read_text() == file.read_text()
+    with atomic_entries(file, card) as stage:
+        for path in (file, card):
+            (stage / path.name).write_text("newest")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "net.onnx.md"]
+
+
+def test_folders_are_replaced_as_a_whole_and_companions_that_are_gone_are_deleted(tmp_path):
+    package, card = tmp_path / "net.mlpackage", tmp_path / "net.mlpackage.md"
+    (package / "old").mkdir(parents=True)
+    card.write_text("old")
+
+    def fail() -> None:
+        with atomic_entries(package, card) as stage:
+            (stage / package.name).mkdir()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (package / "old").is_dir()
+    with atomic_entries(package, card) as stage:
+        (stage / package.name / "new").mkdir(parents=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.mlpackage"]
+    assert [path.name for path in package.iterdir()] == ["new"]

@@ -18,6 +18,7 @@ from tekapctl.cli import (
     export,
     fetch,
     information,
+    predict,
     report,
     runs,
     study,
@@ -150,7 +151,7 @@ _add(
     watch=watch.watch,
     bench=train.bench,
 )
-_add("Evaluate and deploy", evaluate=evaluate.evaluate, predict=evaluate.predict, export=export.export)
+_add("Evaluate and deploy", evaluate=evaluate.evaluate, predict=predict.predict, export=export.export)
 _add(
     "Experiments",
     compare=compare.compare,

@@ -175,6 +175,11 @@ class Output:
         self._must_arrive = must_arrive
         self._is_lost = False
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether nobody reads it any more."""
+        return self._is_lost
+
     def write(self, text: str) -> int:
         """Write a text."""
         self._try(self._stream.write, text)

@@ -1,13 +1,16 @@
-"""`tekapctl evaluate` and `tekapctl predict`."""
+"""`tekapctl evaluate`."""
 
-from typing import Annotated, Any
-
-import typer
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tekapctl.cli import complete, console, options
 from tekapctl.cli.options import argument, option
 from tekapctl.cli.spec_options import named_values
-from tekapctl.store.home import Home
+from tekapctl.errors import UsageError
+from tekapctl.store.home import Home, output_file
+
+if TYPE_CHECKING:
+    from tekapctl.commands.mistakes import Mistake
 
 
 def evaluate(
@@ -18,10 +21,7 @@ def evaluate(
     dataset: options.TrainedDataset = None,
     data_dir: options.DataDir = None,
     device: options.Device = None,
-    precision: Annotated[
-        str,
-        option("--precision PRECISION", "auto, float32, tf32 or bfloat16.", "Execution", complete=complete.precisions),
-    ] = "float32",
+    precision: options.Precision = "float32",
     batch_size: Annotated[int, option("--batch-size N", "Batch size.", "Execution", min=1)] = 500,
     attacks: Annotated[
         list[str] | None, option("--attack NAME", "Adversarial attack: fgsm or pgd. Repeatable.", "Robustness")
@@ -60,6 +60,12 @@ def evaluate(
     limit: Annotated[
         int | None, option("--limit N", "Test robustness on at most N test images. [default: all]", "Robustness", min=1)
     ] = None,
+    worst: Annotated[
+        int | None,
+        option("--worst N", "Write the N most confident mistakes to --output as a page of pictures.", "Output", min=1),
+    ] = None,
+    output: Annotated[Path | None, option("-o --output FILE", "HTML file to write the pictures to.", "Output")] = None,
+    force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
     """Evaluate a network on its test images, and compare a student with its teacher.
@@ -68,10 +74,12 @@ def evaluate(
     tekapctl evaluate latest
     tekapctl evaluate resnet32x4 --dataset cifar100
     tekapctl evaluate latest --attack pgd --corruption all --probe digits
+    tekapctl evaluate latest --worst 50 --output mistakes.html
     """
     from tekapctl.commands import evaluate as command
     from tekapctl.commands.robustness import EPSILON, SEVERITIES, Request
 
+    page = mistakes_page(worst, output, force=force)
     result = command.evaluate(
         Home.default(),
         reference,
@@ -92,11 +100,48 @@ def evaluate(
             probes=probes or (),
         ),
         limit=limit,
+        worst=worst or 0,
     )
+    found = result.pop("mistakes")
+    if page is not None:
+        evaluation = result["evaluation"]
+        wrong = round((1 - evaluation["top1"]) * evaluation["images"])
+        source = f"{result['model']} on {result['dataset']}"
+        write_mistakes(page, found, source, images=evaluation["images"], wrong=wrong)
     if as_json:
         console.show_json(result)
     else:
         _show(result)
+
+
+def mistakes_page(worst: int | None, output: Path | None, *, force: bool) -> Path | None:
+    """Where the page of mistakes goes, if there will be one.
+
+    Raises:
+        UsageError: The number or the file is missing, or the file must not be overwritten.
+    """
+    if worst is None and output is None:
+        return None
+    if worst is None or output is None:
+        missing = "--output FILE.html" if output is None else "--worst N"
+        raise UsageError("A page of mistakes needs --worst and --output.", f"Add {missing}.")
+    return output_file(output, Home.default(), force=force)
+
+
+def write_mistakes(page: Path, found: "list[Mistake]", source: str, *, images: int, wrong: int) -> None:
+    """Write the page of mistakes, and say so on stderr.
+
+    Args:
+        page: The file.
+        found: The mistakes, most confident first.
+        source: Network and data, for the title.
+        images: Number of images that were predicted.
+        wrong: Number of mistakes among them.
+    """
+    from tekapctl.cli.report import write_page
+    from tekapctl.report.mistakes import page as render
+
+    write_page(page, render(found, source, images=images, wrong=wrong), quiet=True)
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -143,36 +188,3 @@ def _show_shifts(title: str, columns: dict[str, str], rows: list[dict[str, Any]]
             for row in rows
         ],
     )
-
-
-def predict(
-    reference: Annotated[str, argument("MODEL", options.MODEL_HELP, complete=complete.teachers)],
-    images: Annotated[list[str], argument("IMAGE...", "Image files.")],
-    top: Annotated[int, option("--top K", "Number of classes to print per image.", min=1)] = 5,
-    best: options.Best = False,
-    as_json: options.Json = False,
-) -> None:
-    """Classify images. Exits with 1 if a file cannot be read.
-
-    Example: tekapctl predict latest photograph.jpg --top 3
-    """
-    from tekapctl.commands.evaluate import predict_files
-    from tekapctl.train import trained
-
-    found = trained.find(Home.default(), reference)
-    network = trained.load(trained.weights_of(found, "best") if best else found)
-    said = list(predict_files(network, images, top=top))
-    if as_json:
-        console.show_json([each.to_dict() for each in said])
-    else:
-        rows = [
-            {"image": "" if rank else each.image, "class": name, "probability %>": console.percent(probability)}
-            for each in said
-            for rank, (name, probability) in enumerate(each.classes)
-        ]
-        console.show_table("", rows)
-    unreadable = [each for each in said if each.problem is not None]
-    for each in unreadable:
-        console.say(f"{each.image} cannot be read: {each.problem}")
-    if unreadable:
-        raise typer.Exit(1)

@@ -45,6 +45,10 @@ CheckpointModel = Annotated[
     ),
 ]
 Best = Annotated[bool, option("--best", "Use the weights of the best epoch instead of the last.", "Networks")]
+Precision = Annotated[
+    str,
+    option("--precision PRECISION", "auto, float32, tf32 or bfloat16.", "Execution", complete=complete.precisions),
+]
 RUN_HELP = "Run ID, unique prefix or suffix, or `latest`."
 MODEL_HELP = "Run (ID, unique prefix or suffix, or `latest`), checkpoint file, or pretrained network."
 RunReference = Annotated[str, argument("RUN", RUN_HELP, complete=complete.runs)]

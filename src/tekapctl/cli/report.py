@@ -59,10 +59,16 @@ def write(found: "list[Group]", baseline: str | None, output: Path, *, quiet: bo
     from tekapctl.experiments.comparison import groups, table
     from tekapctl.report.page import page
     from tekapctl.report.predictions import Predictor
-    from tekapctl.store.atomic import atomic_path
 
     against = groups.baseline_of(found, baseline)
     text = page(found, against, table.compare(found, against), Predictor(Home.default()), opening)
+    write_page(output, text, quiet=quiet)
+
+
+def write_page(output: Path, text: str, *, quiet: bool = False) -> None:
+    """Write an HTML page as a whole and say so, on stderr if `quiet`."""
+    from tekapctl.store.atomic import atomic_path
+
     with atomic_path(output) as (part,):
         # Names of classes and files may hold anything.
         part.write_text(text.translate(_CONTROLS), encoding="utf-8", errors="backslashreplace")

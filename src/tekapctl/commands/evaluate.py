@@ -1,16 +1,15 @@
-"""Evaluate a trained network, also against its teacher, and classify image files with it."""
+"""Evaluate a trained network, also against its teacher."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from tekapctl import data
+from tekapctl.commands.mistakes import worst_of
 from tekapctl.commands.robustness import Request, Transfer, evaluate_shifts, linear_probe
 from tekapctl.data.batches import Batches
-from tekapctl.data.files.decoding import DamagedImageError, decode
 from tekapctl.data.image_set import ImageSet
 from tekapctl.device import place, resolve_device, resolve_precision, set_float32_precision
 from tekapctl.errors import UsageError, failures_in_words
@@ -21,10 +20,6 @@ from tekapctl.train import evaluation, trained
 from tekapctl.train.trained import Trained
 
 logger = logging.getLogger(__name__)
-
-_MAX_IMAGES = 64
-_MAX_PIXELS = 2**22
-"""Limits of a forward pass."""
 
 
 @failures_in_words("the evaluation")
@@ -43,6 +38,7 @@ def evaluate(
     robustness: Request | None = None,
     limit: int | None = None,
     with_teacher: bool = True,
+    worst: int = 0,
 ) -> dict[str, Any]:
     """Evaluate a trained network on a data set's test images.
 
@@ -60,10 +56,11 @@ def evaluate(
         robustness: Robustness measurements to make as well.
         limit: Number of test images for these, evenly spread over the set; None for all.
         with_teacher: Compare a student with its teacher.
+        worst: Number of the most confident mistakes to return.
 
     Returns:
         Plain values. `evaluation` has the fields of `Evaluation`, `robustness` is a list of those of `Robustness`,
-        `transfer` of those of `Transfer`.
+        `transfer` of those of `Transfer`; `mistakes` are objects, most confident first.
 
     Raises:
         UsageError: The network, its data or the device is unavailable, or they do not fit together.
@@ -115,6 +112,7 @@ def evaluate(
         "evaluation": result.to_dict(),
         "robustness": [asdict(each) for each in shifted],
         "transfer": [asdict(each) for each in probed],
+        "mistakes": worst_of(student.network, splits.test, worst, target) if worst else [],
     }
 
 
@@ -181,50 +179,3 @@ def _teacher_of(home: Home, student: Trained, data_spec: data.DataSpec) -> Train
         logger.info(f"not compared with the teacher: the weights of {spec.teacher} have changed since the training")
         return None
     return teacher
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """An image's most likely classes with their probabilities, best first, or why it cannot be read."""
-
-    image: str
-    classes: tuple[tuple[str, float], ...] = ()
-    problem: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        classes = [{"class": name, "probability": probability} for name, probability in self.classes]
-        return {"image": self.image, "classes": classes, "problem": self.problem}
-
-
-def predict_files(trained: Trained, images: Sequence[str], *, top: int = 5) -> Iterator[Prediction]:
-    """Classify image files into the `top` classes; an unreadable file yields a prediction with a problem.
-
-    Raises:
-        UsageError: The network's file does not state its preprocessing or its classes.
-    """
-    preprocessing, names = trained.preprocessing, trained.classes
-    if preprocessing is None or names is None:
-        raise UsageError(
-            f"{trained.reference.described} does not state its preprocessing and its classes.",
-            "Name a run of `tekapctl runs list`.",
-        )
-    height, width = preprocessing.size
-    count = max(1, min(_MAX_IMAGES, _MAX_PIXELS // (height * width)))
-    channels, crop = trained.network.in_channels, preprocessing.crop_fraction
-    for start in range(0, len(images), count):
-        pixels: dict[str, torch.Tensor] = {}
-        found: dict[str, Prediction] = {}
-        for image in images[start : start + count]:
-            try:
-                pixels[image] = decode(image, channels, preprocessing.size, center_crop=crop)
-            except DamagedImageError as error:
-                found[image] = Prediction(image, problem=str(error))
-        if pixels:
-            with torch.inference_mode():
-                stacked = torch.stack(list(pixels.values()))
-                best = trained.network(trained.network.normalize(stacked)).softmax(1).topk(min(top, len(names)), dim=1)
-            for image, values, numbers in zip(pixels, best.values.tolist(), best.indices.tolist(), strict=True):
-                classes = ((names[number], value) for number, value in zip(numbers, values, strict=True))
-                found[image] = Prediction(image, tuple(classes))
-        yield from (found[image] for image in images[start : start + count])

@@ -43,7 +43,7 @@ def page(groups: Sequence[Group], baseline: Group, rows: Sequence[Row], predicto
     table = [row[: len(COLUMNS)] if opening else row for row in cells(rows, baseline.label)]
     notes, networks = _networks(groups, baseline, predictor)
     found = [sections.training(groups), sections.diversity(groups), *networks]
-    return _render(
+    return render(
         "page.html",
         title=_title(groups),
         lead=_lead(groups, baseline),
@@ -131,7 +131,7 @@ def _networks(groups: Sequence[Group], baseline: Group, predictor: Predictor) ->
 def opening(result: Result) -> str:
     """A study's section of the page: the question, the conclusions, the charts and the tables, as HTML."""
     missing = f"{result.finished} of {result.runs} runs are finished." if result.finished < result.runs else ""
-    return _render(
+    return render(
         "study.html",
         question=result.question,
         missing=missing,
@@ -177,7 +177,7 @@ def _contrasts(result: Result) -> list[Figure]:
     return figures
 
 
-def _render(template: str, **values: Any) -> Markup:
+def render(template: str, **values: Any) -> Markup:
     """Fill a template; texts are escaped."""
     return Markup(_environment().get_template(template).render(**values, colours=drawing.COLOURS))
 

@@ -180,6 +180,57 @@ def _part(place: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def atomic_entries(path: Path, *companions: Path) -> Iterator[Path]:
+    """Yield a temporary folder whose files and folders replace those of the same names when the block ends.
+
+    If it raises, nothing is left of it.
+
+    Args:
+        path: The main file or folder; the folder that holds it is created.
+        companions: Files and folders beside it that belong to it; at no moment is there a companion of another one.
+            Those that the block does not write are deleted.
+
+    Raises:
+        TekapctlError: The disk is full, or a folder is not writable.
+    """
+    stem = f".{hashlib.sha256(b'entries' + os.fsencode(path.name)).hexdigest()[:16]}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{stem}.*.lock") if can_detect_locks else ():
+            if not is_locked(left):
+                delete(left.with_suffix(".part"))
+                left.unlink(missing_ok=True)
+        lock = path.with_name(f"{stem}.{secrets.token_hex(4)}.lock")
+        stage = lock.with_suffix(".part")
+        try:
+            with create_locked(lock):
+                stage.mkdir()
+                yield stage
+                _flush_all(stage)
+                for place in companions:
+                    delete(place)
+                for place in (path, *companions):
+                    if place.is_dir() or (stage / place.name).is_dir():
+                        delete(place)
+                    if (stage / place.name).exists():
+                        (stage / place.name).replace(place)
+                flush_folder(path.parent)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+            with suppress(OSError):
+                lock.unlink(missing_ok=True)
+    except OSError as error:
+        raise TekapctlError(explain(error, path).problem, "Free space, or name a file elsewhere.") from error
+
+
+def _flush_all(folder: Path) -> None:
+    for place in folder.rglob("*"):
+        if place.is_file():
+            with place.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+@contextmanager
 def replacement_lock(folder: Path) -> Iterator[None]:
     """Lock a folder for replacement, and clean up after processes that were killed.
 

@@ -1,10 +1,11 @@
-"""The model card beside an exported network: facts, accuracy, usage and origin, in Markdown."""
+"""The model card beside an exported file, in Markdown with the front matter that the Hugging Face hub reads."""
 
 import json
 import math
 import platform
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -13,31 +14,69 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tekapctl import __version__
-from tekapctl.commands.export.format import Comparison, ExportSource, Format
+from tekapctl.commands.export.check import Comparison, FullSize
+from tekapctl.commands.export.format import ExportSource, Format
+from tekapctl.data.image_files import ImageFilesSpec
 from tekapctl.models.network import macs, parameters
+from tekapctl.store.atomic import format_bytes
 from tekapctl.store.run import Run
 from tekapctl.train.metadata import Preprocessing
 
+_HUB_NAMES = {
+    "cifar10": "uoft-cs/cifar10",
+    "cifar100": "uoft-cs/cifar100",
+    "fashion-mnist": "zalando-datasets/fashion_mnist",
+    "imagenet": "ILSVRC/imagenet-1k",
+    "svhn": "ufldl-stanford/svhn",
+    "tiny-imagenet": "zh-plus/tiny-imagenet",
+}
+"""Data sets under their names on the hub."""
 
-def model_card(
-    source: ExportSource, kind: str, chosen: Format, file: str, check: Comparison, int8: Comparison | None
-) -> str:
-    """The model card of a file, from `card.md`; a file in int8 has a comparison for float32 and one for int8."""
+
+_NOT_STRINGS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
+"""Words that YAML takes for other values unless they are quoted."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What a card says of the file itself.
+
+    Attributes:
+        file: Its name.
+        kind: Its format.
+        format: The same, as an object.
+        bytes: Its size.
+        check: How it compares with PyTorch; None if it cannot be run here.
+        full_size: How it does on files at their full size.
+        torch_seconds: PyTorch's latency at batch 1 and 32.
+        license: Of the weights, as the hub names it.
+    """
+
+    file: str
+    kind: str
+    format: Format
+    bytes: int
+    check: Comparison | None
+    full_size: FullSize | None
+    torch_seconds: tuple[float, ...]
+    license: str | None = None
+
+
+def model_card(source: ExportSource, sheet: Sheet) -> str:
+    """The model card of a file, from `card.md`."""
     trained, preprocessing = source.trained, source.preprocessing
     run = trained.reference.run
     summary = (run.summary() if run else None) or {}
     spec = run.path / "spec.toml" if run else None
     trainings = {"student": ", distilled from a teacher", "teacher": ", trained without a teacher"}
-    height, width = preprocessing.size
-    code = f"{_preprocessing_code(preprocessing)}\n{chosen.snippet(file)}print(classes[int(logits[0].argmax())])\n"
+    height, width = source.size if source.includes_preprocessing else preprocessing.size
+    snippet = sheet.format.snippet(sheet.file)
+    code = f"{_input_code(source)}\n{snippet}print(classes[int(outputs[0].argmax())])\n"
     values = {
         "source": source,
+        "sheet": sheet,
         "trained": trained,
-        "kind": kind,
-        "file": file,
-        "check": check,
-        "int8": int8,
-        "channels": len(preprocessing.mean),
+        "front": _front_matter(source, sheet, summary),
         "height": height,
         "width": width,
         "mean": list(preprocessing.mean),
@@ -46,11 +85,12 @@ def model_card(
         "training": trainings.get(str(summary.get("kind")), ""),
         "parameters": parameters(trained.network),
         "macs": macs(trained.network, source.splits.test.image_shape),
-        "runtime": chosen.runtime(),
+        "threads": torch.get_num_threads(),
+        "runtime": sheet.format.runtime(),
         "of_run": list(_results(summary)),
         "origin": list(_origin(source, run, summary)),
         "code": code,
-        "note": chosen.note.replace("{file}", _code(file)),
+        "note": sheet.format.note.replace("{file}", _code(sheet.file)),
         "spec": spec.read_text(encoding="utf-8", errors="replace") if spec is not None and spec.is_file() else "",
         "version": __version__,
         "torch": torch.__version__,
@@ -58,6 +98,67 @@ def model_card(
         "date": f"{datetime.now().astimezone():%Y-%m-%d}",
     }
     return _environment().get_template("card.md").render(**values).rstrip() + "\n"
+
+
+def _front_matter(source: ExportSource, sheet: Sheet, summary: dict[str, Any]) -> dict[str, Any]:
+    """The card's metadata, as the hub names it."""
+    data, model = source.data, source.trained.model
+    is_files = isinstance(data, ImageFilesSpec)
+    on_hub = getattr(data, "repository", None) or _HUB_NAMES.get(data.name)
+    kind = "hf" if data.name == "hf" else data.name
+    distilled = ["knowledge-distillation"] if summary.get("kind") == "student" else []
+    front: dict[str, Any] = {} if sheet.license is None else {"license": sheet.license}
+    front["library_name"] = "tekapctl"
+    front["pipeline_tag"] = "image-classification"
+    front["tags"] = ["image-classification", *distilled, sheet.kind, source.precision]
+    if on_hub:
+        on_hub = re.split("[@:]", on_hub)[0]
+        front["datasets"] = [on_hub]
+    front["metrics"] = ["accuracy"]
+    if sheet.check is not None:
+        front["model-index"] = [
+            {
+                "name": model,
+                "results": [
+                    {
+                        "task": {"type": "image-classification"},
+                        "dataset": {
+                            "name": on_hub or kind,
+                            "type": on_hub or ("imagefolder" if is_files else kind),
+                            "split": "test",
+                        },
+                        "metrics": [{"type": "accuracy", "value": round(sheet.check.top1, 6), "name": "top-1"}],
+                    }
+                ],
+            }
+        ]
+    return front
+
+
+def _yaml(value: Any, indent: int = 0) -> str:
+    """Plain values as YAML, whose strings may be written as those of JSON."""
+    space = "  " * indent
+    if isinstance(value, dict):
+        return "".join(
+            f"{space}{key}:{_nested(each, indent) if isinstance(each, dict | list) else ' ' + _scalar(each)}\n"
+            for key, each in value.items()
+        )
+    lines = []
+    for each in value:
+        text = _yaml(each, indent + 1) if isinstance(each, dict) else f"{space}  {_scalar(each)}\n"
+        lines.append(f"{space}- {text.removeprefix(space + '  ')}")
+    return "".join(lines)
+
+
+def _nested(value: Any, indent: int) -> str:
+    return "\n" + _yaml(value, indent + isinstance(value, dict)).rstrip("\n")
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value, re.ASCII):
+        return f'"{value}"' if value.lower() in _NOT_STRINGS else value
+    printable = "".join(c if c.isprintable() else "?" for c in value) if isinstance(value, str) else value
+    return json.dumps(printable, ensure_ascii=False)
 
 
 def _results(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -89,6 +190,23 @@ def _origin(source: ExportSource, run: Run | None, summary: dict[str, Any]) -> I
     for name, value in _training_environment(run).items():
         if value is not None:
             yield f"trained with: {name}", str(value)
+
+
+def _input_code(source: ExportSource) -> str:
+    """Python that turns an image file into `images`, as a runner takes them."""
+    if not source.includes_preprocessing:
+        return _preprocessing_code(source.preprocessing)
+    channels, (height, width) = source.channels, source.size
+    if channels not in (1, 3):
+        shape = (1, height, width, channels)
+        return f"import numpy as np\n\nimages = np.zeros({shape}, dtype=np.uint8)  # your images\n"
+    grey = channels == 1
+    return (
+        "import numpy as np\n"
+        "from PIL import Image, ImageOps\n\n"
+        f'image = ImageOps.exif_transpose(Image.open("image.png")).convert({"L" if grey else "RGB"!r})\n'
+        f"images = np.array(image)[None{', ..., None' if grey else ''}]\n"
+    )
 
 
 def _preprocessing_code(preprocessing: Preprocessing) -> str:
@@ -151,14 +269,6 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
 
-def _speeds(comparison: Comparison) -> str:
-    threads = torch.get_num_threads()
-    return (
-        f"{comparison.images_per_second:,.0f} images/s, PyTorch {comparison.torch_images_per_second:,.0f} "
-        f"({threads} thread{'s' if threads > 1 else ''}, batches of {comparison.batch_size})"
-    )
-
-
 @cache
 def _environment() -> Environment:
     found = Environment(  # of Markdown, whose values are escaped by `plain` and `code`
@@ -167,6 +277,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    found.filters |= {"plain": _plain, "code": _code, "fence": _fence, "percent": _percent, "speed": _speeds}
-    found.filters["tojson_plain"] = json.dumps
+    found.filters |= {"plain": _plain, "code": _code, "fence": _fence, "percent": _percent, "yaml": _yaml}
+    found.filters |= {"tojson_plain": json.dumps, "bytes": format_bytes, "ms": lambda s: f"{1000 * s:.3g}"}
     return found

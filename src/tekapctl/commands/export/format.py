@@ -1,19 +1,20 @@
-"""Export formats, one file each in this package, the network that they write, and how their files compare with it."""
+"""Export formats, one file each in this package, and the network that they write."""
 
 import json
-import statistics
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from tekapctl.commands.export.graph import Classifier, Deployed, Half, Resize
 from tekapctl.data.batches import CPU, Batches
+from tekapctl.data.files.streaming import ImageFiles
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.spec import DataSpec
 from tekapctl.errors import TekapctlError, UsageError, require
@@ -28,6 +29,8 @@ from tekapctl.train.trained import Trained
 
 BATCH_SIZE = 100
 """Images per batch of checks and calibration."""
+INPUT = "images"
+"""Name of a graph's input."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class ExportSource:
         splits: The data set's images, with as many channels as the network takes.
         preprocessing: How images are prepared for the network.
         metadata: What is stored in the file: model, data set, classes, mean, std and more.
+        precision: float32, float16, or int8, which starts from a file in float32.
+        includes_preprocessing: Whether a graph takes images of any size and returns probabilities; else it takes
+            normalised images and returns logits.
     """
 
     trained: Trained
@@ -47,11 +53,53 @@ class ExportSource:
     splits: Splits
     preprocessing: Preprocessing
     metadata: dict[str, str]
+    precision: str = "float32"
+    includes_preprocessing: bool = True
+
+    def having(self, precision: str, *, includes_preprocessing: bool) -> "ExportSource":
+        """The same network for a file in this precision, with or without preprocessing in its graph."""
+        stated = {
+            "precision": precision,
+            "preprocessing": "inside" if includes_preprocessing else "outside",
+        }
+        return replace(
+            self,
+            metadata=self.metadata | stated,
+            precision=precision,
+            includes_preprocessing=includes_preprocessing,
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in order."""
         return self.splits.test.classes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the data set's images, to which a graph resizes."""
+        _, height, width = self.splits.test.image_shape
+        return height, width
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images that a graph takes: 1 where the network sees grey images thrice."""
+        images = self.splits.test.images
+        if isinstance(images, ImageFiles):
+            return images.channels
+        return 1 if images.stride(1) == 0 else images.shape[1]
+
+    @property
+    def input_shape(self) -> str:
+        """The shape of a graph's input, in words."""
+        if self.includes_preprocessing:
+            return f"[batch, height, width, {self.channels}]"
+        height, width = self.preprocessing.size
+        return f"[batch, {len(self.preprocessing.mean)}, {height}, {width}]"
+
+    @property
+    def output(self) -> str:
+        """Name of a graph's output."""
+        return "probabilities" if self.includes_preprocessing else "logits"
 
     @property
     def example(self) -> Float[Tensor, "batch c h w"]:
@@ -61,33 +109,74 @@ class ExportSource:
         return self.trained.network.normalize(batches.at(index, torch.zeros_like(index)))
 
     def inference_module(self) -> nn.Module:
-        """A module from images to logits for tracing, with batch norms folded where results stay the same."""
-        folded = fold(self.trained.network, self.example).network
-        if not isinstance(folded, ExternalNetwork):
-            return folded
-        # Tracers do not support the hooks that read feature maps, and the export does not need them.
-        for module in folded.network.modules():
-            for key, hook in list(module._forward_hooks.items()):
-                if isinstance(hook, ForwardHook):
-                    del module._forward_hooks[key]
-        return folded.network
+        """A module from normalised images to logits, with batch norms folded where results stay the same."""
+        folded: nn.Module = fold(self.trained.network, self.example).network
+        if isinstance(folded, ExternalNetwork):
+            # Tracers do not support the hooks that read feature maps, and the export does not need them.
+            for module in folded.network.modules():
+                for key, hook in list(module._forward_hooks.items()):
+                    if isinstance(hook, ForwardHook):
+                        del module._forward_hooks[key]
+            folded = folded.network
+        return Half(folded) if self.precision == "float16" else folded
 
-    def normalized(self, images: ImageSet) -> Iterator[Float[Tensor, "_batch c h w"]]:
-        """Normalised images in batches, in order, on the CPU."""
-        for batch in Batches(images, BATCH_SIZE, device=CPU, padding=0, flip=False, seed=0).in_order():
-            yield self.trained.network.normalize(batch.images).contiguous()
+    def classifier(self) -> Classifier:
+        """A module from pixels at the data set's size, `[batch, channels, h, w]` from 0 to 255, to probabilities."""
+        normalization = self.trained.network.normalization
+        assert normalization is not None
+        return Classifier(self.inference_module(), normalization, self.channels, self.size).eval()
 
-    def tracing_error(self, error: Exception) -> TekapctlError:
-        """The error for a network that PyTorch's tracer rejects."""
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        return TekapctlError(
-            f"PyTorch cannot trace {self.trained.model}: {reason}.",
-            "Use the format safetensors; `debug` shows where it failed.",
-        )
+    def deployed(self) -> Deployed:
+        """A module from images of any size, as image libraries return them, to probabilities."""
+        return Deployed(Resize(self.size, self.preprocessing.crop_fraction), self.classifier()).eval()
+
+    def program(self) -> Any:
+        """The graph as traced by `torch.export`, for any batch size, and any image size if it resizes.
+
+        Raises:
+            TekapctlError: PyTorch cannot trace the network.
+        """
+        batch = torch.export.Dim("batch", min=1)
+        if self.includes_preprocessing:
+            module: nn.Module = self.deployed()
+            # Sides that differ from each other and from the network's own are not taken for constants.
+            example = torch.zeros(2, self.size[0] + 5, self.size[1] + 11, self.channels, dtype=torch.uint8)
+            sides = (torch.export.Dim(name, min=1, max=2**15) for name in ("height", "width"))
+            shapes = dict(enumerate((batch, *sides)))
+        else:
+            module, example, shapes = self.inference_module(), self.example, {0: batch}
+        with self.tracing():
+            return torch.export.export(module.eval(), (example,), dynamic_shapes=(shapes,))
+
+    @contextmanager
+    def tracing(self) -> Iterator[None]:
+        """Trace or convert the network in the block, which may raise anything.
+
+        Raises:
+            TekapctlError: It did.
+        """
+        with silence_libraries(), torch.no_grad():
+            try:
+                yield
+            except Exception as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+                raise TekapctlError(
+                    f"{self.trained.model} cannot be traced: {reason}.",
+                    "Use the format safetensors; `debug` shows where it failed.",
+                ) from error
+
+    def batches(self, images: ImageSet, *, has_graph: bool, size: int = BATCH_SIZE) -> Iterator[Tensor]:
+        """Images as a runner takes them, in batches and in order, on the CPU."""
+        for batch in Batches(images, size, device=CPU, padding=0, flip=False, seed=0).in_order():
+            if has_graph and self.includes_preprocessing:
+                yield batch.images[:, : self.channels].permute(0, 2, 3, 1).contiguous()
+            else:
+                yield self.trained.network.normalize(batch.images).contiguous()
 
 
-Runner = Callable[[Tensor], Tensor]
-"""Maps normalised float32 images `[batch, c, h, w]` on the CPU to logits `[batch, classes]`."""
+Runner = Callable[[Shaped[Tensor, "batch ..."]], Float[Tensor, "batch classes"]]
+"""Maps images on the CPU to the file's output: uint8 `[batch, h, w, c]` to probabilities if the file has a graph with
+preprocessing, else normalised float32 `[batch, c, h, w]` to logits."""
 
 
 def run_module(module: Callable[[Tensor], Tensor]) -> Runner:
@@ -128,9 +217,14 @@ class Format(ABC):
     """Suffix of its files."""
     note: ClassVar[str] = ""
     """What else its model card says about use, in Markdown; `{file}` stands for the file's name."""
-
+    has_graph: ClassVar[bool] = False
+    """Whether files hold the network's graph, which `ExportSource.program` traces, and not its weights alone."""
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)
+    """Of float32, float16 and int8, those that it supports."""
+    extra: ClassVar[str] = "export"
+    """The extra of this package that installs its modules."""
     modules: ClassVar[tuple[str, ...]] = ()
-    """Modules of the extra `export` that it needs."""
+    """Modules that it needs."""
 
     def check_installed(self) -> None:
         """Check that its modules can be imported.
@@ -140,28 +234,31 @@ class Format(ABC):
         """
         with silence_libraries():
             for module in self.modules:
-                require("export", module)
+                require(self.extra, module)
 
     @abstractmethod
-    def encode(self, source: ExportSource) -> bytes:
-        """The content of the file.
+    def write(self, source: ExportSource, path: Path) -> None:
+        """Write the file; int8 starts from a file in float32.
 
         Raises:
             TekapctlError: The format cannot express the network.
         """
 
-    def quantize(self, content: bytes, source: ExportSource, images: ImageSet) -> bytes:
-        """The file in int8, calibrated on training images; formats that support it override this method."""
+    def quantize(self, path: Path, source: ExportSource, images: ImageSet) -> None:
+        """Replace a file by one in int8, calibrated on training images; formats with int8 override this method."""
         raise NotImplementedError
 
-    @property
-    def supports_int8(self) -> bool:
-        """Whether files can be quantised."""
-        return type(self).quantize is not Format.quantize
+    def parts(self, path: Path) -> tuple[Path, ...]:
+        """All files that belong to a file: it comes first, and may be a folder."""
+        return (path,)
+
+    def replaces(self, folder: Path) -> bool:
+        """Whether a folder is an earlier export in this format, which may be replaced."""
+        return False
 
     @abstractmethod
-    def open(self, path: Path) -> Runner:
-        """Load a file the way its users will, on the CPU."""
+    def open(self, path: Path) -> Runner | None:
+        """Load a file the way its users will, on the CPU; None if this machine cannot run it."""
 
     @abstractmethod
     def runtime(self) -> str:
@@ -169,7 +266,7 @@ class Format(ABC):
 
     @abstractmethod
     def snippet(self, file: str) -> str:
-        """Python for the model card that computes `classes` and `logits` from `images`, float32 `[batch, c, h, w]`."""
+        """Python for the model card that computes `classes` and `outputs` from `images`, a runner's input in NumPy."""
 
 
 FORMATS: Registry[type[Format]] = Registry("export format", "tekapctl.commands.export")
@@ -193,98 +290,3 @@ def choose(name: str | None, path: Path) -> tuple[str, Format]:
             f"Write to {path.with_suffix(chosen.suffix).name!r}, or choose another format.",
         )
     return name, chosen()
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """An exported network compared with the PyTorch network on the same images; rates are fractions.
-
-    Attributes:
-        images: Number of images.
-        batch_size: Images per forward pass.
-        largest_difference: Largest absolute difference between two logits.
-        largest_logit: Largest absolute logit of the PyTorch network.
-        agreement: Fraction of images that both classify alike.
-        top1: Top-1 accuracy of the exported network.
-        torch_top1: Top-1 accuracy of the PyTorch network.
-        images_per_second: Speed of the exported network on the CPU.
-        torch_images_per_second: Speed of the PyTorch network on the CPU, in float32.
-    """
-
-    images: int
-    batch_size: int
-    largest_difference: float
-    largest_logit: float
-    agreement: float
-    top1: float
-    torch_top1: float
-    images_per_second: float
-    torch_images_per_second: float
-
-    def check_logits(self, tolerance: float) -> None:
-        """Check that the logits are equal up to a tolerance relative to the largest logit.
-
-        Raises:
-            TekapctlError: They are not.
-        """
-        # `not <=`, so that NaN fails.
-        if not self.largest_difference <= tolerance * self.largest_logit:
-            raise TekapctlError(
-                f"The exported network differs: its logits are off by up to {self.largest_difference:.3g} on "
-                f"{self.images:,} images, with logits up to {self.largest_logit:.3g} and a relative tolerance of "
-                f"{tolerance:g}.",
-                "Nothing was written. Choose another format, or a larger tolerance if that is good enough.",
-            )
-
-    def check_accuracy(self, max_drop: float) -> None:
-        """Check that top-1 drops by at most a fraction of the images.
-
-        Raises:
-            TekapctlError: It drops by more.
-        """
-        if not self.torch_top1 - self.top1 <= max_drop:
-            raise TekapctlError(
-                f"The int8 network is less accurate than allowed: top-1 {100 * self.top1:.2f} % instead of "
-                f"{100 * self.torch_top1:.2f} %, with a limit of {100 * max_drop:g} percentage points.",
-                "Nothing was written. Export in float32, use more calibration images, or allow a larger accuracy drop.",
-            )
-
-
-class Results(NamedTuple):
-    """A network's logits on images, in their order, and its speed from the median time of a batch."""
-
-    logits: Float[Tensor, "n classes"]
-    images_per_second: float
-
-
-def run_all(runner: Runner, source: ExportSource, images: ImageSet) -> Results:
-    """Run all images; the first batch runs once more beforehand, to warm up."""
-    logits, seconds = [], []
-    for number, batch in enumerate(source.normalized(images)):
-        if number == 0:
-            runner(batch)
-        began = time.perf_counter()
-        logits.append(runner(batch))
-        seconds.append((time.perf_counter() - began) / len(batch))
-    # The last batch may be too small to be timed well.
-    return Results(torch.cat(logits).float(), 1 / statistics.median(seconds[:-1] or seconds))
-
-
-def compare(found: Results, expected: Results, images: ImageSet) -> Comparison:
-    """Compare an exported network's results with those of the PyTorch network."""
-    classes, torch_classes = found.logits.argmax(1), expected.logits.argmax(1)
-
-    def fraction(hits: Tensor) -> float:
-        return hits.double().mean().item()
-
-    return Comparison(
-        images=len(images),
-        batch_size=BATCH_SIZE,
-        largest_difference=(found.logits - expected.logits).abs().amax().item(),
-        largest_logit=expected.logits.abs().amax().item(),
-        agreement=fraction(classes == torch_classes),
-        top1=fraction(classes == images.labels),
-        torch_top1=fraction(torch_classes == images.labels),
-        images_per_second=found.images_per_second,
-        torch_images_per_second=expected.images_per_second,
-    )

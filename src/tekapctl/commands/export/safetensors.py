@@ -18,9 +18,9 @@ class Safetensors(Format):
     suffix: ClassVar[str] = ".safetensors"
     note: ClassVar[str] = "The file is also a checkpoint for tekapctl: `tekapctl predict {file} IMAGE`."
 
-    def encode(self, source: ExportSource) -> bytes:
+    def write(self, source: ExportSource, path: Path) -> None:
         """The weights as trained, without folding."""
-        return encode_weights(source.trained.network.state_dict(), source.metadata)
+        path.write_bytes(encode_weights(source.trained.network.state_dict(), source.metadata))
 
     def open(self, path: Path) -> Runner:
         """The network as every command loads it."""
@@ -39,5 +39,5 @@ class Safetensors(Format):
             f"loaded = trained.load(trained.find(Home.default(), {file!r}))\n"
             "classes = loaded.classes\n"
             "with torch.no_grad():\n"
-            "    logits = loaded.network(torch.from_numpy(images)).numpy()\n"
+            "    outputs = loaded.network(torch.from_numpy(images)).numpy()\n"
         )

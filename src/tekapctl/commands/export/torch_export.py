@@ -18,19 +18,15 @@ class TorchExport(Format):
     """A `.pt2` file with the traced network, and the metadata as `tekapctl.json`."""
 
     suffix: ClassVar[str] = ".pt2"
+    has_graph: ClassVar[bool] = True
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "float16")
 
-    def encode(self, source: ExportSource) -> bytes:
-        """The traced network for any batch size, batch norms folded."""
-        module, example = source.inference_module(), source.example
-        file = io.BytesIO()
-        with silence_libraries(), torch.no_grad():
-            try:
-                batch = torch.export.Dim("batch", min=1)
-                program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
-            except Exception as error:  # a tracer may raise anything
-                raise source.tracing_error(error) from error
+    def write(self, source: ExportSource, path: Path) -> None:
+        """The traced network, batch norms folded."""
+        program, file = source.program(), io.BytesIO()
+        with source.tracing():
             torch.export.save(program, file, extra_files={METADATA: json.dumps(source.metadata)})
-        return file.getvalue()
+        path.write_bytes(file.getvalue())
 
     def open(self, path: Path) -> Runner:
         """The program, run by PyTorch."""
@@ -50,5 +46,5 @@ class TorchExport(Format):
             f"network = torch.export.load({file!r}, extra_files=extra).module()\n"
             f"classes = json.loads(json.loads(extra[{METADATA!r}])['classes'])\n"
             "with torch.no_grad():\n"
-            "    logits = network(torch.from_numpy(images)).numpy()\n"
+            "    outputs = network(torch.from_numpy(images)).numpy()\n"
         )

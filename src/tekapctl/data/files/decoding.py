@@ -4,7 +4,8 @@ import math
 import os
 import random
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,9 +65,54 @@ def decode(
         DamagedImageError: The file is missing, not an image, damaged or too large.
     """
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     height, width = size
+    with _opened(path) as opened:
+        across, down = opened.size
+        if opened.getexif().get(_ORIENTATION) in _ROTATED:
+            across, down = down, across
+        left, top, right, lower = (
+            _center(across, down, size, center_crop) if crop is None else random_crop(across, down, crop)
+        )
+        # JPEGs are decoded at a suitable scale; the small constant keeps whole numbers whole.
+        needed = max(width / (right - left), height / (lower - top))
+        wide, high = (max(1, math.floor(side * needed + 1e-6)) for side in opened.size)
+        opened.draft("RGB", (wide, high))
+        plain = _upright(opened, channels)
+        x, y = plain.width / across, plain.height / down
+        # Rounding may move scaled edges beyond the image.
+        box = (left * x, top * y, min(right * x, plain.width), min(lower * y, plain.height))
+        pixels = torch.from_numpy(np.array(plain.resize((width, height), Image.Resampling.BILINEAR, box=box)))
+    return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1)
+
+
+def decode_whole(path: Path | str, channels: int) -> UInt8[Tensor, "c h w"]:
+    """Decode an image at its full size and apply its EXIF orientation.
+
+    Args:
+        path: The file, in one of `FORMATS`.
+        channels: 1 for grayscale, 3 for colour.
+
+    Raises:
+        DamagedImageError: The file is missing, not an image, damaged or too large.
+    """
+    import numpy as np
+
+    with _opened(path) as opened:
+        pixels = torch.from_numpy(np.array(_upright(opened, channels)))
+    return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1)
+
+
+@contextmanager
+def _opened(path: Path | str) -> "Iterator[Image.Image]":
+    """Open an image; whatever goes wrong in the block is damage.
+
+    Raises:
+        DamagedImageError: The file is missing, not an image, damaged or too large.
+    """
+    from PIL import Image
+
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - most paths are strings
             raise DamagedImageError("it is not a regular file")
@@ -74,25 +120,18 @@ def decode(
             across, down = opened.size
             if across * down > _MAX_PIXELS:
                 raise DamagedImageError(f"{across}x{down} pixels are too many")
-            if opened.getexif().get(_ORIENTATION) in _ROTATED:
-                across, down = down, across
-            left, top, right, lower = (
-                _center(across, down, size, center_crop) if crop is None else random_crop(across, down, crop)
-            )
-            # JPEGs are decoded at a suitable scale; the small constant keeps whole numbers whole.
-            needed = max(width / (right - left), height / (lower - top))
-            wide, high = (max(1, math.floor(side * needed + 1e-6)) for side in opened.size)
-            opened.draft("RGB", (wide, high))
-            plain = _in_bytes(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB")
-            x, y = plain.width / across, plain.height / down
-            # Rounding may move scaled edges beyond the image.
-            box = (left * x, top * y, min(right * x, plain.width), min(lower * y, plain.height))
-            pixels = torch.from_numpy(np.array(plain.resize((width, height), Image.Resampling.BILINEAR, box=box)))
+            yield opened
     except DamagedImageError:
         raise
     except Exception as error:  # damaged files make Pillow raise almost anything
         raise DamagedImageError(str(error)) from None
-    return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1)
+
+
+def _upright(opened: "Image.Image", channels: int) -> "Image.Image":
+    """The pixels in 8 bits, as the camera was held."""
+    from PIL import ImageOps
+
+    return _in_bytes(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB")
 
 
 def _in_bytes(image: "Image.Image") -> "Image.Image":

@@ -4,11 +4,13 @@ import hashlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -164,17 +166,7 @@ class Loader:
 
     def __init__(self, files: ImageFiles, *, pinned: bool) -> None:
         self._order: list[Request] = []
-        self._loader: DataLoader[Found] = DataLoader(
-            _Images(files),
-            sampler=self._order,
-            batch_size=None,
-            collate_fn=_unchanged,
-            num_workers=files.workers,
-            pin_memory=pinned,
-            worker_init_fn=_leave_signals_to_the_parent,
-            persistent_workers=files.workers > 0,
-            prefetch_factor=3 if files.workers else None,
-        )
+        self._loader = _loader(_Images(files), self._order, files.workers, pinned=pinned)
 
     def read(self, requests: Sequence[Request]) -> Iterator[UInt8[Tensor, "batch c h w"]]:
         """Yield the images of each request.
@@ -184,21 +176,70 @@ class Loader:
         """
         self._order[:] = requests
         with _translating_worker_errors():
-            found = self._begin()
+            found = _begin(self._loader)
         for _ in requests:
             with _translating_worker_errors():
                 pixels, damaged = next(found)
             yield check_all(pixels, damaged)
 
-    def _begin(self) -> Iterator[Found]:
-        if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
-            return iter(self._loader)
-        # PyTorch's handler would raise anywhere in the program when a worker dies; its queues notice the death anyway.
-        before = signal.getsignal(signal.SIGCHLD)
-        try:
-            return iter(self._loader)
-        finally:
-            signal.signal(signal.SIGCHLD, before)
+
+Decoded = tuple[tuple[str, ...], Tensor, tuple[tuple[str, str], ...]]
+"""Paths, their images `[batch, c, h, w]`, and the unreadable ones, which are black, with the reason."""
+
+
+def stream_paths(paths: Iterable[str], like: ImageFiles, size: int, *, pinned: bool = False) -> Iterator[Decoded]:
+    """Decode image files in batches and in order as their paths come, a few batches ahead of the reader.
+
+    Args:
+        paths: Any number of paths, which may come slowly.
+        like: How to decode them, and with how many workers.
+        size: Images per batch.
+        pinned: Whether to put batches in pinned memory.
+
+    Raises:
+        TekapctlError: A worker process has died.
+    """
+    requested: deque[tuple[str, ...]] = deque()
+
+    def requests() -> Iterator[tuple[str, ...]]:
+        remaining = iter(paths)
+        while batch := tuple(islice(remaining, size)):
+            requested.append(batch)
+            yield batch
+
+    with _translating_worker_errors():
+        found = _begin(_loader(_Paths(like), requests(), like.workers, pinned=pinned))
+    while True:
+        with _translating_worker_errors():
+            decoded = next(found, None)
+        if decoded is None:
+            return
+        yield (requested.popleft(), *decoded)
+
+
+def _loader(dataset: Dataset[Found], order: Iterable[Any], workers: int, *, pinned: bool) -> DataLoader[Found]:
+    return DataLoader(
+        dataset,
+        sampler=order,
+        batch_size=None,
+        collate_fn=_unchanged,
+        num_workers=workers,
+        pin_memory=pinned,
+        worker_init_fn=_leave_signals_to_the_parent,
+        persistent_workers=workers > 0,
+        prefetch_factor=3 if workers else None,
+    )
+
+
+def _begin(loader: DataLoader[Found]) -> Iterator[Found]:
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        return iter(loader)
+    # PyTorch's handler would raise anywhere in the program when a worker dies; its queues notice the death anyway.
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        return iter(loader)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @contextmanager
@@ -222,6 +263,16 @@ class _Images(Dataset[Found]):
 
     def __getitem__(self, request: Request) -> Found:
         return self.files.fetch(request)
+
+
+class _Paths(Dataset[Found]):
+    """Maps paths to their images."""
+
+    def __init__(self, like: ImageFiles) -> None:
+        self.like = like
+
+    def __getitem__(self, paths: tuple[str, ...]) -> Found:
+        return replace(self.like, paths=paths).fetch(Request(tuple(range(len(paths)))))
 
 
 def _unchanged(found: Any) -> Any:
