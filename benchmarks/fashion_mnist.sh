@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The runs behind docs/results.md: a tenth of fashion-mnist, seven ways of training resnet8, three seeds, two at a time.
-# Needs the data set (`tekapctl fetch fashion-mnist`, or Debian's dataset-fashion-mnist). About half an hour on 2 cores.
+# Needs the dataset (`tekapctl fetch fashion-mnist`, or Debian's dataset-fashion-mnist). About half an hour on 2 cores.
 set -euo pipefail
 export TEKAPCTL_HOME=${TEKAPCTL_HOME:-$PWD/fashion-runs}
 epochs=${EPOCHS:-12}

@@ -33,7 +33,7 @@ PARTS = {
     ("data", "in_memory"): 3,
     ("data", "datasets"): 4,
 }
-"""Layers within the package of data sets; the file decoders know nothing of settings, settings nothing of data sets."""
+"""Layers within the package of datasets; the file decoders know nothing of settings, settings nothing of datasets."""
 
 
 def modules() -> dict[str, Path]:

@@ -64,7 +64,7 @@ def test_methods_and_data_sets_are_held_to_their_kind():
     registry.allow_everything()
     with pytest.raises(UsageError, match="is not a method"):
         METHODS["strange_nets:net"]
-    with pytest.raises(UsageError, match="is not a data set"):
+    with pytest.raises(UsageError, match="is not a dataset"):
         parse({"data": "strange_nets:net"})
 
 

@@ -1,4 +1,4 @@
-"""Registries of parts that a user chooses by name: networks, methods, data sets."""
+"""Registries of parts that a user chooses by name: networks, methods, datasets."""
 
 import difflib
 import importlib
@@ -93,7 +93,7 @@ _VARIABLE = "TEKAPCTL_TRUSTED"
 """Holds the trusted names, for this process and its children; `*` trusts all."""
 _NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _NEVER = frozenset(sys.stdlib_module_names) | {"numpy", "pip", "setuptools", "tekapctl", "timm", "torch", "torchvision"}
-"""Packages that can never contain a user's networks, methods or data sets."""
+"""Packages that can never contain a user's networks, methods or datasets."""
 
 
 def allow(names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, from their files on disk: the hub itself is never asked here."""
+"""Datasets of the Hugging Face hub, from their files on disk: the hub itself is never asked here."""
 
 import io
 import tarfile
@@ -175,7 +175,7 @@ def test_its_own_folder_is_a_source(tmp_path, downloads):
 
 @pytest.mark.parametrize("reference", ["hf:", "hf:a/b/c", "hf:../x", "hf:a b", "hf:a/b@", "hf:a:b:c"])
 def test_references_that_name_nothing_are_refused(reference):
-    with pytest.raises(UsageError, match="names no data set"):
+    with pytest.raises(UsageError, match="names no dataset"):
         data_spec(reference)
 
 

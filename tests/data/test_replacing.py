@@ -1,4 +1,4 @@
-"""Fetching data sets: what is there stays until its successor is complete, and goes at no other moment."""
+"""Fetching datasets: what is there stays until its successor is complete, and goes at no other moment."""
 
 import hashlib
 import os
@@ -57,7 +57,7 @@ PUBLISHERS = {
     "stl10": stl10,
     "tiny-imagenet": tiny_imagenet,
 }
-"""Write a small data set as it is published, and return its last file."""
+"""Write a small dataset as it is published, and return its last file."""
 
 
 @pytest.fixture(params=PUBLISHERS)
@@ -74,7 +74,7 @@ def published(tmp_path, name) -> Path:
 
 @pytest.fixture
 def datasets(tmp_path, name, published) -> Path:
-    """A home's data sets, with one that was fetched from the user's own files."""
+    """A home's datasets, with one that was fetched from the user's own files."""
     folder = tmp_path / "home" / "datasets"
     data_spec(name).fetch(folder, source=str(published.parent))
     return folder

@@ -14,7 +14,7 @@ class StandIns:
 
     Attributes:
         folder: Where the program works.
-        sums: MD5 checksums of each data set's files.
+        sums: MD5 checksums of each dataset's files.
         digests: SHA-256 checksums of published teachers.
     """
 

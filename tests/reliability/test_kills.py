@@ -174,7 +174,7 @@ def test_a_data_set_survives_a_fetch_that_is_killed_at_any_moment(tmp_path, serv
             program.kill()
             assert program.wait().code in (0, -9)
             found[f"left {whole.get(digest(place), 'nothing')}"] += 1
-            assert digest(place) in (None, *whole), "a part of a data set is left"
+            assert digest(place) in (None, *whole), "a part of a dataset is left"
             again = run(home, "fetch", "tiny-imagenet", "--offline")
             assert again.code == 0, again.err
             assert digest(place) in whole

@@ -27,7 +27,7 @@ STUDENT = {**QUICK, "student": "resnet8", "teacher": "resnet8", "name": "taught"
 
 
 def pictures(folder: Path, classes: str, count: int = 14) -> str:
-    """A folder data set whose classes differ in brightness."""
+    """A folder dataset whose classes differ in brightness."""
     random = np.random.default_rng(len(classes))
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True, exist_ok=True)

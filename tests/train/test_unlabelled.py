@@ -133,7 +133,7 @@ def test_large_sets_are_streamed_with_them(folder, tmp_path):
 def test_images_of_the_data_set_itself_are_refused(tmp_path):
     pictures(tmp_path)
     data = parse({"data": {"name": "folder", "folder": str(tmp_path), "unlabelled": str(tmp_path / "class0")}}).data
-    with pytest.raises(UsageError, match=r"12 unlabelled images .* are in the data set too"):
+    with pytest.raises(UsageError, match=r"12 unlabelled images .* are in the dataset too"):
         data.load(tmp_path / "downloads")
 
 

@@ -175,7 +175,7 @@ _FEW_STEPS = 3
 
 
 def measure(spec: TeacherSpec | StudentSpec, home: Home) -> Measured:
-    """Measure a few steps of a run. Where the data set or a teacher is missing, random ones are used.
+    """Measure a few steps of a run. Where the dataset or a teacher is missing, random ones are used.
 
     Raises:
         UsageError: The run has several teachers, or its parts do not fit together.
@@ -222,7 +222,7 @@ def _splits(spec: RunSpec, home: Home, channels: int | None, stand_ins: list[str
         if spec.data.folder is not None:
             raise
     stand_ins.append("dataset")
-    logger.info(f"the data set {spec.data.name} is not available: using random images of its shape instead")
+    logger.info(f"the dataset {spec.data.name} is not available: using random images of its shape instead")
     shape = spec.data.shape(home.datasets)
 
     def part(count: int) -> ImageSet:

@@ -50,7 +50,7 @@ def list_artifacts(home: Home, kinds: Sequence[str] | None = None) -> list[Artif
 def verify(home: Home) -> list[tuple[Artifact, str | None]]:
     """Every artifact with its problem, or None.
 
-    The SHA-256 of teachers is compared with the recorded one, data sets are read completely.
+    The SHA-256 of teachers is compared with the recorded one, datasets are read completely.
     """
     return [(artifact, _problem(home, artifact)) for artifact in list_artifacts(home)]
 

@@ -31,7 +31,7 @@ class Cost:
         steps_per_epoch: Optimizer steps per epoch.
         steps: Optimizer steps in total.
         total_macs: Multiply-accumulates of all forward and backward passes; losses and learned views are not counted.
-        memory_bytes: Upper bound on weights, gradients, momentum, data set, the method's memory and the activations of
+        memory_bytes: Upper bound on weights, gradients, momentum, dataset, the method's memory and the activations of
             a batch.
     """
 
@@ -51,7 +51,7 @@ class Cost:
 
 @failures_in_words("estimating the run")
 def estimate(spec: RunSpec, home: Home) -> Cost:
-    """Estimate a run's cost. Needs neither the data set nor a pretrained teacher's weights.
+    """Estimate a run's cost. Needs neither the dataset nor a pretrained teacher's weights.
 
     Raises:
         UsageError: The teacher is a run or file that does not exist.

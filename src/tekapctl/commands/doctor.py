@@ -1,4 +1,4 @@
-"""Inspect this machine: versions, devices, data sets, free space, and what will be slow on it."""
+"""Inspect this machine: versions, devices, datasets, free space, and what will be slow on it."""
 
 import importlib.metadata
 import os

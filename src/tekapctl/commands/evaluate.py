@@ -40,16 +40,16 @@ def evaluate(
     with_teacher: bool = True,
     worst: int = 0,
 ) -> dict[str, Any]:
-    """Evaluate a trained network on a data set's test images.
+    """Evaluate a trained network on a dataset's test images.
 
     Args:
-        home: Holds runs, fetched teachers and data sets.
+        home: Holds runs, fetched teachers and datasets.
         name: A run, a checkpoint file, or a fetched teacher.
         model: Architecture of a checkpoint file that states none.
         model_args: Keyword arguments of an external model.
         best: Use the weights of a run's best epoch instead of its last.
-        dataset: Name of the data set; None for the one it was trained on.
-        folder: Folder with the data set's files.
+        dataset: Name of the dataset; None for the one it was trained on.
+        folder: Folder with the dataset's files.
         device: Device to compute on.
         precision: Precision of the forward passes.
         batch_size: Images per forward pass.
@@ -126,7 +126,7 @@ def load_network(
     dataset: str | None = None,
     folder: str | None = None,
 ) -> tuple[Trained, data.DataSpec, data.Splits]:
-    """A trained network with its data set and the images of that; the arguments are those of `evaluate`.
+    """A trained network with its dataset and the images of that; the arguments are those of `evaluate`.
 
     Raises:
         UsageError: The network or its data is unavailable, or they do not fit together.
@@ -146,7 +146,7 @@ def load_network(
 def _probe(
     home: Home, name: str, student: Trained, teacher: Trained | None, images: ImageSet, device: torch.device
 ) -> Transfer:
-    """Train linear probes on another data set, resized to the images that the network was trained on."""
+    """Train linear probes on another dataset, resized to the images that the network was trained on."""
     logger.info(f"linear probe on {name}")
     spec, size = data.data_spec({"name": name}), images.image_shape[1:]
 

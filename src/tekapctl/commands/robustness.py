@@ -1,4 +1,4 @@
-"""Robustness on shifted test images, and transfer to other data sets by linear probes."""
+"""Robustness on shifted test images, and transfer to other datasets by linear probes."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ class Request:
         corruptions: Names of corruptions, or `all`.
         severities: Severities of the corruptions, 1 to 5.
         occlusions: Occluded fractions of the images' area.
-        probes: Names of data sets to train linear probes on.
+        probes: Names of datasets to train linear probes on.
     """
 
     attacks: Sequence[str] = ()
@@ -148,7 +148,7 @@ def _fraction(hits: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Transfer:
-    """A linear probe's test accuracies on a data set, as fractions: with the network's and its teacher's embeddings."""
+    """A linear probe's test accuracies on a dataset, as fractions: with the network's and its teacher's embeddings."""
 
     dataset: str
     top1: float

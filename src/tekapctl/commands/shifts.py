@@ -1,6 +1,6 @@
 """Shifts of test images: adversarial attacks, common corruptions and occlusion.
 
-Random numbers depend only on a seed and an image's position in the data set, so every network sees the same images.
+Random numbers depend only on a seed and an image's position in the dataset, so every network sees the same images.
 """
 
 import io
@@ -37,11 +37,11 @@ class Shift(ABC):
 
     @abstractmethod
     def __call__(self, pixels: Pixels, labels: Int64[Tensor, " batch"], first: int, network: Network) -> Pixels:
-        """Shift a batch whose first image has this position in the data set; the network is the one to attack."""
+        """Shift a batch whose first image has this position in the dataset; the network is the one to attack."""
 
 
 def _drawn(sample: Callable[..., Tensor], pixels: Pixels, shape: Sequence[int], first: int, *labels: str) -> Tensor:
-    """Random numbers for each image, which depend on its position in the data set alone."""
+    """Random numbers for each image, which depend on its position in the dataset alone."""
 
     def draw(rows: int, source: torch.Generator) -> Tensor:
         return sample(rows, *shape, generator=source, device=pixels.device)

@@ -1,4 +1,4 @@
-"""Fetches published data sets; a folder is replaced only once its successor is complete and was read."""
+"""Fetches published datasets; a folder is replaced only once its successor is complete and was read."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ _ARCHIVES = (".tar.gz", ".zip")
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file of a published data set."""
+    """A file of a published dataset."""
 
     name: str
     addresses: Sequence[str]  # in order of preference
@@ -32,11 +32,11 @@ def download_files(
     source: str | None,
     report: Report,
 ) -> None:
-    """Download the files of a data set into a folder.
+    """Download the files of a dataset into a folder.
 
     Args:
         files: The files.
-        folder: The data set's folder.
+        folder: The dataset's folder.
         parts: Where unfinished downloads are kept.
         unpack: Puts a downloaded file, whose published name is the last argument, into the folder.
         source: A file or folder to take them from, which needs no published checksum. Default: the published addresses.
@@ -66,17 +66,17 @@ def replace_folder(
     force: bool,
     md5: Mapping[str, str] | None = None,
 ) -> str:
-    """Make a data set's folder unless it exists and is complete; returns what is in it, for the user.
+    """Make a dataset's folder unless it exists and is complete; returns what is in it, for the user.
 
     Args:
-        folder: The data set's folder. It stays as it is until the new one is complete and was read.
-        fill: Writes the data set's files into a new folder; the second folder keeps unfinished downloads.
-        check: Reads the data set in a folder and returns its size in words.
+        folder: The dataset's folder. It stays as it is until the new one is complete and was read.
+        fill: Writes the dataset's files into a new folder; the second folder keeps unfinished downloads.
+        check: Reads the dataset in a folder and returns its size in words.
         force: Replace the folder even if it is complete.
         md5: The MD5 of its published files; the user is told if a file differs.
 
     Raises:
-        UsageError: The files are not those of the data set.
+        UsageError: The files are not those of the dataset.
         TekapctlError: They could not be downloaded or written.
     """
     parts = folder.with_name(f".{folder.name}.parts")

@@ -1,4 +1,4 @@
-"""Settings of data sets that consist of image files, which are decoded into memory or streamed."""
+"""Settings of datasets that consist of image files, which are decoded into memory or streamed."""
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -65,7 +65,7 @@ class ImageFilesSpec(DataSpec):
         None, ge=0, le=256, description="Processes that decode streamed images. Default: one per CPU core."
     )
     from_teacher: ClassVar[Mapping[str, Any]] = {"size": 64, "channels": "colour"}
-    """Fields that a student takes from its teacher's data set unless they are set, with their defaults."""
+    """Fields that a student takes from its teacher's dataset unless they are set, with their defaults."""
 
     @model_validator(mode="before")
     @classmethod
@@ -188,7 +188,7 @@ class ImageFilesSpec(DataSpec):
         own = {path for part in parts for path, _ in part}
         if twice := [path for path in unlabelled_files(self.unlabelled) if path.resolve() in own]:
             raise UsageError(
-                f"{count(twice, 'unlabelled image')} of {self.unlabelled} are in the data set too: {few(twice)}.",
+                f"{count(twice, 'unlabelled image')} of {self.unlabelled} are in the dataset too: {few(twice)}.",
                 "Name a folder of other images with `data.unlabelled`.",
             )
         files = [self._files(part) for part in parts]

@@ -45,11 +45,11 @@ class ImageSet:
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels) or not len(self.labels):
             raise UsageError(
-                f"The data set is damaged: {len(self.images)} images and {len(self.labels)} labels.", "Fetch it again."
+                f"The dataset is damaged: {len(self.images)} images and {len(self.labels)} labels.", "Fetch it again."
             )
         if int(self.labels.min()) < 0 or int(self.labels.max()) >= len(self.classes):
             raise UsageError(
-                f"The data set is damaged: a label exceeds its {len(self.classes)} classes.", "Fetch it again."
+                f"The dataset is damaged: a label exceeds its {len(self.classes)} classes.", "Fetch it again."
             )
 
     def __len__(self) -> int:
@@ -217,7 +217,7 @@ def channel_statistics(counts: Float64[Tensor, "c 256"]) -> ChannelStatistics:
 
 @dataclass(frozen=True)
 class Splits:
-    """The training and test images of a data set.
+    """The training and test images of a dataset.
 
     Attributes:
         train: Training images.

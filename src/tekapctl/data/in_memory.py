@@ -1,4 +1,4 @@
-"""Published data sets that are read into memory: the file of each states its facts and reads its files."""
+"""Published datasets that are read into memory: the file of each states its facts and reads its files."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ Part = tuple[Tensor, Tensor]
 
 
 class InMemorySpec(DataSpec):
-    """A published data set; a subclass states its facts and implements `read`."""
+    """A published dataset; a subclass states its facts and implements `read`."""
 
     published: ClassVar[tuple[PublishedFile, ...]]
     """The files to download."""
     published_shape: ClassVar[Shape]
     """Its size."""
     file_names: ClassVar[tuple[str, ...]]
-    """Names of its files; a folder with any of them holds the data set."""
+    """Names of its files; a folder with any of them holds the dataset."""
     inner: ClassVar[str]
     """Folder in the published archive, or in torchvision's, that holds the files."""
     elsewhere: ClassVar[tuple[Path, ...]] = ()
@@ -67,7 +67,7 @@ def reading(path: Path, max_bytes: int) -> Iterator[None]:
         UsageError: It is missing or too large, or reading it in the block failed.
     """
     if not path.is_file():
-        raise UsageError(f"The file {path.name} is missing in {path.parent}.", "Add it, or fetch the data set.")
+        raise UsageError(f"The file {path.name} is missing in {path.parent}.", "Add it, or fetch the dataset.")
     if path.stat().st_size > max_bytes:
         raise UsageError(f"The file {path} is larger than expected.", "Fetch it again.")
     with refusing_damage(f"The file {path} is"):
@@ -83,4 +83,4 @@ def refusing_damage(subject: str) -> Iterator[None]:
         raise
     except Exception as error:
         why = str(error) or type(error).__name__
-        raise UsageError(f"{subject} damaged: {why}.", "Fetch the data set again with `force`.") from None
+        raise UsageError(f"{subject} damaged: {why}.", "Fetch the dataset again with `force`.") from None

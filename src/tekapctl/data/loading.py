@@ -36,7 +36,7 @@ class Scan:
 
 
 def scan(train: ImageFiles, test: ImageFiles, cache: Path) -> Scan:
-    """Read all files of a data set once; the result is stored and reused while no file changes.
+    """Read all files of a dataset once; the result is stored and reused while no file changes.
 
     Args:
         train: The training images.

@@ -1,4 +1,4 @@
-"""The settings of data sets, and how their images are fetched and loaded; each data set has a file in `datasets/`."""
+"""The settings of datasets, and how their images are fetched and loaded; each dataset has a file in `datasets/`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ AnyAugment = Annotated[SerializeAsAny[AugmentSpec], chosen_by_name(AUGMENTATIONS
 
 @dataclass(frozen=True)
 class Shape:
-    """The size of a data set, known before it is loaded."""
+    """The size of a dataset, known before it is loaded."""
 
     train_images: int
     test_images: int
@@ -38,9 +38,9 @@ _MAX_PADDING = 64
 
 
 class DataSpec(Settings, ABC):
-    """The settings that all data sets have."""
+    """The settings that all datasets have."""
 
-    name: str = Field(description="Name of the data set.")
+    name: str = Field(description="Name of the dataset.")
     folder: str | None = Field(None, min_length=1, max_length=4096, description="A folder that holds its files.")
     train_fraction: float = Field(
         1.0,
@@ -104,7 +104,7 @@ class DataSpec(Settings, ABC):
     @field_validator("padding")
     @classmethod
     def _check_padding(cls, padding: int) -> int:
-        # Data sets with another default declare the field again, which drops its bounds.
+        # Datasets with another default declare the field again, which drops its bounds.
         if not 0 <= padding <= _MAX_PADDING:
             raise ValueError(f"padding must be from 0 to {_MAX_PADDING}")
         return padding
@@ -165,7 +165,7 @@ class DataSpec(Settings, ABC):
         """The same settings with the fingerprint of the current images and the absolute path of their folder.
 
         Args:
-            downloads: Where data sets are kept.
+            downloads: Where datasets are kept.
 
         Raises:
             UsageError: There are no images, or they do not have the fingerprint that is already set.
@@ -217,7 +217,7 @@ class DataSpec(Settings, ABC):
         """Its size, for estimates.
 
         Args:
-            downloads: Where data sets are kept.
+            downloads: Where datasets are kept.
         """
 
     @abstractmethod
@@ -225,7 +225,7 @@ class DataSpec(Settings, ABC):
         """Load all images.
 
         Args:
-            downloads: Where data sets are kept, each in a folder of its name.
+            downloads: Where datasets are kept, each in a folder of its name.
             offline: Never use the network.
 
         Raises:
@@ -241,7 +241,7 @@ class DataSpec(Settings, ABC):
         return ()
 
     def unpack(self, file: Downloaded, folder: Path, name: str) -> None:
-        """Put a downloaded file into the data set's folder.
+        """Put a downloaded file into the dataset's folder.
 
         Args:
             file: The file.
@@ -251,7 +251,7 @@ class DataSpec(Settings, ABC):
         file.place(folder / name)
 
     def check(self, folder: Path) -> str:
-        """Read the data set in a folder.
+        """Read the dataset in a folder.
 
         Returns:
             The number of images in words.
@@ -263,10 +263,10 @@ class DataSpec(Settings, ABC):
         return f"{len(splits.train) + len(splits.test):,} images"
 
     def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
-        """Download the data set.
+        """Download the dataset.
 
         Args:
-            downloads: Where data sets are kept.
+            downloads: Where datasets are kept.
             force: Fetch it again even if it is there.
             source: A file, folder or URL to take it from; its files need no published checksum.
             report: Receives the progress.
@@ -275,7 +275,7 @@ class DataSpec(Settings, ABC):
             A sentence for the user about what is there now.
 
         Raises:
-            UsageError: The files are not those of the data set.
+            UsageError: The files are not those of the dataset.
             TekapctlError: They could not be downloaded or written.
         """
         files = self.published_files()
@@ -291,16 +291,16 @@ class DataSpec(Settings, ABC):
 
 
 DATASETS: Registry[type[DataSpec]] = Registry(
-    "data set", "tekapctl.data.datasets", lambda found: isinstance(found, type) and issubclass(found, DataSpec)
+    "dataset", "tekapctl.data.datasets", lambda found: isinstance(found, type) and issubclass(found, DataSpec)
 )
 _FIELD_AFTER_COLON = {"folder": "folder", "imagenet": "folder", "tiny-imagenet": "folder", "hf": "repository"}
 
 
 def data_spec(values: str | Mapping[str, Any]) -> DataSpec:
-    """The settings of a data set, from its name or from a table with a `name`.
+    """The settings of a dataset, from its name or from a table with a `name`.
 
     Raises:
-        UsageError: There is no such data set.
+        UsageError: There is no such dataset.
         ValidationError: A field of the table is not valid.
     """
     if not isinstance(values, str):
@@ -311,13 +311,13 @@ def data_spec(values: str | Mapping[str, Any]) -> DataSpec:
         return DATASETS[table["name"]].model_validate(table)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{values!r} is not a data set: {problem}.", "`tekapctl fetch --list` lists them.") from None
+        raise UsageError(f"{values!r} is not a dataset: {problem}.", "`tekapctl fetch --list` lists them.") from None
 
 
 def spelled_out(name: str) -> dict[str, str]:
     """The fields in a name: `folder:PATH`, `imagenet:PATH` and `tiny-imagenet:PATH` say where the images are.
 
-    `hf:REPOSITORY` is a data set of the Hugging Face hub.
+    `hf:REPOSITORY` is a dataset of the Hugging Face hub.
     """
     kind, colon, rest = name.partition(":")
     return {"name": kind, _FIELD_AFTER_COLON[kind]: rest} if colon and kind in _FIELD_AFTER_COLON else {"name": name}
@@ -326,7 +326,7 @@ def spelled_out(name: str) -> dict[str, str]:
 def load(
     spec: DataSpec, downloads: Path, *, seed: int, in_channels: int | None = None, offline: bool = False
 ) -> Splits:
-    """Load a data set as a run sees it: a subset of the training set drawn by seed, in the network's channels."""
+    """Load a dataset as a run sees it: a subset of the training set drawn by seed, in the network's channels."""
     splits = spec.load(downloads, offline=offline)
     train, test, val = splits.train, splits.test, None
     if spec.val_fraction:
@@ -343,11 +343,11 @@ def load(
 def find_folder(
     spec: DataSpec, downloads: Path, names: Sequence[str], inner: str, elsewhere: Sequence[Path] = ()
 ) -> Path:
-    """Find the folder that holds a data set's files.
+    """Find the folder that holds a dataset's files.
 
     Args:
-        spec: The data set; if its `folder` is set, only that is searched.
-        downloads: Where fetched data sets are.
+        spec: The dataset; if its `folder` is set, only that is searched.
+        downloads: Where fetched datasets are.
         names: File names; a folder with any of them is the right one.
         inner: The subfolder of the published archive that holds the files.
         elsewhere: System folders to search last.
@@ -358,12 +358,12 @@ def find_folder(
     if spec.folder is not None:
         given = expand_user(spec.folder)
         if not given.is_dir():
-            raise UsageError(f"There is no folder {spec.folder!r}.", "Name a folder that holds the data set.")
+            raise UsageError(f"There is no folder {spec.folder!r}.", "Name a folder that holds the dataset.")
         places = [given, given / inner, given / spec.name]
         problem = f"The folder {spec.folder!r} holds no files of {spec.name}."
     else:
         places = [downloads / spec.name, downloads / spec.name / inner, *elsewhere]
-        problem = f"The data set {spec.name} has not been fetched yet."
+        problem = f"The dataset {spec.name} has not been fetched yet."
     for place in places:
         if any((place / name).is_file() for name in names):
             return place

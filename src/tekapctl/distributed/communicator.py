@@ -26,7 +26,7 @@ _PAUSE = 0.5
 """Seconds between two checks of the parent process."""
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 TIMEOUT = timedelta(minutes=30)
-"""Time to wait for other processes, which may be reading a data set for the first time."""
+"""Time to wait for other processes, which may be reading a dataset for the first time."""
 
 
 class RemoteRankError(TekapctlError):

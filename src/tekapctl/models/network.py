@@ -54,7 +54,7 @@ class Requires:
 
     @property
     def classes(self) -> bool:
-        """Whether it reads the teacher's classes, so that these must be the data set's."""
+        """Whether it reads the teacher's classes, so that these must be the dataset's."""
         return self.logits or self.classifier
 
     @property

@@ -26,7 +26,7 @@ _DEEPEST = 20
 def merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge a table into another, field by field; dotted names are paths.
 
-    A different data set, method, optimizer or schedule starts from its own defaults.
+    A different dataset, method, optimizer or schedule starts from its own defaults.
 
     Raises:
         UsageError: A path leads through a field that has no fields.

@@ -27,7 +27,7 @@ from tekapctl.settings import Settings, chosen_by_name
 AnyData = Annotated[
     SerializeAsAny[DataSpec],
     chosen_by_name(DATASETS, spelled_out=spelled_out),
-    Field(description="The data set, by name, and its settings."),
+    Field(description="The dataset, by name, and its settings."),
 ]
 AnyOptimizer = Annotated[
     SerializeAsAny[OptimizerSpec],

@@ -14,7 +14,7 @@ def nearest_field(path: str, model: type[Settings], values: Mapping[str, Any]) -
     Args:
         path: The unknown field, as `optimizer.momentun`.
         model: The spec.
-        values: What was given; its data set, method, optimizer and schedule have fields of their own.
+        values: What was given; its dataset, method, optimizer and schedule have fields of their own.
     """
     known = list(_fields(model, values))
     elsewhere = [each for each in known if each.rpartition(".")[2] == path.rpartition(".")[2]]

@@ -37,7 +37,7 @@ class Home:
 
     @property
     def datasets(self) -> Path:
-        """Fetched data sets, each in a folder of its name."""
+        """Fetched datasets, each in a folder of its name."""
         return self.root / "datasets"
 
     @property

@@ -59,7 +59,7 @@ class Identity:
 
 
 class TeacherCache:
-    """The cached outputs of one teacher for one data set, augmentation and precision.
+    """The cached outputs of one teacher for one dataset, augmentation and precision.
 
     Args:
         folder: Holds all caches, each in a folder.

@@ -90,7 +90,7 @@ def build_run(
 
     Args:
         spec: The run's spec.
-        home: Where data sets, teachers and runs are.
+        home: Where datasets, teachers and runs are.
         comm: The processes of the run.
         share_teachers: Whether `sibling` runs will use the teachers' outputs for the same batches.
 
@@ -131,7 +131,7 @@ def assemble(
     """The trainer of a run, from data and teachers that are loaded already.
 
     Raises:
-        UsageError: A teacher's classes are not the data set's, or the networks do not fit together.
+        UsageError: A teacher's classes are not the dataset's, or the networks do not fit together.
     """
     train, evaluated = make_batches(spec, splits, device, comm)
     return build_trainer(spec, splits, open_teachers(spec, teachers, splits, train, home), train, evaluated)
@@ -204,7 +204,7 @@ def open_teachers(
     """The teachers on the run's device, live or cached, with their perturbations.
 
     Raises:
-        UsageError: A teacher's classes are not the data set's, or its perturbation cannot be made.
+        UsageError: A teacher's classes are not the dataset's, or its perturbation cannot be made.
     """
     if not isinstance(spec, StudentSpec):
         return []

@@ -12,13 +12,13 @@ logger = logging.getLogger(__name__)
 
 
 def log_run(context: RunContext) -> None:
-    """Log the data set, networks, method, loss and training settings of a run."""
+    """Log the dataset, networks, method, loss and training settings of a run."""
     spec, train, test = context.spec, context.splits.train, context.splits.test
     channels, height, width = train.image_shape
     val = context.splits.val
     validation = "" if val is None else f", {len(val):,} validation"
     lines = [
-        f"data set: {spec.data.described}, {len(train):,} training{validation} and {len(test):,} test images of "
+        f"dataset: {spec.data.described}, {len(train):,} training{validation} and {len(test):,} test images of "
         f"{len(train.classes):,} classes, {height}x{width} pixels, {channels} channel{'s' if channels > 1 else ''}; "
         f"{context.splits.split}"
     ]

@@ -46,7 +46,7 @@ def execute_seeds(spec: RunSpec, count: int, home: Home, callback: Callback) -> 
     Args:
         spec: The spec.
         count: How many seeds, from the spec's on.
-        home: Where data sets, teachers and runs are.
+        home: Where datasets, teachers and runs are.
         callback: Called as the first run proceeds.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Read and check the metadata in a weights file: architecture, classes, preprocessing and data set.
+"""Read and check the metadata in a weights file: architecture, classes, preprocessing and dataset.
 
 Weights files come from anywhere, so every value is checked before it is used.
 """
@@ -112,7 +112,7 @@ def read_class_names(metadata: dict[str, str], count: int, source: str) -> tuple
 
 
 def read_data(metadata: dict[str, str], source: str) -> DataSpec | None:
-    """The data set that a file names, with its settings; None if it states no settings.
+    """The dataset that a file names, with its settings; None if it states no settings.
 
     Raises:
         UsageError: The settings are damaged.
@@ -121,13 +121,13 @@ def read_data(metadata: dict[str, str], source: str) -> DataSpec | None:
     is_code = ":" in name and not name.startswith("hf:")  # a user's own class, which may not be importable here
     if "data_settings" not in metadata or is_code:
         return None
-    settings = _parse(metadata["data_settings"], source, "data settings")
+    settings = _parse(metadata["data_settings"], source, "datasettings")
     try:
         if not isinstance(settings, dict) or not settings.keys() <= data_spec({"name": name}).shared.keys():
             raise ValueError
         return data_spec({"name": name, **settings})
     except ValueError:  # pydantic's ValidationError too
-        raise _damaged("data settings", source) from None
+        raise _damaged("datasettings", source) from None
 
 
 def _parse(text: str, source: str, what: str) -> object:

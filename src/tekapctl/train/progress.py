@@ -42,7 +42,7 @@ _MUCH = 0.2
 
 
 class Waiting:
-    """Measures how long the training loop waits for the images of streamed data sets.
+    """Measures how long the training loop waits for the images of streamed datasets.
 
     Attributes:
         seconds: The time waited in the current epoch.

@@ -49,7 +49,7 @@ def execute(
 
     Args:
         spec: What to train.
-        home: Where runs, teachers and data sets are.
+        home: Where runs, teachers and datasets are.
         callback: Called as training proceeds.
         files: Further text files for the run's folder, by name.
 

@@ -83,7 +83,7 @@ class _BatchSizeCheck:
         images = f"{count:,} image{'s' if count > 1 else ''}"
         raise UsageError(
             f"{which} {images}, with which a training step fails: {_description(problem)}.",
-            f"Set `batch_size` to {' or '.join(map(str, works))}." if works else "Use a data set with more images.",
+            f"Set `batch_size` to {' or '.join(map(str, works))}." if works else "Use a dataset with more images.",
         ) from problem
 
     def _check_image_size(self) -> None:

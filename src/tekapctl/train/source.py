@@ -58,11 +58,11 @@ def find_teachers(spec: RunSpec, home: Home) -> tuple[list[Trained], RunSpec]:
 
 
 def find_teacher(spec: StudentSpec, home: Home) -> tuple[Trained, StudentSpec]:
-    """The teacher that a spec names, and the spec with it pinned and with its data set's settings.
+    """The teacher that a spec names, and the spec with it pinned and with its dataset's settings.
 
     Raises:
         UsageError: There is no such teacher, its weights are not those of the spec's digest, or it was trained with
-            other settings of the data set than the spec gives.
+            other settings of the dataset than the spec gives.
     """
     reference = trained.find(home, spec.teacher, data=spec.data, kind="teacher")
     teacher = trained.load(reference, model=spec.teacher_model, arguments=spec.teacher_args)

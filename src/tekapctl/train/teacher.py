@@ -137,7 +137,7 @@ class CachedTeacher:
         batches: The training batches.
         folder: Where caches are kept.
         trained: Where the teacher came from.
-        dataset: Name of the data set, for the file's name.
+        dataset: Name of the dataset, for the file's name.
         epochs: Epochs of the run.
     """
 

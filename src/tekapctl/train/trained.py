@@ -35,7 +35,7 @@ from tekapctl.train.metadata import (
 )
 
 DEFAULT_DATASET = "cifar100"
-"""What the published checkpoints, which do not state their data set, were trained on."""
+"""What the published checkpoints, which do not state their dataset, were trained on."""
 logger = logging.getLogger(__name__)
 
 _SPARE_BYTES = 64 * 2**20
@@ -70,13 +70,13 @@ class Trained:
     Attributes:
         network: The network, on the CPU, in evaluation mode.
         model: Name of its architecture.
-        dataset: Name of the data set it was trained on, if the file states it.
+        dataset: Name of the dataset it was trained on, if the file states it.
         classes: Names of its classes in order, if the file states them.
         digest: SHA-256 of the weights file.
         reference: Where it was found.
         preprocessing: How its images are prepared, if the file states it.
         fingerprint: Fingerprint of the images it was trained on, if the file states it.
-        data: The data set it was trained on, with its settings, if its run or the file states them.
+        data: The dataset it was trained on, with its settings, if its run or the file states them.
     """
 
     network: Network
@@ -104,9 +104,9 @@ def find(
         home: Holds runs and fetched teachers.
         name: A checkpoint file, a network's name, or a run's id, unique prefix, or `latest`; `:best` or `:ema` after a
             run chooses other weights than its last. A network's name means the fetched pretrained weights, else the
-            newest finished teacher run of that network on the data set.
-        dataset: Name of the data set the network must be trained on; None accepts any.
-        data: Settings of that data set, if the network must be trained on the very same images.
+            newest finished teacher run of that network on the dataset.
+        dataset: Name of the dataset the network must be trained on; None accepts any.
+        data: Settings of that dataset, if the network must be trained on the very same images.
         kind: The kind of run that `latest` means; None for any.
 
     Raises:
@@ -205,7 +205,7 @@ def weights_of(reference: Reference, which: str) -> Reference:
 
 
 def data_of_run(run: Run) -> DataSpec:
-    """The data set that a run was trained on, with its settings, for its teachers and its evaluation.
+    """The dataset that a run was trained on, with its settings, for its teachers and its evaluation.
 
     Raises:
         UsageError: Its spec is damaged, or names code that is not trusted.
@@ -214,15 +214,15 @@ def data_of_run(run: Run) -> DataSpec:
 
 
 def data_of(trained: Trained, dataset: str | None, folder: str | None) -> DataSpec:
-    """The data set to evaluate a network on.
+    """The dataset to evaluate a network on.
 
     Args:
         trained: The network.
-        dataset: Name of the data set; None for the one it was trained on.
-        folder: Folder with the data set's files.
+        dataset: Name of the dataset; None for the one it was trained on.
+        folder: Folder with the dataset's files.
 
     Raises:
-        UsageError: There is no such data set.
+        UsageError: There is no such dataset.
     """
     known = trained.data
     if trained.reference.run is not None and known is not None and dataset in (None, known.name):
@@ -233,7 +233,7 @@ def data_of(trained: Trained, dataset: str | None, folder: str | None) -> DataSp
 
 
 def warn_if_changed(trained: Trained, data: DataSpec, downloads: Path) -> None:
-    """Warn if a data set's images have changed since a network was trained on them: it may have seen test images."""
+    """Warn if a dataset's images have changed since a network was trained on them: it may have seen test images."""
     if trained.fingerprint is None or trained.data is None or trained.data.name != data.name:
         return
     now = data.model_copy(update={"fingerprint": None}).with_fingerprint(downloads).fingerprint
@@ -245,7 +245,7 @@ def warn_if_changed(trained: Trained, data: DataSpec, downloads: Path) -> None:
 
 
 def _is_on(run: Run, data: DataSpec, home: Home) -> bool:
-    """Whether a run was trained on the images that the data set's settings select now."""
+    """Whether a run was trained on the images that the dataset's settings select now."""
     try:
         theirs = data_of_run(run)
         ours = data.labelled.like(theirs).pinned(home.datasets)
@@ -364,14 +364,14 @@ def _differing(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
 
 
 def fit_to(trained: Trained, images: ImageSet, dataset: str, *, needs_classes: bool = True) -> bool:
-    """Check whether a network has the data set's classes; a network without a normalization gets the data set's.
+    """Check whether a network has the dataset's classes; a network without a normalization gets the dataset's.
 
-    Published checkpoints state none: they were trained with the normalization of their data set.
+    Published checkpoints state none: they were trained with the normalization of their dataset.
 
     Args:
         trained: The network.
-        images: The data set's images.
-        dataset: Name of the data set, for the error.
+        images: The dataset's images.
+        dataset: Name of the dataset, for the error.
         needs_classes: Whether other classes are an error.
 
     Raises:

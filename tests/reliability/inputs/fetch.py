@@ -1,4 +1,4 @@
-"""Sources to fetch from, and folders of data sets, that are none or mean harm."""
+"""Sources to fetch from, and folders of datasets, that are none or mean harm."""
 
 import gzip
 import os
@@ -45,7 +45,7 @@ def header(name: str, size: int, kind: bytes = b"0") -> bytes:
 
 @maker
 def bad_archives(here: Path) -> None:
-    """Archives of every suffix that data sets come in."""
+    """Archives of every suffix that datasets come in."""
     contents = {
         "empty": b"",
         "zeros": bytes(10_000),

@@ -80,7 +80,7 @@ def weights_that_name_code(here: Path) -> None:
 
 @maker
 def specs_that_name_code(here: Path) -> None:
-    """Specs with a method, a data set and networks of somebody's own."""
+    """Specs with a method, a dataset and networks of somebody's own."""
     for part, text in {
         "method": 'method = "evil:Net"',
         "data": 'data = "evil:Net"',

@@ -101,7 +101,7 @@ class Check:
     Args:
         source: The network.
         images: The test images to compare on.
-        downloads: Where the data sets are.
+        downloads: Where the datasets are.
     """
 
     def __init__(self, source: ExportSource, images: ImageSet, downloads: Path) -> None:
@@ -192,7 +192,7 @@ def latency(runner: Runner, batch: Tensor) -> float:
 
 
 def _some_files(source: ExportSource, downloads: Path) -> list[Path]:
-    """Test images in files, evenly chosen; none if the data set is not in files."""
+    """Test images in files, evenly chosen; none if the dataset is not in files."""
     if not isinstance(source.data, ImageFilesSpec):
         return []
     files = [path for path, _ in source.data.listing(downloads).test]

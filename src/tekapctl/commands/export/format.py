@@ -39,10 +39,10 @@ class ExportSource:
 
     Attributes:
         trained: The network, on the CPU.
-        data: Its data set.
-        splits: The data set's images, with as many channels as the network takes.
+        data: Its dataset.
+        splits: The dataset's images, with as many channels as the network takes.
         preprocessing: How images are prepared for the network.
-        metadata: What is stored in the file: model, data set, classes, mean, std and more.
+        metadata: What is stored in the file: model, dataset, classes, mean, std and more.
         precision: float32, float16, or int8, which starts from a file in float32.
         includes_preprocessing: Whether a graph takes images of any size and returns probabilities; else it takes
             normalised images and returns logits.
@@ -76,7 +76,7 @@ class ExportSource:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the data set's images, to which a graph resizes."""
+        """Height and width of the dataset's images, to which a graph resizes."""
         _, height, width = self.splits.test.image_shape
         return height, width
 
@@ -121,7 +121,7 @@ class ExportSource:
         return Half(folded) if self.precision == "float16" else folded
 
     def classifier(self) -> Classifier:
-        """A module from pixels at the data set's size, `[batch, channels, h, w]` from 0 to 255, to probabilities."""
+        """A module from pixels at the dataset's size, `[batch, channels, h, w]` from 0 to 255, to probabilities."""
         normalization = self.trained.network.normalization
         assert normalization is not None
         return Classifier(self.inference_module(), normalization, self.channels, self.size).eval()

@@ -72,7 +72,7 @@ class Classifier(nn.Module):
         self.repeats = normalization.scale.shape[1] // channels
         self.register_buffer("scale", normalization.scale.clone())
         self.register_buffer("shift", normalization.shift.clone())
-        # A network may take larger images than the data set has; these levels are not rounded.
+        # A network may take larger images than the dataset has; these levels are not rounded.
         self.target = None if normalization.size in (None, size) else normalization.size
         for name, length, target in zip(("rows", "columns"), size, self.target or size, strict=True):
             scale = torch.tensor(length / target)

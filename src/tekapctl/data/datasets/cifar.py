@@ -21,7 +21,7 @@ MAX_OPCODES = 2_000_000
 
 
 class CIFAR(InMemorySpec):
-    """The two CIFAR data sets, read from the archive or from its unpacked files."""
+    """The two CIFAR datasets, read from the archive or from its unpacked files."""
 
     padding: int = 4
     flip: bool = True

@@ -32,7 +32,7 @@ _BYTES = 8
 
 @DATASETS.register("fashion-mnist")
 class FashionMNIST(InMemorySpec):
-    """Read from `folder`, from the fetched data sets, or from Debian's package `dataset-fashion-mnist`."""
+    """Read from `folder`, from the fetched datasets, or from Debian's package `dataset-fashion-mnist`."""
 
     name: Literal["fashion-mnist"] = "fashion-mnist"
     padding: int = 4

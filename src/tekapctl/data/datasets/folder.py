@@ -42,7 +42,7 @@ class FolderImages(ClassFolders):
     def listing(self, downloads: Path) -> Listing:
         """The files of the folder."""
         if self.absolute_folder is None:
-            raise UsageError("The data set folder needs a folder.", "Write it as `data=folder:PATH`.")
+            raise UsageError("The dataset folder needs a folder.", "Write it as `data=folder:PATH`.")
         return self.listing_of(Path(self.absolute_folder))
 
     def fetch(self, downloads: Path, **_: Any) -> str:

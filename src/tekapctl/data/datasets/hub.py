@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub: their images are copied once into class folders and then used like any folder.
+"""Datasets of the Hugging Face hub: their images are copied once into class folders and then used like any folder.
 
 So they are streamed and checked like any other image files, and runs on them resume bit for bit; the hub's own
 streaming shuffles with a state of its own.
@@ -29,13 +29,13 @@ _LABELS = ("label", "labels", "class", "category", "target", "cls")
 
 @DATASETS.register("hf")
 class HubImages(ClassFolders):
-    """A data set of the Hugging Face hub."""
+    """A dataset of the Hugging Face hub."""
 
     name: Literal["hf"] = "hf"
     repository: str | None = Field(
         None,
         max_length=400,
-        description="A data set of the Hugging Face hub: ORGANISATION/NAME, NAME@CONFIG or NAME:COLUMN.",
+        description="A dataset of the Hugging Face hub: ORGANISATION/NAME, NAME@CONFIG or NAME:COLUMN.",
     )
 
     @field_validator("repository")
@@ -43,7 +43,7 @@ class HubImages(ClassFolders):
     def _check_repository(cls, repository: str | None) -> str | None:
         if repository is not None and (".." in repository or not _REPOSITORY.fullmatch(repository)):
             raise ValueError(
-                "it names no data set of the hub; write hf:ORGANISATION/NAME, followed by @CONFIG if it "
+                "it names no dataset of the hub; write hf:ORGANISATION/NAME, followed by @CONFIG if it "
                 "has several configurations and by :COLUMN if it has several columns of classes"
             )
         return repository
@@ -51,7 +51,7 @@ class HubImages(ClassFolders):
     @model_validator(mode="after")
     def _check_folder(self) -> "HubImages":
         if self.folder is not None:
-            raise ValueError("a data set of the hub has no folder of yours; use folder:PATH instead")
+            raise ValueError("a dataset of the hub has no folder of yours; use folder:PATH instead")
         return self
 
     @property
@@ -64,7 +64,7 @@ class HubImages(ClassFolders):
         """Repository, configuration and column of the classes."""
         found = _REPOSITORY.fullmatch(self.repository or "")
         if found is None:
-            raise UsageError("The data set hf needs a repository.", "Write it as hf:ORGANISATION/NAME.")
+            raise UsageError("The dataset hf needs a repository.", "Write it as hf:ORGANISATION/NAME.")
         return found["repo"], found["config"], found["label"]
 
     def location(self, downloads: Path) -> Path:
@@ -78,7 +78,7 @@ class HubImages(ClassFolders):
         folder = self.location(downloads)
         if not folder.is_dir():
             raise UsageError(
-                f"The data set {self.described} has not been fetched yet.",
+                f"The dataset {self.described} has not been fetched yet.",
                 f"Get it with `tekapctl fetch {self.described}`.",
             )
         return self.listing_of(folder)
@@ -102,7 +102,7 @@ class HubImages(ClassFolders):
         names = [path.relative_to(folder).parts for path in found]
         classes = {parts[1] for parts in names if parts[0] == "train" and len(parts) > 2}
         if len(classes) < 2:
-            raise UsageError(f"{folder / 'train'} has {count(classes, 'class folder')}.", "Use another data set.")
+            raise UsageError(f"{folder / 'train'} has {count(classes, 'class folder')}.", "Use another dataset.")
         return count(found, "image")
 
     def _load(self, source: str | None) -> Any:
@@ -130,7 +130,7 @@ class HubImages(ClassFolders):
 
     def _write(self, found: Any, new: Path) -> None:
         if "train" not in found:
-            raise UsageError(f"{self.described} has no split named train, only {few(found)}.", "Use another data set.")
+            raise UsageError(f"{self.described} has no split named train, only {few(found)}.", "Use another dataset.")
         features = found["train"].features
         image, label = self._image_column(features), self._label_column(features)
         owners: dict[str, str] = {}
@@ -147,7 +147,7 @@ class HubImages(ClassFolders):
         if len(images) > 1:
             images = [name for name in images if name in ("image", "img")]
         if len(images) != 1:
-            raise UsageError(f"{self.described} has no image column, only {few(features)}.", "Use another data set.")
+            raise UsageError(f"{self.described} has no image column, only {few(features)}.", "Use another dataset.")
         return images[0]
 
     def _label_column(self, features: Any) -> str:

@@ -17,7 +17,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Listing:
-    """The image files of a data set.
+    """The image files of a dataset.
 
     Attributes:
         classes: Class names, by number.
@@ -128,7 +128,7 @@ def _modification_times(folders: Iterable[Path]) -> dict[Path, int]:
 
 def _list(folder: Path, test_fraction: float, seed: int) -> Listing:
     if not folder.is_dir():
-        raise UsageError(f"There is no folder {str(folder)!r}.", "Write the data set as folder:PATH.")
+        raise UsageError(f"There is no folder {str(folder)!r}.", "Write the dataset as folder:PATH.")
     train = folder / "train"
     test = next((folder / name for name in _TEST_FOLDERS if (folder / name).is_dir()), None)
     root = train if train.is_dir() else folder

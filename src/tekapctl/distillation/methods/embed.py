@@ -26,7 +26,7 @@ class EmbedSpec(MethodSpec):
         "Improved Feature Distillation via Projector Ensemble",
         2022,
         "2 - 2 cos(mean of projections, teacher embedding)",
-        "The teacher may have other classes than the data set, or none. The default weight is ours.",
+        "The teacher may have other classes than the dataset, or none. The default weight is ours.",
     )
     name: Literal["embed"] = "embed"
     projectors: int = Field(3, ge=1, le=64, description="Number of linear layers whose outputs are averaged.")

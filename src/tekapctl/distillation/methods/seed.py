@@ -31,7 +31,7 @@ class SEEDSpec(MethodSpec):
         "SEED: Self-supervised Distillation for Visual Representation",
         2021,
         "cross-entropy of softmax(z_s D / T_s) under softmax(z_t D / T_t), D = queue and z_t",
-        "The teacher may have other classes than the data set, or none.",
+        "The teacher may have other classes than the dataset, or none.",
     )
     name: Literal["seed"] = "seed"
     queue: int = Field(65536, ge=1, le=2**24, description="Number of teacher embeddings in the queue.")

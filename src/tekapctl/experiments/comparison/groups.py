@@ -135,7 +135,7 @@ def baseline_of(groups: Sequence[Group], label: str | None = None) -> Group:
 
 
 def short_names(label: str) -> set[str]:
-    """Short names of a group: its method with and without settings, but without the data set and network."""
+    """Short names of a group: its method with and without settings, but without the dataset and network."""
     method = label.rpartition(": ")[2]
     return {method.casefold(), method.partition(", ")[0].casefold()}
 
@@ -177,7 +177,7 @@ def words_of(spec: TeacherSpec | StudentSpec) -> str:
 
 
 def datasets_of(firsts: Mapping[str, Finished]) -> dict[str, str]:
-    """Names of the data sets; image folders of the same name are distinguished by their fingerprints."""
+    """Names of the datasets; image folders of the same name are distinguished by their fingerprints."""
     sections = {key: one.spec.data for key, one in firsts.items()}
     names = {
         key: Path(section.folder).name if section.folder and section.fingerprint else section.name

@@ -12,7 +12,7 @@ TEACHER = "teacher"
 
 
 def heads(table: PairTable, arrow: str = ">") -> list[str]:
-    """A heading for each column; the data set only if there are several."""
+    """A heading for each column; the dataset only if there are several."""
     several = len({pair.dataset for pair in table.pairs}) > 1
     return [f"{pair.dataset}: " * several + f"{pair.teacher} {arrow} {pair.student}" for pair in table.pairs]
 

@@ -32,7 +32,7 @@ _OF_A_PAIR = (
 
 @dataclass(frozen=True)
 class Pair:
-    """A column: a data set, a teacher and a student. Teachers of one network with different weights are different."""
+    """A column: a dataset, a teacher and a student. Teachers of one network with different weights are different."""
 
     dataset: str
     teacher: str

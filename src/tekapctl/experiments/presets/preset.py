@@ -26,7 +26,7 @@ class Published:
 
     Attributes:
         way: How it is distilled: a method, or one of the ways of `tekapctl.experiments.presets.preset`.
-        dataset: The data set.
+        dataset: The dataset.
         teacher: The teacher.
         student: The student.
         top1: Test accuracy in percent; None if only the settings are published.
@@ -52,7 +52,7 @@ class Published:
 
 @cache
 def published() -> dict[tuple[str, Dataset, str, str], Published]:
-    """All of them, by way, data set, teacher and student."""
+    """All of them, by way, dataset, teacher and student."""
     text = (files("tekapctl.experiments.presets") / "published.json").read_text(encoding="utf-8")
     rows = [Published(**row) for row in json.loads(text)]
     return {(row.way, row.dataset, row.teacher, row.student): row for row in rows}
@@ -221,7 +221,7 @@ def preset(name: str) -> Preset:
 
 
 def for_pair(spec: StudentSpec) -> Preset | None:
-    """The preset whose settings were published for a run's method, data set and networks.
+    """The preset whose settings were published for a run's method, dataset and networks.
 
     With augmented teachers or learned views, the row of the method without them counts where there is none with them.
     """

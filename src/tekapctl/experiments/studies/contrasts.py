@@ -88,7 +88,7 @@ def under(name: str, shifts: Collection[str]) -> Outcome:
 
 
 def probed(dataset: str) -> Outcome:
-    """Top-1 accuracy of a linear probe on another data set."""
+    """Top-1 accuracy of a linear probe on another dataset."""
     key = f"linear_probe_{dataset.replace('-', '_')}"
     return _mean_top1(key, f"linear probe on {dataset}", "transfer", "dataset", (dataset,))
 

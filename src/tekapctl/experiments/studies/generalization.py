@@ -1,4 +1,4 @@
-"""Studies of what TeKAP changes besides top-1 accuracy on the usual data set."""
+"""Studies of what TeKAP changes besides top-1 accuracy on the usual dataset."""
 
 from dataclasses import replace
 from typing import Annotated, ClassVar
@@ -103,16 +103,16 @@ _PUBLISHED = ("stl10", "tiny-imagenet")
 
 @STUDIES.register("transfer")
 class Transfer(Study):
-    """Linear probes on the frozen embeddings of other data sets' images."""
+    """Linear probes on the frozen embeddings of other datasets' images."""
 
-    question: ClassVar[str] = "Do the embeddings of TeKAP students transfer better to other data sets?"
+    question: ClassVar[str] = "Do the embeddings of TeKAP students transfer better to other datasets?"
     datasets: Annotated[
         tuple[str, ...],
-        Field(description="Data sets; empty for stl10 and tiny-imagenet (published), or an available small one."),
+        Field(description="Datasets; empty for stl10 and tiny-imagenet (published), or an available small one."),
     ] = ()
 
     def design(self, setup: StudySetup) -> Design:
-        """The standard arms, each network probed on each data set."""
+        """The standard arms, each network probed on each dataset."""
         arms, labels = standard_arms(setup.spec)
         datasets = self.datasets or _AT_HAND.get(setup.spec.data.name, _PUBLISHED)
         outcomes = [TOP1, *(probed(dataset) for dataset in datasets)]

@@ -204,7 +204,7 @@ def _spec(values: dict[str, Any], name: str, datasets: Path) -> TeacherSpec | St
 
 
 def _needs(spec: TeacherSpec | StudentSpec, first: Collection[Trial], by_network: bool) -> dict[str, Trial]:
-    """The earlier trials that are this one's teachers: by label, or by network and data set."""
+    """The earlier trials that are this one's teachers: by label, or by network and dataset."""
     if not isinstance(spec, StudentSpec):
         return {}
     found = {}

@@ -43,7 +43,7 @@ class ClassNegatives:
         if int((self.counts > 0).sum()) < 2:
             raise UsageError(
                 "CRD needs negatives, and the training set has a single class.",
-                "Use another method, such as kd, or a data set with more.",
+                "Use another method, such as kd, or a dataset with more.",
             )
         self._tables: list[Tensor] = []
 
