@@ -41,7 +41,7 @@ def test_several_seeds_stop_each_by_itself(tmp_path):
 
 
 def test_patience_needs_validation_images():
-    with pytest.raises(UsageError, match=r"needs `data.val_fraction`"):
+    with pytest.raises(UsageError, match=r"needs validation images: set `data.val_fraction`"):
         parse({"kind": "teacher", "data": "digits", "patience": 3})
 
 

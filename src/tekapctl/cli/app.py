@@ -72,7 +72,7 @@ class ErrorBoundary(Group):
         except KeyboardInterrupt:
             if self.debug:
                 raise
-            remedy = "Continue a run with `tekapctl resume latest`; `tekapctl runs list` lists all runs."
+            remedy = "If a run had started, continue it with `tekapctl resume latest`; else repeat the command."
             raise UserInterruptError("Interrupted.", remedy) from None
         except OSError as error:
             if self.debug:

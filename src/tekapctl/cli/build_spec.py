@@ -85,18 +85,23 @@ def build_spec(kind: Kind, given: Mapping[str, Any]) -> "TeacherSpec | StudentSp
 
 def _for_own_images(kind: Kind, values: dict[str, Any], recipe: str | None) -> tuple[dict[str, Any], str | None]:
     """Values and recipe with the defaults for a folder of images, which are printed."""
+    from tekapctl.spec.recipes import PROBE
+
     values |= (chosen := own_images.pretrained_values(kind, values))
-    if recipe is not None or not own_images.is_fine_tuning(values):
-        return values, recipe
-    values |= (split := own_images.validation_values(values))
     said = ["pretrained weights (--model-arg pretrained=false: none)"] if chosen else []
-    said.append("recipe finetune")
-    if split:
-        said.append(f"val_fraction {split['data.val_fraction']}, patience {split['patience']}")
     if "data.size" in chosen:
         said.append(f"images of {chosen['data.size']} pixels")
-    _say_once(f"defaults for your own images: {', '.join(said)}")
-    return values, "finetune"
+    if recipe in (None, "finetune") and own_images.is_fine_tuning(values):
+        is_probe = bool(values.get("linear_probe")) and recipe is None
+        values |= (split := own_images.validation_values(values))
+        if is_probe:
+            values = _with_recipe(PROBE, values)
+        recipe = None if is_probe else "finetune"
+        said.append("the settings of a linear probe" if is_probe else "recipe finetune")
+        said += [f"{path.removeprefix('data.')} {value}" for path, value in split.items()]
+    if said:
+        _say_once(f"defaults for your own images: {', '.join(said)}")
+    return values, recipe
 
 
 def _with_recipe(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,9 +193,8 @@ def _warn_of_long_warmups(spec: "TeacherSpec | StudentSpec") -> None:
         warmups["method.warmup_epochs"] = getattr(spec.method, "warmup_epochs", 0)
     for path, epochs in warmups.items():
         if epochs > 1 and epochs >= spec.epochs:
-            _say_once(
-                f"warning: {path} is {epochs} and the run has {spec.epochs} epochs: the warm-up lasts the whole run"
-            )
+            length = f"{spec.epochs} epoch{'s' if spec.epochs > 1 else ''}"
+            _say_once(f"warning: {path} is {epochs} and the run has {length}: the warm-up lasts the whole run")
 
 
 def _say_what_is_published(

@@ -12,7 +12,7 @@ from tekapctl.store.home import Home, output_file
 def export_runs(
     references: Annotated[
         list[str] | None,
-        argument("[RUN]...", "Runs: IDs, unique prefixes or suffixes, or `latest`.", complete=complete.runs),
+        argument("[RUN]...", "Runs to export: IDs, unique prefixes or suffixes, or `latest`.", complete=complete.runs),
     ] = None,
     output: Annotated[
         Path, option("-o --output FILE", "Bundle to write: .tar, or .tar.gz to compress it.", "Output")
@@ -102,7 +102,7 @@ def import_runs(
     from tekapctl.store.runs import Runs
 
     runs, found = Runs(Home.default().runs), []
-    words = {"imported": "imported", "completed": "completed", "identical": "is here already"}
+    words = {"imported": "imported", "completed": "completed", "identical": "already here"}
     for bundle in bundles:
         for each in import_bundle(expand_user(str(bundle)), runs):
             found.append(each)

@@ -13,7 +13,8 @@ from tekapctl.store.home import Home
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="List, verify and clear downloads and cached teacher outputs. Runs are never touched.\n\n"
+    help="List, verify and clear downloads, cached teacher outputs (knowledge) and decoded images. Runs are never "
+    "touched.\n\n"
     "Example: tekapctl cache list",
 )
 

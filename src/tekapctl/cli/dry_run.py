@@ -18,28 +18,26 @@ def estimate(spec: Any, *, measured: bool, as_json: bool, fit_teacher: Fit = "no
     """
     from tekapctl.commands import cost as costs
     from tekapctl.commands.bench import measure
-    from tekapctl.experiments.fitted_teacher import fitting_spec
+    from tekapctl.experiments.fitted_teacher import estimable, fitting_spec
     from tekapctl.spec import dumps, to_dict
 
     home = Home.default()
     first = fitting_spec(spec, home, fit_teacher) if spec.kind == "student" else None
-    if first is not None:
-        # The teacher does not exist yet: its shape is enough.
-        spec = spec.model_copy(update={"data": first.data.model_copy(update={"fingerprint": None})})
     shown = spec
     if first is not None:
-        spec = spec.model_copy(update={"teacher_args": {**spec.teacher_args, "pretrained": False}})
+        spec = estimable(spec, first)
     cost = costs.estimate(spec, home)
-    runs = [each for each in (first, spec) if each is not None]
+    # The student first: on a CPU, the peak of the memory is that of the whole process.
+    runs = [each for each in (spec, first) if each is not None]
     if measured and not (spec.kind == "student" and spec.ensemble):
         console.say("measuring a few steps; --no-measure skips this")
         times = [measure(each, home) for each in runs]
     else:
         times = []
     if as_json:
-        found = {"spec": to_dict(shown), "cost": cost.to_dict(), "measured": times[-1].to_dict() if times else None}
+        found = {"spec": to_dict(shown), "cost": cost.to_dict(), "measured": times[0].to_dict() if times else None}
         if first is not None:
-            found["teacher"] = {"spec": to_dict(first), "measured": times[0].to_dict() if times else None}
+            found["teacher"] = {"spec": to_dict(first), "measured": times[1].to_dict() if times else None}
         console.show_json(found)
         return
     console.show_text(dumps(shown))
@@ -52,11 +50,13 @@ def estimate(spec: Any, *, measured: bool, as_json: bool, fit_teacher: Fit = "no
         "# peak memory, estimated": console.format_bytes(cost.memory_bytes),
     }
     if times:
-        fields["# time, measured"] = console.duration(times[-1].seconds)
-        scope = f"of the {times[-1].memory_scope}"
-        fields["# peak memory, measured"] = f"{console.format_bytes(times[-1].memory_bytes)} {scope}"
+        fields["# time, measured"] = console.duration(times[0].seconds)
+        scope = f"of the {times[0].memory_scope}"
+        fields["# peak memory, measured"] = f"{console.format_bytes(times[0].memory_bytes)} {scope}"
     if first is not None:
         how = "linear probe" if first.linear_probe else "fine-tuning"
-        time = f", {console.duration(times[0].seconds)}" if times else ""
+        time = ""
+        if times:
+            time = f", {console.duration(times[1].seconds)}, {console.format_bytes(times[1].memory_bytes)}"
         fields["# before it"] = f"{how} of {first.model}, {first.epochs} epochs{time}"
     console.show_fields(fields)

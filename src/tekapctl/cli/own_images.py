@@ -62,22 +62,24 @@ def is_fine_tuning(values: Mapping[str, Any]) -> bool:
 
 def validation_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """A validation split and early stopping, where neither was mentioned and there are enough images."""
-    if any(path in values for path in _VALIDATION):
-        return {}
+    missing = {path: value for path, value in _VALIDATION.items() if path not in values}
+    if len(missing) < len(_VALIDATION):
+        return missing if values.get("data.val_fraction", 1) and values.get("patience", 1) else {}
     from tekapctl.data.spec import data_spec
 
-    section = {path.removeprefix("data."): value for path, value in values.items() if path.startswith("data.")}
+    section: dict[str, Any] = {"name": values["data"]} if isinstance(values.get("data"), str) else {}
+    section |= {path.removeprefix("data."): value for path, value in values.items() if path.startswith("data.")}
     place: dict[str, Any] = {name: section[name] for name in ("name", "folder") if name in section}
     try:
         shape = data_spec(place).shape(Home.default().datasets)
-    except (UsageError, ValueError):
-        return {}  # what is wrong with the images is reported when the run begins
-    is_enough = shape.train_images * float(section.get("train_fraction", 1)) >= _IMAGES_PER_CLASS * shape.classes
+        is_enough = shape.train_images * float(section.get("train_fraction", 1)) >= _IMAGES_PER_CLASS * shape.classes
+    except (UsageError, ValueError, TypeError):
+        return {}  # what is wrong with them is reported when the run begins
     return dict(_VALIDATION) if is_enough else {}
 
 
 def _is_own(values: Mapping[str, Any]) -> bool:
-    return str(values.get("data.name", "")).partition(":")[0] in OWN
+    return str(values.get("data.name", values.get("data", ""))).partition(":")[0] in OWN
 
 
 def with_fitted_teacher(spec: Any, fit: Fit, processes: int = 1) -> Any:
@@ -101,3 +103,15 @@ def with_fitted_teacher(spec: Any, fit: Fit, processes: int = 1) -> Any:
             f"Train it first with `tekapctl train-teacher --model {spec.teacher}` and --nproc.",
         )
     return fitted_teacher.with_fitted_teacher(spec, home, fit, Training)
+
+
+def with_untrained_teacher(spec: Any, fit: Fit) -> Any:
+    """The spec for estimates: a teacher that would be fitted first has random weights; a line says so."""
+    from tekapctl.cli import console
+    from tekapctl.experiments.fitted_teacher import estimable, fitting_spec
+
+    first = fitting_spec(spec, Home.default(), fit)
+    if first is None:
+        return spec
+    console.say(f"the teacher would be fitted first: {first.model}, {first.epochs} epochs, not counted below")
+    return estimable(spec, first)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="List, compare, verify, remove and move runs.\n\n"
+    help="List, compare, verify, remove, export and import runs.\n\n"
     "Examples:\n"
     "tekapctl runs list --sort last_top1 --reverse\n"
     "tekapctl runs show latest\n"

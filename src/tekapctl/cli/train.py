@@ -137,7 +137,7 @@ def resume(
     """Resume an interrupted or failed run from its newest checkpoint, or train a finished run longer.
 
     With --epochs the finished run stays as it is. The new run starts from its last state, follows the learning rate
-    schedule for N epochs from there, and is compared apart from runs that were trained in one go.
+    schedule for N epochs from there, and is compared separately from runs that were trained in one go.
 
     Examples:
     tekapctl resume latest
@@ -257,10 +257,8 @@ def _accuracy(summary: Mapping[str, Any]) -> str:
     """The test accuracies of a run, in words."""
     last, epoch = console.percent(summary["last_top1"]), summary["best_epoch"]
     if "epochs_trained" in summary:
-        return (
-            f"{last} % with the weights of epoch {epoch}, chosen by validation (trained {summary['epochs_trained']} of "
-            f"{summary['epochs']} epochs)"
-        )
+        trained = f"trained {summary['epochs_trained']} of {summary['epochs']} epochs"
+        return f"{last} % with the weights of epoch {summary['weights_epoch']}, chosen by validation ({trained})"
     chosen = "chosen by validation" if "best_val_top1" in summary else "best"
     return f"{last} % after the last epoch ({chosen}: {console.percent(summary['best_top1'])} % in epoch {epoch})"
 
@@ -300,7 +298,7 @@ def _train_seeds(spec: Any, count: int, *, as_json: bool) -> None:
             {
                 "run=": each["run"],
                 "seed>": str(each["seed"]),
-                "last %>": console.percent(each["last_top1"]),
+                "top-1 %>" if spec.patience else "last %>": console.percent(each["last_top1"]),
                 "best %>": console.percent(each["best_top1"]),
             }
             for each in finished
@@ -308,7 +306,8 @@ def _train_seeds(spec: Any, count: int, *, as_json: bool) -> None:
         console.show_table("Top-1 accuracy", rows, optional=["best %>"])
     if not as_json and len(finished) > 1:
         found = [100 * summary["last_top1"] for summary in finished]
-        mean = f"{statistics.mean(found):.2f} % after the last epoch, std {statistics.stdev(found):.2f}"
+        weights = "with the weights of the best epochs" if spec.patience else "after the last epoch"
+        mean = f"{statistics.mean(found):.2f} % {weights}, std {statistics.stdev(found):.2f}"
         console.say(
             "the seeds share their batches, and so the subset and the augmentation: separate runs with these seeds "
             "would vary more"

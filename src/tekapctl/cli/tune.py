@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tekapctl.cli import console, options, sweeping
 from tekapctl.cli.build_spec import with_spec_options
 from tekapctl.cli.options import option
-from tekapctl.cli.own_images import FitTeacher, with_fitted_teacher
+from tekapctl.cli.own_images import FitTeacher, with_fitted_teacher, with_untrained_teacher
 from tekapctl.cli.progress import counting
 from tekapctl.cli.spec_options import TABLE
 from tekapctl.errors import UsageError
@@ -85,12 +85,12 @@ def tune(
     home, command = Home.default(), shlex.join(["tekapctl", *sys.argv[1:]])
     how = sweeping.How(workers, devices, executor, slurm, retry, command, "tekapctl runs list")
     _check_names(search or [])
-    if not dry_run:
-        spec = with_fitted_teacher(spec, fit_teacher)
+    axes = read_axes(search, spec) if search else default_axes(spec)
+    spec = (with_untrained_teacher if dry_run else with_fitted_teacher)(spec, fit_teacher)
     planned = planning.prepare(
         spec,
         home,
-        read_axes(search, spec) if search else default_axes(spec),
+        axes,
         trials=trials,
         eta=eta,
         min_epochs=min_epochs,

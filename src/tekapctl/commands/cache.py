@@ -78,7 +78,8 @@ def clear(home: Home, kinds: Sequence[str] | None = None) -> Cleared:
         if not _is_fetching(home, kind):
             # Unfinished downloads, half unpacked archives, locks, and scans of image folders.
             for rest in (home.root / kind).glob(".*"):
-                delete(rest)
+                if not (rest.is_file() and is_locked(rest)):  # another process is writing it
+                    delete(rest)
     return Cleared(freed, tuple(kept))
 
 

@@ -1,6 +1,7 @@
 """Batches of images, cropped and flipped on the device; images are kept there or streamed from files."""
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -76,6 +77,7 @@ class Batches:
         self._label_weights = None if weights is None else weights.to(device)
         self.random_resized_crop = random_resized_crop
         self._files = image_set.images if isinstance(image_set.images, ImageFiles) else None
+        self.seconds_waited = 0.0
         self._loader = Loader(self._files, pinned=device.type == "cuda") if self._files else None
         self._stored = image_set.images.to(device) if isinstance(image_set.images, Tensor) else torch.empty(0)
 
@@ -100,8 +102,13 @@ class Batches:
 
     @property
     def are_streamed(self) -> bool:
-        """Whether images are read from files when they are needed."""
+        """Whether images are read from files when they are needed; `seconds_waited` is the time waited for them."""
         return self._files is not None
+
+    @property
+    def are_decoded(self) -> bool:
+        """Whether images are decoded when they are needed, though their decoded pixels could be stored on disk."""
+        return self._files is not None and self._files.pixels is None and not self.random_resized_crop
 
     @property
     def has_labels(self) -> bool:
@@ -256,7 +263,13 @@ class Batches:
                 yield self._stored[index.to(self.device, non_blocking=True)]
             return
         requests = [Request(tuple(index.tolist()), crops) for index, crops in wanted]
-        for pixels in self._loader.read(requests):
+        found = self._loader.read(requests)
+        while True:
+            asked = time.perf_counter()
+            pixels = next(found, None)
+            self.seconds_waited += time.perf_counter() - asked
+            if pixels is None:
+                return
             yield pixels.to(self.device, non_blocking=True)
 
     def _augment(self, pixels: Tensor, view: Tensor) -> Tensor:

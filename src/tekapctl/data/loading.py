@@ -48,7 +48,7 @@ def scan(train: ImageFiles, test: ImageFiles, cache: Path) -> Scan:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         mean, std = (tuple(float(value) for value in table[name]) for name in ("mean", "std"))
-        if len(mean) == len(std) == train.channels:
+        if len(mean) == len(std) == train.channels and train.are_unreadable(map(str, table["damaged"])):
             return Scan((mean, std), [str(path) for path in table["damaged"]])
     except (OSError, ValueError, KeyError, TypeError):
         pass

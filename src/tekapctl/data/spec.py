@@ -307,6 +307,8 @@ def data_spec(values: str | Mapping[str, Any]) -> DataSpec:
         table = {**values, **spelled_out(str(values.get("name")))}
         return DATASETS[str(table["name"])].model_validate(table)
     table = spelled_out(values)
+    if values not in DATASETS and ":" not in values and Path(values).is_dir():
+        raise UsageError(f"There is no dataset named {values!r}.", f"For a folder of images write folder:{values}.")
     try:
         return DATASETS[table["name"]].model_validate(table)
     except ValidationError as error:

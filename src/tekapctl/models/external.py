@@ -75,7 +75,8 @@ def build(name: str, num_classes: int, in_channels: int, arguments: Arguments) -
 def pretrained(name: str, arguments: Arguments) -> Network:
     """Build a library's network with its pretrained weights and classes; the library downloads them if necessary."""
     source, _, model = name.partition(":")
-    arguments = _in_library_terms(source, {"pretrained": True, **arguments})
+    if "weights" not in arguments:
+        arguments = _in_library_terms(source, {"pretrained": True, **arguments})
     made = _make(name, source, model, None, None, arguments)
     network = ExternalNetwork(made, name, 3)
     network.normalization = _normalization(made, source, model, arguments)
@@ -126,8 +127,13 @@ def _in_library_terms(source: str, arguments: Arguments) -> Arguments:
     """The arguments that a library's own factory takes: torchvision knows `weights`, not `pretrained`."""
     if source != "torchvision" or "pretrained" not in arguments:
         return arguments
+    if "weights" in arguments:
+        raise UsageError(
+            "The model arguments have both `pretrained` and `weights`.",
+            "Give `pretrained`, or torchvision's `weights`.",
+        )
     own: Arguments = {key: value for key, value in arguments.items() if key != "pretrained"}
-    return {"weights": "DEFAULT", **own} if arguments["pretrained"] else own
+    return {**own, "weights": "DEFAULT"} if arguments["pretrained"] else own
 
 
 def _make(
@@ -148,8 +154,8 @@ def _make(
     except Exception as error:  # factories can raise anything
         raise UsageError(
             f"The network {name} cannot be built: {type(error).__name__}: {error}.",
-            "The library downloads its weights, which needs a network connection; `model_args.pretrained=false` trains "
-            "from random weights."
+            "The library downloads its weights, which needs a network connection. With `model_args.pretrained=false` a "
+            "network to train starts from random ones."
             if isinstance(error, OSError)
             else "Give it other model arguments.",
         ) from None

@@ -86,6 +86,14 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
+PROBE: Mapping[str, Any] = {
+    "epochs": 20,
+    "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0},
+    "schedule": {"name": "cosine"},
+}
+"""Settings of a linear probe: a new classifier on frozen features."""
+
+
 def recipe(name: str) -> Recipe:
     """The recipe of a name.
 

@@ -167,7 +167,7 @@ class RunSpec(Settings):
     @model_validator(mode="after")
     def _check_patience(self) -> "RunSpec":
         if self.patience and not self.data.val_fraction:
-            raise ValueError("`patience` stops by the validation accuracy; it needs `data.val_fraction`")
+            raise ValueError("`patience` needs validation images: set `data.val_fraction` as well")
         return self
 
     @model_validator(mode="after")

@@ -46,6 +46,7 @@ class RunSummary(_Part):
     seed: int
     epochs: int = Field(ge=1)
     epochs_trained: int | None = Field(None, ge=1)
+    weights_epoch: int | None = Field(None, ge=1)
     last_top1: Fraction
     best_top1: float = Field(ge=-1, le=1)
     best_epoch: int = Field(ge=0)

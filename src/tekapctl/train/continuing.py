@@ -30,10 +30,11 @@ def continued(source: Run, epochs: int, track: Sequence[str] = ()) -> TeacherSpe
             f"Finish it first with `tekapctl resume {source.id}`.",
         )
     spec = load_of_run(source.path)
-    trained = (source.summary() or {}).get("epochs_trained", spec.epochs)
-    if trained != spec.epochs:
+    summary = source.summary() or {}
+    if spec.patience and summary.get("epochs_trained", 0) - summary.get("best_epoch", 0) >= spec.patience:
         raise UsageError(
-            f"The run {source.id} stopped after {trained} epochs, as its validation accuracy no longer improved.",
+            f"The run {source.id} stopped after {summary['epochs_trained']} epochs, when its validation accuracy no "
+            "longer improved.",
             "Train a new run with a larger `patience`.",
         )
     if epochs <= spec.epochs:

@@ -47,7 +47,7 @@ class Evaluation:
         top5: Top-5 accuracy.
         negative_log_likelihood: Mean over the images.
         calibration_error: Expected calibration error over 15 bins of equal width (Guo et al., ICML 2017, equation 3).
-        per_class: Top-1 accuracy of each class, by class name.
+        per_class: Top-1 accuracy of each class that has images, by class name.
         images: Number of images.
         parameters: Number of parameters.
         macs: Multiply-accumulates per image.
@@ -150,7 +150,7 @@ def evaluate(
     speed = len(image_set) / (time.perf_counter() - began)
     hits = (logits.argmax(1) == labels).float()
     classes = len(image_set.classes)
-    counts = torch.bincount(labels, minlength=classes).clamp(min=1)
+    counts = torch.bincount(labels, minlength=classes)
     per_class = torch.zeros(classes, device=device).index_add_(0, labels, hits) / counts
     agreement = divergence = distance = None
     if teacher_logits is not None:
@@ -164,7 +164,11 @@ def evaluate(
         top5=top_k(logits, labels, 5).item(),
         negative_log_likelihood=F.cross_entropy(logits, labels).item(),
         calibration_error=calibration_error(logits, labels).item(),
-        per_class=dict(zip(image_set.classes, per_class.tolist(), strict=True)),
+        per_class={
+            name: value
+            for name, value, count in zip(image_set.classes, per_class.tolist(), counts.tolist(), strict=True)
+            if count
+        },
         images=len(image_set),
         parameters=parameters(network),
         macs=macs(network, image_set.image_shape),
@@ -181,13 +185,12 @@ def confusions(
 ) -> tuple[Confusion, ...]:
     """The pairs of classes that are confused most, by the number of images; at most `most`."""
     count = len(classes)
-    table = torch.bincount(labels * count + predicted, minlength=count * count).view(count, count).cpu()
-    totals = table.sum(1).tolist()
-    table.fill_diagonal_(0)
-    images, places = table.flatten().sort(descending=True, stable=True)
-    pairs = [(place // count, place % count) for place in places[:most].tolist()]
-    return tuple(
-        Confusion(classes[label], classes[other], number, number / totals[label])
-        for (label, other), number in zip(pairs, images.tolist(), strict=False)
-        if number
-    )
+    wrong = predicted != labels
+    pairs, images = (labels * count + predicted)[wrong].cpu().unique(return_counts=True)
+    order = images.sort(descending=True, stable=True).indices[:most]
+    totals = torch.bincount(labels.cpu(), minlength=count)
+    found = []
+    for pair, number in zip(pairs[order].tolist(), images[order].tolist(), strict=True):
+        label, other = divmod(pair, count)
+        found.append(Confusion(classes[label], classes[other], number, number / int(totals[label])))
+    return tuple(found)

@@ -1,11 +1,9 @@
 """How far a run has come, and how long it has waited for images."""
 
 import logging
-import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tekapctl.data.batch import Batch
+from tekapctl.data.batches import Batches
 from tekapctl.train.step import Metrics
 
 logger = logging.getLogger(__name__)
@@ -44,21 +42,18 @@ _MUCH = 0.2
 class Waiting:
     """Measures how long the training loop waits for the images of streamed datasets.
 
-    Attributes:
-        seconds: The time waited in the current epoch.
+    Args:
+        batches: The training batches.
     """
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self._before = 0.0
         self._is_told = False
 
-    def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches; the time until each is there is added."""
-        asked = time.perf_counter()
-        for batch in batches:
-            self.seconds += time.perf_counter() - asked
-            yield batch
-            asked = time.perf_counter()
+    def begin(self) -> None:
+        """An epoch begins."""
+        self._before = self._batches.seconds_waited
 
     def share(self, seconds: float) -> float:
         """The fraction of an epoch's time that was waited; the first large one is logged.
@@ -66,11 +61,12 @@ class Waiting:
         Args:
             seconds: The time of the epoch.
         """
-        share = min(1.0, self.seconds / seconds)
+        share = min(1.0, (self._batches.seconds_waited - self._before) / seconds)
         if share > _MUCH and not self._is_told:
             self._is_told = True
+            cache = "`data.cache=true` stores them decoded; " if self._batches.are_decoded else ""
             logger.info(
-                f"training waits for images {share:.0%} of the time; `data.cache=true` stores them decoded, "
-                "`data.workers` sets the number of processes that decode them"
+                f"training waits for images {share:.0%} of the time; {cache}`data.workers` sets how many processes "
+                "read them"
             )
         return share

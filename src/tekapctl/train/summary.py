@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import platform
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from tekapctl import __version__
 from tekapctl.device import describe
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
+from tekapctl.errors import UsageError
 from tekapctl.models import Network
 from tekapctl.spec import RunSpec, StudentSpec
 from tekapctl.store.metrics import top1_of
@@ -21,21 +23,19 @@ from tekapctl.train.build import RunContext
 from tekapctl.train.evaluation import Evaluation, evaluate
 from tekapctl.train.step import Metrics
 
+logger = logging.getLogger(__name__)
+
 
 def finish(run: Run, context: RunContext) -> dict[str, Any]:
     """Write the last weights, measure them, and write the summary."""
     spec, trainer = context.spec, context.trainer
     progress = trainer.progress
-    if spec.patience and progress.best_epoch:
-        trainer.network.load_state_dict(read_weights(run.path / WEIGHTS["best"])[0])
-        metadata = weights_metadata(context, progress.history[progress.best_epoch - 1])
-    else:
-        metadata = weights_metadata(context, progress.last)
-    run.write_weights(run.weights.name, encode_weights(trainer.network.state_dict(), metadata))
     if trainer.average is not None:
         ema_top1 = _on_test_images(context, trainer.average.network).top1
-        metadata |= {"top1": f"{ema_top1:.6f}", "top1_on": "test"}
+        metadata = weights_metadata(context, progress.last) | {"top1": f"{ema_top1:.6f}", "top1_on": "test"}
         run.write_weights(WEIGHTS["ema"], encode_weights(trainer.average.network.state_dict(), metadata))
+    kept = _keep_best(run, context) if spec.patience else progress.last
+    run.write_weights(run.weights.name, encode_weights(trainer.network.state_dict(), weights_metadata(context, kept)))
     evaluation = _on_test_images(context, trainer.network)
     summary: dict[str, Any] = {
         "run": run.id,
@@ -54,11 +54,11 @@ def finish(run: Run, context: RunContext) -> dict[str, Any]:
         "evaluation": evaluation.to_dict(),
     }
     if spec.patience:
-        summary["epochs_trained"] = progress.epoch
+        summary |= {"epochs_trained": progress.epoch, "weights_epoch": kept["epoch"]}
     if spec.continues is not None:
         summary["continues"] = spec.continues.run
     if spec.data.val_fraction:
-        summary |= {"last_val_top1": progress.last["val_top1"], "best_val_top1": progress.best_top1}
+        summary |= {"last_val_top1": kept["val_top1"], "best_val_top1": progress.best_top1}
         if spec.patience:
             summary["best_top1"] = evaluation.top1
         elif progress.best_epoch:
@@ -78,6 +78,27 @@ def finish(run: Run, context: RunContext) -> dict[str, Any]:
         }
     run.write_summary(summary)
     return summary
+
+
+def _keep_best(run: Run, context: RunContext) -> Metrics:
+    """Load the best epoch's weights into the network; returns the metrics of the epoch whose weights it has."""
+    progress, path = context.trainer.progress, run.path / WEIGHTS["best"]
+    try:
+        run.check_weights(path)
+        state, metadata = read_weights(path)
+    except (UsageError, OSError) as error:
+        state, metadata, problem = {}, {}, str(error)
+    else:
+        problem = f"they are of epoch {metadata.get('epoch')}"
+    if metadata.get("epoch") != str(progress.best_epoch):
+        # A run that was killed may have lost the epoch that wrote them.
+        logger.warning(
+            f"the weights of epoch {progress.best_epoch}, the best one, are not there ({problem}); the run keeps those "
+            "of its last epoch"
+        )
+        return progress.last
+    context.trainer.network.load_state_dict(state)
+    return progress.history[progress.best_epoch - 1]
 
 
 def _on_test_images(context: RunContext, network: Network) -> Evaluation:

@@ -165,8 +165,10 @@ def _find_model(home: Home, name: str, dataset: str | None, data: DataSpec | Non
                 return Reference(run.id, run.weights, f"newest finished run of {name}, {run.id}", run)
             others.append(run.id)
     if name.partition(":")[0] in external.LIBRARIES:
-        return Reference(name, Path(name), f"{name} with its library's weights", is_library=True)
+        return Reference(name, Path(name), "its library's pretrained weights", is_library=True)
     wanted = dataset or DEFAULT_DATASET
+    if data is not None and data.needs_location and data.folder:
+        wanted = f"{data.name}:{data.folder}"
     if others:
         raise UsageError(
             f"No {name} was trained on these images of {wanted}. These runs used other images, or another split or "
@@ -381,6 +383,8 @@ def fit_to(trained: Trained, images: ImageSet, dataset: str, *, needs_classes: b
     if network.normalization is None:
         network.normalization = Normalization(images.mean, images.std)
     who = f"The {trained.model} of {trained.reference.described}"
+    if trained.reference.is_library:
+        who = f"{trained.model} with {trained.reference.described}"
     if network.num_classes != len(classes):
         problem = f"{who} has {network.num_classes} classes, and {dataset} has {len(classes)}."
     elif trained.classes is not None and trained.classes != classes:

@@ -86,7 +86,7 @@ class Trainer:
         self.optimizer = spec.optimizer.build(parameters, self.device)
         self.average = WeightAverage(network, spec.ema) if spec.ema else None
         self._graphs = self._make_graphs()
-        self._waiting = Waiting()
+        self._waiting = Waiting(train)
 
     def _make_graphs(self) -> StepGraphs | None:
         """Records the steps of this trainer, if they are to be recorded and can be."""
@@ -141,7 +141,7 @@ class Trainer:
         if self._stages.begins_student(epoch) and not self.progress.step:
             self.optimizer.reset()  # momentum of the init stage is not the run's
         self._sums.begin()
-        self._waiting.seconds = 0.0
+        self._waiting.begin()
 
     def batches(self) -> Iterator[Batch]:
         """The rest of the current epoch."""
@@ -157,7 +157,7 @@ class Trainer:
         Args:
             batches: The batches.
         """
-        for batch in self._waiting.over(batches):
+        for batch in batches:
             if self.spec.compile:
                 torch.compiler.cudagraph_mark_step_begin()
             yield batch

@@ -100,7 +100,7 @@ def _concatenated(
     some: UInt8[Tensor, "n c h w"] | ImageFiles, more: UInt8[Tensor, "m c h w"] | ImageFiles
 ) -> UInt8[Tensor, "all c h w"] | ImageFiles:
     if isinstance(some, ImageFiles) and isinstance(more, ImageFiles):
-        return replace(some, paths=some.paths + more.paths)
+        return some.with_paths(some.paths + more.paths)
     assert isinstance(some, Tensor)
     assert isinstance(more, Tensor)
     return torch.cat([some, more])
@@ -110,7 +110,7 @@ def _read(spec: StudentSpec, train: ImageSet) -> UInt8[Tensor, "n c h w"] | Imag
     """The unlabelled images in the size and the channels of the training images, streamed if these are."""
     paths = tuple(str(path) for path in unlabelled_files(spec.data.unlabelled))
     if isinstance(train.images, ImageFiles):
-        return replace(train.images, paths=paths)
+        return train.images.with_paths(paths)
     channels, height, width = train.image_shape
     own = 1 if train.images.stride(1) == 0 else channels  # a grey set in three channels is one channel, expanded
     images, damaged = decode_all(ImageFiles(paths, own, (height, width)))

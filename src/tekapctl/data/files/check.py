@@ -60,7 +60,7 @@ class FolderCheck:
         found = []
         if self.unreadable:
             paths = [path for path, _ in self.unreadable]
-            found.append(f"{count(paths, 'file')} cannot be read: {few(paths)}; replace them or remove them")
+            found.append(f"{count(paths, 'file')} cannot be read: {few(paths)}; replace or remove them")
         if self.relabelled:
             pairs = [" = ".join(group[:2]) for group in self.relabelled]
             found.append(f"{count(pairs, 'image')} in two classes: {few(pairs)}; remove the wrong one")
@@ -69,6 +69,8 @@ class FolderCheck:
                 f"{count(self.leaked, 'test image')} also in the training set: {few(self.leaked)}; remove the copies, "
                 "or the test accuracy is too high"
             )
+        if untested := [name for name, images in self.test.items() if not images]:
+            found.append(f"{count(untested, 'class')} without test images: {few(untested)}")
         least = min(self.train, key=lambda name: self.train[name])
         if self.train[least] < _FEW:
             few_classes = [name for name, images in self.train.items() if images < _FEW]

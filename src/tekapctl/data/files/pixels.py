@@ -30,7 +30,7 @@ def stored(files: ImageFiles, folder: Path) -> ImageFiles:
     path = folder / f"{sha256(files.identify()).hexdigest()[:32]}{SUFFIX}"
     shape = (len(files), files.channels, *files.size)
     unreadable = _described(path, shape)
-    if unreadable is None:
+    if unreadable is None or not files.are_unreadable(unreadable):
         unreadable = _write(files, path, shape)
     rows = tuple(range(len(files)))
     return replace(files, pixels=str(path), rows=rows, stored=len(files), unreadable=tuple(unreadable.items()))

@@ -77,6 +77,10 @@ class ImageFiles:
         rows = tuple(self.rows[number] for number in numbers) if self.rows else ()
         return replace(self, paths=tuple(self.paths[number] for number in numbers), rows=rows)
 
+    def with_paths(self, paths: tuple[str, ...]) -> "ImageFiles":
+        """Other files, decoded in the same way; stored pixels are of the old ones."""
+        return replace(self, paths=paths, pixels=None, rows=(), stored=0, unreadable=())
+
     def expand(self, *sizes: int) -> "ImageFiles":
         """Repeat the channels, as `Tensor.expand` does; the other sizes are ignored."""
         return replace(self, repeated=sizes[1] // self.channels)
@@ -88,6 +92,16 @@ class ImageFiles:
             found = Path(path).stat()
             digest.update(b"%s\0%d\0%d\n" % (os.fsencode(path), found.st_size, found.st_mtime_ns))
         return digest.digest()
+
+    def are_unreadable(self, paths: Iterable[str]) -> bool:
+        """Whether files still cannot be read, as a network drive may be back."""
+        for path in paths:
+            try:
+                decode(path, self.channels, self.size)
+            except DamagedImageError:
+                continue
+            return False
+        return True
 
     def fetch(self, request: Request) -> tuple[UInt8[Tensor, "batch c h w"], tuple[tuple[str, str], ...]]:
         """Decode images, or read their stored pixels; unreadable ones are black and are listed with the reason."""

@@ -39,7 +39,7 @@ def caption(table: PairTable, *, bold: bool) -> list[str]:
     least, most = table.seeds
     seeds = f"{most} seed{'s' if most > 1 else ''}" if least == most else f"{least} to {most} seeds"
     spread = f"mean ± standard deviation over {seeds}" if most > 1 else "one seed"
-    found = [f"Top-1 accuracy (%) on the test images after the last epoch, {spread}."]
+    found = [f"Top-1 accuracy (%) on the test images at the end of training, {spread}."]
     if bold:
         found.append("Bold: the best of each pair.")
     tested = [cell for cells in table.rows.values() for cell in cells if cell is not None and cell.p_holm is not None]

@@ -127,7 +127,9 @@ def lock(home: Home, digest: str, *, wait: bool) -> Iterator[None]:
         with FileLock(path, timeout=-1 if wait else 0.5, poll_interval=0.1):
             yield
     except Timeout:
-        raise NotYetError("Another process runs this trial.", "Wait for it.") from None
+        raise NotYetError(
+            "Another process is training this run already.", "Wait until it ends, then repeat the command."
+        ) from None
 
 
 def described(trial: Trial) -> dict[str, Any]:

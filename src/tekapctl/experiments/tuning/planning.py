@@ -53,7 +53,10 @@ class Tuning:
 
     def best(self, winner: Candidate) -> StudentSpec:
         """The spec of a candidate with the validation images and the name of the default settings."""
-        return changed(self.spec, winner.settings) if winner.number else self.spec
+        best = changed(self.spec, winner.settings) if winner.number else self.spec
+        if best.data.absolute_folder is None:
+            return best
+        return best.model_copy(update={"data": best.data.model_copy(update={"folder": best.data.absolute_folder})})
 
     def plan(self, candidates: Iterable[Candidate], epochs: int, seeds: Sequence[int], datasets: Path) -> sweeps.Plan:
         """The runs of a stage as a sweep, with a group for each candidate."""
