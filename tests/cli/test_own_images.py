@@ -44,10 +44,26 @@ def test_one_command_fits_the_teacher_and_distils(tekapctl, desk, monkeypatch):
     assert student.data.val_fraction == teacher.data.val_fraction == 0.1
     assert student.data.fingerprint == teacher.data.fingerprint
     assert student.optimizer.layer_decay == 0.75
-    # The teacher is there now.
+    # The teacher is there now, and is used where it was trained as the command asks.
     again = tekapctl(*command, "--seed", "1")
     assert "first its classifier" not in again.err
     assert load(max((tekapctl.home / "runs").iterdir()) / "spec.toml").teacher == runs[-2].name
+    for other in (["--fit-teacher", "finetune"], ["--val-fraction", "0.3"], ["--train-fraction", "0.5"]):
+        planned = tekapctl(*command, *other, "--dry-run", "--no-measure", "--json").json
+        assert planned["teacher"]["spec"]["data"]["val_fraction"] == planned["spec"]["data"]["val_fraction"]
+
+
+def test_what_is_wrong_with_the_student_is_said_before_the_teacher_is_trained(tekapctl, desk, monkeypatch):
+    monkeypatch.chdir(desk)
+    monkeypatch.setenv("TORCH_HOME", str(desk))
+    command = ["--dataset", "folder:shapes", "--teacher", NETWORK, "--set", "data.size=36"]
+    before = set((tekapctl.home / "runs").iterdir())
+    assert "no torchvision network named" in tekapctl.refuses("distill", *command, "--student", "torchvision:nope")
+    assert "nonsense" in tekapctl.refuses("tune", *command, "--student", "resnet8", "--search", "nonsense=1,2")
+    assert "stopped" not in tekapctl.refuses(
+        "distill", *command, "--student", NETWORK, "--set", "data.train_fraction=x"
+    )
+    assert set((tekapctl.home / "runs").iterdir()) == before
 
 
 def test_a_teacher_is_not_fitted_where_that_is_not_wanted(tekapctl, desk, monkeypatch):

@@ -26,6 +26,8 @@ def test_a_run_stops_and_keeps_the_weights_of_its_best_epoch(tmp_path):
     assert found["epochs_trained"] == len(lines) < 40
     assert found["best_epoch"] == len(lines) - 2
     assert found["last_top1"] == found["best_top1"]
+    assert found["last_val_top1"] == found["best_val_top1"]
+    assert found["weights_epoch"] == found["best_epoch"]
     weights, best = (
         load_file(run_folder(tmp_path, found) / name) for name in ("weights.safetensors", "best.safetensors")
     )

@@ -128,6 +128,12 @@ def test_large_sets_are_streamed_with_them(folder, tmp_path):
     assert len(context.splits.train.images.paths) == len(context.splits.train)
     epoch = next(iter(Batches(context.splits.train, 8, device=CPU, padding=0, flip=False, seed=0).epoch(0)))
     assert epoch.images.shape[1:] == (3, 16, 16)
+    cached = build_run(
+        parse({**QUICK, "method": "kd", "data": {**data, "unlabelled": str(folder), "cache": True}}), home
+    )
+    assert torch.equal(cached.splits.train.labels, context.splits.train.labels)
+    batches = Batches(cached.splits.train, 8, device=CPU, padding=0, flip=False, seed=0)
+    assert torch.equal(next(iter(batches.epoch(0))).images, epoch.images)
 
 
 def test_images_of_the_data_set_itself_are_refused(tmp_path):
