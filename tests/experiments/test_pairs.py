@@ -210,5 +210,5 @@ def test_markdown_csv_and_json_have_the_same_numbers(runs):
 
 def test_a_single_seed_has_no_deviation_and_no_marks(runs):
     table = by_pair([run for run in runs if run.spec.seed == 0])
-    assert caption(table, bold=False) == ["Top-1 accuracy (%) on the test images after the last epoch, one seed."]
+    assert caption(table, bold=False) == ["Top-1 accuracy (%) on the test images at the end of training, one seed."]
     assert "$\\pm$" not in checked(pairs_latex(table))
