@@ -129,7 +129,7 @@ def every(runs: list[Record]) -> str:
     ]
     for each in runs:
         last, best = (f"{100 * each[key]:.2f}" for key in ("last_top1", "best_top1"))
-        seed, commit = each["spec"]["seed"], each["commit"][:9]
+        seed, commit = each["spec"]["seed"], (each["commit"] or "")[:9]
         rows.append(
             f"| {each['run'][:15]} | {each['label']} | {seed} | {last} | {best} | {each['best_epoch']} | {commit} |"
         )
