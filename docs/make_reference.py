@@ -110,7 +110,7 @@ def page() -> str:
         parts += [f"\n### {title}\n", HEAD, *fields(model)]
     shared = frozenset({"name", "folder", "train_fraction", "val_fraction", "augment"})
     parts += [
-        "\n### Data sets (`data`)\n",
+        "\n### Datasets (`data`)\n",
         "All have `folder`, `train_fraction`, `val_fraction` and `augment` too.\n",
         HEAD,
     ]

@@ -32,6 +32,9 @@ def test_one_command_fits_the_teacher_and_distils(tekapctl, desk, monkeypatch):
     command += ["--set", "data.size=32", "--batch-size", "32", "--fit-teacher", "probe", "--epochs", "2"]
     planned = tekapctl(*command, "--dry-run", "--no-measure", "--json").json
     assert planned["teacher"]["spec"]["linear_probe"]
+    particular = tekapctl(*command, "--teacher-arg", "weights=DEFAULT", "--dry-run", "--json").json
+    assert particular["teacher"]["spec"]["model_args"] == {"weights": "DEFAULT"}
+    assert particular["measured"]["seconds"] > 0
     done = tekapctl(*command)
     assert "first its classifier is trained" in done.err
     assert "images: " in done.err
@@ -60,9 +63,8 @@ def test_what_is_wrong_with_the_student_is_said_before_the_teacher_is_trained(te
     before = set((tekapctl.home / "runs").iterdir())
     assert "no torchvision network named" in tekapctl.refuses("distill", *command, "--student", "torchvision:nope")
     assert "nonsense" in tekapctl.refuses("tune", *command, "--student", "resnet8", "--search", "nonsense=1,2")
-    assert "stopped" not in tekapctl.refuses(
-        "distill", *command, "--student", NETWORK, "--set", "data.train_fraction=x"
-    )
+    wrong = ["--student", NETWORK, "--set", "data.train_fraction=x"]
+    assert "must be a valid number, not 'x'" in tekapctl.refuses("distill", *command, *wrong)
     assert set((tekapctl.home / "runs").iterdir()) == before
 
 

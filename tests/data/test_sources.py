@@ -1,4 +1,4 @@
-"""Data sets from their real files: embedded, from the system, from a folder, from a server."""
+"""Datasets from their real files: embedded, from the system, from a folder, from a server."""
 
 import gzip
 import pickle

@@ -2,11 +2,12 @@
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from helpers.server import in_thread
 
 TOKEN = "hf_token_of_ada"
 """The one token that the server knows."""
@@ -81,11 +82,5 @@ class _Handler(BaseHTTPRequestHandler):
 def hub() -> Iterator[Hub]:
     """Run the hub in a thread until the block ends."""
     server = Hub()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with in_thread(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

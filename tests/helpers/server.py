@@ -2,6 +2,7 @@
 
 import hashlib
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -126,10 +127,17 @@ class Handler(BaseHTTPRequestHandler):
 def serving(folder: Path) -> Iterator[Server]:
     """The server; `server.address` is its URL, `server.requests` what it was asked."""
     server = Server(folder)
+    with in_thread(server):
+        yield server
+
+
+@contextmanager
+def in_thread(server: socketserver.BaseServer) -> Iterator[None]:
+    """Run a server in a thread until the block ends."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield server
+        yield
     finally:
         server.shutdown()
         thread.join()

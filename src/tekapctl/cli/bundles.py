@@ -91,9 +91,9 @@ def import_runs(
 ) -> None:
     """Import the runs of bundles.
 
-    All files of a bundle are checked against their checksums before any of its runs appears. Runs that are here already
-    are skipped, and get what they were imported without, such as weights. None is imported if a different run of the
-    same ID is here.
+    All files of a bundle are checked against their checksums before any of its runs appears. Runs that are already here
+    are skipped; weights or checkpoints that they lack are added. If there is a different run of the same ID, nothing is
+    imported.
 
     Example: tekapctl runs import student.tar
     """

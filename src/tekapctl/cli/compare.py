@@ -141,7 +141,7 @@ def paired(runs: "list[Finished]", baseline: str | None) -> dict[str, Any]:
     for label, fields in table.varying.items():
         notes.append(f"not the same for all pairs: {', '.join(fields)} of {label}")
     if table.left_out:
-        notes.append(f"left out, as they are no pair's student: {', '.join(table.left_out)}")
+        notes.append(f"left out, because they were not distilled: {', '.join(table.left_out)}")
     return {
         "json": table.to_dict(),
         "markdown": pair_formats.pairs_markdown(table).rstrip("\n"),

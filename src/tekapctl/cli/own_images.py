@@ -22,10 +22,10 @@ FitTeacher = Annotated[
     ),
 ]
 OWN = ("folder", "hf")
-"""Data sets that are the user's own images."""
+"""Datasets that are the user's own images."""
 _VALIDATION = {"data.val_fraction": 0.1, "patience": 10}
 _IMAGES_PER_CLASS = 20
-"""A validation split of fewer training images says little."""
+"""With fewer training images per class, a validation split is too small to choose by."""
 
 
 def pretrained_values(kind: "Kind", values: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def is_fine_tuning(values: Mapping[str, Any]) -> bool:
 
 
 def validation_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A validation split and early stopping, where neither was mentioned and there are enough images."""
+    """A validation split and early stopping where there are enough images; where one of them was given, the other."""
     missing = {path: value for path, value in _VALIDATION.items() if path not in values}
     if len(missing) < len(_VALIDATION):
         return missing if values.get("data.val_fraction", 1) and values.get("patience", 1) else {}

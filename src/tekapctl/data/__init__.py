@@ -1,4 +1,4 @@
-"""Data sets, image sets and batches."""
+"""Datasets, image sets and batches."""
 
 from tekapctl.data.batch import Batch
 from tekapctl.data.batches import Batches

@@ -63,7 +63,7 @@ def fitting_spec(spec: StudentSpec, home: Home, fit: Fit) -> TeacherSpec | None:
             **{name: value for name, value in values.items() if name in _SHARED},
             "kind": "teacher",
             "model": spec.teacher,
-            "model_args": {"pretrained": True, **spec.teacher_args},
+            "model_args": _with_weights(spec.teacher_args),
         }
     )
     assert isinstance(made, TeacherSpec)
@@ -79,15 +79,21 @@ def _was_trained_for(spec: StudentSpec, teacher: TeacherSpec | StudentSpec, fit:
         and not ours.is_subset
         and not theirs.is_subset
         and ours.val_fraction == theirs.val_fraction
-        and {"pretrained": True, **spec.teacher_args} == {"pretrained": True, **teacher.model_args}
+        and _with_weights(spec.teacher_args) == _with_weights(teacher.model_args)
     )
+
+
+def _with_weights(arguments: external.Arguments) -> dict[str, external.Argument]:
+    """A network's arguments, with pretrained weights where nothing is said about them."""
+    return {**arguments} if "weights" in arguments else {"pretrained": True, **arguments}
 
 
 def estimable(spec: StudentSpec, fitting: TeacherSpec) -> StudentSpec:
     """The student's spec with the teacher's image size and random weights, for what is measured before it is fitted."""
     assert isinstance(fitting.data, ClassFolders)
     data = spec.data.model_copy(update={"size": fitting.data.size})
-    return spec.model_copy(update={"data": data, "teacher_args": {**spec.teacher_args, "pretrained": False}})
+    arguments = {**external.without_weights(spec.teacher_args), "pretrained": False}
+    return spec.model_copy(update={"data": data, "teacher_args": arguments})
 
 
 def with_fitted_teacher(

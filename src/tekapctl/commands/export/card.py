@@ -30,7 +30,7 @@ _HUB_NAMES = {
     "svhn": "ufldl-stanford/svhn",
     "tiny-imagenet": "zh-plus/tiny-imagenet",
 }
-"""Data sets under their names on the hub."""
+"""Datasets under their names on the hub."""
 
 
 _NOT_STRINGS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
