@@ -1,7 +1,7 @@
-"""Runs on CIFAR-100 as one JSON file, and the tables of docs/results.md and README.md that are made from it.
+"""Runs on CIFAR-100 as one JSON file, and the tables and figures of docs/results.md and README.md, made from it.
 
 python benchmarks/cifar100.py collect HOME --sweep cifar100-small --machine "two cores of ..."
-python benchmarks/cifar100.py write                    # the tables between the markers of the pages
+python benchmarks/cifar100.py write                    # the tables between the markers of the pages, and the figures
 """
 
 import argparse
@@ -12,13 +12,16 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from tekapctl.experiments.comparison.statistics import holm, paired
+from cifar100_figure import draw
+
+from tekapctl.experiments.comparison.statistics import Difference, holm, paired
 from tekapctl.store.home import Home
 from tekapctl.store.run import Run
 from tekapctl.store.runs import Runs
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "cifar100.json"
+FIGURES = {"cifar100-small": ROOT / "docs" / "cifar100-small.png"}
 PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
 TEACHER = "teacher"
 ALONE = "no distillation"
@@ -83,35 +86,64 @@ def arms(runs: list[Record]) -> dict[str, dict[int, Record]]:
     return dict(sorted(found.items(), key=lambda item: order.get(item[0], len(order))))
 
 
+def spread(values: list[float], decimals: int) -> str:
+    """The mean, with the standard deviation of several."""
+    mean = f"{statistics.fmean(values):.{decimals}f}"
+    return f"{mean} ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else mean
+
+
 def percent(values: list[float]) -> str:
     """The mean in percent, with the standard deviation of several."""
-    mean = f"{100 * statistics.fmean(values):.2f}"
-    return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean
+    return spread([100 * value for value in values], 2)
 
 
 def means(runs: list[Record]) -> str:
     """The table of all arms."""
     rows = [
-        "| student | seeds | last epoch | best epoch | agreement with the teacher |",
-        "| --- | --- | --- | --- | --- |",
+        "| student | seeds | last epoch | best epoch |",
+        "| --- | --- | --- | --- |",
     ]
     for name, by_seed in arms(runs).items():
-        found = list(by_seed.values())
-        agreements = [each["evaluation"]["agreement"] for each in found if each["evaluation"]["agreement"] is not None]
-        last, best = ([each[key] for each in found] for key in ("last_top1", "best_top1"))
-        agreement = percent(agreements) if agreements else ""
-        rows.append(f"| {name} | {len(found)} | {percent(last)} | {percent(best)} | {agreement} |")
+        last, best = ([each[key] for each in by_seed.values()] for key in ("last_top1", "best_top1"))
+        rows.append(f"| {name} | {len(by_seed)} | {percent(last)} | {percent(best)} |")
     return "\n".join(rows)
 
 
-def differences(runs: list[Record]) -> str:
-    """The table of paired differences, over the seeds that both arms have."""
+QUALITIES = {
+    "agreement with the teacher, %": ("agreement", 100, 2),
+    "correlation distance": ("correlation_distance", 1, 4),
+    "calibration error, %": ("calibration_error", 100, 2),
+    "negative log-likelihood": ("negative_log_likelihood", 1, 4),
+}
+"""Columns, with their names in an evaluation, factors and decimals."""
+
+
+def qualities(runs: list[Record]) -> str:
+    """The table of what an evaluation measures beside accuracy."""
+    rows = [f"| student | seeds | {' | '.join(QUALITIES)} |", "| --- " * (2 + len(QUALITIES)) + "|"]
+    for name, by_seed in arms(runs).items():
+        cells = []
+        for key, factor, decimals in QUALITIES.values():
+            values = [factor * run["evaluation"][key] for run in by_seed.values() if run["evaluation"][key] is not None]
+            cells.append(spread(values, decimals) if values else "")
+        rows.append(f"| {name} | {len(by_seed)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def paired_arms(runs: list[Record]) -> dict[str, Difference]:
+    """Differences in points of arms that share two or more seeds, paired by seed."""
     found, by_arm = {}, arms(runs)
     for one, other in PAIRS:
         seeds = sorted(by_arm.get(one, {}).keys() & by_arm.get(other, {}).keys())
         if len(seeds) > 1:
             sides = [[100 * by_arm[arm][seed]["last_top1"] for seed in seeds] for arm in (one, other)]
             found[f"{one} - {other}"] = paired(*sides)
+    return found
+
+
+def differences(runs: list[Record]) -> str:
+    """The table of paired differences."""
+    found = paired_arms(runs)
     adjusted = holm({name: each.p_value for name, each in found.items() if each.p_value is not None})
     rows = ["| difference in points | seeds | mean | 95 % interval | p (Holm) |", "| --- | --- | --- | --- | --- |"]
     for name, each in found.items():
@@ -136,11 +168,11 @@ def every(runs: list[Record]) -> str:
     return "\n".join(rows)
 
 
-TABLES = {"means": means, "differences": differences, "runs": every}
+TABLES = {"means": means, "qualities": qualities, "differences": differences, "runs": every}
 
 
 def write() -> None:
-    """Put the tables between their markers, `<!-- cifar100 SWEEP TABLE -->` and `<!-- end -->`."""
+    """Put the tables between their markers, `<!-- cifar100 SWEEP TABLE -->` and `<!-- end -->`; draw the figures."""
     results = json.loads(RESULTS.read_text())
 
     def table(found: re.Match[str]) -> str:
@@ -149,6 +181,8 @@ def write() -> None:
     marker = re.compile(r"(<!-- cifar100 (\S+) (\S+) -->)\n.*?(<!-- end -->)", re.DOTALL)
     for page in PAGES:
         page.write_text(marker.sub(table, page.read_text(encoding="utf-8")), encoding="utf-8")
+    for sweep, file in FIGURES.items():
+        draw(arms(results[sweep]), paired_arms(results[sweep]), file)
 
 
 def main() -> None:
