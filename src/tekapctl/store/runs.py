@@ -46,7 +46,7 @@ class Runs:
             TekapctlError: The folder is not writable.
         """
         words = _NOT_IN_AN_ID.sub("-", label).strip("-.")[:120]
-        try:
+        with self._translating_errors():
             new, lock = self._new_folder()
             for name, text in files.items():
                 atomic_write(new / name, text.encode())
@@ -55,14 +55,19 @@ class Runs:
                 atomic_write(new / MARK, json.dumps({"run": name}).encode() + b"\n")
                 run = Run(new.rename(self.folder / name))
             flush_folder(self.folder)
-        except Timeout:
-            raise TekapctlError(f"{self.folder} is locked by another program.", "Try again.") from None
-        except OSError as error:
-            raise explain(error, self.folder) from None
         try:
             yield run
         finally:
             lock.release()
+
+    @contextmanager
+    def _translating_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Timeout:
+            raise TekapctlError(f"{self.folder} is locked by another program.", "Try again.") from None
+        except OSError as error:
+            raise explain(error, self.folder) from None
 
     def _all_runs(self) -> FileLock:
         """The lock for adding runs."""
@@ -87,12 +92,8 @@ class Runs:
         Raises:
             TekapctlError: The folder is not writable.
         """
-        try:
+        with self._translating_errors():
             new, lock = self._new_folder()
-        except Timeout:
-            raise TekapctlError(f"{self.folder} is locked by another program.", "Try again.") from None
-        except OSError as error:
-            raise explain(error, self.folder) from None
         try:
             yield new
         finally:
@@ -106,16 +107,12 @@ class Runs:
             TekapctlError: There is a run of this id, or the folder is not writable.
         """
         target = self.folder / made.name
-        try:
+        with self._translating_errors():
             with self._all_runs():
                 if target.exists():
                     raise TekapctlError(f"There is a run {made.name} already.", "Try again.")
                 made.rename(target)
             flush_folder(self.folder)
-        except Timeout:
-            raise TekapctlError(f"{self.folder} is locked by another program.", "Try again.") from None
-        except OSError as error:
-            raise explain(error, target) from None
         return Run(target)
 
     def _stamp(self) -> str:
