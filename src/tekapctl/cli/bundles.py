@@ -43,8 +43,7 @@ def export_runs(
     """
     from tekapctl.store.atomic import sha256
     from tekapctl.store.bundle import write_bundle
-    from tekapctl.store.runs import Runs
-    from tekapctl.store.teaching import missing_teachers, with_teachers
+    from tekapctl.store.runs import Runs, missing_teachers, with_teachers
 
     if no_weights and checkpoints:
         raise UsageError("Checkpoints hold the weights too.", "Leave out --no-weights or --checkpoints.")

@@ -206,7 +206,7 @@ def remove(
 
     Example: tekapctl runs rm 20260101-120000 --yes
     """
-    from tekapctl.store.teaching import taught_by
+    from tekapctl.store.runs import taught_by
 
     runs = _all()
     found = list(dict.fromkeys(runs.find(reference) for reference in references))

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tekapctl.errors import UsageError
-from tekapctl.store.metrics import has_top1, top1_of
 from tekapctl.store.run import Run
+from tekapctl.store.summary import has_top1, top1_of
 
 RESULTS = ("last_top1", "best_top1", "best_epoch", "ema_top1", "last_val_top1", "best_val_top1", "seconds")
 EVALUATION = ("top5", "negative_log_likelihood", "calibration_error", "agreement", "parameters", "macs")

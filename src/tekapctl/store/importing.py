@@ -10,8 +10,7 @@ from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.store.atomic import atomic_write, explain, format_bytes, make_folder, sha256
 from tekapctl.store.bundle import Manifest, RunEntry, read_manifest, unpack
 from tekapctl.store.run import IMPORTED, MARK, WEIGHTS, Run
-from tekapctl.store.runs import Runs
-from tekapctl.store.teaching import missing_teachers
+from tekapctl.store.runs import Runs, missing_teachers
 
 Outcome = Literal["imported", "completed", "identical"]
 

@@ -1,10 +1,10 @@
-"""All runs of a home: found by id, `latest` or a unique prefix."""
+"""All runs of a home: found by id, `latest` or a unique prefix, and which of them taught which."""
 
 import json
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -218,3 +218,32 @@ class Runs:
             shutil.rmtree(removed)
         except OSError as error:
             raise explain(error, run.path) from None
+
+
+def taught_by(run: Run, runs: Runs) -> list[Run]:
+    """The runs whose teacher, or one of whose teachers, is a run."""
+    return [other for other in runs.all() if other != run and any(_names(teacher, run) for teacher in other.teachers())]
+
+
+def _names(teacher: str, run: Run) -> bool:
+    """Whether a spec's teacher is a run, its best weights, or one of its files."""
+    return teacher.partition(":")[0] == run.id or Path(teacher).parent == run.path.resolve()
+
+
+def missing_teachers(run: Run, there: Collection[str]) -> list[str]:
+    """The ids of runs that taught a run and are not among the ids that are there."""
+    taught = (name.partition(":")[0] for name in run.teachers())
+    return [name for name in taught if "/" not in name and start_time(name) is not None and name not in there]
+
+
+def with_teachers(found: Sequence[Run], runs: Runs) -> list[Run]:
+    """Runs with those that taught them, and so on; teachers that do not exist are left out."""
+    known = {run.id: run for run in runs.all()}
+    all_of_them = {run.id: run for run in found}
+    left = list(found)
+    while left:
+        for name in missing_teachers(left.pop(), all_of_them):
+            if name in known:
+                all_of_them[name] = known[name]
+                left.append(known[name])
+    return list(all_of_them.values())

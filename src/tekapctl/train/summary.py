@@ -16,8 +16,8 @@ from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 from tekapctl.errors import UsageError
 from tekapctl.models import Network
 from tekapctl.spec import RunSpec, StudentSpec
-from tekapctl.store.metrics import top1_of
 from tekapctl.store.run import WEIGHTS, Run
+from tekapctl.store.summary import top1_of
 from tekapctl.store.weights import encode_weights, read_weights
 from tekapctl.train.build import RunContext
 from tekapctl.train.evaluation import Evaluation, evaluate
