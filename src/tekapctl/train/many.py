@@ -17,9 +17,8 @@ from tekapctl.train.build import RunContext, build_run, sibling
 from tekapctl.train.callbacks import Callback, Interruption, NullCallback, ProgressFile, StoppedError
 from tekapctl.train.checkpointer import RunCheckpointer
 from tekapctl.train.continuing import check_begins_anew
-from tekapctl.train.describe import log_run, warn_if_chance
 from tekapctl.train.run import fail, start, training_in_words, with_checkpoint
-from tekapctl.train.summary import finish
+from tekapctl.train.summary import finish, log_run, warn_if_chance
 from tekapctl.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)

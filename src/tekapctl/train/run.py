@@ -27,8 +27,7 @@ from tekapctl.train.build import RunContext, build_run
 from tekapctl.train.callbacks import Callback, Interruption, NullCallback, ProgressFile, StoppedError
 from tekapctl.train.checkpointer import RunCheckpointer
 from tekapctl.train.continuing import carry_over, check_begins_anew, continued
-from tekapctl.train.describe import log_run, warn_if_chance
-from tekapctl.train.summary import environment, finish, label
+from tekapctl.train.summary import environment, finish, label, log_run, warn_if_chance
 from tekapctl.train.trainer import DivergedError, Trainer
 
 logger = logging.getLogger(__name__)

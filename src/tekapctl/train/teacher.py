@@ -12,8 +12,7 @@ from tekapctl.data.batch import Batch
 from tekapctl.data.batches import Batches
 from tekapctl.device import autocast, compile_for, describe_kind, describe_passes, place
 from tekapctl.models import Network
-from tekapctl.models.folding import fold
-from tekapctl.models.fusing import fuse
+from tekapctl.models.fusing import fold, fuse
 from tekapctl.models.network import Knowledge, Requires, of_batch
 from tekapctl.store.teacher_cache import Identity, Indices, TeacherCache
 from tekapctl.train.trained import Trained

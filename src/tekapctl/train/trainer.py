@@ -23,8 +23,7 @@ from tekapctl.train.callbacks import Callback, Checkpointer
 from tekapctl.train.diagnosis import Diagnosis
 from tekapctl.train.evaluation import predict, top_k
 from tekapctl.train.graph import StepGraphs, why_not_recorded
-from tekapctl.train.progress import Progress, Waiting
-from tekapctl.train.stages import Stages
+from tekapctl.train.progress import Progress, Stages, Waiting
 from tekapctl.train.step import EpochSums, Metrics, TrainStep
 
 logger = logging.getLogger(__name__)

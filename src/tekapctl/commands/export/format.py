@@ -20,7 +20,7 @@ from tekapctl.data.spec import DataSpec
 from tekapctl.errors import TekapctlError, UsageError, require
 from tekapctl.logging import silence_libraries
 from tekapctl.models.external import Arguments
-from tekapctl.models.folding import fold
+from tekapctl.models.fusing import fold
 from tekapctl.models.hooks import ExternalNetwork, ForwardHook
 from tekapctl.registry import Registry
 from tekapctl.store.weights import read_metadata
