@@ -113,11 +113,7 @@ def unusable_gpu() -> str | None:
 def resolve_precision(name: str, device: torch.device, network: nn.Module, *, trains: bool) -> torch.dtype:
     """The precision of a network's passes; losses, memory banks and the optimizer always use float32.
 
-    Args:
-        name: `auto`, `float32`, `tf32` or `bfloat16`; `auto` is bfloat16 where this is fast for network and hardware.
-        device: The device.
-        network: The network.
-        trains: Whether there are backward passes too.
+    `auto` is bfloat16 where this is fast for the network and the hardware, with backward passes too if it `trains`.
     """
     is_bfloat16 = name == "bfloat16" or (name == "auto" and _fast_at_bfloat16(device, network, trains=trains))
     return torch.bfloat16 if is_bfloat16 else torch.float32

@@ -123,11 +123,6 @@ def load_code(kind: str, name: str, remedy: str) -> object:
 
     The working folder is searched last, so a file in it cannot replace an installed module.
 
-    Args:
-        kind: What it is, for error messages ("network").
-        name: `package.module:Name`.
-        remedy: The remedy if there is no such object.
-
     Raises:
         UsageError: The name is not trusted, belongs to Python or to a library, or there is no such object.
     """

@@ -22,11 +22,7 @@ def no_clock(_: str) -> AbstractContextManager[None]:
 
 
 class StepClock:
-    """Sums the time of each phase. It waits for the device at both ends, so steps it looks at are slower.
-
-    Args:
-        device: Where the phases compute.
-    """
+    """Sums the time of each phase. It waits for the device at both ends, so steps it looks at are slower."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -8,14 +8,7 @@ from tekapctl.store.home import Home
 
 
 def estimate(spec: Any, *, measured: bool, as_json: bool, fit_teacher: Fit = "none") -> None:
-    """Print a run's spec and cost.
-
-    Args:
-        spec: The spec.
-        measured: Whether to time a few steps.
-        as_json: Print it as JSON.
-        fit_teacher: How a teacher that does not know the classes of the user's images would be trained first.
-    """
+    """Print a run's spec and cost."""
     from tekapctl.commands import cost as costs
     from tekapctl.commands.bench import measure
     from tekapctl.experiments.fitted_teacher import estimable, fitting_spec

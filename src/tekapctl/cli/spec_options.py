@@ -294,12 +294,7 @@ def parameters(kind: Kind) -> list[inspect.Parameter]:
 
 
 def values_of(kind: Kind, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values by path of the options that were given.
-
-    Args:
-        kind: Of the spec.
-        given: Values by parameter; None, or an empty list, where an option was not given.
-    """
+    """The values by path of the options that were given; None, or an empty list, stands for one that was not."""
     values: dict[str, Any] = {}
     for each in options_of(kind):
         if (value := given[each.parameter]) is not None and value != []:

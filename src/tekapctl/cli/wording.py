@@ -14,12 +14,7 @@ _SETTING = re.compile(r"`([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*)(?:=([^`\s]+))?`")
 
 
 class Wording:
-    """Turns names of settings into options of one command.
-
-    Args:
-        group: The program.
-        arguments: Its arguments, which name the command.
-    """
+    """Turns names of settings into options of the command that a program's arguments name."""
 
     def __init__(self, group: Any = None, arguments: Sequence[str] = ()) -> None:
         commands = [group] if group is not None else []

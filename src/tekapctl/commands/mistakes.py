@@ -40,10 +40,6 @@ class Mistake:
 class Mistakes:
     """Keeps the most confident mistakes of predictions that pass by.
 
-    Args:
-        classes: The network's classes.
-        most: Number of mistakes to keep.
-
     Attributes:
         images: Number of images with a label so far.
         wrong: Number of mistakes among them.
@@ -91,14 +87,7 @@ class Mistakes:
 
 
 def worst_of(network: Network, images: ImageSet, most: int, device: torch.device) -> list[Mistake]:
-    """The most confident mistakes on an image set, most confident first.
-
-    Args:
-        network: The network, on the device.
-        images: Images with labels.
-        most: Number of mistakes.
-        device: Device of the forward passes.
-    """
+    """The most confident mistakes on an image set, most confident first."""
     batches = Batches(images, 250, device=device, padding=0, flip=False, seed=0)
     logits, labels = evaluation.predict(network, batches)
     confidence, predicted = logits.softmax(1).max(1)

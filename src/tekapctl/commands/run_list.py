@@ -80,10 +80,7 @@ def _described(run: Run) -> Row:
 def select(rows: Sequence[Row], wanted: Mapping[str, Sequence[str]]) -> list[Row]:
     """The rows with one of the wanted values in each column that has any.
 
-    Args:
-        rows: The rows.
-        wanted: Values by column. A teacher may also be given as the end of its run's id, and image folders without
-            their path.
+    A teacher may also be given as the end of its run's id, and image folders without their path.
 
     Raises:
         UsageError: No run can have such a status.

@@ -136,14 +136,7 @@ class Batches:
     def epoch(
         self, number: int, start_step: int = 0, end_step: int | None = None, *, strong: bool = False
     ) -> Iterator[Batch]:
-        """The batches of an epoch in random order, or this process's shards of them.
-
-        Args:
-            number: The epoch, starting at 0.
-            start_step: The first step.
-            end_step: The step to stop before. Default: the end of the epoch.
-            strong: Whether to add strongly augmented images.
-        """
+        """The batches of an epoch (from 0) in random order, or this process's shards of them, to before `end_step`."""
         steps = list(enumerate(self._order(number).split(self.batch_size)))[start_step:end_step]
         parts = [part for step, index in steps for part in self._parts(number, step, index)]
         purposes = ["crop", "strong crop"] if strong and self.random_resized_crop else ["crop"]
@@ -188,12 +181,7 @@ class Batches:
         return max(end - first for count in counts for first, end in spans(count, self.comm.world_size))
 
     def sample(self, count: int, *, strong: bool = False) -> Batch:
-        """The first images of the first epoch as one batch of any size, without augmentation.
-
-        Args:
-            count: Number of images.
-            strong: Whether to add "strongly augmented" images, which are the same ones here.
-        """
+        """The first images of the first epoch as one batch of any size, without augmentation, even of `strong` ones."""
         index = self._order(0)[:count]
         view = torch.full_like(index, self.centre)
         images = self.at(index, view)
@@ -217,11 +205,7 @@ class Batches:
             yield self._batch(self._augment(stored, view), indices[step], view, step)
 
     def gather(self, rows: Float[Tensor, "own width"]) -> Float[Tensor, "all width"]:
-        """Gather results that the processes computed for their batches `in_order`, in the order of the set.
-
-        Args:
-            rows: One row per sample of this process.
-        """
+        """Gather results that the processes computed for their batches `in_order`, in the order of the set."""
         size = self.comm.world_size
         if size == 1:
             return rows

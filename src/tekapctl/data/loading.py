@@ -36,13 +36,7 @@ class Scan:
 
 
 def scan(train: ImageFiles, test: ImageFiles, cache: Path) -> Scan:
-    """Read all files of a dataset once; the result is stored and reused while no file changes.
-
-    Args:
-        train: The training images.
-        test: The test images.
-        cache: Folder for the results.
-    """
+    """Read all files of a dataset once; the result is stored and reused while no file changes."""
     key = sha256(train.identify() + test.identify()).hexdigest()[:32]
     path = cache / f"{key}.json"
     try:

@@ -164,9 +164,6 @@ class DataSpec(Settings, ABC):
     def with_fingerprint(self, downloads: Path) -> "DataSpec":
         """The same settings with the fingerprint of the current images and the absolute path of their folder.
 
-        Args:
-            downloads: Where datasets are kept.
-
         Raises:
             UsageError: There are no images, or they do not have the fingerprint that is already set.
         """
@@ -204,9 +201,6 @@ class DataSpec(Settings, ABC):
     def like(self, other: "DataSpec") -> "DataSpec":
         """The same settings, with those that must agree with a teacher's taken from it where they are not set.
 
-        Args:
-            other: The teacher's settings.
-
         Raises:
             UsageError: A setting differs from the teacher's.
         """
@@ -214,19 +208,11 @@ class DataSpec(Settings, ABC):
 
     @abstractmethod
     def shape(self, downloads: Path) -> Shape:
-        """Its size, for estimates.
-
-        Args:
-            downloads: Where datasets are kept.
-        """
+        """Its size, for estimates."""
 
     @abstractmethod
     def load(self, downloads: Path, *, offline: bool = False) -> Splits:
         """Load all images.
-
-        Args:
-            downloads: Where datasets are kept, each in a folder of its name.
-            offline: Never use the network.
 
         Raises:
             UsageError: Files are missing or damaged.
@@ -241,13 +227,7 @@ class DataSpec(Settings, ABC):
         return ()
 
     def unpack(self, file: Downloaded, folder: Path, name: str) -> None:
-        """Put a downloaded file into the dataset's folder.
-
-        Args:
-            file: The file.
-            folder: The new folder.
-            name: The file's published name.
-        """
+        """Put a downloaded file into the dataset's folder."""
         file.place(folder / name)
 
     def check(self, folder: Path) -> str:
@@ -263,13 +243,9 @@ class DataSpec(Settings, ABC):
         return f"{len(splits.train) + len(splits.test):,} images"
 
     def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
-        """Download the dataset.
+        """Download the dataset; with `force`, even if it is there.
 
-        Args:
-            downloads: Where datasets are kept.
-            force: Fetch it again even if it is there.
-            source: A file, folder or URL to take it from; its files need no published checksum.
-            report: Receives the progress.
+        A `source`, a file, folder or URL, takes the place of the publisher; its files need no published checksum.
 
         Returns:
             A sentence for the user about what is there now.

@@ -48,12 +48,7 @@ class Objective(nn.Module, ABC):
 
 
 class Classification(Objective):
-    """Cross-entropy with the labels.
-
-    Args:
-        label_smoothing: Share of each label that is spread over all classes.
-        binary: Whether to average binary cross-entropies of the classes.
-    """
+    """Cross-entropy with the labels."""
 
     def __init__(self, label_smoothing: float = 0.0, *, binary: bool = False) -> None:
         super().__init__()

@@ -178,10 +178,6 @@ class SeededNoise:
     """Unit-variance noise that depends only on the run's seed, its target, the step and the place in the batch.
 
     The embedding's noise, for instance, is the same whichever feature maps a method reads as well.
-
-    Args:
-        spec: TeKAP's settings; each level has its distribution.
-        seed: The run's seed.
     """
 
     def __init__(self, spec: TekapSpec, seed: int) -> None:

@@ -96,14 +96,7 @@ def _are_folded(network: Network, pairs: list[tuple[str, str]], images: Tensor, 
 
 
 def conv_relu(conv: nn.Module, norm: nn.Module, x: Map, shortcut: Map | None = None) -> Map:
-    """`relu(norm(conv(x)) + shortcut)`, in one operation if `fuse` has made the convolution a `FusedConv`.
-
-    Args:
-        conv: A convolution.
-        norm: Its batch norm, or the identity once that is folded.
-        x: The input.
-        shortcut: What is added before the ReLU; None for nothing.
-    """
+    """`relu(norm(conv(x)) + shortcut)`, in one operation if `fuse` has made the convolution a `FusedConv`."""
     if type(conv) is FusedConv and type(norm) is nn.Identity:
         return conv.relu(x, shortcut)
     found = norm(conv(x)) if shortcut is None else norm(conv(x)) + shortcut

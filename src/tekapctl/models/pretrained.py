@@ -86,18 +86,10 @@ def fetch(
     offline: bool = False,
     report: Report = silent,
 ) -> FetchedTeacher:
-    """Download a published teacher into the cache.
+    """Download a published teacher into the cache; with `force`, even if it is there.
 
     The file must have the SHA-256 in the catalogue; if that is unknown, the first download records it for later ones.
-
-    Args:
-        home: Holds the cache.
-        name: Name in the catalogue.
-        force: Download it again even if it is there.
-        source: A file or URL to take it from: a checkpoint of any known layout, or the mirror's archive. Its SHA-256 is
-            not checked.
-        offline: Never use the network.
-        report: Receives the progress.
+    That of a `source` is not checked: a file or URL of a checkpoint of any known layout, or of the mirror's archive.
 
     Raises:
         UsageError: There is no such teacher, or the file is not a checkpoint of it.

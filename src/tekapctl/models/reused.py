@@ -53,10 +53,6 @@ class ReusedClassifier(Network):
     """A student without its classifier, a projector, and a frozen classifier.
 
     Its last feature map is the projected one.
-
-    Args:
-        student: The student, whose classifier is removed.
-        projection: The dimensions of the projector.
     """
 
     def __init__(self, student: Network, projection: Projection) -> None:

@@ -13,10 +13,6 @@ class WeightAverage:
 
     After step t (from 0) the average moves by `1 - min(decay, (1 + t) / (10 + t))` towards the network's weights, so
     that it soon forgets the initial ones. Integers, such as the counters of batch norm, are copied.
-
-    Args:
-        network: The network, as it was initialised.
-        decay: Decay of each step, in [0, 1).
     """
 
     def __init__(self, network: Network, decay: float) -> None:
@@ -25,11 +21,9 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, network: Network, step: int) -> None:
-        """Take a step's weights into the average.
+        """Take the weights after a step, counted from where the student's stage begins, into the average.
 
-        Args:
-            network: The network after the step.
-            step: The step's number, from 0 where the student's stage begins. Before it the average is the network.
+        Before that stage the average is the network.
         """
         weight = 1 - min(self.decay, (1 + step) / (10 + step)) if step >= 0 else 1.0
         pairs = list(zip(_tensors(self.network), _tensors(network), strict=True))

@@ -28,12 +28,7 @@ class Optimizer(torch.optim.Optimizer):
     host that changes."""
 
     def backward(self, parts: dict[str, Tensor], parallel: DataParallelStep) -> None:
-        """Add the gradients of the parts' sum to those of earlier calls since `zero_grad`.
-
-        Args:
-            parts: Weighted parts of the loss, by name.
-            parallel: The module that computed them; averages gradients over the processes.
-        """
+        """Add the gradients of the parts' sum to those of earlier calls since `zero_grad`."""
         parallel.backward(torch.stack(list(parts.values())).sum())
 
     def clip(self, max_norm: float) -> None:
@@ -104,10 +99,6 @@ class OptimizerSpec(Settings, ABC):
     def build(self, parameters: Sequence[Trainable], device: torch.device) -> Optimizer:
         """The optimizer.
 
-        Args:
-            parameters: The parameters to train.
-            device: Where they are.
-
         Raises:
             UsageError: A library is missing.
         """
@@ -117,12 +108,7 @@ class OptimizerSpec(Settings, ABC):
         return 1.0 if self.lr_batch_size is None else batch_size / self.lr_batch_size
 
     def groups(self, parameters: Iterable[Trainable], device: torch.device = CPU) -> list[dict[str, Any]]:
-        """PyTorch's parameter groups: one for each learning rate and weight decay.
-
-        Args:
-            parameters: The parameters.
-            device: On CUDA, learning rates are tensors on this device.
-        """
+        """PyTorch's parameter groups: one for each learning rate and weight decay; on CUDA, the rates are tensors."""
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for each in parameters:
             decay = self.weight_decay if self.decay_norms or each.tensor.ndim > 1 else 0.0
@@ -135,17 +121,7 @@ class OptimizerSpec(Settings, ABC):
         return found
 
     def trainable(self, network: nn.Module, classifier: nn.Module, objective: nn.Module) -> list[Trainable]:
-        """The parameters to train, with their learning rates.
-
-        With `layer_decay`, the network's last block has the full learning rate and each block before it `layer_decay`
-        times that of the next. Blocks are named by the first two parts of their parameters' names (`layer1.0`), in the
-        order of the network.
-
-        Args:
-            network: The network.
-            classifier: Its last layer.
-            objective: The loss, whose parameters have the full learning rate.
-        """
+        """The parameters to train, with their learning rates; those of the objective have the full one."""
         named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
         last = {id(parameter) for parameter in classifier.parameters()}
         # External networks are wrapped in a module named "network".

@@ -209,10 +209,7 @@ def json_schema() -> dict[str, Any]:
 def nearest_field(path: str, model: type[Settings], values: Mapping[str, Any]) -> str | None:
     """The nearest field path; the same field of another section counts too. None if nothing is near.
 
-    Args:
-        path: The unknown field, as `optimizer.momentun`.
-        model: The spec.
-        values: What was given; its dataset, method, optimizer and schedule have fields of their own.
+    The dataset, method, optimizer and schedule that were given have fields of their own.
     """
     known = list(_fields(model, values))
     elsewhere = [each for each in known if each.rpartition(".")[2] == path.rpartition(".")[2]]

@@ -21,11 +21,6 @@ from tekapctl.store.locks import can_detect_locks, create_locked, is_locked
 def atomic_write(path: Path, content: bytes, *, make_folder: bool = True) -> None:
     """Write a file so that after a crash at any moment it is either the old or the new one.
 
-    Args:
-        path: The file.
-        content: Its content.
-        make_folder: Whether to create its folder, too.
-
     Raises:
         TekapctlError: The disk is full, or the folder is not writable.
     """

@@ -192,13 +192,7 @@ def read_manifest(bundle: Path) -> Manifest:
 
 
 def unpack(bundle: Path, manifest: Manifest, folder: Path, wanted: frozenset[str]) -> None:
-    """Read a whole bundle, check every file against the manifest, and write the wanted ones.
-
-    Args:
-        bundle: The bundle.
-        manifest: Its manifest.
-        folder: Where to write them, each at its path in the bundle.
-        wanted: Paths in the bundle.
+    """Read a whole bundle, check every file against the manifest, and write those at the wanted paths to a folder.
 
     Raises:
         UsageError: A file is missing, differs from the manifest, is there twice, or is not in it.

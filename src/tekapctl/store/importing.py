@@ -40,10 +40,6 @@ class Imported:
 def import_bundle(bundle: Path, runs: Runs) -> list[Imported]:
     """Import the runs of a bundle. If anything is wrong with one of them, none is imported.
 
-    Args:
-        bundle: The file.
-        runs: Where to.
-
     Raises:
         UsageError: The bundle is damaged or hostile, or a different run of the same id is there.
         TekapctlError: There is not enough disk space, or the folder is not writable.

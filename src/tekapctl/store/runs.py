@@ -38,10 +38,6 @@ class Runs:
         Its id consists of the time, the label and a few random letters. Ids sort by age: if the newest run is not older
         than the current second, its time plus one second is used.
 
-        Args:
-            label: Describes the run.
-            files: Texts by file name.
-
         Raises:
             TekapctlError: The folder is not writable.
         """
@@ -167,12 +163,7 @@ class Runs:
         return matches[0]
 
     def select(self, references: Sequence[str], names: Sequence[str] = (), *, every: bool = False) -> list[Run]:
-        """The runs that a user means, each once.
-
-        Args:
-            references: Runs as in `find`.
-            names: Finished runs with one of these names in their spec, too.
-            every: All finished runs, too.
+        """The runs that a user means, each once: as in `find`, and the finished ones with one of some names, or all.
 
         Raises:
             UsageError: A reference is not a run's.
@@ -184,10 +175,7 @@ class Runs:
         return list(dict.fromkeys(found))
 
     def latest(self, kind: Literal["teacher", "student"] | None = None) -> Run:
-        """The newest run that was trained here; copies of runs and imported ones are skipped.
-
-        Args:
-            kind: Only a run of this kind.
+        """The newest run, of a kind if given, that was trained here; copies of runs and imported ones are skipped.
 
         Raises:
             UsageError: There is none.

@@ -88,11 +88,7 @@ def build_run(
 ) -> RunContext:
     """Build everything a run needs before writing any files.
 
-    Args:
-        spec: The run's spec.
-        home: Where datasets, teachers and runs are.
-        comm: The processes of the run.
-        share_teachers: Whether `sibling` runs will use the teachers' outputs for the same batches.
+    With `share_teachers`, `sibling` runs will use the teachers' outputs for the same batches.
 
     Raises:
         UsageError: Data, teacher or device are missing, or do not fit together.
@@ -138,12 +134,7 @@ def assemble(
 
 
 def sibling(context: RunContext, spec: RunSpec) -> RunContext:
-    """A run that differs from another one, built with `share_teachers`, in its seed only.
-
-    Args:
-        context: The first run's.
-        spec: The other's spec.
-    """
+    """A run that differs from another one, built with `share_teachers`, in its seed only."""
     batches = context.trainer.train_batches, context.trainer.eval_batches
     trainer = build_trainer(spec, context.splits, context.sources, *batches)
     return replace(context, spec=spec, trainer=trainer)
@@ -280,14 +271,7 @@ def build_objective(spec: RunSpec, sources: Sequence[TeacherSource], student: Ne
 def build_distillation(
     spec: StudentSpec, source: TeacherSource, student: Network, train: Batches, *, seed: int
 ) -> Distillation:
-    """The distillation from one teacher.
-
-    Args:
-        spec: The run's spec.
-        source: The teacher, on its device.
-        student: The student.
-        train: The training batches.
-        seed: Seed of the method's parts and of TeKAP's noise.
+    """The distillation from one teacher; the seed is that of the method's parts and of TeKAP's noise.
 
     Raises:
         UsageError: The networks do not fit together, or nothing would be learned.

@@ -128,16 +128,7 @@ def evaluate(
     teacher_logits: Float[Tensor, "n classes"] | None = None,
     batch_size: int = 500,
 ) -> Evaluation:
-    """Evaluate a network on an image set.
-
-    Args:
-        network: The network, on the device.
-        image_set: The images, with as many channels as the network takes.
-        device: Device of the forward passes.
-        precision: Precision of the forward passes.
-        teacher_logits: The teacher's logits of the same images, to compare with.
-        batch_size: Images per forward pass.
-    """
+    """Evaluate a network on images in as many channels as it takes, and compare it with its teacher's logits."""
     batches = Batches(image_set, batch_size, device=device, padding=0, flip=False, seed=0)
     began = time.perf_counter()
     logits, labels = predict(network, batches, precision)

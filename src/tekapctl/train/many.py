@@ -42,12 +42,6 @@ def execute_seeds(spec: RunSpec, count: int, home: Home, callback: Callback) -> 
     Each is a run of its own, except that all see the batches of the first (`data_seed`). A run that fails ends alone,
     and its summary says why.
 
-    Args:
-        spec: The spec.
-        count: How many seeds, from the spec's on.
-        home: Where datasets, teachers and runs are.
-        callback: Called as the first run proceeds.
-
     Raises:
         UsageError: Data, teacher, device or a tracker is missing; nothing was written.
         StoppedError: A signal stopped them; each can be resumed alone.

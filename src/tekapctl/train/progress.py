@@ -43,11 +43,7 @@ _MUCH = 0.2
 
 
 class Waiting:
-    """Measures how long the training loop waits for the images of streamed datasets.
-
-    Args:
-        batches: The training batches.
-    """
+    """Measures how long the training loop waits for the images of streamed datasets."""
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
@@ -59,11 +55,7 @@ class Waiting:
         self._before = self._batches.seconds_waited
 
     def share(self, seconds: float) -> float:
-        """The fraction of an epoch's time that was waited; the first large one is logged.
-
-        Args:
-            seconds: The time of the epoch.
-        """
+        """The fraction of an epoch's time that was waited; the first large one is logged."""
         share = min(1.0, (self._batches.seconds_waited - self._before) / seconds)
         if share > _MUCH and not self._is_told:
             self._is_told = True
@@ -76,13 +68,7 @@ class Waiting:
 
 
 class Stages:
-    """Puts the network and its objective into the stage of an epoch.
-
-    Args:
-        spec: The run's spec.
-        network: The network that is trained.
-        objective: Its loss.
-    """
+    """Puts the network and its objective into the stage of an epoch."""
 
     def __init__(self, spec: RunSpec, network: Network, objective: Objective) -> None:
         self.spec = spec
@@ -115,11 +101,9 @@ class Stages:
         return epoch == self.spec.init_epochs > 0
 
     def learning_rate(self, epoch: int, share: float | int = 0) -> float:
-        """The learning rate within an epoch.
+        """The learning rate after a share, below 1, of an epoch, counted from 0.
 
-        Args:
-            epoch: The epoch, counted from 0.
-            share: How much of it is done, below 1. The rate of an init stage is the same for a whole epoch.
+        In an init stage it is the same for a whole epoch.
         """
         init = self.spec.init_epochs
         return self.spec.init_lr(epoch) if epoch < init else self.spec.rate(epoch - init + share)

@@ -44,13 +44,8 @@ def execute(
 ) -> dict[str, Any]:
     """Train what a spec describes, and return the summary that is also in the run's folder.
 
-    If a launcher has started several processes, they train together and the first of them writes.
-
-    Args:
-        spec: What to train.
-        home: Where runs, teachers and datasets are.
-        callback: Called as training proceeds.
-        files: Further text files for the run's folder, by name.
+    If a launcher has started several processes, they train together and the first of them writes. The texts in `files`
+    are written to the run's folder too, by name.
 
     Raises:
         UsageError: Data, teacher, device or a tracker is missing; nothing was written.
@@ -86,13 +81,8 @@ def start(
 def resume(reference: str, home: Home, callback: Callback, track: Sequence[str] = ()) -> dict[str, Any]:
     """Resume a run that was stopped from its newest intact checkpoint, and return its summary.
 
-    The number of processes may differ from the one it began with.
-
-    Args:
-        reference: The run's id, a unique prefix of it, or `latest`.
-        home: Where it is.
-        callback: Called as training proceeds.
-        track: Further trackers, besides those of its spec.
+    The number of processes may differ from the one it began with. The trackers `track` are used besides those of its
+    spec.
 
     Raises:
         UsageError: There is no such run, it is finished, or its data, its teacher or a tracker is missing.
@@ -123,15 +113,8 @@ def train_longer(
 ) -> dict[str, Any]:
     """Train a finished run longer, as a new run that starts from its last state; returns the new run's summary.
 
-    The schedule is that of the new number of epochs, from where the finished run ended: after a decay the learning rate
-    may rise again.
-
-    Args:
-        reference: The finished run.
-        epochs: Epochs in total, including those of the finished run.
-        home: Where it is.
-        callback: Called as training proceeds.
-        track: Further trackers, besides those of its spec.
+    The schedule is that of the new number of epochs in total, from where the finished run ended: after a decay the
+    learning rate may rise again. The trackers `track` are used besides those of its spec.
 
     Raises:
         UsageError: The run is not finished, has as many epochs already, or its last state was not kept.

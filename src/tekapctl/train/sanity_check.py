@@ -37,9 +37,6 @@ def check_batch_sizes(trainer: Trainer) -> None:
 
     Network, objective, random generators and caches stay as they are. All processes must call this together.
 
-    Args:
-        trainer: The trainer, before its first step.
-
     Raises:
         UsageError: The step fails; the message names batch sizes that work.
         TekapctlError: The device runs out of memory.
@@ -50,11 +47,7 @@ def check_batch_sizes(trainer: Trainer) -> None:
 
 
 class _BatchSizeCheck:
-    """Tries steps with batches of several sizes.
-
-    Args:
-        trainer: The trainer.
-    """
+    """Tries steps with batches of several sizes."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer

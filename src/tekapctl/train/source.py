@@ -83,14 +83,7 @@ def find_teacher(spec: StudentSpec, home: Home) -> tuple[Trained, StudentSpec]:
 
 
 def open_teacher(spec: StudentSpec, teacher: Trained, train: Batches, cache: Path) -> TeacherSource:
-    """A teacher that can be asked: live, or with its outputs cached where the spec wants that and they can be.
-
-    Args:
-        spec: The run's spec.
-        teacher: The teacher, on its device.
-        train: The training batches.
-        cache: Where cached outputs are kept.
-    """
+    """A teacher that can be asked: live, or with its outputs cached where the spec wants that and they can be."""
     perturbation = perturbation_of(spec, teacher, train)
     precision = resolve_precision(spec.precision, train.device, teacher.network, trains=False)
     live = LiveTeacher(teacher.network, train, precision, requires=spec.requires, compiled=spec.compile)
@@ -122,12 +115,7 @@ _TOGETHER = 16_384
 
 
 class TeacherTable:
-    """The teacher's logits and embeddings of every view of every training image, on the device.
-
-    Args:
-        cached: The cache that they are from.
-        values: A row for each view of each image, as in the cache.
-    """
+    """The teacher's logits and embeddings of every view of every training image, on the device."""
 
     def __init__(self, cached: CachedTeacher, values: Shaped[Tensor, "views width"]) -> None:
         self.cached = cached

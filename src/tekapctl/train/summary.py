@@ -219,13 +219,7 @@ def log_run(context: RunContext) -> None:
 
 
 def warn_if_chance(who: str, top1: float, context: RunContext) -> None:
-    """Warn if a network is not clearly better than always guessing the most frequent class.
-
-    Args:
-        who: `teacher`, `student` or `network`.
-        top1: Its accuracy on the test images, as a fraction.
-        context: The run.
-    """
+    """Warn if a network's accuracy on the test images is not clearly better than that of always guessing one class."""
     test = context.splits.test
     chance = test.labels.bincount().max().item() / len(test)
     # Within three standard errors of always naming the most frequent class.

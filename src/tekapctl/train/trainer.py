@@ -37,15 +37,7 @@ class DivergedError(TekapctlError):
 
 
 class Trainer:
-    """Trains a network with an objective.
-
-    Args:
-        spec: Epochs, optimizer and schedule.
-        network: The network, on its device.
-        objective: Its loss, on the same device; parameters of the loss are trained too.
-        train: The training batches.
-        evaluated: The validation or test batches, evaluated after every epoch.
-        precision: Precision of the networks' passes.
+    """Trains a network with an objective, whose parameters are trained too, and evaluates it after every epoch.
 
     Raises:
         UsageError: The network has no trainable parameter.
@@ -98,11 +90,7 @@ class Trainer:
         return StepGraphs(self, self.train_batches.largest_shard)
 
     def fit(self, callback: Callback, checkpointer: Checkpointer) -> None:
-        """Train from the current progress to the last epoch.
-
-        Args:
-            callback: Called after steps and epochs.
-            checkpointer: Called before the callback.
+        """Train from the current progress to the last epoch; the checkpointer is called before the callback.
 
         Raises:
             DivergedError: The loss is no longer finite.
@@ -152,9 +140,6 @@ class Trainer:
 
         On CUDA these reuse their output buffers from step to step. Several students that share a teacher share its step
         as well.
-
-        Args:
-            batches: The batches.
         """
         for batch in batches:
             if self.spec.compile:

@@ -28,17 +28,10 @@ _TOGETHER = 100
 def with_unlabelled(
     spec: RunSpec, splits: Splits, teacher: Trained | None, device: torch.device, comm: Communicator = SINGLE_PROCESS
 ) -> Splits:
-    """Add the unlabelled images of a run to its training images.
+    """Add the unlabelled images of a run to its training images, in the channels that the networks take.
 
-    The class that the teacher finds most probable, in the image without augmentation, stands in for the label where a
-    method or a perturbation reads one. The cross-entropy leaves the image out.
-
-    Args:
-        spec: The run's spec.
-        splits: The image sets, in the channels that the networks take.
-        teacher: The teacher, the first of an ensemble.
-        device: Where it predicts.
-        comm: The processes of the run, which share the images.
+    The class that the teacher, the first of an ensemble, finds most probable, in the image without augmentation, stands
+    in for the label where a method or a perturbation reads one. The cross-entropy leaves the image out.
 
     Raises:
         UsageError: An image cannot be read, or the method reads labels and the teacher has other classes.

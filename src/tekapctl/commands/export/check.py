@@ -96,13 +96,7 @@ class FullSize:
 
 
 class Check:
-    """Compares files with the PyTorch network, which it runs once.
-
-    Args:
-        source: The network.
-        images: The test images to compare on.
-        downloads: Where the datasets are.
-    """
+    """Compares files with the PyTorch network, which it runs once."""
 
     def __init__(self, source: ExportSource, images: ImageSet, downloads: Path) -> None:
         self.images = images

@@ -17,11 +17,9 @@ _FAILED_REQUESTS = {"TransportError", "RequestException"}
 
 
 class Hub:
-    """A repository, to which somebody is logged in. Nothing is created before the first upload.
+    """A repository, `USER/NAME` or `NAME` for one's own, to which somebody is logged in.
 
-    Args:
-        repository: `USER/NAME`, or `NAME` for one's own.
-        private: Create it as a private one.
+    Nothing is created before the first upload.
 
     Raises:
         UsageError: The name is not valid, nobody is logged in, or the package huggingface_hub is missing.

@@ -51,10 +51,6 @@ OPERATIONS: tuple[tuple[Callable[[Tensor, float], Tensor], float, float], ...] =
 def augment_strongly(images: UInt8[Tensor, "batch c h w"], draws: Draws) -> UInt8[Tensor, "batch c h w"]:
     """Augment images strongly.
 
-    Args:
-        images: With one or three channels.
-        draws: Random numbers for them.
-
     Raises:
         UsageError: The images have neither one nor three channels.
     """

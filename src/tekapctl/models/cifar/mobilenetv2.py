@@ -49,12 +49,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(Network):
-    """Seven stages of inverted residuals.
-
-    Args:
-        num_classes: Number of classes.
-        in_channels: Number of image channels.
-    """
+    """Seven stages of inverted residuals."""
 
     runs_layers_once = True
 
