@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator, local_rank
-from tekapctl.errors import UsageError
+from tekapctl.errors import UsageError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -210,9 +210,7 @@ def describe(device: torch.device) -> str:
     """Describe the device, for a run's environment."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    count = torch.get_num_threads()
-    threads = f"{count} thread{'' if count == 1 else 's'}"
-    return f"{device.type}, {threads}, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{device.type}, {counted(torch.get_num_threads(), 'thread')}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def find_compiler(kind: str) -> str | None:

@@ -1,6 +1,6 @@
 """Settings: frozen pydantic models, and the types of their fields."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -59,3 +59,12 @@ def chosen_by_name(
             raise ValueError(f"{error.problem.rstrip('.')} ({remedy[:1].lower()}{remedy[1:]})") from None
 
     return BeforeValidator(choose)
+
+
+def flat_items(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a nested table by their dotted paths."""
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from flat_items(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value

@@ -109,7 +109,7 @@ def import_runs(
             if not as_json:
                 console.show_text(console.printable(f"{each.run}: {words[each.outcome]}{without}"))
     if as_json:
-        console.show_json([each.to_dict() for each in found])
+        console.show_json(found)
         return
     there = {run.id for run in runs.all()}
     for name in sorted({name for each in found for name in each.missing_teachers if name not in there}):

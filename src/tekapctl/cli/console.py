@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, TextIO
 
 from rich import box
@@ -57,10 +58,10 @@ _printed_json = False
 
 
 def show_json(result: Any) -> None:
-    """One machine-readable result on stdout."""
+    """One machine-readable result on stdout; dataclasses become objects."""
     global _printed_json
     _printed_json = True
-    sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(result, indent=2, allow_nan=False, default=asdict) + "\n")
     sys.stdout.flush()
 
 

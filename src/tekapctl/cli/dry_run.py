@@ -28,9 +28,9 @@ def estimate(spec: Any, *, measured: bool, as_json: bool, fit_teacher: Fit = "no
     else:
         times = []
     if as_json:
-        found = {"spec": to_dict(shown), "cost": cost.to_dict(), "measured": times[0].to_dict() if times else None}
+        found = {"spec": to_dict(shown), "cost": cost, "measured": times[0] if times else None}
         if first is not None:
-            found["teacher"] = {"spec": to_dict(first), "measured": times[1].to_dict() if times else None}
+            found["teacher"] = {"spec": to_dict(first), "measured": times[1] if times else None}
         console.show_json(found)
         return
     console.show_text(dumps(shown))

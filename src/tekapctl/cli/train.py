@@ -171,7 +171,7 @@ def bench(
 
     found = measure_steps(spec, Home.default(), steps)
     if as_json:
-        console.show_json(found.to_dict())
+        console.show_json(found)
         return
     total = sum(found.phase_seconds.values())
     console.show_table(

@@ -12,7 +12,7 @@ from tekapctl.cli.options import option
 from tekapctl.cli.own_images import FitTeacher, with_fitted_teacher, with_untrained_teacher
 from tekapctl.cli.progress import counting
 from tekapctl.cli.spec_options import TABLE
-from tekapctl.errors import UsageError
+from tekapctl.errors import UsageError, counted
 from tekapctl.store.home import Home
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ def tune(
     def execute(title: str, plan: "Plan") -> Any:
         known = sweeping.look(plan, folder)
         left = sum(each.state != "finished" and (retry or not each.diverged) for each in known.values())
-        candidates = _counted(len(plan.groups), "candidate")
-        epochs = _counted(next(iter(plan.trials.values())).spec.epochs, "epoch")
+        candidates = counted(len(plan.groups), "candidate")
+        epochs = counted(next(iter(plan.trials.values())).spec.epochs, "epoch")
         console.say(f"{title}: {candidates}, {epochs}, {left} of {len(known)} runs to do")
         return sweeping.carry_out(plan, folder, how, split="val") if left else known
 
@@ -141,10 +141,6 @@ def _check_names(texts: list[str]) -> None:
         path = paths.get(name.strip().lstrip("-").replace("_", "-"))
         if path is not None and path.partition(".")[0] != name.strip():
             raise UsageError(f"--search {text!r} does not name a field of the spec.", f"Write it as {path}={values}.")
-
-
-def _counted(number: int, unit: str) -> str:
-    return f"{number:,} {unit}{'s' * (number != 1)}"
 
 
 def _listed(seeds: Sequence[int]) -> str:
@@ -210,8 +206,8 @@ def _show(found: "Result") -> None:
     for sentence in confirmation.sentences:
         console.show_text(sentence)
     console.show_text(
-        f"Spent: {_counted(found.runs, 'run')}, {_counted(found.epochs, 'epoch')}, "
-        f"{_counted(len(found.seeds), 'seed')} ({_listed(found.seeds)})."
+        f"Spent: {counted(found.runs, 'run')}, {counted(found.epochs, 'epoch')}, "
+        f"{counted(len(found.seeds), 'seed')} ({_listed(found.seeds)})."
     )
     console.show_text(f"\n{_command(found)}")
 
@@ -269,7 +265,4 @@ def _estimate(planned: "Tuning", begun: "Result", folder: Any, workers: int, *, 
         for each in stages
     ]
     console.show_table(planned.name, rows)
-    with_workers = (
-        f", about {console.duration(3600 * time)} with {_counted(workers, 'worker')}" if time is not None else ""
-    )
-    console.show_text(f"{left} of {runs} runs to do: {macs:.3g} MACs{with_workers}")
+    sweeping.show_what_is_left(left, runs, macs, time, workers)

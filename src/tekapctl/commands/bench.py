@@ -8,9 +8,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch.nn import functional as F
@@ -77,10 +77,6 @@ class Benchmark:
     peak_memory_scope: str
     run_seconds: float
     stand_ins: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 @failures_in_words("the benchmark")
@@ -165,10 +161,6 @@ class Measured:
     seconds: float
     memory_bytes: int
     memory_scope: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 _FEW_STEPS = 3
@@ -314,7 +306,7 @@ def _run_seconds(spec: RunSpec, trainer: Trainer, step_seconds: float) -> float:
     """Estimated time of the whole run, with a test after each epoch, which is measured on some of the images."""
     images = trainer.eval_batches.image_set
     some = replace(images, images=images.images[:1000], labels=images.labels[:1000])
-    batches = Batches(some, 500, device=trainer.device, padding=0, flip=False, seed=0)
+    batches = Batches(some, 500, device=trainer.device)
     _, seconds = (
         _timed(trainer.device, lambda: predict(trainer.network, batches, trainer.precision)) for _ in range(2)
     )

@@ -1,7 +1,6 @@
 """Estimate a run's compute and memory without running it."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -43,10 +42,6 @@ class Cost:
     steps: int
     total_macs: float
     memory_bytes: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 @failures_in_words("estimating the run")

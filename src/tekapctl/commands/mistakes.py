@@ -88,7 +88,7 @@ class Mistakes:
 
 def worst_of(network: Network, images: ImageSet, most: int, device: torch.device) -> list[Mistake]:
     """The most confident mistakes on an image set, most confident first."""
-    batches = Batches(images, 250, device=device, padding=0, flip=False, seed=0)
+    batches = Batches(images, 250, device=device)
     logits, labels = evaluation.predict(network, batches)
     confidence, predicted = logits.softmax(1).max(1)
     is_wrong = predicted != labels

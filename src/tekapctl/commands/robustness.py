@@ -107,7 +107,7 @@ def evaluate_shifts(
     Attacks target this network; its teacher sees the same images. Both are on the device.
     """
     network.eval()
-    batches = Batches(image_set, batch_size, device=device, padding=0, flip=False, seed=0)
+    batches = Batches(image_set, batch_size, device=device)
     unchanged = torch.cat([_classes(network, pixels) for pixels, *_ in _walk(batches)])
     results = []
     for shift in shifts:
@@ -214,7 +214,7 @@ def _accuracy(weights: Tensor, features: Tensor, labels: Tensor) -> float:
 def _embeddings(
     network: Network, part: ImageSet, device: torch.device, size: tuple[int, int] | None, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    batches = Batches(part, batch_size, device=device, padding=0, flip=False, seed=0)
+    batches = Batches(part, batch_size, device=device)
     embeddings = []
     for batch in batches.in_order():
         pixels = batch.images

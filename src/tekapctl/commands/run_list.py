@@ -1,6 +1,5 @@
 """The list of runs, filtered and sorted, and two of them side by side. Nothing here imports PyTorch."""
 
-import difflib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tekapctl.errors import UsageError
+from tekapctl.registry import did_you_mean
 from tekapctl.store.run import Run, Status
 from tekapctl.store.summary import has_top1, top1_of
 
@@ -137,9 +137,7 @@ def ordered(rows: Sequence[Row], column: str, *, reverse: bool = False) -> list[
 
 
 def _unknown(problem: str, given: str, what: str, known: Sequence[str]) -> UsageError:
-    near = difflib.get_close_matches(given, known, n=2, cutoff=0.5)
-    guess = f"Did you mean {' or '.join(near)}? " if near else ""
-    return UsageError(problem, f"{guess}{what}: {', '.join(known)}.")
+    return UsageError(problem, f"{did_you_mean(given, known)} {what}: {', '.join(known)}.".lstrip())
 
 
 RESULTS = ("last_top1", "best_top1", "best_epoch", "ema_top1", "last_val_top1", "best_val_top1", "seconds")

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tekapctl.errors import TekapctlError
+from tekapctl.errors import TekapctlError, counted
 from tekapctl.store.run import MARK, WEIGHTS, Run, Status
 from tekapctl.store.summary import has_top1, top1_of
 
@@ -127,10 +127,6 @@ class Verified:
     problems: tuple[str, ...]
     left_out: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
 
 def verify(run: Run) -> Verified:
     """Read all files of a run and check them."""
@@ -156,7 +152,7 @@ def _problems(run: Run) -> Iterator[str]:
         try:
             lines = sum(1 for line in metrics.read_text(encoding="utf-8").splitlines() if line.strip())
             if damaged := lines - len(run.metrics()):
-                yield f"metrics.jsonl has {damaged} damaged line{'s' if damaged > 1 else ''}."
+                yield f"metrics.jsonl has {counted(damaged, 'damaged line')}."
         except (OSError, UnicodeDecodeError) as error:
             yield f"metrics.jsonl cannot be read: {error}."
     elif is_finished:

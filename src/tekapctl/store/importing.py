@@ -2,9 +2,9 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.store.atomic import atomic_write, explain, format_bytes, make_folder, sha256
@@ -31,10 +31,6 @@ class Imported:
     outcome: Outcome
     left_out: tuple[str, ...]
     missing_teachers: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def import_bundle(bundle: Path, runs: Runs) -> list[Imported]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tekapctl.errors import require
-from tekapctl.tracking.tracker import TRACKERS, Metrics, Tracker, flatten, grouped
+from tekapctl.settings import flat_items
+from tekapctl.tracking.tracker import TRACKERS, Metrics, Tracker, grouped
 
 _EXPERIMENT = "tekapctl"
 _TAG = "tekapctl.run"
@@ -40,7 +41,7 @@ class MLflow(Tracker):
             steps = {entry.step for entry in self._client.get_metric_history(self._id, "train/loss")}
             return min(len(steps), epochs)
         self._id = self._client.create_run(experiment, run_name=run, tags={_TAG: run}).info.run_id
-        parameters = [Param(name, str(value)[:500]) for name, value in flatten(spec)]
+        parameters = [Param(name, str(value)[:500]) for name, value in flat_items(spec)]
         for first in range(0, len(parameters), 100):  # the maximum per request
             self._client.log_batch(self._id, params=parameters[first : first + 100])
         return 0

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tekapctl.errors import require
-from tekapctl.tracking.tracker import TRACKERS, Metrics, Tracker, flatten, grouped
+from tekapctl.settings import flat_items
+from tekapctl.tracking.tracker import TRACKERS, Metrics, Tracker, grouped
 
 
 @TRACKERS.register("tensorboard")
@@ -26,7 +27,7 @@ class TensorBoard(Tracker):
         known = min(_epochs_in(events), epochs)
         self._writer = SummaryWriter(str(events), purge_step=known + 1)
         if not known:
-            lines = [f"    {name} = {value!r}" for name, value in flatten(spec)]
+            lines = [f"    {name} = {value!r}" for name, value in flat_items(spec)]
             self._writer.add_text("spec", "\n".join([f"{run}\n", *lines]), 0)
         self._writer.flush()
         return known

@@ -167,7 +167,7 @@ def evaluation_batches(
     """Images without augmentation, in batches."""
     # No more images than a training step has memory for: it keeps what its backward pass needs.
     together = min(_TEST_BATCH, 8 * spec.batch_size)
-    return Batches(images, together, device=device, padding=0, flip=False, seed=0, comm=comm)
+    return Batches(images, together, device=device, comm=comm)
 
 
 def training_batches(

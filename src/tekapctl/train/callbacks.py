@@ -46,7 +46,7 @@ SECONDS = 2.0
 
 
 class NullCallback:
-    """Does nothing: the callback of all processes but the main one."""
+    """Does nothing: the callback of all processes but the main one, and what others are derived from."""
 
     def on_start(self, epochs: int, steps: int, first_epoch: int) -> None:
         """Training begins."""

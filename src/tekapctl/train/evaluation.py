@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -72,10 +71,6 @@ class Evaluation:
     correlation_distance: float | None = None
     confusions: tuple[Confusion, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
 
 @torch.inference_mode()
 def predict(
@@ -129,7 +124,7 @@ def evaluate(
     batch_size: int = 500,
 ) -> Evaluation:
     """Evaluate a network on images in as many channels as it takes, and compare it with its teacher's logits."""
-    batches = Batches(image_set, batch_size, device=device, padding=0, flip=False, seed=0)
+    batches = Batches(image_set, batch_size, device=device)
     began = time.perf_counter()
     logits, labels = predict(network, batches, precision)
     if device.type != "cpu":

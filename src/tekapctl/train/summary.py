@@ -5,6 +5,7 @@ import json
 import logging
 import platform
 import subprocess
+from dataclasses import asdict
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from tekapctl import __version__
 from tekapctl.device import describe
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
-from tekapctl.errors import UsageError
+from tekapctl.errors import UsageError, counted
 from tekapctl.models import Network
 from tekapctl.models.network import parameters
 from tekapctl.spec import RunSpec, StudentSpec
@@ -53,7 +54,7 @@ def finish(run: Run, context: RunContext) -> dict[str, Any]:
         "best_top1": progress.best_top1,
         "best_epoch": progress.best_epoch,
         "seconds": progress.seconds,
-        "evaluation": evaluation.to_dict(),
+        "evaluation": asdict(evaluation),
     }
     if spec.patience:
         summary |= {"epochs_trained": progress.epoch, "weights_epoch": kept["epoch"]}
@@ -193,7 +194,7 @@ def log_run(context: RunContext) -> None:
     validation = "" if val is None else f", {len(val):,} validation"
     lines = [
         f"dataset: {spec.data.described}, {len(train):,} training{validation} and {len(test):,} test images of "
-        f"{len(train.classes):,} classes, {height}x{width} pixels, {channels} channel{'s' if channels > 1 else ''}; "
+        f"{len(train.classes):,} classes, {height}x{width} pixels, {counted(channels, 'channel')}; "
         f"{context.splits.split}"
     ]
     if isinstance(spec, StudentSpec) and context.teacher_top1 is not None:
@@ -231,24 +232,15 @@ def warn_if_chance(who: str, top1: float, context: RunContext) -> None:
     )
 
 
-def counted(count: int, noun: str) -> str:
-    """A number with its noun, such as `2 epochs`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def _method(spec: StudentSpec) -> str:
     tekap, levels = spec.canonical.tekap, []
     if tekap.logit.teachers:
-        levels.append(f"{_augmented(tekap.logit.teachers)} at the logit level")
+        levels.append(f"{counted(tekap.logit.teachers, 'augmented teacher')} at the logit level")
     if tekap.feature.teachers:
-        levels.append(f"{_augmented(tekap.feature.teachers)} at the feature level")
+        levels.append(f"{counted(tekap.feature.teachers, 'augmented teacher')} at the feature level")
     if spec.angular.views:
         levels.append(f"{spec.angular.views} learned views (Angular-KD)")
     return f"{spec.method.name}, {' and '.join(levels) or 'without TeKAP'}"
-
-
-def _augmented(count: int) -> str:
-    return f"{count} augmented teacher{'s' if count > 1 else ''}"
 
 
 def _loss(spec: StudentSpec) -> str:

@@ -59,7 +59,7 @@ def statistics_of(
     network: Network, images: ImageSet, device: torch.device, precision: torch.dtype
 ) -> TeacherStatistics:
     """Logits and mean squared embeddings of unaugmented images, with the network in evaluation mode."""
-    batches = Batches(images, _TOGETHER, device=device, padding=0, flip=False, seed=0)
+    batches = Batches(images, _TOGETHER, device=device)
     logits: list[Tensor] = []
     squares: list[Tensor] = []
     for batch in batches.in_order():
@@ -84,7 +84,7 @@ def class_features(
     chosen = chosen_images(images.labels, len(images.classes), most)
     part = replace(images.select(chosen), source_index=None, full_images=None)
     found = []
-    for batch in Batches(part, _TOGETHER, device=device, padding=0, flip=False, seed=0).in_order():
+    for batch in Batches(part, _TOGETHER, device=device).in_order():
         with autocast(device, precision):
             output = network.knowledge(network.normalize(batch.images), feature_maps=False)
         found.append(output.embedding.float())

@@ -51,7 +51,7 @@ def with_unlabelled(
         make_deterministic(device)
         set_float32_precision(spec.precision, device)
         place(teacher.network, device)
-        batches = Batches(added, _TOGETHER, device=device, padding=0, flip=False, seed=0, comm=comm)
+        batches = Batches(added, _TOGETHER, device=device, comm=comm)
         precision = resolve_precision(spec.precision, device, teacher.network, trains=False)
         logits, _ = predict(teacher.network, batches, precision)
         added = replace(added, labels=logits.argmax(1).cpu())

@@ -105,7 +105,7 @@ class ExportSource:
     def example(self) -> Float[Tensor, "batch c h w"]:
         """Normalised images to trace the network with: two, as a batch of one would fix the batch size to one."""
         index = torch.arange(2) % len(self.splits.test)
-        batches = Batches(self.splits.test, 2, device=CPU, padding=0, flip=False, seed=0)
+        batches = Batches(self.splits.test, 2, device=CPU)
         return self.trained.network.normalize(batches.at(index, torch.zeros_like(index)))
 
     def inference_module(self) -> nn.Module:
@@ -167,7 +167,7 @@ class ExportSource:
 
     def batches(self, images: ImageSet, *, has_graph: bool, size: int = BATCH_SIZE) -> Iterator[Tensor]:
         """Images as a runner takes them, in batches and in order, on the CPU."""
-        for batch in Batches(images, size, device=CPU, padding=0, flip=False, seed=0).in_order():
+        for batch in Batches(images, size, device=CPU).in_order():
             if has_graph and self.includes_preprocessing:
                 yield batch.images[:, : self.channels].permute(0, 2, 3, 1).contiguous()
             else:

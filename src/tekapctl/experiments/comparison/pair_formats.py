@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
+from tekapctl.errors import counted
 from tekapctl.experiments.comparison.pairs import Cell, PairTable
 from tekapctl.experiments.comparison.statistics import ALPHA, Summary
 from tekapctl.experiments.comparison.table import comma_separated, escape_latex, markdown, number
@@ -37,7 +38,7 @@ def plain_cells(table: PairTable) -> list[list[str]]:
 def caption(table: PairTable, *, bold: bool) -> list[str]:
     """What the table shows, in sentences; the marks are written as `*` and `†`."""
     least, most = table.seeds
-    seeds = f"{most} seed{'s' if most > 1 else ''}" if least == most else f"{least} to {most} seeds"
+    seeds = counted(most, "seed") if least == most else f"{least} to {most} seeds"
     spread = f"mean ± standard deviation over {seeds}" if most > 1 else "one seed"
     found = [f"Top-1 accuracy (%) on the test images at the end of training, {spread}."]
     if bold:
@@ -46,7 +47,7 @@ def caption(table: PairTable, *, bold: bool) -> list[str]:
     if tested:
         found.append(
             f"* significantly better, † significantly worse than {table.baseline} (paired t-test over seeds, "
-            f"Holm-corrected for {len(tested)} comparison{'s' if len(tested) > 1 else ''}, α = {ALPHA})."
+            f"Holm-corrected for {counted(len(tested), 'comparison')}, α = {ALPHA})."
         )
     return found
 

@@ -1,7 +1,6 @@
 """Published experiments, from `published.json`: settings, accuracies and where both are stated."""
 
 import copy
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from tekapctl import models
 from tekapctl.distillation.angular import PUBLISHED_VIEWS
 from tekapctl.distillation.methods import METHODS
 from tekapctl.errors import UsageError
-from tekapctl.experiments.identity import flat_items
+from tekapctl.registry import did_you_mean
+from tekapctl.settings import flat_items
 from tekapctl.spec import StudentSpec, merged
 
 Dataset = Literal["cifar100", "imagenet"]
@@ -214,8 +214,8 @@ def preset(name: str) -> Preset:
     """
     known = {found.name: found for found in presets()}
     if name not in known:
-        near = difflib.get_close_matches(name, [each for each, one in known.items() if one.is_runnable], cutoff=0.5)
-        remedy = f"Did you mean {' or '.join(near)}?" if near else "`tekapctl presets` lists them."
+        runnable = (each for each, one in known.items() if one.is_runnable)
+        remedy = did_you_mean(name, runnable) or "`tekapctl presets` lists them."
         raise UsageError(f"There is no preset named {name!r}.", remedy)
     return known[name]
 

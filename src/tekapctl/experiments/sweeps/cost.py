@@ -3,8 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from tekapctl.commands.bench import measure_alone, measure_steps
 from tekapctl.commands.cost import Cost, estimate
@@ -39,10 +38,6 @@ class GroupCost:
     macs: float
     memory_bytes: int
     seconds: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 def costs(

@@ -13,9 +13,9 @@ from pydantic import Field, ValidationError
 
 from tekapctl.errors import UsageError
 from tekapctl.experiments import identity
-from tekapctl.experiments.identity import Identity, experiment, flat_items, in_words
+from tekapctl.experiments.identity import Identity, experiment, in_words
 from tekapctl.experiments.presets import preset, presets
-from tekapctl.settings import Settings
+from tekapctl.settings import Settings, flat_items
 from tekapctl.spec import StudentSpec, TeacherSpec, merged, parse, read_file
 
 _SHOWN = 5
