@@ -16,13 +16,13 @@ import torch
 from torch.nn import functional as F
 
 from tekapctl import data, models
+from tekapctl.commands.cost import untrained
 from tekapctl.data.batch import Batch
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet, Splits
-from tekapctl.device import autocast, describe, resolve_device, resolve_precision, synchronize
+from tekapctl.device import autocast, describe, resolve_device, synchronize
 from tekapctl.distillation.objective import Distillation
 from tekapctl.errors import UsageError, failures_in_words
-from tekapctl.models import external
 from tekapctl.models.network import Requires, of_batch
 from tekapctl.randomness import generator
 from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec
@@ -30,11 +30,11 @@ from tekapctl.store.home import Home
 from tekapctl.timing import StepClock, no_clock
 from tekapctl.train.build import assemble
 from tekapctl.train.evaluation import predict
+from tekapctl.train.images import with_unlabelled
 from tekapctl.train.source import find_teacher
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher, live_teacher
 from tekapctl.train.trained import Reference, Trained
 from tekapctl.train.trainer import Trainer
-from tekapctl.train.unlabelled import with_unlabelled
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,6 @@ def measure_steps(spec: StudentSpec, home: Home, steps: int) -> Benchmark:
         live = live_teacher(live)
         assert isinstance(live, LiveTeacher)
         trainer.network.train()
-        teacher_precision = resolve_precision(spec.precision, device, teacher.network, trains=False)
         step_seconds, network_seconds = _step_and_network_seconds(trainer, live, steps)
         phase_seconds = _phase_seconds(trainer, steps)
         peak_memory_bytes, peak_memory_scope = _peak_memory(device)
@@ -118,7 +117,7 @@ def measure_steps(spec: StudentSpec, home: Home, steps: int) -> Benchmark:
             teacher=teacher.model,
             student=spec.student,
             device=describe(device),
-            teacher_precision=str(teacher_precision).removeprefix("torch."),
+            teacher_precision=str(live.precision).removeprefix("torch."),
             student_precision=str(trainer.precision).removeprefix("torch."),
             steps=steps,
             step_seconds=step_seconds,
@@ -184,9 +183,7 @@ S = TypeVar("S", TeacherSpec, StudentSpec)
 
 def _untrained(spec: S) -> S:
     """The spec with random weights in place of a library's pretrained ones, which are as fast."""
-    if spec.network.partition(":")[0] not in external.LIBRARIES:
-        return spec
-    return spec.model_copy(update={"model_args": dict(external.without_weights(spec.model_args))})
+    return spec.model_copy(update={"model_args": dict(untrained(spec.network, spec.model_args))})
 
 
 def _teacher(spec: StudentSpec, home: Home, stand_ins: list[str]) -> tuple[Trained, StudentSpec]:

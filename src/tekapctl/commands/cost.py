@@ -52,13 +52,13 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
         UsageError: The teacher is a run or file that does not exist.
     """
     shape = spec.data.shape(home.datasets)
-    student = models.build(spec.network, shape.classes, shape.channels, _untrained(spec.network, spec.model_args))
+    student = models.build(spec.network, shape.classes, shape.channels, untrained(spec.network, spec.model_args))
     image = (shape.channels, shape.height, shape.width)
     teachers = []
     if isinstance(spec, StudentSpec):
         for name in (spec.teacher, *spec.ensemble):
             if models.is_known(name):
-                arguments = _untrained(name, spec.teacher_args if name == spec.teacher else {})
+                arguments = untrained(name, spec.teacher_args if name == spec.teacher else {})
                 teachers.append(models.build(name, shape.classes, shape.channels, arguments))
             else:
                 reference = trained.find(home, name, data=spec.data)
@@ -83,7 +83,7 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
     )
 
 
-def _untrained(name: str, arguments: external.Arguments) -> external.Arguments:
+def untrained(name: str, arguments: external.Arguments) -> external.Arguments:
     """Arguments without those for a library's pretrained weights, which are as large as random ones."""
     return external.without_weights(arguments) if name.partition(":")[0] in external.LIBRARIES else arguments
 

@@ -185,17 +185,7 @@ class Batches:
         index = self._order(0)[:count]
         view = torch.full_like(index, self.centre)
         images = self.at(index, view)
-        source = self.image_set.source_index
-        on_device = index.to(self.device)
-        return Batch(
-            images,
-            self.labels[on_device],
-            on_device,
-            index if source is None else source[index],
-            view,
-            step=0,
-            strong=images if strong else None,
-        )
+        return replace(self._batch(images, index, view, 0), strong=images if strong else None, label_weights=None)
 
     def in_order(self) -> Iterator[Batch]:
         """All samples once, in order, without augmentation; batches are dealt out to the processes in turn."""

@@ -316,33 +316,3 @@ def load(
     if min(train.image_shape[1:]) < 8:
         raise UsageError(f"The images of {spec.name} are smaller than 8 pixels.", "Use images of 8 pixels or more.")
     return Splits(train, test, splits.notes, splits.split, val)
-
-
-def find_folder(
-    spec: DataSpec, downloads: Path, names: Sequence[str], inner: str, elsewhere: Sequence[Path] = ()
-) -> Path:
-    """Find the folder that holds a dataset's files.
-
-    Args:
-        spec: The dataset; if its `folder` is set, only that is searched.
-        downloads: Where fetched datasets are.
-        names: File names; a folder with any of them is the right one.
-        inner: The subfolder of the published archive that holds the files.
-        elsewhere: System folders to search last.
-
-    Raises:
-        UsageError: There is no such folder.
-    """
-    if spec.folder is not None:
-        given = expand_user(spec.folder)
-        if not given.is_dir():
-            raise UsageError(f"There is no folder {spec.folder!r}.", "Name a folder that holds the dataset.")
-        places = [given, given / inner, given / spec.name]
-        problem = f"The folder {spec.folder!r} holds no files of {spec.name}."
-    else:
-        places = [downloads / spec.name, downloads / spec.name / inner, *elsewhere]
-        problem = f"The dataset {spec.name} has not been fetched yet."
-    for place in places:
-        if any((place / name).is_file() for name in names):
-            return place
-    raise UsageError(problem, f"Get it with `tekapctl fetch {spec.name}`, or name its folder with `data.folder`.")

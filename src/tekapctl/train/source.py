@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from tekapctl.data.batch import Batch
 from tekapctl.data.batches import Batches
-from tekapctl.device import resolve_precision
+from tekapctl.data.image_set import Splits
+from tekapctl.device import place, resolve_precision
 from tekapctl.distillation.objective import TeacherForward
 from tekapctl.distillation.perturbations import LogitPerturbation
 from tekapctl.errors import UsageError
@@ -19,6 +20,7 @@ from tekapctl.models.network import Knowledge
 from tekapctl.spec import RunSpec, StudentSpec
 from tekapctl.store.home import Home
 from tekapctl.train import trained
+from tekapctl.train.evaluation import predict, top_k
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher, SharedForward
 from tekapctl.train.teacher_statistics import perturbation_of
 from tekapctl.train.trained import Trained
@@ -82,6 +84,23 @@ def find_teacher(spec: StudentSpec, home: Home) -> tuple[Trained, StudentSpec]:
     return teacher, spec.model_copy(update=pinned)
 
 
+def open_teachers(
+    spec: RunSpec, teachers: Sequence[Trained], splits: Splits, train: Batches, home: Home
+) -> list[TeacherSource]:
+    """The teachers on the run's device, live or cached, with their perturbations.
+
+    Raises:
+        UsageError: A teacher's classes are not the dataset's, or its perturbation cannot be made.
+    """
+    if not isinstance(spec, StudentSpec):
+        return []
+    for teacher in teachers:
+        if not trained.fit_to(teacher, splits.test, spec.data.described, needs_classes=spec.requires.classes):
+            logger.info(f"teacher: {teacher.model} has other classes than the data; only its features are used")
+        place(teacher.network, train.device)
+    return [open_teacher(spec, teacher, train, home.knowledge) for teacher in teachers]
+
+
 def open_teacher(spec: StudentSpec, teacher: Trained, train: Batches, cache: Path) -> TeacherSource:
     """A teacher that can be asked: live, or with its outputs cached where the spec wants that and they can be."""
     perturbation = perturbation_of(spec, teacher, train)
@@ -101,6 +120,38 @@ def open_teacher(spec: StudentSpec, teacher: Trained, train: Batches, cache: Pat
         logger.info("the cache is complete: it is kept in the memory of the device")
         return TeacherSource(teacher, table, perturbation)
     return TeacherSource(teacher, cached, perturbation)
+
+
+def evaluate_teachers(
+    spec: RunSpec, teachers: Sequence[Trained], test: Batches
+) -> tuple[Float[Tensor, "n classes"] | None, float | None]:
+    """The teachers' logits for the test images and their top-1 accuracy; an ensemble averages probabilities.
+
+    None if there are no teachers, or one of them has other classes.
+    """
+    described = spec.data.described
+    if (
+        not all(trained.fit_to(each, test.image_set, described, needs_classes=False) for each in teachers)
+        or not teachers
+    ):
+        return None, None
+    outputs = []
+    for teacher in teachers:
+        precision = resolve_precision(spec.precision, test.device, teacher.network, trains=False)
+        logits, labels = predict(teacher.network, test, precision)
+        outputs.append(logits.log_softmax(1) if len(teachers) > 1 else logits)
+    logits = torch.stack(outputs).logsumexp(0) if len(outputs) > 1 else outputs[0]
+    return logits, top_k(logits, labels, 1).item()
+
+
+def warn_if_on_other_images(teacher: Trained, spec: RunSpec) -> None:
+    """Warn of a teacher that was trained on other images than the student will be."""
+    if teacher.fingerprint is None or spec.data.fingerprint in (None, teacher.fingerprint):
+        return
+    logger.warning(
+        f"the images of {spec.data.described} are not those that the teacher was trained on; it may have been "
+        "trained on some of the test images, so that its accuracy and the student's agreement with it mean little"
+    )
 
 
 def shared(sources: Sequence[TeacherSource]) -> list[TeacherSource]:

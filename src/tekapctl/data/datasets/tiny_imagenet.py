@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 from tekapctl.data.fetching import PublishedFile
 from tekapctl.data.files.listing import Listing, few, images_under
 from tekapctl.data.image_files import ImageFilesSpec
-from tekapctl.data.spec import DATASETS, Shape, find_folder
+from tekapctl.data.in_memory import find_folder
+from tekapctl.data.spec import DATASETS, Shape
 from tekapctl.errors import UsageError
 from tekapctl.store.archive import unpack_zip
 from tekapctl.store.download import Downloaded

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tekapctl.commands.bench import measure_alone, measure_steps
+from tekapctl.commands.bench import measure
 from tekapctl.commands.cost import Cost, estimate
 from tekapctl.commands.warm_cache import Report
 from tekapctl.device import describe, resolve_device
@@ -20,9 +20,6 @@ from tekapctl.store.atomic import atomic_write
 from tekapctl.store.home import Home
 
 logger = logging.getLogger(__name__)
-
-STEPS = 3
-"""Timed steps, after untimed ones."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +87,7 @@ def _seconds(trial: Trial, folder: SweepFolder) -> float | None:
     key = f"{how}: {identity.group(identity.identity(spec, {}))}"
     if key not in known:
         try:
-            if isinstance(spec, StudentSpec):
-                known[key] = measure_steps(spec, folder.home, STEPS).run_seconds
-            else:
-                known[key] = measure_alone(spec, folder.home, STEPS)
+            known[key] = measure(spec, folder.home).seconds
         except TekapctlError as error:
             logger.info(f"could not measure {trial.group}: {error.problem}")
             return None
