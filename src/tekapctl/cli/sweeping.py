@@ -47,16 +47,9 @@ Measure = Annotated[
 
 @dataclass(frozen=True)
 class How:
-    """How to execute the runs of a plan.
+    """How to execute the runs of a plan; without an executor they run here.
 
-    Attributes:
-        workers: Runs at a time.
-        devices: Devices shared out among them.
-        executor: Submits them as jobs; None runs them here.
-        slurm: Parameters of Slurm.
-        retry: Try failed runs again.
-        again: The command that continues.
-        status: The command that shows the progress.
+    The user is told that the command `again` continues them, and that `status` shows their progress.
 
     Raises:
         UsageError: Options contradict each other.

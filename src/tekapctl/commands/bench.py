@@ -46,21 +46,11 @@ _MAX_RANDOM_BYTES = 2**30
 class Benchmark:
     """Measurements of a run's steps; times are in seconds.
 
-    Attributes:
-        teacher: The teacher's network.
-        student: The student's network.
-        device: Where they compute.
-        teacher_precision: Precision of the teacher's passes.
-        student_precision: Precision of the student's passes.
-        steps: Number of measured steps.
-        step_seconds: Time of a step: the median on a CPU, the mean on other devices.
-        phase_seconds: Mean time of each phase of a step, synchronising the device after each phase.
-        network_seconds: Median time of a live teacher's forward pass and a student's forward and backward pass alone.
-        images_per_second: Training speed.
-        peak_memory_bytes: Peak memory.
-        peak_memory_scope: Whose memory: `device` or `process`.
-        run_seconds: Estimate for the whole run, with a test after each epoch.
-        stand_ins: Unavailable parts replaced by random ones: `teacher`, `dataset`.
+    The time of a step is the median on a CPU and the mean on other devices; that of a phase is a mean, with the device
+    synchronised after each. `network_seconds` is the median of a live teacher's forward pass and a student's forward
+    and backward pass alone, and `run_seconds` an estimate for the whole run, with a test after each epoch. Memory is
+    that of `device` or `process`. `stand_ins` are the unavailable parts that random ones replaced: `teacher`,
+    `dataset`.
     """
 
     teacher: str
@@ -149,13 +139,7 @@ def measure_alone(spec: TeacherSpec, home: Home, steps: int) -> float:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run takes on this machine, by a few of its steps.
-
-    Attributes:
-        seconds: Time of the whole run, with an evaluation after each epoch.
-        memory_bytes: Peak memory.
-        memory_scope: Whose memory: `device` or `process`.
-    """
+    """What a run takes on this machine, by a few of its steps: time, and peak memory of `device` or `process`."""
 
     seconds: float
     memory_bytes: int

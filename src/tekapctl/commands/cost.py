@@ -22,16 +22,10 @@ _FLOAT_BYTES = 4
 class Cost:
     """A run's estimated cost.
 
-    Attributes:
-        parameters: Parameters of the student.
-        macs: Multiply-accumulates of the student's forward pass per image.
-        teacher_macs: The same of all teachers together; None without a teacher.
-        train_images: Training images.
-        steps_per_epoch: Optimizer steps per epoch.
-        steps: Optimizer steps in total.
-        total_macs: Multiply-accumulates of all forward and backward passes; losses and learned views are not counted.
-        memory_bytes: Upper bound on weights, gradients, momentum, dataset, the method's memory and the activations of
-            a batch.
+    `macs` are the multiply-accumulates of the student's forward pass per image, `teacher_macs` those of all teachers
+    together (None without one), and `total_macs` those of all forward and backward passes, without losses and learned
+    views. `memory_bytes` is an upper bound on weights, gradients, momentum, dataset, the method's memory and the
+    activations of a batch.
     """
 
     parameters: int

@@ -22,12 +22,7 @@ from tekapctl.train import evaluation
 class Mistake:
     """An image and the wrong class that a network assigns it to.
 
-    Attributes:
-        name: Path of the image, or its number in the test set.
-        label: Its class.
-        predicted: The network's.
-        confidence: Probability of the predicted class.
-        picture: A file, or pixels from 0 to 255.
+    Its name is its path, or its number in the test set; the picture is a file, or pixels from 0 to 255.
     """
 
     name: str

@@ -76,14 +76,10 @@ def _check(what: str, values: Sequence[float | int], low: float | int, high: flo
 
 @dataclass(frozen=True)
 class Robustness:
-    """A network's results on shifted images, as fractions.
+    """A network's results on shifted images, as fractions; the teacher's are None without one.
 
-    Attributes:
-        shift: Name of the shift.
-        top1: Top-1 accuracy.
-        consistency: Fraction of images classified as without the shift.
-        teacher_top1: The teacher's top-1 on the same images; None without a teacher.
-        agreement: Fraction of images that network and teacher classify alike; None without a teacher.
+    `consistency` is of the images that are classified as without the shift, `agreement` of those that network and
+    teacher classify alike.
     """
 
     shift: str

@@ -19,21 +19,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has got.
-
-    Attributes:
-        run: Its id.
-        status: Its status.
-        epoch: Finished epochs.
-        epochs: Total epochs, if known.
-        step: Recorded steps of the current epoch.
-        steps: Steps per epoch, if known.
-        best_top1: Best top-1 accuracy so far, a fraction.
-        best_epoch: Epoch of the best top-1.
-        seconds_left: Estimated remaining time; None if unknown or if the run is not running.
-        error: Why it failed.
-        metrics: The metrics of each epoch.
-    """
+    """How far a run has got: finished epochs, and recorded steps of the current one. What is unknown is None."""
 
     run: str
     status: Status
@@ -111,14 +97,9 @@ def _left(metrics: list[dict[str, Any]], epochs: int, step: int, steps: int | No
 
 @dataclass(frozen=True)
 class Verified:
-    """The result of checking a run.
+    """The result of checking a run: how many files match their checksum, and what is wrong.
 
-    Attributes:
-        run: Its id.
-        status: Its status.
-        files: Intact files with a checksum.
-        problems: What is wrong.
-        left_out: Weights that the run was imported without, which is nothing wrong.
+    `left_out` are weights that the run was imported without, which is nothing wrong.
     """
 
     run: str

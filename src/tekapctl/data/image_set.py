@@ -203,14 +203,9 @@ def channel_statistics(counts: Float64[Tensor, "c 256"]) -> ChannelStatistics:
 
 @dataclass(frozen=True)
 class Splits:
-    """The training and test images of a dataset.
+    """The training and test images of a dataset, and how they were separated.
 
-    Attributes:
-        train: Training images.
-        test: Test images.
-        notes: What the user should know about them.
-        split: How the two were separated.
-        val: Validation images, held out of the training images; None where epochs are evaluated on the test images.
+    Epochs are evaluated on the validation images, if some are held out of the training images, else on the test images.
     """
 
     train: ImageSet

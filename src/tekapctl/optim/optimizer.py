@@ -60,13 +60,7 @@ _HOW = ("lr", "fused", "foreach", "capturable")
 
 @dataclass(frozen=True)
 class Trainable:
-    """A parameter to train.
-
-    Attributes:
-        tensor: The parameter.
-        lr_scale: Factor of the learning rate.
-        is_classifier: Whether it belongs to the network's last layer.
-    """
+    """A parameter to train."""
 
     tensor: nn.Parameter
     lr_scale: float = 1.0

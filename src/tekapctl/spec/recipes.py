@@ -9,12 +9,7 @@ from tekapctl.registry import unknown_name
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a training run.
-
-    Attributes:
-        source: Where they come from, and what of it is left out.
-        table: Fields of a spec.
-    """
+    """Fields of a training run's spec, where they come from, and what of it is left out."""
 
     source: str
     table: Mapping[str, Any]

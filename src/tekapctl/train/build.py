@@ -53,15 +53,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunContext:
-    """Everything a run trains with.
+    """Everything a run trains with; in its spec, the teacher is pinned to the weights that were found.
 
-    Attributes:
-        spec: The spec, with the teacher pinned to the weights that were found.
-        splits: The image sets, in the channels that the networks take.
-        sources: The teachers of a student's run.
-        teacher_logits: The teacher's logits for the test images; of an ensemble, the log of its mean probabilities.
-        teacher_top1: Its accuracy on them, as a fraction.
-        trainer: The trainer, with the network and its objective.
+    `teacher_logits` are the teacher's for the test images; of an ensemble, the log of its mean probabilities.
+    `teacher_top1` is its accuracy on them, as a fraction.
     """
 
     spec: RunSpec

@@ -71,12 +71,7 @@ _BATCH_SIZE = 500
 
 @dataclass(frozen=True)
 class DiagnosedTeacher:
-    """A teacher to run on the test images.
-
-    Attributes:
-        network: The teacher, on its device.
-        precision: Precision of its passes.
-    """
+    """A teacher to run on the test images."""
 
     network: Network
     precision: torch.dtype

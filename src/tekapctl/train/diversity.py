@@ -18,13 +18,7 @@ Classifier = Callable[[Float[Tensor, "*batch width"]], Float[Tensor, "*batch cla
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """A teacher's outputs for test images.
-
-    Attributes:
-        knowledge: Its logits and embeddings, in float32.
-        labels: The images' classes.
-        classify: Its classifier layer, from embedding to logits.
-    """
+    """A teacher's outputs for test images, in float32, and its classifier layer, from embedding to logits."""
 
     knowledge: Knowledge
     labels: Int64[Tensor, " n"]

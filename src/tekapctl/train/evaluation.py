@@ -20,14 +20,7 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class Confusion:
-    """Images of one class that are predicted as another.
-
-    Attributes:
-        label: Their class.
-        predicted: The class that is predicted.
-        images: How many they are.
-        fraction: Their fraction of the images of their class.
-    """
+    """Images of one class that are predicted as another, and their fraction of the images of their class."""
 
     label: str
     predicted: str

@@ -14,15 +14,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """How far a run has come; part of its checkpoints.
+    """How far a run has come: epochs, steps of the current one, seconds with tests; part of its checkpoints.
 
-    Attributes:
-        epoch: Epochs done.
-        step: Steps done of the current epoch.
-        best_epoch: The epoch, from 1, with the best top-1 accuracy so far, on the validation set if there is one.
-        best_top1: That accuracy, as a fraction.
-        seconds: Time spent on the epochs done, including their tests.
-        history: The metrics of the epochs done.
+    The best epoch, counted from 1, has the best top-1 accuracy so far, on the validation set if there is one.
     """
 
     epoch: int = 0

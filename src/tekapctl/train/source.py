@@ -30,13 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TeacherSource:
-    """A teacher of a run.
-
-    Attributes:
-        trained: Its network, with where it came from.
-        forward: Gives its knowledge of a batch, live or from the cache.
-        perturbation: What its augmented teachers' logits differ by.
-    """
+    """A teacher of a run: its network, its forward pass, live or from the cache, and its perturbation."""
 
     trained: Trained
     forward: TeacherForward

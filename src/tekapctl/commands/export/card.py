@@ -39,17 +39,9 @@ _NOT_STRINGS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a card says of the file itself.
+    """What a card says of the file itself; what cannot be run here is not checked.
 
-    Attributes:
-        file: Its name.
-        kind: Its format.
-        format: The same, as an object.
-        bytes: Its size.
-        check: How it compares with PyTorch; None if it cannot be run here.
-        full_size: How it does on files at their full size.
-        torch_seconds: PyTorch's latency at batch 1 and 32.
-        license: Of the weights, as the hub names it.
+    `torch_seconds` are PyTorch's latencies at batch 1 and 32. The license is named as on the hub.
     """
 
     file: str

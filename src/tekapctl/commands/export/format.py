@@ -35,17 +35,11 @@ INPUT = "images"
 
 @dataclass(frozen=True)
 class ExportSource:
-    """A trained network with what its export needs.
+    """A trained network, on the CPU, with what its export needs.
 
-    Attributes:
-        trained: The network, on the CPU.
-        data: Its dataset.
-        splits: The dataset's images, with as many channels as the network takes.
-        preprocessing: How images are prepared for the network.
-        metadata: What is stored in the file: model, dataset, classes, mean, std and more.
-        precision: float32, float16, or int8, which starts from a file in float32.
-        includes_preprocessing: Whether a graph takes images of any size and returns probabilities; else it takes
-            normalised images and returns logits.
+    The images have as many channels as the network takes. `metadata` are stored in the file. The precision is float32,
+    float16, or int8, which starts from a file in float32. With `includes_preprocessing`, a graph takes images of any
+    size and returns probabilities; else it takes normalised images and returns logits.
     """
 
     trained: Trained

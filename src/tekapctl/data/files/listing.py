@@ -17,14 +17,9 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Listing:
-    """The image files of a dataset.
+    """The image files of a dataset with their class numbers, and the names of the classes.
 
-    Attributes:
-        classes: Class names, by number.
-        train: Training files with their class numbers.
-        test: Test files with their class numbers.
-        notes: What the user should know about them.
-        split: How training and test images were separated.
+    `notes` are what the user should know, and `split` says how training and test images were separated.
     """
 
     classes: tuple[str, ...]

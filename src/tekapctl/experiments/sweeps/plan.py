@@ -49,13 +49,9 @@ class SweepFile(Settings):
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a sweep.
+    """One run of a sweep; it shares its group with trials that differ only in their seed.
 
-    Attributes:
-        label: Its name.
-        group: The name that it shares with trials that differ only in their seed.
-        spec: Its spec, as the file has it.
-        requires: Trials that are its teachers, by their names in the spec.
+    `requires` are the trials that are its teachers, by their names in the spec.
     """
 
     label: str

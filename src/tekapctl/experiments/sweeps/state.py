@@ -29,17 +29,11 @@ _BEST = ("finished", "running", "interrupted", "failed")
 
 @dataclass(frozen=True)
 class Standing:
-    """The state of a trial.
+    """The state of a trial: `queued` if submitted to a cluster, `waiting` if not started.
 
-    Attributes:
-        state: `queued` if submitted to a cluster, `waiting` if not started.
-        run: The id of its run, if it has started.
-        epoch: Completed epochs.
-        top1: Top-1 accuracy on the test images after the last epoch (0 to 1) of a finished run.
-        val_top1: The same on its validation images, if it has any.
-        error: Why it failed or was interrupted.
-        diverged: Whether it failed because its loss or its outputs were no longer finite.
-        note: Why one of its runs does not count.
+    The accuracies (0 to 1) of a finished run are those after the last epoch, on the test and on the validation images.
+    It has `diverged` if it failed because its loss or its outputs were no longer finite. `note` says why one of its
+    runs does not count.
     """
 
     state: State
