@@ -28,9 +28,9 @@ from tekapctl.cli import (
     tune,
     watch,
 )
+from tekapctl.cli.console import Wording
 from tekapctl.cli.help import Group, use_own_help
 from tekapctl.cli.options import option
-from tekapctl.cli.wording import Wording
 from tekapctl.errors import TekapctlError
 
 

@@ -12,8 +12,8 @@ from tekapctl import data
 from tekapctl.data.batches import Batches
 from tekapctl.data.files.listing import count, few, unlabelled_files
 from tekapctl.data.files.streaming import ImageFiles
+from tekapctl.data.image_files import decode_all
 from tekapctl.data.image_set import ImageSet, Splits
-from tekapctl.data.loading import decode_all
 from tekapctl.device import make_deterministic, place, resolve_precision, set_float32_precision
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 from tekapctl.errors import UsageError
