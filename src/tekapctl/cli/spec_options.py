@@ -66,13 +66,9 @@ class SpecOption:
         usage: Flags and the name of a value: `--name NAME`, `-n --name NAME`, or `--name/--no-name` for a switch.
         path: The field, as `optimizer.learning_rate`; None where `build_spec` reads the value itself.
         type: Of a value; `dict` for `KEY=VALUE` texts.
-        panel: The group of the help page.
-        help: Description, without the default.
         default: The field's default, for the help page; None shows none.
         default_text: Shown instead of `default` where a field has no fixed one.
         only: The kind of spec that has the field; None for both.
-        repeatable: Whether each use adds a value to a list.
-        complete: Completes a value in the shell.
         fields: Turns a value into values by path, where the option does not simply set `path`.
     """
 

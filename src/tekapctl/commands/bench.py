@@ -218,9 +218,7 @@ def _splits(spec: RunSpec, home: Home, channels: int | None, stand_ins: list[str
 
 
 def _batches(trainer: Trainer) -> Iterator[Batch]:
-    strong = trainer.objective.requires.strong_view
-    epochs = (trainer.train_batches.epoch(epoch, strong=strong) for epoch in itertools.count())
-    return trainer.marked(itertools.chain.from_iterable(epochs))
+    return itertools.chain.from_iterable(map(trainer.batches, itertools.count()))
 
 
 def _mean_step_seconds(trainer: Trainer, batches: Iterator[Batch], steps: int) -> float:

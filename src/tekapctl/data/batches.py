@@ -28,20 +28,11 @@ class Batches:
     The usual augmentation for small images: a random crop of the zero-padded image and a flip with probability 0.5. All
     random numbers depend on seed, epoch and step alone and are drawn on the CPU, so every device sees the same batches.
 
-    Args:
-        image_set: The images.
-        batch_size: Images per step; the last step of an epoch may have fewer.
-        device: Where the images and the batches are.
-        padding: Black pixels added on each side before cropping.
-        flip: Whether images are flipped.
-        random_resized_crop: Whether images are cropped as by torchvision's RandomResizedCrop when they are decoded;
-            needs image files and no padding.
-        augment: Further augmentations, applied in this order; of those that mix images, one is drawn for each step.
-        repeats: Copies of an image that follow each other, each augmented differently (Hoffer et al., "Augment Your
-            Batch", CVPR 2020; Berman et al., "MultiGrain", 2019). An epoch keeps its length and shows some images.
-        accumulate: Number of batches into which a step's samples are split.
-        seed: Seed of the order and the augmentation.
-        comm: The processes that share each batch.
+    Images of files may be cropped as by torchvision's RandomResizedCrop when they are decoded, without padding. Further
+    augmentations are applied in their order; of those that mix images, one is drawn for each step. Of repeated images,
+    copies follow each other in an epoch, each augmented differently (Hoffer et al., "Augment Your Batch", CVPR 2020;
+    Berman et al., "MultiGrain", 2019); the epoch keeps its length and shows some images. The last step of an epoch may
+    have fewer images than `batch_size`, and the samples of a step are split into `accumulate` batches.
     """
 
     def __init__(

@@ -22,6 +22,8 @@ from tekapctl.registry import unknown_name
 from tekapctl.settings import Settings, Weight
 
 Distribution = Literal["gaussian", "uniform"]
+NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
+"""The settings of TeKAP that switch it off."""
 LEVELS: tuple[Level, ...] = get_args(Level)
 NoiseSource = Callable[[Sequence[int], str, int, torch.device, int], Tensor]
 """Draws unit-variance noise from a shape (teachers, batch, ...), the name of its target (`logits`, `embedding`,

@@ -94,11 +94,7 @@ def write_bundle(runs: Sequence[Run], output: Path, *, weights: bool = True, che
 
 
 def _check(run: Run, *, weights: bool, checkpoints: bool) -> None:
-    """Check that a run can be exported.
-
-    Raises:
-        UsageError: It cannot.
-    """
+    """Check that a run can be exported."""
     status = run.status
     if status == "running":
         raise UsageError(f"The run {run.id} is running.", "Wait for it, or stop it.")

@@ -96,11 +96,7 @@ def _check_space(manifest: Manifest, wanted: frozenset[str], folder: Path) -> No
 
 
 def _check(entry: RunEntry, staged: Run, present: Run, bundle: Path) -> None:
-    """Check that the files of a run fit together, those that are here already included.
-
-    Raises:
-        UsageError: They do not.
-    """
+    """Check that the files of a run fit together, those that are here already included."""
     if present.path.is_dir():
         for name in WEIGHTS.values():
             if (staged.path / name).is_file():

@@ -68,11 +68,7 @@ class _Hashed:
         """PyTorch asks for it at the end; the file is flushed with its checksum."""
 
     def check(self) -> None:
-        """Raise the error of a piece that could not be written.
-
-        Raises:
-            OSError: There was one.
-        """
+        """Raise the error of a piece that could not be written."""
         if self._error is not None:
             raise self._error
 

@@ -56,11 +56,7 @@ def execute(
             check_begins_anew(spec)
             Trackers.check(spec.track)
         context = build_run(spec, home, comm)
-        name = ""
-        with comm.raise_together():
-            if comm.is_main:
-                name = held.enter_context(start(context, home, files)).id
-        run = Run(home.runs / comm.all_gather_object(name)[0])
+        run = _begin(context, home, held, files)
         log_run(context)
         logger.info(f"run: {run.id}")
         return _train(run, context, callback)
@@ -76,6 +72,20 @@ def start(
         "environment.json": json.dumps(environment(context.trainer.device, context.trainer.comm), indent=2) + "\n",
     }
     return Runs(home.runs).start(label(context), files)
+
+
+def _begin(
+    context: RunContext, home: Home, held: ExitStack, files: Mapping[str, str], source: Run | None = None
+) -> Run:
+    """Start a run in the main process, with what it takes over from the run that it continues."""
+    comm, name = context.trainer.comm, ""
+    with comm.raise_together():
+        if comm.is_main:
+            run = held.enter_context(start(context, home, files))
+            if source is not None:
+                carry_over(source, run)
+            name = run.id
+    return Run(home.runs / comm.all_gather_object(name)[0])
 
 
 def resume(reference: str, home: Home, callback: Callback, track: Sequence[str] = ()) -> dict[str, Any]:
@@ -126,18 +136,13 @@ def train_longer(
             spec = continued(source, epochs, track)
             Trackers.check(spec.track)
         context = build_run(spec, home, comm)
-        name = ""
-        with comm.raise_together():
-            if comm.is_main:
-                new = held.enter_context(start(context, home))
-                carry_over(source, new)
-                name = new.id
+        run = _begin(context, home, held, {}, source)
         before = load_of_run(source.path)
         logger.info(
             f"continuing {source.id}: the learning rate was {before.rate(before.epochs - 1):.3g} in its last epoch and "
             f"is {spec.rate(before.epochs):.3g} in the next, by the schedule for {spec.epochs} epochs"
         )
-        return _resume(Run(home.runs / comm.all_gather_object(name)[0]), context, callback)
+        return _resume(run, context, callback)
 
 
 def _resume(run: Run, context: RunContext, callback: Callback) -> dict[str, Any]:

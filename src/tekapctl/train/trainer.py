@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -130,18 +130,14 @@ class Trainer:
         self._sums.begin()
         self._waiting.begin()
 
-    def batches(self) -> Iterator[Batch]:
-        """The rest of the current epoch."""
-        strong = self.objective.requires.strong_view
-        return self.marked(self.train_batches.epoch(self.progress.epoch, self.progress.step, strong=strong))
+    def batches(self, epoch: int | None = None) -> Iterator[Batch]:
+        """The batches of an epoch; by default the rest of the current one.
 
-    def marked(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Mark each batch as the beginning of a step for compiled networks.
-
-        On CUDA these reuse their output buffers from step to step. Several students that share a teacher share its step
-        as well.
+        Each is marked as the beginning of a step for compiled networks, which on CUDA reuse their output buffers from
+        step to step. Several students that share a teacher share its step as well.
         """
-        for batch in batches:
+        number, start = (self.progress.epoch, self.progress.step) if epoch is None else (epoch, 0)
+        for batch in self.train_batches.epoch(number, start, strong=self.objective.requires.strong_view):
             if self.spec.compile:
                 torch.compiler.cudagraph_mark_step_begin()
             yield batch

@@ -4,7 +4,7 @@ import math
 import os
 import random
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,8 +40,6 @@ _ROTATED = (5, 6, 7, 8)
 
 Box = tuple[float, float, float, float]
 """Left, top, right and lower edge in pixels."""
-Choose = Callable[[int, int], Box]
-"""Chooses a crop of an image of a given width and height."""
 
 
 class DamagedImageError(Exception):

@@ -152,11 +152,7 @@ def _setup(
 
 
 def _check_prerequisites(prerequisites: Iterable[Arm], designs: Iterable[Design], seeds: range) -> None:
-    """Check that no prerequisite is itself an arm of the study.
-
-    Raises:
-        UsageError: One is.
-    """
+    """Check that no prerequisite is itself an arm of the study."""
     own = {identity.experiment(arm.spec): arm.label for design in designs for arm in design.arms}
     for each in prerequisites:
         label = own.get(identity.experiment(each.spec))
