@@ -16,7 +16,7 @@ from tekapctl.errors import TekapctlError
 from tekapctl.models.zoo import build
 from tekapctl.registry import unknown_name
 from tekapctl.store.archive import extract_member
-from tekapctl.store.atomic import atomic_write, make_folder, remove_stale, sha256
+from tekapctl.store.atomic import atomic_write, make_folder, read_json, remove_stale, sha256
 from tekapctl.store.download import Downloaded, OfflineError, download, no_network, published, remove_stale_parts
 from tekapctl.store.home import Home
 from tekapctl.store.http import Report, silent
@@ -246,9 +246,4 @@ def _record(home: Home, new: dict[str, str], without: str = "") -> None:
 
 
 def _records(home: Home) -> dict[str, str]:
-    path = home.teachers / "sha256.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+    return {key: str(value) for key, value in read_json(home.teachers / "sha256.json").items()}

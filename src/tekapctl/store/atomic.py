@@ -1,8 +1,9 @@
-"""Files and folders that appear complete or not at all."""
+"""Files and folders that appear complete or not at all, and JSON files."""
 
 import errno
 import glob
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -10,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from filelock import FileLock
 
@@ -49,6 +50,20 @@ def atomic_file(path: Path, *, make_folder: bool = True) -> Iterator[BinaryIO]:
         raise explain(error, path) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def as_json(values: object) -> bytes:
+    """The contents of a JSON file."""
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if the file is missing or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def remove_stale(folder: Path, name: str = "*") -> None:

@@ -179,7 +179,7 @@ def _origin(source: ExportSource, run: Run | None, summary: dict[str, Any]) -> I
         yield "teacher", f"{teacher.get('model')} from {teacher.get('reference')}"
     if _is_number(teacher.get("top1")):
         yield "teacher's top-1", _percent(teacher["top1"])
-    for name, value in _training_environment(run).items():
+    for name, value in (run.environment() if run else {}).items():
         if value is not None:
             yield f"trained with: {name}", str(value)
 
@@ -247,14 +247,6 @@ def _table_of(summary: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _is_number(value: object) -> bool:
     return type(value) in (int, float)
-
-
-def _training_environment(run: Run | None) -> dict[str, Any]:
-    try:
-        found = json.loads((run.path / "environment.json").read_text(encoding="utf-8")) if run else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _percent(fraction: float) -> str:

@@ -1,6 +1,5 @@
 """Uploads exported files to a repository of the Hugging Face hub."""
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Any
 from tekapctl.commands.export.format import ExportSource
 from tekapctl.errors import TekapctlError, UsageError, require
 from tekapctl.logging import silence_libraries
+from tekapctl.store.atomic import as_json
 
 EXTRA = "hub"
 _FAILED_REQUESTS = {"TransportError", "RequestException"}
@@ -59,8 +59,8 @@ class Hub:
         """
         content: dict[str, Path | bytes] = {
             "README.md": files[0][1],
-            "config.json": _as_json(_config(source)),
-            "preprocessor_config.json": _as_json(_preprocessing(source)),
+            "config.json": as_json(_config(source)),
+            "preprocessor_config.json": as_json(_preprocessing(source)),
         }
         for parts, _ in files:
             for part in parts:
@@ -141,7 +141,3 @@ def _preprocessing(source: ExportSource) -> dict[str, Any]:
         "image_mean": list(preprocessing.mean),
         "image_std": list(preprocessing.std),
     }
-
-
-def _as_json(value: object) -> bytes:
-    return json.dumps(value, indent=2).encode() + b"\n"
