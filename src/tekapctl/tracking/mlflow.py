@@ -26,7 +26,6 @@ class MLflow(Tracker):
         require("mlflow", "mlflow.tracking")
 
     def start(self, run: str, folder: Path, spec: dict[str, Any], epochs: int) -> int:
-        """Log the spec's fields as parameters."""
         _allow_files()
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
@@ -47,7 +46,6 @@ class MLflow(Tracker):
         return 0
 
     def log(self, metrics: Metrics, epoch: int) -> None:
-        """Log an epoch's metrics in one request."""
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
@@ -55,7 +53,6 @@ class MLflow(Tracker):
         self._client.log_batch(self._id, metrics=entries)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Set MLflow's status of the run."""
         self._client.set_terminated(self._id, _STATUS[summary["status"]])
 
     def _experiment(self, name: str) -> str:

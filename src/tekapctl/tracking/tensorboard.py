@@ -33,14 +33,12 @@ class TensorBoard(Tracker):
         return known
 
     def log(self, metrics: Metrics, epoch: int) -> None:
-        """Log a scalar for each metric."""
         for name, value in grouped(metrics).items():
             self._writer.add_scalar(name, value, epoch)
         # So that a viewer sees the epoch at once, and nothing is lost if the run is killed.
         self._writer.flush()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Close the file."""
         self._writer.close()
 
 

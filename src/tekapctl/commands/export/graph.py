@@ -100,5 +100,4 @@ class Half(nn.Module):
         self.network = network.half()
 
     def forward(self, images: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
-        """The network's output."""
         return self.network(images.half()).float()

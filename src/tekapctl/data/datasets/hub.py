@@ -56,7 +56,6 @@ class HubImages(ClassFolders):
 
     @property
     def described(self) -> str:
-        """How it is written."""
         return f"hf:{self.repository}"
 
     @property
@@ -68,13 +67,11 @@ class HubImages(ClassFolders):
         return found["repo"], found["config"], found["label"]
 
     def location(self, downloads: Path) -> Path:
-        """The folder into which it is fetched."""
         repo, config, label = self._parts
         parts = ("hf", repo.replace("/", "--"), config and f"@{config}", label and f"+{label}")
         return downloads / "--".join(part for part in parts if part)
 
     def listing(self, downloads: Path) -> Listing:
-        """The fetched files."""
         folder = self.location(downloads)
         if not folder.is_dir():
             raise UsageError(

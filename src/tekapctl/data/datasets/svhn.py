@@ -42,7 +42,6 @@ class SVHN(InMemorySpec):
     inner: ClassVar = "SVHN"
 
     def read(self, folder: Path) -> tuple[Part, Part, tuple[str, ...]]:
-        """Read the MATLAB files."""
         train, test = (_part(folder / name) for name in _FILES)
         return train, test, tuple("0123456789")
 

@@ -30,7 +30,6 @@ class TinyImageNet(ImageFilesSpec):
     address: ClassVar[str] = ADDRESS
 
     def shape(self, downloads: Path) -> Shape:
-        """100,000 training images and 10,000 test images."""
         return Shape(100_000, 10_000, 200, self.image_channels, self.image_size, self.image_size)
 
     def listing(self, downloads: Path) -> Listing:
@@ -54,7 +53,6 @@ class TinyImageNet(ImageFilesSpec):
         return [PublishedFile(f"{INNER}.zip", [self.address], MAX_BYTES)]
 
     def unpack(self, file: Downloaded, folder: Path, name: str) -> None:
-        """Unpack the archive."""
         unpack_zip(file.path, folder, inside=INNER)
 
     def check(self, folder: Path) -> str:
