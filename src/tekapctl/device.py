@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator, local_rank
-from tekapctl.errors import UsageError, counted
+from tekapctl.errors import UsageError, counted, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def unusable_gpu() -> str | None:
             torch.cuda.init()
             reason = "it finds no GPU"
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".")
+            reason = first_line(error)
     drivers = ""
     if (needed := OLDEST_DRIVERS.get(int(built.split(".")[0]))) is not None:
         try:

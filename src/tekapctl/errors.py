@@ -111,6 +111,12 @@ def lacking_memory(error: BaseException) -> str | None:
     return "The device" if any(words in text for words in _DEVICE_MEMORY) else None
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text without a full stop; its type if it has no text."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".:")
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun, such as `2 classes`."""
     plural = "es" if noun.endswith("s") else "s"

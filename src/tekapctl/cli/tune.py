@@ -118,7 +118,7 @@ def tune(
         console.say(f"searching {axis.field}: {axis.values}")
     found = tuning.tune(planned, home, execute)
     if as_json:
-        console.show_json(_document(found))
+        console.show_json({**found.to_dict(), "command": _command(found)})
     else:
         _show(found)
     if found.confirmation is None:
@@ -154,10 +154,6 @@ def _mean(summary: "Summary | None") -> str:
 
 def _command(found: "Result") -> str | None:
     return None if found.spec_file is None else shlex.join(["tekapctl", "distill", "--spec", str(found.spec_file)])
-
-
-def _document(found: "Result") -> dict[str, Any]:
-    return {**found.to_dict(), "command": _command(found)}
 
 
 def _show(found: "Result") -> None:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -129,14 +129,14 @@ def of_batch(
 SMALLEST_IMAGE = 8
 
 
+@dataclass
 class Maps:
     """Collects the requested feature maps of a forward pass, and the same maps before their ReLU."""
 
-    def __init__(self, feature_maps: bool, preactivations: bool) -> None:
-        self.wants_feature_maps = feature_maps
-        self.wants_preactivations = preactivations
-        self.feature_maps: list[Tensor] = []
-        self.preactivations: list[Tensor] = []
+    wants_feature_maps: bool
+    wants_preactivations: bool
+    feature_maps: list[Tensor] = field(default_factory=list)
+    preactivations: list[Tensor] = field(default_factory=list)
 
     def keep(self, stage: Tensor, preactivation: Tensor) -> None:
         """Collect a feature map and its pre-activation."""

@@ -71,7 +71,7 @@ class ReusedClassifier(Network):
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
         """The pooled projected map."""
-        own = Maps(feature_maps=True, preactivations=maps.wants_preactivations)
+        own = Maps(True, maps.wants_preactivations)
         self.student.embed(images, own)
         maps.feature_maps += own.feature_maps if maps.wants_feature_maps else []
         maps.preactivations += own.preactivations

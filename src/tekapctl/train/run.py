@@ -15,6 +15,7 @@ from tekapctl.errors import (
     UnexpectedError,
     UsageError,
     failures_in_words,
+    first_line,
     smaller_batches,
 )
 from tekapctl.spec import StudentSpec, TeacherSpec, dumps, load_of_run, parse, to_dict
@@ -200,9 +201,8 @@ def _restore_state(run: Run, trainer: Trainer, state: dict[str, Any]) -> tuple[i
         if not (0 <= epoch <= trainer.spec.total_epochs and 0 <= step <= len(trainer.train_batches)):
             raise ValueError(f"it is of step {step} after epoch {epoch}")
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TekapctlError(
-            f"The checkpoint of the run {run.id} does not match its spec: {why.rstrip('.:')}.",
+            f"The checkpoint of the run {run.id} does not match its spec: {first_line(error)}.",
             "Restore the spec.toml that the run began with, or start a new run.",
         ) from None
     return epoch, step

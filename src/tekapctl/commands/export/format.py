@@ -17,7 +17,7 @@ from tekapctl.data.batches import CPU, Batches
 from tekapctl.data.files.streaming import ImageFiles
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.spec import DataSpec
-from tekapctl.errors import TekapctlError, UsageError, require
+from tekapctl.errors import TekapctlError, UsageError, first_line, require
 from tekapctl.logging import silence_libraries
 from tekapctl.models.external import Arguments
 from tekapctl.models.fusing import fold
@@ -52,16 +52,9 @@ class ExportSource:
 
     def having(self, precision: str, *, includes_preprocessing: bool) -> "ExportSource":
         """The same network for a file in this precision, with or without preprocessing in its graph."""
-        stated = {
-            "precision": precision,
-            "preprocessing": "inside" if includes_preprocessing else "outside",
-        }
-        return replace(
-            self,
-            metadata=self.metadata | stated,
-            precision=precision,
-            includes_preprocessing=includes_preprocessing,
-        )
+        stated = {"precision": precision, "preprocessing": "inside" if includes_preprocessing else "outside"}
+        metadata = self.metadata | stated
+        return replace(self, metadata=metadata, precision=precision, includes_preprocessing=includes_preprocessing)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -153,9 +146,8 @@ class ExportSource:
             try:
                 yield
             except Exception as error:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
                 raise TekapctlError(
-                    f"{self.trained.model} cannot be traced: {reason}.",
+                    f"{self.trained.model} cannot be traced: {first_line(error)}.",
                     "Use the format safetensors; `debug` shows where it failed.",
                 ) from error
 

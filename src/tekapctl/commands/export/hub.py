@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tekapctl.commands.export.format import ExportSource
-from tekapctl.errors import TekapctlError, UsageError, require
+from tekapctl.errors import TekapctlError, UsageError, first_line, require
 from tekapctl.logging import silence_libraries
 from tekapctl.store.atomic import as_json
 
@@ -83,7 +83,7 @@ class Hub:
             with silence_libraries(), _without_bars(self._utils):
                 yield
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            reason = first_line(error)
             kept = " The exported files are kept." if done else ""
             if isinstance(error, self._errors.HfHubHTTPError):
                 refused = error.response.status_code in (401, 403)

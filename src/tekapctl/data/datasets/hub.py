@@ -17,7 +17,7 @@ from tekapctl.data.fetching import replace_folder
 from tekapctl.data.files.decoding import SUFFIXES
 from tekapctl.data.files.listing import Listing, count, few, images_under
 from tekapctl.data.spec import DATASETS
-from tekapctl.errors import TekapctlError, UsageError, require
+from tekapctl.errors import TekapctlError, UsageError, first_line, require
 from tekapctl.store.download import local_path
 from tekapctl.store.http import Report, silent
 
@@ -119,9 +119,8 @@ class HubImages(ClassFolders):
         except UsageError:
             raise
         except Exception as error:  # reading downloaded files may raise anything
-            why = next(iter(str(error).splitlines()), type(error).__name__)
             raise TekapctlError(
-                f"{self.described} could not be fetched: {why.rstrip('.')}.",
+                f"{self.described} could not be fetched: {first_line(error)}.",
                 "Check its name, its @CONFIG and the network, or name a folder of its files as `source`.",
             ) from None
 
