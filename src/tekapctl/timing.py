@@ -11,8 +11,6 @@ from tekapctl.device import synchronize
 
 Clock = Callable[[str], AbstractContextManager[None]]
 """Gives a context for a phase of a step, by its name."""
-
-
 _NOTHING = nullcontext()
 
 

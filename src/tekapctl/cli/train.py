@@ -28,8 +28,6 @@ Measure = Annotated[
 Processes = Annotated[
     int, option("--nproc N", "Data-parallel processes on this machine, one GPU each.", "Execution", min=1, max=1024)
 ]
-
-
 Seeds = Annotated[
     int,
     option(

@@ -28,8 +28,6 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 NoiseSource = Callable[[Sequence[int], str, int, torch.device, int], Tensor]
 """Draws unit-variance noise from a shape (teachers, batch, ...), the name of its target (`logits`, `embedding`,
 `feature map N` or `preactivation N`), the step, the device, and the first row's place in the batch."""
-
-
 Teachers = Annotated[int, Field(ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")]
 NoiseStd = Annotated[Weight, Field(description="Standard deviation of the noise before `noise_weight`.")]
 LossWeight = Annotated[Weight, Field(description="Weight of the loss under each augmented teacher.")]

@@ -53,8 +53,6 @@ def merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 AnySpec = Annotated[TeacherSpec | StudentSpec, Field(discriminator="kind")]
-
-
 _ADAPTER: TypeAdapter[TeacherSpec | StudentSpec] = TypeAdapter(AnySpec)
 
 

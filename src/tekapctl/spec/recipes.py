@@ -79,8 +79,6 @@ RECIPES: Mapping[str, Recipe] = {
         },
     ),
 }
-
-
 PROBE: Mapping[str, Any] = {
     "epochs": 20,
     "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0},

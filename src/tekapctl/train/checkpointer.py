@@ -20,13 +20,9 @@ from tekapctl.train.summary import weights_metadata
 
 _PAUSE = 0.5
 """Seconds between checks of several processes whether one of them received a signal."""
-
-
 _MOST_STEPS = 1000
 _SHARE = 20
 """After an epoch, the training state is written if this many times as long as writing it took has passed."""
-
-
 Work = Callable[[], None]
 
 

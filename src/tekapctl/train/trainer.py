@@ -27,8 +27,6 @@ from tekapctl.train.progress import Progress, Stages, Waiting
 from tekapctl.train.step import EpochSums, Metrics, TrainStep
 
 logger = logging.getLogger(__name__)
-
-
 _REMEDY = "Try a smaller `optimizer.learning_rate`, smaller weights, or `precision=float32`."
 
 

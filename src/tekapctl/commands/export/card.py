@@ -31,8 +31,6 @@ _HUB_NAMES = {
     "tiny-imagenet": "zh-plus/tiny-imagenet",
 }
 """Datasets under their names on the hub."""
-
-
 _NOT_STRINGS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
 """Words that YAML takes for other values unless they are quoted."""
 

@@ -21,8 +21,6 @@ _HEADER = 128
 _COMPRESSED = 15
 """MATLAB's number for a compressed element."""
 _PIECE = 1 << 20
-
-
 _FILES = {"train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373", "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3"}
 
 
