@@ -15,7 +15,7 @@ from tekapctl.distillation.objective import Objective
 from tekapctl.distributed.data_parallel import DataParallelStep, average_running_stats
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models import Network
-from tekapctl.optim.ema import WeightAverage
+from tekapctl.optim.optimizer import WeightAverage
 from tekapctl.randomness import derive
 from tekapctl.spec import RunSpec
 from tekapctl.timing import Clock, no_clock
