@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 from tekapctl.cli import console
-from tekapctl.store.summary import split_of, top1_of
+from tekapctl.store.metrics import split_of, top1_of
 
 
 def _bar(*columns: ProgressColumn, keep: bool = False) -> Progress:

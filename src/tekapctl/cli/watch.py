@@ -18,7 +18,7 @@ from tekapctl.cli.options import option
 from tekapctl.cli.progress import epoch_line
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.store.home import Home
-from tekapctl.store.summary import split_of, top1_of
+from tekapctl.store.metrics import split_of, top1_of
 
 if TYPE_CHECKING:
     from tekapctl.commands.runs import Progress

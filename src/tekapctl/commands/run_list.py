@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from tekapctl.errors import UsageError
 from tekapctl.registry import did_you_mean
+from tekapctl.store.metrics import has_top1, top1_of
 from tekapctl.store.run import Run, Status
-from tekapctl.store.summary import has_top1, top1_of
 
 COLUMNS = (
     *("run", "id", "status", "kind", "dataset", "method", "model", "teacher", "name", "continues"),

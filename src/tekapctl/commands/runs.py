@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tekapctl.errors import TekapctlError, counted
+from tekapctl.store.metrics import has_top1, top1_of
 from tekapctl.store.run import MARK, WEIGHTS, Run, Status
-from tekapctl.store.summary import has_top1, top1_of
 
 _NEEDED = ("epoch", "train_loss", "images_per_second", "train_seconds", "test_seconds")
 _RECENT = 5

@@ -1,6 +1,5 @@
-"""What the metrics of an epoch say, and whether the summary of a finished run is valid."""
+"""Validates the summaries of finished runs."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -67,22 +66,3 @@ def problem_of(summary: dict[str, Any]) -> str | None:
         first = error.errors(include_url=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     return None
-
-
-def split_of(metrics: Mapping[str, Any]) -> str:
-    """The images that an epoch was evaluated on: `val`, or `test` without validation images."""
-    return "val" if "val_top1" in metrics else "test"
-
-
-def has_top1(metrics: Mapping[str, Any]) -> bool:
-    """Whether the metrics hold an accuracy."""
-    return f"{split_of(metrics)}_top1" in metrics
-
-
-def top1_of(metrics: Mapping[str, Any]) -> float:
-    """The top-1 accuracy of an epoch, as a fraction.
-
-    Raises:
-        KeyError: There is none.
-    """
-    return float(metrics[f"{split_of(metrics)}_top1"])

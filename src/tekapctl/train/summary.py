@@ -19,8 +19,8 @@ from tekapctl.errors import UsageError, counted
 from tekapctl.models import Network
 from tekapctl.models.network import parameters
 from tekapctl.spec import RunSpec, StudentSpec
+from tekapctl.store.metrics import top1_of
 from tekapctl.store.run import WEIGHTS, Run
-from tekapctl.store.summary import top1_of
 from tekapctl.store.weights import encode_weights, read_weights
 from tekapctl.train.build import RunContext
 from tekapctl.train.evaluation import Evaluation, evaluate

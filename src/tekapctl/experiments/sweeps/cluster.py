@@ -20,7 +20,7 @@ from tekapctl.experiments.sweeps.state import Standing
 from tekapctl.experiments.sweeps.trial import run_trial
 from tekapctl.logging import ROOT
 from tekapctl.store.home import Home
-from tekapctl.store.summary import split_of, top1_of
+from tekapctl.store.metrics import split_of, top1_of
 from tekapctl.train.callbacks import NullCallback, StoppedError
 
 Cluster = Literal["slurm", "local-jobs"]
