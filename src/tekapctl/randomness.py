@@ -116,7 +116,7 @@ def by_rows(
 ) -> Tensor:
     """Random numbers for some rows of a batch that do not depend on which other rows are drawn.
 
-    `draw` draws a number of rows along `dim` from a generator that is seeded for the `path`.
+    `draw` makes the numbers of so many rows, along `dim`, with a generator that is seeded for the `path`.
     """
     parts = []
     for part in range(first // ROWS, (first + max(count, 1) - 1) // ROWS + 1):

@@ -78,8 +78,8 @@ def _check(what: str, values: Sequence[float | int], low: float | int, high: flo
 class Robustness:
     """A network's results on shifted images, as fractions; the teacher's are None without one.
 
-    `consistency` is of the images that are classified as without the shift, `agreement` of those that network and
-    teacher classify alike.
+    `consistency` is that of images classified as without the shift, `agreement` that of images that network and teacher
+    classify alike.
     """
 
     shift: str

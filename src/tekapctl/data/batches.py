@@ -172,7 +172,7 @@ class Batches:
         return max(end - first for count in counts for first, end in spans(count, self.comm.world_size))
 
     def sample(self, count: int, *, strong: bool = False) -> Batch:
-        """The first images of the first epoch as one batch of any size, without augmentation, even of `strong` ones."""
+        """The first images of the first epoch as one batch of any size; none is augmented, not even `strong` ones."""
         index = self._order(0)[:count]
         view = torch.full_like(index, self.centre)
         images = self.at(index, view)

@@ -93,7 +93,7 @@ class Deployed(nn.Module):
 
 
 class Half(nn.Module):
-    """A network that is converted to compute in float16 between float32 inputs and outputs."""
+    """A network, converted to float16, between inputs and outputs in float32."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
