@@ -174,7 +174,7 @@ def atomic_entries(path: Path, *companions: Path) -> Iterator[Path]:
                 for place in companions:
                     delete(place)
                 for place in (path, *companions):
-                    if place.is_dir() or (stage / place.name).is_dir():
+                    if (stage / place.name).is_dir():
                         delete(place)
                     if (stage / place.name).exists():
                         (stage / place.name).replace(place)
