@@ -266,15 +266,9 @@ class Batches:
     def _mixed(self, images: Tensor, strong: Tensor | None, views: Tensor, part: Part) -> Batch:
         """The batch of a part, with its images mixed."""
         index = part.index[part.rows]
-        batch = self._batch(
-            images[: len(index)], index, views[part.rows], part.epoch * len(self) + part.step, part.shard
-        )
-        batch = replace(
-            batch,
-            strong=None if strong is None else strong[: len(index)],
-            share=part.share,
-            ends_step=part.ends_step,
-        )
+        step, own_strong = part.epoch * len(self) + part.step, None if strong is None else strong[: len(index)]
+        batch = self._batch(images[: len(index)], index, views[part.rows], step, part.shard)
+        batch = replace(batch, strong=own_strong, share=part.share, ends_step=part.ends_step)
         if part.mix is None or part.partners is None:
             return batch
         partners = part.partners[part.rows]

@@ -79,8 +79,6 @@ class ResNet(Network):
         blocks: Number of blocks of each stage.
         widths: Channels of the first layer and of the stages.
         classifier: The classifier's name in published checkpoints.
-        num_classes: Number of classes.
-        in_channels: Number of image channels.
     """
 
     runs_layers_once = True

@@ -26,8 +26,6 @@ class VGG(Network):
 
     Args:
         convolutions: Number of convolutions of each stage.
-        num_classes: Number of classes.
-        in_channels: Number of image channels.
     """
 
     runs_layers_once = True
