@@ -14,8 +14,9 @@ from tekapctl import data, models
 from tekapctl.device import resolve_device
 from tekapctl.spec import StudentSpec, parse
 from tekapctl.store.home import Home
-from tekapctl.train.build import assemble, build_trainer, make_batches, open_teachers
-from tekapctl.train.source import shared
+from tekapctl.train.build import assemble, build_trainer
+from tekapctl.train.images import make_batches
+from tekapctl.train.source import open_teachers, shared
 from tekapctl.train.trained import Reference, Trained
 
 NOWHERE = Path("nowhere")

@@ -27,7 +27,6 @@ PARTS = {
     ("data", "augment"): 0,
     ("data", "files"): 0,
     ("data", "image_set"): 1,
-    ("data", "loading"): 2,
     ("data", "spec"): 2,
     ("data", "image_files"): 3,
     ("data", "in_memory"): 3,

@@ -11,6 +11,7 @@ from tekapctl.models import Network
 from tekapctl.spec import StudentSpec, TeacherSpec, parse
 from tekapctl.store.home import Home
 from tekapctl.train import trained
+from tekapctl.train.callbacks import NullCallback
 from tekapctl.train.run import execute, resume, train_longer
 from tekapctl.train.step import Metrics
 
@@ -20,15 +21,11 @@ S = TypeVar("S", TeacherSpec, StudentSpec)
 OnEpoch = Callable[[Metrics], None]
 
 
-class _EpochCallback:
+class _EpochCallback(NullCallback):
     """Calls a function after each epoch."""
 
     def __init__(self, on_epoch: OnEpoch | None) -> None:
         self._on_epoch = on_epoch
-
-    def on_start(self, epochs: int, steps: int, first_epoch: int) -> None: ...
-
-    def on_step(self, epoch: int, step: int) -> None: ...
 
     def on_epoch(self, metrics: Metrics) -> None:
         if self._on_epoch is not None:

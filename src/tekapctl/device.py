@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator, local_rank
-from tekapctl.errors import UsageError
+from tekapctl.errors import UsageError, counted, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def unusable_gpu() -> str | None:
             torch.cuda.init()
             reason = "it finds no GPU"
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".")
+            reason = first_line(error)
     drivers = ""
     if (needed := OLDEST_DRIVERS.get(int(built.split(".")[0]))) is not None:
         try:
@@ -113,11 +113,7 @@ def unusable_gpu() -> str | None:
 def resolve_precision(name: str, device: torch.device, network: nn.Module, *, trains: bool) -> torch.dtype:
     """The precision of a network's passes; losses, memory banks and the optimizer always use float32.
 
-    Args:
-        name: `auto`, `float32`, `tf32` or `bfloat16`; `auto` is bfloat16 where this is fast for network and hardware.
-        device: The device.
-        network: The network.
-        trains: Whether there are backward passes too.
+    `auto` is bfloat16 where this is fast for the network and the hardware, with backward passes too if it `trains`.
     """
     is_bfloat16 = name == "bfloat16" or (name == "auto" and _fast_at_bfloat16(device, network, trains=trains))
     return torch.bfloat16 if is_bfloat16 else torch.float32
@@ -214,9 +210,7 @@ def describe(device: torch.device) -> str:
     """Describe the device, for a run's environment."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    count = torch.get_num_threads()
-    threads = f"{count} thread{'' if count == 1 else 's'}"
-    return f"{device.type}, {threads}, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{device.type}, {counted(torch.get_num_threads(), 'thread')}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def find_compiler(kind: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Errors for users: what is wrong, and what to do about it."""
+"""Errors for users: what is wrong, and what to do about it, in words."""
 
 import importlib
 import sys
@@ -109,6 +109,18 @@ def lacking_memory(error: BaseException) -> str | None:
     if any(words in text for words in _MACHINE_MEMORY):
         return "This machine"
     return "The device" if any(words in text for words in _DEVICE_MEMORY) else None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text without a full stop; its type if it has no text."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".:")
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, such as `2 classes`."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
 def described(error: BaseException) -> str:

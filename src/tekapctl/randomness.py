@@ -116,14 +116,7 @@ def by_rows(
 ) -> Tensor:
     """Random numbers for some rows of a batch that do not depend on which other rows are drawn.
 
-    Args:
-        draw: Draws random numbers for a number of rows along `dim`.
-        device: The device of the generator.
-        first: Index of the first row in the batch.
-        count: Number of rows.
-        seed: The run's seed.
-        path: The position in the run.
-        dim: The dimension of the rows.
+    `draw` makes the numbers of so many rows, along `dim`, with a generator that is seeded for the `path`.
     """
     parts = []
     for part in range(first // ROWS, (first + max(count, 1) - 1) // ROWS + 1):

@@ -18,10 +18,15 @@ T = TypeVar("T")
 
 def unknown_name(kind: str, name: str, known: list[str]) -> UsageError:
     """The error for an unknown name, with similar names."""
+    remedy = did_you_mean(name, known) or f"Known: {', '.join(known) or 'none'}."
+    return UsageError(f"There is no {kind} named {name!r}.", remedy)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question that names up to three similar names; empty if there are none."""
     folded = {candidate.casefold(): candidate for candidate in known}
     near = [folded[hit] for hit in difflib.get_close_matches(name.casefold(), list(folded), n=3, cutoff=0.5)]
-    remedy = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known) or 'none'}."
-    return UsageError(f"There is no {kind} named {name!r}.", remedy)
+    return f"Did you mean {' or '.join(near)}?" if near else ""
 
 
 class Registry(Generic[T]):
@@ -122,11 +127,6 @@ def load_code(kind: str, name: str, remedy: str) -> object:
     """Import the object of a trusted `module:Name`; this runs its module.
 
     The working folder is searched last, so a file in it cannot replace an installed module.
-
-    Args:
-        kind: What it is, for error messages ("network").
-        name: `package.module:Name`.
-        remedy: The remedy if there is no such object.
 
     Raises:
         UsageError: The name is not trusted, belongs to Python or to a library, or there is no such object.

@@ -1,6 +1,6 @@
 """Settings: frozen pydantic models, and the types of their fields."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -17,12 +17,8 @@ class Settings(BaseModel):
 
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 """Of a loss, or of what goes into one: beyond a million nothing trains, and float32 overflows."""
-
-
 Temperature = Annotated[float, Field(ge=1e-3, le=1e4)]
 """Of a softmax: losses have its square."""
-
-
 Epochs = Annotated[int, Field(ge=0, le=1_000_000)]
 """A number of epochs, which may be 0."""
 
@@ -59,3 +55,12 @@ def chosen_by_name(
             raise ValueError(f"{error.problem.rstrip('.')} ({remedy[:1].lower()}{remedy[1:]})") from None
 
     return BeforeValidator(choose)
+
+
+def flat_items(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a nested table by their dotted paths."""
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from flat_items(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value

@@ -11,8 +11,6 @@ from tekapctl.device import synchronize
 
 Clock = Callable[[str], AbstractContextManager[None]]
 """Gives a context for a phase of a step, by its name."""
-
-
 _NOTHING = nullcontext()
 
 
@@ -22,11 +20,7 @@ def no_clock(_: str) -> AbstractContextManager[None]:
 
 
 class StepClock:
-    """Sums the time of each phase. It waits for the device at both ends, so steps it looks at are slower.
-
-    Args:
-        device: Where the phases compute.
-    """
+    """Sums the time of each phase. It waits for the device at both ends, so steps it looks at are slower."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

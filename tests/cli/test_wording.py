@@ -9,7 +9,7 @@ import typer
 
 import tekapctl
 from tekapctl.cli.app import app
-from tekapctl.cli.wording import Wording
+from tekapctl.cli.console import Wording
 
 PROGRAM = typer.main.get_command(app)
 SOURCE = Path(tekapctl.__file__).parent

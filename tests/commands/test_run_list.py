@@ -7,7 +7,7 @@ import pytest
 
 from helpers.summaries import plain_summary
 from tekapctl.commands import run_list
-from tekapctl.commands.run_diff import difference
+from tekapctl.commands.run_list import difference
 from tekapctl.errors import UsageError
 from tekapctl.store.run import Run
 from tekapctl.store.runs import Runs

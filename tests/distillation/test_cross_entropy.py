@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from tekapctl.data.batch import Batch
-from tekapctl.distillation.cross_entropy import cross_entropy
+from tekapctl.distillation.objective import cross_entropy
 
 timm_loss = pytest.importorskip("timm.loss")
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from tekapctl import models
-from tekapctl.models.folding import fold
+from tekapctl.models.fusing import fold
 
 
 def trained(name: str) -> models.Network:

@@ -10,7 +10,7 @@ from torchvision.models import get_model
 
 from tekapctl import models
 from tekapctl.errors import TekapctlError, UsageError
-from tekapctl.models.folding import fold
+from tekapctl.models.fusing import fold
 from tekapctl.models.hooks import ExternalNetwork
 
 FACTORIES = """

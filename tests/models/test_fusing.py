@@ -8,8 +8,7 @@ from torch import nn
 
 from helpers.emulated_cuda import EmulatedGPU, emulated_cuda
 from tekapctl import models
-from tekapctl.models.folding import fold
-from tekapctl.models.fusing import FusedConv, fuse
+from tekapctl.models.fusing import FusedConv, fold, fuse
 
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 NETWORKS = ("resnet8x4", "wrn_16_2", "vgg8", "ShuffleV1")

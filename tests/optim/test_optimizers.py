@@ -10,7 +10,7 @@ from tekapctl.distillation.objective import Classification
 from tekapctl.distributed.communicator import SINGLE_PROCESS
 from tekapctl.distributed.data_parallel import DataParallelStep
 from tekapctl.optim import OPTIMIZERS, Optimizer
-from tekapctl.optim.ema import WeightAverage
+from tekapctl.optim.optimizer import WeightAverage
 
 CPU = torch.device("cpu")
 PARALLEL = DataParallelStep(nn.Identity(), SINGLE_PROCESS)

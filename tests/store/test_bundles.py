@@ -19,8 +19,7 @@ from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.store.bundle import MANIFEST, read_manifest, write_bundle
 from tekapctl.store.importing import import_bundle
 from tekapctl.store.run import IMPORTED, Run
-from tekapctl.store.runs import Runs
-from tekapctl.store.teaching import missing_teachers, taught_by, with_teachers
+from tekapctl.store.runs import Runs, missing_teachers, taught_by, with_teachers
 
 STATE = "checkpoints/epoch-000002-step-00000000.state"
 

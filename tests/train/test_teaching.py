@@ -12,7 +12,7 @@ from tekapctl.commands.warm_cache import open_cache, warm
 from tekapctl.data.batches import CPU
 from tekapctl.device import place, resolve_precision
 from tekapctl.models import build
-from tekapctl.models.folding import fold
+from tekapctl.models.fusing import fold
 from tekapctl.models.normalization import Normalization
 from tekapctl.spec import parse
 from tekapctl.store.home import Home

@@ -16,7 +16,7 @@ from tekapctl.commands.evaluate import evaluate
 from tekapctl.data import load
 from tekapctl.data.batch import Batch
 from tekapctl.data.batches import Batches
-from tekapctl.distillation.cross_entropy import cross_entropy
+from tekapctl.distillation.objective import cross_entropy
 from tekapctl.errors import UsageError
 from tekapctl.spec import parse
 from tekapctl.store.home import Home

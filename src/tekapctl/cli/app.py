@@ -9,6 +9,7 @@ import typer
 
 from tekapctl import __version__, registry
 from tekapctl.cli import (
+    bench,
     cache,
     check,
     compare,
@@ -27,9 +28,9 @@ from tekapctl.cli import (
     tune,
     watch,
 )
+from tekapctl.cli.console import Wording
 from tekapctl.cli.help import Group, use_own_help
 from tekapctl.cli.options import option
-from tekapctl.cli.wording import Wording
 from tekapctl.errors import TekapctlError
 
 
@@ -149,7 +150,7 @@ _add(
     distill=train.distill,
     resume=train.resume,
     watch=watch.watch,
-    bench=train.bench,
+    bench=bench.bench,
 )
 _add("Evaluate and deploy", evaluate=evaluate.evaluate, predict=predict.predict, export=export.export)
 _add(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tekapctl.cli import console, options, own_images
 from tekapctl.cli.spec_options import Kind, parameters, read_assignment, values_of
-from tekapctl.errors import UsageError
+from tekapctl.errors import UsageError, counted
 from tekapctl.registry import unknown_name
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _warn_of_long_warmups(spec: "TeacherSpec | StudentSpec") -> None:
         warmups["method.warmup_epochs"] = getattr(spec.method, "warmup_epochs", 0)
     for path, epochs in warmups.items():
         if epochs > 1 and epochs >= spec.epochs:
-            length = f"{spec.epochs} epoch{'s' if spec.epochs > 1 else ''}"
+            length = counted(spec.epochs, "epoch")
             _say_once(f"warning: {path} is {epochs} and the run has {length}: the warm-up lasts the whole run")
 
 

@@ -43,8 +43,7 @@ def export_runs(
     """
     from tekapctl.store.atomic import sha256
     from tekapctl.store.bundle import write_bundle
-    from tekapctl.store.runs import Runs
-    from tekapctl.store.teaching import missing_teachers, with_teachers
+    from tekapctl.store.runs import Runs, missing_teachers, with_teachers
 
     if no_weights and checkpoints:
         raise UsageError("Checkpoints hold the weights too.", "Leave out --no-weights or --checkpoints.")
@@ -110,7 +109,7 @@ def import_runs(
             if not as_json:
                 console.show_text(console.printable(f"{each.run}: {words[each.outcome]}{without}"))
     if as_json:
-        console.show_json([each.to_dict() for each in found])
+        console.show_json(found)
         return
     there = {run.id for run in runs.all()}
     for name in sorted({name for each in found for name in each.missing_teachers if name not in there}):

@@ -1,13 +1,15 @@
-"""Everything the program prints: results on stdout, the rest on stderr."""
+"""Everything the program prints: results on stdout, the rest on stderr; errors name settings as options."""
 
 import errno
 import json
 import logging
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, TextIO
 
 from rich import box
@@ -15,10 +17,57 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tekapctl.cli.wording import Wording
+from tekapctl.cli.spec_options import TABLE
 from tekapctl.errors import TekapctlError
 from tekapctl.logging import ROOT
 from tekapctl.store.atomic import format_bytes as format_bytes
+
+_SETTING = re.compile(r"`([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*)(?:=([^`\s]+))?`")
+
+
+class Wording:
+    """Turns names of settings, in errors, into options of the command that a program's arguments name.
+
+    Library code names a setting as `batch_size` or `tekap.logit.teachers=0`, in backquotes. Who runs a command reads
+    --batch-size, or --set tekap.logit.teachers=0.
+    """
+
+    def __init__(self, group: Any = None, arguments: Sequence[str] = ()) -> None:
+        commands = [group] if group is not None else []
+        for argument in arguments:
+            if argument in getattr(commands[-1], "commands", ()):
+                commands.append(commands[-1].commands[argument])
+        options = [each for command in commands for each in command.params if each.param_type_name == "option"]
+        flags = {flag for each in options for flag in each.opts}
+        self._given = {argument.partition("=")[0] for argument in arguments}
+        self._sets_fields = "--set" in flags
+        self._flags = {each.name: max(each.opts, key=len) for each in options}
+        self._flags |= {
+            each.path: each.flag for each in TABLE if each.path and each.fields is None and each.flag in flags
+        }
+        for each in TABLE:  # such as --mixup, one of several that set data.augment
+            if each.path and each.flag in self._given:
+                self._flags.setdefault(each.path, each.flag)
+        if self._sets_fields:
+            self._flags |= {"data": "--dataset"}
+
+    def problem(self, text: str) -> str:
+        """A sentence that says what is wrong: it names the options that were given; other settings are from a file."""
+        return _SETTING.sub(lambda match: self._option(match, only_given=True), text)
+
+    def remedy(self, text: str) -> str:
+        """A sentence that says what to do: it names options wherever the command has them."""
+        return _SETTING.sub(lambda match: self._option(match, only_given=False), text)
+
+    def _option(self, match: re.Match[str], *, only_given: bool) -> str:
+        path, value = match[1], match[2]
+        flag = self._flags.get(path)
+        if flag is not None and (flag in self._given or not only_given):
+            return flag if value is None else f"{flag} {value}"
+        if value is not None and self._sets_fields and not only_given:
+            return f"--set {path}={value}"
+        return match[0]
+
 
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
@@ -57,10 +106,10 @@ _printed_json = False
 
 
 def show_json(result: Any) -> None:
-    """One machine-readable result on stdout."""
+    """One machine-readable result on stdout; dataclasses become objects."""
     global _printed_json
     _printed_json = True
-    sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(result, indent=2, allow_nan=False, default=asdict) + "\n")
     sys.stdout.flush()
 
 

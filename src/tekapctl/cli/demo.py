@@ -10,6 +10,7 @@ from tekapctl import logging
 from tekapctl.cli import console, options
 from tekapctl.cli.options import option
 from tekapctl.cli.progress import Training
+from tekapctl.errors import counted
 from tekapctl.store.home import Home
 
 
@@ -69,8 +70,7 @@ def demo(
     for result in results:
         summary = result.summaries[0]
         rows.append(row(f"{summary['model']}, {result.arm.title}", summary, result.accuracies, result.seconds))
-    title = f"Top-1 on 500 test images after the last epoch, {seeds} seed{'s' if seeds > 1 else ''}"
-    console.show_table(title, rows)
+    console.show_table(f"Top-1 on 500 test images after the last epoch, {counted(seeds, 'seed')}", rows)
     console.show_text("\nDifferences, paired by seed, with 95 % confidence intervals:")
     for sentence in verdicts:
         console.show_text(f"  {sentence}")

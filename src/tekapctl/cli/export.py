@@ -8,7 +8,7 @@ import typer
 from tekapctl.cli import complete, console, options
 from tekapctl.cli.options import argument, option
 from tekapctl.cli.spec_options import named_values
-from tekapctl.errors import UsageError
+from tekapctl.errors import UsageError, counted
 from tekapctl.store.home import Home
 
 
@@ -137,8 +137,7 @@ def _show(result: dict[str, Any]) -> None:
     threads, files = result["threads"], result["files"]
     fields = {
         "network": f"{result['model']} from {result['source']}",
-        "checked on": f"{result['images']:,} test images of {result['dataset']}, CPU, "
-        f"{threads} thread{'s' if threads > 1 else ''}",
+        "checked on": f"{result['images']:,} test images of {result['dataset']}, CPU, {counted(threads, 'thread')}",
     }
     if len(files) == 1:
         fields["file"] = files[0]["file"]

@@ -1,6 +1,5 @@
 """`tekapctl methods`, `models`, `presets`, `schema` and `doctor`: what there is, and what this machine can do."""
 
-import difflib
 from typing import Annotated, Any
 
 import typer
@@ -8,6 +7,7 @@ import typer
 from tekapctl.cli import complete, console, listings, options
 from tekapctl.cli.options import argument, option
 from tekapctl.errors import UsageError
+from tekapctl.registry import did_you_mean
 from tekapctl.store.home import Home
 
 _METHODS = """List the distillation methods, or explain one.
@@ -200,9 +200,8 @@ def _presets_named(prefix: str) -> listings.Rows:
             return found
     names = [row["preset"] for row in rows]
     groups = dict.fromkeys(name.rpartition("/")[0] for name in names)
-    near = difflib.get_close_matches(prefix, [*groups, *names], n=3, cutoff=0.5)
-    guess = f"Did you mean {' or '.join(near)}? " if near else ""
-    raise UsageError(f"No preset's name begins with {prefix!r}.", f"{guess}`tekapctl presets` lists them all.")
+    remedy = f"{did_you_mean(prefix, [*groups, *names])} `tekapctl presets` lists them all.".lstrip()
+    raise UsageError(f"No preset's name begins with {prefix!r}.", remedy)
 
 
 def schema() -> None:

@@ -20,11 +20,9 @@ T = TypeVar("T")
 
 
 def kept(name: str, of: object = None) -> Any:
-    """What was kept under a name; None if there is nothing, or if a source file of the package has changed.
+    """What was kept under a name and made from `of`; None if there is nothing.
 
-    Args:
-        name: Of the listing.
-        of: What it was made from; something else counts as nothing.
+    If a source file of the package has changed since, it does not count.
     """
     entry = _read().get(name)
     return entry["value"] if isinstance(entry, dict) and entry.get("of") == of and "value" in entry else None

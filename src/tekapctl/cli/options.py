@@ -12,15 +12,7 @@ from tekapctl.cli.spec_options import spec_option, split_usage
 
 
 def option(usage: str, text: str, panel: str | None = None, *, complete: Completer | None = None, **more: Any) -> Any:
-    """An option of a command.
-
-    Args:
-        usage: Flags and the name of a value, as on the help page: `-o --output FILE`.
-        text: Description.
-        panel: The group of the help page.
-        complete: Completes a value in the shell.
-        more: Further arguments of `typer.Option`.
-    """
+    """An option of a command; `usage` has its flags and value as on the help page: `-o --output FILE`."""
     flags, metavar = split_usage(usage)
     return typer.Option(*flags, metavar=metavar, help=text, rich_help_panel=panel, autocompletion=complete, **more)
 

@@ -40,12 +40,7 @@ def download(name: str) -> Iterator[Callable[[int, int | None], None]]:
 
 @contextmanager
 def counting(unit: str, label: str) -> Iterator[Callable[[int, int], None]]:
-    """Counts to a known number; yields a function that takes the number so far and in total.
-
-    Args:
-        unit: What is counted.
-        label: Text before the bar.
-    """
+    """Counts to a known number; yields a function that takes the number so far and in total."""
     tenths = 0
 
     def report(done: int, total: int) -> None:
@@ -61,11 +56,7 @@ def counting(unit: str, label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 class Training:
-    """Shows a run: a bar on a terminal, and a line per epoch.
-
-    Args:
-        label: What is trained.
-        quiet: Print no line per epoch.
+    """Shows a run: a bar on a terminal, and a line per epoch unless `quiet`.
 
     Attributes:
         top1: On the test images, after the newest epoch.

@@ -47,15 +47,7 @@ def report(
 
 
 def write(found: "list[Group]", baseline: str | None, output: Path, *, quiet: bool = False, opening: str = "") -> None:
-    """Write the page about groups of runs, and say so unless stdout is for something else.
-
-    Args:
-        found: The groups.
-        baseline: The one that others are compared with.
-        output: The file.
-        quiet: Say so on stderr.
-        opening: HTML at the top of the page.
-    """
+    """Write the page about groups of runs, and say so, on stderr if `quiet`; `opening` is HTML at its top."""
     from tekapctl.experiments.comparison import groups, table
     from tekapctl.report.page import page
     from tekapctl.report.predictions import Predictor

@@ -19,7 +19,7 @@ def diff(
 
     Example: tekapctl runs diff 0440 latest
     """
-    from tekapctl.commands.run_diff import difference
+    from tekapctl.commands.run_list import difference
     from tekapctl.store.runs import Runs
 
     runs = Runs(Home.default().runs)

@@ -9,7 +9,7 @@ import typer
 
 from tekapctl.cli import bundles, complete, console, options, run_diff
 from tekapctl.cli.options import argument, option
-from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.errors import TekapctlError, UsageError, counted
 from tekapctl.store.home import Home
 
 if TYPE_CHECKING:
@@ -183,10 +183,10 @@ def verify(
     found = [runs.find(reference) for reference in references] if references else runs.all()
     verified = [check(run) for run in dict.fromkeys(found)]
     if as_json:
-        console.show_json([each.to_dict() for each in verified])
+        console.show_json(verified)
     else:
         for each in verified:
-            files = f"{each.files} checksum{'' if each.files == 1 else 's'} right"
+            files = f"{counted(each.files, 'checksum')} right"
             if each.left_out:
                 files += f", imported without {', '.join(each.left_out)}"
             console.show_text(console.printable(f"{each.run}: {each.status}, {' '.join(each.problems) or files}"))
@@ -206,7 +206,7 @@ def remove(
 
     Example: tekapctl runs rm 20260101-120000 --yes
     """
-    from tekapctl.store.teaching import taught_by
+    from tekapctl.store.runs import taught_by
 
     runs = _all()
     found = list(dict.fromkeys(runs.find(reference) for reference in references))

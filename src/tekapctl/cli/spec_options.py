@@ -66,13 +66,9 @@ class SpecOption:
         usage: Flags and the name of a value: `--name NAME`, `-n --name NAME`, or `--name/--no-name` for a switch.
         path: The field, as `optimizer.learning_rate`; None where `build_spec` reads the value itself.
         type: Of a value; `dict` for `KEY=VALUE` texts.
-        panel: The group of the help page.
-        help: Description, without the default.
         default: The field's default, for the help page; None shows none.
         default_text: Shown instead of `default` where a field has no fixed one.
         only: The kind of spec that has the field; None for both.
-        repeatable: Whether each use adds a value to a list.
-        complete: Completes a value in the shell.
         fields: Turns a value into values by path, where the option does not simply set `path`.
     """
 
@@ -294,12 +290,7 @@ def parameters(kind: Kind) -> list[inspect.Parameter]:
 
 
 def values_of(kind: Kind, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values by path of the options that were given.
-
-    Args:
-        kind: Of the spec.
-        given: Values by parameter; None, or an empty list, where an option was not given.
-    """
+    """The values by path of the options that were given; None, or an empty list, stands for one that was not."""
     values: dict[str, Any] = {}
     for each in options_of(kind):
         if (value := given[each.parameter]) is not None and value != []:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich.console import Group
@@ -13,7 +13,7 @@ from tekapctl.cli import console
 from tekapctl.cli.options import option
 from tekapctl.cli.progress import counting
 from tekapctl.cli.spec_options import named_values
-from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.errors import TekapctlError, UsageError, counted
 
 if TYPE_CHECKING:
     from tekapctl.experiments.sweeps.folder import SweepFolder
@@ -47,16 +47,9 @@ Measure = Annotated[
 
 @dataclass(frozen=True)
 class How:
-    """How to execute the runs of a plan.
+    """How to execute the runs of a plan; without an executor they run here.
 
-    Attributes:
-        workers: Runs at a time.
-        devices: Devices shared out among them.
-        executor: Submits them as jobs; None runs them here.
-        slurm: Parameters of Slurm.
-        retry: Try failed runs again.
-        again: The command that continues.
-        status: The command that shows the progress.
+    The user is told that the command `again` continues them, and that `status` shows their progress.
 
     Raises:
         UsageError: Options contradict each other.
@@ -238,7 +231,7 @@ def estimate(plan: "Plan", folder: "SweepFolder", workers: int, *, measured: boo
     left, trials = sum(each.left for each in found), len(plan.trials)
     published = {label: plan.trials[digests[0]].published for label, digests in plan.groups.items()}
     if as_json:
-        groups = [{**each.to_dict(), "published_top1": published[each.label]} for each in found]
+        groups = [{**asdict(each), "published_top1": published[each.label]} for each in found]
         numbers = {"trials": trials, "left": left, "macs": macs, "hours": total, "workers": workers}
         console.show_json({"sweep": plan.name, **numbers, "groups": groups})
         return
@@ -259,9 +252,10 @@ def estimate(plan: "Plan", folder: "SweepFolder", workers: int, *, measured: boo
     )
     if measured and _caches(plan):
         console.say("times assume a full teacher cache; filling it takes extra time once")
-    hours_text = (
-        f", about {console.duration(3600 * total)} with {workers} worker{'s' * (workers > 1)}"
-        if total is not None
-        else ""
-    )
-    console.show_text(f"{left} of {trials} runs to do: {macs:.3g} MACs{hours_text}")
+    show_what_is_left(left, trials, macs, total, workers)
+
+
+def show_what_is_left(left: int, runs: int, macs: float, hours: float | None, workers: int) -> None:
+    """Show how many runs are to do, and what they cost, if that is known with their time."""
+    time = "" if hours is None else f", about {console.duration(3600 * hours)} with {counted(workers, 'worker')}"
+    console.show_text(f"{left} of {runs} runs to do: {macs:.3g} MACs{time}")

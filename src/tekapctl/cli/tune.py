@@ -12,7 +12,7 @@ from tekapctl.cli.options import option
 from tekapctl.cli.own_images import FitTeacher, with_fitted_teacher, with_untrained_teacher
 from tekapctl.cli.progress import counting
 from tekapctl.cli.spec_options import TABLE
-from tekapctl.errors import UsageError
+from tekapctl.errors import UsageError, counted
 from tekapctl.store.home import Home
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ def tune(
     def execute(title: str, plan: "Plan") -> Any:
         known = sweeping.look(plan, folder)
         left = sum(each.state != "finished" and (retry or not each.diverged) for each in known.values())
-        candidates = _counted(len(plan.groups), "candidate")
-        epochs = _counted(next(iter(plan.trials.values())).spec.epochs, "epoch")
+        candidates = counted(len(plan.groups), "candidate")
+        epochs = counted(next(iter(plan.trials.values())).spec.epochs, "epoch")
         console.say(f"{title}: {candidates}, {epochs}, {left} of {len(known)} runs to do")
         return sweeping.carry_out(plan, folder, how, split="val") if left else known
 
@@ -118,7 +118,7 @@ def tune(
         console.say(f"searching {axis.field}: {axis.values}")
     found = tuning.tune(planned, home, execute)
     if as_json:
-        console.show_json(_document(found))
+        console.show_json({**found.to_dict(), "command": _command(found)})
     else:
         _show(found)
     if found.confirmation is None:
@@ -143,10 +143,6 @@ def _check_names(texts: list[str]) -> None:
             raise UsageError(f"--search {text!r} does not name a field of the spec.", f"Write it as {path}={values}.")
 
 
-def _counted(number: int, unit: str) -> str:
-    return f"{number:,} {unit}{'s' * (number != 1)}"
-
-
 def _listed(seeds: Sequence[int]) -> str:
     """Consecutive seeds, in ascending order."""
     return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
@@ -158,10 +154,6 @@ def _mean(summary: "Summary | None") -> str:
 
 def _command(found: "Result") -> str | None:
     return None if found.spec_file is None else shlex.join(["tekapctl", "distill", "--spec", str(found.spec_file)])
-
-
-def _document(found: "Result") -> dict[str, Any]:
-    return {**found.to_dict(), "command": _command(found)}
 
 
 def _show(found: "Result") -> None:
@@ -210,8 +202,8 @@ def _show(found: "Result") -> None:
     for sentence in confirmation.sentences:
         console.show_text(sentence)
     console.show_text(
-        f"Spent: {_counted(found.runs, 'run')}, {_counted(found.epochs, 'epoch')}, "
-        f"{_counted(len(found.seeds), 'seed')} ({_listed(found.seeds)})."
+        f"Spent: {counted(found.runs, 'run')}, {counted(found.epochs, 'epoch')}, "
+        f"{counted(len(found.seeds), 'seed')} ({_listed(found.seeds)})."
     )
     console.show_text(f"\n{_command(found)}")
 
@@ -269,7 +261,4 @@ def _estimate(planned: "Tuning", begun: "Result", folder: Any, workers: int, *, 
         for each in stages
     ]
     console.show_table(planned.name, rows)
-    with_workers = (
-        f", about {console.duration(3600 * time)} with {_counted(workers, 'worker')}" if time is not None else ""
-    )
-    console.show_text(f"{left} of {runs} runs to do: {macs:.3g} MACs{with_workers}")
+    sweeping.show_what_is_left(left, runs, macs, time, workers)

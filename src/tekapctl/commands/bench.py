@@ -8,21 +8,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch.nn import functional as F
 
 from tekapctl import data, models
+from tekapctl.commands.cost import untrained
 from tekapctl.data.batch import Batch
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet, Splits
-from tekapctl.device import autocast, describe, resolve_device, resolve_precision, synchronize
+from tekapctl.device import autocast, describe, resolve_device, synchronize
 from tekapctl.distillation.objective import Distillation
 from tekapctl.errors import UsageError, failures_in_words
-from tekapctl.models import external
 from tekapctl.models.network import Requires, of_batch
 from tekapctl.randomness import generator
 from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec
@@ -30,11 +30,11 @@ from tekapctl.store.home import Home
 from tekapctl.timing import StepClock, no_clock
 from tekapctl.train.build import assemble
 from tekapctl.train.evaluation import predict
+from tekapctl.train.images import with_unlabelled
 from tekapctl.train.source import find_teacher
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher, live_teacher
 from tekapctl.train.trained import Reference, Trained
 from tekapctl.train.trainer import Trainer
-from tekapctl.train.unlabelled import with_unlabelled
 
 logger = logging.getLogger(__name__)
 
@@ -46,21 +46,11 @@ _MAX_RANDOM_BYTES = 2**30
 class Benchmark:
     """Measurements of a run's steps; times are in seconds.
 
-    Attributes:
-        teacher: The teacher's network.
-        student: The student's network.
-        device: Where they compute.
-        teacher_precision: Precision of the teacher's passes.
-        student_precision: Precision of the student's passes.
-        steps: Number of measured steps.
-        step_seconds: Time of a step: the median on a CPU, the mean on other devices.
-        phase_seconds: Mean time of each phase of a step, synchronising the device after each phase.
-        network_seconds: Median time of a live teacher's forward pass and a student's forward and backward pass alone.
-        images_per_second: Training speed.
-        peak_memory_bytes: Peak memory.
-        peak_memory_scope: Whose memory: `device` or `process`.
-        run_seconds: Estimate for the whole run, with a test after each epoch.
-        stand_ins: Unavailable parts replaced by random ones: `teacher`, `dataset`.
+    The time of a step is the median on a CPU and the mean on other devices; that of a phase is a mean, with the device
+    synchronised after each. `network_seconds` is the median of a live teacher's forward pass and a student's forward
+    and backward pass alone, and `run_seconds` an estimate for the whole run, with a test after each epoch. Memory is
+    that of `device` or `process`. `stand_ins` are the unavailable parts that random ones replaced: `teacher`,
+    `dataset`.
     """
 
     teacher: str
@@ -77,10 +67,6 @@ class Benchmark:
     peak_memory_scope: str
     run_seconds: float
     stand_ins: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 @failures_in_words("the benchmark")
@@ -114,7 +100,6 @@ def measure_steps(spec: StudentSpec, home: Home, steps: int) -> Benchmark:
         live = live_teacher(live)
         assert isinstance(live, LiveTeacher)
         trainer.network.train()
-        teacher_precision = resolve_precision(spec.precision, device, teacher.network, trains=False)
         step_seconds, network_seconds = _step_and_network_seconds(trainer, live, steps)
         phase_seconds = _phase_seconds(trainer, steps)
         peak_memory_bytes, peak_memory_scope = _peak_memory(device)
@@ -122,7 +107,7 @@ def measure_steps(spec: StudentSpec, home: Home, steps: int) -> Benchmark:
             teacher=teacher.model,
             student=spec.student,
             device=describe(device),
-            teacher_precision=str(teacher_precision).removeprefix("torch."),
+            teacher_precision=str(live.precision).removeprefix("torch."),
             student_precision=str(trainer.precision).removeprefix("torch."),
             steps=steps,
             step_seconds=step_seconds,
@@ -154,21 +139,11 @@ def measure_alone(spec: TeacherSpec, home: Home, steps: int) -> float:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run takes on this machine, by a few of its steps.
-
-    Attributes:
-        seconds: Time of the whole run, with an evaluation after each epoch.
-        memory_bytes: Peak memory.
-        memory_scope: Whose memory: `device` or `process`.
-    """
+    """What a run takes on this machine, by a few of its steps: time, and peak memory of `device` or `process`."""
 
     seconds: float
     memory_bytes: int
     memory_scope: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 _FEW_STEPS = 3
@@ -192,9 +167,7 @@ S = TypeVar("S", TeacherSpec, StudentSpec)
 
 def _untrained(spec: S) -> S:
     """The spec with random weights in place of a library's pretrained ones, which are as fast."""
-    if spec.network.partition(":")[0] not in external.LIBRARIES:
-        return spec
-    return spec.model_copy(update={"model_args": dict(external.without_weights(spec.model_args))})
+    return spec.model_copy(update={"model_args": dict(untrained(spec.network, spec.model_args))})
 
 
 def _teacher(spec: StudentSpec, home: Home, stand_ins: list[str]) -> tuple[Trained, StudentSpec]:
@@ -245,9 +218,7 @@ def _splits(spec: RunSpec, home: Home, channels: int | None, stand_ins: list[str
 
 
 def _batches(trainer: Trainer) -> Iterator[Batch]:
-    strong = trainer.objective.requires.strong_view
-    epochs = (trainer.train_batches.epoch(epoch, strong=strong) for epoch in itertools.count())
-    return trainer.marked(itertools.chain.from_iterable(epochs))
+    return itertools.chain.from_iterable(map(trainer.batches, itertools.count()))
 
 
 def _mean_step_seconds(trainer: Trainer, batches: Iterator[Batch], steps: int) -> float:
@@ -314,7 +285,7 @@ def _run_seconds(spec: RunSpec, trainer: Trainer, step_seconds: float) -> float:
     """Estimated time of the whole run, with a test after each epoch, which is measured on some of the images."""
     images = trainer.eval_batches.image_set
     some = replace(images, images=images.images[:1000], labels=images.labels[:1000])
-    batches = Batches(some, 500, device=trainer.device, padding=0, flip=False, seed=0)
+    batches = Batches(some, 500, device=trainer.device)
     _, seconds = (
         _timed(trainer.device, lambda: predict(trainer.network, batches, trainer.precision)) for _ in range(2)
     )

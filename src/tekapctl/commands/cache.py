@@ -13,8 +13,6 @@ from tekapctl.store.home import Home
 from tekapctl.store.locks import is_locked
 
 KINDS = ("teachers", "datasets", "downloads", "knowledge", "images")
-
-
 _NOTE = ("images", ".json")
 """Describes the file beside it."""
 

@@ -1,7 +1,6 @@
 """Estimate a run's compute and memory without running it."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -23,16 +22,10 @@ _FLOAT_BYTES = 4
 class Cost:
     """A run's estimated cost.
 
-    Attributes:
-        parameters: Parameters of the student.
-        macs: Multiply-accumulates of the student's forward pass per image.
-        teacher_macs: The same of all teachers together; None without a teacher.
-        train_images: Training images.
-        steps_per_epoch: Optimizer steps per epoch.
-        steps: Optimizer steps in total.
-        total_macs: Multiply-accumulates of all forward and backward passes; losses and learned views are not counted.
-        memory_bytes: Upper bound on weights, gradients, momentum, dataset, the method's memory and the activations of
-            a batch.
+    `macs` are the multiply-accumulates of the student's forward pass per image, `teacher_macs` those of all teachers
+    together (None without one), and `total_macs` those of all forward and backward passes, without losses and learned
+    views. `memory_bytes` is an upper bound on weights, gradients, momentum, dataset, the method's memory and the
+    activations of a batch.
     """
 
     parameters: int
@@ -44,10 +37,6 @@ class Cost:
     total_macs: float
     memory_bytes: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
 
 @failures_in_words("estimating the run")
 def estimate(spec: RunSpec, home: Home) -> Cost:
@@ -57,13 +46,13 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
         UsageError: The teacher is a run or file that does not exist.
     """
     shape = spec.data.shape(home.datasets)
-    student = models.build(spec.network, shape.classes, shape.channels, _untrained(spec.network, spec.model_args))
+    student = models.build(spec.network, shape.classes, shape.channels, untrained(spec.network, spec.model_args))
     image = (shape.channels, shape.height, shape.width)
     teachers = []
     if isinstance(spec, StudentSpec):
         for name in (spec.teacher, *spec.ensemble):
             if models.is_known(name):
-                arguments = _untrained(name, spec.teacher_args if name == spec.teacher else {})
+                arguments = untrained(name, spec.teacher_args if name == spec.teacher else {})
                 teachers.append(models.build(name, shape.classes, shape.channels, arguments))
             else:
                 reference = trained.find(home, name, data=spec.data)
@@ -88,7 +77,7 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
     )
 
 
-def _untrained(name: str, arguments: external.Arguments) -> external.Arguments:
+def untrained(name: str, arguments: external.Arguments) -> external.Arguments:
     """Arguments without those for a library's pretrained weights, which are as large as random ones."""
     return external.without_weights(arguments) if name.partition(":")[0] in external.LIBRARIES else arguments
 

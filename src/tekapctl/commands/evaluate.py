@@ -81,7 +81,7 @@ def evaluate(
     place(student.network, target)
     teacher_logits = None
     if teacher is not None:
-        batches = Batches(splits.test, batch_size, device=target, padding=0, flip=False, seed=0)
+        batches = Batches(splits.test, batch_size, device=target)
         teacher_precision = resolve_precision(precision, target, teacher.network, trains=False)
         teacher_logits, _ = evaluation.predict(teacher.network, batches, teacher_precision)
     used = resolve_precision(precision, target, student.network, trains=False)
@@ -109,7 +109,7 @@ def evaluate(
         "dataset": spec.described,
         "precision": str(used).removeprefix("torch."),
         "teacher": f"{teacher.model} from {teacher.reference.described}" if teacher else None,
-        "evaluation": result.to_dict(),
+        "evaluation": asdict(result),
         "robustness": [asdict(each) for each in shifted],
         "transfer": [asdict(each) for each in probed],
         "mistakes": worst_of(student.network, splits.test, worst, target) if worst else [],

@@ -22,12 +22,7 @@ from tekapctl.train import evaluation
 class Mistake:
     """An image and the wrong class that a network assigns it to.
 
-    Attributes:
-        name: Path of the image, or its number in the test set.
-        label: Its class.
-        predicted: The network's.
-        confidence: Probability of the predicted class.
-        picture: A file, or pixels from 0 to 255.
+    Its name is its path, or its number in the test set; the picture is a file, or pixels from 0 to 255.
     """
 
     name: str
@@ -39,10 +34,6 @@ class Mistake:
 
 class Mistakes:
     """Keeps the most confident mistakes of predictions that pass by.
-
-    Args:
-        classes: The network's classes.
-        most: Number of mistakes to keep.
 
     Attributes:
         images: Number of images with a label so far.
@@ -91,15 +82,8 @@ class Mistakes:
 
 
 def worst_of(network: Network, images: ImageSet, most: int, device: torch.device) -> list[Mistake]:
-    """The most confident mistakes on an image set, most confident first.
-
-    Args:
-        network: The network, on the device.
-        images: Images with labels.
-        most: Number of mistakes.
-        device: Device of the forward passes.
-    """
-    batches = Batches(images, 250, device=device, padding=0, flip=False, seed=0)
+    """The most confident mistakes on an image set, most confident first."""
+    batches = Batches(images, 250, device=device)
     logits, labels = evaluation.predict(network, batches)
     confidence, predicted = logits.softmax(1).max(1)
     is_wrong = predicted != labels

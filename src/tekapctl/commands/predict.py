@@ -13,8 +13,7 @@ from tekapctl.data.files.streaming import ImageFiles, stream_paths
 from tekapctl.device import autocast, place, resolve_device, resolve_precision, set_float32_precision
 from tekapctl.distributed.communicator import processors
 from tekapctl.errors import UsageError, failures_in_words
-from tekapctl.models.folding import fold
-from tekapctl.models.fusing import fuse
+from tekapctl.models.fusing import fold, fuse
 from tekapctl.train.trained import Trained
 
 _MAX_PIXELS = 2**22

@@ -76,14 +76,10 @@ def _check(what: str, values: Sequence[float | int], low: float | int, high: flo
 
 @dataclass(frozen=True)
 class Robustness:
-    """A network's results on shifted images, as fractions.
+    """A network's results on shifted images, as fractions; the teacher's are None without one.
 
-    Attributes:
-        shift: Name of the shift.
-        top1: Top-1 accuracy.
-        consistency: Fraction of images classified as without the shift.
-        teacher_top1: The teacher's top-1 on the same images; None without a teacher.
-        agreement: Fraction of images that network and teacher classify alike; None without a teacher.
+    `consistency` is that of images classified as without the shift, `agreement` that of images that network and teacher
+    classify alike.
     """
 
     shift: str
@@ -107,7 +103,7 @@ def evaluate_shifts(
     Attacks target this network; its teacher sees the same images. Both are on the device.
     """
     network.eval()
-    batches = Batches(image_set, batch_size, device=device, padding=0, flip=False, seed=0)
+    batches = Batches(image_set, batch_size, device=device)
     unchanged = torch.cat([_classes(network, pixels) for pixels, *_ in _walk(batches)])
     results = []
     for shift in shifts:
@@ -214,7 +210,7 @@ def _accuracy(weights: Tensor, features: Tensor, labels: Tensor) -> float:
 def _embeddings(
     network: Network, part: ImageSet, device: torch.device, size: tuple[int, int] | None, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    batches = Batches(part, batch_size, device=device, padding=0, flip=False, seed=0)
+    batches = Batches(part, batch_size, device=device)
     embeddings = []
     for batch in batches.in_order():
         pixels = batch.images

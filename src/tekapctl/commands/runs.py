@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tekapctl.errors import TekapctlError
+from tekapctl.errors import TekapctlError, counted
 from tekapctl.store.metrics import has_top1, top1_of
 from tekapctl.store.run import MARK, WEIGHTS, Run, Status
 
@@ -19,21 +19,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has got.
-
-    Attributes:
-        run: Its id.
-        status: Its status.
-        epoch: Finished epochs.
-        epochs: Total epochs, if known.
-        step: Recorded steps of the current epoch.
-        steps: Steps per epoch, if known.
-        best_top1: Best top-1 accuracy so far, a fraction.
-        best_epoch: Epoch of the best top-1.
-        seconds_left: Estimated remaining time; None if unknown or if the run is not running.
-        error: Why it failed.
-        metrics: The metrics of each epoch.
-    """
+    """How far a run has got: finished epochs, and recorded steps of the current one. What is unknown is None."""
 
     run: str
     status: Status
@@ -111,14 +97,9 @@ def _left(metrics: list[dict[str, Any]], epochs: int, step: int, steps: int | No
 
 @dataclass(frozen=True)
 class Verified:
-    """The result of checking a run.
+    """The result of checking a run: how many files match their checksum, and what is wrong.
 
-    Attributes:
-        run: Its id.
-        status: Its status.
-        files: Intact files with a checksum.
-        problems: What is wrong.
-        left_out: Weights that the run was imported without, which is nothing wrong.
+    `left_out` are weights that the run was imported without, which is nothing wrong.
     """
 
     run: str
@@ -126,10 +107,6 @@ class Verified:
     files: int
     problems: tuple[str, ...]
     left_out: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def verify(run: Run) -> Verified:
@@ -156,7 +133,7 @@ def _problems(run: Run) -> Iterator[str]:
         try:
             lines = sum(1 for line in metrics.read_text(encoding="utf-8").splitlines() if line.strip())
             if damaged := lines - len(run.metrics()):
-                yield f"metrics.jsonl has {damaged} damaged line{'s' if damaged > 1 else ''}."
+                yield f"metrics.jsonl has {counted(damaged, 'damaged line')}."
         except (OSError, UnicodeDecodeError) as error:
             yield f"metrics.jsonl cannot be read: {error}."
     elif is_finished:

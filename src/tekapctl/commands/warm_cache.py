@@ -11,10 +11,9 @@ from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.spec import StudentSpec
 from tekapctl.store.home import Home
 from tekapctl.train import trained
-from tekapctl.train.build import training_batches
+from tekapctl.train.images import training_batches, with_unlabelled
 from tekapctl.train.source import find_teacher
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher
-from tekapctl.train.unlabelled import with_unlabelled
 
 Report = Callable[[int, int], None]
 """Called with the number of parts that are done and their total."""

@@ -77,17 +77,8 @@ class Batch:
 class Part:
     """The samples of a step that are in one batch of this process.
 
-    Attributes:
-        epoch: The epoch.
-        step: The step in the epoch.
-        index: Indices of the step's samples in the image set.
-        shard: This process's part of the batch.
-        rows: Positions of its samples in the step.
-        wanted: Positions of the images to read: its samples, and those that they are mixed with if these are others.
-        share: The batch's share of the step's samples.
-        ends_step: Whether it is the step's last batch.
-        mix: How images are mixed.
-        partners: The position of the image that each of the step's is mixed with.
+    `rows` are their positions in the step, and `wanted` those of the images to read: the samples, and those that they
+    are mixed with if these are others. `partners` has the position of the image that each of the step's is mixed with.
     """
 
     epoch: int

@@ -28,20 +28,11 @@ class Batches:
     The usual augmentation for small images: a random crop of the zero-padded image and a flip with probability 0.5. All
     random numbers depend on seed, epoch and step alone and are drawn on the CPU, so every device sees the same batches.
 
-    Args:
-        image_set: The images.
-        batch_size: Images per step; the last step of an epoch may have fewer.
-        device: Where the images and the batches are.
-        padding: Black pixels added on each side before cropping.
-        flip: Whether images are flipped.
-        random_resized_crop: Whether images are cropped as by torchvision's RandomResizedCrop when they are decoded;
-            needs image files and no padding.
-        augment: Further augmentations, applied in this order; of those that mix images, one is drawn for each step.
-        repeats: Copies of an image that follow each other, each augmented differently (Hoffer et al., "Augment Your
-            Batch", CVPR 2020; Berman et al., "MultiGrain", 2019). An epoch keeps its length and shows some images.
-        accumulate: Number of batches into which a step's samples are split.
-        seed: Seed of the order and the augmentation.
-        comm: The processes that share each batch.
+    Images of files may be cropped as by torchvision's RandomResizedCrop when they are decoded, without padding. Further
+    augmentations are applied in their order; of those that mix images, one is drawn for each step. Of repeated images,
+    copies follow each other in an epoch, each augmented differently (Hoffer et al., "Augment Your Batch", CVPR 2020;
+    Berman et al., "MultiGrain", 2019); the epoch keeps its length and shows some images. The last step of an epoch may
+    have fewer images than `batch_size`, and the samples of a step are split into `accumulate` batches.
     """
 
     def __init__(
@@ -50,9 +41,9 @@ class Batches:
         batch_size: int,
         *,
         device: torch.device,
-        padding: int,
-        flip: bool,
-        seed: int,
+        padding: int = 0,
+        flip: bool = False,
+        seed: int = 0,
         random_resized_crop: bool = False,
         augment: Sequence[AugmentSpec] = (),
         repeats: int = 1,
@@ -136,14 +127,7 @@ class Batches:
     def epoch(
         self, number: int, start_step: int = 0, end_step: int | None = None, *, strong: bool = False
     ) -> Iterator[Batch]:
-        """The batches of an epoch in random order, or this process's shards of them.
-
-        Args:
-            number: The epoch, starting at 0.
-            start_step: The first step.
-            end_step: The step to stop before. Default: the end of the epoch.
-            strong: Whether to add strongly augmented images.
-        """
+        """The batches of an epoch (from 0) in random order, or this process's shards of them, to before `end_step`."""
         steps = list(enumerate(self._order(number).split(self.batch_size)))[start_step:end_step]
         parts = [part for step, index in steps for part in self._parts(number, step, index)]
         purposes = ["crop", "strong crop"] if strong and self.random_resized_crop else ["crop"]
@@ -188,26 +172,11 @@ class Batches:
         return max(end - first for count in counts for first, end in spans(count, self.comm.world_size))
 
     def sample(self, count: int, *, strong: bool = False) -> Batch:
-        """The first images of the first epoch as one batch of any size, without augmentation.
-
-        Args:
-            count: Number of images.
-            strong: Whether to add "strongly augmented" images, which are the same ones here.
-        """
+        """The first images of the first epoch as one batch of any size; none is augmented, not even `strong` ones."""
         index = self._order(0)[:count]
         view = torch.full_like(index, self.centre)
         images = self.at(index, view)
-        source = self.image_set.source_index
-        on_device = index.to(self.device)
-        return Batch(
-            images,
-            self.labels[on_device],
-            on_device,
-            index if source is None else source[index],
-            view,
-            step=0,
-            strong=images if strong else None,
-        )
+        return replace(self._batch(images, index, view, 0), strong=images if strong else None, label_weights=None)
 
     def in_order(self) -> Iterator[Batch]:
         """All samples once, in order, without augmentation; batches are dealt out to the processes in turn."""
@@ -217,11 +186,7 @@ class Batches:
             yield self._batch(self._augment(stored, view), indices[step], view, step)
 
     def gather(self, rows: Float[Tensor, "own width"]) -> Float[Tensor, "all width"]:
-        """Gather results that the processes computed for their batches `in_order`, in the order of the set.
-
-        Args:
-            rows: One row per sample of this process.
-        """
+        """Gather results that the processes computed for their batches `in_order`, in the order of the set."""
         size = self.comm.world_size
         if size == 1:
             return rows
@@ -301,15 +266,9 @@ class Batches:
     def _mixed(self, images: Tensor, strong: Tensor | None, views: Tensor, part: Part) -> Batch:
         """The batch of a part, with its images mixed."""
         index = part.index[part.rows]
-        batch = self._batch(
-            images[: len(index)], index, views[part.rows], part.epoch * len(self) + part.step, part.shard
-        )
-        batch = replace(
-            batch,
-            strong=None if strong is None else strong[: len(index)],
-            share=part.share,
-            ends_step=part.ends_step,
-        )
+        step, own_strong = part.epoch * len(self) + part.step, None if strong is None else strong[: len(index)]
+        batch = self._batch(images[: len(index)], index, views[part.rows], step, part.shard)
+        batch = replace(batch, strong=own_strong, share=part.share, ends_step=part.ends_step)
         if part.mix is None or part.partners is None:
             return batch
         partners = part.partners[part.rows]

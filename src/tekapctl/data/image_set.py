@@ -87,11 +87,7 @@ class ImageSet:
         return self.select(torch.cat(kept).sort().values)
 
     def select(self, chosen: Int64[Tensor, " _chosen"]) -> "ImageSet":
-        """A subset of the samples.
-
-        Args:
-            chosen: Their indices.
-        """
+        """A subset of the samples."""
         return replace(
             self,
             images=self.images[chosen],
@@ -102,13 +98,7 @@ class ImageSet:
         )
 
     def hold_out(self, fraction: float) -> tuple["ImageSet", "ImageSet"]:
-        """Split off validation images, a fraction of each class.
-
-        The smallest hashes of file names, or of pixels, are held out, so that an image usually stays on its side when
-        others are added, and copies of an image in a class usually on one side.
-
-        Args:
-            fraction: Fraction of each class's images; each side keeps at least one if there are two.
+        """Split off validation images, a fraction of each class; of two or more images each side keeps at least one.
 
         Returns:
             The remaining images and the validation images.
@@ -187,10 +177,6 @@ def long_tail(classes: int, imbalance: float | int) -> list[float]:
     """The fraction of each class's images that is kept: `imbalance ** (-i / (classes - 1))` for class i.
 
     Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019.
-
-    Args:
-        classes: Number of classes.
-        imbalance: Ratio of the first class's fraction to the last one's.
     """
     return [float(imbalance) ** (-number / max(1, classes - 1)) for number in range(classes)]
 
@@ -217,14 +203,9 @@ def channel_statistics(counts: Float64[Tensor, "c 256"]) -> ChannelStatistics:
 
 @dataclass(frozen=True)
 class Splits:
-    """The training and test images of a dataset.
+    """The training and test images of a dataset, and how they were separated.
 
-    Attributes:
-        train: Training images.
-        test: Test images.
-        notes: What the user should know about them.
-        split: How the two were separated.
-        val: Validation images, held out of the training images; None where epochs are evaluated on the test images.
+    Epochs are evaluated on the validation images, if some are held out of the training images, else on the test images.
     """
 
     train: ImageSet

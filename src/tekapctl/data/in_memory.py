@@ -10,8 +10,9 @@ from torch import Tensor
 
 from tekapctl.data.fetching import PublishedFile
 from tekapctl.data.image_set import ImageSet, Splits, channel_statistics, histogram
-from tekapctl.data.spec import DataSpec, Shape, find_folder
+from tekapctl.data.spec import DataSpec, Shape
 from tekapctl.errors import UsageError
+from tekapctl.store.home import expand_user
 
 Part = tuple[Tensor, Tensor]
 """Images of one set, as bytes in N, C, H, W order, and their labels as 64-bit integers."""
@@ -57,6 +58,36 @@ class InMemorySpec(DataSpec):
                     raise ValueError("they hold no such images with labels")
             mean, std = (self.mean, self.std) if self.mean else channel_statistics(histogram(train[0]))
             return Splits(ImageSet(*train, classes, mean, std), ImageSet(*test, classes, mean, std))
+
+
+def find_folder(
+    spec: DataSpec, downloads: Path, names: Sequence[str], inner: str, elsewhere: Sequence[Path] = ()
+) -> Path:
+    """Find the folder that holds a dataset's files.
+
+    Args:
+        spec: The dataset; if its `folder` is set, only that is searched.
+        downloads: Where fetched datasets are.
+        names: File names; a folder with any of them is the right one.
+        inner: The subfolder of the published archive that holds the files.
+        elsewhere: System folders to search last.
+
+    Raises:
+        UsageError: There is no such folder.
+    """
+    if spec.folder is not None:
+        given = expand_user(spec.folder)
+        if not given.is_dir():
+            raise UsageError(f"There is no folder {spec.folder!r}.", "Name a folder that holds the dataset.")
+        places = [given, given / inner, given / spec.name]
+        problem = f"The folder {spec.folder!r} holds no files of {spec.name}."
+    else:
+        places = [downloads / spec.name, downloads / spec.name / inner, *elsewhere]
+        problem = f"The dataset {spec.name} has not been fetched yet."
+    for place in places:
+        if any((place / name).is_file() for name in names):
+            return place
+    raise UsageError(problem, f"Get it with `tekapctl fetch {spec.name}`, or name its folder with `data.folder`.")
 
 
 @contextmanager

@@ -164,9 +164,6 @@ class DataSpec(Settings, ABC):
     def with_fingerprint(self, downloads: Path) -> "DataSpec":
         """The same settings with the fingerprint of the current images and the absolute path of their folder.
 
-        Args:
-            downloads: Where datasets are kept.
-
         Raises:
             UsageError: There are no images, or they do not have the fingerprint that is already set.
         """
@@ -204,9 +201,6 @@ class DataSpec(Settings, ABC):
     def like(self, other: "DataSpec") -> "DataSpec":
         """The same settings, with those that must agree with a teacher's taken from it where they are not set.
 
-        Args:
-            other: The teacher's settings.
-
         Raises:
             UsageError: A setting differs from the teacher's.
         """
@@ -214,19 +208,11 @@ class DataSpec(Settings, ABC):
 
     @abstractmethod
     def shape(self, downloads: Path) -> Shape:
-        """Its size, for estimates.
-
-        Args:
-            downloads: Where datasets are kept.
-        """
+        """Its size, for estimates."""
 
     @abstractmethod
     def load(self, downloads: Path, *, offline: bool = False) -> Splits:
         """Load all images.
-
-        Args:
-            downloads: Where datasets are kept, each in a folder of its name.
-            offline: Never use the network.
 
         Raises:
             UsageError: Files are missing or damaged.
@@ -241,13 +227,7 @@ class DataSpec(Settings, ABC):
         return ()
 
     def unpack(self, file: Downloaded, folder: Path, name: str) -> None:
-        """Put a downloaded file into the dataset's folder.
-
-        Args:
-            file: The file.
-            folder: The new folder.
-            name: The file's published name.
-        """
+        """Put a downloaded file into the dataset's folder."""
         file.place(folder / name)
 
     def check(self, folder: Path) -> str:
@@ -263,13 +243,9 @@ class DataSpec(Settings, ABC):
         return f"{len(splits.train) + len(splits.test):,} images"
 
     def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
-        """Download the dataset.
+        """Download the dataset; with `force`, even if it is there.
 
-        Args:
-            downloads: Where datasets are kept.
-            force: Fetch it again even if it is there.
-            source: A file, folder or URL to take it from; its files need no published checksum.
-            report: Receives the progress.
+        A `source`, a file, folder or URL, takes the place of the publisher; its files need no published checksum.
 
         Returns:
             A sentence for the user about what is there now.
@@ -340,33 +316,3 @@ def load(
     if min(train.image_shape[1:]) < 8:
         raise UsageError(f"The images of {spec.name} are smaller than 8 pixels.", "Use images of 8 pixels or more.")
     return Splits(train, test, splits.notes, splits.split, val)
-
-
-def find_folder(
-    spec: DataSpec, downloads: Path, names: Sequence[str], inner: str, elsewhere: Sequence[Path] = ()
-) -> Path:
-    """Find the folder that holds a dataset's files.
-
-    Args:
-        spec: The dataset; if its `folder` is set, only that is searched.
-        downloads: Where fetched datasets are.
-        names: File names; a folder with any of them is the right one.
-        inner: The subfolder of the published archive that holds the files.
-        elsewhere: System folders to search last.
-
-    Raises:
-        UsageError: There is no such folder.
-    """
-    if spec.folder is not None:
-        given = expand_user(spec.folder)
-        if not given.is_dir():
-            raise UsageError(f"There is no folder {spec.folder!r}.", "Name a folder that holds the dataset.")
-        places = [given, given / inner, given / spec.name]
-        problem = f"The folder {spec.folder!r} holds no files of {spec.name}."
-    else:
-        places = [downloads / spec.name, downloads / spec.name / inner, *elsewhere]
-        problem = f"The dataset {spec.name} has not been fetched yet."
-    for place in places:
-        if any((place / name).is_file() for name in names):
-            return place
-    raise UsageError(problem, f"Get it with `tekapctl fetch {spec.name}`, or name its folder with `data.folder`.")

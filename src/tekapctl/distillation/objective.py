@@ -1,4 +1,4 @@
-"""Training objectives: weighted sums of named losses."""
+"""Training objectives: weighted sums of named losses, the first of which is that on labels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tekapctl.data.batch import Batch
 from tekapctl.distillation.angular import AngularViews
-from tekapctl.distillation.cross_entropy import cross_entropy
 from tekapctl.distillation.methods.kd import KD
 from tekapctl.distillation.methods.losses import standardized
 from tekapctl.distillation.methods.method import Method
@@ -47,13 +47,42 @@ class Objective(nn.Module, ABC):
         """The weighted losses of a batch; several processes average them."""
 
 
-class Classification(Objective):
-    """Cross-entropy with the labels.
+_YES = 0.2
+"""Classes with a larger share in a mixed image are among its answers, as in timm's procedure A3."""
+
+
+def cross_entropy(
+    logits: Float[Tensor, "batch classes"], batch: Batch, label_smoothing: float, *, binary: bool = False
+) -> Float[Tensor, ""]:
+    """The cross-entropy with the labels, or with the probabilities of mixed images; images without a label count 0.
 
     Args:
+        logits: Of the student.
+        batch: The labels or probabilities, and the weights of the labels.
         label_smoothing: Share of each label that is spread over all classes.
-        binary: Whether to average binary cross-entropies of the classes.
+        binary: Whether to average the binary cross-entropies of the classes instead.
     """
+    if binary:
+        targets = F.one_hot(batch.labels, logits.shape[1]).float() if batch.targets is None else batch.targets
+        targets = targets.lerp(targets.mean(1, keepdim=True).expand_as(targets), label_smoothing)
+        if batch.targets is not None:
+            targets = (targets > _YES).float()
+        each = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none").mean(1)
+        return (each if batch.label_weights is None else each * batch.label_weights).mean()
+    if batch.label_weights is None:
+        targets = batch.labels if batch.targets is None else batch.targets
+        return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    log_p = logits.float().log_softmax(1)
+    if batch.targets is None:
+        targets = F.one_hot(batch.labels, logits.shape[1]) * batch.label_weights.unsqueeze(1)
+    else:
+        targets = batch.targets
+    smoothed = targets.lerp(targets.mean(1, keepdim=True).expand_as(targets), label_smoothing)
+    return -(smoothed * log_p).sum(1).mean()
+
+
+class Classification(Objective):
+    """Cross-entropy with the labels."""
 
     def __init__(self, label_smoothing: float = 0.0, *, binary: bool = False) -> None:
         super().__init__()
@@ -69,20 +98,9 @@ class Classification(Objective):
 class Distillation(Objective):
     """`gamma * cross-entropy + alpha * KD + beta * method`, the last two under the teacher and its augmented teachers.
 
-    In the init stage the loss is the method's `init_loss` alone, or the loss of the learned views.
-
-    Args:
-        teacher: Returns the teacher's knowledge of a batch.
-        tekap: Makes the augmented teachers.
-        method: The method's own loss; None for KD alone.
-        gamma: Weight of the cross-entropy.
-        alpha: Weight of KD.
-        beta: Weight of the method's own loss.
-        temperature: Temperature of KD.
-        label_smoothing: Share of each label that is spread over all classes.
-        binary: Whether the cross-entropy is the mean of binary ones of the classes.
-        standardize_logits: Whether losses of logits see logits of mean 0 and standard deviation 1.
-        views: Learned views of the teacher (Angular-KD); their mean with the teacher replaces it. None for none.
+    In the init stage the loss is the method's `init_loss` alone, or the loss of the learned views (Angular-KD), whose
+    mean with the teacher replaces it. The method is None for KD alone. If `binary`, the cross-entropy is the mean of
+    binary ones of the classes. With `standardize_logits`, losses of logits see logits of mean 0 and deviation 1.
     """
 
     def __init__(
@@ -236,10 +254,7 @@ class Ensemble(Objective):
     """The mean of the losses under several teachers, so that their number does not change the weight of distillation.
 
     Each teacher has its own augmented teachers and its own trainable parts of the method. You et al., "Learning from
-    Multiple Teacher Networks", KDD 2017, with equal weights.
-
-    Args:
-        members: The distillation from each teacher; the cross-entropy is the first one's.
+    Multiple Teacher Networks", KDD 2017, with equal weights. The cross-entropy is the first member's.
     """
 
     def __init__(self, members: Sequence[Distillation]) -> None:

@@ -22,12 +22,12 @@ from tekapctl.registry import unknown_name
 from tekapctl.settings import Settings, Weight
 
 Distribution = Literal["gaussian", "uniform"]
+NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
+"""The settings of TeKAP that switch it off."""
 LEVELS: tuple[Level, ...] = get_args(Level)
 NoiseSource = Callable[[Sequence[int], str, int, torch.device, int], Tensor]
 """Draws unit-variance noise from a shape (teachers, batch, ...), the name of its target (`logits`, `embedding`,
 `feature map N` or `preactivation N`), the step, the device, and the first row's place in the batch."""
-
-
 Teachers = Annotated[int, Field(ge=0, le=4096, description="Number of augmented teachers; 0 switches the level off.")]
 NoiseStd = Annotated[Weight, Field(description="Standard deviation of the noise before `noise_weight`.")]
 LossWeight = Annotated[Weight, Field(description="Weight of the loss under each augmented teacher.")]
@@ -178,10 +178,6 @@ class SeededNoise:
     """Unit-variance noise that depends only on the run's seed, its target, the step and the place in the batch.
 
     The embedding's noise, for instance, is the same whichever feature maps a method reads as well.
-
-    Args:
-        spec: TeKAP's settings; each level has its distribution.
-        seed: The run's seed.
     """
 
     def __init__(self, spec: TekapSpec, seed: int) -> None:

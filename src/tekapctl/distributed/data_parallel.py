@@ -18,14 +18,10 @@ _NO_BUFFERS: dict[str, Any] = {
 
 
 class DataParallelStep:
-    """Averages the gradients of a module over the processes after each backward pass.
+    """Averages a module's gradients over the processes, which have equal weights, after each backward pass.
 
     The first backward pass is averaged explicitly and shows which parameters have gradients; from the second pass on
     `DistributedDataParallel` averages these during the backward pass.
-
-    Args:
-        module: The module, with equal weights on all processes.
-        comm: The processes.
     """
 
     def __init__(self, module: nn.Module, comm: Communicator) -> None:

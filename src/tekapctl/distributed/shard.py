@@ -55,11 +55,7 @@ class BatchShard:
         return self.offset + self.first
 
     def rows(self, count: int) -> range:
-        """The samples' indices in the step's batch.
-
-        Args:
-            count: Number of samples in the batch.
-        """
+        """The samples' indices in the step's batch; the batch of all processes has `count` samples."""
         return range(self.start, self.start + (count if self.count is None else self.count))
 
     @property
@@ -82,10 +78,6 @@ class BatchShard:
         """The rows of all samples of the batch, in order, with gradients.
 
         Every process must compute the same loss of the result; then the gradient is correct.
-
-        Args:
-            rows: One row per sample of the shard.
-            dim: The dimension of the samples.
         """
         if self.is_full_batch or self.of is None:
             return rows
@@ -114,10 +106,6 @@ def micro_batches(count: int, parts: int) -> list[int]:
     """Sizes of the parts into which a step's batch is split.
 
     There are fewer parts where one would have less than two samples, which batch norm needs.
-
-    Args:
-        count: Number of samples in the step's batch.
-        parts: Number of parts, if there are enough samples.
     """
     parts = max(1, min(parts, count // 2))
     return [(number + 1) * count // parts - number * count // parts for number in range(parts)]

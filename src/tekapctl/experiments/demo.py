@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
+from tekapctl.distillation.tekap import NO_TEKAP
 from tekapctl.experiments.comparison.statistics import paired
 from tekapctl.spec import StudentSpec, TeacherSpec, parse
 from tekapctl.store.home import Home
@@ -24,7 +25,6 @@ class Arm(NamedTuple):
     options: dict[str, Any]
 
 
-NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
 ARMS = (
     Arm("no teacher", {"kind": "teacher", "model": STUDENT}),
     Arm("KD", {"method": "kd", "tekap": NO_TEKAP}),

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tekapctl.data.augment.augmentation import AUGMENTATIONS
@@ -33,15 +33,6 @@ def identifying(spec: RunSpec) -> dict[str, Any]:
             inner = inner.get(part, {})
         inner.pop(last, None)
     return table
-
-
-def flat_items(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """The fields of a nested table by their dotted paths."""
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            yield from flat_items(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}", value
 
 
 def in_words(value: object) -> str:

@@ -1,12 +1,15 @@
-"""Convolution, bias, shortcut and ReLU as one operation of cuDNN or oneDNN, for networks that are only evaluated."""
+"""Networks that are only evaluated: batch norms folded into convolutions, and convolutions fused with what follows."""
 
+import copy
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TypeGuard, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tekapctl.models.network import Knowledge, Network, Residual
 
@@ -15,15 +18,85 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Of the largest value. A fused kernel rounds once where the others round two or three times."""
 
 
-def conv_relu(conv: nn.Module, norm: nn.Module, x: Map, shortcut: Map | None = None) -> Map:
-    """`relu(norm(conv(x)) + shortcut)`, in one operation if `fuse` has made the convolution a `FusedConv`.
+@dataclass(frozen=True)
+class Folded:
+    """A network on the CPU, for evaluation only, and how many of its batch norms were folded, and how many were not."""
 
-    Args:
-        conv: A convolution.
-        norm: Its batch norm, or the identity once that is folded.
-        x: The input.
-        shortcut: What is added before the ReLU; None for nothing.
+    network: Network
+    folded: int
+    kept: int
+
+
+def fold(network: Network, images: Float[Tensor, "batch c h w"]) -> Folded:
+    """Fold the batch norms of a copy of a trained network, for evaluation only.
+
+    A forward pass shows which batch norm follows which convolution. A fold is kept only if the outputs stay the same up
+    to rounding; they do not if the convolution's output is used elsewhere too, as before a residual branch.
+
+    Everything is computed on the CPU: a GPU may round convolutions to TF32, which is too coarse for the comparison.
     """
+    folded, images = copy.deepcopy(network).cpu().eval().requires_grad_(False), images.cpu()
+    with torch.no_grad():
+        expected = folded.knowledge(images)
+        pairs = _convolutions_with_norms(folded, images)
+        if _are_folded(folded, pairs, images, expected):
+            return Folded(folded, len(pairs), 0)
+        count = sum(_are_folded(folded, [pair], images, expected) for pair in pairs)
+    return Folded(folded, count, len(pairs) - count)
+
+
+def _convolutions_with_norms(network: Network, images: Tensor) -> list[tuple[str, str]]:
+    """Names of convolutions and of the batch norms that receive their output."""
+    made: dict[int, tuple[str, Tensor]] = {}
+    pairs: list[tuple[str, str]] = []
+    hooks = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+
+            def note(_: nn.Module, __: object, output: Tensor, name: str = name) -> None:
+                made[id(output)] = (name, output)  # kept alive, so no other tensor gets its id
+
+            hooks.append(module.register_forward_hook(note))
+        elif isinstance(module, nn.BatchNorm2d):
+
+            def match(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                if id(inputs[0]) in made:
+                    pairs.append((made[id(inputs[0])][0], name))
+
+            hooks.append(module.register_forward_pre_hook(match))
+    try:
+        network.knowledge(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return pairs
+
+
+def _are_folded(network: Network, pairs: list[tuple[str, str]], images: Tensor, expected: Knowledge) -> bool:
+    """Fold pairs; undo it and return False if the outputs change."""
+    before = {name: network.get_submodule(name) for pair in pairs for name in pair}
+    for conv, norm in pairs:
+        before_norm, after = network.get_submodule(conv), network.get_submodule(norm)
+        assert isinstance(before_norm, nn.Conv2d)
+        assert isinstance(after, nn.BatchNorm2d)
+        fused, nothing = fuse_conv_bn_eval(before_norm, after).requires_grad_(False), nn.Identity()
+        # External models need the hooks of both.
+        fused._forward_hooks, nothing._forward_hooks = before_norm._forward_hooks, after._forward_hooks
+        network.set_submodule(conv, fused)
+        network.set_submodule(norm, nothing)
+    same = all(
+        torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().amax()))
+        for one, other in _outputs(network.knowledge(images), expected)
+        if other.numel()
+    )
+    if not same:
+        for name, module in before.items():
+            network.set_submodule(name, module)
+    return same
+
+
+def conv_relu(conv: nn.Module, norm: nn.Module, x: Map, shortcut: Map | None = None) -> Map:
+    """`relu(norm(conv(x)) + shortcut)`, in one operation if `fuse` has made the convolution a `FusedConv`."""
     if type(conv) is FusedConv and type(norm) is nn.Identity:
         return conv.relu(x, shortcut)
     found = norm(conv(x)) if shortcut is None else norm(conv(x)) + shortcut
@@ -108,16 +181,16 @@ def _are_close(found: Knowledge, expected: Knowledge) -> bool:
         return _are_equal(found, expected)
     return all(
         bool((one.float() - other.float()).abs().amax() <= _TOLERANCE[other.dtype] * other.float().abs().amax())
-        for one, other in _pairs(found, expected)
+        for one, other in _outputs(found, expected)
         if other.numel()
     )
 
 
 def _are_equal(one: Knowledge, other: Knowledge) -> bool:
-    return all(torch.equal(*pair) for pair in _pairs(one, other))
+    return all(torch.equal(*pair) for pair in _outputs(one, other))
 
 
-def _pairs(one: Knowledge, other: Knowledge) -> Iterable[tuple[Tensor, Tensor]]:
+def _outputs(one: Knowledge, other: Knowledge) -> Iterable[tuple[Tensor, Tensor]]:
     return zip(
         (one.logits, one.embedding, *one.feature_maps),
         (other.logits, other.embedding, *other.feature_maps),

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -129,14 +129,14 @@ def of_batch(
 SMALLEST_IMAGE = 8
 
 
+@dataclass
 class Maps:
     """Collects the requested feature maps of a forward pass, and the same maps before their ReLU."""
 
-    def __init__(self, feature_maps: bool, preactivations: bool) -> None:
-        self.wants_feature_maps = feature_maps
-        self.wants_preactivations = preactivations
-        self.feature_maps: list[Tensor] = []
-        self.preactivations: list[Tensor] = []
+    wants_feature_maps: bool
+    wants_preactivations: bool
+    feature_maps: list[Tensor] = field(default_factory=list)
+    preactivations: list[Tensor] = field(default_factory=list)
 
     def keep(self, stage: Tensor, preactivation: Tensor) -> None:
         """Collect a feature map and its pre-activation."""
@@ -179,10 +179,6 @@ class Network(nn.Module, ABC):
     """An image classifier that returns the knowledge that distillation losses read.
 
     Subclasses name their last layer with `classifier_name`, or override `classifier_layer`.
-
-    Args:
-        num_classes: Number of classes.
-        in_channels: Number of image channels.
     """
 
     normalization: Normalization | None
@@ -199,11 +195,7 @@ class Network(nn.Module, ABC):
         self.normalization = None
 
     def normalize(self, pixels: Shaped[Tensor, "batch c h w"]) -> Float[Tensor, "batch c _h _w"]:
-        """Normalise pixels; without a normalisation, images are returned unchanged.
-
-        Args:
-            pixels: Images with values from 0 to 255.
-        """
+        """Normalise pixels from 0 to 255; without a normalisation, images are returned unchanged."""
         return pixels if self.normalization is None else self.normalization(pixels)
 
     def recipe(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -293,9 +285,7 @@ def init_fan_out(network: nn.Module) -> None:
 def init_spatial_fan_out(network: nn.Module, *, linear_std: float | None = None) -> None:
     """Initialise convolutions from a normal distribution with variance 2 / (kernel area * outputs), and biases with 0.
 
-    Args:
-        network: The network.
-        linear_std: Standard deviation of the weights of linear layers. Default: PyTorch's initialisation.
+    With `linear_std`, the weights of linear layers get that standard deviation.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

@@ -36,11 +36,7 @@ class Normalization(nn.Module):
         return f"mean={self.mean}, std={self.std}, size={self.size}"
 
     def forward(self, pixels: Shaped[Tensor, "batch c h w"]) -> Float[Tensor, "batch c _h _w"]:
-        """Normalised images, in channels-last order.
-
-        Args:
-            pixels: Images with values from 0 to 255; floating-point images get gradients.
-        """
+        """Normalised images of pixels from 0 to 255, in channels-last order; floating-point ones get gradients."""
         if self.size is not None and pixels.shape[2:] != self.size:
             pixels = F.interpolate(pixels.float(), self.size, mode="bilinear", align_corners=False, antialias=True)
         if pixels.requires_grad:

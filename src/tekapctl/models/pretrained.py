@@ -16,7 +16,7 @@ from tekapctl.errors import TekapctlError
 from tekapctl.models.zoo import build
 from tekapctl.registry import unknown_name
 from tekapctl.store.archive import extract_member
-from tekapctl.store.atomic import atomic_write, make_folder, remove_stale, sha256
+from tekapctl.store.atomic import atomic_write, make_folder, read_json, remove_stale, sha256
 from tekapctl.store.download import Downloaded, OfflineError, download, no_network, published, remove_stale_parts
 from tekapctl.store.home import Home
 from tekapctl.store.http import Report, silent
@@ -86,18 +86,10 @@ def fetch(
     offline: bool = False,
     report: Report = silent,
 ) -> FetchedTeacher:
-    """Download a published teacher into the cache.
+    """Download a published teacher into the cache; with `force`, even if it is there.
 
     The file must have the SHA-256 in the catalogue; if that is unknown, the first download records it for later ones.
-
-    Args:
-        home: Holds the cache.
-        name: Name in the catalogue.
-        force: Download it again even if it is there.
-        source: A file or URL to take it from: a checkpoint of any known layout, or the mirror's archive. Its SHA-256 is
-            not checked.
-        offline: Never use the network.
-        report: Receives the progress.
+    That of a `source` is not checked: a file or URL of a checkpoint of any known layout, or of the mirror's archive.
 
     Raises:
         UsageError: There is no such teacher, or the file is not a checkpoint of it.
@@ -254,9 +246,4 @@ def _record(home: Home, new: dict[str, str], without: str = "") -> None:
 
 
 def _records(home: Home) -> dict[str, str]:
-    path = home.teachers / "sha256.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+    return {key: str(value) for key, value in read_json(home.teachers / "sha256.json").items()}

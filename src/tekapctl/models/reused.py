@@ -53,10 +53,6 @@ class ReusedClassifier(Network):
     """A student without its classifier, a projector, and a frozen classifier.
 
     Its last feature map is the projected one.
-
-    Args:
-        student: The student, whose classifier is removed.
-        projection: The dimensions of the projector.
     """
 
     def __init__(self, student: Network, projection: Projection) -> None:
@@ -75,7 +71,7 @@ class ReusedClassifier(Network):
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
         """The pooled projected map."""
-        own = Maps(feature_maps=True, preactivations=maps.wants_preactivations)
+        own = Maps(True, maps.wants_preactivations)
         self.student.embed(images, own)
         maps.feature_maps += own.feature_maps if maps.wants_feature_maps else []
         maps.preactivations += own.preactivations

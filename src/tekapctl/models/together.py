@@ -14,8 +14,7 @@ from tekapctl.distributed.communicator import was_launched
 def layers_together(modules: Iterable[nn.Module]) -> Iterator[None]:
     """On CUDA, cast all weights to autocast's precision, and count the batch in all batch norms, for the block.
 
-    Args:
-        modules: The layers, each of which runs once in the block.
+    Each of the layers runs once in the block.
     """
     modules = list(modules)
     with _cast_together(modules), _counted_together(modules):

@@ -23,13 +23,7 @@ NETWORKS: Registry[Entry] = Registry("network", "tekapctl.models.cifar")
 def build(
     name: str, num_classes: int = 100, in_channels: int = 3, arguments: external.Arguments | None = None
 ) -> Network:
-    """Build a network.
-
-    Args:
-        name: Its name in the zoo, `torchvision:NAME`, `timm:NAME`, or a factory, `package.module:factory`.
-        num_classes: Number of classes.
-        in_channels: Number of image channels.
-        arguments: Arguments of an external model.
+    """Build a network of the zoo, `torchvision:NAME`, `timm:NAME`, or a factory, `package.module:factory`.
 
     Raises:
         UsageError: There is no such network (the message has similar names), or it does not accept the arguments.

@@ -41,7 +41,6 @@ class DOT(Optimizer):
         self.zero_grad()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients of both losses."""
         count = len(self._trained())
         self.task_gradients, self.distillation_gradients = [None] * count, [None] * count
 
@@ -69,7 +68,6 @@ class DOT(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update the parameters with both momentum buffers."""
         gradients = iter(zip(self.task_gradients, self.distillation_gradients, strict=True))
         for group in self.param_groups:
             rate, momentum, delta, decay = group["lr"], group["momentum"], group["delta"], group["weight_decay"]
@@ -143,5 +141,4 @@ class DOTSpec(OptimizerSpec):
         return self
 
     def build(self, parameters: Sequence[Trainable], device: torch.device) -> Optimizer:
-        """DOT with its parameter groups."""
         return DOT(self.groups(parameters, device), momentum=self.momentum, delta=self.delta)

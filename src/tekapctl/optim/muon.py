@@ -41,7 +41,6 @@ class Muon(Optimizer):
         super().__init__([*weights, *others], {})
 
     def set_learning_rate(self, rate: float) -> None:
-        """Set the learning rate of both parts."""
         super().set_learning_rate(rate)
         for part in self._parts:
             for group in part.param_groups:
@@ -49,7 +48,6 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update all parameters."""
         for weight, matrix in zip(self._weights, self._matrices, strict=True):
             matrix.copy_(weight.flatten(1))
             matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
@@ -59,16 +57,13 @@ class Muon(Optimizer):
             weight.copy_(matrix.view(weight.shape))
 
     def reset(self) -> None:
-        """Forget the momentum of both parts."""
         for part in self._parts:
             part.state.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of both parts."""
         return {"parts": [part.state_dict() for part in self._parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state of both parts."""
         for part, state in zip(self._parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
 
@@ -84,7 +79,6 @@ class MuonSpec(OptimizerSpec):
     momentum: float = Field(0.95, ge=0, lt=1, description="Nesterov momentum of the hidden layers.")
 
     def build(self, parameters: Sequence[Trainable], device: torch.device) -> Optimizer:
-        """Both optimizers as one."""
         hidden = [each for each in parameters if each.tensor.ndim > 1 and not each.is_classifier]
         others = [each for each in parameters if each.tensor.ndim <= 1 or each.is_classifier]
         return Muon(self.groups(hidden), self.groups(others), momentum=self.momentum)

@@ -1,5 +1,6 @@
-"""The settings that all optimizers have, and what the trainer asks of one."""
+"""What all optimizers have, what the trainer asks of one, and the average of the weights that it updates."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tekapctl.distributed.data_parallel import DataParallelStep
+from tekapctl.models import Network
 from tekapctl.registry import Registry
 from tekapctl.settings import Settings, Weight
 
@@ -28,12 +30,7 @@ class Optimizer(torch.optim.Optimizer):
     host that changes."""
 
     def backward(self, parts: dict[str, Tensor], parallel: DataParallelStep) -> None:
-        """Add the gradients of the parts' sum to those of earlier calls since `zero_grad`.
-
-        Args:
-            parts: Weighted parts of the loss, by name.
-            parallel: The module that computed them; averages gradients over the processes.
-        """
+        """Add the gradients of the parts' sum to those of earlier calls since `zero_grad`."""
         parallel.backward(torch.stack(list(parts.values())).sum())
 
     def clip(self, max_norm: float) -> None:
@@ -65,13 +62,7 @@ _HOW = ("lr", "fused", "foreach", "capturable")
 
 @dataclass(frozen=True)
 class Trainable:
-    """A parameter to train.
-
-    Attributes:
-        tensor: The parameter.
-        lr_scale: Factor of the learning rate.
-        is_classifier: Whether it belongs to the network's last layer.
-    """
+    """A parameter to train."""
 
     tensor: nn.Parameter
     lr_scale: float = 1.0
@@ -104,10 +95,6 @@ class OptimizerSpec(Settings, ABC):
     def build(self, parameters: Sequence[Trainable], device: torch.device) -> Optimizer:
         """The optimizer.
 
-        Args:
-            parameters: The parameters to train.
-            device: Where they are.
-
         Raises:
             UsageError: A library is missing.
         """
@@ -117,12 +104,7 @@ class OptimizerSpec(Settings, ABC):
         return 1.0 if self.lr_batch_size is None else batch_size / self.lr_batch_size
 
     def groups(self, parameters: Iterable[Trainable], device: torch.device = CPU) -> list[dict[str, Any]]:
-        """PyTorch's parameter groups: one for each learning rate and weight decay.
-
-        Args:
-            parameters: The parameters.
-            device: On CUDA, learning rates are tensors on this device.
-        """
+        """PyTorch's parameter groups: one for each learning rate and weight decay; on CUDA, the rates are tensors."""
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for each in parameters:
             decay = self.weight_decay if self.decay_norms or each.tensor.ndim > 1 else 0.0
@@ -135,17 +117,7 @@ class OptimizerSpec(Settings, ABC):
         return found
 
     def trainable(self, network: nn.Module, classifier: nn.Module, objective: nn.Module) -> list[Trainable]:
-        """The parameters to train, with their learning rates.
-
-        With `layer_decay`, the network's last block has the full learning rate and each block before it `layer_decay`
-        times that of the next. Blocks are named by the first two parts of their parameters' names (`layer1.0`), in the
-        order of the network.
-
-        Args:
-            network: The network.
-            classifier: Its last layer.
-            objective: The loss, whose parameters have the full learning rate.
-        """
+        """The parameters to train, with their learning rates; those of the objective have the full one."""
         named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
         last = {id(parameter) for parameter in classifier.parameters()}
         # External networks are wrapped in a module named "network".
@@ -163,3 +135,37 @@ class OptimizerSpec(Settings, ABC):
 
 
 OPTIMIZERS: Registry[type[OptimizerSpec]] = Registry("optimizer", "tekapctl.optim")
+
+
+class WeightAverage:
+    """The average of a network's parameters and buffers over the steps of a run.
+
+    After step t (from 0) the average moves by `1 - min(decay, (1 + t) / (10 + t))` towards the network's weights, so
+    that it soon forgets the initial ones. Integers, such as the counters of batch norm, are copied.
+    """
+
+    def __init__(self, network: Network, decay: float) -> None:
+        self.decay = decay
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, network: Network, step: int) -> None:
+        """Take the weights after a step, counted from where the student's stage begins, into the average.
+
+        Before that stage the average is the network.
+        """
+        weight = 1 - min(self.decay, (1 + step) / (10 + step)) if step >= 0 else 1.0
+        pairs = list(zip(_tensors(self.network), _tensors(network), strict=True))
+        averages, values = _columns([pair for pair in pairs if pair[0].is_floating_point()])
+        torch._foreach_lerp_(averages, values, weight)
+        copies, counts = _columns([pair for pair in pairs if not pair[0].is_floating_point()])
+        if copies:
+            torch._foreach_copy_(copies, counts)
+
+
+def _columns(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    return [one for one, _ in pairs], [other for _, other in pairs]
+
+
+def _tensors(network: Network) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]

@@ -32,14 +32,7 @@ class _Picture:
 
 
 def page(mistakes: Sequence[Mistake], source: str, *, images: int, wrong: int) -> str:
-    """The whole page, as HTML without external resources.
-
-    Args:
-        mistakes: Most confident first.
-        source: Network and data, for the title.
-        images: Number of images that were predicted.
-        wrong: Number of mistakes among them.
-    """
+    """The whole page, as HTML without external resources."""
     shown = [(each, _picture(each)) for each in mistakes]
     return render(
         "mistakes.html",

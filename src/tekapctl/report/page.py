@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tekapctl import __version__
-from tekapctl.errors import TekapctlError
+from tekapctl.errors import TekapctlError, counted
 from tekapctl.experiments.comparison.groups import Group
 from tekapctl.experiments.comparison.table import COLUMNS, Row, cells
 from tekapctl.experiments.studies.result import Result, arm_cells, contrast_cells
@@ -88,7 +88,7 @@ def _lead(groups: Sequence[Group], baseline: Group) -> str:
     )
     taught = f" Teacher{'s' * (len(teachers) > 1)}: {', '.join(teachers)}." if teachers else ""
     return (
-        f"{runs} run{'s' * (runs > 1)} in {len(groups)} group{'s' * (len(groups) > 1)}, seed{'s' * (len(seeds) > 1)} "
+        f"{counted(runs, 'run')} in {counted(len(groups), 'group')}, seed{'s' * (len(seeds) > 1)} "
         f"{', '.join(map(str, seeds))}.{taught} Baseline: {baseline.label}."
     )
 

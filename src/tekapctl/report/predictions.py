@@ -107,7 +107,7 @@ class Predictor:
 @torch.inference_mode()
 def _predictions(trained_network: trained.Trained, images: data.ImageSet) -> Predictions:
     trained.fit_to(trained_network, images, "the test images")
-    batches = Batches(images, _BATCH_SIZE, device=CPU, padding=0, flip=False, seed=0)
+    batches = Batches(images, _BATCH_SIZE, device=CPU)
     network = trained_network.network
     found = [network.knowledge(network.normalize(batch.images), feature_maps=False) for batch in batches.in_order()]
     logits = torch.cat([each.logits for each in found]).float()

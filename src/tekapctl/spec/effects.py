@@ -31,10 +31,6 @@ def keep(spec: StudentSpec, effects: Collection[str]) -> StudentSpec:
 
     With all effects this is the spec itself; with none, the loss is that of the method without TeKAP.
 
-    Args:
-        spec: The spec.
-        effects: The effects to keep.
-
     Raises:
         UsageError: An effect is unknown, or the spec does not have it.
     """

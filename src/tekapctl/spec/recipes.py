@@ -9,12 +9,7 @@ from tekapctl.registry import unknown_name
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a training run.
-
-    Attributes:
-        source: Where they come from, and what of it is left out.
-        table: Fields of a spec.
-    """
+    """Fields of a training run's spec, where they come from, and what of it is left out."""
 
     source: str
     table: Mapping[str, Any]
@@ -84,8 +79,6 @@ RECIPES: Mapping[str, Recipe] = {
         },
     ),
 }
-
-
 PROBE: Mapping[str, Any] = {
     "epochs": 20,
     "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0},

@@ -8,7 +8,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from tekapctl.distillation.angular import AngularSpec
 from tekapctl.distillation.methods import METHODS, MethodSpec
 from tekapctl.distillation.methods.kd import KDSpec
-from tekapctl.distillation.tekap import FeatureTekap, LogitTekap, TekapSpec
+from tekapctl.distillation.tekap import NO_TEKAP, FeatureTekap, LogitTekap, TekapSpec
 from tekapctl.models.external import Argument
 from tekapctl.models.network import Level, Requires
 from tekapctl.settings import Temperature, Weight, chosen_by_name
@@ -88,7 +88,7 @@ class StudentSpec(RunSpec):
         if (name in METHODS and METHODS[name].tekap and not views) or not isinstance(given, Mapping):
             return values
         # A level with any setting given stays on.
-        return {**values, "tekap": {"logit": {"teachers": 0}, "feature": {"teachers": 0}, **given}}
+        return {**values, "tekap": {**NO_TEKAP, **given}}
 
     @model_validator(mode="before")
     @classmethod

@@ -1,16 +1,17 @@
-"""Files and folders that appear complete or not at all."""
+"""Files and folders that appear complete or not at all, and JSON files."""
 
 import errno
 import glob
 import hashlib
+import json
 import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from filelock import FileLock
 
@@ -20,11 +21,6 @@ from tekapctl.store.locks import can_detect_locks, create_locked, is_locked
 
 def atomic_write(path: Path, content: bytes, *, make_folder: bool = True) -> None:
     """Write a file so that after a crash at any moment it is either the old or the new one.
-
-    Args:
-        path: The file.
-        content: Its content.
-        make_folder: Whether to create its folder, too.
 
     Raises:
         TekapctlError: The disk is full, or the folder is not writable.
@@ -54,6 +50,20 @@ def atomic_file(path: Path, *, make_folder: bool = True) -> Iterator[BinaryIO]:
         raise explain(error, path) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def as_json(values: object) -> bytes:
+    """The contents of a JSON file."""
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if the file is missing or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def remove_stale(folder: Path, name: str = "*") -> None:
@@ -134,52 +144,6 @@ def explain(error: OSError, path: Path) -> TekapctlError:
 
 
 @contextmanager
-def atomic_path(path: Path, *companions: Path) -> Iterator[tuple[Path, ...]]:
-    """Yield temporary files that are renamed to their final paths when the block ends, and deleted when it raises.
-
-    Args:
-        path: The file; its folder is created.
-        companions: Files that describe it; at no moment is there a companion of another file.
-
-    Raises:
-        TekapctlError: The disk is full, or a folder is not writable.
-    """
-    try:
-        with ExitStack() as stack:
-            parts = tuple(stack.enter_context(_part(place)) for place in (path, *companions))
-            yield parts
-            for part in parts:
-                with part.open("rb") as file:
-                    os.fsync(file.fileno())
-            for companion in companions:
-                companion.unlink(missing_ok=True)
-            for part, place in zip(parts, (path, *companions), strict=True):
-                part.replace(place)
-            flush_folder(path.parent)
-    except OSError as error:
-        raise TekapctlError(explain(error, path).problem, "Free space, or name a file elsewhere.") from error
-
-
-@contextmanager
-def _part(place: Path) -> Iterator[Path]:
-    """Create a temporary file next to `place`; those of killed processes are deleted."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    # The file's own name may be as long as names can be, so its hash is used. Some libraries look at the suffix.
-    stem = f".{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:16]}"
-    suffix = place.suffix if len(os.fsencode(place.suffix)) <= 32 else ""
-    for left in place.parent.glob(f"{stem}.*.part*") if can_detect_locks else ():
-        if not is_locked(left):
-            left.unlink(missing_ok=True)
-    part = place.with_name(f"{stem}.{secrets.token_hex(4)}.part{suffix}")
-    try:
-        with create_locked(part):
-            yield part
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
-@contextmanager
 def atomic_entries(path: Path, *companions: Path) -> Iterator[Path]:
     """Yield a temporary folder whose files and folders replace those of the same names when the block ends.
 
@@ -210,7 +174,7 @@ def atomic_entries(path: Path, *companions: Path) -> Iterator[Path]:
                 for place in companions:
                     delete(place)
                 for place in (path, *companions):
-                    if place.is_dir() or (stage / place.name).is_dir():
+                    if (stage / place.name).is_dir():
                         delete(place)
                     if (stage / place.name).exists():
                         (stage / place.name).replace(place)
@@ -221,6 +185,13 @@ def atomic_entries(path: Path, *companions: Path) -> Iterator[Path]:
                 lock.unlink(missing_ok=True)
     except OSError as error:
         raise TekapctlError(explain(error, path).problem, "Free space, or name a file elsewhere.") from error
+
+
+@contextmanager
+def atomic_path(path: Path, *companions: Path) -> Iterator[tuple[Path, ...]]:
+    """The same for files alone; yields their temporary paths."""
+    with atomic_entries(path, *companions) as stage:
+        yield tuple(stage / place.name for place in (path, *companions))
 
 
 def _flush_all(folder: Path) -> None:

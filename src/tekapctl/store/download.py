@@ -50,9 +50,6 @@ def _install_guard() -> None:
 def no_network(what: str) -> Iterator[None]:
     """In this block, no thread and no library can open a connection or look up a host.
 
-    Args:
-        what: What runs without the network, for the error.
-
     Raises:
         OfflineError: Something tried to use the network.
     """
@@ -153,11 +150,7 @@ def published(*addresses: str) -> list[str]:
 
 
 def check_source(source: str, option: str) -> None:
-    """Check that a source is a path, or a URL with the scheme http, https or file.
-
-    Args:
-        source: What the user wrote.
-        option: The option or variable, for the error.
+    """Check that a source, the value of an option or variable, is a path, or a URL with the scheme http, https or file.
 
     Raises:
         UsageError: It is neither.
@@ -199,12 +192,9 @@ def _part(folder: Path, name: str, source: str) -> Part:
 
 
 def remove_stale_parts(folder: Path, name: str, sources: Sequence[str] = ()) -> None:
-    """Delete unfinished downloads.
+    """Delete unfinished downloads of a file, for which the caller holds the lock; those of `sources` are kept.
 
-    Args:
-        folder: The folder.
-        name: The name of the file; the caller holds the lock for downloading it.
-        sources: Sources whose unfinished downloads are kept; those in the folder are kept too.
+    Sources that are in the folder are kept, too.
     """
     parts = [_part(folder, name, source) for source in sources]
     kept = {path for part in parts for path in (part.path, part.note)}

@@ -87,13 +87,9 @@ def expand_user(text: str) -> Path:
 
 
 def output_file(given: Path, home: Home, *, force: bool, what: str = "") -> Path:
-    """Check the path of an output file; a link is followed to its target.
+    """Check the path of an output file, as the user wrote it; a link is followed to its target.
 
-    Args:
-        given: The path as the user wrote it.
-        home: Its files are never overwritten.
-        force: Replace an existing file.
-        what: What goes there, for the error.
+    Files of the home are never overwritten, others with `force`. The error says `what` goes there.
 
     Raises:
         UsageError: It is a folder or a device, belongs to the home, or exists and `force` is not set.

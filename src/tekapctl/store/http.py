@@ -91,15 +91,9 @@ class Part:
 
 
 def get(address: str, part: Part, *, max_bytes: int, report: Report, patience: Patience, ends: float) -> None:
-    """Download a file, or the rest of it.
+    """Download a file, or the rest of it if the server still has the same version.
 
-    Args:
-        address: Its address.
-        part: Receives the bytes; the download is resumed if the server still has the same version of the file.
-        max_bytes: No more than this is ever written.
-        report: Receives the progress.
-        patience: How long to wait.
-        ends: When to give up, as a time of the monotonic clock.
+    No more than `max_bytes` is ever written. It gives up at `ends`, a time of the monotonic clock.
 
     Raises:
         RefusedError: The server offers something other than the file.

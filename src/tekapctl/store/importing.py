@@ -2,16 +2,15 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.store.atomic import atomic_write, explain, format_bytes, make_folder, sha256
 from tekapctl.store.bundle import Manifest, RunEntry, read_manifest, unpack
 from tekapctl.store.run import IMPORTED, MARK, WEIGHTS, Run
-from tekapctl.store.runs import Runs
-from tekapctl.store.teaching import missing_teachers
+from tekapctl.store.runs import Runs, missing_teachers
 
 Outcome = Literal["imported", "completed", "identical"]
 
@@ -33,17 +32,9 @@ class Imported:
     left_out: tuple[str, ...]
     missing_teachers: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
 
 def import_bundle(bundle: Path, runs: Runs) -> list[Imported]:
     """Import the runs of a bundle. If anything is wrong with one of them, none is imported.
-
-    Args:
-        bundle: The file.
-        runs: Where to.
 
     Raises:
         UsageError: The bundle is damaged or hostile, or a different run of the same id is there.
@@ -105,11 +96,7 @@ def _check_space(manifest: Manifest, wanted: frozenset[str], folder: Path) -> No
 
 
 def _check(entry: RunEntry, staged: Run, present: Run, bundle: Path) -> None:
-    """Check that the files of a run fit together, those that are here already included.
-
-    Raises:
-        UsageError: They do not.
-    """
+    """Check that the files of a run fit together, those that are here already included."""
     if present.path.is_dir():
         for name in WEIGHTS.values():
             if (staged.path / name).is_file():

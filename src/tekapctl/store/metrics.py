@@ -1,4 +1,4 @@
-"""What the metrics of an epoch say, whichever images it was evaluated on."""
+"""What the metrics of an epoch say, whichever images it was evaluated on. The command line imports it at its start."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,10 +1,10 @@
-"""All runs of a home: found by id, `latest` or a unique prefix."""
+"""All runs of a home: found by id, `latest` or a unique prefix, and which of them taught which."""
 
 import json
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -38,15 +38,11 @@ class Runs:
         Its id consists of the time, the label and a few random letters. Ids sort by age: if the newest run is not older
         than the current second, its time plus one second is used.
 
-        Args:
-            label: Describes the run.
-            files: Texts by file name.
-
         Raises:
             TekapctlError: The folder is not writable.
         """
         words = _NOT_IN_AN_ID.sub("-", label).strip("-.")[:120]
-        try:
+        with self._translating_errors():
             new, lock = self._new_folder()
             for name, text in files.items():
                 atomic_write(new / name, text.encode())
@@ -55,14 +51,19 @@ class Runs:
                 atomic_write(new / MARK, json.dumps({"run": name}).encode() + b"\n")
                 run = Run(new.rename(self.folder / name))
             flush_folder(self.folder)
-        except Timeout:
-            raise TekapctlError(f"{self.folder} is locked by another program.", "Try again.") from None
-        except OSError as error:
-            raise explain(error, self.folder) from None
         try:
             yield run
         finally:
             lock.release()
+
+    @contextmanager
+    def _translating_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Timeout:
+            raise TekapctlError(f"{self.folder} is locked by another program.", "Try again.") from None
+        except OSError as error:
+            raise explain(error, self.folder) from None
 
     def _all_runs(self) -> FileLock:
         """The lock for adding runs."""
@@ -87,12 +88,8 @@ class Runs:
         Raises:
             TekapctlError: The folder is not writable.
         """
-        try:
+        with self._translating_errors():
             new, lock = self._new_folder()
-        except Timeout:
-            raise TekapctlError(f"{self.folder} is locked by another program.", "Try again.") from None
-        except OSError as error:
-            raise explain(error, self.folder) from None
         try:
             yield new
         finally:
@@ -106,16 +103,12 @@ class Runs:
             TekapctlError: There is a run of this id, or the folder is not writable.
         """
         target = self.folder / made.name
-        try:
+        with self._translating_errors():
             with self._all_runs():
                 if target.exists():
                     raise TekapctlError(f"There is a run {made.name} already.", "Try again.")
                 made.rename(target)
             flush_folder(self.folder)
-        except Timeout:
-            raise TekapctlError(f"{self.folder} is locked by another program.", "Try again.") from None
-        except OSError as error:
-            raise explain(error, target) from None
         return Run(target)
 
     def _stamp(self) -> str:
@@ -170,12 +163,7 @@ class Runs:
         return matches[0]
 
     def select(self, references: Sequence[str], names: Sequence[str] = (), *, every: bool = False) -> list[Run]:
-        """The runs that a user means, each once.
-
-        Args:
-            references: Runs as in `find`.
-            names: Finished runs with one of these names in their spec, too.
-            every: All finished runs, too.
+        """The runs that a user means, each once: as in `find`, and the finished ones with one of some names, or all.
 
         Raises:
             UsageError: A reference is not a run's.
@@ -187,10 +175,7 @@ class Runs:
         return list(dict.fromkeys(found))
 
     def latest(self, kind: Literal["teacher", "student"] | None = None) -> Run:
-        """The newest run that was trained here; copies of runs and imported ones are skipped.
-
-        Args:
-            kind: Only a run of this kind.
+        """The newest run, of a kind if given, that was trained here; copies of runs and imported ones are skipped.
 
         Raises:
             UsageError: There is none.
@@ -221,3 +206,32 @@ class Runs:
             shutil.rmtree(removed)
         except OSError as error:
             raise explain(error, run.path) from None
+
+
+def taught_by(run: Run, runs: Runs) -> list[Run]:
+    """The runs whose teacher, or one of whose teachers, is a run."""
+    return [other for other in runs.all() if other != run and any(_names(teacher, run) for teacher in other.teachers())]
+
+
+def _names(teacher: str, run: Run) -> bool:
+    """Whether a spec's teacher is a run, its best weights, or one of its files."""
+    return teacher.partition(":")[0] == run.id or Path(teacher).parent == run.path.resolve()
+
+
+def missing_teachers(run: Run, there: Collection[str]) -> list[str]:
+    """The ids of runs that taught a run and are not among the ids that are there."""
+    taught = (name.partition(":")[0] for name in run.teachers())
+    return [name for name in taught if "/" not in name and start_time(name) is not None and name not in there]
+
+
+def with_teachers(found: Sequence[Run], runs: Runs) -> list[Run]:
+    """Runs with those that taught them, and so on; teachers that do not exist are left out."""
+    known = {run.id: run for run in runs.all()}
+    all_of_them = {run.id: run for run in found}
+    left = list(found)
+    while left:
+        for name in missing_teachers(left.pop(), all_of_them):
+            if name in known:
+                all_of_them[name] = known[name]
+                left.append(known[name])
+    return list(all_of_them.values())

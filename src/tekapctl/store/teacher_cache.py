@@ -61,10 +61,6 @@ class Identity:
 class TeacherCache:
     """The cached outputs of one teacher for one dataset, augmentation and precision.
 
-    Args:
-        folder: Holds all caches, each in a folder.
-        identity: What the records depend on.
-
     Raises:
         TekapctlError: The folder is not writable.
     """

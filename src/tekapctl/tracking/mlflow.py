@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tekapctl.errors import require
-from tekapctl.tracking.tracker import TRACKERS, Metrics, Tracker, flatten, grouped
+from tekapctl.settings import flat_items
+from tekapctl.tracking.tracker import TRACKERS, Metrics, Tracker, grouped
 
 _EXPERIMENT = "tekapctl"
 _TAG = "tekapctl.run"
@@ -25,7 +26,6 @@ class MLflow(Tracker):
         require("mlflow", "mlflow.tracking")
 
     def start(self, run: str, folder: Path, spec: dict[str, Any], epochs: int) -> int:
-        """Log the spec's fields as parameters."""
         _allow_files()
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
@@ -40,13 +40,12 @@ class MLflow(Tracker):
             steps = {entry.step for entry in self._client.get_metric_history(self._id, "train/loss")}
             return min(len(steps), epochs)
         self._id = self._client.create_run(experiment, run_name=run, tags={_TAG: run}).info.run_id
-        parameters = [Param(name, str(value)[:500]) for name, value in flatten(spec)]
+        parameters = [Param(name, str(value)[:500]) for name, value in flat_items(spec)]
         for first in range(0, len(parameters), 100):  # the maximum per request
             self._client.log_batch(self._id, params=parameters[first : first + 100])
         return 0
 
     def log(self, metrics: Metrics, epoch: int) -> None:
-        """Log an epoch's metrics in one request."""
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
@@ -54,7 +53,6 @@ class MLflow(Tracker):
         self._client.log_batch(self._id, metrics=entries)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Set MLflow's status of the run."""
         self._client.set_terminated(self._id, _STATUS[summary["status"]])
 
     def _experiment(self, name: str) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tekapctl.errors import require
-from tekapctl.tracking.tracker import TRACKERS, Metrics, Tracker, flatten, grouped
+from tekapctl.settings import flat_items
+from tekapctl.tracking.tracker import TRACKERS, Metrics, Tracker, grouped
 
 
 @TRACKERS.register("tensorboard")
@@ -26,20 +27,18 @@ class TensorBoard(Tracker):
         known = min(_epochs_in(events), epochs)
         self._writer = SummaryWriter(str(events), purge_step=known + 1)
         if not known:
-            lines = [f"    {name} = {value!r}" for name, value in flatten(spec)]
+            lines = [f"    {name} = {value!r}" for name, value in flat_items(spec)]
             self._writer.add_text("spec", "\n".join([f"{run}\n", *lines]), 0)
         self._writer.flush()
         return known
 
     def log(self, metrics: Metrics, epoch: int) -> None:
-        """Log a scalar for each metric."""
         for name, value in grouped(metrics).items():
             self._writer.add_scalar(name, value, epoch)
         # So that a viewer sees the epoch at once, and nothing is lost if the run is killed.
         self._writer.flush()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Close the file."""
         self._writer.close()
 
 

@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -57,15 +57,6 @@ def grouped(metrics: Metrics) -> dict[str, float]:
     return {
         re.sub("^(train|test)_(?=.)", r"\1/", name): float(value) for name, value in metrics.items() if name != "epoch"
     }
-
-
-def flatten(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Fields of nested tables by dotted path."""
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}", value
 
 
 _SILENT_SECONDS = 2.0

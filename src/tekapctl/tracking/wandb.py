@@ -49,9 +49,7 @@ class WandB(Tracker):
         return min(max(0, self._run.step - 1), epochs) if self._run.resumed else 0
 
     def log(self, metrics: Metrics, epoch: int) -> None:
-        """Log an epoch as a step."""
         self._run.log(grouped(metrics), step=epoch, commit=True)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Send what is left."""
         self._run.finish(exit_code=0 if summary["status"] == "finished" else 1)

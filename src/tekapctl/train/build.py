@@ -12,16 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tekapctl import data, models
+from tekapctl import models
 from tekapctl.data.batches import Batches
-from tekapctl.data.image_set import ImageSet, Splits
+from tekapctl.data.image_set import Splits
 from tekapctl.device import (
     check_one_gpu_each,
-    make_deterministic,
     place,
     resolve_device,
     resolve_precision,
-    set_float32_precision,
 )
 from tekapctl.distillation.angular import AngularViews
 from tekapctl.distillation.methods import Pair
@@ -35,33 +33,30 @@ from tekapctl.models.normalization import Normalization
 from tekapctl.randomness import derive, seeded
 from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec
 from tekapctl.store.home import Home
-from tekapctl.train import trained
 from tekapctl.train.diagnosis import DiagnosedTeacher, Diagnosis
-from tekapctl.train.evaluation import predict, top_k
+from tekapctl.train.images import evaluation_batches, load_data, make_batches, with_unlabelled
 from tekapctl.train.sanity_check import check_batch_sizes
-from tekapctl.train.source import TeacherSource, find_teachers, open_teacher, shared
+from tekapctl.train.source import (
+    TeacherSource,
+    evaluate_teachers,
+    find_teachers,
+    open_teachers,
+    shared,
+    warn_if_on_other_images,
+)
 from tekapctl.train.teacher_statistics import class_features
 from tekapctl.train.trained import Trained
 from tekapctl.train.trainer import Trainer
-from tekapctl.train.unlabelled import with_unlabelled
 
 logger = logging.getLogger(__name__)
-
-_TEST_BATCH = 500
-"""Test images at a time, at most."""
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """Everything a run trains with.
+    """Everything a run trains with; in its spec, the teacher is pinned to the weights that were found.
 
-    Attributes:
-        spec: The spec, with the teacher pinned to the weights that were found.
-        splits: The image sets, in the channels that the networks take.
-        sources: The teachers of a student's run.
-        teacher_logits: The teacher's logits for the test images; of an ensemble, the log of its mean probabilities.
-        teacher_top1: Its accuracy on them, as a fraction.
-        trainer: The trainer, with the network and its objective.
+    `teacher_logits` are the teacher's for the test images; of an ensemble, the log of its mean probabilities.
+    `teacher_top1` is its accuracy on them, as a fraction.
     """
 
     spec: RunSpec
@@ -88,11 +83,7 @@ def build_run(
 ) -> RunContext:
     """Build everything a run needs before writing any files.
 
-    Args:
-        spec: The run's spec.
-        home: Where datasets, teachers and runs are.
-        comm: The processes of the run.
-        share_teachers: Whether `sibling` runs will use the teachers' outputs for the same batches.
+    With `share_teachers`, `sibling` runs will use the teachers' outputs for the same batches.
 
     Raises:
         UsageError: Data, teacher or device are missing, or do not fit together.
@@ -138,81 +129,10 @@ def assemble(
 
 
 def sibling(context: RunContext, spec: RunSpec) -> RunContext:
-    """A run that differs from another one, built with `share_teachers`, in its seed only.
-
-    Args:
-        context: The first run's.
-        spec: The other's spec.
-    """
+    """A run that differs from another one, built with `share_teachers`, in its seed only."""
     batches = context.trainer.train_batches, context.trainer.eval_batches
     trainer = build_trainer(spec, context.splits, context.sources, *batches)
     return replace(context, spec=spec, trainer=trainer)
-
-
-def load_data(spec: RunSpec, home: Home, teachers: Sequence[Trained], comm: Communicator) -> Splits:
-    """The image sets, in the channels that the networks take; one process reads them before the others."""
-    channels = teachers[0].network.in_channels if teachers else None
-    splits = comm.main_process_first(
-        lambda: data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=channels)
-    )
-    for note in splits.notes:
-        logger.info(note)
-    return splits
-
-
-def make_batches(
-    spec: RunSpec, splits: Splits, device: torch.device, comm: Communicator = SINGLE_PROCESS
-) -> tuple[Batches, Batches]:
-    """The training images, and those that epochs are evaluated on, in the batches of a run, on its device."""
-    make_deterministic(device)
-    set_float32_precision(spec.precision, device)
-    evaluated = splits.test if splits.val is None else splits.val
-    return training_batches(spec, splits, device, comm), evaluation_batches(spec, evaluated, device, comm)
-
-
-def evaluation_batches(
-    spec: RunSpec, images: ImageSet, device: torch.device, comm: Communicator = SINGLE_PROCESS
-) -> Batches:
-    """Images without augmentation, in batches."""
-    # No more images than a training step has memory for: it keeps what its backward pass needs.
-    together = min(_TEST_BATCH, 8 * spec.batch_size)
-    return Batches(images, together, device=device, padding=0, flip=False, seed=0, comm=comm)
-
-
-def training_batches(
-    spec: RunSpec, splits: Splits, device: torch.device, comm: Communicator = SINGLE_PROCESS
-) -> Batches:
-    """The training set in the batches of a run."""
-    return Batches(
-        splits.train,
-        spec.batch_size,
-        device=device,
-        padding=spec.data.padding,
-        flip=spec.data.flip,
-        seed=spec.batch_seed,
-        random_resized_crop=spec.data.random_resized_crop,
-        augment=spec.data.augment,
-        repeats=spec.data.repeats,
-        accumulate=spec.accumulate,
-        comm=comm,
-    )
-
-
-def open_teachers(
-    spec: RunSpec, teachers: Sequence[Trained], splits: Splits, train: Batches, home: Home
-) -> list[TeacherSource]:
-    """The teachers on the run's device, live or cached, with their perturbations.
-
-    Raises:
-        UsageError: A teacher's classes are not the dataset's, or its perturbation cannot be made.
-    """
-    if not isinstance(spec, StudentSpec):
-        return []
-    for teacher in teachers:
-        if not trained.fit_to(teacher, splits.test, spec.data.described, needs_classes=spec.requires.classes):
-            logger.info(f"teacher: {teacher.model} has other classes than the data; only its features are used")
-        place(teacher.network, train.device)
-    return [open_teacher(spec, teacher, train, home.knowledge) for teacher in teachers]
 
 
 def build_trainer(
@@ -280,14 +200,7 @@ def build_objective(spec: RunSpec, sources: Sequence[TeacherSource], student: Ne
 def build_distillation(
     spec: StudentSpec, source: TeacherSource, student: Network, train: Batches, *, seed: int
 ) -> Distillation:
-    """The distillation from one teacher.
-
-    Args:
-        spec: The run's spec.
-        source: The teacher, on its device.
-        student: The student.
-        train: The training batches.
-        seed: Seed of the method's parts and of TeKAP's noise.
+    """The distillation from one teacher; the seed is that of the method's parts and of TeKAP's noise.
 
     Raises:
         UsageError: The networks do not fit together, or nothing would be learned.
@@ -350,38 +263,6 @@ def probe_pair(spec: StudentSpec, source: TeacherSource, student: Network, train
     )
 
 
-def evaluate_teachers(
-    spec: RunSpec, teachers: Sequence[Trained], test: Batches
-) -> tuple[Float[Tensor, "n classes"] | None, float | None]:
-    """The teachers' logits for the test images and their top-1 accuracy; an ensemble averages probabilities.
-
-    None if there are no teachers, or one of them has other classes.
-    """
-    described = spec.data.described
-    if (
-        not all(trained.fit_to(each, test.image_set, described, needs_classes=False) for each in teachers)
-        or not teachers
-    ):
-        return None, None
-    outputs = []
-    for teacher in teachers:
-        precision = resolve_precision(spec.precision, test.device, teacher.network, trains=False)
-        logits, labels = predict(teacher.network, test, precision)
-        outputs.append(logits.log_softmax(1) if len(teachers) > 1 else logits)
-    logits = torch.stack(outputs).logsumexp(0) if len(outputs) > 1 else outputs[0]
-    return logits, top_k(logits, labels, 1).item()
-
-
 def teacher_precision(spec: RunSpec, source: TeacherSource, train: Batches) -> torch.dtype:
     """Precision of a teacher's passes."""
     return resolve_precision(spec.precision, train.device, source.trained.network, trains=False)
-
-
-def warn_if_on_other_images(teacher: Trained, spec: RunSpec) -> None:
-    """Warn of a teacher that was trained on other images than the student will be."""
-    if teacher.fingerprint is None or spec.data.fingerprint in (None, teacher.fingerprint):
-        return
-    logger.warning(
-        f"the images of {spec.data.described} are not those that the teacher was trained on; it may have been "
-        "trained on some of the test images, so that its accuracy and the student's agreement with it mean little"
-    )

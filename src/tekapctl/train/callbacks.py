@@ -46,7 +46,7 @@ SECONDS = 2.0
 
 
 class NullCallback:
-    """Does nothing: the callback of all processes but the main one."""
+    """Does nothing: the callback of all processes but the main one, and what others are derived from."""
 
     def on_start(self, epochs: int, steps: int, first_epoch: int) -> None:
         """Training begins."""
@@ -59,12 +59,7 @@ class NullCallback:
 
 
 class ProgressFile:
-    """Writes the run's progress to its folder, for `tekapctl watch`.
-
-    Args:
-        run: The run.
-        callback: Called afterwards with the same.
-    """
+    """Writes the run's progress to its folder, for `tekapctl watch`, before it calls another callback."""
 
     def __init__(self, run: Run, callback: Callback) -> None:
         self.run = run
@@ -102,13 +97,7 @@ class ProgressFile:
 
 
 class StoppedError(TekapctlError):
-    """A signal stopped the run, whose state is saved.
-
-    Args:
-        run: The run's id.
-        where: Where it stopped.
-        number: The signal.
-    """
+    """A signal stopped the run, whose state is saved."""
 
     def __init__(self, run: str, where: str, number: int) -> None:
         name = signal.Signals(number).name

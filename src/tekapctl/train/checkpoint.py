@@ -24,14 +24,7 @@ _NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.state")
 
 
 def save(folder: Path, epoch: int, step: int, state: dict[str, Any]) -> Path:
-    """Write a checkpoint and delete all but the newest ones.
-
-    Args:
-        folder: The run's checkpoints.
-        epoch: Epochs done.
-        step: Steps done of the next.
-        state: The state.
-    """
+    """Write a checkpoint, of some epochs and steps of the next, and delete all but the newest ones."""
     path = place(folder, epoch, step)
     try:
         folder.mkdir(exist_ok=True)
@@ -54,9 +47,6 @@ class _Hashed:
     """Passes what PyTorch writes on to a file, and computes its checksum.
 
     An error of the file must not go through PyTorch, which would hide it behind one of its own.
-
-    Args:
-        file: The file.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -78,11 +68,7 @@ class _Hashed:
         """PyTorch asks for it at the end; the file is flushed with its checksum."""
 
     def check(self) -> None:
-        """Raise the error of a piece that could not be written.
-
-        Raises:
-            OSError: There was one.
-        """
+        """Raise the error of a piece that could not be written."""
         if self._error is not None:
             raise self._error
 

@@ -20,13 +20,9 @@ from tekapctl.train.summary import weights_metadata
 
 _PAUSE = 0.5
 """Seconds between checks of several processes whether one of them received a signal."""
-
-
 _MOST_STEPS = 1000
 _SHARE = 20
 """After an epoch, the training state is written if this many times as long as writing it took has passed."""
-
-
 Work = Callable[[], None]
 
 
@@ -34,14 +30,8 @@ class RunCheckpointer(AbstractContextManager["RunCheckpointer"]):
     """Writes a run's training state, metrics and best weights, and stops it after a signal.
 
     A thread writes the files while training goes on, each from a copy, and one after the other. At the end of the run,
-    and when it stops, the files are there. Only the main process writes. Processes check together whether one of them
-    received a signal, so that all stop after the same step.
-
-    Args:
-        run: The run.
-        context: What it trains with.
-        interruption: Whether a signal was received.
-        trackers: Log each epoch's metrics; None in all processes but the main one.
+    and when it stops, the files are there. Only the main process writes and has trackers. Processes check together
+    whether one of them received a signal, so that all stop after the same step.
     """
 
     def __init__(self, run: Run, context: RunContext, interruption: Interruption, trackers: Trackers | None) -> None:
@@ -130,12 +120,9 @@ class RunCheckpointer(AbstractContextManager["RunCheckpointer"]):
         return error
 
     def _write(self, work: list[Work], *, with_state: bool, wait: bool) -> None:
-        """Have the thread write files, after those that it is writing; an error of the latter is raised.
+        """Have the thread write files, and the training state after them; an error of those before is raised.
 
-        Args:
-            work: Writes files.
-            with_state: Whether to write the training state after them.
-            wait: Whether to return when the files are there.
+        If it is to `wait`, it returns when the files are there.
         """
         trainer = self.context.trainer
         epoch, step, state = trainer.progress.epoch, trainer.progress.step, trainer.state() if with_state else None

@@ -15,11 +15,6 @@ from tekapctl.train import checkpoint
 def continued(source: Run, epochs: int, track: Sequence[str] = ()) -> TeacherSpec | StudentSpec:
     """The spec of a run that trains a finished one longer: the same with more epochs, and with what it continues.
 
-    Args:
-        source: The finished run.
-        epochs: Epochs in total.
-        track: Further trackers.
-
     Raises:
         UsageError: The run is not finished, has as many epochs already, or its last state was not kept.
         TekapctlError: Its last state is damaged.

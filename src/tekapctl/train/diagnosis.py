@@ -34,12 +34,7 @@ from tekapctl.train.step import Metrics, TrainStep
 
 
 def copy_objective(objective: Objective, comm: Communicator) -> Objective:
-    """Copy an objective's parameters and buffers; the copy shares teachers, augmented teachers and communicator.
-
-    Args:
-        objective: The objective.
-        comm: The run's communicator.
-    """
+    """Copy an objective's parameters and buffers; the copy shares teachers, augmented teachers and communicator."""
     shared = {id(each): each for member in objective.distillations for each in (member.teacher, member.tekap)}
     return copy.deepcopy(objective, {**shared, id(comm): comm})
 
@@ -76,28 +71,14 @@ _BATCH_SIZE = 500
 
 @dataclass(frozen=True)
 class DiagnosedTeacher:
-    """A teacher to run on the test images.
-
-    Attributes:
-        network: The teacher, on its device.
-        precision: Precision of its passes.
-    """
+    """A teacher to run on the test images."""
 
     network: Network
     precision: torch.dtype
 
 
 class Diagnosis:
-    """Computes diagnostic metrics of a run after each epoch.
-
-    Args:
-        network: The student.
-        objective: Its loss.
-        teachers: The teachers, in the order of the objective's distillations.
-        train: The training batches.
-        test: The test batches.
-        precision: Precision of the student's passes.
-    """
+    """Computes diagnostic metrics of a run after each epoch; teachers are ordered as the objective's distillations."""
 
     def __init__(
         self,
@@ -123,10 +104,7 @@ class Diagnosis:
         return any(member.views for member in members) or bool(spec.logit.teachers or spec.feature.teachers)
 
     def __call__(self, epoch: int) -> Metrics:
-        """The metrics of the epoch that was just trained, averaged over teachers; empty if there are none.
-
-        Args:
-            epoch: Counted from 0.
+        """The metrics of the epoch (from 0) that was just trained, averaged over teachers; empty if there are none.
 
         Raises:
             TekapctlError: The device runs out of memory.
@@ -202,14 +180,10 @@ def _means(found: Sequence[TensorMetrics]) -> TensorMetrics:
 
 
 class StudentGradients:
-    """Gradients of a loss with respect to the student's parameters. Changes nothing but the global random state.
+    """Gradients of a loss with respect to a student's parameters, in training mode.
 
-    Args:
-        network: The student, in training mode.
-        objective: Its loss, which is copied for each gradient so that memories and statistics stay as they are.
-        device: Device of both.
-        precision: Precision of the student's passes.
-        comm: The run's communicator; each process has a part of the batch.
+    Changes nothing but the global random state: the objective is copied for each gradient, so that memories and
+    statistics stay as they are. Each process has a part of the batch.
     """
 
     def __init__(
@@ -227,10 +201,6 @@ class StudentGradients:
         - `LEVEL_noise_share`: `norm(g - g0) / norm(g)`, where g0 is the gradient with the level's noise weight set to 0
           and all else equal: weights, memories, negatives, dropout.
         - `label_cosine`: cosine similarity of g and the gradient of the cross-entropy, if the loss includes it.
-
-        Args:
-            batch: The batch.
-            levels: The levels whose noise to examine.
         """
         found: TensorMetrics = {}
         total, *cross_entropy = self._of(batch)
@@ -244,9 +214,7 @@ class StudentGradients:
     def _of(self, batch: Batch, without: Level | None = None) -> list[Float[Tensor, " parameters"]]:
         """The loss's gradient, flattened and averaged over the processes, followed by that of its cross-entropy.
 
-        Args:
-            batch: The batch.
-            without: The level whose noise to leave out; the cross-entropy's gradient is left out too, then.
+        If the noise of a level is left out, so is the gradient of the cross-entropy.
         """
         objective = copy_objective(self.objective, self.comm)
         if without is not None:

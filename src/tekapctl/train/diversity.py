@@ -18,13 +18,7 @@ Classifier = Callable[[Float[Tensor, "*batch width"]], Float[Tensor, "*batch cla
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """A teacher's outputs for test images.
-
-    Attributes:
-        knowledge: Its logits and embeddings, in float32.
-        labels: The images' classes.
-        classify: Its classifier layer, from embedding to logits.
-    """
+    """A teacher's outputs for test images, in float32, and its classifier layer, from embedding to logits."""
 
     knowledge: Knowledge
     labels: Int64[Tensor, " n"]
@@ -67,15 +61,7 @@ class Predictions:
         weight: float,
         count: int | None = None,
     ) -> "Predictions":
-        """The predictions from logits.
-
-        Args:
-            teacher: The teacher's logits.
-            others: The augmented teachers' logits.
-            teacher_loss_weight: Weight of the teacher in the ensemble.
-            weight: Weight of each augmented teacher in the ensemble.
-            count: Number of augmented teachers in the ensemble, taken from the front; None for all.
-        """
+        """The predictions from logits; the ensemble has the teacher and `count` augmented teachers, by default all."""
         log_probabilities, rows = others.log_softmax(2), others.shape[1:2]
         members = torch.cat([teacher.log_softmax(1).unsqueeze(0), log_probabilities[:count]])
         weights = members.new_full((len(members), 1, 1), weight)
@@ -104,17 +90,10 @@ class Predictions:
 def augmented_diversity(
     outputs: TeacherOutputs, tekap: Tekap, level: Level, step: int, batch_size: int
 ) -> TensorMetrics:
-    """Diversity of the augmented teachers at a level.
+    """Diversity of the augmented teachers at a level, whose noise the step seeds.
 
     At the feature level, the teacher's classifier turns their embeddings into logits. The variance is that over at
     least two draws of the noise, also if there is a single augmented teacher.
-
-    Args:
-        outputs: The teacher's outputs.
-        tekap: Augments the teacher.
-        level: The level of augmentation.
-        step: Seeds the noise, together with the seed and the image's position.
-        batch_size: Images per batch.
     """
     spec = getattr(tekap.spec, level)
     drawn = spec.model_copy(update={"teachers": max(2, spec.teachers)})
@@ -136,10 +115,7 @@ def augmented_diversity(
 def view_diversity(outputs: TeacherOutputs, views: AngularViews, step: int) -> TensorMetrics:
     """Diversity of learned views in training mode: with dropout, and batch norms over all these images.
 
-    Args:
-        outputs: The teacher's outputs.
-        views: The views; their running statistics change.
-        step: Seeds the dropout, together with the seed.
+    Their running statistics change; the step seeds the dropout.
     """
     teacher, others = outputs.knowledge.logits, views.logits_of(outputs.knowledge.embedding, step)
     predictions = Predictions.of(teacher, others, teacher_loss_weight=1.0, weight=views.spec.view_weight)

@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -21,14 +20,7 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class Confusion:
-    """Images of one class that are predicted as another.
-
-    Attributes:
-        label: Their class.
-        predicted: The class that is predicted.
-        images: How many they are.
-        fraction: Their fraction of the images of their class.
-    """
+    """Images of one class that are predicted as another, and their fraction of the images of their class."""
 
     label: str
     predicted: str
@@ -71,10 +63,6 @@ class Evaluation:
     kl_from_teacher: float | None = None
     correlation_distance: float | None = None
     confusions: tuple[Confusion, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 @torch.inference_mode()
@@ -128,17 +116,8 @@ def evaluate(
     teacher_logits: Float[Tensor, "n classes"] | None = None,
     batch_size: int = 500,
 ) -> Evaluation:
-    """Evaluate a network on an image set.
-
-    Args:
-        network: The network, on the device.
-        image_set: The images, with as many channels as the network takes.
-        device: Device of the forward passes.
-        precision: Precision of the forward passes.
-        teacher_logits: The teacher's logits of the same images, to compare with.
-        batch_size: Images per forward pass.
-    """
-    batches = Batches(image_set, batch_size, device=device, padding=0, flip=False, seed=0)
+    """Evaluate a network on images in as many channels as it takes, and compare it with its teacher's logits."""
+    batches = Batches(image_set, batch_size, device=device)
     began = time.perf_counter()
     logits, labels = predict(network, batches, precision)
     if device.type != "cpu":

@@ -80,14 +80,10 @@ def why_not_recorded(spec: RunSpec, network: Network, objective: Objective, comm
 
 
 class StepGraphs:
-    """Takes the steps of a trainer from CUDA graphs.
+    """Takes the steps of a trainer, on a CUDA device, from CUDA graphs.
 
     The first step of each kind is taken without a graph: it creates what the optimizer and the libraries keep, and
-    shows which random numbers are drawn. Ragged batches are never recorded.
-
-    Args:
-        trainer: The trainer, on a CUDA device.
-        batch_size: Size of a batch that is not ragged.
+    shows which random numbers are drawn. Batches smaller than `batch_size` are never recorded.
     """
 
     def __init__(self, trainer: Training, batch_size: int) -> None:
@@ -161,9 +157,7 @@ class StepGraphs:
 class _Recording:
     """A kind of step: the random numbers that it draws, the memory of its inputs, and its graph.
 
-    Args:
-        trainer: The trainer.
-        batch: The batch of a first step, which is taken without a graph.
+    The batch is that of a first step, which is taken without a graph.
     """
 
     def __init__(self, trainer: Training, batch: Batch) -> None:

@@ -17,9 +17,8 @@ from tekapctl.train.build import RunContext, build_run, sibling
 from tekapctl.train.callbacks import Callback, Interruption, NullCallback, ProgressFile, StoppedError
 from tekapctl.train.checkpointer import RunCheckpointer
 from tekapctl.train.continuing import check_begins_anew
-from tekapctl.train.describe import log_run, warn_if_chance
 from tekapctl.train.run import fail, start, training_in_words, with_checkpoint
-from tekapctl.train.summary import finish
+from tekapctl.train.summary import finish, log_run, warn_if_chance
 from tekapctl.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -42,12 +41,6 @@ def execute_seeds(spec: RunSpec, count: int, home: Home, callback: Callback) -> 
 
     Each is a run of its own, except that all see the batches of the first (`data_seed`). A run that fails ends alone,
     and its summary says why.
-
-    Args:
-        spec: The spec.
-        count: How many seeds, from the spec's on.
-        home: Where datasets, teachers and runs are.
-        callback: Called as the first run proceeds.
 
     Raises:
         UsageError: Data, teacher, device or a tracker is missing; nothing was written.

@@ -39,11 +39,6 @@ class Preprocessing:
 def read_preprocessing(metadata: dict[str, str], channels: int, source: str) -> Preprocessing | None:
     """The preprocessing that a file states, or None if it states none.
 
-    Args:
-        metadata: The file's metadata.
-        channels: Input channels of the network.
-        source: The file, for error messages.
-
     Raises:
         UsageError: The values are damaged or out of range.
     """

@@ -15,6 +15,7 @@ from tekapctl.errors import (
     UnexpectedError,
     UsageError,
     failures_in_words,
+    first_line,
     smaller_batches,
 )
 from tekapctl.spec import StudentSpec, TeacherSpec, dumps, load_of_run, parse, to_dict
@@ -27,8 +28,7 @@ from tekapctl.train.build import RunContext, build_run
 from tekapctl.train.callbacks import Callback, Interruption, NullCallback, ProgressFile, StoppedError
 from tekapctl.train.checkpointer import RunCheckpointer
 from tekapctl.train.continuing import carry_over, check_begins_anew, continued
-from tekapctl.train.describe import log_run, warn_if_chance
-from tekapctl.train.summary import environment, finish, label
+from tekapctl.train.summary import environment, finish, label, log_run, warn_if_chance
 from tekapctl.train.trainer import DivergedError, Trainer
 
 logger = logging.getLogger(__name__)
@@ -45,13 +45,8 @@ def execute(
 ) -> dict[str, Any]:
     """Train what a spec describes, and return the summary that is also in the run's folder.
 
-    If a launcher has started several processes, they train together and the first of them writes.
-
-    Args:
-        spec: What to train.
-        home: Where runs, teachers and datasets are.
-        callback: Called as training proceeds.
-        files: Further text files for the run's folder, by name.
+    If a launcher has started several processes, they train together and the first of them writes. The texts in `files`
+    are written to the run's folder too, by name.
 
     Raises:
         UsageError: Data, teacher, device or a tracker is missing; nothing was written.
@@ -62,11 +57,7 @@ def execute(
             check_begins_anew(spec)
             Trackers.check(spec.track)
         context = build_run(spec, home, comm)
-        name = ""
-        with comm.raise_together():
-            if comm.is_main:
-                name = held.enter_context(start(context, home, files)).id
-        run = Run(home.runs / comm.all_gather_object(name)[0])
+        run = _begin(context, home, held, files)
         log_run(context)
         logger.info(f"run: {run.id}")
         return _train(run, context, callback)
@@ -84,16 +75,25 @@ def start(
     return Runs(home.runs).start(label(context), files)
 
 
+def _begin(
+    context: RunContext, home: Home, held: ExitStack, files: Mapping[str, str], source: Run | None = None
+) -> Run:
+    """Start a run in the main process, with what it takes over from the run that it continues."""
+    comm, name = context.trainer.comm, ""
+    with comm.raise_together():
+        if comm.is_main:
+            run = held.enter_context(start(context, home, files))
+            if source is not None:
+                carry_over(source, run)
+            name = run.id
+    return Run(home.runs / comm.all_gather_object(name)[0])
+
+
 def resume(reference: str, home: Home, callback: Callback, track: Sequence[str] = ()) -> dict[str, Any]:
     """Resume a run that was stopped from its newest intact checkpoint, and return its summary.
 
-    The number of processes may differ from the one it began with.
-
-    Args:
-        reference: The run's id, a unique prefix of it, or `latest`.
-        home: Where it is.
-        callback: Called as training proceeds.
-        track: Further trackers, besides those of its spec.
+    The number of processes may differ from the one it began with. The trackers `track` are used besides those of its
+    spec.
 
     Raises:
         UsageError: There is no such run, it is finished, or its data, its teacher or a tracker is missing.
@@ -124,15 +124,8 @@ def train_longer(
 ) -> dict[str, Any]:
     """Train a finished run longer, as a new run that starts from its last state; returns the new run's summary.
 
-    The schedule is that of the new number of epochs, from where the finished run ended: after a decay the learning rate
-    may rise again.
-
-    Args:
-        reference: The finished run.
-        epochs: Epochs in total, including those of the finished run.
-        home: Where it is.
-        callback: Called as training proceeds.
-        track: Further trackers, besides those of its spec.
+    The schedule is that of the new number of epochs in total, from where the finished run ended: after a decay the
+    learning rate may rise again. The trackers `track` are used besides those of its spec.
 
     Raises:
         UsageError: The run is not finished, has as many epochs already, or its last state was not kept.
@@ -144,18 +137,13 @@ def train_longer(
             spec = continued(source, epochs, track)
             Trackers.check(spec.track)
         context = build_run(spec, home, comm)
-        name = ""
-        with comm.raise_together():
-            if comm.is_main:
-                new = held.enter_context(start(context, home))
-                carry_over(source, new)
-                name = new.id
+        run = _begin(context, home, held, {}, source)
         before = load_of_run(source.path)
         logger.info(
             f"continuing {source.id}: the learning rate was {before.rate(before.epochs - 1):.3g} in its last epoch and "
             f"is {spec.rate(before.epochs):.3g} in the next, by the schedule for {spec.epochs} epochs"
         )
-        return _resume(Run(home.runs / comm.all_gather_object(name)[0]), context, callback)
+        return _resume(run, context, callback)
 
 
 def _resume(run: Run, context: RunContext, callback: Callback) -> dict[str, Any]:
@@ -213,9 +201,8 @@ def _restore_state(run: Run, trainer: Trainer, state: dict[str, Any]) -> tuple[i
         if not (0 <= epoch <= trainer.spec.total_epochs and 0 <= step <= len(trainer.train_batches)):
             raise ValueError(f"it is of step {step} after epoch {epoch}")
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TekapctlError(
-            f"The checkpoint of the run {run.id} does not match its spec: {why.rstrip('.:')}.",
+            f"The checkpoint of the run {run.id} does not match its spec: {first_line(error)}.",
             "Restore the spec.toml that the run began with, or start a new run.",
         ) from None
     return epoch, step

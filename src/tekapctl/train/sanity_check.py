@@ -9,7 +9,15 @@ import math
 import torch
 
 from tekapctl.distributed.shard import spans
-from tekapctl.errors import TekapctlError, UsageError, described, failures_in_words, lacking_memory, smaller_batches
+from tekapctl.errors import (
+    TekapctlError,
+    UsageError,
+    counted,
+    described,
+    failures_in_words,
+    lacking_memory,
+    smaller_batches,
+)
 from tekapctl.train.diagnosis import copy_objective, preserve_buffers, preserve_rng
 from tekapctl.train.step import TrainStep
 from tekapctl.train.teacher import live_teacher
@@ -37,9 +45,6 @@ def check_batch_sizes(trainer: Trainer) -> None:
 
     Network, objective, random generators and caches stay as they are. All processes must call this together.
 
-    Args:
-        trainer: The trainer, before its first step.
-
     Raises:
         UsageError: The step fails; the message names batch sizes that work.
         TekapctlError: The device runs out of memory.
@@ -50,11 +55,7 @@ def check_batch_sizes(trainer: Trainer) -> None:
 
 
 class _BatchSizeCheck:
-    """Tries steps with batches of several sizes.
-
-    Args:
-        trainer: The trainer.
-    """
+    """Tries steps with batches of several sizes."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
@@ -80,9 +81,8 @@ class _BatchSizeCheck:
             ) from full_batch_problem
         which = "Each batch has" if full_batch_problem is not None else f"Of {self.images:,} images, the last batch has"
         count = self.batch_size if full_batch_problem is not None else last
-        images = f"{count:,} image{'s' if count > 1 else ''}"
         raise UsageError(
-            f"{which} {images}, with which a training step fails: {_description(problem)}.",
+            f"{which} {counted(count, 'image')}, with which a training step fails: {_description(problem)}.",
             f"Set `batch_size` to {' or '.join(map(str, works))}." if works else "Use a dataset with more images.",
         ) from problem
 

@@ -17,15 +17,7 @@ from tekapctl.timing import Clock, no_clock
 
 
 class TrainStep(nn.Module):
-    """The forward pass of the trained network and its loss.
-
-    Args:
-        network: The network that is trained.
-        objective: Its loss.
-        device: Where both are.
-        precision: Precision of the network's passes.
-        compiled: Whether to compile the network.
-    """
+    """The forward pass of the trained network and its loss."""
 
     clock: Clock = staticmethod(no_clock)
 
@@ -53,16 +45,9 @@ Metrics = dict[str, float | int]
 class EpochSums:
     """Sums of the loss's parts and of correct predictions, and the first step whose loss was not finite.
 
-    A step's parts are added as one vector, in place: a CUDA graph that has recorded this adds to the same sums.
-
-    Args:
-        device: Where they are kept.
-        sums: Sums so far, by name, of an epoch that was interrupted.
-        samples: Images so far.
-        seconds: Time so far.
-        bad_step: The first step whose loss was not finite, or -1.
-        bad_parts: The parts of that step's loss.
-        comm: The processes, each of which sums over its own samples.
+    A step's parts are added as one vector, in place: a CUDA graph that has recorded this adds to the same sums. Each
+    process sums over its own samples. What is given besides the device and the processes is of an epoch that was
+    interrupted.
     """
 
     def __init__(
@@ -102,22 +87,15 @@ class EpochSums:
         return self._before + (time.perf_counter() - self._began if self._began is not None else 0.0)
 
     def begin_step(self, step: int, count: float | int) -> None:
-        """Begin a step; its parts are added next.
+        """Begin a step of the epoch, counted from 0; its parts are added next.
 
-        Args:
-            step: Its number in the epoch, from 0.
-            count: Images in its batch, or those that a process's shard stands for.
+        The count is that of its images, or of those that a process's shard stands for.
         """
         self.samples += count
         self._step.fill_(step)
 
     def add(self, parts: dict[str, Tensor], count: float | int) -> None:
-        """Add the parts of a step. This is work of the device alone.
-
-        Args:
-            parts: Means over its batch: the loss's parts, and `correct` last.
-            count: As in `begin_step`.
-        """
+        """Add the parts of a step, means over its batch with `correct` last. This is work of the device alone."""
         values = torch.stack([value.float() for value in parts.values()])
         if self._names != tuple(parts):  # the first step of a stage
             self._names, self._sums, self._bad_parts = tuple(parts), torch.zeros_like(values), torch.zeros_like(values)

@@ -1,10 +1,12 @@
-"""What a finished run leaves: its weights with their metadata, its summary, and what it ran on."""
+"""What a run tells and leaves: lines when it starts, its weights with their metadata, its summary, what it ran on."""
 
 import copy
 import json
 import logging
 import platform
 import subprocess
+from dataclasses import asdict
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ import torch
 from tekapctl import __version__
 from tekapctl.device import describe
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
-from tekapctl.errors import UsageError
+from tekapctl.errors import UsageError, counted
 from tekapctl.models import Network
+from tekapctl.models.network import parameters
 from tekapctl.spec import RunSpec, StudentSpec
 from tekapctl.store.metrics import top1_of
 from tekapctl.store.run import WEIGHTS, Run
@@ -51,7 +54,7 @@ def finish(run: Run, context: RunContext) -> dict[str, Any]:
         "best_top1": progress.best_top1,
         "best_epoch": progress.best_epoch,
         "seconds": progress.seconds,
-        "evaluation": evaluation.to_dict(),
+        "evaluation": asdict(evaluation),
     }
     if spec.patience:
         summary |= {"epochs_trained": progress.epoch, "weights_epoch": kept["epoch"]}
@@ -181,3 +184,70 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None
+
+
+def log_run(context: RunContext) -> None:
+    """Log the dataset, networks, method, loss and training settings of a run."""
+    spec, train, test = context.spec, context.splits.train, context.splits.test
+    channels, height, width = train.image_shape
+    val = context.splits.val
+    validation = "" if val is None else f", {len(val):,} validation"
+    lines = [
+        f"dataset: {spec.data.described}, {len(train):,} training{validation} and {len(test):,} test images of "
+        f"{len(train.classes):,} classes, {height}x{width} pixels, {counted(channels, 'channel')}; "
+        f"{context.splits.split}"
+    ]
+    if isinstance(spec, StudentSpec) and context.teacher_top1 is not None:
+        who = "teacher" if len(context.teachers) == 1 else f"{len(context.teachers)} teachers together"
+        lines.append(f"{who}: top-1 {100 * context.teacher_top1:.2f} % on the test images")
+    role = "student" if isinstance(spec, StudentSpec) else "network"
+    lines.append(f"{role}: {spec.network}, {parameters(context.trainer.network):,} parameters")
+    if isinstance(spec, StudentSpec):
+        lines += [f"method: {_method(spec)}", f"loss: {_loss(spec)}"]
+    if len(train) < spec.batch_size:
+        logger.warning(f"a batch of {spec.batch_size:,} is larger than the training set: an epoch is a single step")
+    if not isinstance(spec, StudentSpec) and spec.optimizer.name == "dot":
+        logger.warning("the optimizer dot is meant for distillation: without a teacher it is SGD with less momentum")
+    precision = str(context.trainer.precision).removeprefix("torch.")
+    lines.append(
+        f"training: {counted(spec.total_epochs, 'epoch')}, batch size {spec.batch_size:,}, learning rate "
+        f"{spec.optimizer.learning_rate:g}, seed {spec.seed}, {describe(context.trainer.device)}, {precision}"
+    )
+    for line in lines:
+        logger.info(line)
+    if context.teacher_top1 is not None:
+        warn_if_chance("teacher", context.teacher_top1, context)
+
+
+def warn_if_chance(who: str, top1: float, context: RunContext) -> None:
+    """Warn if a network's accuracy on the test images is not clearly better than that of always guessing one class."""
+    test = context.splits.test
+    chance = test.labels.bincount().max().item() / len(test)
+    # Within three standard errors of always naming the most frequent class.
+    if top1 > chance + 3 * sqrt(chance * (1 - chance) / len(test)):
+        return
+    logger.warning(
+        f"the {who} is hardly better than guessing: top-1 {100 * top1:.2f} %, and {100 * chance:.2f} % by always "
+        "guessing the most frequent class"
+    )
+
+
+def _method(spec: StudentSpec) -> str:
+    tekap, levels = spec.canonical.tekap, []
+    if tekap.logit.teachers:
+        levels.append(f"{counted(tekap.logit.teachers, 'augmented teacher')} at the logit level")
+    if tekap.feature.teachers:
+        levels.append(f"{counted(tekap.feature.teachers, 'augmented teacher')} at the feature level")
+    if spec.angular.views:
+        levels.append(f"{spec.angular.views} learned views (Angular-KD)")
+    return f"{spec.method.name}, {' and '.join(levels) or 'without TeKAP'}"
+
+
+def _loss(spec: StudentSpec) -> str:
+    parts = [
+        (spec.gamma, "cross-entropy"),
+        (spec.alpha, f"KD (temperature {spec.temperature:g})"),
+        (spec.beta, spec.method.name),
+    ]
+    sums = " + ".join(f"{weight:g} {name}" for weight, name in parts if weight)
+    return sums + (", on standardized logits" if spec.standardize_logits else "")

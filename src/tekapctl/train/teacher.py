@@ -12,8 +12,7 @@ from tekapctl.data.batch import Batch
 from tekapctl.data.batches import Batches
 from tekapctl.device import autocast, compile_for, describe_kind, describe_passes, place
 from tekapctl.models import Network
-from tekapctl.models.folding import fold
-from tekapctl.models.fusing import fuse
+from tekapctl.models.fusing import fold, fuse
 from tekapctl.models.network import Knowledge, Requires, of_batch
 from tekapctl.store.teacher_cache import Identity, Indices, TeacherCache
 from tekapctl.train.trained import Trained
@@ -24,15 +23,7 @@ Words = np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
 
 
 class LiveTeacher:
-    """The teacher in evaluation mode, with its batch norms folded, run for every batch.
-
-    Args:
-        network: The trained network.
-        batches: The training batches.
-        precision: Precision of its passes.
-        requires: What the losses read.
-        compiled: Whether to compile it.
-    """
+    """The teacher in evaluation mode, with its batch norms folded, run for every batch."""
 
     def __init__(
         self,
@@ -99,11 +90,7 @@ def _cast_weights(network: Network, precision: torch.dtype) -> None:
 
 
 class SharedForward:
-    """Runs a teacher once for a batch that several students see.
-
-    Args:
-        teacher: The teacher.
-    """
+    """Runs a teacher once for a batch that several students see."""
 
     def __init__(self, teacher: TeacherForward) -> None:
         self.teacher = teacher
@@ -131,14 +118,6 @@ class CachedTeacher:
     Crops by padding and flips show a few views of each image, each of which has a record. With other augmentations an
     image has a record for each epoch, as random numbers depend on seed, epoch and step alone. Either way the outputs
     are exact: they are kept in the precision in which they were computed.
-
-    Args:
-        live: The teacher.
-        batches: The training batches.
-        folder: Where caches are kept.
-        trained: Where the teacher came from.
-        dataset: Name of the dataset, for the file's name.
-        epochs: Epochs of the run.
     """
 
     def __init__(
@@ -221,10 +200,7 @@ class CachedTeacher:
     def warm(self, number: Tensor, index: Tensor, view: Tensor) -> int:
         """Compute and keep views that are not cached yet; returns how many these were.
 
-        Args:
-            number: The samples' numbers in the full set.
-            index: Their numbers in the image set.
-            view: Their views.
+        The samples are given by their numbers in the full set and in the image set.
         """
         places = self.places(number, view)
         missing = np.flatnonzero(~self.store.read(places)[1])

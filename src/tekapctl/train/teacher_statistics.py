@@ -38,11 +38,6 @@ def perturbation_of(spec: StudentSpec, teacher: Trained, train: Batches) -> Logi
 
     Images pass through the teacher only if the run has augmented logits with noise. Each process computes them itself.
 
-    Args:
-        spec: The run's spec.
-        teacher: The teacher, on its device.
-        train: The training batches.
-
     Raises:
         UsageError: The perturbation cannot be made of this teacher.
     """
@@ -63,15 +58,8 @@ def perturbation_of(spec: StudentSpec, teacher: Trained, train: Batches) -> Logi
 def statistics_of(
     network: Network, images: ImageSet, device: torch.device, precision: torch.dtype
 ) -> TeacherStatistics:
-    """Logits and mean squared embeddings of unaugmented images, with the network in evaluation mode.
-
-    Args:
-        network: The network, on the device.
-        images: The images.
-        device: Where to compute.
-        precision: Precision of its passes.
-    """
-    batches = Batches(images, _TOGETHER, device=device, padding=0, flip=False, seed=0)
+    """Logits and mean squared embeddings of unaugmented images, with the network in evaluation mode."""
+    batches = Batches(images, _TOGETHER, device=device)
     logits: list[Tensor] = []
     squares: list[Tensor] = []
     for batch in batches.in_order():
@@ -88,14 +76,7 @@ def statistics_of(
 def class_features(
     network: Network, images: ImageSet, device: torch.device, precision: torch.dtype, most: int
 ) -> Float[Tensor, "classes images width"]:
-    """Embeddings of the same number of unaugmented images of each class.
-
-    Args:
-        network: The teacher, on the device, in evaluation mode.
-        images: The training set.
-        device: Where to compute.
-        precision: Precision of the network's passes.
-        most: Images of a class, at most.
+    """Embeddings of the same number of unaugmented images of each class, at most `most`.
 
     Raises:
         UsageError: A class has fewer than two.
@@ -103,7 +84,7 @@ def class_features(
     chosen = chosen_images(images.labels, len(images.classes), most)
     part = replace(images.select(chosen), source_index=None, full_images=None)
     found = []
-    for batch in Batches(part, _TOGETHER, device=device, padding=0, flip=False, seed=0).in_order():
+    for batch in Batches(part, _TOGETHER, device=device).in_order():
         with autocast(device, precision):
             output = network.knowledge(network.normalize(batch.images), feature_maps=False)
         found.append(output.embedding.float())

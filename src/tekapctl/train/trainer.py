@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from tekapctl.distillation.objective import Objective
 from tekapctl.distributed.data_parallel import DataParallelStep, average_running_stats
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.models import Network
-from tekapctl.optim.ema import WeightAverage
+from tekapctl.optim.optimizer import WeightAverage
 from tekapctl.randomness import derive
 from tekapctl.spec import RunSpec
 from tekapctl.timing import Clock, no_clock
@@ -23,13 +23,10 @@ from tekapctl.train.callbacks import Callback, Checkpointer
 from tekapctl.train.diagnosis import Diagnosis
 from tekapctl.train.evaluation import predict, top_k
 from tekapctl.train.graph import StepGraphs, why_not_recorded
-from tekapctl.train.progress import Progress, Waiting
-from tekapctl.train.stages import Stages
+from tekapctl.train.progress import Progress, Stages, Waiting
 from tekapctl.train.step import EpochSums, Metrics, TrainStep
 
 logger = logging.getLogger(__name__)
-
-
 _REMEDY = "Try a smaller `optimizer.learning_rate`, smaller weights, or `precision=float32`."
 
 
@@ -38,15 +35,7 @@ class DivergedError(TekapctlError):
 
 
 class Trainer:
-    """Trains a network with an objective.
-
-    Args:
-        spec: Epochs, optimizer and schedule.
-        network: The network, on its device.
-        objective: Its loss, on the same device; parameters of the loss are trained too.
-        train: The training batches.
-        evaluated: The validation or test batches, evaluated after every epoch.
-        precision: Precision of the networks' passes.
+    """Trains a network with an objective, whose parameters are trained too, and evaluates it after every epoch.
 
     Raises:
         UsageError: The network has no trainable parameter.
@@ -99,11 +88,7 @@ class Trainer:
         return StepGraphs(self, self.train_batches.largest_shard)
 
     def fit(self, callback: Callback, checkpointer: Checkpointer) -> None:
-        """Train from the current progress to the last epoch.
-
-        Args:
-            callback: Called after steps and epochs.
-            checkpointer: Called before the callback.
+        """Train from the current progress to the last epoch; the checkpointer is called before the callback.
 
         Raises:
             DivergedError: The loss is no longer finite.
@@ -143,21 +128,14 @@ class Trainer:
         self._sums.begin()
         self._waiting.begin()
 
-    def batches(self) -> Iterator[Batch]:
-        """The rest of the current epoch."""
-        strong = self.objective.requires.strong_view
-        return self.marked(self.train_batches.epoch(self.progress.epoch, self.progress.step, strong=strong))
+    def batches(self, epoch: int | None = None) -> Iterator[Batch]:
+        """The batches of an epoch; by default the rest of the current one.
 
-    def marked(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Mark each batch as the beginning of a step for compiled networks.
-
-        On CUDA these reuse their output buffers from step to step. Several students that share a teacher share its step
-        as well.
-
-        Args:
-            batches: The batches.
+        Each is marked as the beginning of a step for compiled networks, which on CUDA reuse their output buffers from
+        step to step. Several students that share a teacher share its step as well.
         """
-        for batch in batches:
+        number, start = (self.progress.epoch, self.progress.step) if epoch is None else (epoch, 0)
+        for batch in self.train_batches.epoch(number, start, strong=self.objective.requires.strong_view):
             if self.spec.compile:
                 torch.compiler.cudagraph_mark_step_begin()
             yield batch

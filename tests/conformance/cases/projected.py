@@ -71,7 +71,7 @@ def simkd(x: Case) -> Found:
     network = ReusedClassifier(models.build("resnet8", len(x.classifier_weight)), projection).train()
     network.take(classifier)
     load(x, "projector", network.projector, "transfer.{}".format)
-    projected = network.project(ours[0], Maps(feature_maps=False, preactivations=False))
+    projected = network.project(ours[0], Maps(False, False))
     loss = SimKD(of_maps=True).loss(of_maps([projected]), of_maps(theirs), batch(ours))
     loss.backward()
     yield "loss", loss

@@ -12,14 +12,15 @@ from torch.testing import assert_close
 from helpers.logs import recorded
 from tekapctl import data, models
 from tekapctl.data import data_spec
-from tekapctl.data.loading import decode_all
+from tekapctl.data.image_files import decode_all
 from tekapctl.distillation.perturbations.noise import Isotropic
 from tekapctl.models.normalization import Normalization
 from tekapctl.spec import parse
 from tekapctl.spec.effects import keep
 from tekapctl.store.home import Home
-from tekapctl.train.build import RunContext, build_trainer, make_batches, open_teachers, sibling
-from tekapctl.train.source import shared
+from tekapctl.train.build import RunContext, build_trainer, sibling
+from tekapctl.train.images import make_batches
+from tekapctl.train.source import open_teachers, shared
 from tekapctl.train.teacher_statistics import MOST_IMAGES, statistics_of
 from tekapctl.train.trained import Reference, Trained, fit_to
 

@@ -31,25 +31,15 @@ _HUB_NAMES = {
     "tiny-imagenet": "zh-plus/tiny-imagenet",
 }
 """Datasets under their names on the hub."""
-
-
 _NOT_STRINGS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
 """Words that YAML takes for other values unless they are quoted."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a card says of the file itself.
+    """What a card says of the file itself; what cannot be run here is not checked.
 
-    Attributes:
-        file: Its name.
-        kind: Its format.
-        format: The same, as an object.
-        bytes: Its size.
-        check: How it compares with PyTorch; None if it cannot be run here.
-        full_size: How it does on files at their full size.
-        torch_seconds: PyTorch's latency at batch 1 and 32.
-        license: Of the weights, as the hub names it.
+    `torch_seconds` are PyTorch's latencies at batch 1 and 32. The license is named as on the hub.
     """
 
     file: str
@@ -187,7 +177,7 @@ def _origin(source: ExportSource, run: Run | None, summary: dict[str, Any]) -> I
         yield "teacher", f"{teacher.get('model')} from {teacher.get('reference')}"
     if _is_number(teacher.get("top1")):
         yield "teacher's top-1", _percent(teacher["top1"])
-    for name, value in _training_environment(run).items():
+    for name, value in (run.environment() if run else {}).items():
         if value is not None:
             yield f"trained with: {name}", str(value)
 
@@ -255,14 +245,6 @@ def _table_of(summary: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _is_number(value: object) -> bool:
     return type(value) in (int, float)
-
-
-def _training_environment(run: Run | None) -> dict[str, Any]:
-    try:
-        found = json.loads((run.path / "environment.json").read_text(encoding="utf-8")) if run else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _percent(fraction: float) -> str:

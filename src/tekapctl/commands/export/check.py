@@ -27,16 +27,8 @@ _MOST_FILES = 100
 class Comparison:
     """An exported network compared with the PyTorch network on the same images; rates are fractions.
 
-    Attributes:
-        images: Number of images.
-        output: What is compared: probabilities, or logits of a file without preprocessing.
-        largest_difference: Largest absolute difference between two outputs.
-        largest_output: Largest absolute output of the PyTorch network.
-        agreement: Fraction of images that both classify alike.
-        top1: Top-1 accuracy of the exported network.
-        torch_top1: Top-1 accuracy of the PyTorch network.
-        seconds_batch_1: Median time of a batch of one image on the CPU.
-        seconds_batch_32: Median time of a batch of 32 images on the CPU.
+    The `output` is what is compared: probabilities, or logits of a file without preprocessing. Times are medians on the
+    CPU.
     """
 
     images: int
@@ -82,11 +74,7 @@ class Comparison:
 class FullSize:
     """Image files at their full size, resized in the graph, compared with the evaluation, which resizes them itself.
 
-    Attributes:
-        images: Number of files.
-        agreement: Fraction of them that both classify alike.
-        largest_difference: Largest absolute difference between two probabilities.
-        mean_difference: Mean absolute difference of the most likely class's probability.
+    Differences are of probabilities, `mean_difference` of the most likely class's.
     """
 
     images: int
@@ -96,13 +84,7 @@ class FullSize:
 
 
 class Check:
-    """Compares files with the PyTorch network, which it runs once.
-
-    Args:
-        source: The network.
-        images: The test images to compare on.
-        downloads: Where the datasets are.
-    """
+    """Compares files with the PyTorch network, which it runs once."""
 
     def __init__(self, source: ExportSource, images: ImageSet, downloads: Path) -> None:
         self.images = images

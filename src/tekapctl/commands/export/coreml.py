@@ -29,7 +29,6 @@ class _Cropped(nn.Module):
         self.classifier, self.size = classifier, size
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Probabilities."""
         (height, width), (down, across) = self.size, pixels.shape[2:]
         top, left = (down - height) // 2, (across - width) // 2
         return self.classifier(pixels[:, :, top : top + height, left : left + width])
@@ -88,7 +87,6 @@ class CoreMl(Format):
         return None
 
     def runtime(self) -> str:
-        """The library that made the file."""
         with silence_libraries():
             return f"Core ML (coremltools {require(self.extra, 'coremltools').__version__})"
 

@@ -17,10 +17,10 @@ from tekapctl.data.batches import CPU, Batches
 from tekapctl.data.files.streaming import ImageFiles
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.spec import DataSpec
-from tekapctl.errors import TekapctlError, UsageError, require
+from tekapctl.errors import TekapctlError, UsageError, first_line, require
 from tekapctl.logging import silence_libraries
 from tekapctl.models.external import Arguments
-from tekapctl.models.folding import fold
+from tekapctl.models.fusing import fold
 from tekapctl.models.hooks import ExternalNetwork, ForwardHook
 from tekapctl.registry import Registry
 from tekapctl.store.weights import read_metadata
@@ -35,17 +35,11 @@ INPUT = "images"
 
 @dataclass(frozen=True)
 class ExportSource:
-    """A trained network with what its export needs.
+    """A trained network, on the CPU, with what its export needs.
 
-    Attributes:
-        trained: The network, on the CPU.
-        data: Its dataset.
-        splits: The dataset's images, with as many channels as the network takes.
-        preprocessing: How images are prepared for the network.
-        metadata: What is stored in the file: model, dataset, classes, mean, std and more.
-        precision: float32, float16, or int8, which starts from a file in float32.
-        includes_preprocessing: Whether a graph takes images of any size and returns probabilities; else it takes
-            normalised images and returns logits.
+    The images have as many channels as the network takes. `metadata` are stored in the file. The precision is float32,
+    float16, or int8, which starts from a file in float32. With `includes_preprocessing`, a graph takes images of any
+    size and returns probabilities; else it takes normalised images and returns logits.
     """
 
     trained: Trained
@@ -58,16 +52,9 @@ class ExportSource:
 
     def having(self, precision: str, *, includes_preprocessing: bool) -> "ExportSource":
         """The same network for a file in this precision, with or without preprocessing in its graph."""
-        stated = {
-            "precision": precision,
-            "preprocessing": "inside" if includes_preprocessing else "outside",
-        }
-        return replace(
-            self,
-            metadata=self.metadata | stated,
-            precision=precision,
-            includes_preprocessing=includes_preprocessing,
-        )
+        stated = {"precision": precision, "preprocessing": "inside" if includes_preprocessing else "outside"}
+        metadata = self.metadata | stated
+        return replace(self, metadata=metadata, precision=precision, includes_preprocessing=includes_preprocessing)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -105,7 +92,7 @@ class ExportSource:
     def example(self) -> Float[Tensor, "batch c h w"]:
         """Normalised images to trace the network with: two, as a batch of one would fix the batch size to one."""
         index = torch.arange(2) % len(self.splits.test)
-        batches = Batches(self.splits.test, 2, device=CPU, padding=0, flip=False, seed=0)
+        batches = Batches(self.splits.test, 2, device=CPU)
         return self.trained.network.normalize(batches.at(index, torch.zeros_like(index)))
 
     def inference_module(self) -> nn.Module:
@@ -159,15 +146,14 @@ class ExportSource:
             try:
                 yield
             except Exception as error:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
                 raise TekapctlError(
-                    f"{self.trained.model} cannot be traced: {reason}.",
+                    f"{self.trained.model} cannot be traced: {first_line(error)}.",
                     "Use the format safetensors; `debug` shows where it failed.",
                 ) from error
 
     def batches(self, images: ImageSet, *, has_graph: bool, size: int = BATCH_SIZE) -> Iterator[Tensor]:
         """Images as a runner takes them, in batches and in order, on the CPU."""
-        for batch in Batches(images, size, device=CPU, padding=0, flip=False, seed=0).in_order():
+        for batch in Batches(images, size, device=CPU).in_order():
             if has_graph and self.includes_preprocessing:
                 yield batch.images[:, : self.channels].permute(0, 2, 3, 1).contiguous()
             else:

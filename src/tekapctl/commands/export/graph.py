@@ -23,11 +23,7 @@ class Resize(nn.Module):
         self.size, self.crop_fraction = size, crop_fraction
 
     def forward(self, pixels: Float[Tensor, "batch c down across"]) -> Float[Tensor, "batch c h w"]:
-        """Resize images of any height and width.
-
-        Args:
-            pixels: Values from 0 to 255.
-        """
+        """Resize images of any height and width, with values from 0 to 255."""
         (height, width), (down, across) = self.size, pixels.shape[2:]
         # As tensors, so that a traced network computes them for the images that it gets.
         high, wide = (torch.scalar_tensor(length, dtype=torch.float32) for length in (down, across))
@@ -37,13 +33,10 @@ class Resize(nn.Module):
 
 
 def _weights(count: int, length: Tensor, size: int, scale: Tensor) -> Float[Tensor, "size _count"]:
-    """The weight of each of `count` input pixels in each output pixel along one side: a triangle around its centre.
+    """The weight of each input pixel in each output pixel along one side: a triangle around its centre.
 
-    Args:
-        count: Number of input pixels.
-        length: The same as a tensor.
-        size: Number of output pixels.
-        scale: Input pixels per output pixel.
+    There are `count` input pixels (`length` is the same as a tensor), `size` output pixels, and `scale` of the former
+    per one of the latter.
     """
     centers = length / 2 + (torch.arange(size, dtype=torch.float32) + (0.5 - size / 2)) * scale
     places = torch.arange(count, dtype=torch.float32) + 0.5
@@ -79,11 +72,7 @@ class Classifier(nn.Module):
             self.register_buffer(name, _weights(length, torch.tensor(float(length)), target, scale), persistent=True)
 
     def forward(self, pixels: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch classes"]:
-        """Probabilities.
-
-        Args:
-            pixels: Values from 0 to 255.
-        """
+        """Probabilities of pixels from 0 to 255."""
         if self.target is not None:
             pixels = self.rows @ (pixels @ self.columns.T)
         if self.repeats > 1:
@@ -92,12 +81,7 @@ class Classifier(nn.Module):
 
 
 class Deployed(nn.Module):
-    """From images of any size to probabilities.
-
-    Args:
-        resize: To the size of the training images.
-        classifier: From there to probabilities.
-    """
+    """From images of any size to probabilities."""
 
     def __init__(self, resize: Resize, classifier: Classifier) -> None:
         super().__init__()
@@ -109,16 +93,11 @@ class Deployed(nn.Module):
 
 
 class Half(nn.Module):
-    """A network that computes in float16 between float32 inputs and outputs.
-
-    Args:
-        network: The network; it is converted.
-    """
+    """A network, converted to float16, between inputs and outputs in float32."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network.half()
 
     def forward(self, images: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
-        """The network's output."""
         return self.network(images.half()).float()

@@ -1,6 +1,5 @@
 """Uploads exported files to a repository of the Hugging Face hub."""
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tekapctl.commands.export.format import ExportSource
-from tekapctl.errors import TekapctlError, UsageError, require
+from tekapctl.errors import TekapctlError, UsageError, first_line, require
 from tekapctl.logging import silence_libraries
+from tekapctl.store.atomic import as_json
 
 EXTRA = "hub"
 _FAILED_REQUESTS = {"TransportError", "RequestException"}
@@ -17,11 +17,9 @@ _FAILED_REQUESTS = {"TransportError", "RequestException"}
 
 
 class Hub:
-    """A repository, to which somebody is logged in. Nothing is created before the first upload.
+    """A repository, `USER/NAME` or `NAME` for one's own, to which somebody is logged in.
 
-    Args:
-        repository: `USER/NAME`, or `NAME` for one's own.
-        private: Create it as a private one.
+    Nothing is created before the first upload.
 
     Raises:
         UsageError: The name is not valid, nobody is logged in, or the package huggingface_hub is missing.
@@ -61,8 +59,8 @@ class Hub:
         """
         content: dict[str, Path | bytes] = {
             "README.md": files[0][1],
-            "config.json": _as_json(_config(source)),
-            "preprocessor_config.json": _as_json(_preprocessing(source)),
+            "config.json": as_json(_config(source)),
+            "preprocessor_config.json": as_json(_preprocessing(source)),
         }
         for parts, _ in files:
             for part in parts:
@@ -85,7 +83,7 @@ class Hub:
             with silence_libraries(), _without_bars(self._utils):
                 yield
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            reason = first_line(error)
             kept = " The exported files are kept." if done else ""
             if isinstance(error, self._errors.HfHubHTTPError):
                 refused = error.response.status_code in (401, 403)
@@ -143,7 +141,3 @@ def _preprocessing(source: ExportSource) -> dict[str, Any]:
         "image_mean": list(preprocessing.mean),
         "image_std": list(preprocessing.std),
     }
-
-
-def _as_json(value: object) -> bytes:
-    return json.dumps(value, indent=2).encode() + b"\n"

@@ -28,7 +28,6 @@ class Onnx(Format):
     modules: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
 
     def write(self, source: ExportSource, path: Path) -> None:
-        """The network traced by PyTorch."""
         program = source.program()
         with source.tracing():
             exported = torch.onnx.export(
@@ -71,7 +70,6 @@ class Onnx(Format):
         return run
 
     def runtime(self) -> str:
-        """Onnxruntime on the CPU."""
         return f"onnxruntime {require('export', 'onnxruntime').__version__}"
 
     def snippet(self, file: str) -> str:

@@ -38,7 +38,6 @@ class OpenVino(Format):
             openvino.save_model(model, path, compress_to_fp16=source.precision == "float16")
 
     def parts(self, path: Path) -> tuple[Path, ...]:
-        """Graph and weights."""
         return (path, path.with_suffix(".bin"))
 
     def open(self, path: Path) -> Runner:
@@ -58,7 +57,6 @@ class OpenVino(Format):
         return run
 
     def runtime(self) -> str:
-        """OpenVINO on the CPU."""
         return f"OpenVINO {require(self.extra, 'openvino').__version__.partition('-')[0]}"
 
     def snippet(self, file: str) -> str:

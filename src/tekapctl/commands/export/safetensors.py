@@ -27,7 +27,6 @@ class Safetensors(Format):
         return run_module(trained.load(Reference(str(path), path, f"checkpoint {path}")).network)
 
     def runtime(self) -> str:
-        """PyTorch."""
         return f"PyTorch {torch.__version__}"
 
     def snippet(self, file: str) -> str:

@@ -29,12 +29,10 @@ class TorchExport(Format):
         path.write_bytes(file.getvalue())
 
     def open(self, path: Path) -> Runner:
-        """The program, run by PyTorch."""
         with silence_libraries():
             return run_module(torch.export.load(io.BytesIO(path.read_bytes())).module())
 
     def runtime(self) -> str:
-        """PyTorch."""
         return f"PyTorch {torch.__version__}, exported program"
 
     def snippet(self, file: str) -> str:

@@ -20,7 +20,6 @@ class RandAugment(AugmentSpec):
     magnitude: int = Field(9, ge=0, lt=_BINS, description="Magnitude of the operations, from 0 to 30.")
 
     def apply(self, images: Shaped[Tensor, "batch c h w"], draws: Draws) -> Shaped[Tensor, "batch c h w"]:
-        """Apply `operations` random operations in turn."""
         from tekapctl.data.augment.operations import random_operations, ranges  # torchvision is slow to import
 
         height, width = images.shape[2:]

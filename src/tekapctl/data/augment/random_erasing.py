@@ -30,7 +30,6 @@ class RandomErasing(AugmentSpec):
         return self
 
     def apply(self, images: Shaped[Tensor, "batch c h w"], draws: Draws) -> Shaped[Tensor, "batch c h w"]:
-        """Erase at most one rectangle of each image."""
         _, channels, height, width = images.shape
         colour = draws.integers(256, channels, 1, 1).to(images.dtype)
         chance, area, ratio, top, left = draws.uniform(5).unbind(1)

@@ -27,8 +27,6 @@ _LARGEST_CUT = 0.5
 """Largest side length of the cutout, relative to the image."""
 _GREY = (125, 123, 114)
 """Colour of the cutout."""
-
-
 OPERATIONS: tuple[tuple[Callable[[Tensor, float], Tensor], float, float], ...] = (
     (lambda images, _: images, 0.0, 1.0),
     (lambda images, _: tv.autocontrast(images), 0.0, 1.0),
@@ -50,10 +48,6 @@ OPERATIONS: tuple[tuple[Callable[[Tensor, float], Tensor], float, float], ...] =
 
 def augment_strongly(images: UInt8[Tensor, "batch c h w"], draws: Draws) -> UInt8[Tensor, "batch c h w"]:
     """Augment images strongly.
-
-    Args:
-        images: With one or three channels.
-        draws: Random numbers for them.
 
     Raises:
         UsageError: The images have neither one nor three channels.

@@ -20,7 +20,6 @@ class TrivialAugment(AugmentSpec):
     name: Literal["trivialaugment"] = "trivialaugment"
 
     def apply(self, images: Shaped[Tensor, "batch c h w"], draws: Draws) -> Shaped[Tensor, "batch c h w"]:
-        """Apply one operation to each image."""
         from tekapctl.data.augment.operations import random_operations, ranges  # torchvision is slow to import
 
         available = ranges(shear=0.99, translate=(32.0, 32.0), rotate=135.0, enhance=0.99, bits=(8.0, 2.0))

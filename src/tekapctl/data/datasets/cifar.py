@@ -32,7 +32,6 @@ class CIFAR(InMemorySpec):
     """Of the keys for labels and their names."""
 
     def read(self, folder: Path) -> tuple[Part, Part, tuple[str, ...]]:
-        """Read the pickled batches."""
         needed, archive = [*self.train_files, *self.other_files], folder / self.published[0].name
         if not (folder / needed[0]).is_file() and archive.is_file():
             content = _from_archive(archive, self.inner, needed)

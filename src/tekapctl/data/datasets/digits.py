@@ -23,7 +23,6 @@ class Digits(DataSpec):
     flip: bool = False
 
     def shape(self, downloads: Path) -> Shape:
-        """1,297 training images and 500 test images."""
         return Shape(1797 - TEST_IMAGES, TEST_IMAGES, 10, 1, 8, 8)
 
     def load(self, downloads: Path, *, offline: bool = False) -> Splits:

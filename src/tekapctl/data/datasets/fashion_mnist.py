@@ -50,7 +50,6 @@ class FashionMNIST(InMemorySpec):
     std: ClassVar = (0.3530,)
 
     def read(self, folder: Path) -> tuple[Part, Part, tuple[str, ...]]:
-        """Read the IDX files."""
         train, train_labels, test, test_labels = (_read(folder, name) for name in FILES)
         return (train.unsqueeze(1), train_labels.long()), (test.unsqueeze(1), test_labels.long()), CLASSES
 

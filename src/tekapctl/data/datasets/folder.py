@@ -40,11 +40,9 @@ class FolderImages(ClassFolders):
     name: Literal["folder"] = "folder"
 
     def listing(self, downloads: Path) -> Listing:
-        """The files of the folder."""
         if self.absolute_folder is None:
             raise UsageError("The dataset folder needs a folder.", "Write it as `data=folder:PATH`.")
         return self.listing_of(Path(self.absolute_folder))
 
     def fetch(self, downloads: Path, **_: Any) -> str:
-        """Nothing to do."""
         return "is a folder of yours, nothing to fetch"

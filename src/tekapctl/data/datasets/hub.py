@@ -17,7 +17,7 @@ from tekapctl.data.fetching import replace_folder
 from tekapctl.data.files.decoding import SUFFIXES
 from tekapctl.data.files.listing import Listing, count, few, images_under
 from tekapctl.data.spec import DATASETS
-from tekapctl.errors import TekapctlError, UsageError, require
+from tekapctl.errors import TekapctlError, UsageError, first_line, require
 from tekapctl.store.download import local_path
 from tekapctl.store.http import Report, silent
 
@@ -56,7 +56,6 @@ class HubImages(ClassFolders):
 
     @property
     def described(self) -> str:
-        """How it is written."""
         return f"hf:{self.repository}"
 
     @property
@@ -68,13 +67,11 @@ class HubImages(ClassFolders):
         return found["repo"], found["config"], found["label"]
 
     def location(self, downloads: Path) -> Path:
-        """The folder into which it is fetched."""
         repo, config, label = self._parts
         parts = ("hf", repo.replace("/", "--"), config and f"@{config}", label and f"+{label}")
         return downloads / "--".join(part for part in parts if part)
 
     def listing(self, downloads: Path) -> Listing:
-        """The fetched files."""
         folder = self.location(downloads)
         if not folder.is_dir():
             raise UsageError(
@@ -122,9 +119,8 @@ class HubImages(ClassFolders):
         except UsageError:
             raise
         except Exception as error:  # reading downloaded files may raise anything
-            why = next(iter(str(error).splitlines()), type(error).__name__)
             raise TekapctlError(
-                f"{self.described} could not be fetched: {why.rstrip('.')}.",
+                f"{self.described} could not be fetched: {first_line(error)}.",
                 "Check its name, its @CONFIG and the network, or name a folder of its files as `source`.",
             ) from None
 

@@ -34,7 +34,6 @@ class ImageNet(ImageFilesSpec):
         )
 
     def listing(self, downloads: Path) -> Listing:
-        """The files in train and val."""
         folder = Path(self.absolute_folder or downloads / self.name)
         if not (folder / "train").is_dir() or not (folder / "val").is_dir():
             raise UsageError(

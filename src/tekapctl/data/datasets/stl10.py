@@ -44,7 +44,6 @@ class STL10(InMemorySpec):
     inner: ClassVar = "stl10_binary"
 
     def read(self, folder: Path) -> tuple[Part, Part, tuple[str, ...]]:
-        """Read the files of pixels and labels."""
 
         def part(name: str) -> Part:
             # Columns come before rows, and classes start at 1.
@@ -54,7 +53,6 @@ class STL10(InMemorySpec):
         return part("train"), part("test"), CLASSES
 
     def unpack(self, file: Downloaded, folder: Path, name: str) -> None:
-        """Keep the labelled files of the archive."""
         # The unlabelled images come last and are most of the archive.
         sizes = {f"{self.inner}/{name}": size for name, size in _SIZES.items()}
         with closing(wanted(file.path, sizes, max_bytes=_MAX_ARCHIVE)) as found:

@@ -21,8 +21,6 @@ _HEADER = 128
 _COMPRESSED = 15
 """MATLAB's number for a compressed element."""
 _PIECE = 1 << 20
-
-
 _FILES = {"train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373", "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3"}
 
 
@@ -42,7 +40,6 @@ class SVHN(InMemorySpec):
     inner: ClassVar = "SVHN"
 
     def read(self, folder: Path) -> tuple[Part, Part, tuple[str, ...]]:
-        """Read the MATLAB files."""
         train, test = (_part(folder / name) for name in _FILES)
         return train, test, tuple("0123456789")
 

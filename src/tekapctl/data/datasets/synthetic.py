@@ -41,7 +41,6 @@ class Synthetic(DataSpec):
         return self
 
     def shape(self, downloads: Path) -> Shape:
-        """As set."""
         return Shape(self.samples, self.test_samples, self.classes, self.channels, self.size, self.size)
 
     def load(self, downloads: Path, *, offline: bool = False) -> Splits:

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 from tekapctl.data.fetching import PublishedFile
 from tekapctl.data.files.listing import Listing, few, images_under
 from tekapctl.data.image_files import ImageFilesSpec
-from tekapctl.data.spec import DATASETS, Shape, find_folder
+from tekapctl.data.in_memory import find_folder
+from tekapctl.data.spec import DATASETS, Shape
 from tekapctl.errors import UsageError
 from tekapctl.store.archive import unpack_zip
 from tekapctl.store.download import Downloaded
@@ -29,7 +30,6 @@ class TinyImageNet(ImageFilesSpec):
     address: ClassVar[str] = ADDRESS
 
     def shape(self, downloads: Path) -> Shape:
-        """100,000 training images and 10,000 test images."""
         return Shape(100_000, 10_000, 200, self.image_channels, self.image_size, self.image_size)
 
     def listing(self, downloads: Path) -> Listing:
@@ -53,7 +53,6 @@ class TinyImageNet(ImageFilesSpec):
         return [PublishedFile(f"{INNER}.zip", [self.address], MAX_BYTES)]
 
     def unpack(self, file: Downloaded, folder: Path, name: str) -> None:
-        """Unpack the archive."""
         unpack_zip(file.path, folder, inside=INNER)
 
     def check(self, folder: Path) -> str:

@@ -4,7 +4,7 @@ import math
 import os
 import random
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,8 +40,6 @@ _ROTATED = (5, 6, 7, 8)
 
 Box = tuple[float, float, float, float]
 """Left, top, right and lower edge in pixels."""
-Choose = Callable[[int, int], Box]
-"""Chooses a crop of an image of a given width and height."""
 
 
 class DamagedImageError(Exception):
@@ -89,10 +87,6 @@ def decode(
 
 def decode_whole(path: Path | str, channels: int) -> UInt8[Tensor, "c h w"]:
     """Decode an image at its full size and apply its EXIF orientation.
-
-    Args:
-        path: The file, in one of `FORMATS`.
-        channels: 1 for grayscale, 3 for colour.
 
     Raises:
         DamagedImageError: The file is missing, not an image, damaged or too large.
@@ -170,12 +164,9 @@ def _center(across: int, down: int, size: tuple[int, int], fraction: float) -> B
 
 
 def random_crop(across: int, down: int, seed: int) -> Box:
-    """A random crop as torchvision's RandomResizedCrop chooses it.
+    """A random crop of an image of a size in pixels, as torchvision's RandomResizedCrop chooses it.
 
-    Args:
-        across: Width of the image in pixels.
-        down: Height of the image in pixels.
-        seed: Equal seeds give equal crops.
+    Equal seeds give equal crops.
     """
     draw = random.Random(seed)
     for _ in range(_ATTEMPTS):

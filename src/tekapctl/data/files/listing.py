@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from tekapctl.data.files.decoding import SUFFIXES
-from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.errors import TekapctlError, UsageError, counted
 from tekapctl.store.home import expand_user
 
 _TEST_FOLDERS = ("test", "val", "validation", "valid")
@@ -17,14 +17,9 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Listing:
-    """The image files of a dataset.
+    """The image files of a dataset with their class numbers, and the names of the classes.
 
-    Attributes:
-        classes: Class names, by number.
-        train: Training files with their class numbers.
-        test: Test files with their class numbers.
-        notes: What the user should know about them.
-        split: How training and test images were separated.
+    `notes` are what the user should know, and `split` says how training and test images were separated.
     """
 
     classes: tuple[str, ...]
@@ -118,8 +113,7 @@ def few(items: Iterable[object]) -> str:
 
 def count(items: Sized, noun: str) -> str:
     """The number of items with their noun, such as `2 classes`."""
-    plural = "es" if noun.endswith("s") else "s"
-    return f"{len(items):,} {noun}{'' if len(items) == 1 else plural}"
+    return counted(len(items), noun)
 
 
 def _modification_times(folders: Iterable[Path]) -> dict[Path, int]:

@@ -171,12 +171,7 @@ Found = tuple[Tensor, tuple[tuple[str, str], ...]]
 
 
 class Loader:
-    """Decodes images in the order of the requests; its worker processes persist over epochs.
-
-    Args:
-        files: The images.
-        pinned: Whether to put batches in pinned memory.
-    """
+    """Decodes images in the order of the requests; its worker processes persist over epochs."""
 
     def __init__(self, files: ImageFiles, *, pinned: bool) -> None:
         self._order: list[Request] = []
@@ -202,13 +197,7 @@ Decoded = tuple[tuple[str, ...], Tensor, tuple[tuple[str, str], ...]]
 
 
 def stream_paths(paths: Iterable[str], like: ImageFiles, size: int, *, pinned: bool = False) -> Iterator[Decoded]:
-    """Decode image files in batches and in order as their paths come, a few batches ahead of the reader.
-
-    Args:
-        paths: Any number of paths, which may come slowly.
-        like: How to decode them, and with how many workers.
-        size: Images per batch.
-        pinned: Whether to put batches in pinned memory.
+    """Decode image files as `like` does, in batches and in order as paths come, a few batches ahead of the reader.
 
     Raises:
         TekapctlError: A worker process has died.

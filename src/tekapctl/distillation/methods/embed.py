@@ -41,10 +41,6 @@ class Embed(TwoSidedMethod):
     """The distance of the averaged projections from the teacher's embedding.
 
     Several projections end with a ReLU, unless the teacher has embeddings with negative entries, as transformers do.
-
-    Args:
-        spec: The settings.
-        pair: The networks.
     """
 
     couples_samples = False

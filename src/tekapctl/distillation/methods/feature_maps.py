@@ -72,10 +72,6 @@ def of_one_size(student: Map, teacher: Map) -> MapPair:
 class FeatureMapMethod(TwoSidedMethod):
     """A loss of pairs of feature maps, which `pairing` declares; by default the sum of `pair_loss` over the pairs.
 
-    Args:
-        spec: The method's settings.
-        pair: The networks.
-
     Raises:
         UsageError: A network has too few maps, or the channels of a pair differ where they must not.
     """

@@ -31,14 +31,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class About:
-    """Where a method comes from, for `tekapctl methods` and the docs.
-
-    Attributes:
-        paper: Title of the paper.
-        year: Its year.
-        formula: The loss.
-        note: Anything else a user should know.
-    """
+    """Where a method comes from, its formula, and what else a user should know, for `tekapctl methods` and the docs."""
 
     paper: str
     year: int
@@ -200,21 +193,11 @@ class MethodSpec(Settings, ABC):
             raise TypeError(f"{cls.__name__} does not declare what it reads, such as requires = Requires(logits=True)")
 
     def init_lr(self, student: str) -> float | None:
-        """The published learning rate of the method's init stage; None for the run's.
-
-        Args:
-            student: Name of the student's network.
-        """
+        """The published learning rate of the method's init stage for a student's network; None for the run's."""
         return None
 
     def memory_bytes(self, samples: int, batch_size: int, teachers: int) -> int:
-        """Upper bound on what the loss keeps in memory, in bytes, beside networks and activations.
-
-        Args:
-            samples: Training images.
-            batch_size: Images per step.
-            teachers: Number of teachers.
-        """
+        """Upper bound on what the loss keeps in memory, in bytes, beside networks and activations."""
         return 0
 
     def learner(self, student: Network, pair: Pair) -> Network:

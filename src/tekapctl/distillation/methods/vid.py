@@ -36,12 +36,7 @@ class VIDSpec(MethodSpec):
 
 
 class Prediction(NamedTuple):
-    """A Gaussian for each channel.
-
-    Attributes:
-        mean: At each place.
-        variance: Of each channel.
-    """
+    """A Gaussian for each channel."""
 
     mean: Map
     variance: Float[Tensor, "1 _c 1 1"]

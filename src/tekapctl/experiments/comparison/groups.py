@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tekapctl.errors import UsageError
-from tekapctl.experiments.identity import flat_items, identifying, in_words
+from tekapctl.experiments.identity import identifying, in_words
+from tekapctl.settings import flat_items
 from tekapctl.spec import StudentSpec, TeacherSpec, load_of_run, read_file
 from tekapctl.spec.run import CHOICES
 from tekapctl.store.home import Home

@@ -1,8 +1,9 @@
 """The table of methods and pairs as text, Markdown, LaTeX and CSV."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
+from tekapctl.errors import counted
 from tekapctl.experiments.comparison.pairs import Cell, PairTable
 from tekapctl.experiments.comparison.statistics import ALPHA, Summary
 from tekapctl.experiments.comparison.table import comma_separated, escape_latex, markdown, number
@@ -27,17 +28,20 @@ def mean_and_std(top1: Summary | None, sign: str = "±") -> str:
 
 def plain_cells(table: PairTable) -> list[list[str]]:
     """The table as text without its heading, teachers first."""
+    return _rows(table, lambda cell: f"{mean_and_std(cell.top1)} {cell.mark}".rstrip())
+
+
+def _rows(table: PairTable, text: Callable[[Cell], str]) -> list[list[str]]:
     teachers = [[TEACHER, *map(mean_and_std, table.teachers)]] if any(table.teachers) else []
     return teachers + [
-        [label, *("" if cell is None else f"{mean_and_std(cell.top1)} {cell.mark}".rstrip() for cell in cells)]
-        for label, cells in table.rows.items()
+        [label, *("" if cell is None else text(cell) for cell in cells)] for label, cells in table.rows.items()
     ]
 
 
 def caption(table: PairTable, *, bold: bool) -> list[str]:
     """What the table shows, in sentences; the marks are written as `*` and `†`."""
     least, most = table.seeds
-    seeds = f"{most} seed{'s' if most > 1 else ''}" if least == most else f"{least} to {most} seeds"
+    seeds = counted(most, "seed") if least == most else f"{least} to {most} seeds"
     spread = f"mean ± standard deviation over {seeds}" if most > 1 else "one seed"
     found = [f"Top-1 accuracy (%) on the test images at the end of training, {spread}."]
     if bold:
@@ -46,7 +50,7 @@ def caption(table: PairTable, *, bold: bool) -> list[str]:
     if tested:
         found.append(
             f"* significantly better, † significantly worse than {table.baseline} (paired t-test over seeds, "
-            f"Holm-corrected for {len(tested)} comparison{'s' if len(tested) > 1 else ''}, α = {ALPHA})."
+            f"Holm-corrected for {counted(len(tested), 'comparison')}, α = {ALPHA})."
         )
     return found
 
@@ -54,16 +58,12 @@ def caption(table: PairTable, *, bold: bool) -> list[str]:
 def pairs_markdown(table: PairTable) -> str:
     """The table as Markdown, with its caption below."""
 
-    def text(cell: Cell | None) -> str:
-        if cell is None:
-            return ""
+    def text(cell: Cell) -> str:
         value = mean_and_std(cell.top1)
         return (f"**{value}**" if cell.best else value) + cell.mark.replace("*", "\\*")
 
-    teachers = [[TEACHER, *map(mean_and_std, table.teachers)]] if any(table.teachers) else []
-    rows = [[label, *map(text, cells)] for label, cells in table.rows.items()]
     told = " ".join(caption(table, bold=True)).replace("*", "\\*")
-    return f"{markdown([['method', *heads(table, '→')], *teachers, *rows])}\n{told}\n"
+    return f"{markdown([['method', *heads(table, '→')], *_rows(table, text)])}\n{told}\n"
 
 
 def pairs_csv(table: PairTable) -> str:

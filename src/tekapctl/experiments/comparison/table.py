@@ -14,17 +14,10 @@ from tekapctl.experiments.comparison.statistics import ALPHA, Difference, Summar
 
 @dataclass(frozen=True)
 class Row:
-    """A group's results; accuracies are fractions from 0 to 1.
+    """A group's results; accuracies are fractions from 0 to 1, and means are over seeds.
 
-    Attributes:
-        label: The group.
-        top1: Top-1 accuracy after the last epoch.
-        best_top1: Mean top-1 accuracy of the best epochs.
-        agreement: Mean fraction of test images on which student and teacher predict the same class.
-        parameters: Parameters of the network.
-        seconds: Mean training time.
-        difference: Difference of `top1` from the baseline, paired by seed; None for the baseline.
-        p_holm: Its p-value, Holm-adjusted for all rows.
+    The difference is that of `top1` from the baseline, paired by seed; None for the baseline. Its p-value is
+    Holm-adjusted for all rows.
     """
 
     label: str

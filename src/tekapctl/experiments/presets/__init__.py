@@ -1,7 +1,7 @@
 """Published experiments: settings, accuracies and sources."""
 
 from tekapctl.experiments.presets.notice import by_hand, changed, listed, taken
-from tekapctl.experiments.presets.preset import PAIRS, Preset, Published, flat, for_pair, preset, presets, published
+from tekapctl.experiments.presets.preset import PAIRS, Preset, Published, for_pair, preset, presets, published
 
 __all__ = [
     "PAIRS",
@@ -9,7 +9,6 @@ __all__ = [
     "Published",
     "by_hand",
     "changed",
-    "flat",
     "for_pair",
     "listed",
     "preset",

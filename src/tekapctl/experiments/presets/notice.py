@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from tekapctl.experiments.presets.preset import Preset, flat
+from tekapctl.experiments.presets.preset import Preset
 from tekapctl.models import is_known
+from tekapctl.settings import flat_items
 from tekapctl.spec import StudentSpec, parse, to_dict
 
 _NOT_PUBLISHED = {
@@ -31,10 +32,10 @@ def taken(preset: Preset, spec: StudentSpec, given: Collection[str]) -> dict[str
 
     `given` has the paths of the fields that were given by hand.
     """
-    ours = flat(to_dict(spec))
+    ours = dict(flat_items(to_dict(spec)))
     return {
         path: value
-        for path, value in flat(preset.settings).items()
+        for path, value in flat_items(preset.settings)
         if path != "method.name" and path in ours and _same(ours[path], value)
         if not _is_given(path, given) and _is_used(path, spec)
     }
@@ -44,7 +45,7 @@ def changed(preset: Preset, spec: StudentSpec) -> dict[str, Any]:
     """The fields in which a run differs from a published experiment, whatever its seed, device and teacher's file."""
     published = parse(preset.table)
     assert isinstance(published, StudentSpec)
-    ours, theirs = (flat(to_dict(each.canonical)) for each in (spec, published))
+    ours, theirs = (dict(flat_items(to_dict(each.canonical))) for each in (spec, published))
     found = {}
     for path in dict.fromkeys([*ours, *theirs]):
         is_ours = path == "teacher" and not is_known(spec.teacher)

@@ -1,9 +1,8 @@
 """Published experiments, from `published.json`: settings, accuracies and where both are stated."""
 
 import copy
-import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -12,8 +11,9 @@ from typing import Any, Literal
 from tekapctl import models
 from tekapctl.distillation.angular import PUBLISHED_VIEWS
 from tekapctl.distillation.methods import METHODS
+from tekapctl.distillation.tekap import NO_TEKAP
 from tekapctl.errors import UsageError
-from tekapctl.experiments.identity import flat_items
+from tekapctl.registry import did_you_mean
 from tekapctl.spec import StudentSpec, merged
 
 Dataset = Literal["cifar100", "imagenet"]
@@ -77,16 +77,15 @@ PAIRS = (
 _IMAGENET_PAIR = ("resnet34", "resnet18")
 """The pair of torchvision's networks that most papers compare on ImageNet."""
 
-_NO_TEKAP = {"logit": {"teachers": 0}, "feature": {"teachers": 0}}
 _VIEWS = {"views": PUBLISHED_VIEWS}
 _KD = {"method": "kd", "gamma": 0.1, "alpha": 0.9, "beta": 0.0}
 _CRD = {"method": "crd", "gamma": 1.0, "alpha": 0.0, "beta": 0.8}
 _BOTH = {"method": "crd", "gamma": 1.0, "alpha": 1.0, "beta": 0.8}
-_STANDARDIZED = {"tekap": _NO_TEKAP, "standardize_logits": True}
+_STANDARDIZED = {"tekap": NO_TEKAP, "standardize_logits": True}
 _WAYS: dict[str, dict[str, Any]] = {
-    "kd": {**_KD, "tekap": _NO_TEKAP},
-    "crd": {**_CRD, "tekap": _NO_TEKAP},
-    "crd-kd": {**_BOTH, "tekap": _NO_TEKAP},
+    "kd": {**_KD, "tekap": NO_TEKAP},
+    "crd": {**_CRD, "tekap": NO_TEKAP},
+    "crd-kd": {**_BOTH, "tekap": NO_TEKAP},
     "tekap-l": _KD,
     "tekap-f": _CRD,
     "tekap-fl": _BOTH,
@@ -99,7 +98,7 @@ _WAYS: dict[str, dict[str, Any]] = {
         "method": {"name": "dkd", "target_weight": 9.0, "non_target_weight": 72.0, "temperature": 2.0},
     },
     "mlkd-ls": {**_STANDARDIZED, "method": "mlkd", "beta": 9.0},
-    "dot": {**_KD, "tekap": _NO_TEKAP, "optimizer": {"name": "dot"}},
+    "dot": {**_KD, "tekap": NO_TEKAP, "optimizer": {"name": "dot"}},
 }
 """TeKAP and Angular-KD at the logit level (l), the feature level (f) and both (fl), and what they are built on; methods
 with standardised logits (ls); KD with DOT. Any other way is the method of that name."""
@@ -160,7 +159,7 @@ class Preset:
                 "Choose a method and networks yourself.",
             )
         way = _VARIANTS.get(self.way, self.way)
-        values = dict(_WAYS.get(way, {"method": way, "tekap": _NO_TEKAP}))
+        values = dict(_WAYS.get(way, {"method": way, "tekap": NO_TEKAP}))
         library = ""
         if self.dataset == "imagenet":
             values, library = merged(_IMAGENET, values), "torchvision:"
@@ -214,8 +213,8 @@ def preset(name: str) -> Preset:
     """
     known = {found.name: found for found in presets()}
     if name not in known:
-        near = difflib.get_close_matches(name, [each for each, one in known.items() if one.is_runnable], cutoff=0.5)
-        remedy = f"Did you mean {' or '.join(near)}?" if near else "`tekapctl presets` lists them."
+        runnable = (each for each, one in known.items() if one.is_runnable)
+        remedy = did_you_mean(name, runnable) or "`tekapctl presets` lists them."
         raise UsageError(f"There is no preset named {name!r}.", remedy)
     return known[name]
 
@@ -259,8 +258,3 @@ def _ways(spec: StudentSpec) -> Iterator[str]:
     yield way
     if method.name == "crd" and way == "crd-kd":
         yield "crd"
-
-
-def flat(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a nested table by their dotted paths."""
-    return dict(flat_items(table))

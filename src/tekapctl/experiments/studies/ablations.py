@@ -6,7 +6,7 @@ from pydantic import Field
 
 from tekapctl.distillation.angular import PUBLISHED_VIEWS
 from tekapctl.distillation.perturbations import PERTURBATIONS
-from tekapctl.distillation.tekap import Distribution, KnownPerturbation
+from tekapctl.distillation.tekap import NO_TEKAP, Distribution, KnownPerturbation
 from tekapctl.errors import UsageError
 from tekapctl.experiments.studies.contrasts import Contrast, mean_of, trend, versus
 from tekapctl.experiments.studies.study import (
@@ -200,5 +200,5 @@ def _with_views(spec: StudentSpec) -> StudentSpec:
     if spec.method.requires.level == "logit":
         weights["beta"] = spec.beta * weight
     views = {**to_dict(spec)["angular"], "views": PUBLISHED_VIEWS}
-    without = with_tekap(spec, {"logit": {"teachers": 0}, "feature": {"teachers": 0}})
+    without = with_tekap(spec, NO_TEKAP)
     return changed(without, angular=views, **weights)

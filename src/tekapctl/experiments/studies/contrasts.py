@@ -12,13 +12,10 @@ from tekapctl.experiments.comparison.statistics import ALPHA, Difference, holm, 
 
 @dataclass(frozen=True)
 class Measured:
-    """A finished run with what was measured of its network afterwards.
+    """A finished run with what was measured of its network afterwards; None is what the study does not need.
 
-    Attributes:
-        finished: The run.
-        evaluation: Robustness and transfer measurements; None if the study needs none.
-        macs: Multiply-accumulates of its training; None if the study does not count them.
-        teacher_macs: Multiply-accumulates of training its teachers (and theirs), as far as the study trains them.
+    `macs` are the multiply-accumulates of its training, and `teacher_macs` those of training its teachers (and theirs),
+    as far as the study trains them.
     """
 
     finished: Finished

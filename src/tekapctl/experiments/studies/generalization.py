@@ -37,7 +37,6 @@ class FewShot(Study):
     ] = (0.05, 0.1, 0.25, 0.5, 1.0)
 
     def design(self, setup: StudySetup) -> Design:
-        """The standard arms for each fraction."""
         whole = setup.spec.data.train_fraction
         fractions = [fraction * whole for fraction in sorted(set(self.fractions))]
         return _over_data(setup, "train_fraction", fractions, "fraction", "fraction of the training images")
@@ -54,7 +53,6 @@ class Imbalance(Study):
     ] = (10.0, 20.0, 50.0, 100.0)
 
     def design(self, setup: StudySetup) -> Design:
-        """The standard arms for each imbalance factor."""
         return _over_data(setup, "imbalance", sorted(set(self.factors)), "imbalance", "imbalance factor")
 
 
@@ -81,7 +79,6 @@ class Robustness(Study):
     limit: int = Field(2000, ge=1, description="Number of test images, evenly spaced.")
 
     def design(self, setup: StudySetup) -> Design:
-        """The standard arms, each network under each kind of shift."""
         arms, labels = standard_arms(setup.spec)
         attacks = ("fgsm", "pgd") if self.epsilons else ()
         corruptions = tuple(CORRUPTIONS) if self.severities else ()
@@ -112,7 +109,6 @@ class Transfer(Study):
     ] = ()
 
     def design(self, setup: StudySetup) -> Design:
-        """The standard arms, each network probed on each dataset."""
         arms, labels = standard_arms(setup.spec)
         datasets = self.datasets or _AT_HAND.get(setup.spec.data.name, _PUBLISHED)
         outcomes = [TOP1, *(probed(dataset) for dataset in datasets)]

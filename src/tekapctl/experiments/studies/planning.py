@@ -23,14 +23,10 @@ from tekapctl.train import trained
 
 @dataclass(frozen=True)
 class Planned:
-    """A study that is ready to run.
+    """A study that is ready to run as a sweep.
 
-    Attributes:
-        name: The study's name.
-        study: The study with its settings.
-        blocks: The study's design for each combination of varied fields, by their values; "" if nothing is varied.
-        plan: The sweep.
-        groups: The sweep's group of each arm; arms that are the same experiment share a group.
+    `blocks` has its design for each combination of varied fields, by their values; "" if nothing is varied. `groups`
+    has the sweep's group of each arm; arms that are the same experiment share a group.
     """
 
     name: str
@@ -156,11 +152,7 @@ def _setup(
 
 
 def _check_prerequisites(prerequisites: Iterable[Arm], designs: Iterable[Design], seeds: range) -> None:
-    """Check that no prerequisite is itself an arm of the study.
-
-    Raises:
-        UsageError: One is.
-    """
+    """Check that no prerequisite is itself an arm of the study."""
     own = {identity.experiment(arm.spec): arm.label for design in designs for arm in design.arms}
     for each in prerequisites:
         label = own.get(identity.experiment(each.spec))

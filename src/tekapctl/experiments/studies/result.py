@@ -19,10 +19,9 @@ from tekapctl.experiments.studies.contrasts import MACS, Estimate, Measured, Out
 from tekapctl.experiments.studies.planning import Planned
 from tekapctl.experiments.studies.study import Arm
 from tekapctl.experiments.sweeps.cost import estimated
-from tekapctl.experiments.sweeps.folder import as_json, read_table
 from tekapctl.experiments.sweeps.plan import Trial
 from tekapctl.experiments.sweeps.state import Standing
-from tekapctl.store.atomic import atomic_write
+from tekapctl.store.atomic import as_json, atomic_write, read_json
 from tekapctl.store.home import Home
 from tekapctl.store.run import Run
 
@@ -64,7 +63,7 @@ def _evaluation(run: Run, label: str, request: Request, limit: int | None, home:
     asked = {**asdict(request), "limit": limit, "version": __version__}
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     path = run.path / "evaluations" / f"{key}.json"
-    found = read_table(path)
+    found = read_json(path)
     if not _is_whole(found, request):
         logger.info(f"measuring {label}")
         found = evaluate(home, run.id, robustness=request, limit=limit, with_teacher=False)

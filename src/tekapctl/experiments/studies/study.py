@@ -19,13 +19,9 @@ from tekapctl.spec.effects import EFFECTS, OF_CRD, keep
 
 @dataclass(frozen=True)
 class Arm:
-    """A training configuration that a study compares over seeds.
+    """A training configuration that a study compares over seeds, which the study sets.
 
-    Attributes:
-        label: Its name.
-        spec: How it is trained; the study sets the seed.
-        series: Its line in the study's chart, if the study has one.
-        x: Its place on the chart's horizontal axis.
+    In the study's chart it is the point at `x` on the line `series`.
     """
 
     label: str

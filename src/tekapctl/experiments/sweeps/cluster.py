@@ -21,7 +21,7 @@ from tekapctl.experiments.sweeps.trial import run_trial
 from tekapctl.logging import ROOT
 from tekapctl.store.home import Home
 from tekapctl.store.metrics import split_of, top1_of
-from tekapctl.train.callbacks import StoppedError
+from tekapctl.train.callbacks import NullCallback, StoppedError
 
 Cluster = Literal["slurm", "local-jobs"]
 _EXECUTORS: dict[Cluster, str] = {"slurm": "slurm", "local-jobs": "local"}
@@ -74,12 +74,8 @@ class Job:
         return require("slurm", "submitit").helpers.DelayedSubmission(self)
 
 
-class _Log:
+class _Log(NullCallback):
     """Logs a line per epoch."""
-
-    def on_start(self, epochs: int, steps: int, first_epoch: int) -> None: ...
-
-    def on_step(self, epoch: int, step: int) -> None: ...
 
     def on_epoch(self, metrics: Mapping[str, float | int]) -> None:
         os.write(2, f"epoch {metrics['epoch']}: {split_of(metrics)} top-1 {100 * top1_of(metrics):.2f} %\n".encode())

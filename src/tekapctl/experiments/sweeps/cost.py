@@ -3,27 +3,23 @@
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from tekapctl.commands.bench import measure_alone, measure_steps
+from tekapctl.commands.bench import measure
 from tekapctl.commands.cost import Cost, estimate
 from tekapctl.commands.warm_cache import Report
 from tekapctl.device import describe, resolve_device
 from tekapctl.errors import TekapctlError
 from tekapctl.experiments import identity
-from tekapctl.experiments.sweeps.folder import SweepFolder, as_json, read_table
+from tekapctl.experiments.sweeps.folder import SweepFolder
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.experiments.sweeps.state import Standing
 from tekapctl.experiments.sweeps.trial import taught_by
 from tekapctl.spec import StudentSpec, TeacherSpec
-from tekapctl.store.atomic import atomic_write
+from tekapctl.store.atomic import as_json, atomic_write, read_json
 from tekapctl.store.home import Home
 
 logger = logging.getLogger(__name__)
-
-STEPS = 3
-"""Timed steps, after untimed ones."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +35,6 @@ class GroupCost:
     macs: float
     memory_bytes: int
     seconds: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 def costs(
@@ -89,16 +81,13 @@ def _by_network(trial: Trial) -> TeacherSpec | StudentSpec:
 def _seconds(trial: Trial, folder: SweepFolder) -> float | None:
     """Time per trial, measured now or before."""
     spec, path = _by_network(trial), folder.path / "measured.json"
-    known = {key: each for key, each in read_table(path).items() if type(each) in (int, float) and each < math.inf}
+    known = {key: each for key, each in read_json(path).items() if type(each) in (int, float) and each < math.inf}
     cached = isinstance(spec, StudentSpec) and spec.cache_teacher
     how = f"{describe(resolve_device(spec.device))}, compiled {spec.compile}, graph {spec.graph}, cached {cached}"
     key = f"{how}: {identity.group(identity.identity(spec, {}))}"
     if key not in known:
         try:
-            if isinstance(spec, StudentSpec):
-                known[key] = measure_steps(spec, folder.home, STEPS).run_seconds
-            else:
-                known[key] = measure_alone(spec, folder.home, STEPS)
+            known[key] = measure(spec, folder.home).seconds
         except TekapctlError as error:
             logger.info(f"could not measure {trial.group}: {error.problem}")
             return None

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.spec import parse, to_dict
-from tekapctl.store.atomic import atomic_write, make_folder
+from tekapctl.store.atomic import as_json, atomic_write, make_folder, read_json
 from tekapctl.store.home import Home
 
 CLUSTERS = ("slurm", "local-jobs")
@@ -74,7 +74,7 @@ class SweepFolder:
         """The cluster's jobs, by trial: `id` and `cluster`."""
         return {
             digest: job
-            for digest, job in read_table(self.path / "jobs.json").items()
+            for digest, job in read_json(self.path / "jobs.json").items()
             if isinstance(job, dict)
             and isinstance(job.get("id"), str)
             and _JOB.fullmatch(job["id"])
@@ -85,20 +85,6 @@ class SweepFolder:
         """Record jobs of the cluster."""
         with FileLock(make_folder(self.path) / ".jobs.lock"):
             atomic_write(self.path / "jobs.json", as_json({**self.jobs(), **jobs}))
-
-
-def as_json(values: Any) -> bytes:
-    """The contents of a JSON file."""
-    return (json.dumps(values, indent=2) + "\n").encode()
-
-
-def read_table(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if the file is missing or damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 class NotYetError(TekapctlError):

@@ -52,16 +52,9 @@ class _Worker(NamedTuple):
 
 
 class LocalSweep:
-    """Runs a sweep in processes of this machine.
+    """Runs a sweep in processes of this machine, which get the devices `on` in turn, or without any each spec's own.
 
-    Args:
-        plan: The sweep.
-        folder: Its folder.
-        workers: Number of processes at a time.
-        on: Devices that are assigned to them in turn; empty to use each spec's own.
-        retry: Retry failed trials.
-        again: The command that resumes the sweep, for the user.
-        show: Progress callback.
+    The user is told to resume it with the command `again`; `show` is called as it proceeds.
     """
 
     def __init__(

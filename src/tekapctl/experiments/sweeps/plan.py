@@ -13,9 +13,9 @@ from pydantic import Field, ValidationError
 
 from tekapctl.errors import UsageError
 from tekapctl.experiments import identity
-from tekapctl.experiments.identity import Identity, experiment, flat_items, in_words
+from tekapctl.experiments.identity import Identity, experiment, in_words
 from tekapctl.experiments.presets import preset, presets
-from tekapctl.settings import Settings
+from tekapctl.settings import Settings, flat_items
 from tekapctl.spec import StudentSpec, TeacherSpec, merged, parse, read_file
 
 _SHOWN = 5
@@ -49,13 +49,9 @@ class SweepFile(Settings):
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a sweep.
+    """One run of a sweep; it shares its group with trials that differ only in their seed.
 
-    Attributes:
-        label: Its name.
-        group: The name that it shares with trials that differ only in their seed.
-        spec: Its spec, as the file has it.
-        requires: Trials that are its teachers, by their names in the spec.
+    `requires` are the trials that are its teachers, by their names in the spec.
     """
 
     label: str

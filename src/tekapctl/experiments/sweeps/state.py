@@ -10,10 +10,10 @@ from tekapctl.errors import UsageError
 from tekapctl.experiments import identity
 from tekapctl.experiments.comparison.groups import Group, read_finished
 from tekapctl.experiments.comparison.statistics import Summary
-from tekapctl.experiments.sweeps.folder import MARK, SweepFolder, lock_file, read_table
+from tekapctl.experiments.sweeps.folder import MARK, SweepFolder, lock_file
 from tekapctl.experiments.sweeps.plan import Plan, Trial
 from tekapctl.spec import StudentSpec, load_of_run
-from tekapctl.store.atomic import sha256
+from tekapctl.store.atomic import read_json, sha256
 from tekapctl.store.home import Home
 from tekapctl.store.locks import is_locked
 from tekapctl.store.run import Run, Status
@@ -29,17 +29,11 @@ _BEST = ("finished", "running", "interrupted", "failed")
 
 @dataclass(frozen=True)
 class Standing:
-    """The state of a trial.
+    """The state of a trial: `queued` if submitted to a cluster, `waiting` if not started.
 
-    Attributes:
-        state: `queued` if submitted to a cluster, `waiting` if not started.
-        run: The id of its run, if it has started.
-        epoch: Completed epochs.
-        top1: Top-1 accuracy on the test images after the last epoch (0 to 1) of a finished run.
-        val_top1: The same on its validation images, if it has any.
-        error: Why it failed or was interrupted.
-        diverged: Whether it failed because its loss or its outputs were no longer finite.
-        note: Why one of its runs does not count.
+    The accuracies (0 to 1) of a finished run are those after the last epoch, on the test and on the validation images.
+    It has `diverged` if it failed because its loss or its outputs were no longer finite. `note` says why one of its
+    runs does not count.
     """
 
     state: State
@@ -181,14 +175,14 @@ def _standing(run: Run, status: State) -> Standing:
 
 def _marked(run: Run) -> str | None:
     """The trial of a run; None if it is not part of a sweep."""
-    mark = read_table(run.path / MARK)
+    mark = read_json(run.path / MARK)
     return str(mark["trial"]) if "trial" in mark else None
 
 
 def _renewed(run: Run) -> str | None:
     """The trial of a run of an older version, whose spec had fewer fields."""
     try:
-        return identity.digest(identity.renewed(read_table(run.path / MARK)))
+        return identity.digest(identity.renewed(read_json(run.path / MARK)))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError):
         return None
 

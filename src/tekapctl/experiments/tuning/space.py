@@ -11,8 +11,8 @@ from tekapctl.errors import UsageError
 from tekapctl.experiments.identity import NOT_IN_IDENTITY, experiment, in_words
 from tekapctl.settings import Settings
 from tekapctl.spec import StudentSpec, merged, parse, to_dict
+from tekapctl.spec.io import nearest_field
 from tekapctl.spec.run import CHOICES
-from tekapctl.spec.suggestions import nearest_field
 
 _DECADE = 10
 """A positive range is searched on a logarithmic scale if its ends differ by this factor or more."""

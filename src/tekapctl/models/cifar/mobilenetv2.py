@@ -49,12 +49,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(Network):
-    """Seven stages of inverted residuals.
-
-    Args:
-        num_classes: Number of classes.
-        in_channels: Number of image channels.
-    """
+    """Seven stages of inverted residuals."""
 
     runs_layers_once = True
 
@@ -71,11 +66,9 @@ class MobileNetV2(Network):
         init_spatial_fan_out(self, linear_std=0.01)
 
     def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:
-        """The last one of each stage."""
         return batch_norms(self.blocks[number][-1].conv[-1] for number in FEATURE_MAP_STAGES)  # type: ignore[index]
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
-        """The pooled last convolution."""
         x = self.conv1(images)
         maps.keep(x, x)
         for number, stage in enumerate(self.blocks):

@@ -26,12 +26,10 @@ class BasicBlock(Residual):
             self.downsample = nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch _o _h _w"]:
-        """The sum before its ReLU."""
         out, shortcut = self._summands(x)
         return self.bn2(self.conv2(out)) + shortcut
 
     def activated(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch _o _h _w"]:
-        """The sum after its ReLU."""
         return conv_relu(self.conv2, self.bn2, *self._summands(x))
 
     def merge_biases(self) -> None:
@@ -63,11 +61,9 @@ class Bottleneck(Residual):
             self.shortcut = nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch _o _h _w"]:
-        """The sum before its ReLU."""
         return self.bn3(self.conv3(self._narrow(x))) + self.shortcut(x)
 
     def activated(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch _o _h _w"]:
-        """The sum after its ReLU."""
         return conv_relu(self.conv3, self.bn3, self._narrow(x), self.shortcut(x))
 
     def _narrow(self, x: Tensor) -> Tensor:
@@ -83,8 +79,6 @@ class ResNet(Network):
         blocks: Number of blocks of each stage.
         widths: Channels of the first layer and of the stages.
         classifier: The classifier's name in published checkpoints.
-        num_classes: Number of classes.
-        in_channels: Number of image channels.
     """
 
     runs_layers_once = True
@@ -114,7 +108,6 @@ class ResNet(Network):
         return batch_norms(block.bn2 if isinstance(block, BasicBlock) else block.bn3 for block in last)
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
-        """The pooled last stage."""
         x = conv_relu(self.conv1, self.bn1, images)
         maps.keep(x, x)
         for name in self.stages:

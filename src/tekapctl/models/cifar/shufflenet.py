@@ -38,7 +38,6 @@ class ShuffleUnit(Residual):
         self.bn3 = nn.BatchNorm2d(added)
 
     def forward(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch _o _h _w"]:
-        """The result before its ReLU."""
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         if self.groups > 1:
             out = F.channel_shuffle(out, self.groups)
@@ -84,7 +83,6 @@ class ShuffleNetV1(ShuffleNet):
         self.linear = nn.Linear(WIDTHS_V1[-1], num_classes)
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
-        """The pooled last stage."""
         x = self.stem(images, maps)
         for name in self.stages:
             x = maps.residual_stage(x, self.get_submodule(name))
@@ -154,7 +152,6 @@ class ShuffleNetV2(ShuffleNet):
         self.linear = nn.Linear(EMBEDDING, num_classes)
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
-        """The pooled last convolution."""
         x = self.stem(images, maps)
         for name in self.stages:
             down, *units = self.get_submodule(name).children()

@@ -26,8 +26,6 @@ class VGG(Network):
 
     Args:
         convolutions: Number of convolutions of each stage.
-        num_classes: Number of classes.
-        in_channels: Number of image channels.
     """
 
     runs_layers_once = True
@@ -41,12 +39,10 @@ class VGG(Network):
         init_spatial_fan_out(self, linear_std=0.01)
 
     def norms_before_relu(self) -> tuple[nn.BatchNorm2d, ...]:
-        """The last one of each stage."""
         feature_maps = (self.get_submodule(f"block{number}") for number in range(1, len(WIDTHS)))
         return batch_norms(stage[-1] for stage in feature_maps)  # type: ignore[index]
 
     def embed(self, images: Float[Tensor, "batch c h w"], maps: Maps) -> Float[Tensor, "batch width"]:
-        """The pooled last stage."""
         is_large = min(images.shape[2:]) >= LARGE_IMAGE
         x = F.relu(self.get_submodule("block0")(images), inplace=True)
         maps.keep(x, x)

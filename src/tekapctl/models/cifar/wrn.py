@@ -42,8 +42,6 @@ class WideResNet(Network):
     Args:
         depth: Number of layers, 6n + 4.
         widening: Factor of the stages' channels.
-        num_classes: Number of classes.
-        in_channels: Number of image channels.
     """
 
     classifier_name = "fc"

@@ -12,5 +12,4 @@ class Constant(ScheduleSpec):
     name: Literal["constant"] = "constant"
 
     def after_warmup(self, epoch: float | int, epochs: int) -> float:
-        """The factor 1."""
         return 1.0

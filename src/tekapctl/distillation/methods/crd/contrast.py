@@ -22,8 +22,6 @@ _JOINS, _LARGEST = 4, 80.0
 """How often logarithms are joined at most, and the largest logarithm of a product; that of float32 is 88."""
 ROWS = 128
 """Embeddings per matrix product: more need more memory and are no faster."""
-
-
 _linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 """oneDNN's linear layer, in builds that have it."""
 

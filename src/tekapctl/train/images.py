@@ -1,21 +1,24 @@
-"""Images without labels: the teacher names their classes, and the student learns from them beside the labelled ones."""
+"""The images of a run: loaded, in batches, and beside them those without labels, whose classes the teacher names."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from tekapctl import data
 from tekapctl.data.batches import Batches
 from tekapctl.data.files.listing import count, few, unlabelled_files
 from tekapctl.data.files.streaming import ImageFiles
+from tekapctl.data.image_files import decode_all
 from tekapctl.data.image_set import ImageSet, Splits
-from tekapctl.data.loading import decode_all
 from tekapctl.device import make_deterministic, place, resolve_precision, set_float32_precision
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 from tekapctl.errors import UsageError
 from tekapctl.spec import RunSpec, StudentSpec
+from tekapctl.store.home import Home
 from tekapctl.train import trained
 from tekapctl.train.evaluation import predict
 from tekapctl.train.trained import Trained
@@ -23,22 +26,66 @@ from tekapctl.train.trained import Trained
 logger = logging.getLogger(__name__)
 
 _TOGETHER = 100
+_TEST_BATCH = 500
+"""Test images at a time, at most."""
+
+
+def load_data(spec: RunSpec, home: Home, teachers: Sequence[Trained], comm: Communicator) -> Splits:
+    """The image sets, in the channels that the networks take; one process reads them before the others."""
+    channels = teachers[0].network.in_channels if teachers else None
+    splits = comm.main_process_first(
+        lambda: data.load(spec.data, home.datasets, seed=spec.batch_seed, in_channels=channels)
+    )
+    for note in splits.notes:
+        logger.info(note)
+    return splits
+
+
+def make_batches(
+    spec: RunSpec, splits: Splits, device: torch.device, comm: Communicator = SINGLE_PROCESS
+) -> tuple[Batches, Batches]:
+    """The training images, and those that epochs are evaluated on, in the batches of a run, on its device."""
+    make_deterministic(device)
+    set_float32_precision(spec.precision, device)
+    evaluated = splits.test if splits.val is None else splits.val
+    return training_batches(spec, splits, device, comm), evaluation_batches(spec, evaluated, device, comm)
+
+
+def evaluation_batches(
+    spec: RunSpec, images: ImageSet, device: torch.device, comm: Communicator = SINGLE_PROCESS
+) -> Batches:
+    """Images without augmentation, in batches."""
+    # No more images than a training step has memory for: it keeps what its backward pass needs.
+    together = min(_TEST_BATCH, 8 * spec.batch_size)
+    return Batches(images, together, device=device, comm=comm)
+
+
+def training_batches(
+    spec: RunSpec, splits: Splits, device: torch.device, comm: Communicator = SINGLE_PROCESS
+) -> Batches:
+    """The training set in the batches of a run."""
+    return Batches(
+        splits.train,
+        spec.batch_size,
+        device=device,
+        padding=spec.data.padding,
+        flip=spec.data.flip,
+        seed=spec.batch_seed,
+        random_resized_crop=spec.data.random_resized_crop,
+        augment=spec.data.augment,
+        repeats=spec.data.repeats,
+        accumulate=spec.accumulate,
+        comm=comm,
+    )
 
 
 def with_unlabelled(
     spec: RunSpec, splits: Splits, teacher: Trained | None, device: torch.device, comm: Communicator = SINGLE_PROCESS
 ) -> Splits:
-    """Add the unlabelled images of a run to its training images.
+    """Add the unlabelled images of a run to its training images, in the channels that the networks take.
 
-    The class that the teacher finds most probable, in the image without augmentation, stands in for the label where a
-    method or a perturbation reads one. The cross-entropy leaves the image out.
-
-    Args:
-        spec: The run's spec.
-        splits: The image sets, in the channels that the networks take.
-        teacher: The teacher, the first of an ensemble.
-        device: Where it predicts.
-        comm: The processes of the run, which share the images.
+    The class that the teacher, the first of an ensemble, finds most probable, in the image without augmentation, stands
+    in for the label where a method or a perturbation reads one. The cross-entropy leaves the image out.
 
     Raises:
         UsageError: An image cannot be read, or the method reads labels and the teacher has other classes.
@@ -58,7 +105,7 @@ def with_unlabelled(
         make_deterministic(device)
         set_float32_precision(spec.precision, device)
         place(teacher.network, device)
-        batches = Batches(added, _TOGETHER, device=device, padding=0, flip=False, seed=0, comm=comm)
+        batches = Batches(added, _TOGETHER, device=device, comm=comm)
         precision = resolve_precision(spec.precision, device, teacher.network, trains=False)
         logits, _ = predict(teacher.network, batches, precision)
         added = replace(added, labels=logits.argmax(1).cpu())
