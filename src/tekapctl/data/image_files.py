@@ -211,7 +211,9 @@ class ImageFilesSpec(DataSpec):
         mean, std = self.mean or computed[0], self.std or computed[1]
         left_out = (f"left out {count(damaged, 'damaged image')}: {few(damaged)}",) if damaged else ()
         both = [ImageSet(images, labels, found.classes, mean, std) for images, labels in sets]
-        return Splits(both[0], both[1], (*found.notes, *left_out), found.split)
+        unread = set(damaged)
+        kept = tuple(name for name in files[0].paths if name not in unread)
+        return Splits(both[0], both[1], (*found.notes, *left_out), found.split, files=kept)
 
     def _files(self, part: Sequence[tuple[Path, int]]) -> ImageFiles:
         return ImageFiles(
