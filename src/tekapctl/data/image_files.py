@@ -185,8 +185,9 @@ class ImageFilesSpec(DataSpec):
                 "resized-crop reads the full images, and `data.cache` stores resized ones.", "Leave out `data.cache`."
             )
         parts = (found.train, found.test)
-        own = {path for part in parts for path, _ in part}
-        if twice := [path for path in unlabelled_files(self.unlabelled) if path.resolve() in own]:
+        more = unlabelled_files(self.unlabelled)
+        own = {path.resolve() for part in parts for path, _ in part} if more else set()  # either may be links
+        if twice := [path for path in more if path.resolve() in own]:
             raise UsageError(
                 f"{count(twice, 'unlabelled image')} of {self.unlabelled} are in the dataset too: {few(twice)}.",
                 "Name a folder of other images with `data.unlabelled`.",
