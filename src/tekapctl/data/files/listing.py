@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Sized
+from collections.abc import Container, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -73,16 +73,28 @@ def list_images(folder: Path, test_fraction: float, seed: int) -> Listing:
 
 
 def images_under(folder: Path) -> list[Path]:
-    """All image files in a folder and its subfolders, sorted."""
+    """All image files in a folder and its subfolders, sorted; hidden files and folders are left out.
+
+    Raises:
+        TekapctlError: A folder cannot be read.
+    """
     found = []
     try:
-        for place, _, names in os.walk(folder):
+        for place, inner, names in os.walk(folder, onerror=_refuse):
+            # Hidden folders hold copies: .ipynb_checkpoints, .thumbnails.
+            inner[:] = [name for name in inner if not name.startswith(".")]
             found += [Path(place, n) for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
     except OSError as error:
         raise TekapctlError(
             f"The folder {folder} cannot be read: {error.strerror}.", "Check its permissions."
         ) from None
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    """Raise what `os.walk` would pass over, except that there is no such folder."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def unlabelled_files(folder: str | None) -> list[Path]:
@@ -156,14 +168,19 @@ def _list(folder: Path, test_fraction: float, seed: int) -> Listing:
     if not tested:
         raise UsageError(f"{test} has no images in class folders.", "Add some, or remove the folder.")
     trained = [(f, numbers[name]) for name, files in by_class.items() for f in files]
-    return Listing(tuple(numbers), tuple(trained), tuple(tested))
+    return Listing(tuple(numbers), tuple(trained), tuple(tested), _untested(tuple(numbers), {n for _, n in tested}))
+
+
+def _untested(classes: Sequence[str], tested: Container[int]) -> tuple[str, ...]:
+    """A note that names the classes without test images, if there are any."""
+    without = [name for number, name in enumerate(classes) if number not in tested]
+    return (f"no test images of {count(without, 'class')}: {few(without)}",) if without else ()
 
 
 def _split(root: Path, by_class: dict[str, list[Path]], test_fraction: float, seed: int) -> Listing:
     """Assign each image to the training or the test set by a hash of its name alone."""
     train: list[tuple[Path, int]] = []
     test: list[tuple[Path, int]] = []
-    untested = []
     remedy = "Add images, choose another data.split_seed, or make folders train and test yourself."
     for number, (name, files) in enumerate(by_class.items()):
         tested = {path for path in files if _hash(path.relative_to(root), seed) < test_fraction}
@@ -173,15 +190,13 @@ def _split(root: Path, by_class: dict[str, list[Path]], test_fraction: float, se
                 "test images.",
                 remedy,
             )
-        if not tested:
-            untested.append(name)
         test += [(path, number) for path in files if path in tested]
         train += [(path, number) for path in files if path not in tested]
     if not test:
         raise UsageError(f"The split leaves no image of {root} for testing.", remedy)
-    notes = (f"no test images of {count(untested, 'class')}: {few(untested)}",) if untested else ()
+    classes = tuple(by_class)
     split = f"{test_fraction:.0%} for testing, chosen by a hash of the file names (split_seed {seed})"
-    return Listing(tuple(by_class), tuple(train), tuple(test), notes, split)
+    return Listing(classes, tuple(train), tuple(test), _untested(classes, {label for _, label in test}), split)
 
 
 def _hash(name: Path, seed: int) -> float:
