@@ -10,7 +10,7 @@ from PIL import Image
 
 from tekapctl.data import data_spec
 from tekapctl.data.files.decoding import DamagedImageError, decode
-from tekapctl.data.files.listing import images_under, list_images
+from tekapctl.data.files.listing import fingerprint_of_unlabelled, images_under, list_images
 from tekapctl.errors import TekapctlError, UsageError
 
 CLASSES = ("cat", "dog")
@@ -119,7 +119,7 @@ def test_a_class_without_test_images_is_named_and_one_without_training_images_re
     assert all(seeds.values()), seeds
 
 
-def test_a_fingerprint_changes_with_names_sizes_and_classes_and_with_nothing_else(tmp_path):
+def test_a_fingerprint_changes_with_names_sizes_and_classes(tmp_path):
     def fingerprint() -> str:
         return list_images(tmp_path, 0.2, 0).fingerprint
 
@@ -138,6 +138,19 @@ def test_a_fingerprint_changes_with_names_sizes_and_classes_and_with_nothing_els
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "dog" / "new.png").touch()
     assert fingerprint() == found[-1]
+
+
+def test_a_version_of_the_images_with_the_same_names_and_sizes_has_another_fingerprint(tmp_path):
+    folders = [make(tmp_path / name, {"cat": 300, "dog": 300}, ".bmp") for name in ("one", "copy", "other")]
+    for path in folders[2].glob("*/*.bmp"):
+        content = path.read_bytes()
+        path.write_bytes(content[:54] + bytes(255 - value for value in content[54:]))
+    for of in (
+        lambda folder: list_images(folder, 0.2, 0).fingerprint,
+        lambda folder: fingerprint_of_unlabelled(str(folder)),
+    ):
+        one, copy, other = map(of, folders)
+        assert one == copy != other
 
 
 def test_a_student_takes_its_teachers_settings_unless_others_are_given(tmp_path):

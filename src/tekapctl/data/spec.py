@@ -58,8 +58,8 @@ class DataSpec(Settings, ABC):
     unlabelled_fingerprint: str | None = Field(
         None,
         pattern="^[0-9a-f]{64}$",
-        description="SHA-256 of the names and sizes of the unlabelled images. A run fills it in when it starts; if it "
-        "is given, other files are refused.",
+        description="SHA-256 of the names and sizes of the unlabelled images, and of the content of up to 256. A run "
+        "fills it in when it starts; if it is given, other files are refused.",
     )
     val_fraction: float = Field(
         0.0,
@@ -93,8 +93,8 @@ class DataSpec(Settings, ABC):
     fingerprint: str | None = Field(
         None,
         pattern="^[0-9a-f]{64}$",
-        description="For image files: SHA-256 of the names, sizes and classes of all files. A run fills it in when it "
-        "starts; if it is given, other files are refused.",
+        description="For image files: SHA-256 of the names, sizes and classes of all files, and of the content of up "
+        "to 256. A run fills it in when it starts; if it is given, other files are refused.",
     )
     needs_location: ClassVar[bool] = False
     """Whether its name alone does not say where its images are."""
