@@ -188,9 +188,16 @@ class DataSpec(Settings, ABC):
         """As `with_fingerprint`, and with values for everything that was left open."""
         return self.with_fingerprint(downloads)
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """What says which images it has, beside its name and fingerprint: the folder, and all settings of its own."""
+        own = ("folder", *(field for field in type(self).model_fields if field not in DataSpec.model_fields))
+        return {field: getattr(self, field) for field in own}
+
     def is_same_as(self, other: "DataSpec") -> bool:
         """Whether both have the same images, wherever these are and however they are preprocessed."""
-        return (self.name, self.fingerprint) == (other.name, other.fingerprint)
+        ours, theirs = ((each.name, each.fingerprint, each.content) for each in (self, other))
+        return ours == theirs
 
     def has_test_images_of(self, other: "DataSpec") -> bool:
         """Whether both have the same test images, so that accuracies on them can be compared."""
