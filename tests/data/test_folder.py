@@ -10,8 +10,8 @@ from PIL import Image
 
 from tekapctl.data import data_spec
 from tekapctl.data.files.decoding import DamagedImageError, decode
-from tekapctl.data.files.listing import list_images
-from tekapctl.errors import UsageError
+from tekapctl.data.files.listing import fingerprint_of_unlabelled, images_under, list_images
+from tekapctl.errors import TekapctlError, UsageError
 
 CLASSES = ("cat", "dog")
 
@@ -49,6 +49,25 @@ def test_a_folder_with_both_sets(tmp_path):
     shape = spec.shape(tmp_path)
     assert (shape.train_images, shape.test_images, shape.classes, shape.channels) == (8, 3, 2, 3)
     assert data_spec(spec.model_dump()) == spec
+
+
+def test_copies_in_hidden_folders_are_no_images_of_the_set(tmp_path):
+    make(tmp_path, {"cat": 5, "dog": 5})
+    whole = list_images(tmp_path, 0.4, 0)
+    picture(tmp_path / "cat" / ".ipynb_checkpoints" / "0-checkpoint.png", 0)
+    assert list_images(tmp_path, 0.4, 0) == whole
+
+
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(tmp_path):
+    assert images_under(tmp_path / "missing") == []
+    with pytest.raises(TekapctlError, match="cannot be read"):
+        images_under(tmp_path / ("long" * 100))
+
+
+def test_a_class_without_images_in_the_test_folder_is_named(tmp_path):
+    make(tmp_path / "train", {"cat": 2, "dog": 2, "owl": 2})
+    make(tmp_path / "test", {"cat": 1, "dog": 1})
+    assert load(tmp_path).notes == ("no test images of 1 class: owl",)
 
 
 def test_a_split_takes_about_its_share_and_no_image_twice(tmp_path):
@@ -100,7 +119,7 @@ def test_a_class_without_test_images_is_named_and_one_without_training_images_re
     assert all(seeds.values()), seeds
 
 
-def test_a_fingerprint_changes_with_names_sizes_and_classes_and_with_nothing_else(tmp_path):
+def test_a_fingerprint_changes_with_names_sizes_and_classes(tmp_path):
     def fingerprint() -> str:
         return list_images(tmp_path, 0.2, 0).fingerprint
 
@@ -119,6 +138,19 @@ def test_a_fingerprint_changes_with_names_sizes_and_classes_and_with_nothing_els
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "dog" / "new.png").touch()
     assert fingerprint() == found[-1]
+
+
+def test_a_version_of_the_images_with_the_same_names_and_sizes_has_another_fingerprint(tmp_path):
+    folders = [make(tmp_path / name, {"cat": 300, "dog": 300}, ".bmp") for name in ("one", "copy", "other")]
+    for path in folders[2].glob("*/*.bmp"):
+        content = path.read_bytes()
+        path.write_bytes(content[:54] + bytes(255 - value for value in content[54:]))
+    for of in (
+        lambda folder: list_images(folder, 0.2, 0).fingerprint,
+        lambda folder: fingerprint_of_unlabelled(str(folder)),
+    ):
+        one, copy, other = map(of, folders)
+        assert one == copy != other
 
 
 def test_a_student_takes_its_teachers_settings_unless_others_are_given(tmp_path):

@@ -101,6 +101,7 @@ def test_imagenet_is_streamed_with_its_published_normalisation(tmp_path):
         for number, wnid in enumerate(("n01440764", "n01443537")):
             for i in range(count):
                 picture(tmp_path / part / wnid / f"{i}.JPEG", 10 * number + i, (300, 260))
+    (tmp_path / "train" / ".cache").mkdir()
     spec = data_spec({"name": f"imagenet:{tmp_path}", "workers": 0})
     assert (spec.padding, spec.random_resized_crop, spec.image_size) == (0, True, 224)
     splits = spec.load(tmp_path / "home")

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_batches import image_set
+from test_folder import make
 
 from tekapctl.data import data_spec, load
 
@@ -42,3 +43,16 @@ def test_every_seed_has_the_same_validation_images_and_a_subset_of_the_others():
     whole = load(data_spec("digits"), NOWHERE, seed=0)
     assert torch.equal(first.train.images, whole.train.images[first.train.source_index])
     assert torch.equal(first.test.images, whole.test.images)
+
+
+def test_files_are_held_out_by_their_names_streamed_or_not_and_in_any_size(tmp_path):
+    make(tmp_path, {"cat": 20, "dog": 20})
+    (tmp_path / "cat" / "0.png").write_bytes(b"damaged")
+
+    def held(**settings) -> list[int]:
+        spec = {"name": f"folder:{tmp_path}", "size": 16, "val_fraction": 0.3, "skip_damaged": True, **settings}
+        val = load(data_spec(spec), tmp_path, seed=0).val
+        assert val is not None
+        return val.source_index.tolist()
+
+    assert held(stream=False) == held(stream=True) == held(stream=False, size=8)

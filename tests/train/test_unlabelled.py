@@ -141,6 +141,13 @@ def test_images_of_the_data_set_itself_are_refused(tmp_path):
     data = parse({"data": {"name": "folder", "folder": str(tmp_path), "unlabelled": str(tmp_path / "class0")}}).data
     with pytest.raises(UsageError, match=r"12 unlabelled images .* are in the dataset too"):
         data.load(tmp_path / "downloads")
+    # A dataset of links to files among which are the unlabelled ones.
+    for path in list(tmp_path.glob("class*/*.png")):
+        link = tmp_path / "links" / path.relative_to(tmp_path)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    with pytest.raises(UsageError, match=r"12 unlabelled images .* are in the dataset too"):
+        data.model_copy(update={"folder": str(tmp_path / "links")}).load(tmp_path / "downloads")
 
 
 def test_a_run_is_evaluated_without_the_folder(folder, tmp_path):

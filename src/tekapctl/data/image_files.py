@@ -112,6 +112,11 @@ class ImageFilesSpec(DataSpec):
         """Image size, channels and split."""
         return {name: self.setting(name) for name in self.from_teacher}
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """None: the fingerprint says it all, wherever the folder is."""
+        return {}
+
     def has_test_images_of(self, other: DataSpec) -> bool:
         """Whether both have the same images, split in the same way."""
         if not isinstance(other, ImageFilesSpec) or not self.is_same_as(other):
@@ -189,8 +194,9 @@ class ImageFilesSpec(DataSpec):
                 "resized-crop reads the full images, and `data.cache` stores resized ones.", "Leave out `data.cache`."
             )
         parts = (found.train, found.test)
-        own = {path for part in parts for path, _ in part}
-        if twice := [path for path in unlabelled_files(self.unlabelled) if path.resolve() in own]:
+        more = unlabelled_files(self.unlabelled)
+        own = {path.resolve() for part in parts for path, _ in part} if more else set()  # either may be links
+        if twice := [path for path in more if path.resolve() in own]:
             raise UsageError(
                 f"{count(twice, 'unlabelled image')} of {self.unlabelled} are in the dataset too: {few(twice)}.",
                 "Name a folder of other images with `data.unlabelled`.",
@@ -215,7 +221,9 @@ class ImageFilesSpec(DataSpec):
         mean, std = self.mean or computed[0], self.std or computed[1]
         left_out = (f"left out {count(damaged, 'damaged image')}: {few(damaged)}",) if damaged else ()
         both = [ImageSet(images, labels, found.classes, mean, std) for images, labels in sets]
-        return Splits(both[0], both[1], (*found.notes, *left_out), found.split)
+        unread = set(damaged)
+        kept = tuple(name for name in files[0].paths if name not in unread)
+        return Splits(both[0], both[1], (*found.notes, *left_out), found.split, files=kept)
 
     def _files(self, part: Sequence[tuple[Path, int]]) -> ImageFiles:
         return ImageFiles(

@@ -1,7 +1,7 @@
 """Images with their labels, in memory or in files."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,8 +97,12 @@ class ImageSet:
             label_weights=None if self.label_weights is None else self.label_weights[chosen],
         )
 
-    def hold_out(self, fraction: float) -> tuple["ImageSet", "ImageSet"]:
+    def hold_out(self, fraction: float, files: Sequence[str] = ()) -> tuple["ImageSet", "ImageSet"]:
         """Split off validation images, a fraction of each class; of two or more images each side keeps at least one.
+
+        The smallest hashes of file names, or of pixels where there are no files, are held out, so that an image usually
+        stays on its side when others are added. By their names, files stay on their side in any image size, and whether
+        they are streamed or not.
 
         Returns:
             The remaining images and the validation images.
@@ -106,7 +110,7 @@ class ImageSet:
         Raises:
             UsageError: No class has two images.
         """
-        hashes = torch.tensor([_hash(key) for key in self._keys()])
+        hashes = torch.tensor([_hash(key) for key in self._keys(files)])
         held = []
         for label in range(len(self.classes)):
             members = (self.labels == label).nonzero().flatten()
@@ -120,11 +124,13 @@ class ImageSet:
         is_held[torch.cat(held)] = True
         return self.select((~is_held).nonzero().flatten()), self.select(is_held.nonzero().flatten())
 
-    def _keys(self) -> Iterator[bytes]:
+    def _keys(self, files: Sequence[str]) -> Iterator[bytes]:
         """What identifies each image: the end of its path, or its pixels."""
         if isinstance(self.images, ImageFiles):
-            yield from ("/".join(Path(path).parts[-2:]).encode(errors="surrogateescape") for path in self.images.paths)
-        else:
+            files = self.images.paths
+        if files:
+            yield from ("/".join(Path(path).parts[-2:]).encode(errors="surrogateescape") for path in files)
+        elif isinstance(self.images, Tensor):
             yield from (image.contiguous().numpy().tobytes() for image in self.images)
 
     @property
@@ -205,7 +211,8 @@ def channel_statistics(counts: Float64[Tensor, "c 256"]) -> ChannelStatistics:
 class Splits:
     """The training and test images of a dataset, and how they were separated.
 
-    Epochs are evaluated on the validation images, if some are held out of the training images, else on the test images.
+    Epochs are evaluated on the validation images, if some are held out of the training images, else on the test images;
+    they are chosen by the names of the training images' `files`, if there are any.
     """
 
     train: ImageSet
@@ -213,3 +220,4 @@ class Splits:
     notes: tuple[str, ...] = ()
     split: str = "its own test set"
     val: ImageSet | None = None
+    files: tuple[str, ...] = ()

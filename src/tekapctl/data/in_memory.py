@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -42,6 +42,11 @@ class InMemorySpec(DataSpec):
     def shape(self, downloads: Path) -> Shape:
         """Its published size."""
         return self.published_shape
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """None: published images are the same in every folder."""
+        return {}
 
     def published_files(self) -> Sequence[PublishedFile]:
         """The files to download."""

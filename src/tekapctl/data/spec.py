@@ -58,8 +58,8 @@ class DataSpec(Settings, ABC):
     unlabelled_fingerprint: str | None = Field(
         None,
         pattern="^[0-9a-f]{64}$",
-        description="SHA-256 of the names and sizes of the unlabelled images. A run fills it in when it starts; if it "
-        "is given, other files are refused.",
+        description="SHA-256 of the names and sizes of the unlabelled images, and of the content of up to 256. A run "
+        "fills it in when it starts; if it is given, other files are refused.",
     )
     val_fraction: float = Field(
         0.0,
@@ -93,8 +93,8 @@ class DataSpec(Settings, ABC):
     fingerprint: str | None = Field(
         None,
         pattern="^[0-9a-f]{64}$",
-        description="For image files: SHA-256 of the names, sizes and classes of all files. A run fills it in when it "
-        "starts; if it is given, other files are refused.",
+        description="For image files: SHA-256 of the names, sizes and classes of all files, and of the content of up "
+        "to 256. A run fills it in when it starts; if it is given, other files are refused.",
     )
     needs_location: ClassVar[bool] = False
     """Whether its name alone does not say where its images are."""
@@ -185,9 +185,16 @@ class DataSpec(Settings, ABC):
         """As `with_fingerprint`, and with values for everything that was left open."""
         return self.with_fingerprint(downloads)
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """What says which images it has, beside its name and fingerprint: the folder, and all settings of its own."""
+        own = ("folder", *(field for field in type(self).model_fields if field not in DataSpec.model_fields))
+        return {field: getattr(self, field) for field in own}
+
     def is_same_as(self, other: "DataSpec") -> bool:
         """Whether both have the same images, wherever these are and however they are preprocessed."""
-        return (self.name, self.fingerprint) == (other.name, other.fingerprint)
+        ours, theirs = ((each.name, each.fingerprint, each.content) for each in (self, other))
+        return ours == theirs
 
     def has_test_images_of(self, other: "DataSpec") -> bool:
         """Whether both have the same test images, so that accuracies on them can be compared."""
@@ -308,7 +315,7 @@ def load(
     splits = spec.load(downloads, offline=offline)
     train, test, val = splits.train, splits.test, None
     if spec.val_fraction:
-        train, val = train.hold_out(spec.val_fraction)
+        train, val = train.hold_out(spec.val_fraction, splits.files)
     train = train.subset(spec.train_fraction or 1, seed, spec.imbalance)
     if in_channels is not None:
         train, test = train.with_channels(in_channels), test.with_channels(in_channels)

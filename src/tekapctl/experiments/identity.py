@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tekapctl.data.augment.augmentation import AUGMENTATIONS
-from tekapctl.data.image_files import ImageFilesSpec
+from tekapctl.data.in_memory import InMemorySpec
 from tekapctl.spec import RunSpec, StudentSpec, parse, to_dict
 
 NOT_IN_IDENTITY = (
@@ -19,11 +19,12 @@ NOT_IN_IDENTITY = (
 def identifying(spec: RunSpec) -> dict[str, Any]:
     """The fields of a spec that identify its experiment, as a nested table without the seed.
 
-    Folders of images are identified by their fingerprints, wherever they are; without a fingerprint, by their paths.
+    Folders of images are identified by their fingerprints, wherever they are; without a fingerprint by their paths,
+    except those of published datasets.
     """
     table = to_dict(spec)
     for path in NOT_IN_IDENTITY:
-        if path == "data.folder" and isinstance(spec.data, ImageFilesSpec) and spec.data.fingerprint is None:
+        if path == "data.folder" and spec.data.fingerprint is None and not isinstance(spec.data, InMemorySpec):
             continue
         if path == "data.unlabelled" and spec.data.unlabelled_fingerprint is None:
             continue

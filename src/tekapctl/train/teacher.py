@@ -1,5 +1,6 @@
 """The frozen teacher's forward pass: live, cached, or shared by several students."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,6 +163,8 @@ class CachedTeacher:
                     "device": describe_kind(live.device),
                     "torch": torch.__version__,
                     **({} if batches.repeats_views else {"recipe": batches.recipe}),
+                    # They may change what the same weights compute.
+                    **({"arguments": json.dumps(dict(trained.arguments), sort_keys=True)} if trained.arguments else {}),
                 },
                 records=self._images * (batches.distinct_views if batches.repeats_views else epochs),
                 words=(values + self._padding) * self.dtype.itemsize // 4,

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -77,6 +77,7 @@ class Trained:
         preprocessing: How its images are prepared, if the file states it.
         fingerprint: Fingerprint of the images it was trained on, if the file states it.
         data: The dataset it was trained on, with its settings, if its run or the file states them.
+        arguments: Keyword arguments of an external network, without those for pretrained weights.
     """
 
     network: Network
@@ -88,6 +89,7 @@ class Trained:
     preprocessing: Preprocessing | None = None
     fingerprint: str | None = None
     data: DataSpec | None = None
+    arguments: external.Arguments = field(default_factory=dict)
 
 
 def find(
@@ -308,6 +310,7 @@ def load(reference: Reference, *, model: str | None = None, arguments: external.
         preprocessing=preprocessing,
         fingerprint=metadata.get("data_fingerprint"),
         data=data_of_run(reference.run) if reference.run is not None else read_data(metadata, source),
+        arguments=external.without_weights(arguments or {}),
     )
 
 
@@ -321,7 +324,8 @@ def _of_library(reference: Reference, arguments: external.Arguments) -> Trained:
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    return Trained(network, reference.name, None, None, digest.hexdigest(), reference)
+    arguments = external.without_weights(arguments)
+    return Trained(network, reference.name, None, None, digest.hexdigest(), reference, arguments=arguments)
 
 
 def _named_as_in(network: Network, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -56,7 +56,8 @@ class ImageNet(ImageFilesSpec):
 
 @lru_cache(maxsize=2)
 def _list(folder: Path) -> Listing:
-    ids = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
+    inner = (folder / "train").iterdir()
+    ids = sorted(path.name for path in inner if path.is_dir() and not path.name.startswith("."))
     sets = [
         tuple((path, number) for number, wnid in enumerate(ids) for path in images_under(folder / part / wnid))
         for part in ("train", "val")

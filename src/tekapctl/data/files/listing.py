@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterable, Sized
+import stat
+from collections.abc import Container, Iterable, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +15,9 @@ from tekapctl.store.home import expand_user
 
 _TEST_FOLDERS = ("test", "val", "validation", "valid")
 _SHOWN = 3
+_SAMPLED = 256
+"""Files whose content is part of a fingerprint, at most."""
+_SAMPLE_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,9 @@ class Listing:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the files' names below their common folder, their sizes and their classes.
+        """SHA-256 of the files' names below their common folder, their sizes and classes, and the content of some.
 
-        It does not change when the folder is moved or copied, or split differently. No pixel is read.
+        It does not change when the folder is moved or copied, or split differently.
         """
         files = sorted((os.fsencode(path), label) for path, label in (*self.train, *self.test))
         common = os.path.commonpath([os.path.dirname(path) for path, _ in files])  # noqa: PTH120 - bytes
@@ -40,6 +45,7 @@ class Listing:
         for path, label in files:
             name = path[len(common) :]
             digest.update(b"%s\0%d\0%d\n" % (name, label, os.stat(path).st_size))  # noqa: PTH116
+        digest.update(_content_of_some([path for path, _ in files]))
         return digest.hexdigest()
 
 
@@ -68,16 +74,28 @@ def list_images(folder: Path, test_fraction: float, seed: int) -> Listing:
 
 
 def images_under(folder: Path) -> list[Path]:
-    """All image files in a folder and its subfolders, sorted."""
+    """All image files in a folder and its subfolders, sorted; hidden files and folders are left out.
+
+    Raises:
+        TekapctlError: A folder cannot be read.
+    """
     found = []
     try:
-        for place, _, names in os.walk(folder):
+        for place, inner, names in os.walk(folder, onerror=_refuse):
+            # Hidden folders hold copies: .ipynb_checkpoints, .thumbnails.
+            inner[:] = [name for name in inner if not name.startswith(".")]
             found += [Path(place, n) for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
     except OSError as error:
         raise TekapctlError(
             f"The folder {folder} cannot be read: {error.strerror}.", "Check its permissions."
         ) from None
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    """Raise what `os.walk` would pass over, except that there is no such folder."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def unlabelled_files(folder: str | None) -> list[Path]:
@@ -97,12 +115,31 @@ def unlabelled_files(folder: str | None) -> list[Path]:
 
 
 def fingerprint_of_unlabelled(folder: str) -> str:
-    """SHA-256 of the names below the folder and the sizes of its images. No pixel is read."""
-    place = expand_user(folder)
+    """SHA-256 of the names below the folder and the sizes of its images, and the content of some."""
+    place, files = expand_user(folder), unlabelled_files(folder)
     digest = sha256()
-    for path in unlabelled_files(folder):
+    for path in files:
         digest.update(b"%s\0%d\n" % (os.fsencode(path.relative_to(place)), path.stat().st_size))
+    digest.update(_content_of_some([os.fsencode(path) for path in files]))
     return digest.hexdigest()
+
+
+def _content_of_some(files: Sequence[bytes]) -> bytes:
+    """SHA-256 of up to 64 KiB from the middle of at most 256 files, evenly spaced.
+
+    Images without compression have the same size whatever they show, as in two versions of a dataset.
+    """
+    digest = sha256()
+    for number in range(min(_SAMPLED, len(files))):
+        path = files[number * len(files) // min(_SAMPLED, len(files))]
+        # What cannot be read is reported when it is decoded.
+        with suppress(OSError):
+            found = os.stat(path)  # noqa: PTH116
+            if stat.S_ISREG(found.st_mode):
+                with open(path, "rb") as file:  # noqa: PTH123
+                    file.seek(max(0, (found.st_size - _SAMPLE_BYTES) // 2))
+                    digest.update(sha256(file.read(_SAMPLE_BYTES)).digest())
+    return digest.digest()
 
 
 def few(items: Iterable[object]) -> str:
@@ -150,14 +187,19 @@ def _list(folder: Path, test_fraction: float, seed: int) -> Listing:
     if not tested:
         raise UsageError(f"{test} has no images in class folders.", "Add some, or remove the folder.")
     trained = [(f, numbers[name]) for name, files in by_class.items() for f in files]
-    return Listing(tuple(numbers), tuple(trained), tuple(tested))
+    return Listing(tuple(numbers), tuple(trained), tuple(tested), _untested(tuple(numbers), {n for _, n in tested}))
+
+
+def _untested(classes: Sequence[str], tested: Container[int]) -> tuple[str, ...]:
+    """A note that names the classes without test images, if there are any."""
+    without = [name for number, name in enumerate(classes) if number not in tested]
+    return (f"no test images of {count(without, 'class')}: {few(without)}",) if without else ()
 
 
 def _split(root: Path, by_class: dict[str, list[Path]], test_fraction: float, seed: int) -> Listing:
     """Assign each image to the training or the test set by a hash of its name alone."""
     train: list[tuple[Path, int]] = []
     test: list[tuple[Path, int]] = []
-    untested = []
     remedy = "Add images, choose another data.split_seed, or make folders train and test yourself."
     for number, (name, files) in enumerate(by_class.items()):
         tested = {path for path in files if _hash(path.relative_to(root), seed) < test_fraction}
@@ -167,15 +209,13 @@ def _split(root: Path, by_class: dict[str, list[Path]], test_fraction: float, se
                 "test images.",
                 remedy,
             )
-        if not tested:
-            untested.append(name)
         test += [(path, number) for path in files if path in tested]
         train += [(path, number) for path in files if path not in tested]
     if not test:
         raise UsageError(f"The split leaves no image of {root} for testing.", remedy)
-    notes = (f"no test images of {count(untested, 'class')}: {few(untested)}",) if untested else ()
+    classes = tuple(by_class)
     split = f"{test_fraction:.0%} for testing, chosen by a hash of the file names (split_seed {seed})"
-    return Listing(tuple(by_class), tuple(train), tuple(test), notes, split)
+    return Listing(classes, tuple(train), tuple(test), _untested(classes, {label for _, label in test}), split)
 
 
 def _hash(name: Path, seed: int) -> float:

@@ -144,7 +144,8 @@ class Ledger:
             if standing.state != "finished" or standing.run is None:
                 return None
             name = standing.run
-        key = f"{name} {trial.spec.data.name}"
+        # Of a network's name, the images say which run it means.
+        key = repr((name, trial.spec.data, getattr(trial.spec, "teacher_args", {})))
         if key not in self._weights:
             self._weights[key] = self._find_weights(trial, name)
         return self._weights[key]
