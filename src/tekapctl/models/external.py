@@ -12,6 +12,7 @@ from tekapctl.models.hooks import ExternalNetwork
 from tekapctl.models.network import Network
 from tekapctl.models.normalization import Normalization
 from tekapctl.registry import load_code, unknown_name
+from tekapctl.store.run import WEIGHTS
 
 LIBRARIES = ("torchvision", "timm")
 _FORMS = "Write it as torchvision:NAME, timm:NAME or package.module:factory, importable from this folder."
@@ -26,8 +27,8 @@ _FILE_ARGUMENTS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"
 
 
 def is_external(name: str) -> bool:
-    """Whether a name denotes an external model."""
-    return ":" in name
+    """Whether a name denotes an external model; `RUN:best` and `RUN:ema` are weights of a run."""
+    return ":" in name and name.rpartition(":")[2] not in WEIGHTS
 
 
 def build(name: str, num_classes: int, in_channels: int, arguments: Arguments) -> Network:
