@@ -211,7 +211,7 @@ TABLE = (
     SpecOption("--label-smoothing FRACTION", "label_smoothing", float, "Optimization",
                "Share of each label that is spread over all classes.", default=0.0, fine_tuning=0.1),
     SpecOption("--ema DECAY", "ema", float, "Optimization",
-               "Decay per step of an exponential moving average of the weights, e.g. 0.999.",
+               "Keep an exponential moving average of the weights, with this decay per step, e.g. 0.999.",
                default_text="no average"),
     SpecOption("--clip-grad NORM", "optimizer.clip_grad", float, "Optimization",
                "Clip the gradient's L2 norm.", default_text="no clipping"),

@@ -242,8 +242,8 @@ def _run(train: Callable[[Any], dict[str, Any]], label: str, *, processes: int, 
         "parameters": f"{evaluation['parameters']:,}",
         "time": console.duration(summary["seconds"]),
     }
-    if "ema_top1" in summary:
-        fields["average"] = f"{console.percent(summary['ema_top1'])} % with the averaged weights"
+    if "raw_top1" in summary:
+        fields["top-1"] += f"; averaged weights, raw {console.percent(summary['raw_top1'])} %"
     if "teacher" in summary:
         fields["teacher"] = summary["teacher"]["model"]
         if summary["teacher"]["top1"] is not None:

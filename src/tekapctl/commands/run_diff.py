@@ -8,7 +8,7 @@ from tekapctl.errors import UsageError
 from tekapctl.store.metrics import has_top1, top1_of
 from tekapctl.store.run import Run
 
-RESULTS = ("last_top1", "best_top1", "best_epoch", "ema_top1", "last_val_top1", "best_val_top1", "seconds")
+RESULTS = ("last_top1", "best_top1", "best_epoch", "raw_top1", "last_val_top1", "best_val_top1", "seconds")
 EVALUATION = ("top5", "negative_log_likelihood", "calibration_error", "agreement", "parameters", "macs")
 _POINTS = 8
 """Epochs at which the accuracies of both runs are shown."""

@@ -34,8 +34,8 @@ _LOCK_SECONDS = 0.5
 _PROGRESS = "progress.json"
 
 
-WEIGHTS = {"last": "weights.safetensors", "best": "best.safetensors", "ema": "ema.safetensors"}
-"""The weights that a run may have: of its last and its best epoch, and the average of its weights."""
+WEIGHTS = {"last": "weights.safetensors", "best": "best.safetensors", "raw": "raw.safetensors"}
+"""The weights that a run may have: of its last and its best epoch, and where these are averages, the last raw ones."""
 
 
 @dataclass(frozen=True)

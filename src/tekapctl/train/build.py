@@ -17,6 +17,7 @@ from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.device import (
     check_one_gpu_each,
+    exact_float32,
     make_deterministic,
     place,
     resolve_device,
@@ -84,7 +85,7 @@ class RunContext:
 
 @failures_in_words("preparing the run")
 def build_run(
-    spec: RunSpec, home: Home, comm: Communicator = SINGLE_PROCESS, *, share_teachers: bool = False
+    spec: RunSpec, home: Home, comm: Communicator = SINGLE_PROCESS, *, share_teachers: bool = False, is_restored: bool = False
 ) -> RunContext:
     """Build everything a run needs before writing any files.
 
@@ -93,6 +94,8 @@ def build_run(
         home: Where datasets, teachers and runs are.
         comm: The processes of the run.
         share_teachers: Whether `sibling` runs will use the teachers' outputs for the same batches.
+        is_restored: Whether the network gets its weights from a checkpoint afterwards, so that it needs no pretrained
+            ones.
 
     Raises:
         UsageError: Data, teacher or device are missing, or do not fit together.
@@ -112,7 +115,7 @@ def build_run(
         sources = open_teachers(spec, teachers, splits, train, home)
         if share_teachers:
             sources = shared(sources)
-        trainer = build_trainer(spec, splits, sources, train, evaluated)
+        trainer = build_trainer(spec, splits, sources, train, evaluated, is_restored=is_restored)
         check_batch_sizes(trainer)
         test = evaluated if splits.val is None else evaluation_batches(spec, splits.test, device, comm)
     if trainer.diagnosis is not None and not trainer.diagnosis.has_metrics:
@@ -216,14 +219,20 @@ def open_teachers(
 
 
 def build_trainer(
-    spec: RunSpec, splits: Splits, sources: Sequence[TeacherSource], train: Batches, evaluated: Batches
+    spec: RunSpec,
+    splits: Splits,
+    sources: Sequence[TeacherSource],
+    train: Batches,
+    evaluated: Batches,
+    *,
+    is_restored: bool = False,
 ) -> Trainer:
     """The network, its objective and the trainer of both.
 
     Raises:
         UsageError: The networks do not fit together.
     """
-    student = build_student(spec, splits, sources, train)
+    student = build_student(spec, splits, sources, train, is_restored=is_restored)
     objective = build_objective(spec, sources, student, train)
     if train.comm.world_size > 1 and spec.sync_batch_norm:
         for module in (student, objective):
@@ -236,14 +245,22 @@ def build_trainer(
     return trainer
 
 
-def build_student(spec: RunSpec, splits: Splits, sources: Sequence[TeacherSource], train: Batches) -> Network:
+def build_student(
+    spec: RunSpec, splits: Splits, sources: Sequence[TeacherSource], train: Batches, *, is_restored: bool = False
+) -> Network:
     """The network to train, initialised from the run's seed alone; some methods build it from the teacher's parts.
 
     Raises:
         UsageError: The method builds it from one teacher's parts, and there are several.
     """
     with seeded(spec.seed):
-        network = models.build(spec.network, len(splits.train.classes), splits.train.image_shape[0], spec.model_args)
+        network = models.build(
+            spec.network,
+            len(splits.train.classes),
+            splits.train.image_shape[0],
+            spec.model_args,
+            loads_weights=not is_restored,
+        )
     if network.normalization is None:
         network.normalization = Normalization(splits.train.mean, splits.train.std)
     place(network, train.device)
@@ -355,6 +372,8 @@ def evaluate_teachers(
 ) -> tuple[Float[Tensor, "n classes"] | None, float | None]:
     """The teachers' logits for the test images and their top-1 accuracy; an ensemble averages probabilities.
 
+    In float32, whatever the run's precision, as `tekapctl evaluate` measures them.
+
     None if there are no teachers, or one of them has other classes.
     """
     described = spec.data.described
@@ -364,10 +383,10 @@ def evaluate_teachers(
     ):
         return None, None
     outputs = []
-    for teacher in teachers:
-        precision = resolve_precision(spec.precision, test.device, teacher.network, trains=False)
-        logits, labels = predict(teacher.network, test, precision)
-        outputs.append(logits.log_softmax(1) if len(teachers) > 1 else logits)
+    with exact_float32(test.device, spec.precision):
+        for teacher in teachers:
+            logits, labels = predict(teacher.network, test)
+            outputs.append(logits.log_softmax(1) if len(teachers) > 1 else logits)
     logits = torch.stack(outputs).logsumexp(0) if len(outputs) > 1 else outputs[0]
     return logits, top_k(logits, labels, 1).item()
 

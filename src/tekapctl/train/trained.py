@@ -101,7 +101,7 @@ def find(
 
     Args:
         home: Holds runs and fetched teachers.
-        name: A checkpoint file, a network's name, or a run's id, unique prefix, or `latest`; `:best` or `:ema` after a
+        name: A checkpoint file, a network's name, or a run's id, unique prefix, or `latest`; `:best` or `:raw` after a
             run chooses other weights than its last. A network's name means the fetched pretrained weights, else the
             newest finished teacher run of that network, else a library's pretrained weights.
         data: Where a network is named: the dataset on whose images it must be trained; None accepts any.
@@ -180,7 +180,7 @@ def _find_model(home: Home, name: str, data: DataSpec | None) -> Reference:
     raise UsageError(f"There is no trained {name} for {wanted} yet.", f"Get one with {' or '.join(commands)}.")
 
 
-_DESCRIBED = {"last": "last epoch", "best": "best epoch", "ema": "average of its weights"}
+_DESCRIBED = {"last": "last epoch", "best": "best epoch", "raw": "last epoch, not averaged"}
 
 
 def weights_of(reference: Reference, which: str) -> Reference:
@@ -188,7 +188,7 @@ def weights_of(reference: Reference, which: str) -> Reference:
 
     Args:
         reference: The run.
-        which: `last`, `best` or `ema`.
+        which: `last`, `best` or `raw`.
 
     Raises:
         UsageError: The reference is not a run, or the run has no such weights.
