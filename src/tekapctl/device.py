@@ -7,8 +7,8 @@ import shutil
 import socket
 import sysconfig
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -117,6 +117,21 @@ def resolve_precision(name: str, device: torch.device, network: nn.Module, *, tr
     """
     is_bfloat16 = name == "bfloat16" or (name == "auto" and _fast_at_bfloat16(device, network, trains=trains))
     return torch.bfloat16 if is_bfloat16 else torch.float32
+
+
+@contextmanager
+def exact_float32(device: torch.device, then: str) -> Iterator[None]:
+    """Compute in IEEE float32, as results are measured.
+
+    Args:
+        device: The device.
+        then: The precision's name of what follows, as for `set_float32_precision`.
+    """
+    set_float32_precision("float32", device)
+    try:
+        yield
+    finally:
+        set_float32_precision(then, device)
 
 
 def make_deterministic(device: torch.device) -> None:

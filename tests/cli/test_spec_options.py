@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 import typer
 
+from tekapctl.cli import own_images
 from tekapctl.cli.build_spec import build_spec
 from tekapctl.cli.spec_options import TABLE, SpecOption, options_of, split_usage, values_of
 from tekapctl.data import DATASETS
 from tekapctl.distillation.methods import METHODS
 from tekapctl.errors import UsageError
+from tekapctl.experiments.presets.preset import flat
 from tekapctl.settings import Settings
 from tekapctl.spec import StudentSpec, TeacherSpec
+from tekapctl.spec.recipes import recipe
 
 KINDS = {"student": StudentSpec, "teacher": TeacherSpec}
 OPTIONS = [
@@ -50,6 +53,21 @@ def test_an_option_sets_a_field_and_states_its_default(kind, option):
     elif option.default_text is None and option.fields is None:
         # Nothing to show: nothing is set, or it is off.
         assert set(map(str, defaults)) <= {"None", "()", "{}", "False"}
+
+
+def test_the_defaults_of_fine_tuning_are_those_that_are_used():
+    used = flat(recipe("finetune").table) | own_images.VALIDATION
+    shown = {option.path: option.fine_tuning for option in TABLE if option.fine_tuning is not None}
+    assert shown == {path: used[path] for path in shown}
+    assert used.keys() - shown.keys() == {"batch_size", "optimizer.layer_decay"}
+
+
+def test_a_learning_rate_of_ones_own_leaves_the_rest_of_fine_tuning_as_it_is(capsys):
+    spec = build_spec("teacher", given("teacher", model="torchvision:resnet18", dataset="folder:nowhere", lr=0.001))
+    assert (spec.epochs, spec.optimizer.name, spec.optimizer.learning_rate) == (30, "adamw", 0.001)
+    told = capsys.readouterr().err
+    assert "recipe finetune: 30 epochs, adamw, cosine\n" in told
+    assert max(map(len, told.splitlines())) <= 80
 
 
 EXAMPLES = {bool: True, int: 7, float: 0.25, dict: ["depth=3", "name=a"], str: "resnet20", Path: Path("/images")}

@@ -120,7 +120,7 @@ def test_runs_differ_in_what_their_specs_say(runs):
     assert found["spec"] == {"method": ["kd", "crd"]}
     assert found["environment"] == {}
     assert found["results"]["last_top1"] == [0.7, None]
-    assert "ema_top1" not in found["results"]
+    assert "raw_top1" not in found["results"]
     assert found["epochs"] == [{"epoch": 1, "top1": [0.01, 0.01]}]
 
 

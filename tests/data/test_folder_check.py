@@ -5,8 +5,10 @@ import shutil
 import pytest
 from PIL import Image
 
+from tekapctl.data import data_spec
 from tekapctl.data.files.check import check_images
 from tekapctl.data.files.listing import list_images
+from tekapctl.errors import UsageError
 
 
 @pytest.fixture
@@ -44,6 +46,18 @@ def test_copies_in_both_sets_or_in_two_classes_and_damaged_files_are_found(folde
     assert len(found.copies) == 3
     assert [name for name, _ in found.unreadable] == ["train/dog/half.png"]
     assert len(found.problems) == 3
+
+
+def test_an_empty_class_folder_is_found_and_the_rest_is_checked(folder):
+    (folder / "train" / "bird").mkdir()
+    (folder / "train" / "dog" / "half.png").write_bytes((folder / "train" / "dog" / "3.png").read_bytes()[:60])
+    spec = data_spec(f"folder:{folder}")
+    found = check_images(spec.listing_to_check(folder))
+    assert found.problems[0] == "1 class folder without images: bird; add some, or remove it"
+    assert len(found.problems) == 2
+    assert set(found.train) == {"cat", "dog"}
+    with pytest.raises(UsageError, match="no images in bird"):
+        spec.listing(folder)
 
 
 def test_small_and_uneven_classes_are_named(folder):

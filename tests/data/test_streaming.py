@@ -72,6 +72,8 @@ def test_stored_pixels_are_read_in_place_of_the_files(folder, tmp_path):
         assert torch.equal(first, second)
     found = [each for each in list_artifacts(Home(home)) if each.kind == "images"]
     assert [each.bytes for each in found] == [each.path.stat().st_size for each in found]
+    counts = [f"folder {folder}, {part} images of 16x16" for part in ("training, 25", "test, 9")]
+    assert {each.described for each in found} == set(counts)
     assert sum(each.bytes for each in found) == (25 + 9) * 16 * 16 * (3 + 1)
     assert [problem for _, problem in verify(Home(home))] == [None] * len(found)
     with found[0].path.open("r+b") as file:

@@ -71,7 +71,7 @@ class StopAfter(Silent):
 def test_without_a_schedule_it_is_the_run_in_one_go_to_the_bit(home, short, longer):
     whole = run_of(home, execute(load_of_run(short.path).model_copy(update={"epochs": 3}), home, Silent()))
     assert results(longer) == results(whole)
-    for name in ("weights.safetensors", "best.safetensors", "ema.safetensors"):
+    for name in ("weights.safetensors", "best.safetensors", "raw.safetensors"):
         one, other = (read_weights(run.path / name)[0] for run in (longer, whole))
         assert all(torch.equal(one[key], other[key]) for key in other)
     assert longer.summary()["continues"] == short.id

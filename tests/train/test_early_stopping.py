@@ -1,10 +1,12 @@
 """Early stopping by the validation accuracy, and the weights that it keeps; and linear probes."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tekapctl import train_teacher
+from tekapctl import evaluate, train_teacher
 from tekapctl.errors import UsageError
 from tekapctl.models import build
 from tekapctl.spec import parse
@@ -32,6 +34,21 @@ def test_a_run_stops_and_keeps_the_weights_of_its_best_epoch(tmp_path):
         load_file(run_folder(tmp_path, found) / name) for name in ("weights.safetensors", "best.safetensors")
     )
     assert all(torch.equal(weights[name], best[name]) for name in weights)
+
+
+def test_with_averaged_weights_they_are_what_is_watched_and_kept(tmp_path):
+    found = train_teacher(home=tmp_path, **FIELDS, optimizer={"learning_rate": 0.3}, epochs=30, patience=2, ema=0.9)
+    lines = [json.loads(line) for line in (run_folder(tmp_path, found) / "metrics.jsonl").read_text().splitlines()]
+    assert found["best_epoch"] == max(lines, key=lambda line: (line["val_top1"], -line["epoch"]))["epoch"]
+    assert [line["val_top1"] for line in lines] != [line["raw_top1"] for line in lines]
+    kept, best, raw = (
+        load_file(run_folder(tmp_path, found) / f"{name}.safetensors") for name in ("weights", "best", "raw")
+    )
+    assert all(torch.equal(kept[name], best[name]) for name in kept)
+    assert not all(torch.equal(kept[name], raw[name]) for name in kept)
+    for which in ("", ":raw"):
+        found_again = evaluate(f"{found['run']}{which}", home=tmp_path, precision="float32")["evaluation"]["top1"]
+        assert found_again == found["raw_top1" if which else "last_top1"]
 
 
 def test_several_seeds_stop_each_by_itself(tmp_path):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from helpers.logs import recorded
 from helpers.silent import Silent
+from tekapctl.commands.cost import estimate
 from tekapctl.commands.evaluate import evaluate
 from tekapctl.data import data_spec
 from tekapctl.data.files.listing import list_images
@@ -73,6 +74,19 @@ def test_a_teacher_by_name_is_the_one_of_the_same_images_and_lends_its_settings(
         assert (found.size, found.channels, found.test_fraction) == (16, "grey", 0.3)
         assert found == trained.data_of_run(Runs(home.runs).find(teacher))
         assert any(f"run of resnet8, {teacher}" in line for line in said), said
+
+
+def test_a_networks_name_means_the_run_on_the_same_images_wherever_it_is_named(home, place, teachers):
+    for classes, teacher in teachers.items():
+        data = f"folder:{place / classes}"
+        assert evaluate(home, "resnet8", dataset=data)["reference"] == teacher
+        assert trained.find(home, "resnet8", data=data_spec(data)).name == teacher
+
+
+def test_the_cost_of_a_student_is_that_with_the_best_weights_of_its_teacher(home, place, teachers):
+    student = {**STUDENT, "kind": "student", "data": f"folder:{place / 'abc'}"}
+    costs = [estimate(parse({**student, "teacher": f"{teachers['abc']}{which}"}), home) for which in ("", ":best")]
+    assert costs[0] == costs[1]
 
 
 def test_a_run_begins_by_saying_what_it_trains(home, place, teachers):

@@ -85,23 +85,38 @@ def build_spec(kind: Kind, given: Mapping[str, Any]) -> "TeacherSpec | StudentSp
 
 def _for_own_images(kind: Kind, values: dict[str, Any], recipe: str | None) -> tuple[dict[str, Any], str | None]:
     """Values and recipe with the defaults for a folder of images, which are printed."""
+    from tekapctl import spec as specs
     from tekapctl.spec.recipes import PROBE
 
     values |= (chosen := own_images.pretrained_values(kind, values))
     said = ["pretrained weights (--model-arg pretrained=false: none)"] if chosen else []
     if "data.size" in chosen:
-        said.append(f"images of {chosen['data.size']} pixels")
+        said[0] += f", {chosen['data.size']} pixels"
     if recipe in (None, "finetune") and own_images.is_fine_tuning(values):
         is_probe = bool(values.get("linear_probe")) and recipe is None
         values |= (split := own_images.validation_values(values))
+        settings = PROBE if is_probe else specs.recipe("finetune").table
+        said.append(f"{'linear probe' if is_probe else 'recipe finetune'}: {_listed(settings, values)}")
         if is_probe:
             values = _with_recipe(PROBE, values)
         recipe = None if is_probe else "finetune"
-        said.append("the settings of a linear probe" if is_probe else "recipe finetune")
-        said += [f"{path.removeprefix('data.')} {value}" for path, value in split.items()]
+        if split:
+            said.append(", ".join(f"{path.removeprefix('data.')} {value}" for path, value in split.items()))
     if said:
-        _say_once(f"defaults for your own images: {', '.join(said)}")
+        _say_once("\n  ".join(["defaults for your own images:", *said]))
     return values, recipe
+
+
+def _listed(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """The most important settings of a recipe, without those that were given."""
+    told = []
+    for path, words in (("epochs", " epochs"), ("optimizer.name", ""), ("schedule.name", "")):
+        section, _, field = path.partition(".")
+        if path not in values:
+            told.append(f"{recipe[section][field] if field else recipe[section]}{words}")
+    if "optimizer.learning_rate" not in values:
+        told.append(f"learning rate {recipe['optimizer']['learning_rate']:g}")
+    return ", ".join(told)
 
 
 def _with_recipe(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

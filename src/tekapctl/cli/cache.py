@@ -29,12 +29,13 @@ def list_cache(as_json: options.Json = False) -> None:
 
     root, found = Home.default().root, list_artifacts(Home.default())
     if as_json:
-        console.show_json([{"kind": a.kind, "name": a.name, "path": str(a.path), "bytes": a.bytes} for a in found])
+        fields = ("kind", "name", "described", "bytes")
+        console.show_json([{**{name: getattr(a, name) for name in fields}, "path": str(a.path)} for a in found])
         return
     if not found:
         console.say(f"The cache in {root} is empty. Download something with `tekapctl fetch resnet32x4`.")
         return
-    rows = [{"kind": a.kind, "name": a.name, "size>": console.format_bytes(a.bytes)} for a in found]
+    rows = [{"kind": a.kind, "name": a.described or a.name, "size>": console.format_bytes(a.bytes)} for a in found]
     console.show_table(str(root), rows)
 
 

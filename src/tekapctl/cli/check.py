@@ -25,7 +25,8 @@ def check(
 ) -> None:
     """Check the images of a folder before training: classes, sizes, copies, damaged files.
 
-    Exits with 1 if images cannot be read, are in two classes, or are in the training and the test set.
+    Exits with 1 if a class has no images, or if images cannot be read, are in two classes, or are in the training and
+    the test set.
 
     Example: tekapctl check folder:photographs
     """
@@ -36,7 +37,7 @@ def check(
     spec = data_spec(dataset)
     if not isinstance(spec, ImageFilesSpec):
         raise UsageError(f"{dataset} does not consist of image files.", "Name a folder of images as folder:PATH.")
-    listing = spec.listing(Home.default().datasets)
+    listing = spec.listing_to_check(Home.default().datasets)
     with progress.counting("images", "reading") as report:
         found = check_images(listing, report)
     if as_json:
@@ -52,7 +53,7 @@ def check(
         console.show_table("", classes[:_CLASSES])
         for problem in found.problems:
             console.show_text(f"warning: {console.printable(problem)}")
-    if found.unreadable or found.relabelled or found.leaked:
+    if found.empty or found.unreadable or found.relabelled or found.leaked:
         raise typer.Exit(1)
 
 

@@ -23,7 +23,7 @@ FitTeacher = Annotated[
 ]
 OWN = ("folder", "hf")
 """Datasets that are the user's own images."""
-_VALIDATION = {"data.val_fraction": 0.1, "patience": 10}
+VALIDATION = {"data.val_fraction": 0.1, "patience": 10}
 _IMAGES_PER_CLASS = 20
 """With fewer training images per class, a validation split is too small to choose by."""
 
@@ -54,16 +54,17 @@ def pretrained_values(kind: "Kind", values: Mapping[str, Any]) -> dict[str, Any]
 
 
 def is_fine_tuning(values: Mapping[str, Any]) -> bool:
-    """Whether pretrained weights are trained on the user's own images, with nothing said about how."""
+    """Whether pretrained weights are trained on the user's own images, by no optimizer or schedule of their choice."""
     arguments = values.get("model_args")
     is_pretrained = isinstance(arguments, Mapping) and bool(arguments.get("weights") or arguments.get("pretrained"))
-    return is_pretrained and _is_own(values) and not any(path.startswith(("optimizer", "schedule")) for path in values)
+    chosen = ("optimizer", "optimizer.name", "schedule", "schedule.name")
+    return is_pretrained and _is_own(values) and not any(path in values for path in chosen)
 
 
 def validation_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """A validation split and early stopping where there are enough images; where one of them was given, the other."""
-    missing = {path: value for path, value in _VALIDATION.items() if path not in values}
-    if len(missing) < len(_VALIDATION):
+    missing = {path: value for path, value in VALIDATION.items() if path not in values}
+    if len(missing) < len(VALIDATION):
         return missing if values.get("data.val_fraction", 1) and values.get("patience", 1) else {}
     from tekapctl.data.spec import data_spec
 
@@ -75,7 +76,7 @@ def validation_values(values: Mapping[str, Any]) -> dict[str, Any]:
         is_enough = shape.train_images * float(section.get("train_fraction", 1)) >= _IMAGES_PER_CLASS * shape.classes
     except (UsageError, ValueError, TypeError):
         return {}  # what is wrong with them is reported when the run begins
-    return dict(_VALIDATION) if is_enough else {}
+    return dict(VALIDATION) if is_enough else {}
 
 
 def _is_own(values: Mapping[str, Any]) -> bool:

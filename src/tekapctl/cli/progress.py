@@ -116,7 +116,7 @@ def epoch_line(metrics: Mapping[str, float | int], epochs: int | None, seconds_l
         f"epoch {metrics['epoch']}{f'/{epochs}' if epochs else ''}: loss {metrics['train_loss']:.3g}{of_parts}, "
         f"{_training(metrics)}{split_of(metrics)} {console.percent(top1_of(metrics))}"
     )
-    if "ema_top1" in metrics:
-        line += f", ema {console.percent(metrics['ema_top1'])}"
+    if "raw_top1" in metrics:
+        line += f" (raw {console.percent(metrics['raw_top1'])})"
     left = "" if seconds_left is None else f", {console.duration(seconds_left)} left"
     return line + left if len(line + left) <= _LINE else line

@@ -68,6 +68,7 @@ class SpecOption:
         type: Of a value; `dict` for `KEY=VALUE` texts.
         default: The field's default, for the help page; None shows none.
         default_text: Shown instead of `default` where a field has no fixed one.
+        fine_tuning: The default where pretrained weights are trained on the user's own images.
         only: The kind of spec that has the field; None for both.
         fields: Turns a value into values by path, where the option does not simply set `path`.
     """
@@ -79,6 +80,7 @@ class SpecOption:
     help: str
     default: Any = None
     default_text: str | None = None
+    fine_tuning: Any = None
     only: Kind | None = None
     repeatable: bool = False
     complete: Completer | None = None
@@ -96,12 +98,13 @@ class SpecOption:
 
     @property
     def shown_default(self) -> str | None:
-        """The default as the help page shows it."""
-        if self.default_text is not None or self.default is None:
-            return self.default_text
-        if isinstance(self.default, bool):
-            return f"{'' if self.default else 'no-'}{self.flag[2:]}"
-        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+        """The default as the help page shows it, and that of fine-tuning."""
+        shown = self.default_text
+        if shown is None and self.default is not None:
+            if isinstance(self.default, bool):
+                return f"{'' if self.default else 'no-'}{self.flag[2:]}"
+            shown = f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+        return shown if self.fine_tuning is None else f"{shown}; fine-tuning: {self.fine_tuning}"
 
     @property
     def option(self) -> Any:
@@ -159,7 +162,7 @@ TABLE = (
                only="student"),
     SpecOption("--val-fraction FRACTION", "data.val_fraction", float, "Data",
                "Evaluate epochs on a held-out fraction (0-1) of the training images, not on the test images.",
-               default=0.0),
+               default=0.0, fine_tuning=0.1),
     SpecOption("--augment NAME", "data.augment", str, "Data",
                "Augment the training images, e.g. randaugment or randaugment:magnitude=7. Repeatable.",
                repeatable=True, complete=complete.augmentations, fields=_augmentations),
@@ -188,23 +191,23 @@ TABLE = (
     SpecOption("--diagnose", "diagnose", bool, "TeKAP",
                "Log after each epoch how the augmented teachers differ and how their noise affects the student.",
                only="student"),
-    SpecOption("--epochs N", "epochs", int, "Optimization", "Training epochs.", default=240),
+    SpecOption("--epochs N", "epochs", int, "Optimization", "Training epochs.", default=240, fine_tuning=30),
     SpecOption("--batch-size N", "batch_size", int, "Optimization", "Batch size.", default=64),
     SpecOption("--optimizer NAME", "optimizer.name", str, "Optimization", "sgd, dot, adamw, muon or lamb.",
-               default="sgd", complete=complete.optimizers),
+               default="sgd", fine_tuning="adamw", complete=complete.optimizers),
     SpecOption("--schedule NAME", "schedule.name", str, "Optimization",
                "Learning rate schedule: step, cosine, one-cycle, linear or constant.",
-               default="step", complete=complete.schedules),
+               default="step", fine_tuning="cosine", complete=complete.schedules),
     SpecOption("--warmup-epochs N", "schedule.warmup_epochs", int, "Optimization",
-               "Epochs of linear warm-up of the learning rate.", default=0),
+               "Epochs of linear warm-up of the learning rate.", default=0, fine_tuning=2),
     SpecOption("--lr LR", "optimizer.learning_rate", float, "Optimization", "Peak learning rate.",
-               default_text="as published for the network, or the optimizer's"),
+               default_text="as published for the network, or the optimizer's", fine_tuning=3e-4),
     SpecOption("--weight-decay WD", "optimizer.weight_decay", float, "Optimization", "Weight decay.",
-               default_text="0.0005 for sgd"),
+               default_text="0.0005 for sgd", fine_tuning=0.05),
     SpecOption("--label-smoothing FRACTION", "label_smoothing", float, "Optimization",
-               "Share of each label that is spread over all classes.", default=0.0),
+               "Share of each label that is spread over all classes.", default=0.0, fine_tuning=0.1),
     SpecOption("--ema DECAY", "ema", float, "Optimization",
-               "Decay per step of an exponential moving average of the weights, e.g. 0.999.",
+               "Keep an exponential moving average of the weights, with this decay per step, e.g. 0.999.",
                default_text="no average"),
     SpecOption("--clip-grad NORM", "optimizer.clip_grad", float, "Optimization",
                "Clip the gradient's L2 norm.", default_text="no clipping"),
@@ -213,7 +216,7 @@ TABLE = (
                default=1),
     SpecOption("--patience N", "patience", int, "Optimization",
                "Stop when the validation accuracy has not improved for N epochs, and keep the best epoch's weights.",
-               default_text="train all epochs"),
+               default_text="train all epochs", fine_tuning=10),
     SpecOption("--seed N", "seed", int, "Run", "Random seed.", default=0),
     SpecOption("--checkpoint-minutes MINUTES", "checkpoint_minutes", float, "Run",
                "Minutes between checkpoints within an epoch.", default=10.0),

@@ -51,6 +51,8 @@ def train_teacher(
 ) -> None:
     """Train a network on its own: a teacher, or the baseline of a student.
 
+    With a folder of images and a library's network, its pretrained weights are fine-tuned, with the defaults named so.
+
     Examples:
     tekapctl train-teacher --model resnet32x4 --dataset cifar100
     tekapctl train-teacher -m torchvision:resnet34 -d folder:photographs
@@ -90,7 +92,8 @@ def distill(
     """Distill a student from a teacher.
 
     With kd and crd the student also learns from augmented teachers (TeKAP); --no-tekap turns that off. With a folder of
-    images, a pretrained teacher is first fine-tuned on their classes.
+    images, a pretrained teacher is first fine-tuned on their classes, and so is the student if it has pretrained
+    weights; the defaults of fine-tuning then apply.
 
     Examples:
     tekapctl distill --method kd                            # KD + TeKAP
@@ -198,8 +201,8 @@ def _run(train: Callable[[Any], dict[str, Any]], label: str, *, processes: int, 
         "parameters": f"{evaluation['parameters']:,}",
         "time": console.duration(summary["seconds"]),
     }
-    if "ema_top1" in summary:
-        fields["average"] = f"{console.percent(summary['ema_top1'])} % with the averaged weights"
+    if "raw_top1" in summary:
+        fields["top-1"] += f"; averaged weights, raw {console.percent(summary['raw_top1'])} %"
     if "teacher" in summary:
         fields["teacher"] = summary["teacher"]["model"]
         if summary["teacher"]["top1"] is not None:

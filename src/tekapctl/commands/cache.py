@@ -1,5 +1,6 @@
 """List, verify and clear the artifact cache."""
 
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,12 +20,16 @@ _NOTE = ("images", ".json")
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file or folder in the cache, of one of the `KINDS`, with its size on disk."""
+    """A file or folder in the cache, of one of the `KINDS`, with its size on disk.
+
+    Its description says what is in it where its name does not.
+    """
 
     kind: str
     name: str
     path: Path
     bytes: int
+    described: str | None = None
 
 
 def list_artifacts(home: Home, kinds: Sequence[str] | None = None) -> list[Artifact]:
@@ -41,8 +46,18 @@ def list_artifacts(home: Home, kinds: Sequence[str] | None = None) -> list[Artif
         folder = home.root / kind
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if not path.name.startswith(".") and path.name != "sha256.json" and (kind, path.suffix) != _NOTE:
-                found.append(Artifact(kind, path.name.removesuffix(".safetensors"), path, _bytes(path)))
+                name = path.name.removesuffix(".safetensors")
+                found.append(Artifact(kind, name, path, _bytes(path), _described(kind, path)))
     return found
+
+
+def _described(kind: str, path: Path) -> str | None:
+    if kind != "images":
+        return None
+    try:
+        return str(json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["described"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def verify(home: Home) -> list[tuple[Artifact, str | None]]:

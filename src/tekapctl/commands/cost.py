@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from tekapctl import models
-from tekapctl.errors import failures_in_words
+from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models import external
 from tekapctl.models.network import macs, parameters
 from tekapctl.spec import RunSpec, StudentSpec
@@ -45,6 +45,7 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
     Raises:
         UsageError: The teacher is a run or file that does not exist.
     """
+    spec = _with_data_of_teacher(spec, home)
     shape = spec.data.shape(home.datasets)
     student = models.build(spec.network, shape.classes, shape.channels, untrained(spec.network, spec.model_args))
     image = (shape.channels, shape.height, shape.width)
@@ -55,7 +56,7 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
                 arguments = untrained(name, spec.teacher_args if name == spec.teacher else {})
                 teachers.append(models.build(name, shape.classes, shape.channels, arguments))
             else:
-                reference = trained.find(home, name, data=spec.data)
+                reference = trained.find(home, name, data=spec.data, kind="teacher")
                 teachers.append(trained.load(reference, model=spec.teacher_model, arguments=spec.teacher_args).network)
     count = max(1, spec.data.images_to_train(home.datasets))
     steps = -(-count // spec.batch_size)
@@ -75,6 +76,17 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
         total_macs=float(epoch_macs * spec.total_epochs + statistics_macs),
         memory_bytes=_memory(spec, student, teachers, count, home),
     )
+
+
+def _with_data_of_teacher(spec: RunSpec, home: Home) -> RunSpec:
+    """The spec with the settings of the dataset that it will take from its teacher, where that is a run."""
+    if not isinstance(spec, StudentSpec):
+        return spec
+    try:
+        run = trained.find(home, spec.teacher, data=spec.data, kind="teacher").run
+    except UsageError:
+        return spec  # it is not trained yet, or what is wrong is reported where it is loaded
+    return spec if run is None else spec.model_copy(update={"data": spec.data.like(trained.data_of_run(run))})
 
 
 def untrained(name: str, arguments: external.Arguments) -> external.Arguments:

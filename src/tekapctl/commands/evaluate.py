@@ -131,7 +131,7 @@ def load_network(
     Raises:
         UsageError: The network or its data is unavailable, or they do not fit together.
     """
-    reference = trained.find(home, name, dataset=dataset)
+    reference = trained.find(home, name, data=None if dataset is None else trained.named_data(dataset, folder))
     if best:
         reference = trained.weights_of(reference, "best")
     found = trained.load(reference, model=model, arguments=model_args)
@@ -168,7 +168,7 @@ def _teacher_of(home: Home, student: Trained, data_spec: data.DataSpec) -> Train
         if spec.ensemble:
             logger.info("comparing with the first teacher only")
         teacher = trained.load(
-            trained.find(home, spec.teacher, dataset=data_spec.name),
+            trained.find(home, spec.teacher, data=data_spec),
             model=spec.teacher_model,
             arguments=spec.teacher_args,
         )

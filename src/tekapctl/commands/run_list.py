@@ -140,7 +140,7 @@ def _unknown(problem: str, given: str, what: str, known: Sequence[str]) -> Usage
     return UsageError(problem, f"{did_you_mean(given, known)} {what}: {', '.join(known)}.".lstrip())
 
 
-RESULTS = ("last_top1", "best_top1", "best_epoch", "ema_top1", "last_val_top1", "best_val_top1", "seconds")
+RESULTS = ("last_top1", "best_top1", "best_epoch", "raw_top1", "last_val_top1", "best_val_top1", "seconds")
 EVALUATION = ("top5", "negative_log_likelihood", "calibration_error", "agreement", "parameters", "macs")
 _POINTS = 8
 """Epochs at which the accuracies of both runs are shown."""

@@ -154,16 +154,16 @@ def _check_weights(run: Run, path: Path) -> int:
     from tekapctl.store.weights import read_metadata
 
     run.check_weights(path)
-    stated, summary = read_metadata(path).get("top1"), run.summary() or {}
+    metadata, summary = read_metadata(path), run.summary() or {}
     if summary.get("status") == "finished":
-        which = next(which for which, name in WEIGHTS.items() if name == path.name)
-        expected = summary.get(f"{which}_val_top1", summary.get(f"{which}_top1"))
+        epoch = next((each for each in run.metrics() if str(each.get("epoch")) == metadata.get("epoch")), {})
+        expected = epoch.get("raw_top1") if path.name == WEIGHTS["raw"] else top1_of(epoch) if has_top1(epoch) else None
         try:
-            is_same = abs(float(stated or "nan") - float("nan" if expected is None else expected)) <= TOLERANCE
-        except (TypeError, ValueError):
+            is_same = abs(float(metadata["top1"]) - float("nan" if expected is None else expected)) <= TOLERANCE
+        except (KeyError, ValueError):
             is_same = False
         if not is_same:
-            raise TekapctlError(f"{path.name} states another top-1 than the summary.")
+            raise TekapctlError(f"{path.name} states another top-1 than the metrics of its epoch.")
     return 1
 
 

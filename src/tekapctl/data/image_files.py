@@ -90,6 +90,14 @@ class ImageFilesSpec(DataSpec):
             UsageError: There are none.
         """
 
+    def listing_to_check(self, downloads: Path) -> Listing:
+        """The image files for a check, which reports what `listing` would refuse.
+
+        Raises:
+            UsageError: There are none.
+        """
+        return self.listing(downloads)
+
     def with_fingerprint(self, downloads: Path) -> "ImageFilesSpec":
         """The same settings with the fingerprint of the current files."""
         found = self.listing(downloads)
@@ -203,7 +211,11 @@ class ImageFilesSpec(DataSpec):
             )
         files = [self._files(part) for part in parts]
         if self.cache:
-            files = [pixels.stored(each, Home(downloads.parent).images) for each in files]
+            where = Home(downloads.parent).images
+            files = [
+                pixels.stored(each, where, f"{self.described}, {part}")
+                for each, part in zip(files, ("training", "test"), strict=True)
+            ]
         images: list[Tensor | ImageFiles] = [*files]
         damaged: Collection[str] = ()
         computed: ChannelStatistics = ((), ())

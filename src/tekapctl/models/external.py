@@ -12,6 +12,7 @@ from tekapctl.models.hooks import ExternalNetwork
 from tekapctl.models.network import Network
 from tekapctl.models.normalization import Normalization
 from tekapctl.registry import load_code, unknown_name
+from tekapctl.store.run import WEIGHTS
 
 LIBRARIES = ("torchvision", "timm")
 _FORMS = "Write it as torchvision:NAME, timm:NAME or package.module:factory, importable from this folder."
@@ -26,11 +27,13 @@ _FILE_ARGUMENTS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"
 
 
 def is_external(name: str) -> bool:
-    """Whether a name denotes an external model."""
-    return ":" in name
+    """Whether a name denotes an external model; `RUN:best` and `RUN:raw` are weights of a run."""
+    return ":" in name and name.rpartition(":")[2] not in WEIGHTS
 
 
-def build(name: str, num_classes: int, in_channels: int, arguments: Arguments) -> Network:
+def build(
+    name: str, num_classes: int, in_channels: int, arguments: Arguments, *, loads_weights: bool = True
+) -> Network:
     """Build an external model.
 
     `pretrained=true` asks torchvision or timm for pretrained weights; torchvision's `weights=NAME` asks for particular
@@ -41,13 +44,16 @@ def build(name: str, num_classes: int, in_channels: int, arguments: Arguments) -
         num_classes: Number of classes.
         in_channels: Number of image channels.
         arguments: Passed to the library's or the user's factory.
+        loads_weights: Whether to load the pretrained weights that the arguments ask for; otherwise the same network has
+            random ones.
 
     Raises:
         UsageError: There is no such network, it does not accept the arguments, or it cannot be adapted.
     """
     source, _, model = name.partition(":")
     arguments = _in_library_terms(source, arguments)
-    made = _make(name, source, model, num_classes, in_channels, arguments)
+    given = arguments if loads_weights or source not in LIBRARIES else without_weights(arguments)
+    made = _make(name, source, model, num_classes, in_channels, given)
     if source == "torchvision" and in_channels != 3:
         _take_channels(made, in_channels, name)
     network: Network = made if isinstance(made, Network) else ExternalNetwork(made, name, in_channels)

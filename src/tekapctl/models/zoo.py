@@ -21,9 +21,16 @@ NETWORKS: Registry[Entry] = Registry("network", "tekapctl.models.cifar")
 
 
 def build(
-    name: str, num_classes: int = 100, in_channels: int = 3, arguments: external.Arguments | None = None
+    name: str,
+    num_classes: int = 100,
+    in_channels: int = 3,
+    arguments: external.Arguments | None = None,
+    *,
+    loads_weights: bool = True,
 ) -> Network:
     """Build a network of the zoo, `torchvision:NAME`, `timm:NAME`, or a factory, `package.module:factory`.
+
+    With `loads_weights` false, the pretrained weights that the arguments ask a library for are not loaded.
 
     Raises:
         UsageError: There is no such network (the message has similar names), or it does not accept the arguments.
@@ -32,7 +39,7 @@ def build(
         student, of_student, projection = reused.split_arguments(arguments or {})
         return reused.ReusedClassifier(build(student, num_classes, in_channels, of_student), projection)
     if external.is_external(name):
-        return external.build(name, num_classes, in_channels, arguments or {})
+        return external.build(name, num_classes, in_channels, arguments or {}, loads_weights=loads_weights)
     if arguments:
         raise UsageError(f"The network {name} takes no arguments.", "Leave out the model arguments.")
     return NETWORKS[name].factory(num_classes, in_channels)

@@ -90,9 +90,7 @@ class Predictor:
         section = group.first.spec.data.labelled
         key = (name, repr(section), model, repr(arguments))
         if key not in self._known:
-            network = trained.load(
-                trained.find(self.home, name, dataset=section.name), model=model, arguments=arguments
-            )
+            network = trained.load(trained.find(self.home, name, data=section), model=model, arguments=arguments)
             section.with_fingerprint(self.home.datasets)  # raises if the images have changed since the run
             splits = data.load(section, self.home.datasets, seed=0, in_channels=network.network.in_channels)
             self._known[key] = network.digest, _predictions(network, splits.test)

@@ -45,7 +45,7 @@ class Section:
 CURVES = (
     ("test_top1", "Test accuracy", "top-1 (%)", 100.0),
     ("val_top1", "Validation accuracy", "top-1 (%)", 100.0),
-    ("ema_top1", "Accuracy of averaged weights", "top-1 (%)", 100.0),
+    ("raw_top1", "Accuracy before averaging", "top-1 (%)", 100.0),
     ("train_top1", "Training accuracy", "top-1 (%), augmented images", 100.0),
     ("train_loss", "Training loss", "weighted sum of all terms", 1.0),
 )

@@ -90,7 +90,7 @@ class RunSpec(Settings):
         0.0,
         ge=0,
         lt=1,
-        description="Decay per step of an average of the weights, evaluated beside them; 0 disables it.",
+        description="Decay per step of an average of the weights, which then are the run's weights; 0 disables it.",
     )
     patience: int = Field(
         0,

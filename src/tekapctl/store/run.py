@@ -32,8 +32,10 @@ _CHECKSUMS = "checksums.json"
 _LOCK_SECONDS = 0.5
 """Seconds to wait for a run's lock, which a check of its status may hold for an instant."""
 _PROGRESS = "progress.json"
-WEIGHTS = {"last": "weights.safetensors", "best": "best.safetensors", "ema": "ema.safetensors"}
-"""The weights that a run may have: of its last and its best epoch, and the average of its weights."""
+
+
+WEIGHTS = {"last": "weights.safetensors", "best": "best.safetensors", "raw": "raw.safetensors"}
+"""The weights that a run may have: of its last and its best epoch, and where these are averages, the last raw ones."""
 
 
 @dataclass(frozen=True)

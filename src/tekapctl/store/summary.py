@@ -52,7 +52,7 @@ class RunSummary(_Part):
     best_epoch: int = Field(ge=0)
     last_val_top1: Fraction | None = None
     best_val_top1: float | None = Field(None, ge=-1, le=1)
-    ema_top1: Fraction | None = None
+    raw_top1: Fraction | None = None
     seconds: float = Field(ge=0)
     evaluation: EvaluationSummary
     teacher: TeacherSummary | None = None

@@ -79,11 +79,17 @@ class RunContext:
 
 @failures_in_words("preparing the run")
 def build_run(
-    spec: RunSpec, home: Home, comm: Communicator = SINGLE_PROCESS, *, share_teachers: bool = False
+    spec: RunSpec,
+    home: Home,
+    comm: Communicator = SINGLE_PROCESS,
+    *,
+    share_teachers: bool = False,
+    is_restored: bool = False,
 ) -> RunContext:
     """Build everything a run needs before writing any files.
 
-    With `share_teachers`, `sibling` runs will use the teachers' outputs for the same batches.
+    With `share_teachers`, `sibling` runs will use the teachers' outputs for the same batches. With `is_restored`, the
+    network gets its weights from a checkpoint afterwards and needs no pretrained ones.
 
     Raises:
         UsageError: Data, teacher or device are missing, or do not fit together.
@@ -103,7 +109,7 @@ def build_run(
         sources = open_teachers(spec, teachers, splits, train, home)
         if share_teachers:
             sources = shared(sources)
-        trainer = build_trainer(spec, splits, sources, train, evaluated)
+        trainer = build_trainer(spec, splits, sources, train, evaluated, is_restored=is_restored)
         check_batch_sizes(trainer)
         test = evaluated if splits.val is None else evaluation_batches(spec, splits.test, device, comm)
     if trainer.diagnosis is not None and not trainer.diagnosis.has_metrics:
@@ -136,14 +142,20 @@ def sibling(context: RunContext, spec: RunSpec) -> RunContext:
 
 
 def build_trainer(
-    spec: RunSpec, splits: Splits, sources: Sequence[TeacherSource], train: Batches, evaluated: Batches
+    spec: RunSpec,
+    splits: Splits,
+    sources: Sequence[TeacherSource],
+    train: Batches,
+    evaluated: Batches,
+    *,
+    is_restored: bool = False,
 ) -> Trainer:
     """The network, its objective and the trainer of both.
 
     Raises:
         UsageError: The networks do not fit together.
     """
-    student = build_student(spec, splits, sources, train)
+    student = build_student(spec, splits, sources, train, is_restored=is_restored)
     objective = build_objective(spec, sources, student, train)
     if train.comm.world_size > 1 and spec.sync_batch_norm:
         for module in (student, objective):
@@ -156,14 +168,22 @@ def build_trainer(
     return trainer
 
 
-def build_student(spec: RunSpec, splits: Splits, sources: Sequence[TeacherSource], train: Batches) -> Network:
+def build_student(
+    spec: RunSpec, splits: Splits, sources: Sequence[TeacherSource], train: Batches, *, is_restored: bool = False
+) -> Network:
     """The network to train, initialised from the run's seed alone; some methods build it from the teacher's parts.
 
     Raises:
         UsageError: The method builds it from one teacher's parts, and there are several.
     """
     with seeded(spec.seed):
-        network = models.build(spec.network, len(splits.train.classes), splits.train.image_shape[0], spec.model_args)
+        network = models.build(
+            spec.network,
+            len(splits.train.classes),
+            splits.train.image_shape[0],
+            spec.model_args,
+            loads_weights=not is_restored,
+        )
     if network.normalization is None:
         network.normalization = Normalization(splits.train.mean, splits.train.std)
     place(network, train.device)

@@ -117,6 +117,11 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
     return state
 
 
+def exists(folder: Path) -> bool:
+    """Whether a folder has a checkpoint, intact or not."""
+    return bool(_numbered(folder))
+
+
 def described(folder: Path) -> str:
     """The newest checkpoint, in words."""
     numbered = _numbered(folder)

@@ -83,7 +83,7 @@ class RunCheckpointer(AbstractContextManager["RunCheckpointer"]):
             if self.comm.is_main:
                 self.run.check_there()
                 if is_best:
-                    weights, metadata = trainer.network.state_dict(), weights_metadata(self.context, metrics)
+                    weights, metadata = trainer.averaged.state_dict(), weights_metadata(self.context, metrics)
                     content = encode_weights(weights, metadata)
                     best.append(lambda: self.run.write_weights(WEIGHTS["best"], content))
         signal, due = self.comm.all_reduce_max((self.interruption.signal or 0, self._is_due(after_epoch=True)))

@@ -112,7 +112,8 @@ def resume(reference: str, home: Home, callback: Callback, track: Sequence[str] 
             spec = load_of_run(run.path)
             tracked = parse({**to_dict(spec), "track": [*spec.track, *track]})
             Trackers.check(tracked.track)
-        context = build_run(tracked, home, comm)
+            has_state = tracked.continues is not None or checkpoint.exists(run.checkpoints)
+        context = build_run(tracked, home, comm, is_restored=has_state)
         with comm.raise_together():
             if comm.is_main and tracked.track != spec.track:
                 run.write_text("spec.toml", dumps(context.spec))
@@ -136,7 +137,7 @@ def train_longer(
             source = Runs(home.runs).find(reference)
             spec = continued(source, epochs, track)
             Trackers.check(spec.track)
-        context = build_run(spec, home, comm)
+        context = build_run(spec, home, comm, is_restored=True)
         run = _begin(context, home, held, {}, source)
         before = load_of_run(source.path)
         logger.info(

@@ -12,7 +12,7 @@ from torch import Tensor
 from tekapctl.data.batch import Batch
 from tekapctl.data.batches import Batches
 from tekapctl.data.image_set import Splits
-from tekapctl.device import place, resolve_precision
+from tekapctl.device import exact_float32, place, resolve_precision
 from tekapctl.distillation.objective import TeacherForward
 from tekapctl.distillation.perturbations import LogitPerturbation
 from tekapctl.errors import UsageError
@@ -121,7 +121,8 @@ def evaluate_teachers(
 ) -> tuple[Float[Tensor, "n classes"] | None, float | None]:
     """The teachers' logits for the test images and their top-1 accuracy; an ensemble averages probabilities.
 
-    None if there are no teachers, or one of them has other classes.
+    They are computed in float32, whatever the run's precision, as `tekapctl evaluate` measures them. None if there are
+    no teachers, or one of them has other classes.
     """
     described = spec.data.described
     if (
@@ -130,10 +131,10 @@ def evaluate_teachers(
     ):
         return None, None
     outputs = []
-    for teacher in teachers:
-        precision = resolve_precision(spec.precision, test.device, teacher.network, trains=False)
-        logits, labels = predict(teacher.network, test, precision)
-        outputs.append(logits.log_softmax(1) if len(teachers) > 1 else logits)
+    with exact_float32(test.device, spec.precision):
+        for teacher in teachers:
+            logits, labels = predict(teacher.network, test)
+            outputs.append(logits.log_softmax(1) if len(teachers) > 1 else logits)
     logits = torch.stack(outputs).logsumexp(0) if len(outputs) > 1 else outputs[0]
     return logits, top_k(logits, labels, 1).item()
 

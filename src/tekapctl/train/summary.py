@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tekapctl import __version__
-from tekapctl.device import describe
+from tekapctl.device import describe, exact_float32
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 from tekapctl.errors import UsageError, counted
 from tekapctl.models import Network
@@ -30,16 +31,32 @@ logger = logging.getLogger(__name__)
 
 
 def finish(run: Run, context: RunContext) -> dict[str, Any]:
-    """Write the last weights, measure them, and write the summary."""
+    """Write the run's weights, measure them, and write the summary.
+
+    All results are in float32, as `tekapctl evaluate` measures them.
+    """
     spec, trainer = context.spec, context.trainer
-    progress = trainer.progress
+    progress, network = trainer.progress, trainer.averaged
+    best, problem = _best_weights(run, context)
+    kept = progress.last
+    if spec.patience and best is not None:
+        network.load_state_dict(best)
+        kept = progress.history[progress.best_epoch - 1]
+    elif spec.patience:
+        logger.warning(
+            f"the weights of epoch {progress.best_epoch}, the best one, are not there ({problem}); the run keeps those "
+            "of its last epoch"
+        )
     if trainer.average is not None:
-        ema_top1 = _on_test_images(context, trainer.average.network).top1
-        metadata = weights_metadata(context, progress.last) | {"top1": f"{ema_top1:.6f}", "top1_on": "test"}
-        run.write_weights(WEIGHTS["ema"], encode_weights(trainer.average.network.state_dict(), metadata))
-    kept = _keep_best(run, context) if spec.patience else progress.last
-    run.write_weights(run.weights.name, encode_weights(trainer.network.state_dict(), weights_metadata(context, kept)))
-    evaluation = _on_test_images(context, trainer.network)
+        metadata = weights_metadata(context, progress.last) | {"top1": f"{progress.last['raw_top1']:.6f}"}
+        run.write_weights(WEIGHTS["raw"], encode_weights(trainer.network.state_dict(), metadata))
+    run.write_weights(run.weights.name, encode_weights(network.state_dict(), weights_metadata(context, kept)))
+    evaluation = _on_test_images(context, network)
+    best_top1 = evaluation.top1
+    if best is not None and kept["epoch"] != progress.best_epoch:
+        copied = copy.deepcopy(network)
+        copied.load_state_dict(best)
+        best_top1 = _on_test_images(context, copied).top1
     summary: dict[str, Any] = {
         "run": run.id,
         "status": "finished",
@@ -50,8 +67,8 @@ def finish(run: Run, context: RunContext) -> dict[str, Any]:
         "train_images": len(context.splits.train),
         "seed": spec.seed,
         "epochs": spec.epochs,
-        "last_top1": progress.last.get("test_top1", evaluation.top1),
-        "best_top1": progress.best_top1,
+        "last_top1": evaluation.top1,
+        "best_top1": best_top1,
         "best_epoch": progress.best_epoch,
         "seconds": progress.seconds,
         "evaluation": asdict(evaluation),
@@ -62,14 +79,8 @@ def finish(run: Run, context: RunContext) -> dict[str, Any]:
         summary["continues"] = spec.continues.run
     if spec.data.val_fraction:
         summary |= {"last_val_top1": kept["val_top1"], "best_val_top1": progress.best_top1}
-        if spec.patience:
-            summary["best_top1"] = evaluation.top1
-        elif progress.best_epoch:
-            best = copy.deepcopy(trainer.network)
-            best.load_state_dict(read_weights(run.path / WEIGHTS["best"])[0])
-            summary["best_top1"] = _on_test_images(context, best).top1
     if trainer.average is not None:
-        summary["ema_top1"] = ema_top1
+        summary["raw_top1"] = _on_test_images(context, trainer.network).top1
     if isinstance(spec, StudentSpec) and context.teacher:
         summary["method"] = spec.method.name
         summary["teacher"] = {
@@ -83,37 +94,28 @@ def finish(run: Run, context: RunContext) -> dict[str, Any]:
     return summary
 
 
-def _keep_best(run: Run, context: RunContext) -> Metrics:
-    """Load the best epoch's weights into the network; returns the metrics of the epoch whose weights it has."""
-    progress, path = context.trainer.progress, run.path / WEIGHTS["best"]
+def _best_weights(run: Run, context: RunContext) -> tuple[dict[str, Tensor] | None, str]:
+    """The weights of the best epoch; None and the reason where a run that was killed has lost them."""
+    path = run.path / WEIGHTS["best"]
     try:
         run.check_weights(path)
         state, metadata = read_weights(path)
     except (UsageError, OSError) as error:
-        state, metadata, problem = {}, {}, str(error)
-    else:
-        problem = f"they are of epoch {metadata.get('epoch')}"
-    if metadata.get("epoch") != str(progress.best_epoch):
-        # A run that was killed may have lost the epoch that wrote them.
-        logger.warning(
-            f"the weights of epoch {progress.best_epoch}, the best one, are not there ({problem}); the run keeps those "
-            "of its last epoch"
-        )
-        return progress.last
-    context.trainer.network.load_state_dict(state)
-    return progress.history[progress.best_epoch - 1]
+        return None, str(error)
+    is_there = metadata.get("epoch") == str(context.trainer.progress.best_epoch)
+    return state if is_there else None, f"they are of epoch {metadata.get('epoch')}"
 
 
 def _on_test_images(context: RunContext, network: Network) -> Evaluation:
     trainer = context.trainer
-    return evaluate(
-        network,
-        context.splits.test,
-        device=trainer.device,
-        precision=trainer.precision,
-        teacher_logits=context.teacher_logits,
-        batch_size=trainer.eval_batches.batch_size,
-    )
+    with exact_float32(trainer.device, context.spec.precision):
+        return evaluate(
+            network,
+            context.splits.test,
+            device=trainer.device,
+            teacher_logits=context.teacher_logits,
+            batch_size=trainer.eval_batches.batch_size,
+        )
 
 
 def label(context: RunContext) -> str:

@@ -96,7 +96,6 @@ def find(
     home: Home,
     name: str,
     *,
-    dataset: str | None = None,
     data: DataSpec | None = None,
     kind: Literal["teacher", "student"] | None = None,
 ) -> Reference:
@@ -104,11 +103,10 @@ def find(
 
     Args:
         home: Holds runs and fetched teachers.
-        name: A checkpoint file, a network's name, or a run's id, unique prefix, or `latest`; `:best` or `:ema` after a
+        name: A checkpoint file, a network's name, or a run's id, unique prefix, or `latest`; `:best` or `:raw` after a
             run chooses other weights than its last. A network's name means the fetched pretrained weights, else the
-            newest finished teacher run of that network on the dataset.
-        dataset: Name of the dataset the network must be trained on; None accepts any.
-        data: Settings of that dataset, if the network must be trained on the very same images.
+            newest finished teacher run of that network, else a library's pretrained weights.
+        data: Where a network is named: the dataset on whose images it must be trained; None accepts any.
         kind: The kind of run that `latest` means; None for any.
 
     Raises:
@@ -124,8 +122,8 @@ def find(
     run_name, colon, which = name.partition(":")
     if colon and which not in WEIGHTS and (run_name == "latest" or run_name[:2].isdigit()):
         raise UsageError(f"A run has no weights named {which!r}.", f"Name {', '.join(WEIGHTS)}.")
-    if which not in WEIGHTS and models.is_known(name):
-        return _find_model(home, name, dataset if data is None else data.name, data)
+    if models.is_known(name):
+        return _find_model(home, name, data)
     runs = Runs(home.runs)
     run = runs.latest(kind) if run_name == "latest" else runs.find(run_name)
     if run.weights.name in run.left_out and not run.weights.is_file():
@@ -144,7 +142,8 @@ def find(
     return weights_of(reference, which) if which else reference
 
 
-def _find_model(home: Home, name: str, dataset: str | None, data: DataSpec | None) -> Reference:
+def _find_model(home: Home, name: str, data: DataSpec | None) -> Reference:
+    dataset = None if data is None else data.name
     if name in CATALOGUE and dataset in (None, CATALOGUE[name].dataset):
         teacher = fetched(home, name)
         if teacher is not None:
@@ -183,7 +182,7 @@ def _find_model(home: Home, name: str, dataset: str | None, data: DataSpec | Non
     raise UsageError(f"There is no trained {name} for {wanted} yet.", f"Get one with {' or '.join(commands)}.")
 
 
-_DESCRIBED = {"last": "last epoch", "best": "best epoch", "ema": "average of its weights"}
+_DESCRIBED = {"last": "last epoch", "best": "best epoch", "raw": "last epoch, not averaged"}
 
 
 def weights_of(reference: Reference, which: str) -> Reference:
@@ -191,7 +190,7 @@ def weights_of(reference: Reference, which: str) -> Reference:
 
     Args:
         reference: The run.
-        which: `last`, `best` or `ema`.
+        which: `last`, `best` or `raw`.
 
     Raises:
         UsageError: The reference is not a run, or the run has no such weights.
@@ -217,6 +216,15 @@ def data_of_run(run: Run) -> DataSpec:
     return load_of_run(run.path).data.labelled
 
 
+def named_data(dataset: str, folder: str | None) -> DataSpec:
+    """The dataset of a name, such as `folder:PATH`, and the folder of its files.
+
+    Raises:
+        UsageError: There is no such dataset.
+    """
+    return data_spec(dataset if folder is None else {"name": dataset, "folder": folder})
+
+
 def data_of(trained: Trained, dataset: str | None, folder: str | None) -> DataSpec:
     """The dataset to evaluate a network on.
 
@@ -231,8 +239,7 @@ def data_of(trained: Trained, dataset: str | None, folder: str | None) -> DataSp
     known = trained.data
     if trained.reference.run is not None and known is not None and dataset in (None, known.name):
         return known if folder is None else known.model_copy(update={"folder": folder})
-    values = {"name": dataset or trained.dataset or DEFAULT_DATASET}
-    spec = data_spec(values if folder is None else {**values, "folder": folder})
+    spec = named_data(dataset or trained.dataset or DEFAULT_DATASET, folder)
     return spec if known is None else spec.like(known)
 
 

@@ -107,6 +107,11 @@ class Trainer:
             callback.on_epoch(metrics)
 
     @property
+    def averaged(self) -> Network:
+        """The network that is evaluated and kept: the average if there is one, else the trained network itself."""
+        return self.network if self.average is None else self.average.network
+
+    @property
     def is_done(self) -> bool:
         """Whether all epochs are done, or the validation accuracy has not improved for `patience` epochs."""
         return self.progress.epoch >= self.spec.total_epochs or self.stopped_early
@@ -266,13 +271,14 @@ class Trainer:
             self.optimizer.step()
 
     def test(self) -> Metrics:
-        """Evaluate the network after an epoch, and the average of its weights if there is one."""
+        """Evaluate the network of the run after an epoch; where its weights are averages, the raw ones too."""
         began = time.perf_counter()
         average_running_stats(self.comm, self.network)
-        found = self._accuracy(self.split, self.network)
         if self.average is not None:
             average_running_stats(self.comm, self.average.network)
-            found |= self._accuracy("ema", self.average.network)
+        found = self._accuracy(self.split, self.averaged)
+        if self.average is not None:
+            found |= self._accuracy("raw", self.network)
         return {**found, "test_seconds": time.perf_counter() - began}
 
     def _accuracy(self, name: str, network: Network) -> Metrics:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tekapctl.data.files.listing import Listing, list_images
+from tekapctl.data.files.listing import Listing, list_images, without_empty_classes
 from tekapctl.data.image_files import ImageFilesSpec
 from tekapctl.data.spec import DATASETS
 from tekapctl.errors import UsageError
@@ -30,6 +30,10 @@ class ClassFolders(ImageFilesSpec):
 
     def listing_of(self, folder: Path) -> Listing:
         """The image files of a folder, split if necessary."""
+        return without_empty_classes(self.found_in(folder), folder)
+
+    def found_in(self, folder: Path) -> Listing:
+        """The same, also where class folders are empty."""
         return list_images(folder.resolve(), self.setting("test_fraction"), self.setting("split_seed"))
 
 
@@ -40,9 +44,17 @@ class FolderImages(ClassFolders):
     name: Literal["folder"] = "folder"
 
     def listing(self, downloads: Path) -> Listing:
+        return self.listing_of(self._place)
+
+    def listing_to_check(self, downloads: Path) -> Listing:
+        """The files of the folder, also where class folders are empty."""
+        return self.found_in(self._place)
+
+    @property
+    def _place(self) -> Path:
         if self.absolute_folder is None:
             raise UsageError("The dataset folder needs a folder.", "Write it as `data=folder:PATH`.")
-        return self.listing_of(Path(self.absolute_folder))
+        return Path(self.absolute_folder)
 
     def fetch(self, downloads: Path, **_: Any) -> str:
         return "is a folder of yours, nothing to fetch"

@@ -36,6 +36,7 @@ class FolderCheck:
         leaked: Test files whose content is that of a training file.
         relabelled: Groups of files with the same content in different classes.
         unreadable: Files that cannot be read, with the reason.
+        empty: Class folders without images.
     """
 
     train: dict[str, int]
@@ -48,6 +49,7 @@ class FolderCheck:
     leaked: tuple[str, ...]
     relabelled: tuple[tuple[str, ...], ...]
     unreadable: tuple[tuple[str, str], ...]
+    empty: tuple[str, ...] = ()
 
     @property
     def imbalance(self) -> float:
@@ -58,6 +60,10 @@ class FolderCheck:
     def problems(self) -> list[str]:
         """What should be mended before training, a sentence each."""
         found = []
+        if self.empty:
+            found.append(
+                f"{count(self.empty, 'class folder')} without images: {few(self.empty)}; add some, or remove it"
+            )
         if self.unreadable:
             paths = [path for path, _ in self.unreadable]
             found.append(f"{count(paths, 'file')} cannot be read: {few(paths)}; replace or remove them")
@@ -134,6 +140,7 @@ def check_images(listing: Listing, report: Callable[[int, int], None] = lambda d
         leaked=tuple(each.name for group in mixed for each in group if each.is_test),
         relabelled=tuple(_names(group) for group in copies if len({each.label for each in group}) > 1),
         unreadable=tuple((each.name, each.problem) for each in files if each.problem is not None),
+        empty=listing.empty,
     )
 
 

@@ -5,7 +5,7 @@ import os
 import stat
 from collections.abc import Container, Iterable, Sequence, Sized
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,13 +18,15 @@ _SHOWN = 3
 _SAMPLED = 256
 """Files whose content is part of a fingerprint, at most."""
 _SAMPLE_BYTES = 2**16
+_REMEDY = f"Put the images of each class ({' '.join(SUFFIXES)}) into a folder named after it."
 
 
 @dataclass(frozen=True)
 class Listing:
     """The image files of a dataset with their class numbers, and the names of the classes.
 
-    `notes` are what the user should know, and `split` says how training and test images were separated.
+    `notes` are what the user should know, `split` says how training and test images were separated, and `empty` are
+    class folders without images, which are not among the classes.
     """
 
     classes: tuple[str, ...]
@@ -32,6 +34,7 @@ class Listing:
     test: tuple[tuple[Path, int], ...]
     notes: tuple[str, ...] = ()
     split: str = "its own test set"
+    empty: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -70,6 +73,17 @@ def list_images(folder: Path, test_fraction: float, seed: int) -> Listing:
     parents = {path.parent for path, _ in (*listing.train, *listing.test)}
     inner = {each for path in parents for each in (path, *path.parents) if each.is_relative_to(folder)}
     _cache[key] = listing, _modification_times({folder, *inner})
+    return listing
+
+
+def without_empty_classes(listing: Listing, folder: Path) -> Listing:
+    """The listing.
+
+    Raises:
+        UsageError: A class folder has no images.
+    """
+    if listing.empty:
+        raise UsageError(f"{folder} has no images in {few(listing.empty)}.", f"{_REMEDY} Or remove the empty folder.")
     return listing
 
 
@@ -171,23 +185,24 @@ def _list(folder: Path, test_fraction: float, seed: int) -> Listing:
     if root is folder and test is not None:
         raise UsageError(f"{folder} has a folder {test.name} but no folder train.", "Add train/CLASS/IMAGES.")
     by_class = {path.name: images_under(path) for path in inner}
-    empty = [name for name, files in by_class.items() if not files]
-    if len(by_class) < 2 or empty:
-        what = f"no images in {few(empty)}" if empty else f"{count(by_class, 'class folder')}"
-        raise UsageError(
-            f"{root} has {what}.", f"Put the images of each class ({' '.join(SUFFIXES)}) into a folder named after it."
-        )
+    empty = tuple(name for name, files in by_class.items() if not files)
+    by_class = {name: files for name, files in by_class.items() if files}
+    if len(by_class) < 2:
+        found = f"{count(by_class, 'class folder')}{' with images' if empty else ''}"
+        raise UsageError(f"{root} has {found}.", _REMEDY)
     numbers = {name: number for number, name in enumerate(by_class)}
     if root is folder or test is None:
-        return _split(root, by_class, test_fraction, seed)
-    unknown = [p.name for p in sorted(test.iterdir()) if p.is_dir() and p.name not in numbers and images_under(p)]
+        return replace(_split(root, by_class, test_fraction, seed), empty=empty)
+    known = {*numbers, *empty}
+    unknown = [p.name for p in sorted(test.iterdir()) if p.is_dir() and p.name not in known and images_under(p)]
     if unknown:
         raise UsageError(f"{test} has classes that {train} lacks: {few(unknown)}.", "Add them to train.")
     tested = [(f, numbers[name]) for name in numbers if (test / name).is_dir() for f in images_under(test / name)]
     if not tested:
         raise UsageError(f"{test} has no images in class folders.", "Add some, or remove the folder.")
     trained = [(f, numbers[name]) for name, files in by_class.items() for f in files]
-    return Listing(tuple(numbers), tuple(trained), tuple(tested), _untested(tuple(numbers), {n for _, n in tested}))
+    notes = _untested(tuple(numbers), {n for _, n in tested})
+    return Listing(tuple(numbers), tuple(trained), tuple(tested), notes, empty=empty)
 
 
 def _untested(classes: Sequence[str], tested: Container[int]) -> tuple[str, ...]:

@@ -14,12 +14,13 @@ from tekapctl.store.atomic import atomic_path, format_bytes, make_folder
 SUFFIX = ".pixels"
 
 
-def stored(files: ImageFiles, folder: Path) -> ImageFiles:
+def stored(files: ImageFiles, folder: Path, dataset: str) -> ImageFiles:
     """The same files with their decoded images on disk; they are decoded now unless they are there.
 
     Args:
         files: The files; a change of any gives a new copy.
         folder: Where the copies are.
+        dataset: What the images are, for listings.
 
     Returns:
         The files, which read their center crops from the copy.
@@ -31,7 +32,7 @@ def stored(files: ImageFiles, folder: Path) -> ImageFiles:
     shape = (len(files), files.channels, *files.size)
     unreadable = _described(path, shape)
     if unreadable is None or not files.are_unreadable(unreadable):
-        unreadable = _write(files, path, shape)
+        unreadable = _write(files, path, shape, dataset)
     rows = tuple(range(len(files)))
     return replace(files, pixels=str(path), rows=rows, stored=len(files), unreadable=tuple(unreadable.items()))
 
@@ -47,7 +48,7 @@ def _described(path: Path, shape: tuple[int, ...]) -> dict[str, str] | None:
     return None
 
 
-def _write(files: ImageFiles, path: Path, shape: tuple[int, ...]) -> dict[str, str]:
+def _write(files: ImageFiles, path: Path, shape: tuple[int, int, int, int], dataset: str) -> dict[str, str]:
     needed, free = prod(shape), shutil.disk_usage(make_folder(path.parent)).free
     if needed > free:
         raise TekapctlError(
@@ -62,7 +63,9 @@ def _write(files: ImageFiles, path: Path, shape: tuple[int, ...]) -> dict[str, s
                 digest.update(content)
                 file.write(content)
                 unreadable |= dict(damaged)
-        table = {"shape": shape, "unreadable": unreadable, "sha256": digest.hexdigest()}
+        images, _, height, width = shape
+        described = f"{dataset}, {images:,} images of {height}x{width}"
+        table = {"described": described, "shape": shape, "unreadable": unreadable, "sha256": digest.hexdigest()}
         note.write_text(json.dumps(table), encoding="utf-8")
     return unreadable
 

@@ -138,7 +138,7 @@ def _setup(
         prerequisites.setdefault(known.label, known)
         return StudySetup(spec.model_copy(update={"teacher": known.label}), recipe)
     try:
-        found = [trained.find(home, one, data=spec.data) for one in (spec.teacher, *spec.ensemble)]
+        found = [trained.find(home, one, data=spec.data, kind="teacher") for one in (spec.teacher, *spec.ensemble)]
     except UsageError as error:
         if is_dry:
             return StudySetup(spec)

@@ -152,7 +152,7 @@ class Ledger:
 
     def _find_weights(self, trial: Trial, name: str) -> str | None:
         try:
-            reference = trained.find(self.home, name, data=trial.spec.data)
+            reference = trained.find(self.home, name, data=trial.spec.data, kind="teacher")
             if reference.is_library:
                 arguments = trial.spec.teacher_args if isinstance(trial.spec, StudentSpec) else {}
                 return trained.load(reference, arguments=arguments).digest

@@ -130,7 +130,7 @@ def prepare(
 def _with_found_teachers(spec: StudentSpec, home: Home, *, is_dry: bool) -> StudentSpec:
     """The spec with the teachers that its names stand for now: one that finishes later must not replace them."""
     try:
-        names = [trained.find(home, one, data=spec.data).name for one in (spec.teacher, *spec.ensemble)]
+        names = [trained.find(home, one, data=spec.data, kind="teacher").name for one in (spec.teacher, *spec.ensemble)]
     except UsageError:
         if is_dry:
             return spec
