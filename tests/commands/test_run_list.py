@@ -47,6 +47,22 @@ def runs(tmp_path) -> Runs:
     return runs
 
 
+def test_a_dataset_of_the_hub_is_listed_and_found_by_its_repository(tmp_path):
+    runs = Runs(tmp_path / "runs")
+    for name in ("one/flowers", "other/flowers"):
+        make(runs, f'kind = "teacher"\nmodel = "resnet8"\n[data]\nname = "hf"\nrepository = "{name}"\n', None)
+    rows = run_list.rows_of(runs.all())
+    assert [row["dataset"] for row in rows] == ["hf:one/flowers", "hf:other/flowers"]
+    assert run_list.select(rows, {"dataset": ["hf:other/flowers"]}) == rows[1:]
+    assert run_list.select(rows, {"dataset": ["hf"]}) == rows
+
+
+def test_an_epoch_of_the_init_stage_is_not_the_best(tmp_path):
+    run = make(Runs(tmp_path / "runs"), TEACHER, None, epochs=1)
+    run.append_metrics({"epoch": 2, "train_init": 1.0, "test_top1": 0.9})
+    assert run_list.row_of(run)["best_top1"] == 0.01
+
+
 @pytest.mark.parametrize(
     ("wanted", "numbers"),
     [

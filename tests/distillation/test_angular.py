@@ -13,6 +13,7 @@ from tekapctl.distillation.angular import AngularSpec, AngularViews, FeatureView
 from tekapctl.distillation.methods.losses import kl
 from tekapctl.distillation.objective import Distillation
 from tekapctl.distillation.tekap import SeededNoise, Tekap, TekapSpec
+from tekapctl.distributed.shard import BatchShard
 from tekapctl.errors import UsageError
 from tekapctl.models.network import Knowledge
 from tekapctl.spec import parse
@@ -216,3 +217,11 @@ def test_a_spec_has_learned_views_or_noise():
     assert parse({"angular": {"views": 5}}).tekap == NONE
     with pytest.raises(UsageError, match="learned views replace TeKAP's noise"):
         parse({"angular": {"views": 5}, "tekap": {"logit": {"teachers": 3}}})
+
+
+def test_parts_of_a_step_have_dropout_of_their_own():
+    spec = AngularSpec(views=2, dropout=0.5, batch_statistics=True)
+    first, second = batch(), replace(batch(), shard=BatchShard(offset=BATCH))
+    seen = [views(spec, teacher())(teacher(), each)[0].logits for each in (first, first, second)]
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], seen[2])

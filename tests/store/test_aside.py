@@ -40,6 +40,7 @@ def leftovers(folder: Path) -> list[str]:
         ("home/runs/one/weights.safetensors", "keeps its own files"),
         ("home/runs/one/new.html", "keeps its own files"),
         ("home/teachers/new.onnx", "keeps its own files"),
+        ("home/images/new.pixels", "keeps its own files"),
         ("home/.runs.lock", "keeps its own files"),
         ("to-weights", "keeps its own files"),
         ("to-runs/one/new.html", "keeps its own files"),

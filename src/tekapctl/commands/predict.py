@@ -72,7 +72,8 @@ class Predictor:
         self._precision = resolve_precision(precision, self._device, network, trains=False)
         self._batch_size = max(1, min(batch_size, _MAX_PIXELS // (height * width)))
         self._workers = workers
-        self._files = ImageFiles((), channels, preprocessing.size, preprocessing.crop_fraction)
+        own = 1 if preprocessing.is_grey else channels
+        self._files = ImageFiles((), own, preprocessing.size, preprocessing.crop_fraction, repeated=channels // own)
         noise = torch.randint(256, (2, channels, height, width), generator=torch.Generator().manual_seed(0))
         self._network = fold(network, network.normalize(noise.byte())).network
         place(self._network, self._device)

@@ -24,15 +24,15 @@ def row_of(run: Run) -> Row:
     """What the list shows of a run, apart from its short id."""
     summary, metrics = run.summary() or {}, run.metrics()
     last, seconds = metrics[-1] if metrics else {}, summary.get("seconds")
+    # Epochs of the init stage cannot be the best: the student is not trained yet.
+    counted = [top1_of(entry) for entry in metrics if has_top1(entry) and "train_init" not in entry]
     return {
         "run": run.id,
         "status": run.status,
         **_described(run),
         "epoch": last.get("epoch", 0),
         "last_top1": _fraction(summary.get("last_top1"), top1_of(last) if has_top1(last) else None),
-        "best_top1": _fraction(
-            summary.get("best_top1"), max((top1_of(entry) for entry in metrics if has_top1(entry)), default=None)
-        ),
+        "best_top1": _fraction(summary.get("best_top1"), max(counted, default=None)),
         "seconds": seconds if isinstance(seconds, (int, float)) else None,
     }
 
@@ -59,9 +59,10 @@ def _described(run: Run) -> Row:
         value if isinstance(value := spec.get(field), dict) else {"name": value}
         for field in ("data", "method", "continues")
     )
-    dataset = data.get("hub") or data.get("name")
-    if "hub" not in data and dataset in ("folder", "imagenet") and data.get("folder"):
-        dataset = f"{dataset}:{data['folder']}"
+    dataset = data.get("name")
+    where = "repository" if dataset == "hf" else "folder"
+    if dataset in ("folder", "imagenet", "hf") and data.get(where):
+        dataset = f"{dataset}:{data[where]}"
     is_student = spec.get("kind") == "student"
     found = {
         "kind": spec.get("kind"),

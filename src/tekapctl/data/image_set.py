@@ -62,6 +62,13 @@ class ImageSet:
         return channels, height, width
 
     @property
+    def is_grey(self) -> bool:
+        """Whether the images have a single channel, which may be repeated for a network."""
+        if isinstance(self.images, ImageFiles):
+            return self.images.channels == 1
+        return self.images.shape[1] == 1 or self.images.stride(1) == 0
+
+    @property
     def center_crop(self) -> float:
         """The fraction of an image file's largest center crop that is shown, by side length."""
         return self.images.center_crop if isinstance(self.images, ImageFiles) else 1.0

@@ -181,12 +181,23 @@ class AngularViews(nn.Module):
         (chance,) = self._chances([embedding], "views", step, self.spec.batch_statistics)
         return self._classified(self.features[0](embedding, chance))
 
-    def _chances(self, features: Sequence[Tensor], name: str, step: int, trains: bool) -> Sequence[Tensor | None]:
-        """Uniform numbers for the dropout of each feature's views; None for no dropout."""
+    def _chances(
+        self, features: Sequence[Tensor], name: str, step: int, trains: bool, first: int = 0
+    ) -> Sequence[Tensor | None]:
+        """Uniform numbers for the dropout of each feature's views; None for no dropout.
+
+        Args:
+            features: The teacher's features.
+            name: What they are of.
+            step: The step.
+            trains: Whether there is dropout.
+            first: The first sample's place in the step's batch: parts whose gradients are accumulated have numbers of
+                their own.
+        """
         if not trains:
             return [None] * len(features)
         widths, device = [feature.shape[1] for feature in features], features[0].device
-        source = generator(device, self.seed, name, step)
+        source = generator(device, self.seed, name, step, *([first] if first else []))
         shape = (self.spec.views, len(features[0]), sum(widths))
         return torch.rand(shape, generator=source, device=device).split(widths, dim=2)
 
@@ -195,7 +206,7 @@ class AngularViews(nn.Module):
 
     def _mean_and_loss(self, teacher: Knowledge, batch: Batch, name: str, trains: bool) -> tuple[Knowledge, Tensor]:
         spec, features = self.spec, _features(teacher)
-        chances = self._chances(features, name, batch.step, trains)
+        chances = self._chances(features, name, batch.step, trains, batch.shard.start)
         viewed = [views(f, c) for views, f, c in zip(self.features, features, chances, strict=True)]
         logits = self._classified(viewed[0])
 

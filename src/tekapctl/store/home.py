@@ -127,5 +127,5 @@ def _stat(path: Path) -> os.stat_result | None:
 
 def _is_kept(place: Path, home: Home, *, is_there: bool) -> bool:
     root = home.root.resolve()
-    kept = (home.datasets, home.teachers, home.downloads, home.knowledge, home.runs, home.sweeps)
+    kept = (home.datasets, home.teachers, home.downloads, home.knowledge, home.images, home.runs, home.sweeps)
     return any(place.is_relative_to(folder.resolve()) for folder in kept) or (is_there and place.parent == root)

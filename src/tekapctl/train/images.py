@@ -159,7 +159,7 @@ def _read(spec: StudentSpec, train: ImageSet) -> UInt8[Tensor, "n c h w"] | Imag
     if isinstance(train.images, ImageFiles):
         return train.images.with_paths(paths)
     channels, height, width = train.image_shape
-    own = 1 if train.images.stride(1) == 0 else channels  # a grey set in three channels is one channel, expanded
+    own = 1 if train.is_grey else channels
     images, damaged = decode_all(ImageFiles(paths, own, (height, width)))
     if damaged and not getattr(spec.data, "skip_damaged", False):
         raise UsageError(

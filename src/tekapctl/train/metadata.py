@@ -28,12 +28,14 @@ class Preprocessing:
         mean: Mean of each channel; full brightness is 1.
         std: Standard deviation of each channel.
         crop_fraction: Side of the centre crop as a fraction of the largest centre crop; 1 takes all of it.
+        is_grey: Whether images are converted to grey, and their single channel is repeated for the network.
     """
 
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_fraction: float = 1.0
+    is_grey: bool = False
 
 
 def read_preprocessing(metadata: dict[str, str], channels: int, source: str) -> Preprocessing | None:
@@ -57,7 +59,7 @@ def read_preprocessing(metadata: dict[str, str], channels: int, source: str) -> 
         size = int(height), int(width)
         if not 0 < crop_fraction <= 1 or not all(SMALLEST_IMAGE <= side <= LARGEST_IMAGE for side in size):
             raise ValueError
-        return Preprocessing(size, mean, std, crop_fraction)
+        return Preprocessing(size, mean, std, crop_fraction, metadata.get("grey") == "true")
     except (TypeError, ValueError, OverflowError, UsageError) as error:
         why = f": {error.problem}" if isinstance(error, UsageError) else "."
         raise UsageError(f"The preprocessing stated in {source} is invalid{why}", "Train or export it again.") from None

@@ -157,6 +157,7 @@ def weights_metadata(context: RunContext, metrics: Metrics) -> dict[str, str]:
         "mean": json.dumps(normalization.mean),
         "std": json.dumps(normalization.std),
         "middle": str(train.center_crop),
+        **({"grey": "true"} if context.splits.test.is_grey and channels > 1 else {}),
         "epoch": str(metrics["epoch"]),
         "top1": f"{top1_of(metrics):.6f}",
         "top1_on": context.trainer.split,

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from tekapctl.commands.export.graph import Classifier, Deployed, Half, Resize
 from tekapctl.data.batches import CPU, Batches
-from tekapctl.data.files.streaming import ImageFiles
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.data.spec import DataSpec
 from tekapctl.errors import TekapctlError, UsageError, first_line, require
@@ -70,10 +69,7 @@ class ExportSource:
     @property
     def channels(self) -> int:
         """Number of channels of the images that a graph takes: 1 where the network sees grey images thrice."""
-        images = self.splits.test.images
-        if isinstance(images, ImageFiles):
-            return images.channels
-        return 1 if images.stride(1) == 0 else images.shape[1]
+        return 1 if self.splits.test.is_grey else self.splits.test.image_shape[0]
 
     @property
     def input_shape(self) -> str:
