@@ -85,7 +85,12 @@ class RunContext:
 
 @failures_in_words("preparing the run")
 def build_run(
-    spec: RunSpec, home: Home, comm: Communicator = SINGLE_PROCESS, *, share_teachers: bool = False, is_restored: bool = False
+    spec: RunSpec,
+    home: Home,
+    comm: Communicator = SINGLE_PROCESS,
+    *,
+    share_teachers: bool = False,
+    is_restored: bool = False,
 ) -> RunContext:
     """Build everything a run needs before writing any files.
 

@@ -61,7 +61,9 @@ class FolderCheck:
         """What should be mended before training, a sentence each."""
         found = []
         if self.empty:
-            found.append(f"{count(self.empty, 'class folder')} without images: {few(self.empty)}; add some, or remove it")
+            found.append(
+                f"{count(self.empty, 'class folder')} without images: {few(self.empty)}; add some, or remove it"
+            )
         if self.unreadable:
             paths = [path for path, _ in self.unreadable]
             found.append(f"{count(paths, 'file')} cannot be read: {few(paths)}; replace or remove them")
