@@ -81,7 +81,7 @@ def predict(
     Examples:
     tekapctl predict latest photograph.jpg --top 3
     tekapctl predict latest holiday --output classes.csv
-    tekapctl predict student.onnx holiday
+    tekapctl predict deployed.onnx holiday --format csv
     find holiday -name "*.jpg" | tekapctl predict latest - --format jsonl
     """
     sink = _sink(form, output, has_page=worst is not None, as_json=as_json, force=force)
