@@ -77,7 +77,7 @@ def say_what_is_there(spec: Any) -> None:
     if spec.kind == "teacher" and spec.data.size is None and 0 < max(found.largest) < spec.data.image_size:
         side = max(found.largest)
         size = spec.data.image_size
-        console.say(f"warning: images of at most {side} pixels are enlarged to {size}; --set data.size={side} is faster")
+        console.say(f"warning: images of up to {side} pixels are enlarged to {size}: --set data.size={side} is faster")
 
 
 def _fields(found: "FolderCheck", split: str) -> dict[str, str]:
