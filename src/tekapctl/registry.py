@@ -111,6 +111,16 @@ def allow_everything() -> None:
     allow(["*"])
 
 
+def check_trusted(problem: str) -> None:
+    """Check that code in files is trusted.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if "*" not in _trusted():
+        raise UsageError(problem, "If you trust it, add `trust_code`.")
+
+
 def allow_named_in(values: object) -> None:
     """Trust every `module:Name` in a string, or in the strings of a list or table, that the user wrote."""
     if isinstance(values, str):

@@ -38,6 +38,31 @@ def test_folders_and_patterns_are_searched(tekapctl, teacher, photographs):
     assert "b c.png" in told
 
 
+@pytest.mark.parametrize(("file", "options"), [("a.onnx", []), ("b.onnx", ["--no-preprocessing"]), ("c.pt2", [])])
+def test_an_exported_file_says_what_its_run_says(tekapctl, teacher, photographs, tmp_path, file, options):
+    path = str(tmp_path / file)
+    tekapctl("export", teacher, "--output", path, "--images", "50", *options)
+    trusting = ["--trust-code"] if file.endswith(".pt2") else []
+    expected, found = (
+        tekapctl("predict", name, str(photographs), "--json", *trusting).json for name in (teacher, path)
+    )
+    for one, other in zip(expected, found, strict=True):
+        assert one["image"] == other["image"]
+        assert [each["class"] for each in one["classes"]] == [each["class"] for each in other["classes"]]
+        probabilities = [[each["probability"] for each in side["classes"]] for side in (one, other)]
+        assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-4)
+    if trusting:
+        assert "--trust-code" in tekapctl.refuses("predict", path, str(photographs))
+    else:
+        assert "on the CPU" in tekapctl.refuses("predict", path, str(photographs), "--device", "cuda")
+
+
+def test_what_is_no_exported_file_is_refused(tekapctl, photographs, tmp_path):
+    (tmp_path / "odd.onnx").write_bytes(b"no graph")
+    assert "cannot be read" in tekapctl.refuses("predict", str(tmp_path / "odd.onnx"), str(photographs))
+    assert "There is no file" in tekapctl.refuses("predict", "nowhere.pt2", str(photographs))
+
+
 def test_a_file_is_written_whole_and_damaged_images_cost_nothing(tekapctl, teacher, photographs, tmp_path):
     odd, file = tmp_path / "odd.jpg", tmp_path / "classes.csv"
     odd.write_bytes(b"no image")

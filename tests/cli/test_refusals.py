@@ -27,6 +27,8 @@ from tekapctl.models import build
         (["train-teacher", "--dataset", "cifar100"], ["tekapctl fetch cifar100"]),
         (["train-teacher", "--data-dir", "nowhere"], ["nowhere"]),
         (["evaluate", "no-such-run"], ["no-such-run", "runs list"]),
+        (["evaluate", "resnet18"], ["torchvision:resnet18"]),
+        (["distill", "--fit-teacher", "finetun"], ["'finetun'", "finetune"]),
         (["evaluate", "../../etc"], ["'../../etc'"]),
         (["runs", "show", ".."], ["'..'"]),
         (["runs", "rm", "\x1b[31mred", "--yes"], ["\\x1b[31mred"]),
@@ -42,6 +44,7 @@ def test_what_cannot_be_is_refused_in_words(tekapctl, tmp_path, arguments, words
     told = tekapctl.refuses(*arguments, TEKAPCTL_HOME=str(tmp_path))
     assert all(word in told for word in words), told
     assert "\x1b" not in told
+    assert "Value error" not in told
     assert not (tmp_path / "runs").exists()
 
 

@@ -139,6 +139,8 @@ def test_factories_of_the_users_own(here):
         ("torchvision:resnet18", {"depth": 3}, "cannot be built: TypeError"),
         ("torchvision:squeezenet1_0", {}, "does not end with a linear layer"),
         ("timm:resnet19", {}, "no timm network named 'resnet19'"),
+        ("resnet18", {}, "Did you mean torchvision:resnet18?"),
+        ("test_resnet", {}, "Did you mean timm:test_resnet?"),
         ("my_nets:large", {}, "cannot be imported"),
         ("my_nets:stubborn", {}, None),
         ("my_nets:convolutional", {}, "does not end with a linear layer"),

@@ -62,6 +62,7 @@ def build_spec(kind: Kind, given: Mapping[str, Any]) -> "TeacherSpec | StudentSp
         UsageError: The file, an option, an assignment or the spec is not valid, or the file is of the other kind.
     """
     from tekapctl import spec as specs
+    from tekapctl.data.spec import check_names_no_folder
 
     file = given["spec"]
     if file is not None and given.get("preset") is not None:
@@ -71,6 +72,8 @@ def build_spec(kind: Kind, given: Mapping[str, Any]) -> "TeacherSpec | StudentSp
         command = "train-teacher" if kind == "student" else "distill"
         raise UsageError(f"{file} is a spec of kind {table['kind']!r}.", f"Use it with `tekapctl {command}`.")
     values = values_of(kind, given) | given["set"]
+    if isinstance(name := values.get("data.name", values.get("data")), str):
+        check_names_no_folder(name)
     recipe = given["recipe"]
     if file is None and given.get("preset") is None:
         values, recipe = _for_own_images(kind, values, recipe)

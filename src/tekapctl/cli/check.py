@@ -74,6 +74,10 @@ def say_what_is_there(spec: Any) -> None:
         console.say(f"{name}: {value}")
     for problem in found.problems:
         console.say(f"warning: {problem}")
+    if spec.kind == "teacher" and spec.data.size is None and 0 < max(found.largest) < spec.data.image_size:
+        side = max(found.largest)
+        size = spec.data.image_size
+        console.say(f"warning: images of up to {side} pixels are enlarged to {size}: --set data.size={side} is faster")
 
 
 def _fields(found: "FolderCheck", split: str) -> dict[str, str]:

@@ -141,6 +141,8 @@ def confused(pairs: Sequence[Mapping[str, Any]]) -> str:
 
 
 Row = Mapping[str, str]
+_LONGEST_WORD = 32
+"""Longer words, such as paths, may be broken to show more columns on a narrow terminal."""
 
 
 def show_table(title: str, rows: Sequence[Row], *, optional: Sequence[str] = ()) -> None:
@@ -156,10 +158,14 @@ def show_table(title: str, rows: Sequence[Row], *, optional: Sequence[str] = ())
     if not rows:
         return
     widths = {name: max(len(_name(name)), *(len(printable(row[name])) for row in rows)) for name in rows[0]}
+    words = {name: max((len(word) for row in rows for word in row[name].split()), default=0) for name in rows[0]}
 
     def needed(texts: int) -> int:
-        """The width at which no number is broken, and no text of up to so many letters."""
-        return sum(2 + (width if name != _name(name) else min(width, texts)) for name, width in widths.items())
+        """The width at which no number is broken, and no word or text of up to so many letters."""
+        return sum(
+            2 + (width if name != _name(name) else min(width, max(texts, min(words[name], _LONGEST_WORD))))
+            for name, width in widths.items()
+        )
 
     # A table in a file or a pipe is as wide as it needs to be.
     room = stdout.width if sys.stdout.isatty() else 10_000
@@ -204,6 +210,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def number(value: object) -> str:
+    """A value for people: of a float six digits, as none is known more exactly."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def percent(fraction: float | None) -> str:

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from tekapctl.cli.console import say
@@ -32,7 +33,11 @@ class Command(TyperCommand):
             found = [arg for arg in given if arg.partition("=")[0] in option.opts]
             if len(found) > 1:
                 say(f"{option.opts[0]} is given {len(found)} times: the last one counts")
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:  # the library reports its own exceptions word by word
+            error.message = error.message.removeprefix("Value error, ")
+            raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help page."""

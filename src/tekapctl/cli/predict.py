@@ -30,7 +30,10 @@ _NAMED = 20
 
 
 def predict(
-    reference: Annotated[str, argument("MODEL", options.MODEL_HELP, complete=complete.teachers)],
+    reference: Annotated[
+        str,
+        argument("MODEL", f"{options.MODEL_HELP[:-1]}, or an exported .onnx or .pt2 file.", complete=complete.teachers),
+    ],
     images: Annotated[
         list[str],
         argument("IMAGE...", "Images, folders (searched recursively), quoted patterns, or - for paths on stdin."),
@@ -78,31 +81,43 @@ def predict(
     Examples:
     tekapctl predict latest photograph.jpg --top 3
     tekapctl predict latest holiday --output classes.csv
+    tekapctl predict deployed.onnx holiday --format csv
     find holiday -name "*.jpg" | tekapctl predict latest - --format jsonl
     """
     sink = _sink(form, output, has_page=worst is not None, as_json=as_json, force=force)
     page = mistakes_page(worst, output, force=force) if worst is not None else None
 
+    from tekapctl.commands.export.predict import exported_file, predictor_of_file
     from tekapctl.commands.mistakes import Mistakes
-    from tekapctl.commands.predict import Predictor
+    from tekapctl.commands.predict import predictor_of
     from tekapctl.data.files.finding import check_sources, find_images
     from tekapctl.train import trained
 
     sources = [str(expand_user(each)) if each.startswith("~") else each for each in images]
     check_sources(sources)
-    found = trained.find(Home.default(), reference)
-    network = trained.load(trained.weights_of(found, "best") if best else found)
-    predictor = Predictor(network, device=device or "auto", precision=precision, batch_size=batch_size, workers=workers)
+    if (exported := exported_file(reference)) is not None:
+        if best or device not in (None, "auto", "cpu") or precision != "float32":
+            raise UsageError(
+                f"{reference} is one network in its own precision, run on the CPU.",
+                "Leave out --best, --device and --precision.",
+            )
+        predictor = predictor_of_file(*exported, batch_size=batch_size, workers=workers)
+    else:
+        found = trained.find(Home.default(), reference)
+        network = trained.load(trained.weights_of(found, "best") if best else found)
+        predictor = predictor_of(
+            network, device=device or "auto", precision=precision, batch_size=batch_size, workers=workers
+        )
     began = time.monotonic()
     tally = _Tally(predictor.predict(find_images(sources, sys.stdin.buffer, null=null), top=top))
     predictions: Iterable[Prediction] = tally
     mistakes = None
     if worst is not None:
-        mistakes = Mistakes(network.classes or (), worst)
+        mistakes = Mistakes(predictor.classes, worst)
         predictions = mistakes.passing(predictions)
     sink(predictions, min(top, len(predictor.classes)))
     if mistakes is not None and page is not None:
-        described = f"{network.model} on {', '.join(sources[:3])}"
+        described = f"{predictor.name} on {', '.join(sources[:3])}"
         write_mistakes(page, mistakes.worst(), described, images=mistakes.images, wrong=mistakes.wrong)
     seconds = time.monotonic() - began
     if output is not None:

@@ -78,4 +78,6 @@ def _sides(pair: list[Any], form: str) -> dict[str, str]:
 
 
 def _in_words(value: Any) -> str:
+    if isinstance(value, float):
+        return console.number(value)
     return "unset" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)

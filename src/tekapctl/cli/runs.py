@@ -3,6 +3,7 @@
 import json
 import tomllib
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -111,7 +112,7 @@ def _show_list(rows: list[dict[str, Any]]) -> None:
             {
                 "id=": row["id"],
                 "status=": row["status"],
-                "dataset": row["dataset"] or "",
+                "dataset": _short(row["dataset"] or ""),
                 "model": row["model"] or "",
                 "method": row["method"] or "",
                 "seed>": "" if row["seed"] is None else str(row["seed"]),
@@ -129,6 +130,12 @@ def _show_list(rows: list[dict[str, Any]]) -> None:
         ],
         optional=("run=", "teacher", "name", "time>", "best %>"),
     )
+
+
+def _short(dataset: str) -> str:
+    """A dataset's name, of a folder's path the last part."""
+    kind, colon, path = dataset.partition(":")
+    return f"{kind}:{Path(path).name}" if colon and Path(path).is_absolute() else dataset
 
 
 @app.command("show")
@@ -152,7 +159,8 @@ def show(reference: options.RunReference, as_json: options.Json = False) -> None
             table = parsed
         console.show_json({**row, "path": str(run.path), "spec": table, "summary": run.summary()})
         return
-    fields = {name: str(value) for name, value in row.items() if value is not None} | {"path": str(run.path)}
+    fields = {name: _in_words(name, value) for name, value in row.items() if value is not None}
+    fields["path"] = str(run.path)
     if run.left_out:
         fields["imported"] = f"without {', '.join(sorted(run.left_out))}"
     console.show_fields(fields)
@@ -161,6 +169,12 @@ def show(reference: options.RunReference, as_json: options.Json = False) -> None
     if why:
         console.show_text(f"error: {console.printable(str(why))}")
     console.show_text("\n" + console.printable(spec))
+
+
+def _in_words(name: str, value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return console.duration(value) if name == "seconds" else f"{console.percent(value)} %"
 
 
 app.command("diff")(run_diff.diff)

@@ -92,7 +92,7 @@ def distill(
     """Distill a student from a teacher.
 
     With kd and crd the student also learns from augmented teachers (TeKAP); --no-tekap turns that off. With a folder of
-    images, a pretrained teacher is first fine-tuned on their classes, and so is the student if it has pretrained
+    images, a pretrained teacher is first fine-tuned on their classes, and so is a student that has pretrained
     weights; the defaults of fine-tuning then apply.
 
     Examples:

@@ -290,13 +290,22 @@ def data_spec(values: str | Mapping[str, Any]) -> DataSpec:
         table = {**values, **spelled_out(str(values.get("name")))}
         return DATASETS[str(table["name"])].model_validate(table)
     table = spelled_out(values)
-    if values not in DATASETS and ":" not in values and Path(values).is_dir():
-        raise UsageError(f"There is no dataset named {values!r}.", f"For a folder of images write folder:{values}.")
+    check_names_no_folder(values)
     try:
         return DATASETS[table["name"]].model_validate(table)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
         raise UsageError(f"{values!r} is not a dataset: {problem}.", "`tekapctl fetch --list` lists them.") from None
+
+
+def check_names_no_folder(name: str) -> None:
+    """Refuse the path of a folder in place of a dataset's name.
+
+    Raises:
+        UsageError: There is such a folder, and no such dataset.
+    """
+    if name not in DATASETS and ":" not in name and Path(name).is_dir():
+        raise UsageError(f"There is no dataset named {name!r}.", f"Did you mean the folder of images folder:{name}?")
 
 
 def spelled_out(name: str) -> dict[str, str]:

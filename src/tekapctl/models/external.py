@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -29,6 +30,20 @@ _FILE_ARGUMENTS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"
 def is_external(name: str) -> bool:
     """Whether a name denotes an external model; `RUN:best` and `RUN:raw` are weights of a run."""
     return ":" in name and name.rpartition(":")[2] not in WEIGHTS
+
+
+def in_library(name: str) -> str | None:
+    """The full name of a network that torchvision, or timm if it is installed, has under a bare name; None for others.
+
+    For messages: whoever writes `resnet18` means `torchvision:resnet18`.
+    """
+    from torchvision import models
+
+    if name in models.list_models(module=models):
+        return f"torchvision:{name}"
+    if find_spec("timm") is not None and require("timm", "timm").is_model(name):
+        return f"timm:{name}"
+    return None
 
 
 def build(

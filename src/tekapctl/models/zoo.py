@@ -42,7 +42,18 @@ def build(
         return external.build(name, num_classes, in_channels, arguments or {}, loads_weights=loads_weights)
     if arguments:
         raise UsageError(f"The network {name} takes no arguments.", "Leave out the model arguments.")
-    return NETWORKS[name].factory(num_classes, in_channels)
+    return _entry(name).factory(num_classes, in_channels)
+
+
+def _entry(name: str) -> Entry:
+    """The entry of a network.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if name not in NETWORKS and (meant := external.in_library(name)) is not None:
+        raise UsageError(f"There is no network named {name!r}.", f"Did you mean {meant}?")
+    return NETWORKS[name]
 
 
 def names() -> list[str]:
@@ -67,4 +78,4 @@ def check(name: str) -> None:
         UsageError: The name is not in the zoo; external models are looked up when they are built.
     """
     if not external.is_external(name):
-        NETWORKS[name]
+        _entry(name)

@@ -125,7 +125,12 @@ def find(
     if models.is_known(name):
         return _find_model(home, name, data)
     runs = Runs(home.runs)
-    run = runs.latest(kind) if run_name == "latest" else runs.find(run_name)
+    try:
+        run = runs.latest(kind) if run_name == "latest" else runs.find(run_name)
+    except UsageError:
+        if (meant := external.in_library(name)) is None:
+            raise
+        raise UsageError(f"There is no run and no network {name!r}.", f"Did you mean {meant}?") from None
     if run.weights.name in run.left_out and not run.weights.is_file():
         raise UsageError(
             f"The run {run.id} was imported without its weights.",

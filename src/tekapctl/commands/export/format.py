@@ -51,7 +51,11 @@ class ExportSource:
 
     def having(self, precision: str, *, includes_preprocessing: bool) -> "ExportSource":
         """The same network for a file in this precision, with or without preprocessing in its graph."""
-        stated = {"precision": precision, "preprocessing": "inside" if includes_preprocessing else "outside"}
+        stated = {
+            "precision": precision,
+            "preprocessing": "inside" if includes_preprocessing else "outside",
+            "image_channels": str(self.channels),
+        }
         metadata = self.metadata | stated
         return replace(self, metadata=metadata, precision=precision, includes_preprocessing=includes_preprocessing)
 
@@ -241,6 +245,16 @@ class Format(ABC):
     @abstractmethod
     def open(self, path: Path) -> Runner | None:
         """Load a file the way its users will, on the CPU; None if this machine cannot run it."""
+
+    def metadata(self, path: Path) -> dict[str, str]:
+        """What a file states of its network; formats with a graph that `predict` can run override this method.
+
+        Raises:
+            UsageError: They are not read from this format, or the file is not trusted.
+        """
+        raise UsageError(
+            f"Files that end in {self.suffix} cannot be used here.", "Use the run, or export it to .onnx or .pt2."
+        )
 
     @abstractmethod
     def runtime(self) -> str:

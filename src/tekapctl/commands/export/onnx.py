@@ -57,17 +57,17 @@ class Onnx(Format):
 
     def open(self, path: Path) -> Runner:
         """An onnxruntime session with as many threads as PyTorch."""
-        runtime = require("export", "onnxruntime")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = _ONLY_ERRORS
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = _session(path)
 
         def run(images: Tensor) -> Tensor:
             (outputs,) = session.run(None, {INPUT: images.numpy()})
             return torch.from_numpy(outputs)
 
         return run
+
+    def metadata(self, path: Path) -> dict[str, str]:
+        """The properties of the model."""
+        return dict(_session(path).get_modelmeta().custom_metadata_map)
 
     def runtime(self) -> str:
         return f"onnxruntime {require('export', 'onnxruntime').__version__}"
@@ -81,6 +81,14 @@ class Onnx(Format):
             "classes = json.loads(session.get_modelmeta().custom_metadata_map['classes'])\n"
             f"(outputs,) = session.run(None, {{'{INPUT}': images}})\n"
         )
+
+
+def _session(path: Path) -> Any:
+    runtime = require("export", "onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = _ONLY_ERRORS
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _mark_preprocessing(model: Any) -> None:

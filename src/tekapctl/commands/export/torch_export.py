@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from tekapctl import registry
 from tekapctl.commands.export.format import FORMATS, ExportSource, Format, Runner, run_module
 from tekapctl.logging import silence_libraries
 
@@ -31,6 +32,18 @@ class TorchExport(Format):
     def open(self, path: Path) -> Runner:
         with silence_libraries():
             return run_module(torch.export.load(io.BytesIO(path.read_bytes())).module())
+
+    def metadata(self, path: Path) -> dict[str, str]:
+        """The extra file.
+
+        Raises:
+            UsageError: The file is not trusted: PyTorch may run code in it.
+        """
+        registry.check_trusted(f"PyTorch runs code that the file {path} may hold.")
+        extra = {METADATA: ""}
+        with silence_libraries():
+            torch.export.load(io.BytesIO(path.read_bytes()), extra_files=extra)
+        return {str(key): str(value) for key, value in json.loads(extra[METADATA] or "{}").items()}
 
     def runtime(self) -> str:
         return f"PyTorch {torch.__version__}, exported program"

@@ -208,6 +208,8 @@ def field_in_words(field: str, value: object) -> str:
         return "in one go" if value is None else f"continued after {str(value).replace(' + ', ' and ')} epochs"
     if isinstance(value, str):
         value = short_reference(value)
+    if isinstance(value, float):
+        value = f"{value:.6g}"
     return f"{field.removesuffix('.name')} {'unset' if value is None else value}"
 
 
