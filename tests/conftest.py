@@ -9,11 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
 from helpers.logs import recorded
+from helpers.typechecking import check_signatures
 
-install_import_hook("tekapctl", "beartype.beartype")
+check_signatures("tekapctl")
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("tekapctl", deadline=None)
