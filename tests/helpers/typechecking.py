@@ -34,7 +34,7 @@ def kind(value: object) -> Any:
     if isinstance(value, torch.Tensor):
         return type(value), value.dtype, value.shape
     if value is None or isinstance(value, bool | str):
-        return value
+        return value  # a type may be one of some texts
     if isinstance(value, list | tuple):
         return type(value), *map(kind, value[:SEEN])
     if isinstance(value, dict):
