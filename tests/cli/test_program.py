@@ -415,7 +415,8 @@ def test_a_teacher_is_fetched_evaluated_and_cleared(tekapctl, tmp_path):
 
 def test_an_interrupted_run_exits_130_and_goes_on_as_if_it_had_not_been(tekapctl, tmp_path):
     home = tmp_path / "home"
-    training = ["train-teacher", "--model", "resnet8", "--dataset", "digits", "--epochs", "20"]
+    training = ["train-teacher", "--model", "resnet8", "--dataset", "digits", "--train-fraction", "0.4"]
+    training += ["--epochs", "20"]
     running = start(home, *training)
     running.until(lambda: list(home.glob("runs/*/metrics.jsonl")))
     running.kill(signal.SIGINT)

@@ -8,7 +8,7 @@ import pytest
 from helpers.processes import free_port
 from helpers.program import Started, run, start
 
-TEACHER = ["train-teacher", "--model", "resnet8", "--dataset", "digits", "--epochs", "1"]
+TEACHER = ["train-teacher", "--model", "resnet8", "--dataset", "digits", "--train-fraction", "0.2", "--epochs", "1"]
 STUDENT = [
     "distill",
     "--method",

@@ -129,7 +129,7 @@ def test_one_run_is_resumed_by_one_process(tmp_path):
 
 def test_processes_that_train_at_once_do_not_disturb_each_other(tmp_path):
     home = tmp_path / "home"
-    programs = [start(home, *TEACHER, "--epochs", "2", "--json") for _ in range(2)]
+    programs = [start(home, *TEACHER, "--train-fraction", "0.2", "--epochs", "2", "--json") for _ in range(2)]
     ended = [program.wait() for program in programs]
     assert [one.code for one in ended] == [0, 0]
     weights = [home / "runs" / one.json["run"] / "weights.safetensors" for one in ended]

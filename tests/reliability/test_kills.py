@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import shutil
 import time
 import zipfile
 from collections import Counter
@@ -21,6 +22,7 @@ from tekapctl.models import build
 
 KILLS = int(os.environ.get("TEKAPCTL_KILLS", "15"))
 """How many times the training run is killed; `tests/reliability/soak.sh` asks for many more."""
+TEACHER = ["train-teacher", "--model", "resnet14", "--dataset", "digits", "--train-fraction", "0.2", "--epochs", "1"]
 OPTIONS = ["--method", "crd", "--alpha", "1", "--beta", "0.8", "--set", "method.negatives=64", "--student", "resnet8"]
 OPTIONS += ["--dataset", "digits", "--train-fraction", "0.1", "--batch-size", "16", "--epochs", "12"]
 # A checkpoint after every step: most kills come while one is being written.
@@ -49,9 +51,9 @@ def await_part(program: Started, folder: Path) -> None:
 
 def test_a_run_survives_being_killed_at_any_moment(tmp_path, record_property):
     home, whole = tmp_path / "home", tmp_path / "whole"
-    for place in (home, whole):
-        made = run(place, "train-teacher", "--model", "resnet14", "--dataset", "digits", "--epochs", "1", "--json")
-        assert made.code == 0, made.err
+    made = run(home, *TEACHER)
+    assert made.code == 0, made.err
+    shutil.copytree(home, whole)
     expected = run(whole, "distill", "--teacher", "resnet14", *OPTIONS, "--json")
     assert expected.code == 0, expected.err
 
@@ -186,7 +188,7 @@ def test_a_data_set_survives_a_fetch_that_is_killed_at_any_moment(tmp_path, serv
 
 
 SIGNALLED = ["train-teacher", "--model", "resnet8", "--dataset", "digits", "--epochs", "4", "--batch-size", "8"]
-SIGNALLED += ["--device", "cpu"]
+SIGNALLED += ["--train-fraction", "0.6", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +216,7 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path, undist
 
 def test_distill_resume_goes_on_with_a_run_and_takes_no_other_options(tmp_path):
     home = tmp_path / "home"
-    run(home, "train-teacher", "--model", "resnet14", "--dataset", "digits", "--epochs", "1")
+    run(home, *TEACHER)
     program = start(home, "distill", "--teacher", "resnet14", *OPTIONS)
     program.until(lambda: list(home.glob("runs/*crd*/checkpoints/*.state")))
     program.kill(15)

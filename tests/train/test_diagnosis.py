@@ -106,7 +106,12 @@ def without_times(history: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{k: v for k, v in entry.items() if "second" not in k} for entry in history]
 
 
-@pytest.mark.parametrize("way", WAYS)
+TRACES = ("kd", "both-cached", "views", "first-stage", "with-dropout")
+"""Ways that differ in what the diagnosis touches."""
+SOME_WAYS = [way if way in TRACES else pytest.param(way, marks=pytest.mark.exhaustive) for way in WAYS]
+
+
+@pytest.mark.parametrize("way", SOME_WAYS)
 def test_a_run_with_it_ends_in_the_bits_of_the_run_without_it_and_so_does_one_that_was_resumed(home, tmp_path, way):
     expected = tensors(fitted(trainer(home, **WAYS[way])))
     whole = fitted(trainer(home, **WAYS[way], diagnose=True), folder=tmp_path, after=(1, 2))
@@ -121,13 +126,7 @@ def test_a_run_with_it_ends_in_the_bits_of_the_run_without_it_and_so_does_one_th
     assert without_times(resumed.progress.history) == without_times(whole.progress.history)
 
 
-TRACES = ("kd", "both-cached", "views", "first-stage", "with-dropout")
-"""Ways that differ in what the diagnosis touches."""
-
-
-@pytest.mark.parametrize(
-    "way", [way if way in TRACES else pytest.param(way, marks=pytest.mark.exhaustive) for way in WAYS]
-)
+@pytest.mark.parametrize("way", SOME_WAYS)
 def test_it_leaves_no_trace(home, way):
     one = trainer(home, **WAYS[way], diagnose=True)
     one.start_epoch()

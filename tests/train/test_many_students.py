@@ -30,7 +30,8 @@ STUDENT += ["--dataset", "digits", "--train-fraction", "0.1", "--batch-size", "1
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     found = tmp_path_factory.mktemp("trials") / "home"
-    assert run(found, "train-teacher", "--model", "resnet8", "--dataset", "digits", "--epochs", "1").code == 0
+    teacher = ["train-teacher", "--model", "resnet8", "--dataset", "digits", "--train-fraction", "0.2", "--epochs", "1"]
+    assert run(found, *teacher).code == 0
     return found
 
 
