@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from tekapctl.data.batch import Batch
 from tekapctl.errors import UsageError
 from tekapctl.models.network import Knowledge
-from tekapctl.randomness import generator
+from tekapctl.randomness import by_rows
 from tekapctl.settings import Settings, Weight
 
 PUBLISHED_VIEWS = 5
@@ -186,20 +186,16 @@ class AngularViews(nn.Module):
     ) -> Sequence[Tensor | None]:
         """Uniform numbers for the dropout of each feature's views; None for no dropout.
 
-        Args:
-            features: The teacher's features.
-            name: What they are of.
-            step: The step.
-            trains: Whether there is dropout.
-            first: The first sample's place in the step's batch: parts whose gradients are accumulated have numbers of
-                their own.
+        They are those of the rows from `first` on in the step's batch, however the batch is split.
         """
         if not trains:
             return [None] * len(features)
         widths, device = [feature.shape[1] for feature in features], features[0].device
-        source = generator(device, self.seed, name, step, *([first] if first else []))
-        shape = (self.spec.views, len(features[0]), sum(widths))
-        return torch.rand(shape, generator=source, device=device).split(widths, dim=2)
+
+        def draw(rows: int, source: torch.Generator) -> Tensor:
+            return torch.rand((self.spec.views, rows, sum(widths)), generator=source, device=device)
+
+        return by_rows(draw, device, first, len(features[0]), self.seed, name, step, dim=1).split(widths, dim=2)
 
     def _classified(self, embeddings: Float[Tensor, "views batch width"]) -> Float[Tensor, "views batch classes"]:
         return torch.einsum("vbc,voc->vbo", embeddings, self.classifiers) + self.biases
