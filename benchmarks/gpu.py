@@ -175,8 +175,9 @@ def _steps(values: dict[str, Any]) -> tuple[Callable[[], object], int]:
     from tekapctl.spec import parse
     from tekapctl.store.home import Home
     from tekapctl.train.build import assemble
+    from tekapctl.train.references import Reference
     from tekapctl.train.teacher import LiveTeacher, live_teacher
-    from tekapctl.train.trained import Reference, Trained
+    from tekapctl.train.trained import Trained
 
     images = {"name": "synthetic", "classes": 100, "size": 32, "samples": 50_000, "test_samples": 500}
     spec = parse({"data": images, "teacher": "resnet32x4", "student": "resnet8x4", **values})

@@ -16,8 +16,9 @@ from tekapctl.spec import StudentSpec, parse
 from tekapctl.store.home import Home
 from tekapctl.train.build import assemble, build_trainer
 from tekapctl.train.images import make_batches
+from tekapctl.train.references import Reference
 from tekapctl.train.source import open_teachers, shared
-from tekapctl.train.trained import Reference, Trained
+from tekapctl.train.trained import Trained
 
 NOWHERE = Path("nowhere")
 

@@ -10,7 +10,7 @@ from tekapctl.errors import UsageError
 from tekapctl.models import Network
 from tekapctl.spec import StudentSpec, TeacherSpec, parse
 from tekapctl.store.home import Home
-from tekapctl.train import trained
+from tekapctl.train import references, trained
 from tekapctl.train.callbacks import NullCallback
 from tekapctl.train.run import execute, resume, train_longer
 from tekapctl.train.step import Metrics
@@ -136,8 +136,10 @@ def load_student(
         UsageError: There is no such network, or its file is damaged.
     """
     registry.allow_named_in(model)
-    found = trained.find(_home(home), reference)
-    return trained.load(trained.weights_of(found, "best") if best else found, model=model, arguments=model_args).network
+    found = references.find(_home(home), reference)
+    return trained.load(
+        references.weights_of(found, "best") if best else found, model=model, arguments=model_args
+    ).network
 
 
 def _spec(spec: S | None, kind: type[S], name: str, fields: dict[str, Any]) -> S:

@@ -13,7 +13,8 @@ from tekapctl.distributed.shard import spans
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.train.build import assemble
-from tekapctl.train.trained import Reference, Trained
+from tekapctl.train.references import Reference
+from tekapctl.train.trained import Trained
 
 CPU = torch.device("cpu")
 BASE = {

@@ -12,7 +12,8 @@ from tekapctl.errors import UsageError
 from tekapctl.models.network import pool
 from tekapctl.models.reused import NAME, ReusedClassifier
 from tekapctl.store.weights import save_weights
-from tekapctl.train.trained import Reference, load
+from tekapctl.train.references import Reference
+from tekapctl.train.trained import load
 
 IMAGES = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -16,7 +16,8 @@ with atheris.instrument_imports(include=["tekapctl", "safetensors", "tomllib", "
     from tekapctl.errors import TekapctlError
     from tekapctl.store import legacy_checkpoint
     from tekapctl.train import checkpoint
-    from tekapctl.train.trained import Reference, load
+    from tekapctl.train.references import Reference
+    from tekapctl.train.trained import load
 
 import torch
 

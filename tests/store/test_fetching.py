@@ -23,7 +23,7 @@ from tekapctl.store.download import download, no_network
 from tekapctl.store.home import Home
 from tekapctl.store.http import Patience
 from tekapctl.store.weights import read_metadata
-from tekapctl.train import trained
+from tekapctl.train import references, trained
 
 
 @pytest.fixture
@@ -347,7 +347,7 @@ def test_fetched_weights_that_were_damaged_since_are_not_used(home, published):
     content[-1] ^= 1
     found.path.write_bytes(content)
     with pytest.raises(UsageError, match="SHA-256 is not the recorded one"):
-        trained.load(trained.find(home, "resnet56"))
+        trained.load(references.find(home, "resnet56"))
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "7", "", '{"resnet56.safetensors": [[]]}', f"[{'9' * 5000}]"])

@@ -28,7 +28,8 @@ from tekapctl.store.archive import unpack_zip
 from tekapctl.store.legacy_checkpoint import read_published
 from tekapctl.store.run import Run
 from tekapctl.store.weights import load_into
-from tekapctl.train.trained import Reference, load
+from tekapctl.train.references import Reference
+from tekapctl.train.trained import load
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,8 @@ from tekapctl.models import build
 from tekapctl.store.atomic import atomic_write
 from tekapctl.store.legacy_checkpoint import read_published
 from tekapctl.store.weights import load_into, read_metadata, read_weights, save_weights
-from tekapctl.train.trained import Reference, load
+from tekapctl.train.references import Reference
+from tekapctl.train.trained import load
 
 
 @pytest.fixture

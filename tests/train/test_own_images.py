@@ -20,7 +20,7 @@ from tekapctl.report.predictions import Predictor
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.store.runs import Runs
-from tekapctl.train import trained
+from tekapctl.train import references
 from tekapctl.train.run import execute, resume
 
 QUICK = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32"}
@@ -70,9 +70,9 @@ def test_a_teacher_by_name_is_the_one_of_the_same_images_and_lends_its_settings(
     for classes, teacher in teachers.items():
         student, said = run(home, **STUDENT, data=f"folder:{place / classes}")
         spec = Runs(home.runs).find(student)
-        found = trained.data_of_run(spec)
+        found = references.data_of_run(spec)
         assert (found.size, found.channels, found.test_fraction) == (16, "grey", 0.3)
-        assert found == trained.data_of_run(Runs(home.runs).find(teacher))
+        assert found == references.data_of_run(Runs(home.runs).find(teacher))
         assert any(f"run of resnet8, {teacher}" in line for line in said), said
 
 
@@ -80,7 +80,7 @@ def test_a_networks_name_means_the_run_on_the_same_images_wherever_it_is_named(h
     for classes, teacher in teachers.items():
         data = f"folder:{place / classes}"
         assert evaluate(home, "resnet8", dataset=data)["reference"] == teacher
-        assert trained.find(home, "resnet8", data=data_spec(data)).name == teacher
+        assert references.find(home, "resnet8", data=data_spec(data)).name == teacher
 
 
 def test_the_cost_of_a_student_is_that_with_the_best_weights_of_its_teacher(home, place, teachers):

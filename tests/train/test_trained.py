@@ -5,7 +5,8 @@ import torch
 
 from tekapctl import models
 from tekapctl.store.weights import save_weights
-from tekapctl.train.trained import Reference, load
+from tekapctl.train.references import Reference
+from tekapctl.train.trained import load
 
 
 @pytest.mark.parametrize("name", models.names())

@@ -20,7 +20,7 @@ from tekapctl.distillation.objective import cross_entropy
 from tekapctl.errors import UsageError
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
-from tekapctl.train import trained
+from tekapctl.train import references, trained
 from tekapctl.train.build import build_run
 from tekapctl.train.run import execute
 
@@ -86,7 +86,7 @@ def test_the_teacher_names_their_classes(home, folder):
     train = context.splits.train
     labelled = len(train) - COUNT
     assert f"{COUNT} from {folder}; labelled: {labelled}" in "\n".join(lines)
-    teacher = trained.load(trained.find(home, "latest")).network.eval()
+    teacher = trained.load(references.find(home, "latest")).network.eval()
     with torch.no_grad():
         expected = teacher(teacher.normalize(train.images[-COUNT:])).argmax(1)
     assert (train.labels[-COUNT:] == expected).float().mean() >= 0.9  # in another precision

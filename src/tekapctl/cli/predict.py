@@ -91,7 +91,7 @@ def predict(
     from tekapctl.commands.mistakes import Mistakes
     from tekapctl.commands.predict import predictor_of
     from tekapctl.data.files.finding import check_sources, find_images
-    from tekapctl.train import trained
+    from tekapctl.train import references, trained
 
     sources = [str(expand_user(each)) if each.startswith("~") else each for each in images]
     check_sources(sources)
@@ -103,8 +103,8 @@ def predict(
             )
         predictor = predictor_of_file(*exported, batch_size=batch_size, workers=workers)
     else:
-        found = trained.find(Home.default(), reference)
-        network = trained.load(trained.weights_of(found, "best") if best else found)
+        found = references.find(Home.default(), reference)
+        network = trained.load(references.weights_of(found, "best") if best else found)
         predictor = predictor_of(
             network, device=device or "auto", precision=precision, batch_size=batch_size, workers=workers
         )

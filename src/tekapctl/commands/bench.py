@@ -31,9 +31,10 @@ from tekapctl.timing import StepClock, no_clock
 from tekapctl.train.build import assemble
 from tekapctl.train.evaluation import predict
 from tekapctl.train.images import with_unlabelled
+from tekapctl.train.references import Reference
 from tekapctl.train.source import find_teacher
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher, live_teacher
-from tekapctl.train.trained import Reference, Trained
+from tekapctl.train.trained import Trained
 from tekapctl.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)

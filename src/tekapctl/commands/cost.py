@@ -10,7 +10,7 @@ from tekapctl.models import external
 from tekapctl.models.network import macs, parameters
 from tekapctl.spec import RunSpec, StudentSpec
 from tekapctl.store.home import Home
-from tekapctl.train import trained
+from tekapctl.train import references, trained
 from tekapctl.train.teacher_statistics import images_asked
 
 _BACKWARD = 2
@@ -56,7 +56,7 @@ def estimate(spec: RunSpec, home: Home) -> Cost:
                 arguments = untrained(name, spec.teacher_args if name == spec.teacher else {})
                 teachers.append(models.build(name, shape.classes, shape.channels, arguments))
             else:
-                reference = trained.find(home, name, data=spec.data, kind="teacher")
+                reference = references.find(home, name, data=spec.data, kind="teacher")
                 teachers.append(trained.load(reference, model=spec.teacher_model, arguments=spec.teacher_args).network)
     count = max(1, spec.data.images_to_train(home.datasets))
     steps = -(-count // spec.batch_size)
@@ -83,10 +83,10 @@ def _with_data_of_teacher(spec: RunSpec, home: Home) -> RunSpec:
     if not isinstance(spec, StudentSpec):
         return spec
     try:
-        run = trained.find(home, spec.teacher, data=spec.data, kind="teacher").run
+        run = references.find(home, spec.teacher, data=spec.data, kind="teacher").run
     except UsageError:
         return spec  # it is not trained yet, or what is wrong is reported where it is loaded
-    return spec if run is None else spec.model_copy(update={"data": spec.data.like(trained.data_of_run(run))})
+    return spec if run is None else spec.model_copy(update={"data": spec.data.like(references.data_of_run(run))})
 
 
 def untrained(name: str, arguments: external.Arguments) -> external.Arguments:

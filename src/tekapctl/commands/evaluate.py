@@ -16,7 +16,7 @@ from tekapctl.errors import UsageError, failures_in_words
 from tekapctl.models.external import Arguments
 from tekapctl.spec import StudentSpec, load_of_run
 from tekapctl.store.home import Home
-from tekapctl.train import evaluation, trained
+from tekapctl.train import evaluation, references, trained
 from tekapctl.train.trained import Trained
 
 logger = logging.getLogger(__name__)
@@ -131,9 +131,9 @@ def load_network(
     Raises:
         UsageError: The network or its data is unavailable, or they do not fit together.
     """
-    reference = trained.find(home, name, data=None if dataset is None else trained.named_data(dataset, folder))
+    reference = references.find(home, name, data=None if dataset is None else references.named_data(dataset, folder))
     if best:
-        reference = trained.weights_of(reference, "best")
+        reference = references.weights_of(reference, "best")
     found = trained.load(reference, model=model, arguments=model_args)
     spec = trained.data_of(found, dataset, folder)
     seed = load_of_run(reference.run.path).seed if reference.run else 0  # selects the run's share of training images
@@ -168,7 +168,7 @@ def _teacher_of(home: Home, student: Trained, data_spec: data.DataSpec) -> Train
         if spec.ensemble:
             logger.info("comparing with the first teacher only")
         teacher = trained.load(
-            trained.find(home, spec.teacher, data=data_spec),
+            references.find(home, spec.teacher, data=data_spec),
             model=spec.teacher_model,
             arguments=spec.teacher_args,
         )

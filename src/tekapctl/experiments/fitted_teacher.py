@@ -16,7 +16,7 @@ from tekapctl.spec import StudentSpec, TeacherSpec, dumps, load_of_run, parse, t
 from tekapctl.spec.recipes import PROBE, recipe
 from tekapctl.store.home import Home
 from tekapctl.store.run import Run
-from tekapctl.train import trained
+from tekapctl.train import references
 from tekapctl.train.callbacks import Callback, StoppedError
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def fitting_spec(spec: StudentSpec, home: Home, fit: Fit) -> TeacherSpec | None:
     weights = external.pretrained_weights(spec.teacher) if spec.requires.classes else None
     if weights is None or weights.classes == spec.data.shape(home.datasets).classes:
         return None
-    reference = trained.find(home, spec.teacher, data=spec.data, kind="teacher")
+    reference = references.find(home, spec.teacher, data=spec.data, kind="teacher")
     if reference.run is not None and _was_trained_for(spec, load_of_run(reference.run.path), fit):
         return None
     pinned = spec.data.labelled.with_fingerprint(home.datasets)

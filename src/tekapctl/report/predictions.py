@@ -13,7 +13,7 @@ from tekapctl.experiments.comparison.groups import Group
 from tekapctl.models.external import Arguments
 from tekapctl.spec import StudentSpec
 from tekapctl.store.home import Home
-from tekapctl.train import trained
+from tekapctl.train import references, trained
 from tekapctl.train.evaluation import class_correlation
 
 _BATCH_SIZE = 250
@@ -90,7 +90,7 @@ class Predictor:
         section = group.first.spec.data.labelled
         key = (name, repr(section), model, repr(arguments))
         if key not in self._known:
-            network = trained.load(trained.find(self.home, name, data=section), model=model, arguments=arguments)
+            network = trained.load(references.find(self.home, name, data=section), model=model, arguments=arguments)
             section.with_fingerprint(self.home.datasets)  # raises if the images have changed since the run
             splits = data.load(section, self.home.datasets, seed=0, in_channels=network.network.in_channels)
             self._known[key] = network.digest, _predictions(network, splits.test)

@@ -19,7 +19,7 @@ from tekapctl.errors import UsageError
 from tekapctl.models.network import Knowledge
 from tekapctl.spec import RunSpec, StudentSpec
 from tekapctl.store.home import Home
-from tekapctl.train import trained
+from tekapctl.train import references, trained
 from tekapctl.train.evaluation import predict, top_k
 from tekapctl.train.teacher import CachedTeacher, LiveTeacher, SharedForward
 from tekapctl.train.teacher_statistics import perturbation_of
@@ -65,7 +65,7 @@ def find_teacher(spec: StudentSpec, home: Home) -> tuple[Trained, StudentSpec]:
         UsageError: There is no such teacher, its weights are not those of the spec's digest, or it was trained with
             other settings of the dataset than the spec gives.
     """
-    reference = trained.find(home, spec.teacher, data=spec.data, kind="teacher")
+    reference = references.find(home, spec.teacher, data=spec.data, kind="teacher")
     teacher = trained.load(reference, model=spec.teacher_model, arguments=spec.teacher_args)
     if spec.teacher_digest not in (None, teacher.digest):
         raise UsageError(

@@ -20,9 +20,10 @@ from tekapctl.spec.effects import keep
 from tekapctl.store.home import Home
 from tekapctl.train.build import RunContext, build_trainer, sibling
 from tekapctl.train.images import make_batches
+from tekapctl.train.references import Reference
 from tekapctl.train.source import open_teachers, shared
 from tekapctl.train.teacher_statistics import MOST_IMAGES, statistics_of
-from tekapctl.train.trained import Reference, Trained, fit_to
+from tekapctl.train.trained import Trained, fit_to
 
 CPU = torch.device("cpu")
 NOWHERE = Path("nowhere")

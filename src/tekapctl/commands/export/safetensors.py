@@ -8,7 +8,7 @@ import torch
 from tekapctl.commands.export.format import FORMATS, ExportSource, Format, Runner, run_module
 from tekapctl.store.weights import encode_weights
 from tekapctl.train import trained
-from tekapctl.train.trained import Reference
+from tekapctl.train.references import Reference
 
 
 @FORMATS.register("safetensors")
@@ -34,8 +34,8 @@ class Safetensors(Format):
         return (
             "import torch\n"
             "from tekapctl.store.home import Home\n"
-            "from tekapctl.train import trained\n\n"
-            f"loaded = trained.load(trained.find(Home.default(), {file!r}))\n"
+            "from tekapctl.train import references, trained\n\n"
+            f"loaded = trained.load(references.find(Home.default(), {file!r}))\n"
             "classes = loaded.classes\n"
             "with torch.no_grad():\n"
             "    outputs = loaded.network(torch.from_numpy(images)).numpy()\n"

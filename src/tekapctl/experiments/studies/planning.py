@@ -18,7 +18,7 @@ from tekapctl.experiments.sweeps import plan as sweeps
 from tekapctl.experiments.sweeps.plan import Plan, complaint
 from tekapctl.spec import StudentSpec, TeacherSpec, load_of_run, merged, parse, to_dict
 from tekapctl.store.home import Home
-from tekapctl.train import trained
+from tekapctl.train import references
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _setup(
         prerequisites.setdefault(known.label, known)
         return StudySetup(spec.model_copy(update={"teacher": known.label}), recipe)
     try:
-        found = [trained.find(home, one, data=spec.data, kind="teacher") for one in (spec.teacher, *spec.ensemble)]
+        found = [references.find(home, one, data=spec.data, kind="teacher") for one in (spec.teacher, *spec.ensemble)]
     except UsageError as error:
         if is_dry:
             return StudySetup(spec)

@@ -18,7 +18,7 @@ from tekapctl.store.home import Home
 from tekapctl.store.locks import is_locked
 from tekapctl.store.run import Run, Status
 from tekapctl.store.runs import Runs
-from tekapctl.train import trained
+from tekapctl.train import references, trained
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class Ledger:
 
     def _find_weights(self, trial: Trial, name: str) -> str | None:
         try:
-            reference = trained.find(self.home, name, data=trial.spec.data, kind="teacher")
+            reference = references.find(self.home, name, data=trial.spec.data, kind="teacher")
             if reference.is_library:
                 arguments = trial.spec.teacher_args if isinstance(trial.spec, StudentSpec) else {}
                 return trained.load(reference, arguments=arguments).digest

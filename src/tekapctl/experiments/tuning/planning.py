@@ -15,7 +15,7 @@ from tekapctl.experiments.tuning.halving import Rung, compressed, ladder, shorte
 from tekapctl.experiments.tuning.space import Axis, changed
 from tekapctl.spec import StudentSpec, to_dict
 from tekapctl.store.home import Home
-from tekapctl.train import trained
+from tekapctl.train import references
 
 VAL_FRACTION = 0.1
 """Held out for validation where the spec holds nothing out."""
@@ -130,7 +130,9 @@ def prepare(
 def _with_found_teachers(spec: StudentSpec, home: Home, *, is_dry: bool) -> StudentSpec:
     """The spec with the teachers that its names stand for now: one that finishes later must not replace them."""
     try:
-        names = [trained.find(home, one, data=spec.data, kind="teacher").name for one in (spec.teacher, *spec.ensemble)]
+        names = [
+            references.find(home, one, data=spec.data, kind="teacher").name for one in (spec.teacher, *spec.ensemble)
+        ]
     except UsageError:
         if is_dry:
             return spec
