@@ -57,7 +57,7 @@ def test_every_help_text_has_an_example(tekapctl, command):
 def test_help_names_the_defaults_that_depend_on_the_spec(tekapctl):
     told = " ".join(tekapctl("distill", "--help").out.split())
     assert "[default: resnet32x4]" in told
-    assert "[default: 240]" in told
+    assert "[default: 240; fine-tuning: 30]" in told
 
 
 def test_bench_shows_where_a_steps_time_goes_with_nothing_downloaded(tekapctl):
