@@ -1,6 +1,5 @@
 """What a run tells and leaves: lines when it starts, its weights with their metadata, its summary, what it ran on."""
 
-import copy
 import json
 import logging
 import platform
@@ -54,9 +53,12 @@ def finish(run: Run, context: RunContext) -> dict[str, Any]:
     evaluation = _on_test_images(context, network)
     best_top1 = evaluation.top1
     if best is not None and kept["epoch"] != progress.best_epoch:
-        copied = copy.deepcopy(network)
-        copied.load_state_dict(best)
-        best_top1 = _on_test_images(context, copied).top1
+        own = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        network.load_state_dict(best)  # not into a copy: networks of several processes cannot be copied
+        best_top1 = _on_test_images(context, network).top1
+        network.load_state_dict(own)
+    elif best is None and not spec.data.val_fraction:
+        best_top1 = progress.best_top1
     summary: dict[str, Any] = {
         "run": run.id,
         "status": "finished",
