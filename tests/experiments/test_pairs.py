@@ -104,9 +104,9 @@ def test_without_a_baseline_for_a_pair_it_has_no_marks(runs):
 def test_settings_that_differ_within_a_pair_are_in_the_label_of_all_pairs(runs):
     hot = seeds(70, 0.81, "resnet14", student="resnet8", method="kd", tekap=NO_TEKAP, temperature=8.0)
     table = by_pair([*runs, *hot])
-    assert list(table.rows) == ["no distillation", "kd, temperature 4.0", "rkd", "kd, temperature 8.0"]
-    assert [cell is None for cell in table.rows["kd, temperature 8.0"]] == [False, True]
-    assert [cell is None for cell in table.rows["kd, temperature 4.0"]] == [False, False]
+    assert list(table.rows) == ["no distillation", "kd, temperature 4", "rkd", "kd, temperature 8"]
+    assert [cell is None for cell in table.rows["kd, temperature 8"]] == [False, True]
+    assert [cell is None for cell in table.rows["kd, temperature 4"]] == [False, False]
 
 
 def test_settings_that_differ_between_pairs_are_told(runs):
