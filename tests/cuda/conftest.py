@@ -36,7 +36,7 @@ def student(home: Home) -> Spec:
     """Makes the spec of a student on the emulated device."""
 
     def made(**values: Any) -> StudentSpec:
-        spec = parse({**BASE, "student": "resnet8", "teacher": "resnet14", "device": "cuda", **values})
+        spec = parse({**BASE, "student": "resnet8", "teacher": "latest", "device": "cuda", **values})
         assert isinstance(spec, StudentSpec)
         return spec
 
