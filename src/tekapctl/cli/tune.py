@@ -122,11 +122,11 @@ def tune(
     else:
         _show(found)
     if found.confirmation is None:
-        counted = {digest: each for digest, each in found.stages[-1].standings.items() if not each.diverged}
-        if executor is not None and any(each.state not in ("finished", "failed") for each in counted.values()):
+        standings = {digest: each for digest, each in found.stages[-1].standings.items() if not each.diverged}
+        if executor is not None and any(each.state not in ("finished", "failed") for each in standings.values()):
             console.say(f"when the jobs have ended, continue with `{command}`")
             return
-        sweeping.conclude(counted, replace(how, executor=None, slurm=None))
+        sweeping.conclude(standings, replace(how, executor=None, slurm=None))
 
 
 def _check_names(texts: list[str]) -> None:
