@@ -10,7 +10,7 @@ from PIL import Image
 from helpers.silent import Silent
 from tekapctl import models
 from tekapctl.commands.evaluate import load_network
-from tekapctl.commands.predict import Predictor
+from tekapctl.commands.predict import predictor_of
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.train.run import execute
@@ -44,5 +44,5 @@ def test_predictions_are_those_of_the_evaluation(tmp_path):
         logits = trained.network(trained.network.normalize(splits.test.images))
     expected = logits.softmax(1).max(1).values.tolist()
     paths = [str(path) for path, _ in spec.listing(home.datasets).test]
-    found = Predictor(trained, device="cpu", workers=0).predict(paths)
+    found = predictor_of(trained, device="cpu", workers=0).predict(paths)
     assert [each.classes[0][1] for each in found] == pytest.approx(expected, abs=1e-4)
