@@ -12,8 +12,7 @@ from tekapctl.cli.spec_options import TABLE, SpecOption, options_of, split_usage
 from tekapctl.data import DATASETS
 from tekapctl.distillation.methods import METHODS
 from tekapctl.errors import UsageError
-from tekapctl.experiments.presets.preset import flat
-from tekapctl.settings import Settings
+from tekapctl.settings import Settings, flat_items
 from tekapctl.spec import StudentSpec, TeacherSpec
 from tekapctl.spec.recipes import recipe
 
@@ -56,7 +55,7 @@ def test_an_option_sets_a_field_and_states_its_default(kind, option):
 
 
 def test_the_defaults_of_fine_tuning_are_those_that_are_used():
-    used = flat(recipe("finetune").table) | own_images.VALIDATION
+    used = dict(flat_items(recipe("finetune").table)) | own_images.VALIDATION
     shown = {option.path: option.fine_tuning for option in TABLE if option.fine_tuning is not None}
     assert shown == {path: used[path] for path in shown}
     assert used.keys() - shown.keys() == {"batch_size", "optimizer.layer_decay"}
