@@ -1,12 +1,9 @@
 """A network of three channels that was trained on grey images is given grey images by `predict`, too."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from helpers.pictures import coloured_noise
 from helpers.silent import Silent
 from tekapctl import models
 from tekapctl.commands.evaluate import load_network
@@ -16,21 +13,11 @@ from tekapctl.store.home import Home
 from tekapctl.train.run import execute
 
 
-def photographs(folder: Path) -> Path:
-    random = np.random.default_rng(0)
-    for name in ("cat", "dog"):
-        (folder / name).mkdir(parents=True)
-        for number in range(10):
-            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number}.png")
-    return folder
-
-
 def test_predictions_are_those_of_the_evaluation(tmp_path):
     home, teacher = Home(tmp_path / "home"), tmp_path / "teacher.pth"
     torch.save(models.build("resnet8", 2, 3).state_dict(), teacher)
     values = {
-        "data": {"name": "folder", "folder": str(photographs(tmp_path / "set")), "size": 8, "channels": "grey"},
+        "data": {"name": "folder", "folder": str(coloured_noise(tmp_path / "set")), "size": 8, "channels": "grey"},
         "epochs": 1,
         "batch_size": 8,
         "device": "cpu",

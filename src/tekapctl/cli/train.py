@@ -51,7 +51,8 @@ def train_teacher(
 ) -> None:
     """Train a network on its own: a teacher, or the baseline of a student.
 
-    With a folder of images and a library's network, its pretrained weights are fine-tuned, with the defaults named so.
+    With a folder of images and a network of torchvision or timm, pretrained weights are fine-tuned, and the defaults
+    after "fine-tuning" apply.
 
     Examples:
     tekapctl train-teacher --model resnet32x4 --dataset cifar100
@@ -92,8 +93,8 @@ def distill(
     """Distill a student from a teacher.
 
     With kd and crd the student also learns from augmented teachers (TeKAP); --no-tekap turns that off. With a folder of
-    images, a pretrained teacher is first fine-tuned on their classes, and so is a student that has pretrained
-    weights; the defaults of fine-tuning then apply.
+    images, a pretrained teacher is first fine-tuned on their classes. A student with pretrained weights is fine-tuned
+    too, and the defaults after "fine-tuning" apply.
 
     Examples:
     tekapctl distill --method kd                            # KD + TeKAP

@@ -1,6 +1,5 @@
 """List, verify and clear the artifact cache."""
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from tekapctl.errors import TekapctlError
 from tekapctl.registry import unknown_name
 from tekapctl.store import teacher_cache
-from tekapctl.store.atomic import delete, disk_usage
+from tekapctl.store.atomic import delete, disk_usage, read_json
 from tekapctl.store.home import Home
 from tekapctl.store.locks import is_locked
 
@@ -54,10 +53,8 @@ def list_artifacts(home: Home, kinds: Sequence[str] | None = None) -> list[Artif
 def _described(kind: str, path: Path) -> str | None:
     if kind != "images":
         return None
-    try:
-        return str(json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["described"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    described = read_json(path.with_suffix(".json")).get("described")
+    return None if described is None else str(described)
 
 
 def verify(home: Home) -> list[tuple[Artifact, str | None]]:

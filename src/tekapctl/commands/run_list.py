@@ -2,12 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from tekapctl.errors import UsageError
 from tekapctl.registry import did_you_mean
+from tekapctl.settings import flat_items
 from tekapctl.store.metrics import has_top1, top1_of
 from tekapctl.store.run import Run, Status
 
@@ -177,17 +178,8 @@ def difference(one: Run, other: Run) -> dict[str, Any]:
     }
 
 
-def flat(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a nested table by their dotted paths; an empty table is a value."""
-    for name, value in table.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}", value
-
-
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Pair]:
-    ours, theirs = dict(flat(one)), dict(flat(other))
+    ours, theirs = dict(flat_items(one)), dict(flat_items(other))
     return {
         path: [_plain(ours.get(path)), _plain(theirs.get(path))]
         for path in dict.fromkeys([*ours, *theirs])

@@ -122,7 +122,7 @@ class ImageFilesSpec(DataSpec):
 
     @property
     def content(self) -> dict[str, Any]:
-        """None: the fingerprint says it all, wherever the folder is."""
+        """Nothing: the fingerprint says it all, wherever the folder is."""
         return {}
 
     def has_test_images_of(self, other: DataSpec) -> bool:

@@ -45,7 +45,7 @@ class InMemorySpec(DataSpec):
 
     @property
     def content(self) -> dict[str, Any]:
-        """None: published images are the same in every folder."""
+        """Nothing: published images are the same in every folder."""
         return {}
 
     def published_files(self) -> Sequence[PublishedFile]:

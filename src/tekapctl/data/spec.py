@@ -187,7 +187,7 @@ class DataSpec(Settings, ABC):
 
     @property
     def content(self) -> dict[str, Any]:
-        """What says which images it has, beside its name and fingerprint: the folder, and all settings of its own."""
+        """What identifies its images beside its name and fingerprint: the folder, and all settings of its own."""
         own = ("folder", *(field for field in type(self).model_fields if field not in DataSpec.model_fields))
         return {field: getattr(self, field) for field in own}
 

@@ -1,10 +1,6 @@
 """A sweep over several folders of images: each has the teacher that its name stands for there."""
 
-from pathlib import Path
-
-import numpy as np
-from PIL import Image
-
+from helpers.pictures import coloured_noise
 from helpers.silent import Silent
 from tekapctl.experiments.sweeps.folder import SweepFolder
 from tekapctl.experiments.sweeps.plan import plan
@@ -17,20 +13,10 @@ from tekapctl.train.run import execute
 QUICK = {"epochs": 1, "batch_size": 8, "device": "cpu"}
 
 
-def pictures(folder: Path, seed: int) -> Path:
-    source = np.random.default_rng(seed)
-    for name in ("cat", "dog"):
-        (folder / name).mkdir(parents=True)
-        for number in range(10):
-            pixels = source.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number}.png")
-    return folder
-
-
 def test_students_of_a_network_that_was_trained_on_each_folder_all_count(tmp_path):
     home = Home(tmp_path / "home")
     data = [
-        {"name": "folder", "folder": str(pictures(tmp_path / name, seed)), "size": 8}
+        {"name": "folder", "folder": str(coloured_noise(tmp_path / name, seed)), "size": 8}
         for seed, name in enumerate(("one", "other"))
     ]
     for each in data:

@@ -8,7 +8,7 @@ from torch import Tensor
 from tekapctl.commands.export.format import FORMATS, Format
 from tekapctl.commands.predict import Predictor
 from tekapctl.data.files.streaming import ImageFiles
-from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.errors import TekapctlError, UsageError, first_line
 from tekapctl.models.normalization import Normalization
 from tekapctl.store.home import expand_user
 from tekapctl.train.metadata import Preprocessing, read_class_names, read_preprocessing
@@ -46,8 +46,7 @@ def predictor_of_file(chosen: Format, path: Path, *, batch_size: int = 64, worke
     except TekapctlError:
         raise
     except Exception as error:  # runtimes raise anything
-        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise UsageError(f"{path} cannot be read: {why}.", "Export it again.") from None
+        raise UsageError(f"{path} cannot be read: {first_line(error)}.", "Export it again.") from None
     channels, count = (metadata.get(name, "") for name in ("in_channels", "num_classes"))
     whole = channels.isdecimal() and count.isdecimal()
     prepared = read_preprocessing(metadata, int(channels), str(path)) if whole else None

@@ -77,10 +77,10 @@ def list_images(folder: Path, test_fraction: float, seed: int) -> Listing:
 
 
 def without_empty_classes(listing: Listing, folder: Path) -> Listing:
-    """The listing.
+    """The listing, in which every class folder has images.
 
     Raises:
-        UsageError: A class folder has no images.
+        UsageError: One has none.
     """
     if listing.empty:
         raise UsageError(f"{folder} has no images in {few(listing.empty)}.", f"{_REMEDY} Or remove the empty folder.")
