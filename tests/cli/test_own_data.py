@@ -15,6 +15,7 @@ from tekapctl import load_student
 from tekapctl.data import Batches
 from tekapctl.data.files.listing import list_images
 from tekapctl.spec import load
+from tekapctl.store.weights import read_metadata
 
 CPU = torch.device("cpu")
 
@@ -134,6 +135,20 @@ def test_a_stream_that_is_stopped_by_ctrl_c_goes_on_where_it_was(tekapctl, photo
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
     picture = str(next((photographs / "disc").glob("*.jpg")))
     assert tekapctl("predict", stopped, picture, "--json").json[0]["problem"] is None
+
+
+def test_images_are_classified_and_exported_in_the_size_of_the_test_images(tekapctl, photographs, tmp_path):
+    sizes = ["--set", "data.augmentation=resized-crop", "--set", "data.size=16", "--set", "data.test_size=24"]
+    run = tekapctl(
+        "train-teacher", "--model", "resnet8", "--dataset", f"folder:{photographs}", "--epochs", "1", *sizes, "--json"
+    ).json
+    assert tekapctl("evaluate", run["run"], "--json").json["evaluation"]["top1"] == run["last_top1"]
+    file = tmp_path / "network.safetensors"
+    tekapctl("export", run["run"], "--output", str(file))
+    assert read_metadata(file)["image_size"] == "24x24"
+    picture = str(next((photographs / "disc").glob("*.jpg")))
+    found = [tekapctl("predict", source, picture, "--json").json for source in (run["run"], str(file))]
+    assert found[0] == found[1]
 
 
 OWN = """

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from data.test_folder import make, picture
+from tekapctl import data
 from tekapctl.commands.cache import clear, list_artifacts, verify
 from tekapctl.data import Batches, data_spec
 from tekapctl.data.files.decoding import decode, random_crop
@@ -226,6 +227,7 @@ def test_a_process_that_dies_is_an_error_in_words(folder, tmp_path):
     ("settings", "words"),
     [
         ({"augmentation": "resized-crop", "stream": False}, "from their files"),
+        ({"test_size": 24, "stream": False}, "from their files"),
         ({"mean": (0.5,)}, "has 1 values"),
     ],
 )
@@ -238,3 +240,14 @@ def test_padding_belongs_to_the_other_recipe(folder):
     assert data_spec({"name": f"folder:{folder}", "augmentation": "resized-crop"}).padding == 0
     with pytest.raises(ValueError, match="crops without padding"):
         data_spec({"name": f"folder:{folder}", "augmentation": "resized-crop", "padding": 4})
+
+
+@pytest.mark.parametrize("settings", [{"augmentation": "resized-crop"}, {}, {"cache": True}])
+def test_validation_and_test_images_can_be_larger_than_training_images(folder, tmp_path, settings):
+    given = data_spec({"name": f"folder:{folder}", "size": 16, "test_size": 24, **settings})
+    held_out = given.model_copy(update={"val_fraction": 0.5, "workers": 0})
+    splits = data.load(held_out, tmp_path, seed=0)
+    assert splits.val is not None
+    assert [each.image_shape[1] for each in (splits.train, splits.val, splits.test)] == [16, 24, 24]
+    same = data.load(held_out.model_copy(update={"size": 24, "test_size": None}), tmp_path, seed=0)
+    assert torch.equal(Batches(splits.test, 4, device=CPU).probe(2), Batches(same.test, 4, device=CPU).probe(2))

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tekapctl.data.files import pixels
 from tekapctl.data.files.listing import Listing, count, few, unlabelled_files
-from tekapctl.data.files.scanning import decode_all, scan
 from tekapctl.data.files.streaming import ImageFiles
 from tekapctl.data.image_set import ChannelStatistics, ImageSet, Splits, channel_statistics, histogram
+from tekapctl.data.scanning import decode_all, scan
 from tekapctl.data.spec import DataSpec, Shape
 from tekapctl.distributed.communicator import processors
 from tekapctl.errors import UsageError
@@ -37,6 +37,13 @@ class ImageFilesSpec(DataSpec):
     flip: bool = True
     size: int | None = Field(
         None, ge=8, le=1024, description="Image height and width in pixels. Default: the teacher's, or 64."
+    )
+    test_size: int | None = Field(
+        None,
+        ge=8,
+        le=1024,
+        description="Height and width of validation and test images; images are then streamed. Larger ones help with "
+        "resized-crop, which enlarges objects in training (Touvron et al., NeurIPS 2019). Default: the teacher's, or `size`.",
     )
     channels: Literal["grey", "colour"] | None = Field(
         None, description="Convert images to grey or colour. Default: the teacher's, or colour."
@@ -64,7 +71,7 @@ class ImageFilesSpec(DataSpec):
     workers: int | None = Field(
         None, ge=0, le=256, description="Processes that decode streamed images. Default: one per CPU core."
     )
-    from_teacher: ClassVar[Mapping[str, Any]] = {"size": 64, "channels": "colour"}
+    from_teacher: ClassVar[Mapping[str, Any]] = {"size": 64, "test_size": None, "channels": "colour"}
     """Fields that a student takes from its teacher's dataset unless they are set, with their defaults."""
 
     @model_validator(mode="before")
@@ -113,7 +120,7 @@ class ImageFilesSpec(DataSpec):
 
     @property
     def shared(self) -> dict[str, Any]:
-        """Image size, channels and split."""
+        """Image sizes, channels and split."""
         return {name: self.setting(name) for name in self.from_teacher}
 
     @property
@@ -136,6 +143,11 @@ class ImageFilesSpec(DataSpec):
     def image_size(self) -> int:
         """Height and width of its images in pixels."""
         return int(self.setting("size"))
+
+    @property
+    def test_image_size(self) -> int:
+        """Height and width of its validation and test images in pixels."""
+        return int(self.setting("test_size") or self.image_size)
 
     @property
     def image_channels(self) -> int:
@@ -180,7 +192,8 @@ class ImageFilesSpec(DataSpec):
     def _is_streamed(self, images: int) -> bool:
         images += len(unlabelled_files(self.unlabelled))
         is_large = images * self.image_channels * self.image_size**2 > MAX_BYTES_IN_MEMORY
-        return self.random_resized_crop or (is_large if self.stream is None else self.stream)
+        must = self.random_resized_crop or self.test_image_size != self.image_size
+        return must or (is_large if self.stream is None else self.stream)
 
     def load(self, downloads: Path, *, offline: bool = False) -> Splits:
         """Load both sets into memory, or prepare them for streaming."""
@@ -191,8 +204,9 @@ class ImageFilesSpec(DataSpec):
                     f"data.{what} has {len(given)} values, but the images have {self.image_channels} channels.",
                     "Give one value per channel.",
                 )
-        if self.stream is False and self.random_resized_crop:
-            raise UsageError("resized-crop reads images from their files.", "Leave out `data.stream=false`.")
+        if self.stream is False and self._is_streamed(0):
+            what = "resized-crop" if self.random_resized_crop else "another data.test_size"
+            raise UsageError(f"With {what}, images are read from their files.", "Leave out `data.stream=false`.")
         if self.cache and self.random_resized_crop:
             raise UsageError(
                 "resized-crop reads the full images, and `data.cache` stores resized ones.", "Leave out `data.cache`."
@@ -205,7 +219,8 @@ class ImageFilesSpec(DataSpec):
                 f"{count(twice, 'unlabelled image')} of {self.unlabelled} are in the dataset too: {few(twice)}.",
                 "Name a folder of other images with `data.unlabelled`.",
             )
-        files = [self._files(part) for part in parts]
+        sizes = (self.image_size, self.test_image_size)
+        files = [self._files(part, size) for part, size in zip(parts, sizes, strict=True)]
         if self.cache:
             where = Home(downloads.parent).images
             files = [
@@ -233,11 +248,11 @@ class ImageFilesSpec(DataSpec):
         kept = tuple(name for name in files[0].paths if name not in unread)
         return Splits(both[0], both[1], (*found.notes, *left_out), found.split, files=kept)
 
-    def _files(self, part: Sequence[tuple[Path, int]]) -> ImageFiles:
+    def _files(self, part: Sequence[tuple[Path, int]], size: int) -> ImageFiles:
         return ImageFiles(
             tuple(str(path) for path, _ in part),
             self.image_channels,
-            (self.image_size, self.image_size),
+            (size, size),
             center_crop=_TEST_CENTER_CROP if self.random_resized_crop else 1.0,
             workers=min(_MAX_WORKERS, processors()) if self.workers is None else self.workers,
         )

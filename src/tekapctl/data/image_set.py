@@ -131,6 +131,13 @@ class ImageSet:
         is_held[torch.cat(held)] = True
         return self.select((~is_held).nonzero().flatten()), self.select(is_held.nonzero().flatten())
 
+    def in_size_of(self, other: "ImageSet") -> "ImageSet":
+        """The same images, decoded in the size of another set if they are files."""
+        if not (isinstance(self.images, ImageFiles) and isinstance(other.images, ImageFiles)):
+            return self
+        own = self.images
+        return self if own.size == other.images.size else replace(self, images=own.in_size(other.images.size))
+
     def _keys(self, files: Sequence[str]) -> Iterator[bytes]:
         """What identifies each image: the end of its path, or its pixels."""
         if isinstance(self.images, ImageFiles):

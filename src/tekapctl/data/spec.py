@@ -325,6 +325,7 @@ def load(
     train, test, val = splits.train, splits.test, None
     if spec.val_fraction:
         train, val = train.hold_out(spec.val_fraction, splits.files)
+        val = val.in_size_of(test)
     train = train.subset(spec.train_fraction or 1, seed, spec.imbalance)
     if in_channels is not None:
         train, test = train.with_channels(in_channels), test.with_channels(in_channels)

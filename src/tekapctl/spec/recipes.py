@@ -41,8 +41,8 @@ RECIPES: Mapping[str, Recipe] = {
         },
     ),
     "timm-a3": Recipe(
-        "Wightman et al., ResNet strikes back, 2021, procedure A3 (100 epochs, LAMB, batch size 2048), at one image "
-        "size.",
+        "Wightman et al., ResNet strikes back, 2021, procedure A3 (100 epochs, LAMB, batch size 2048). Its image sizes "
+        "are the dataset's: data.size = 160 and data.test_size = 224.",
         {
             "epochs": 100,
             "batch_size": 2048,

@@ -93,7 +93,8 @@ class _BatchSizeCheck:
         network.eval()
         try:
             with torch.no_grad(), preserve_rng(self.trainer.device):
-                network(network.normalize(self.trainer.train_batches.probe(2)))
+                for batches in (self.trainer.train_batches, self.trainer.eval_batches):
+                    network(network.normalize(batches.probe(2)))
         except TekapctlError:
             raise
         except Exception as error:

@@ -141,7 +141,7 @@ def words(spec: RunSpec) -> list[str]:
 def weights_metadata(context: RunContext, metrics: Metrics) -> dict[str, str]:
     """The metadata of a weights file: the network, its classes and images, and how good it is."""
     spec, train = context.spec, context.splits.train
-    channels, height, width = train.image_shape
+    channels, height, width = context.splits.test.image_shape
     network = context.trainer.network
     normalization = network.normalization
     assert normalization is not None
@@ -195,11 +195,13 @@ def log_run(context: RunContext) -> None:
     """Log the dataset, networks, method, loss and training settings of a run."""
     spec, train, test = context.spec, context.splits.train, context.splits.test
     channels, height, width = train.image_shape
+    _, *test_size = test.image_shape
+    tested = "" if test_size == [height, width] else f" ({test_size[0]}x{test_size[1]} in tests)"
     val = context.splits.val
     validation = "" if val is None else f", {len(val):,} validation"
     lines = [
         f"dataset: {spec.data.described}, {len(train):,} training{validation} and {len(test):,} test images of "
-        f"{len(train.classes):,} classes, {height}x{width} pixels, {counted(channels, 'channel')}; "
+        f"{len(train.classes):,} classes, {height}x{width} pixels{tested}, {counted(channels, 'channel')}; "
         f"{context.splits.split}"
     ]
     if isinstance(spec, StudentSpec) and context.teacher_top1 is not None:

@@ -81,6 +81,10 @@ class ImageFiles:
         """Other files, decoded in the same way; stored pixels are of the old ones."""
         return replace(self, paths=paths, pixels=None, rows=(), stored=0, unreadable=())
 
+    def in_size(self, size: tuple[int, int]) -> "ImageFiles":
+        """The same files in another size, which stored pixels do not have."""
+        return replace(self.with_paths(self.paths), size=size)
+
     def expand(self, *sizes: int) -> "ImageFiles":
         """Repeat the channels, as `Tensor.expand` does; the other sizes are ignored."""
         return replace(self, repeated=sizes[1] // self.channels)
