@@ -43,7 +43,8 @@ class ImageFilesSpec(DataSpec):
         ge=8,
         le=1024,
         description="Height and width of validation and test images; images are then streamed. Larger ones help with "
-        "resized-crop, which enlarges objects in training (Touvron et al., NeurIPS 2019). Default: the teacher's, or `size`.",
+        "resized-crop, which enlarges objects in training (Touvron et al., NeurIPS 2019). Default: the teacher's, or "
+        "`size`.",
     )
     channels: Literal["grey", "colour"] | None = Field(
         None, description="Convert images to grey or colour. Default: the teacher's, or colour."
