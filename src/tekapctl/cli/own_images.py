@@ -21,8 +21,6 @@ FitTeacher = Annotated[
         "Networks",
     ),
 ]
-OWN = ("folder", "hf")
-"""Datasets that are the user's own images."""
 VALIDATION = {"data.val_fraction": 0.1, "patience": 10}
 _IMAGES_PER_CLASS = 20
 """With fewer training images per class, a validation split is too small to choose by."""
@@ -66,7 +64,7 @@ def validation_values(values: Mapping[str, Any]) -> dict[str, Any]:
     missing = {path: value for path, value in VALIDATION.items() if path not in values}
     if len(missing) < len(VALIDATION):
         return missing if values.get("data.val_fraction", 1) and values.get("patience", 1) else {}
-    from tekapctl.data.spec import data_spec
+    from tekapctl.data.names import data_spec
 
     section: dict[str, Any] = {"name": values["data"]} if isinstance(values.get("data"), str) else {}
     section |= {path.removeprefix("data."): value for path, value in values.items() if path.startswith("data.")}
@@ -80,7 +78,9 @@ def validation_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_own(values: Mapping[str, Any]) -> bool:
-    return str(values.get("data.name", values.get("data", ""))).partition(":")[0] in OWN
+    from tekapctl.data.names import needs_location
+
+    return needs_location(str(values.get("data.name", values.get("data", ""))))
 
 
 def with_fitted_teacher(spec: Any, fit: Fit, processes: int = 1) -> Any:

@@ -1,12 +1,12 @@
 """The settings of datasets, and how their images are fetched and loaded; each dataset has a file in `datasets/`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from tekapctl.data.augment.augmentation import AUGMENTATIONS, AugmentSpec
 from tekapctl.data.fetching import PublishedFile, download_files, replace_folder
@@ -96,10 +96,19 @@ class DataSpec(Settings, ABC):
         description="For image files: SHA-256 of the names, sizes and classes of all files, and of the content of up "
         "to 256. A run fills it in when it starts; if it is given, other files are refused.",
     )
+    field_after_colon: ClassVar[str | None] = None
+    """The field that a user may write after the name and a colon, as `folder` in `folder:PATH`; None for none."""
     needs_location: ClassVar[bool] = False
-    """Whether its name alone does not say where its images are."""
+    """Whether its name alone does not say where its images are. Such images count as the user's own: pretrained
+    networks are fine-tuned on them unless the user chooses otherwise."""
     is_included: ClassVar[bool] = False
     """Whether its images come with the program."""
+    shows_progress: ClassVar[bool] = False
+    """Whether a library shows the progress of `fetch`, which then does not call `report`."""
+    hub_id: ClassVar[str | None] = None
+    """Its repository on the Hugging Face hub, for model cards; None if it is not there."""
+    transfers_to: ClassVar[tuple[str, ...]] = ()
+    """The datasets on which the study `transfer` probes networks trained on this one; none for the study's own."""
 
     @field_validator("padding")
     @classmethod
@@ -119,6 +128,11 @@ class DataSpec(Settings, ABC):
     def described(self) -> str:
         """Its name, and the location of the user's own images."""
         return self.name
+
+    @property
+    def hub_repository(self) -> str | None:
+        """`ORGANISATION/NAME` of the same images on the Hugging Face hub; None if they are not there."""
+        return self.hub_id
 
     @property
     def random_resized_crop(self) -> bool:
@@ -229,6 +243,11 @@ class DataSpec(Settings, ABC):
         """The folder into which it is fetched."""
         return downloads / self.name
 
+    @classmethod
+    def of_fetched(cls, folder: Path) -> "DataSpec | None":
+        """The settings that read a folder into which `fetch` has put images; None if it did so for another dataset."""
+        return cls.model_validate({}) if folder.name == cls.model_fields["name"].default else None
+
     def published_files(self) -> Sequence[PublishedFile]:
         """The files to download; none if there is nothing to fetch."""
         return ()
@@ -276,45 +295,6 @@ class DataSpec(Settings, ABC):
 DATASETS: Registry[type[DataSpec]] = Registry(
     "dataset", "tekapctl.data.datasets", lambda found: isinstance(found, type) and issubclass(found, DataSpec)
 )
-_FIELD_AFTER_COLON = {"folder": "folder", "imagenet": "folder", "tiny-imagenet": "folder", "hf": "repository"}
-
-
-def data_spec(values: str | Mapping[str, Any]) -> DataSpec:
-    """The settings of a dataset, from its name or from a table with a `name`.
-
-    Raises:
-        UsageError: There is no such dataset.
-        ValidationError: A field of the table is not valid.
-    """
-    if not isinstance(values, str):
-        table = {**values, **spelled_out(str(values.get("name")))}
-        return DATASETS[str(table["name"])].model_validate(table)
-    table = spelled_out(values)
-    check_names_no_folder(values)
-    try:
-        return DATASETS[table["name"]].model_validate(table)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{values!r} is not a dataset: {problem}.", "`tekapctl fetch --list` lists them.") from None
-
-
-def check_names_no_folder(name: str) -> None:
-    """Refuse the path of a folder in place of a dataset's name.
-
-    Raises:
-        UsageError: There is such a folder, and no such dataset.
-    """
-    if name not in DATASETS and ":" not in name and Path(name).is_dir():
-        raise UsageError(f"There is no dataset named {name!r}.", f"Did you mean the folder of images folder:{name}?")
-
-
-def spelled_out(name: str) -> dict[str, str]:
-    """The fields in a name: `folder:PATH`, `imagenet:PATH` and `tiny-imagenet:PATH` say where the images are.
-
-    `hf:REPOSITORY` is a dataset of the Hugging Face hub.
-    """
-    kind, colon, rest = name.partition(":")
-    return {"name": kind, _FIELD_AFTER_COLON[kind]: rest} if colon and kind in _FIELD_AFTER_COLON else {"name": name}
 
 
 def load(
