@@ -1,7 +1,6 @@
-"""The settings of datasets, and how their images are fetched and loaded; each dataset has a file in `datasets/`."""
+"""The settings that all datasets have; each dataset has a file in `datasets/`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -9,15 +8,13 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from tekapctl.data.augment.augmentation import AUGMENTATIONS, AugmentSpec
-from tekapctl.data.fetching import PublishedFile, download_files, replace_folder
+from tekapctl.data.fetching import FetchedSpec
 from tekapctl.data.files.listing import fingerprint_of_unlabelled, unlabelled_files
 from tekapctl.data.image_set import Splits, long_tail
 from tekapctl.errors import UsageError
 from tekapctl.registry import Registry
-from tekapctl.settings import Settings, chosen_by_name
-from tekapctl.store.download import Downloaded
+from tekapctl.settings import chosen_by_name
 from tekapctl.store.home import expand_user
-from tekapctl.store.http import Report, silent
 
 AnyAugment = Annotated[SerializeAsAny[AugmentSpec], chosen_by_name(AUGMENTATIONS)]
 
@@ -37,10 +34,9 @@ class Shape:
 _MAX_PADDING = 64
 
 
-class DataSpec(Settings, ABC):
+class DataSpec(FetchedSpec, ABC):
     """The settings that all datasets have."""
 
-    name: str = Field(description="Name of the dataset.")
     folder: str | None = Field(None, min_length=1, max_length=4096, description="A folder that holds its files.")
     train_fraction: float = Field(
         1.0,
@@ -101,10 +97,6 @@ class DataSpec(Settings, ABC):
     needs_location: ClassVar[bool] = False
     """Whether its name alone does not say where its images are. Such images count as the user's own: pretrained
     networks are fine-tuned on them unless the user chooses otherwise."""
-    is_included: ClassVar[bool] = False
-    """Whether its images come with the program."""
-    shows_progress: ClassVar[bool] = False
-    """Whether a library shows the progress of `fetch`, which then does not call `report`."""
     hub_id: ClassVar[str | None] = None
     """Its repository on the Hugging Face hub, for model cards; None if it is not there."""
     transfers_to: ClassVar[tuple[str, ...]] = ()
@@ -230,66 +222,6 @@ class DataSpec(Settings, ABC):
     @abstractmethod
     def shape(self, downloads: Path) -> Shape:
         """Its size, for estimates."""
-
-    @abstractmethod
-    def load(self, downloads: Path, *, offline: bool = False) -> Splits:
-        """Load all images.
-
-        Raises:
-            UsageError: Files are missing or damaged.
-        """
-
-    def location(self, downloads: Path) -> Path:
-        """The folder into which it is fetched."""
-        return downloads / self.name
-
-    @classmethod
-    def of_fetched(cls, folder: Path) -> "DataSpec | None":
-        """The settings that read a folder into which `fetch` has put images; None if it did so for another dataset."""
-        return cls.model_validate({}) if folder.name == cls.model_fields["name"].default else None
-
-    def published_files(self) -> Sequence[PublishedFile]:
-        """The files to download; none if there is nothing to fetch."""
-        return ()
-
-    def unpack(self, file: Downloaded, folder: Path, name: str) -> None:
-        """Put a downloaded file into the dataset's folder."""
-        file.place(folder / name)
-
-    def check(self, folder: Path) -> str:
-        """Read the dataset in a folder.
-
-        Returns:
-            The number of images in words.
-
-        Raises:
-            UsageError: Files are missing or damaged.
-        """
-        splits = self.model_copy(update={"folder": str(folder)}).load(folder.parent, offline=True)
-        return f"{len(splits.train) + len(splits.test):,} images"
-
-    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
-        """Download the dataset; with `force`, even if it is there.
-
-        A `source`, a file, folder or URL, takes the place of the publisher; its files need no published checksum.
-
-        Returns:
-            A sentence for the user about what is there now.
-
-        Raises:
-            UsageError: The files are not those of the dataset.
-            TekapctlError: They could not be downloaded or written.
-        """
-        files = self.published_files()
-        if self.is_included or not files:
-            return "comes with the program, nothing to fetch"
-        return replace_folder(
-            self.location(downloads),
-            lambda folder, parts: download_files(files, folder, parts, self.unpack, source=source, report=report),
-            self.check,
-            force=force or source is not None,
-            md5={file.name: file.md5 for file in files if file.md5 is not None},
-        )
 
 
 DATASETS: Registry[type[DataSpec]] = Registry(
