@@ -13,7 +13,7 @@ from torch import nn
 from tekapctl.device import resolve_device
 from tekapctl.distillation.perturbations import PERTURBATIONS, PerturbationContext, TeacherStatistics
 from tekapctl.distillation.tekap import SeededNoise, Tekap, TekapSpec
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 
 SURVEYED = 5_000
 

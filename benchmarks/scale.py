@@ -17,7 +17,7 @@ from tekapctl.distillation.methods.crd.memory import Memory, MemoryBanks, Memory
 from tekapctl.distillation.methods.crd.negatives import ClassNegatives
 from tekapctl.distillation.methods.kd import KD
 from tekapctl.distillation.tekap import SeededNoise, Tekap, TekapSpec
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 
 BATCH, WIDTH, NEGATIVES = 64, 128, 16384
 MIB = 2**20

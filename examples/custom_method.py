@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tekapctl.api import distill, train_teacher
 from tekapctl.data import Batch
 from tekapctl.distillation.methods import About, Method, MethodSpec, Pair, Requires, Weights
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 
 
 class CosineSpec(MethodSpec):

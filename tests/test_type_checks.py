@@ -7,7 +7,8 @@ from torch import Tensor
 
 from helpers.typechecking import checked
 from tekapctl.data.batch import Batch
-from tekapctl.models.network import Knowledge, pool
+from tekapctl.models.knowledge import Knowledge
+from tekapctl.models.network import pool
 from tekapctl.models.normalization import Normalization
 from tekapctl.randomness import derive
 

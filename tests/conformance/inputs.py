@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tekapctl.data.batch import Batch
 from tekapctl.distillation.methods import MethodSpec, Pair
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 
 
 def batch_of(index: Tensor, step: int = 0, images: Tensor | None = None, labels: Tensor | None = None) -> Batch:

@@ -15,7 +15,7 @@ from tekapctl.distillation.objective import Distillation
 from tekapctl.distillation.tekap import SeededNoise, Tekap, TekapSpec
 from tekapctl.distributed.shard import BatchShard
 from tekapctl.errors import UsageError
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 from tekapctl.spec import parse
 
 BATCH, WIDTH, CLASSES = 6, 8, 4

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from tekapctl.distillation.tekap import FeatureTekap, LogitTekap, SeededNoise, Tekap, TekapSpec, perturb
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from tekapctl.distillation.methods import Pair
 from tekapctl.distillation.methods.kd import KD
 from tekapctl.distillation.tekap import Tekap
 from tekapctl.errors import UsageError
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 from tekapctl.spec import parse
 from tekapctl.spec.effects import EFFECTS, keep
 

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tekapctl.report.drawing import (
-    COLOURS,
     Interval,
     Line,
     Point,
@@ -19,9 +18,9 @@ from tekapctl.report.drawing import (
     legend,
     lines,
     scatter,
-    ticks,
 )
 from tekapctl.report.predictions import Predictions
+from tekapctl.report.svg import COLOURS, ticks
 
 VOID = {"meta", "br", "img"}
 HOSTILE = "<script>alert('&')</script>\""

@@ -10,7 +10,7 @@ from helpers.processes import together
 from helpers.silent import Silent
 from tekapctl.distillation.tekap import SeededNoise, Tekap, TekapSpec
 from tekapctl.distributed.communicator import join_process_group
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 from tekapctl.spec import parse
 from tekapctl.store.home import Home
 from tekapctl.train import checkpoint

@@ -23,7 +23,7 @@ from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.device import autocast, describe, resolve_device, synchronize
 from tekapctl.distillation.objective import Distillation
 from tekapctl.errors import UsageError, failures_in_words
-from tekapctl.models.network import Requires, of_batch
+from tekapctl.models.knowledge import Requires, of_batch
 from tekapctl.randomness import generator
 from tekapctl.spec import RunSpec, StudentSpec, TeacherSpec
 from tekapctl.store.home import Home

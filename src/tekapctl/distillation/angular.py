@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from tekapctl.data.batch import Batch
 from tekapctl.errors import UsageError
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 from tekapctl.randomness import by_rows
 from tekapctl.settings import Settings, Weight
 

@@ -15,7 +15,7 @@ from tekapctl.distillation.methods.kd import KD
 from tekapctl.distillation.methods.losses import standardized
 from tekapctl.distillation.methods.method import Method
 from tekapctl.distillation.tekap import LEVELS, AugmentedTeachers, Tekap
-from tekapctl.models.network import Knowledge, Level, Requires
+from tekapctl.models.knowledge import Knowledge, Level, Requires
 from tekapctl.timing import Clock, no_clock
 
 Parts = dict[str, Float[Tensor, ""]]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tekapctl.distillation.perturbations import HALF_WIDTH, PERTURBATIONS, LogitPerturbation
 from tekapctl.distillation.perturbations.noise import Isotropic
-from tekapctl.models.network import Knowledge, Level
+from tekapctl.models.knowledge import Knowledge, Level
 from tekapctl.randomness import by_rows
 from tekapctl.registry import unknown_name
 from tekapctl.settings import Settings, Weight

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tekapctl.models.network import Knowledge, Network, Residual
+from tekapctl.models.knowledge import Knowledge
+from tekapctl.models.network import Network, Residual
 
 Map = Float[Tensor, "batch _c _h _w"]
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}

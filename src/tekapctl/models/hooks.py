@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tekapctl.errors import TekapctlError, UsageError, described, lacking_memory
-from tekapctl.models.network import Knowledge, Maps, Network
+from tekapctl.models.knowledge import Knowledge
+from tekapctl.models.network import Maps, Network
 
 _SIZES = (64, 224, 32, 28, 299, 384)
 """Image sizes to try, in pixels, until the network accepts one."""

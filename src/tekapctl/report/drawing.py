@@ -4,11 +4,9 @@ Drawn here and not by matplotlib: colours follow the reader's light or dark mode
 a phone, and curves have tooltips.
 """
 
-import base64
-import io
 import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -17,13 +15,25 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tekapctl.experiments.comparison.statistics import Difference
+from tekapctl.report.svg import (
+    COLOURS,
+    Number,
+    Scale,
+    colour,
+    dot,
+    padded,
+    places,
+    png,
+    polyline,
+    rule,
+    scale,
+    short,
+    stroke,
+    svg,
+    text,
+    ticks,
+)
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#7a5195", "#555555")
-"""Colours of groups and classes on paper, after Okabe and Ito's palette for colour-blind readers; `--c0` to `--c7`."""
-Number = float | int
-Scale = Callable[[Number], Number]
-"""Maps values to coordinates."""
-_DASHES = ("", "6 3", "2 3", "8 3 2 3")
 _LEFT = 54
 """Where the plane of a chart begins, to the right of the numbers of its grid."""
 _MOST_CELLS_DRAWN = 20
@@ -65,37 +75,14 @@ class Interval(NamedTuple):
         return cls(label, scale * difference.mean, *ends)
 
 
-def _scale(low: Number, high: Number, start: Number, end: Number) -> Scale:
-    """A linear map of a range of values to coordinates."""
-    return lambda value: start + (end - start) * ((value - low) / (high - low) if high > low else 0.5)
-
-
-def _padded(values: Sequence[Number]) -> tuple[Number, Number]:
-    """The range of values, and a little more."""
-    low, high = min(values), max(values)
-    pad = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
-    return low - pad, high + pad
-
-
-def ticks(low: Number, high: Number, about: int = 5) -> list[Number]:
-    """Round numbers within a range."""
-    if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
-        return [low] if math.isfinite(low) else []
-    rough = (high - low) / about
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1.0, 2.0, 5.0, 10.0) if m * power >= rough)
-    first = math.ceil(low / step - 1e-9)
-    return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
 def _plane(series: Sequence[Line], width: int, height: int, axis: str) -> tuple[Scale, list[str]]:
     """The vertical scale of curves, and their grid with the axis's label."""
-    low, high = _padded([end for line in series for point in line.points for end in (point.low, point.high)])
-    y = _scale(low, high, height - 40, 10)
-    parts = [_text((_LEFT + width) / 2, height - 4, escape(axis))]
+    low, high = padded([end for line in series for point in line.points for end in (point.low, point.high)])
+    y = scale(low, high, height - 40, 10)
+    parts = [text((_LEFT + width) / 2, height - 4, escape(axis))]
     for tick in ticks(low, high):
-        parts.append(_rule(_LEFT, y(tick), width - 12, y(tick), 'class="grid"'))
-        parts.append(_text(_LEFT - 6, y(tick) + 4, f"{tick:.4g}", anchor="end"))
+        parts.append(rule(_LEFT, y(tick), width - 12, y(tick), 'class="grid"'))
+        parts.append(text(_LEFT - 6, y(tick) + 4, f"{tick:.4g}", anchor="end"))
     return y, parts
 
 
@@ -111,16 +98,16 @@ def lines(title: str, unit: str, series: Sequence[Line]) -> str:
         return ""
     y, parts = _plane(series, width, height, "epoch")
     first, last = float(min(epochs)), float(max(epochs))
-    x = _scale(first, last, _LEFT, width - 12)
-    parts += [_text(x(tick), height - 22, f"{tick:.0f}") for tick in ticks(first, last, 6) if tick == int(tick)]
+    x = scale(first, last, _LEFT, width - 12)
+    parts += [text(x(tick), height - 22, f"{tick:.0f}") for tick in ticks(first, last, 6) if tick == int(tick)]
     for number, (label, points) in enumerate(series):
         if any(point.low != point.high for point in points):
             back = [(x(point.at), y(point.low)) for point in reversed(points)]
-            band = _places([*((x(point.at), y(point.high)) for point in points), *back])
-            parts.append(f'<polygon points="{band}" fill="{_colour(number)}" opacity=".15"/>')
+            band = places([*((x(point.at), y(point.high)) for point in points), *back])
+            parts.append(f'<polygon points="{band}" fill="{colour(number)}" opacity=".15"/>')
         if points:
-            parts.append(_polyline([(x(point.at), y(point.mean)) for point in points], number, label))
-    return _svg(width, height, f"{title}, {unit}, by epoch", parts)
+            parts.append(polyline([(x(point.at), y(point.mean)) for point in points], number, label))
+    return svg(width, height, f"{title}, {unit}, by epoch", parts)
 
 
 def over_axis(title: str, axis: str, unit: str, series: Sequence[Line]) -> str:
@@ -130,50 +117,21 @@ def over_axis(title: str, axis: str, unit: str, series: Sequence[Line]) -> str:
     if not settings:
         return ""
     y, parts = _plane(series, width, height, f"x: {axis}, y: {unit}")
-    x = _scale(math.log2(settings[0]), math.log2(settings[-1]), _LEFT + 20, width - 32)
-    parts += [_text(x(math.log2(at)), height - 22, f"{at:g}") for at in settings]
+    x = scale(math.log2(settings[0]), math.log2(settings[-1]), _LEFT + 20, width - 32)
+    parts += [text(x(math.log2(at)), height - 22, f"{at:g}") for at in settings]
     for number, (label, points) in enumerate(series):
         # Shifted sideways, so that error bars of different series do not hide each other.
         shift = 4 * (number - (len(series) - 1) / 2)
         places = [(x(math.log2(point.at)) + shift, y(point.mean)) for point in points]
-        parts.append(_polyline(places, number, label))
+        parts.append(polyline(places, number, label))
         for (left, middle), point in zip(places, points, strict=True):
             tooltip = f"{label}, {point.at:g}: {point.mean:.2f}"
             if point.high > point.low:
                 tooltip += f" ± {(point.high - point.low) / 2:.2f}"
-                style = f'stroke="{_colour(number)}" stroke-width="1.2"'
-                parts.append(_rule(left, y(point.low), left, y(point.high), style))
-            parts.append(_dot(left, middle, 3.6, f'fill="{_colour(number)}"', tooltip))
-    return _svg(width, height, title, parts)
-
-
-def _colour(number: int) -> str:
-    return f"var(--c{number % len(COLOURS)})"
-
-
-def _stroke(number: int, width: Number) -> str:
-    """A group's stroke: its colour, and a dash pattern that distinguishes groups of the same colour."""
-    pattern = _DASHES[number // len(COLOURS) % len(_DASHES)]
-    dash = f' stroke-dasharray="{pattern}"' if pattern else ""
-    return f'stroke="{_colour(number)}" stroke-width="{width}"{dash}'
-
-
-def _places(points: Sequence[tuple[Number, Number]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-
-
-def _polyline(points: Sequence[tuple[Number, Number]], number: int, label: str) -> str:
-    line = f'<polyline points="{_places(points)}" fill="none" {_stroke(number, 1.8)}>'
-    return f"{line}<title>{escape(label)}</title></polyline>"
-
-
-def _rule(x1: Number, y1: Number, x2: Number, y2: Number, style: str) -> str:
-    return f'<line x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}" {style}/>'
-
-
-def _dot(x: Number, y: Number, radius: Number, style: str, tooltip: str) -> str:
-    tip = f"<title>{escape(tooltip)}</title>"
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" {style}>{tip}</circle>'
+                style = f'stroke="{colour(number)}" stroke-width="1.2"'
+                parts.append(rule(left, y(point.low), left, y(point.high), style))
+            parts.append(dot(left, middle, 3.6, f'fill="{colour(number)}"', tooltip))
+    return svg(width, height, title, parts)
 
 
 def intervals(title: str, rows: Sequence[Interval]) -> str:
@@ -181,22 +139,22 @@ def intervals(title: str, rows: Sequence[Interval]) -> str:
     row, left, width = 24, 190, 720
     height = row * len(rows) + 34
     values = [v for each in rows for v in (each.mean, each.low, each.high) if v is not None]
-    low, high = _padded([*values, 0.0])
-    x = _scale(low, high, left, width - 14)
+    low, high = padded([*values, 0.0])
+    x = scale(low, high, left, width - 14)
     parts = []
     for tick in ticks(low, high, 7):
         is_zero = abs(tick) < 1e-12
-        parts.append(_rule(x(tick), 4, x(tick), height - 28, 'class="zero"' if is_zero else 'class="grid"'))
-        parts.append(_text(x(tick), height - 12, "0" if is_zero else f"{tick:+.3g}"))
+        parts.append(rule(x(tick), 4, x(tick), height - 28, 'class="zero"' if is_zero else 'class="grid"'))
+        parts.append(text(x(tick), height - 12, "0" if is_zero else f"{tick:+.3g}"))
     for number, each in enumerate(rows):
         y = 4 + row * (number + 0.5)
-        parts.append(_text(left - 10, y + 4, _short(each.label, 30), "label", "end"))
+        parts.append(text(left - 10, y + 4, short(each.label, 30), "label", "end"))
         tooltip = f"{each.label}: {each.mean:+.2f}"
         if each.low is not None and each.high is not None:
             tooltip += f", {each.low:+.2f} to {each.high:+.2f}"
-            parts.append(_rule(x(each.low), y, x(each.high), y, 'class="whisker"'))
-        parts.append(_dot(x(each.mean), y, 4.5, 'class="dot"', tooltip))
-    return _svg(width, height, title, parts)
+            parts.append(rule(x(each.low), y, x(each.high), y, 'class="whisker"'))
+        parts.append(dot(x(each.mean), y, 4.5, 'class="dot"', tooltip))
+    return svg(width, height, title, parts)
 
 
 def bars(title: str, names: Sequence[str], values: Sequence[Number]) -> str:
@@ -204,18 +162,18 @@ def bars(title: str, names: Sequence[str], values: Sequence[Number]) -> str:
     row, left, width = 18, 110, 380
     height = row * len(names) + 26
     most = max([abs(value) for value in values] + [1e-9])
-    x = _scale(-most, most, left + 34, width - 46)
-    parts = [_rule(x(0), 2, x(0), height - 20, 'class="zero"')]
+    x = scale(-most, most, left + 34, width - 46)
+    parts = [rule(x(0), 2, x(0), height - 20, 'class="zero"')]
     for number, (name, value) in enumerate(zip(names, values, strict=True)):
         y = 4 + row * number
         kind = "gain" if value >= 0 else "loss"
         start, end = sorted((x(0), x(value)))
-        parts.append(_text(left - 8, y + 11, _short(name, 18), "label", "end"))
+        parts.append(text(left - 8, y + 11, short(name, 18), "label", "end"))
         parts.append(f'<rect x="{start:.1f}" y="{y}" width="{end - start:.1f}" height="{row - 5}" class="{kind}"/>')
         place, anchor = (end + 4, "start") if value >= 0 else (start - 4, "end")
-        parts.append(_text(place, y + 11, f"{value:+.1f}", "tick", anchor))
-    parts.append(_text(x(0), height - 6, "percentage points"))
-    return _svg(width, height, title, parts)
+        parts.append(text(place, y + 11, f"{value:+.1f}", "tick", anchor))
+    parts.append(text(x(0), height - 6, "percentage points"))
+    return svg(width, height, title, parts)
 
 
 def heat(
@@ -229,10 +187,10 @@ def heat(
     parts = []
     if count > _MOST_CELLS_DRAWN:
         square = f'x="{left}" y="{top}" width="{side}" height="{side}"'
-        parts.append(f'<image {square} class="matrix" href="{_png(shades)}"/><rect {square} class="frame"/>')
-        parts.append(_text(left - 6, top + 10, _short(names[0], 15), "tick", "end"))
-        parts.append(_text(left - 6, top + side, _short(names[-1], 15), "tick", "end"))
-        return _svg(int(left + side + 8), int(top + side + 16), title, parts)
+        parts.append(f'<image {square} class="matrix" href="{png(shades)}"/><rect {square} class="frame"/>')
+        parts.append(text(left - 6, top + 10, short(names[0], 15), "tick", "end"))
+        parts.append(text(left - 6, top + side, short(names[-1], 15), "tick", "end"))
+        return svg(int(left + side + 8), int(top + side + 16), title, parts)
     for i, j in itertools.product(range(count), repeat=2):
         value, shade = float(values[i, j]), float(shades[i, j])
         number = f"{100 * value:.0f}" if percent else f"{value:+.2f}"
@@ -243,14 +201,14 @@ def heat(
         )
         if count <= _MOST_CELLS_WRITTEN and percent and abs(value) >= 0.005:
             kind = "cell strong" if abs(shade) > 0.55 else "cell"
-            parts.append(_text(left + (j + 0.5) * cell, top + (i + 0.5) * cell + 4, number, kind))
+            parts.append(text(left + (j + 0.5) * cell, top + (i + 0.5) * cell + 4, number, kind))
     for i, name in enumerate(names):
-        parts.append(_text(left - 6, top + (i + 0.5) * cell + 4, _short(name, 15), "label", "end"))
+        parts.append(text(left - 6, top + (i + 0.5) * cell + 4, short(name, 15), "label", "end"))
         parts.append(
             f'<text transform="translate({left + (i + 0.5) * cell + 3:.1f} {top + side + 8:.1f}) rotate(-50)" '
-            f'class="label" text-anchor="end">{_short(name, 13)}</text>'
+            f'class="label" text-anchor="end">{short(name, 13)}</text>'
         )
-    return _svg(int(left + side + 8), int(top + side + 84), title, parts)
+    return svg(int(left + side + 8), int(top + side + 84), title, parts)
 
 
 def scatter(
@@ -272,10 +230,10 @@ def scatter(
             for x, y in places[labels == label].tolist()
         ]
         parts.append(
-            f'<g fill="{_colour(number)}" stroke="{_colour(number)}" stroke-width="{1.2 if is_cross else 0}" '
+            f'<g fill="{colour(number)}" stroke="{colour(number)}" stroke-width="{1.2 if is_cross else 0}" '
             f'opacity=".75"><title>{escape(names[label])}</title>{"".join(dots)}</g>'
         )
-    return _svg(width, height, title, parts)
+    return svg(width, height, title, parts)
 
 
 def legend(names: Sequence[str], *, points: bool = False, only: Collection[str] | None = None) -> str:
@@ -285,40 +243,10 @@ def legend(names: Sequence[str], *, points: bool = False, only: Collection[str] 
         if only is not None and name not in only:
             continue
         if not points:
-            mark = f'<line x1="0" x2="24" y1="6" y2="6" {_stroke(number, 3)}/>'
+            mark = f'<line x1="0" x2="24" y1="6" y2="6" {stroke(number, 3)}/>'
         elif number < len(COLOURS):
-            mark = f'<circle cx="12" cy="6" r="4" fill="{_colour(number)}"/>'
+            mark = f'<circle cx="12" cy="6" r="4" fill="{colour(number)}"/>'
         else:
-            mark = f'<path d="M8 2l8 8m0-8l-8 8" stroke="{_colour(number)}" stroke-width="2"/>'
+            mark = f'<path d="M8 2l8 8m0-8l-8 8" stroke="{colour(number)}" stroke-width="2"/>'
         entries.append(f'<li><svg width="24" height="12" aria-hidden="true">{mark}</svg>{escape(name)}</li>')
     return f'<ul class="legend">{"".join(entries)}</ul>'
-
-
-def _text(x: Number, y: Number, label: str, kind: str = "tick", anchor: str = "middle") -> str:
-    """Text at a position; it must be escaped."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{label}</text>'
-
-
-def _short(text: str, most: int) -> str:
-    return escape(text if len(text) <= most else text[: most - 1] + "…")
-
-
-def _svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
-    """An SVG element."""
-    return (
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="{escape(title, quote=True)}">{"".join(parts)}</svg>'
-    )
-
-
-def _png(shades: Tensor) -> str:
-    """Shades from -1 to 1 as a PNG, blue above zero and red below, transparent at zero."""
-    from PIL import Image
-
-    up, down = torch.tensor([31, 111, 180]), torch.tensor([200, 80, 30])
-    pixels = torch.where(shades.unsqueeze(2) >= 0, up, down)
-    alpha = (255 * shades.abs()).round().unsqueeze(2)
-    picture = Image.fromarray(torch.cat([pixels, alpha], 2).to(torch.uint8).numpy(), "RGBA")
-    written = io.BytesIO()
-    picture.save(written, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(written.getvalue()).decode()

@@ -10,8 +10,8 @@ from typing import Any
 from tekapctl.errors import require
 from tekapctl.experiments.comparison.groups import Group
 from tekapctl.experiments.comparison.table import Row
-from tekapctl.report.drawing import COLOURS
 from tekapctl.report.sections import CURVES, curve, metrics_of
+from tekapctl.report.svg import COLOURS
 from tekapctl.store.atomic import atomic_write
 from tekapctl.store.home import Home, output_file
 

@@ -17,6 +17,7 @@ from tekapctl.experiments.studies.result import Result, arm_cells, contrast_cell
 from tekapctl.report import drawing, sections
 from tekapctl.report.predictions import Predictions, Predictor
 from tekapctl.report.sections import Figure, Section
+from tekapctl.report.svg import COLOURS
 from tekapctl.spec import dumps
 
 logger = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ def _contrasts(result: Result) -> list[Figure]:
 
 def render(template: str, **values: Any) -> Markup:
     """Fill a template; texts are escaped."""
-    return Markup(_environment().get_template(template).render(**values, colours=drawing.COLOURS))
+    return Markup(_environment().get_template(template).render(**values, colours=COLOURS))
 
 
 @cache

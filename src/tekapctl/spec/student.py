@@ -10,7 +10,7 @@ from tekapctl.distillation.methods import METHODS, MethodSpec
 from tekapctl.distillation.methods.kd import KDSpec
 from tekapctl.distillation.tekap import NO_TEKAP, FeatureTekap, LogitTekap, TekapSpec
 from tekapctl.models.external import Argument
-from tekapctl.models.network import Level, Requires
+from tekapctl.models.knowledge import Level, Requires
 from tekapctl.settings import Temperature, Weight, chosen_by_name
 from tekapctl.spec.run import NetworkName, RunSpec
 

@@ -19,7 +19,8 @@ from urllib.request import url2pathname
 from tekapctl.errors import TekapctlError, UsageError
 from tekapctl.store.atomic import make_folder, sha256
 from tekapctl.store.home import expand_user
-from tekapctl.store.http import BrokenError, Part, Patience, RefusedError, Report, check_address, get, silent
+from tekapctl.store.http import BrokenError, Part, Patience, Report, get, silent
+from tekapctl.store.session import RefusedError, check_address
 
 _NETWORK_EVENTS = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
 _offline: list[str] = []

@@ -22,7 +22,7 @@ from tekapctl.distillation.objective import Distillation, Objective
 from tekapctl.distributed.communicator import Communicator
 from tekapctl.errors import failures_in_words
 from tekapctl.models import Network
-from tekapctl.models.network import Knowledge, Level
+from tekapctl.models.knowledge import Knowledge, Level
 from tekapctl.train.diversity import (
     TeacherOutputs,
     TensorMetrics,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tekapctl.distillation.angular import AngularViews
 from tekapctl.distillation.tekap import Tekap
-from tekapctl.models.network import Knowledge, Level
+from tekapctl.models.knowledge import Knowledge, Level
 from tekapctl.train.evaluation import calibration_error, top_k
 
 TensorMetrics = dict[str, Float[Tensor, ""]]

@@ -11,8 +11,8 @@ from torch import Tensor
 from tekapctl import data
 from tekapctl.data.batches import Batches
 from tekapctl.data.files.listing import count, few, unlabelled_files
+from tekapctl.data.files.scanning import decode_all
 from tekapctl.data.files.streaming import ImageFiles
-from tekapctl.data.image_files import decode_all
 from tekapctl.data.image_set import ImageSet, Splits
 from tekapctl.device import make_deterministic, place, resolve_precision, set_float32_precision
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator

@@ -16,7 +16,7 @@ from tekapctl.device import exact_float32, place, resolve_precision
 from tekapctl.distillation.objective import TeacherForward
 from tekapctl.distillation.perturbations import LogitPerturbation
 from tekapctl.errors import UsageError
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 from tekapctl.spec import RunSpec, StudentSpec
 from tekapctl.store.home import Home
 from tekapctl.train import references, trained

@@ -12,7 +12,7 @@ from tekapctl.device import autocast, compile_for
 from tekapctl.distillation.objective import Objective, Parts
 from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
 from tekapctl.models import Network
-from tekapctl.models.network import of_batch
+from tekapctl.models.knowledge import of_batch
 from tekapctl.timing import Clock, no_clock
 
 

@@ -14,7 +14,7 @@ from tekapctl.data.batches import Batches
 from tekapctl.device import autocast, compile_for, describe_kind, describe_passes, place
 from tekapctl.models import Network
 from tekapctl.models.fusing import fold, fuse
-from tekapctl.models.network import Knowledge, Requires, of_batch
+from tekapctl.models.knowledge import Knowledge, Requires, of_batch
 from tekapctl.store.teacher_cache import Identity, Indices, TeacherCache
 from tekapctl.train.trained import Trained
 

@@ -14,7 +14,7 @@ from conformance.registry import evaluates
 from conformance.vectors import Case
 from tekapctl.distillation.angular import _SHARPNESS, AngularSpec, AngularViews, inter_angle, inter_product, intra_angle
 from tekapctl.distillation.methods.losses import kl
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 
 Found = Iterator[tuple[str, Any]]
 GENERATOR = "view_generator."

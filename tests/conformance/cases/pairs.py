@@ -19,7 +19,7 @@ from tekapctl.distillation.methods.method import MethodSpec
 from tekapctl.distillation.methods.ofd import OFDSpec
 from tekapctl.distillation.methods.reviewkd import ReviewKDSpec
 from tekapctl.models import Network, build
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 
 Found = Iterator[tuple[str, Any]]
 

@@ -15,7 +15,8 @@ from tekapctl import models
 from tekapctl.distillation.methods.simkd import SimKD
 from tekapctl.distillation.methods.srrl import SRRLSpec
 from tekapctl.distillation.methods.wkd import _VARIANCE_EPS, WKDFSpec, WKDLSpec, class_distances, distances, gaussians
-from tekapctl.models.network import Knowledge, Maps, pool
+from tekapctl.models.knowledge import Knowledge
+from tekapctl.models.network import Maps, pool
 from tekapctl.models.reused import Projection, ReusedClassifier
 
 Found = Iterator[tuple[Any, ...]]

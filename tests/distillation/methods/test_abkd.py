@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from conformance.inputs import batch_of
 from tekapctl.distillation.methods.abkd import ABKD, ABKDSpec, alpha_beta_divergence
 from tekapctl.errors import UsageError
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 from tekapctl.spec import parse
 
 

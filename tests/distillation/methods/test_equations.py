@@ -22,7 +22,7 @@ from tekapctl.distillation.methods.rld import RLDSpec
 from tekapctl.distillation.methods.vid import Predictor
 from tekapctl.distillation.methods.wkd import distances, gaussians
 from tekapctl.distributed.shard import FULL_BATCH
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -15,7 +15,7 @@ from tekapctl.distillation.methods import METHODS, Pair
 from tekapctl.distillation.objective import Distillation
 from tekapctl.distillation.tekap import SeededNoise, Tekap
 from tekapctl.errors import UsageError
-from tekapctl.models.network import Requires, of_batch
+from tekapctl.models.knowledge import Requires, of_batch
 from tekapctl.models.normalization import Normalization
 from tekapctl.spec import parse
 from tekapctl.train.teacher_statistics import class_features

@@ -12,7 +12,7 @@ from tekapctl import models
 from tekapctl.distillation.methods import METHODS
 from tekapctl.distillation.methods.method import TwoSidedMethod
 from tekapctl.distillation.tekap import AugmentedTeachers, FeatureTekap, SeededNoise, Tekap, TekapSpec
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 
 LABELS = torch.arange(6) % 3
 SPEC = FeatureTekap(teachers=3, teacher_loss_weight=0.7, loss_weight=0.4)

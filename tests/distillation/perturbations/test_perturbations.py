@@ -19,7 +19,7 @@ from tekapctl.distillation.perturbations import (
 )
 from tekapctl.distillation.tekap import LogitTekap, SeededNoise, Tekap, TekapSpec, perturb
 from tekapctl.errors import UsageError
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 from tekapctl.spec import StudentSpec, parse
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from helpers.logs import recorded
 from tekapctl import data, models
 from tekapctl.data import data_spec
-from tekapctl.data.image_files import decode_all
+from tekapctl.data.files.scanning import decode_all
 from tekapctl.distillation.perturbations.noise import Isotropic
 from tekapctl.models.normalization import Normalization
 from tekapctl.spec import parse

@@ -14,7 +14,8 @@ from tekapctl.data.batch import Batch
 from tekapctl.distillation.methods.pair import Pair
 from tekapctl.distillation.tekap import AugmentedTeachers
 from tekapctl.errors import UsageError
-from tekapctl.models.network import Knowledge, Level, Network, Requires
+from tekapctl.models.knowledge import Knowledge, Level, Requires
+from tekapctl.models.network import Network
 from tekapctl.randomness import seeded
 from tekapctl.registry import Registry
 from tekapctl.settings import Settings

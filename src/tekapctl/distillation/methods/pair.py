@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from tekapctl.errors import UsageError
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 from tekapctl.registry import Registry
 
 HALF_WIDTH = math.sqrt(3)

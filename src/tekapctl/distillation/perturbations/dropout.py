@@ -15,7 +15,7 @@ from tekapctl.distillation.perturbations import (
     root_mean_square,
 )
 from tekapctl.errors import UsageError
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 
 
 @PERTURBATIONS.register("dropout")

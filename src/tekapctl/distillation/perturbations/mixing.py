@@ -12,7 +12,7 @@ from tekapctl.distillation.perturbations import (
     PerturbationContext,
     root_mean_square,
 )
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 
 
 @PERTURBATIONS.register("mixing")

@@ -16,7 +16,7 @@ from tekapctl.distillation.perturbations import (
     TeacherStatistics,
     root_mean_square,
 )
-from tekapctl.models.network import Knowledge
+from tekapctl.models.knowledge import Knowledge
 
 
 @PERTURBATIONS.register("covariance")
