@@ -1,4 +1,7 @@
-"""The walked examples of CONTRIBUTING.md: each is one new file in the package, and no other file has to change."""
+"""The walked examples of CONTRIBUTING.md: each is one new file in the package, and no other file has to change.
+
+So is a dataset whose name is followed by a location.
+"""
 
 import json
 import os
@@ -13,10 +16,50 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n# (src/tekapctl/\S+\.py)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
+ARRAYS = '''
+"""A NumPy archive of the user's, `arrays:FILE`."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from tekapctl.data.image_set import ImageSet, Splits
+from tekapctl.data.spec import DATASETS, DataSpec, Shape
+
+
+@DATASETS.register("arrays")
+class Arrays(DataSpec):
+    """Two classes of grey images."""
+
+    field_after_colon: ClassVar[str | None] = "archive"
+    needs_location: ClassVar[bool] = True
+    hub_id: ClassVar[str | None] = "someone/arrays"
+    name: Literal["arrays"] = "arrays"
+    padding: int = 0
+    flip: bool = False
+    archive: str | None = Field(None, description="The file.")
+
+    def shape(self, downloads: Path) -> Shape:
+        images, _ = self._read()
+        return Shape(len(images), len(images), classes=2, channels=1, height=12, width=12)
+
+    def load(self, downloads: Path, *, offline: bool = False) -> Splits:
+        found = ImageSet(*self._read(), ("dark", "bright"), mean=(0.5,), std=(0.25,))
+        return Splits(found, found)
+
+    def _read(self) -> tuple[torch.Tensor, torch.Tensor]:
+        with np.load(self.archive) as arrays:
+            return torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
+'''
+
 USE = """
 import json
 from pathlib import Path
 
+import numpy as np
 from typer.testing import CliRunner
 
 from tekapctl.api import distill, train_teacher
@@ -43,6 +86,11 @@ student = distill(
 )
 lion = train_teacher(model="tiny", data="stripes", optimizer={"name": "lion", "learning_rate": 0.01}, **TRAINING)
 metrics = [json.loads(line) for line in Path("home/runs", student["run"], "metrics.jsonl").read_text().splitlines()]
+labels = np.arange(40) % 2
+grey = (40 + 160 * labels[:, None, None, None]).repeat(12, 2).repeat(12, 3)
+np.savez("mine.npz", images=grey.astype("uint8"), labels=labels)
+arrays = train_teacher(model="tiny", data="arrays:mine.npz", **TRAINING)
+command("export", arrays["run"], "--output", "arrays.safetensors")
 base = ("--teacher", "tiny", "--student", "tiny", "--dataset", "stripes", "--method", "kd", "--dry-run", "--no-measure")
 print(json.dumps({
     "teacher": teacher["last_top1"],
@@ -54,6 +102,16 @@ print(json.dumps({
     "study": command("study", "temperature", *base, "--no-measure"),
     "methods": command("methods"),
     "models": command("models"),
+    "arrays": {
+        "top1": arrays["last_top1"],
+        "runs": json.loads(command("runs", "list", "--dataset", "arrays:mine.npz", "--json")),
+        "shown": json.loads(command("runs", "show", arrays["run"], "--json"))["dataset"],
+        "evaluated": json.loads(command("evaluate", arrays["run"], "--json"))["evaluation"]["top1"],
+        "card": Path("arrays.safetensors.md").read_text(),
+        "fetched": command("fetch", "arrays:mine.npz"),
+        "downloads": command("fetch", "--list"),
+        "doctor": json.loads(command("doctor", "--json"))["datasets"],
+    },
 }))
 """
 
@@ -78,6 +136,7 @@ def found(files, tmp_path_factory):
     for name, text in files.items():
         assert not (folder / name).exists(), f"{name} is no new file"
         (folder / name).write_text(text, encoding="utf-8")
+    (folder / "src/tekapctl/data/datasets/arrays.py").write_text(ARRAYS, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(folder / "src"), "TEKAPCTL_HOME": str(folder / "home")}
     done = subprocess.run(
         [sys.executable, "-c", USE], cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -154,3 +213,16 @@ def test_the_study_is_planned(found):
 def test_the_parts_are_listed(found):
     assert "cosine" in found["methods"]
     assert "tiny" in found["models"]
+
+
+def test_a_dataset_with_a_location_after_a_colon_is_one_file_too(found):
+    arrays = found["arrays"]
+    assert arrays["top1"] == arrays["evaluated"] > 0.9
+    (row,) = arrays["runs"]
+    assert row["dataset"] == arrays["shown"] == "arrays:mine.npz"
+    assert "datasets:\n- someone/arrays\n" in arrays["card"]
+    assert "arrays:mine.npz" in arrays["fetched"]
+    # Its name alone is no dataset that could be downloaded or be there.
+    assert "arrays" not in arrays["downloads"]
+    assert "arrays" not in arrays["doctor"]
+    assert "stripes" in arrays["doctor"]

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from helpers.summaries import plain_summary
+from tekapctl.cli.listings import fields_after_colon
 from tekapctl.commands import run_list
 from tekapctl.commands.run_list import difference
 from tekapctl.errors import UsageError
 from tekapctl.store.run import Run
 from tekapctl.store.runs import Runs
 
+LOCATED_BY = {"folder": "folder", "hf": "repository"}
 TEACHER = 'kind = "teacher"\nmodel = "resnet14"\nname = "t"\nseed = 0\nepochs = 2\ndata = "digits"\n'
 STUDENT = """kind = "student"
 student = "resnet8"
@@ -51,16 +53,27 @@ def test_a_dataset_of_the_hub_is_listed_and_found_by_its_repository(tmp_path):
     runs = Runs(tmp_path / "runs")
     for name in ("one/flowers", "other/flowers"):
         make(runs, f'kind = "teacher"\nmodel = "resnet8"\n[data]\nname = "hf"\nrepository = "{name}"\n', None)
-    rows = run_list.rows_of(runs.all())
+    rows = run_list.rows_of(runs.all(), LOCATED_BY)
     assert [row["dataset"] for row in rows] == ["hf:one/flowers", "hf:other/flowers"]
     assert run_list.select(rows, {"dataset": ["hf:other/flowers"]}) == rows[1:]
     assert run_list.select(rows, {"dataset": ["hf"]}) == rows
 
 
+def test_what_follows_the_colon_is_what_the_datasets_declare(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEKAPCTL_HOME", str(tmp_path / "home"))
+    declared = fields_after_colon()
+    assert declared.items() >= {**LOCATED_BY, "imagenet": "folder", "tiny-imagenet": "folder"}.items()
+    runs = Runs(tmp_path / "runs")
+    for name in ("tiny-imagenet", "cifar100"):
+        make(runs, f'kind = "teacher"\nmodel = "resnet8"\n[data]\nname = "{name}"\nfolder = "/here"\n', None)
+    rows = run_list.rows_of(runs.all(), declared)
+    assert [row["dataset"] for row in rows] == ["tiny-imagenet:/here", "cifar100"]
+
+
 def test_an_epoch_of_the_init_stage_is_not_the_best(tmp_path):
     run = make(Runs(tmp_path / "runs"), TEACHER, None, epochs=1)
     run.append_metrics({"epoch": 2, "train_init": 1.0, "test_top1": 0.9})
-    assert run_list.row_of(run)["best_top1"] == 0.01
+    assert run_list.row_of(run, LOCATED_BY)["best_top1"] == 0.01
 
 
 @pytest.mark.parametrize(
@@ -83,12 +96,12 @@ def test_an_epoch_of_the_init_stage_is_not_the_best(tmp_path):
     ],
 )
 def test_rows_are_selected_by_what_their_specs_say(runs, wanted, numbers):
-    rows = run_list.rows_of(runs.all())
+    rows = run_list.rows_of(runs.all(), LOCATED_BY)
     assert [rows.index(row) for row in run_list.select(rows, wanted)] == numbers
 
 
 def test_students_are_selected_by_their_teacher(runs):
-    rows = run_list.rows_of(runs.all())
+    rows = run_list.rows_of(runs.all(), LOCATED_BY)
     for teacher in (rows[0]["run"], rows[0]["id"]):
         assert run_list.select(rows, {"teacher": [teacher]}) == rows[1:3]
     assert run_list.select(rows, {"teacher": [rows[0]["id"][1:]]}) == []
@@ -98,12 +111,12 @@ def test_a_folder_is_meant_as_seen_from_here(runs, tmp_path, monkeypatch):
     spec = STUDENT.replace("/photographs", str(tmp_path / "pictures"))
     made = make(runs, spec, 0.5)
     monkeypatch.chdir(tmp_path)
-    found = run_list.select(run_list.rows_of(runs.all()), {"dataset": ["folder:pictures"]})
+    found = run_list.select(run_list.rows_of(runs.all(), LOCATED_BY), {"dataset": ["folder:pictures"]})
     assert [row["run"] for row in found] == [made.id]
 
 
 def test_rows_are_sorted_and_those_without_a_value_are_last(runs):
-    rows = run_list.rows_of(runs.all())
+    rows = run_list.rows_of(runs.all(), LOCATED_BY)
 
     def order(column: str, *, reverse: bool = False) -> list[int]:
         return [rows.index(row) for row in run_list.ordered(rows, column, reverse=reverse)]
@@ -119,7 +132,7 @@ def test_rows_are_sorted_and_those_without_a_value_are_last(runs):
 
 
 def test_unknown_words_are_answered_with_near_ones(runs):
-    rows = run_list.rows_of(runs.all())
+    rows = run_list.rows_of(runs.all(), LOCATED_BY)
     with pytest.raises(UsageError, match=r"no column 'top1'.*Did you mean last_top1 or best_top1\?"):
         run_list.ordered(rows, "top1")
     with pytest.raises(UsageError, match=r"no status 'finnished'.*Did you mean finished"):

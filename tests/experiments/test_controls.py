@@ -107,7 +107,7 @@ def test_each_effect_on_crd_is_its_part_of_the_loss():
     ("spec", "kept", "said"),
     [
         (LOGIT, ["nois"], "noise"),
-        (LOGIT, ["student-term"], "student-term is an effect on CRD, but the method is kd"),
+        (LOGIT, ["student-term"], "TeKAP has no effect student-term on the method kd"),
         (parse({"tekap": {"logit": {"teachers": 0}, "feature": {"teachers": 0}}}), ["noise"], "no augmented teachers"),
     ],
 )

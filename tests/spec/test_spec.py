@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from tekapctl.distillation.methods import METHODS
 from tekapctl.errors import UsageError
+from tekapctl.optim import OPTIMIZERS
 from tekapctl.spec import StudentSpec, TeacherSpec, dump, dumps, json_schema, load, loads, merged, parse, to_dict
 from tekapctl.train.summary import words
 
@@ -107,6 +108,23 @@ def test_the_learning_rate_is_the_published_one_of_the_network_that_learns(netwo
 def test_published_learning_rates_are_for_sgd():
     assert parse({"student": "MobileNetV2", "optimizer": "adamw"}).optimizer.learning_rate == 1e-3
     assert parse({"student": "MobileNetV2", "optimizer": "dot"}).optimizer.learning_rate == 0.01
+
+
+def test_an_optimizer_declares_whether_it_takes_published_rates():
+    for name in OPTIMIZERS:
+        rate = parse({"kind": "teacher", "model": "MobileNetV2", "optimizer": {"name": name}}).optimizer.learning_rate
+        default = OPTIMIZERS[name].model_fields["learning_rate"].default
+        assert rate == (0.01 if name in ("sgd", "dot") else default)
+
+
+def test_beta_needs_a_method_with_a_loss_of_its_own():
+    for name in METHODS:
+        if METHODS[name].has_loss:
+            assert parse({"method": name, "beta": 1.0}).beta == 1
+        else:
+            with pytest.raises(UsageError, match=f"the method {name} has no loss for beta to weigh"):
+                parse({"method": name, "beta": 1.0})
+    assert [name for name in METHODS if not METHODS[name].has_loss] == ["kd"]
 
 
 def test_another_optimizer_or_schedule_starts_from_its_own_defaults():

@@ -392,7 +392,7 @@ def test_a_run_with_any_files_can_be_listed(tmp_path_factory, metrics, summary, 
     (path / "metrics.jsonl").write_bytes(text.encode() + b"\n" + raw)
     (path / "summary.json").write_text(json.dumps(summary))
     (path / "spec.toml").write_bytes(raw)
-    json.dumps(row_of(Run(path)), allow_nan=False)
+    json.dumps(row_of(Run(path), {"folder": "folder"}), allow_nan=False)
 
 
 @given(st.text())

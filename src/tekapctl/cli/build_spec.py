@@ -62,7 +62,7 @@ def build_spec(kind: Kind, given: Mapping[str, Any]) -> "TeacherSpec | StudentSp
         UsageError: The file, an option, an assignment or the spec is not valid, or the file is of the other kind.
     """
     from tekapctl import spec as specs
-    from tekapctl.data.spec import check_names_no_folder
+    from tekapctl.data.names import check_names_no_folder
 
     file = given["spec"]
     if file is not None and given.get("preset") is not None:

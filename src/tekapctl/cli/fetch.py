@@ -40,6 +40,7 @@ def fetch(
         _list(home, as_json)
         return
     from tekapctl.data import DATASETS, data_spec
+    from tekapctl.data.names import needs_location
     from tekapctl.models.pretrained import CATALOGUE
     from tekapctl.store.download import check_source
 
@@ -48,7 +49,7 @@ def fetch(
         raise UsageError("There is nothing to fetch.", "Name a network or dataset; `tekapctl fetch --list` lists them.")
     known = [*CATALOGUE, *DATASETS]
     for name in wanted:
-        if name.startswith("hf:"):
+        if ":" in name and needs_location(name):
             data_spec(name)
         elif name not in known:
             raise unknown_name("pretrained network or dataset", name, known)
@@ -91,7 +92,7 @@ def _fetch_one(home: Home, name: str, *, force: bool, source: str | None, offlin
         }
     with no_network(name) if offline else nullcontext():
         section = data_spec(name)
-        if name.startswith("hf:"):  # the library shows its own progress
+        if section.shows_progress:
             console.say(f"fetching {name}")
             what = section.fetch(home.datasets, force=force, source=source)
         else:
@@ -103,14 +104,10 @@ def _fetch_one(home: Home, name: str, *, force: bool, source: str | None, offlin
 def _list(home: Home, as_json: bool) -> None:
     rows = []
     for row in listings.downloads():
-        if row["name"] != "hf":  # has datasets of its own
-            included = row.pop("included", False)
-            place = (
-                home.teachers / f"{row['name']}.safetensors"
-                if row["kind"] == "teacher"
-                else home.datasets / row["name"]
-            )
-            rows.append({**row, "fetched": included or place.exists()})
+        included = row.pop("included", False)
+        is_teacher = row["kind"] == "teacher"
+        place = home.teachers / f"{row['name']}.safetensors" if is_teacher else home.datasets / row["name"]
+        rows.append({**row, "fetched": included or place.exists()})
     if as_json:
         console.show_json(rows)
         return

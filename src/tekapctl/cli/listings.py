@@ -115,17 +115,19 @@ def model_row(name: str, classes: int, size: int) -> dict[str, Any]:
 
 @_listing
 def training() -> dict[str, list[str]]:
-    """The names of optimizers, schedules, augmentations and recipes."""
+    """The names of optimizers, schedules, augmentations, recipes and trackers."""
     from tekapctl.data.augment.augmentation import AUGMENTATIONS
     from tekapctl.optim import OPTIMIZERS
     from tekapctl.optim.schedules import SCHEDULES
     from tekapctl.spec import RECIPES
+    from tekapctl.tracking.tracker import TRACKERS
 
     return {
         "optimizers": OPTIMIZERS.names(),
         "schedules": SCHEDULES.names(),
         "augmentations": AUGMENTATIONS.names(),
         "recipes": list(RECIPES),
+        "trackers": TRACKERS.names(),
     }
 
 
@@ -181,20 +183,33 @@ def _preset_row(preset: Any) -> dict[str, Any]:
 
 
 @_listing
-def downloads() -> Rows:
-    """The pretrained networks and the datasets that can be downloaded or come with the program."""
+def datasets() -> Rows:
+    """The datasets, with what they declare about their names and images."""
     from tekapctl.data import DATASETS
+
+    fields = ("is_included", "needs_location", "field_after_colon")
+    return [{"name": name, **{field: getattr(DATASETS[name], field) for field in fields}} for name in DATASETS]
+
+
+def fields_after_colon() -> dict[str, str]:
+    """The field that may follow a dataset's name after a colon, by dataset."""
+    return {row["name"]: row["field_after_colon"] for row in datasets() if row["field_after_colon"] is not None}
+
+
+@_listing
+def downloads() -> Rows:
+    """The pretrained networks and the datasets that can be downloaded by name or come with the program."""
     from tekapctl.models.pretrained import CATALOGUE
 
     teachers = [
         {"name": name, "kind": "teacher", "dataset": each.dataset, "top1": round(each.accuracy / 100, 6)}
         for name, each in CATALOGUE.items()
     ]
-    datasets = [
-        {"name": name, "kind": "dataset", "dataset": name, "top1": None, "included": DATASETS[name].is_included}
-        for name in DATASETS
+    named = [row for row in datasets() if not row["needs_location"]]
+    return teachers + [
+        {"name": row["name"], "kind": "dataset", "dataset": row["name"], "top1": None, "included": row["is_included"]}
+        for row in named
     ]
-    return teachers + datasets
 
 
 @_listing

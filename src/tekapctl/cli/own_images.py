@@ -21,8 +21,6 @@ FitTeacher = Annotated[
         "Networks",
     ),
 ]
-OWN = ("folder", "hf")
-"""Datasets that are the user's own images."""
 VALIDATION = {"data.val_fraction": 0.1, "patience": 10}
 _IMAGES_PER_CLASS = 20
 """With fewer training images per class, a validation split is too small to choose by."""
@@ -66,11 +64,13 @@ def validation_values(values: Mapping[str, Any]) -> dict[str, Any]:
     missing = {path: value for path, value in VALIDATION.items() if path not in values}
     if len(missing) < len(VALIDATION):
         return missing if values.get("data.val_fraction", 1) and values.get("patience", 1) else {}
-    from tekapctl.data.spec import data_spec
+    from tekapctl.data.names import built_in, data_spec
 
     section: dict[str, Any] = {"name": values["data"]} if isinstance(values.get("data"), str) else {}
     section |= {path.removeprefix("data."): value for path, value in values.items() if path.startswith("data.")}
-    place: dict[str, Any] = {name: section[name] for name in ("name", "folder") if name in section}
+    found = built_in(str(section.get("name")))
+    located = ("name", "folder", found.field_after_colon if found is not None else None)
+    place: dict[str, Any] = {field: section[field] for field in located if field in section}
     try:
         shape = data_spec(place).shape(Home.default().datasets)
         is_enough = shape.train_images * float(section.get("train_fraction", 1)) >= _IMAGES_PER_CLASS * shape.classes
@@ -80,7 +80,9 @@ def validation_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_own(values: Mapping[str, Any]) -> bool:
-    return str(values.get("data.name", values.get("data", ""))).partition(":")[0] in OWN
+    from tekapctl.data.names import needs_location
+
+    return needs_location(str(values.get("data.name", values.get("data", ""))))
 
 
 def with_fitted_teacher(spec: Any, fit: Fit, processes: int = 1) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tekapctl.cli import bundles, complete, console, options, run_diff
+from tekapctl.cli import bundles, complete, console, listings, options, run_diff
 from tekapctl.cli.options import argument, option
 from tekapctl.errors import TekapctlError, UsageError, counted
 from tekapctl.store.home import Home
@@ -89,7 +89,7 @@ def list_runs(
 
     filters = {"name": name, "dataset": dataset, "method": method, "model": model, "teacher": teacher, "status": status}
     wanted = {column: values for column, values in filters.items() if values}
-    everything = run_list.rows_of(_all().all())
+    everything = run_list.rows_of(_all().all(), listings.fields_after_colon())
     rows = run_list.select(everything, wanted)
     if sort is not None or reverse:
         rows = run_list.ordered(rows, sort or "run", reverse=reverse)[:limit]
@@ -147,7 +147,7 @@ def show(reference: options.RunReference, as_json: options.Json = False) -> None
     from tekapctl.commands.run_list import row_of
 
     run = _all().find(reference)
-    row, path = row_of(run), run.path / "spec.toml"
+    row, path = row_of(run, listings.fields_after_colon()), run.path / "spec.toml"
     try:
         spec = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     except OSError as error:

@@ -13,7 +13,7 @@ from tekapctl.cli.bench import estimate
 from tekapctl.cli.build_spec import with_spec_options
 from tekapctl.cli.check import say_what_is_there
 from tekapctl.cli.options import option
-from tekapctl.cli.own_images import OWN, Fit, FitTeacher, with_fitted_teacher
+from tekapctl.cli.own_images import Fit, FitTeacher, with_fitted_teacher
 from tekapctl.cli.progress import Training
 from tekapctl.errors import UsageError
 from tekapctl.store.home import Home
@@ -185,6 +185,7 @@ def _train(
 
 def _run(train: Callable[[Any], dict[str, Any]], label: str, *, processes: int, as_json: bool) -> None:
     """Train with one or more processes, and show the results."""
+    from tekapctl.data.names import needs_location
     from tekapctl.train.callbacks import NullCallback
 
     _divide(processes)
@@ -211,7 +212,7 @@ def _run(train: Callable[[Any], dict[str, Any]], label: str, *, processes: int, 
             fields["agreement"] = f"{console.percent(evaluation['agreement'])} % with the teacher"
     if pairs := console.confused(evaluation["confusions"][:3]):
         fields["confused"] = pairs
-    is_product = summary["kind"] == "student" and summary["dataset"] in OWN
+    is_product = summary["kind"] == "student" and needs_location(summary["dataset"])
     following = f"tekapctl export {summary['run']} --output student.onnx" if is_product else None
     console.show_fields({**fields, "next": following or f"tekapctl evaluate {summary['run']}"})
 

@@ -110,11 +110,12 @@ def _problem(home: Home, artifact: Artifact) -> str | None:
 
         return damage(home, FetchedTeacher(artifact.name, artifact.path))
     if artifact.kind == "datasets":
-        from tekapctl.data import data_spec
+        from tekapctl.data import DATASETS, data_spec
 
         try:
-            is_from_hub = artifact.name.startswith("hf--")
-            data_spec(f"folder:{artifact.path}" if is_from_hub else artifact.name).load(home.datasets, offline=True)
+            of_each = (DATASETS[name].of_fetched(artifact.path) for name in DATASETS)
+            spec = next(filter(None, of_each), None) or data_spec(artifact.name)
+            spec.load(home.datasets, offline=True)
         except TekapctlError as error:
             return error.problem
     if artifact.kind == "knowledge":

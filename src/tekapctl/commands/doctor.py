@@ -35,8 +35,9 @@ def examine(home: Home) -> dict[str, Any]:
     """Inspect this machine.
 
     Returns:
-        Plain values: `versions`, `devices`, `compiler`, `home`, `datasets` (whether each is available offline),
-        `extras` (installed versions) and `warnings` (sentences on what will be slow or will not work).
+        Plain values: `versions`, `devices`, `compiler`, `home`, `datasets` (whether each is available offline; not
+        those that need a location), `extras` (installed versions) and `warnings` (sentences on what will be slow or
+        will not work).
     """
     folder = home.root
     while not folder.exists():
@@ -59,7 +60,7 @@ def examine(home: Home) -> dict[str, Any]:
             "free_bytes": shutil.disk_usage(folder).free,
             "cached": cached,
         },
-        "datasets": {name: _is_available(name, home) for name in DATASETS if name != "folder"},
+        "datasets": {name: _is_available(name, home) for name in DATASETS if not DATASETS[name].needs_location},
         "extras": {extra: _version(package) for extra, package in _EXTRAS.items()},
     }
     return {**report, "warnings": _warnings(report)}

@@ -21,8 +21,13 @@ STATUSES = get_args(Status)
 Row = dict[str, Any]
 
 
-def row_of(run: Run) -> Row:
-    """What the list shows of a run, apart from its short id."""
+def row_of(run: Run, located_by: Mapping[str, str]) -> Row:
+    """What the list shows of a run, apart from its short id.
+
+    Args:
+        run: The run.
+        located_by: The field that may follow a dataset's name after a colon, by dataset.
+    """
     summary, metrics = run.summary() or {}, run.metrics()
     last, seconds = metrics[-1] if metrics else {}, summary.get("seconds")
     # Epochs of the init stage cannot be the best: the student is not trained yet.
@@ -30,7 +35,7 @@ def row_of(run: Run) -> Row:
     return {
         "run": run.id,
         "status": run.status,
-        **_described(run),
+        **_described(run, located_by),
         "epoch": last.get("epoch", 0),
         "last_top1": _fraction(summary.get("last_top1"), top1_of(last) if has_top1(last) else None),
         "best_top1": _fraction(summary.get("best_top1"), max(counted, default=None)),
@@ -38,9 +43,9 @@ def row_of(run: Run) -> Row:
     }
 
 
-def rows_of(runs: Iterable[Run]) -> list[Row]:
+def rows_of(runs: Iterable[Run], located_by: Mapping[str, str]) -> list[Row]:
     """A row for each run, in the same order, with a short id where that is unique among them."""
-    rows = [row_of(run) for run in runs]
+    rows = [row_of(run, located_by) for run in runs]
     ends = Counter(row["run"].rpartition("-")[2] for row in rows)
     for row in rows:
         end = row["run"].rpartition("-")[2]
@@ -53,7 +58,7 @@ def _fraction(final: Any, so_far: float | None) -> float | None:
     return float(final) if isinstance(final, int | float) else so_far
 
 
-def _described(run: Run) -> Row:
+def _described(run: Run, located_by: Mapping[str, str]) -> Row:
     """What a run's spec says, read as plain TOML: checking it would import PyTorch."""
     spec = run.spec_table()
     data, method, continues = (
@@ -61,9 +66,9 @@ def _described(run: Run) -> Row:
         for field in ("data", "method", "continues")
     )
     dataset = data.get("name")
-    where = "repository" if dataset == "hf" else "folder"
-    if dataset in ("folder", "imagenet", "hf") and data.get(where):
-        dataset = f"{dataset}:{data[where]}"
+    field = located_by.get(dataset) if isinstance(dataset, str) else None
+    if field is not None and data.get(field):
+        dataset = f"{dataset}:{data[field]}"
     is_student = spec.get("kind") == "student"
     found = {
         "kind": spec.get("kind"),
@@ -82,7 +87,7 @@ def _described(run: Run) -> Row:
 def select(rows: Sequence[Row], wanted: Mapping[str, Sequence[str]]) -> list[Row]:
     """The rows with one of the wanted values in each column that has any.
 
-    A teacher may also be given as the end of its run's id, and image folders without their path.
+    A teacher may also be given as the end of its run's id, and a dataset without what follows the colon.
 
     Raises:
         UsageError: No run can have such a status.

@@ -1,14 +1,20 @@
-"""Fetches published datasets; a folder is replaced only once its successor is complete and was read."""
+"""Fetching published datasets; a folder is replaced only once its successor is complete and was read."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from pydantic import Field
+
+from tekapctl.data.image_set import Splits
 from tekapctl.errors import TekapctlError, UsageError
+from tekapctl.settings import Settings
 from tekapctl.store.atomic import atomic_folder, delete, replacement_lock
 from tekapctl.store.download import Downloaded, download, file_in, published
-from tekapctl.store.http import Report
+from tekapctl.store.http import Report, silent
 
 _ARCHIVES = (".tar.gz", ".zip")
 
@@ -110,3 +116,73 @@ def replace_folder(
 def _has_md5(path: Path, expected: str) -> bool:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == expected
+
+
+class FetchedSpec(Settings, ABC):
+    """A dataset by its name: how it is fetched, and what reads it."""
+
+    name: str = Field(description="Name of the dataset.")
+    is_included: ClassVar[bool] = False
+    """Whether its images come with the program."""
+    shows_progress: ClassVar[bool] = False
+    """Whether a library shows the progress of `fetch`, which then does not call `report`."""
+
+    @abstractmethod
+    def load(self, downloads: Path, *, offline: bool = False) -> Splits:
+        """Load all images.
+
+        Raises:
+            UsageError: Files are missing or damaged.
+        """
+
+    def location(self, downloads: Path) -> Path:
+        """The folder into which it is fetched."""
+        return downloads / self.name
+
+    @classmethod
+    def of_fetched(cls, folder: Path) -> "FetchedSpec | None":
+        """The settings that read a folder into which `fetch` has put images; None if it did so for another dataset."""
+        return cls.model_validate({}) if folder.name == cls.model_fields["name"].default else None
+
+    def published_files(self) -> Sequence[PublishedFile]:
+        """The files to download; none if there is nothing to fetch."""
+        return ()
+
+    def unpack(self, file: Downloaded, folder: Path, name: str) -> None:
+        """Put a downloaded file into the dataset's folder."""
+        file.place(folder / name)
+
+    def check(self, folder: Path) -> str:
+        """Read the dataset in a folder.
+
+        Returns:
+            The number of images in words.
+
+        Raises:
+            UsageError: Files are missing or damaged.
+        """
+        splits = self.model_copy(update={"folder": str(folder)}).load(folder.parent, offline=True)
+        return f"{len(splits.train) + len(splits.test):,} images"
+
+    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
+        """Download the dataset; with `force`, even if it is there.
+
+        A `source`, a file, folder or URL, takes the place of the publisher; its files need no published checksum.
+
+        Returns:
+            A sentence for the user about what is there now.
+
+        Raises:
+            UsageError: The files are not those of the dataset.
+            TekapctlError: They could not be downloaded or written.
+        """
+        files = self.published_files()
+        if self.is_included or not files:
+            return "comes with the program, nothing to fetch"
+        return replace_folder(
+            self.location(downloads),
+            lambda folder, parts: download_files(files, folder, parts, self.unpack, source=source, report=report),
+            self.check,
+            force=force or source is not None,
+            md5={file.name: file.md5 for file in files if file.md5 is not None},
+        )

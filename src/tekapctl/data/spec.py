@@ -1,23 +1,20 @@
-"""The settings of datasets, and how their images are fetched and loaded; each dataset has a file in `datasets/`."""
+"""The settings that all datasets have; each dataset has a file in `datasets/`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from tekapctl.data.augment.augmentation import AUGMENTATIONS, AugmentSpec
-from tekapctl.data.fetching import PublishedFile, download_files, replace_folder
+from tekapctl.data.fetching import FetchedSpec
 from tekapctl.data.files.listing import fingerprint_of_unlabelled, unlabelled_files
 from tekapctl.data.image_set import Splits, long_tail
 from tekapctl.errors import UsageError
 from tekapctl.registry import Registry
-from tekapctl.settings import Settings, chosen_by_name
-from tekapctl.store.download import Downloaded
+from tekapctl.settings import chosen_by_name
 from tekapctl.store.home import expand_user
-from tekapctl.store.http import Report, silent
 
 AnyAugment = Annotated[SerializeAsAny[AugmentSpec], chosen_by_name(AUGMENTATIONS)]
 
@@ -37,10 +34,9 @@ class Shape:
 _MAX_PADDING = 64
 
 
-class DataSpec(Settings, ABC):
+class DataSpec(FetchedSpec, ABC):
     """The settings that all datasets have."""
 
-    name: str = Field(description="Name of the dataset.")
     folder: str | None = Field(None, min_length=1, max_length=4096, description="A folder that holds its files.")
     train_fraction: float = Field(
         1.0,
@@ -96,10 +92,15 @@ class DataSpec(Settings, ABC):
         description="For image files: SHA-256 of the names, sizes and classes of all files, and of the content of up "
         "to 256. A run fills it in when it starts; if it is given, other files are refused.",
     )
+    field_after_colon: ClassVar[str | None] = None
+    """The field that a user may write after the name and a colon, as `folder` in `folder:PATH`; None for none."""
     needs_location: ClassVar[bool] = False
-    """Whether its name alone does not say where its images are."""
-    is_included: ClassVar[bool] = False
-    """Whether its images come with the program."""
+    """Whether its name alone does not say where its images are. Such images count as the user's own: pretrained
+    networks are fine-tuned on them unless the user chooses otherwise."""
+    hub_id: ClassVar[str | None] = None
+    """Its repository on the Hugging Face hub, for model cards; None if it is not there."""
+    transfers_to: ClassVar[tuple[str, ...]] = ()
+    """The datasets on which the study `transfer` probes networks trained on this one; none for the study's own."""
 
     @field_validator("padding")
     @classmethod
@@ -119,6 +120,11 @@ class DataSpec(Settings, ABC):
     def described(self) -> str:
         """Its name, and the location of the user's own images."""
         return self.name
+
+    @property
+    def hub_repository(self) -> str | None:
+        """`ORGANISATION/NAME` of the same images on the Hugging Face hub; None if they are not there."""
+        return self.hub_id
 
     @property
     def random_resized_crop(self) -> bool:
@@ -217,104 +223,10 @@ class DataSpec(Settings, ABC):
     def shape(self, downloads: Path) -> Shape:
         """Its size, for estimates."""
 
-    @abstractmethod
-    def load(self, downloads: Path, *, offline: bool = False) -> Splits:
-        """Load all images.
-
-        Raises:
-            UsageError: Files are missing or damaged.
-        """
-
-    def location(self, downloads: Path) -> Path:
-        """The folder into which it is fetched."""
-        return downloads / self.name
-
-    def published_files(self) -> Sequence[PublishedFile]:
-        """The files to download; none if there is nothing to fetch."""
-        return ()
-
-    def unpack(self, file: Downloaded, folder: Path, name: str) -> None:
-        """Put a downloaded file into the dataset's folder."""
-        file.place(folder / name)
-
-    def check(self, folder: Path) -> str:
-        """Read the dataset in a folder.
-
-        Returns:
-            The number of images in words.
-
-        Raises:
-            UsageError: Files are missing or damaged.
-        """
-        splits = self.model_copy(update={"folder": str(folder)}).load(folder.parent, offline=True)
-        return f"{len(splits.train) + len(splits.test):,} images"
-
-    def fetch(self, downloads: Path, *, force: bool = False, source: str | None = None, report: Report = silent) -> str:
-        """Download the dataset; with `force`, even if it is there.
-
-        A `source`, a file, folder or URL, takes the place of the publisher; its files need no published checksum.
-
-        Returns:
-            A sentence for the user about what is there now.
-
-        Raises:
-            UsageError: The files are not those of the dataset.
-            TekapctlError: They could not be downloaded or written.
-        """
-        files = self.published_files()
-        if self.is_included or not files:
-            return "comes with the program, nothing to fetch"
-        return replace_folder(
-            self.location(downloads),
-            lambda folder, parts: download_files(files, folder, parts, self.unpack, source=source, report=report),
-            self.check,
-            force=force or source is not None,
-            md5={file.name: file.md5 for file in files if file.md5 is not None},
-        )
-
 
 DATASETS: Registry[type[DataSpec]] = Registry(
     "dataset", "tekapctl.data.datasets", lambda found: isinstance(found, type) and issubclass(found, DataSpec)
 )
-_FIELD_AFTER_COLON = {"folder": "folder", "imagenet": "folder", "tiny-imagenet": "folder", "hf": "repository"}
-
-
-def data_spec(values: str | Mapping[str, Any]) -> DataSpec:
-    """The settings of a dataset, from its name or from a table with a `name`.
-
-    Raises:
-        UsageError: There is no such dataset.
-        ValidationError: A field of the table is not valid.
-    """
-    if not isinstance(values, str):
-        table = {**values, **spelled_out(str(values.get("name")))}
-        return DATASETS[str(table["name"])].model_validate(table)
-    table = spelled_out(values)
-    check_names_no_folder(values)
-    try:
-        return DATASETS[table["name"]].model_validate(table)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{values!r} is not a dataset: {problem}.", "`tekapctl fetch --list` lists them.") from None
-
-
-def check_names_no_folder(name: str) -> None:
-    """Refuse the path of a folder in place of a dataset's name.
-
-    Raises:
-        UsageError: There is such a folder, and no such dataset.
-    """
-    if name not in DATASETS and ":" not in name and Path(name).is_dir():
-        raise UsageError(f"There is no dataset named {name!r}.", f"Did you mean the folder of images folder:{name}?")
-
-
-def spelled_out(name: str) -> dict[str, str]:
-    """The fields in a name: `folder:PATH`, `imagenet:PATH` and `tiny-imagenet:PATH` say where the images are.
-
-    `hf:REPOSITORY` is a dataset of the Hugging Face hub.
-    """
-    kind, colon, rest = name.partition(":")
-    return {"name": kind, _FIELD_AFTER_COLON[kind]: rest} if colon and kind in _FIELD_AFTER_COLON else {"name": name}
 
 
 def load(

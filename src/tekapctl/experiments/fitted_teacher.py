@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Literal
 
 from tekapctl.commands.cost import estimate
-from tekapctl.data.datasets.folder import ClassFolders
+from tekapctl.data.image_files import ImageFilesSpec
 from tekapctl.experiments.sweeps.folder import SweepFolder
 from tekapctl.experiments.sweeps.plan import Trial
 from tekapctl.experiments.sweeps.state import Ledger, Standing
@@ -45,7 +45,9 @@ def fitting_spec(spec: StudentSpec, home: Home, fit: Fit) -> TeacherSpec | None:
         user's.
     """
     is_library = spec.teacher.partition(":")[0] in external.LIBRARIES
-    if fit == "none" or not is_library or spec.ensemble or not isinstance(spec.data, ClassFolders):
+    if fit == "none" or not is_library or spec.ensemble:
+        return None
+    if not isinstance(spec.data, ImageFilesSpec) or not spec.data.needs_location:
         return None
     weights = external.pretrained_weights(spec.teacher) if spec.requires.classes else None
     if weights is None or weights.classes == spec.data.shape(home.datasets).classes:
@@ -90,7 +92,7 @@ def _with_weights(arguments: external.Arguments) -> dict[str, external.Argument]
 
 def estimable(spec: StudentSpec, fitting: TeacherSpec) -> StudentSpec:
     """The student's spec with the teacher's image size and random weights, for what is measured before it is fitted."""
-    assert isinstance(fitting.data, ClassFolders)
+    assert isinstance(fitting.data, ImageFilesSpec)
     data = spec.data.model_copy(update={"size": fitting.data.size})
     arguments = {**external.without_weights(spec.teacher_args), "pretrained": False}
     return spec.model_copy(update={"data": data, "teacher_args": arguments})

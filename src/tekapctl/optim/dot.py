@@ -4,7 +4,7 @@ Zhao, Cui, Song and Liang, "DOT: A Distillation-Oriented Trainer", ICCV 2023, eq
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -125,6 +125,8 @@ def _added(one: Gradients, other: Gradients) -> Gradients:
 class DOTSpec(OptimizerSpec):
     """SGD with a momentum of its own for the distillation loss."""
 
+    takes_published_rate: ClassVar[bool] = True
+    without_teacher: ClassVar[str | None] = "SGD with less momentum"
     name: Literal["dot"] = "dot"
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum, before delta is added or subtracted.")
     delta: float = Field(

@@ -72,6 +72,11 @@ class Trainable:
 class OptimizerSpec(Settings, ABC):
     """The settings that all optimizers have."""
 
+    takes_published_rate: ClassVar[bool] = False
+    """Whether the networks' published learning rates, which are those of SGD, are its defaults."""
+    without_teacher: ClassVar[str | None] = None
+    """For an optimizer that is meant for distillation: what it is without a teacher, as the end of a warning."""
+
     name: str = Field(description="Name of the optimizer.")
     learning_rate: float = Field(0.05, gt=0, le=1e6, description="Initial learning rate.")
     weight_decay: Weight = Field(5e-4, description="Weight decay.")

@@ -1,7 +1,7 @@
 """SGD with momentum, which published CIFAR and ImageNet results were trained with."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +19,7 @@ class SGD(Optimizer, torch.optim.SGD):
 class SGDSpec(OptimizerSpec):
     """SGD with momentum; the defaults are those published for CIFAR-100."""
 
+    takes_published_rate: ClassVar[bool] = True
     name: Literal["sgd"] = "sgd"
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum.")
     nesterov: bool = Field(False, description="Nesterov momentum.")

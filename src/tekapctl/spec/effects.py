@@ -16,8 +16,8 @@ from tekapctl.spec.student import StudentSpec
 
 Effect = Literal["weight", "shrink", "noise", "student-term", "bank-updates"]
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
-OF_CRD = {"student-term", "bank-updates"}
-"""Effects on CRD alone."""
+OF_SOME = {"student-term", "bank-updates"}
+"""Effects on the methods that declare them as their `own_effects`, such as CRD."""
 
 
 def keep(spec: StudentSpec, effects: Collection[str]) -> StudentSpec:
@@ -39,12 +39,12 @@ def keep(spec: StudentSpec, effects: Collection[str]) -> StudentSpec:
             raise unknown_name("effect of TeKAP", effect, list(EFFECTS))
     if not (spec.tekap.logit.teachers or spec.tekap.feature.teachers):
         raise UsageError("The spec has no augmented teachers, so TeKAP has no effects.", "Switch TeKAP on.")
-    wrong = sorted(OF_CRD & set(effects))
-    if wrong and spec.method.name != "crd":
-        raise UsageError(f"{wrong[0]} is an effect on CRD, but the method is {spec.method.name}.", "Leave it out.")
+    wrong = sorted((OF_SOME & set(effects)) - spec.method.own_effects)
+    if wrong:
+        raise UsageError(f"TeKAP has no effect {wrong[0]} on the method {spec.method.name}.", "Leave it out.")
     tekap = to_dict(spec)["tekap"]
     tekap["logit"] |= _changes(spec.tekap.logit, effects, needs_teachers=False)
-    tekap["feature"] |= _changes(spec.tekap.feature, effects, needs_teachers=bool(OF_CRD & set(effects)))
+    tekap["feature"] |= _changes(spec.tekap.feature, effects, needs_teachers=bool(OF_SOME & set(effects)))
     if "student-term" not in effects:
         tekap["feature"]["student_term_weight"] = 0.0
     if "bank-updates" not in effects:

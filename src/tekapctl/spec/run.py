@@ -13,7 +13,8 @@ from pydantic import (
 
 from tekapctl import models
 from tekapctl.data.datasets.cifar import CIFAR100
-from tekapctl.data.spec import DATASETS, DataSpec, spelled_out
+from tekapctl.data.names import spelled_out
+from tekapctl.data.spec import DATASETS, DataSpec
 from tekapctl.distillation.methods import METHODS
 from tekapctl.errors import UsageError
 from tekapctl.models.external import Argument
@@ -47,9 +48,6 @@ CHOICES: dict[str, tuple[Registry[Any], str]] = {
     "schedule": (SCHEDULES, "step"),
 }
 """Fields that are a name or a table with a name, and the name by default."""
-
-_PUBLISHED_OPTIMIZERS = ("sgd", "dot")
-"""The networks' published learning rates are meant for these."""
 
 
 class Continued(Settings):
@@ -148,10 +146,13 @@ class RunSpec(Settings):
         optimizer = values.get("optimizer", {})
         if isinstance(optimizer, str):
             optimizer = {"name": optimizer}
+        if not isinstance(optimizer, Mapping):
+            return values
+        name = optimizer.get("name", CHOICES["optimizer"][1])
         if (
-            isinstance(optimizer, Mapping)
-            and "learning_rate" not in optimizer
-            and optimizer.get("name", "sgd") in _PUBLISHED_OPTIMIZERS
+            "learning_rate" not in optimizer
+            and name in OPTIMIZERS
+            and OPTIMIZERS[name].takes_published_rate
             and isinstance(network, str)
             and models.is_known(network)
         ):

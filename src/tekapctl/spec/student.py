@@ -130,11 +130,8 @@ class StudentSpec(RunSpec):
 
     @model_validator(mode="after")
     def _check_repeats(self) -> "StudentSpec":
-        if self.data.repeats > 1 and self.beta and getattr(self.method, "memory", None) == "bank":
-            raise ValueError(
-                "`data.repeats` puts an image into a batch several times, but CRD's banks have one entry for each: set "
-                "`method.memory` to queue"
-            )
+        if self.data.repeats > 1 and self.beta and (why := self.method.refuses_repeats) is not None:
+            raise ValueError(f"`data.repeats` puts an image into a batch several times, but {why}")
         return self
 
     @model_validator(mode="after")
@@ -190,8 +187,8 @@ class StudentSpec(RunSpec):
     def _check_weights(self) -> "StudentSpec":
         if self.angular.views and (self.tekap.logit.teachers or self.tekap.feature.teachers):
             raise ValueError("learned views replace TeKAP's noise: switch TeKAP off, or set angular.views to 0")
-        if self.method.name == "kd" and self.beta:
-            raise ValueError("the method kd has no loss for beta to weigh: set alpha, and beta to 0")
+        if self.beta and not self.method.has_loss:
+            raise ValueError(f"the method {self.method.name} has no loss for beta to weigh: set alpha, and beta to 0")
         if self.ensemble_digests and len(self.ensemble_digests) != len(self.ensemble):
             raise ValueError("ensemble_digests and ensemble differ in length")
         if not (self.gamma or self.alpha or self.beta):

@@ -115,7 +115,7 @@ def read_data(metadata: dict[str, str], source: str) -> DataSpec | None:
         UsageError: The settings are damaged.
     """
     name = metadata.get("dataset", "")
-    is_code = ":" in name and not name.startswith("hf:")  # a user's own class, which may not be importable here
+    is_code = ":" in name  # a user's own class, which may not be importable here
     if "data_settings" not in metadata or is_code:
         return None
     settings = _parse(metadata["data_settings"], source, "datasettings")

@@ -213,8 +213,10 @@ def log_run(context: RunContext) -> None:
         lines += [f"method: {_method(spec)}", f"loss: {_loss(spec)}"]
     if len(train) < spec.batch_size:
         logger.warning(f"a batch of {spec.batch_size:,} is larger than the training set: an epoch is a single step")
-    if not isinstance(spec, StudentSpec) and spec.optimizer.name == "dot":
-        logger.warning("the optimizer dot is meant for distillation: without a teacher it is SGD with less momentum")
+    alone = spec.optimizer.without_teacher
+    if not isinstance(spec, StudentSpec) and alone is not None:
+        name = spec.optimizer.name
+        logger.warning(f"the optimizer {name} is meant for distillation: without a teacher it is {alone}")
     precision = str(context.trainer.precision).removeprefix("torch.")
     lines.append(
         f"training: {counted(spec.total_epochs, 'epoch')}, batch size {spec.batch_size:,}, learning rate "

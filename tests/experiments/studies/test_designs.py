@@ -253,3 +253,13 @@ def test_a_study_is_one_new_file(tmp_path):
     assert done.stdout.strip().split("|") == [f"KD, T = {t}, seed {seed}" for t in (1, 2, 4) for seed in (0, 1)], (
         done.stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("data", "datasets"),
+    [("digits", ("fashion-mnist",)), ("fashion-mnist", ("digits",)), ("cifar100", ("stl10", "tiny-imagenet"))],
+)
+def test_embeddings_are_probed_on_what_the_dataset_declares_or_as_published(data, datasets):
+    request = design("transfer", data=data).request
+    assert request is not None
+    assert request.probes == datasets

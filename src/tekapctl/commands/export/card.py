@@ -22,15 +22,6 @@ from tekapctl.store.atomic import format_bytes
 from tekapctl.store.run import Run
 from tekapctl.train.metadata import Preprocessing
 
-_HUB_NAMES = {
-    "cifar10": "uoft-cs/cifar10",
-    "cifar100": "uoft-cs/cifar100",
-    "fashion-mnist": "zalando-datasets/fashion_mnist",
-    "imagenet": "ILSVRC/imagenet-1k",
-    "svhn": "ufldl-stanford/svhn",
-    "tiny-imagenet": "zh-plus/tiny-imagenet",
-}
-"""Datasets under their names on the hub."""
 _NOT_STRINGS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
 """Words that YAML takes for other values unless they are quoted."""
 
@@ -94,15 +85,13 @@ def _front_matter(source: ExportSource, sheet: Sheet, summary: dict[str, Any]) -
     """The card's metadata, as the hub names it."""
     data, model = source.data, source.trained.model
     is_files = isinstance(data, ImageFilesSpec)
-    on_hub = getattr(data, "repository", None) or _HUB_NAMES.get(data.name)
-    kind = "hf" if data.name == "hf" else data.name
+    on_hub = data.hub_repository
     distilled = ["knowledge-distillation"] if summary.get("kind") == "student" else []
     front: dict[str, Any] = {} if sheet.license is None else {"license": sheet.license}
     front["library_name"] = "tekapctl"
     front["pipeline_tag"] = "image-classification"
     front["tags"] = ["image-classification", *distilled, sheet.kind, source.precision]
     if on_hub:
-        on_hub = re.split("[@:]", on_hub)[0]
         front["datasets"] = [on_hub]
     front["metrics"] = ["accuracy"]
     if sheet.check is not None:
@@ -113,8 +102,8 @@ def _front_matter(source: ExportSource, sheet: Sheet, summary: dict[str, Any]) -
                     {
                         "task": {"type": "image-classification"},
                         "dataset": {
-                            "name": on_hub or kind,
-                            "type": on_hub or ("imagefolder" if is_files else kind),
+                            "name": on_hub or data.name,
+                            "type": on_hub or ("imagefolder" if is_files else data.name),
                             "split": "test",
                         },
                         "metrics": [{"type": "accuracy", "value": round(sheet.check.top1, 6), "name": "top-1"}],

@@ -162,7 +162,7 @@ def export(
         found.append(exported.to_dict())
     pushed = None
     if hub is not None and written:
-        written.sort(key=lambda one: one.target.kind != "onnx")  # whose card is the most useful one
+        written.sort(key=lambda one: not one.target.format.leads)  # the first one's card is the repository's
         pushed = hub.upload([(one.target.files, one.target.card) for one in written], source)
     return {
         "reference": reference.name,

@@ -205,6 +205,8 @@ class Format(ABC):
     """What else its model card says about use, in Markdown; `{file}` stands for the file's name."""
     has_graph: ClassVar[bool] = False
     """Whether files hold the network's graph, which `ExportSource.program` traces, and not its weights alone."""
+    leads: ClassVar[bool] = False
+    """Whether its model card is that of a repository to which files of several formats are pushed."""
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
     """Of float32, float16 and int8, those that it supports."""
     extra: ClassVar[str] = "export"

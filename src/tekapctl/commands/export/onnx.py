@@ -24,6 +24,7 @@ class Onnx(Format):
 
     suffix: ClassVar[str] = ".onnx"
     has_graph: ClassVar[bool] = True
+    leads: ClassVar[bool] = True
     precisions: ClassVar[tuple[str, ...]] = ("float32", "float16", "int8")
     modules: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
 

@@ -56,6 +56,7 @@ class CIFAR10(CIFAR):
     """Ten classes."""
 
     name: Literal["cifar10"] = "cifar10"
+    hub_id: ClassVar = "uoft-cs/cifar10"
     published: ClassVar = _published("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
     published_shape: ClassVar = Shape(50_000, 10_000, 10, 3, 32, 32)
     inner: ClassVar = "cifar-10-batches-py"
@@ -72,6 +73,7 @@ class CIFAR100(CIFAR):
     """A hundred classes."""
 
     name: Literal["cifar100"] = "cifar100"
+    hub_id: ClassVar = "uoft-cs/cifar100"
     published: ClassVar = _published("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85")
     published_shape: ClassVar = Shape(50_000, 10_000, 100, 3, 32, 32)
     inner: ClassVar = "cifar-100-python"

@@ -19,6 +19,7 @@ class Digits(DataSpec):
 
     name: Literal["digits"] = "digits"
     is_included: ClassVar[bool] = True
+    transfers_to: ClassVar[tuple[str, ...]] = ("fashion-mnist",)
     padding: int = 1
     flip: bool = False
 

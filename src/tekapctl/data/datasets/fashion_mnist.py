@@ -35,6 +35,8 @@ class FashionMNIST(InMemorySpec):
     """Read from `folder`, from the fetched datasets, or from Debian's package `dataset-fashion-mnist`."""
 
     name: Literal["fashion-mnist"] = "fashion-mnist"
+    hub_id: ClassVar = "zalando-datasets/fashion_mnist"
+    transfers_to: ClassVar = ("digits",)
     padding: int = 4
     flip: bool = True
     published: ClassVar = tuple(

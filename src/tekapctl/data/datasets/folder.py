@@ -42,6 +42,7 @@ class FolderImages(ClassFolders):
     """The images of a local folder."""
 
     name: Literal["folder"] = "folder"
+    field_after_colon: ClassVar[str | None] = "folder"
 
     def listing(self, downloads: Path) -> Listing:
         return self.listing_of(self._place)

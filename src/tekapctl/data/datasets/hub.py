@@ -7,21 +7,23 @@ streaming shuffles with a state of its own.
 import io
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
-from tekapctl.data.datasets.folder import ClassFolders
+from tekapctl.data.datasets.folder import ClassFolders, FolderImages
 from tekapctl.data.fetching import replace_folder
 from tekapctl.data.files.decoding import SUFFIXES
 from tekapctl.data.files.listing import Listing, count, few, images_under
-from tekapctl.data.spec import DATASETS
+from tekapctl.data.spec import DATASETS, DataSpec
 from tekapctl.errors import TekapctlError, UsageError, first_line, require
 from tekapctl.store.download import local_path
 from tekapctl.store.http import Report, silent
 
 _REPOSITORY = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<config>[\w.-]+))?(?::(?P<label>[\w.-]+))?")
+_PREFIX = "hf"
+"""Of the folders into which datasets are fetched."""
 _TESTED = ("test", "validation", "valid", "val", "dev")
 _LABELS = ("label", "labels", "class", "category", "target", "cls")
 """Names of columns that hold classes as plain numbers or words; `cls` is WebDataset's."""
@@ -32,6 +34,8 @@ class HubImages(ClassFolders):
     """A dataset of the Hugging Face hub."""
 
     name: Literal["hf"] = "hf"
+    field_after_colon: ClassVar[str | None] = "repository"
+    shows_progress: ClassVar[bool] = True
     repository: str | None = Field(
         None,
         max_length=400,
@@ -59,6 +63,10 @@ class HubImages(ClassFolders):
         return f"hf:{self.repository}"
 
     @property
+    def hub_repository(self) -> str | None:
+        return None if self.repository is None else self._parts[0]
+
+    @property
     def _parts(self) -> tuple[str, str | None, str | None]:
         """Repository, configuration and column of the classes."""
         found = _REPOSITORY.fullmatch(self.repository or "")
@@ -68,8 +76,13 @@ class HubImages(ClassFolders):
 
     def location(self, downloads: Path) -> Path:
         repo, config, label = self._parts
-        parts = ("hf", repo.replace("/", "--"), config and f"@{config}", label and f"+{label}")
+        parts = (_PREFIX, repo.replace("/", "--"), config and f"@{config}", label and f"+{label}")
         return downloads / "--".join(part for part in parts if part)
+
+    @classmethod
+    def of_fetched(cls, folder: Path) -> DataSpec | None:
+        """Class folders: the repository's name cannot be read from that of the folder."""
+        return FolderImages(folder=str(folder)) if folder.name.startswith(f"{_PREFIX}--") else None
 
     def listing(self, downloads: Path) -> Listing:
         folder = self.location(downloads)

@@ -20,6 +20,8 @@ class ImageNet(ImageFilesSpec):
     """
 
     name: Literal["imagenet"] = "imagenet"
+    field_after_colon: ClassVar[str | None] = "folder"
+    hub_id: ClassVar[str | None] = "ILSVRC/imagenet-1k"
     from_teacher: ClassVar[Mapping[str, Any]] = {**ImageFilesSpec.from_teacher, "size": 224}
     augmentation: Literal["crop-flip", "resized-crop"] = "resized-crop"
     mean: tuple[Mean, ...] | None = (0.485, 0.456, 0.406)

@@ -29,6 +29,7 @@ class SVHN(InMemorySpec):
     """The cropped digits without the `extra` split; reading its MATLAB files needs the extra `svhn`."""
 
     name: Literal["svhn"] = "svhn"
+    hub_id: ClassVar = "ufldl-stanford/svhn"
     padding: int = 4
     flip: bool = False
     published: ClassVar = tuple(

@@ -27,6 +27,8 @@ class TinyImageNet(ImageFilesSpec):
     """
 
     name: Literal["tiny-imagenet"] = "tiny-imagenet"
+    field_after_colon: ClassVar[str | None] = "folder"
+    hub_id: ClassVar[str | None] = "zh-plus/tiny-imagenet"
     address: ClassVar[str] = ADDRESS
 
     def shape(self, downloads: Path) -> Shape:

@@ -26,6 +26,7 @@ class KDSpec(MethodSpec):
         2015,
         "T^2 * KL(softmax(teacher / T) || softmax(student / T)), weighted by alpha",
     )
+    has_loss = False
     name: Literal["kd"] = "kd"
 
     def make(self, pair: Pair) -> None:

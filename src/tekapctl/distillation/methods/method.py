@@ -184,6 +184,10 @@ class MethodSpec(Settings, ABC):
     """Whether TeKAP was published with this method, so that it is on by default."""
     reads_labels: ClassVar[bool] = False
     """Whether the loss reads labels but not the teacher's classes."""
+    has_loss: ClassVar[bool] = True
+    """Whether the method has a loss of its own for beta to weigh; KD's is weighed by alpha."""
+    own_effects: ClassVar[frozenset[str]] = frozenset()
+    """The effects of TeKAP (`spec.effects`) that it has on this method and not on all."""
 
     name: str = Field(description="Name of the method.")
 
@@ -192,6 +196,11 @@ class MethodSpec(Settings, ABC):
         """Refuse a method that does not declare what it reads."""
         if not hasattr(cls, "requires"):
             raise TypeError(f"{cls.__name__} does not declare what it reads, such as requires = Requires(logits=True)")
+
+    @property
+    def refuses_repeats(self) -> str | None:
+        """Why a batch must not hold an image several times, and what to set instead; None if it may."""
+        return None
 
     def init_lr(self, student: str) -> float | None:
         """The published learning rate of the method's init stage for a student's network; None for the run's."""

@@ -14,7 +14,7 @@ from tekapctl.models import is_known
 from tekapctl.registry import Registry
 from tekapctl.settings import Settings
 from tekapctl.spec import StudentSpec, TeacherSpec, parse, to_dict
-from tekapctl.spec.effects import EFFECTS, OF_CRD, keep
+from tekapctl.spec.effects import EFFECTS, OF_SOME, keep
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ def relevant(spec: StudentSpec) -> StudentSpec:
 
 def effects_of(spec: StudentSpec) -> list[str]:
     """The effects that TeKAP has on a spec's losses."""
-    on_crd = spec.method.name == "crd" and bool(spec.beta) and bool(spec.tekap.feature.teachers)
-    return [effect for effect in EFFECTS if on_crd or effect not in OF_CRD]
+    own = spec.method.own_effects if spec.beta and spec.tekap.feature.teachers else ()
+    return [effect for effect in EFFECTS if effect in own or effect not in OF_SOME]
 
 
 def plain(spec: StudentSpec) -> StudentSpec:
@@ -170,10 +170,8 @@ def with_tekap(spec: StudentSpec, levels: Mapping[str, Mapping[str, Any]]) -> St
 
 def name_of(spec: StudentSpec) -> str:
     """What a spec's method is called without TeKAP: `KD`, `CRD` or `CRD + KD`."""
-    if spec.method.name == "kd":
-        return "KD"
     name = spec.method.name.upper() if len(spec.method.name) < 5 else spec.method.name
-    return f"{name} + KD" if spec.alpha else name
+    return f"{name} + KD" if spec.alpha and spec.method.has_loss else name
 
 
 class Labels(NamedTuple):

@@ -26,6 +26,7 @@ class CRDSpec(MethodSpec):
     weights = Weights(beta=0.8)
     requires = Requires(embedding=True)
     reads_labels = True
+    own_effects = frozenset({"student-term", "bank-updates"})
     about = About(
         "Contrastive Representation Distillation",
         2020,
@@ -50,6 +51,11 @@ class CRDSpec(MethodSpec):
         if self.memory == "queue" and self.mode == "relax":
             raise ValueError("a queue has no entry for other samples of the class: use mode 'exact'")
         return self
+
+    @property
+    def refuses_repeats(self) -> str | None:
+        """The banks have one entry for each image, which a step can update only once."""
+        return "CRD's banks have one entry for each: set `method.memory` to queue" if self.memory == "bank" else None
 
     def memory_bytes(self, samples: int, batch_size: int, teachers: int) -> int:
         """Two memories per teacher, and a batch's scores and gathered negatives, in float32."""
