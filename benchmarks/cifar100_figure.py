@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tekapctl.experiments.comparison.statistics import Difference
-from tekapctl.report.drawing import COLOURS
+from tekapctl.report.svg import COLOURS
 
 Arms = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
