@@ -220,7 +220,7 @@ def as_typed(command: str, reader: Reader) -> list[str]:
     command = command.replace("--teacher RUN", f"--teacher {runs[-1]}")
     for word, own in sorted(WORDS.items(), key=lambda pair: -len(pair[0])):
         command = re.sub(rf"(?<![\w-]){re.escape(word)}(?![\w.=-])", own, command)
-    if "-digits-" in runs[-1]:  # whose network takes no colours
+    if "-digits-" in runs[-1] and "resnet32x4" not in command:  # the run's network takes no colours
         command = command.replace("--probe svhn", "--probe digits")
     teacher = next(name for name in runs if "-teacher-" in name)
     command = re.sub(r"\d{8}-\d{6}-teacher-[\w-]+|\b0440\b", teacher, command)

@@ -243,7 +243,7 @@ def test_the_documented_method_of_a_users_own_is_trained_resumed_and_refused(tek
     assert summary["method"] == "my_methods:CosineSpec"
     assert summary["last_top1"] > 0.3
     (tmp_path / "bare.py").write_text(
-        "from tekapctl.distillation.methods import MethodSpec\nfrom tekapctl.models.network import Requires\n"
+        "from tekapctl.distillation.methods import MethodSpec\nfrom tekapctl.models.knowledge import Requires\n"
         "class Bare(MethodSpec):\n    requires = Requires(logits=True)\n    def make(self, pair): ...\n"
     )
     assert "gamma 1, alpha 0, beta 1" in tekapctl("methods", "show", "bare:Bare").out
