@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tekapctl.errors import UsageError
-from tekapctl.experiments.comparison.groups import Finished, baseline_of, group
+from tekapctl.experiments.comparison.groups import Finished, baseline_of, different_hardware, group
 from tekapctl.experiments.comparison.statistics import Difference, Summary, holm, paired, t_quantile, two_sided
 from tekapctl.experiments.comparison.table import (
     cells,
@@ -244,3 +245,17 @@ def test_a_p_value_is_never_shown_as_zero(p, text):
 def test_nothing_is_shown_as_minus_zero():
     assert difference_cells(Difference(1, -0.00001, None, None, None), 1.0) == ("+0.00", "")
     assert difference_cells(Difference(2, -0.126, -0.2, 0.1, 0.5), 100.0, 1) == ("-12.6", "-20.0 to +10.0")
+
+
+def test_runs_on_different_hardware_or_in_different_precisions_are_said_to_be(tmp_path):
+    def finished(name: str, **made: str) -> Finished:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "environment.json").write_text(json.dumps(made))
+        return Finished(Run(tmp_path / name), parse({}), {})
+
+    cpu = [finished(f"{n}", device=f"cpu, {n} thread{'s' * (n > 1)}, AVX512", precision="bfloat16") for n in (1, 2)]
+    assert different_hardware(cpu) is None
+    gpu = finished("gpu", device="NVIDIA H100", precision="bfloat16")
+    exact = finished("exact", device="cpu, 1 thread, AVX512", precision="float32")
+    assert "bfloat16 on cpu, AVX512 (2 runs); bfloat16 on NVIDIA H100 (1 run)" in str(different_hardware([*cpu, gpu]))
+    assert "float32 on cpu, AVX512 (1 run)" in str(different_hardware([*cpu, exact]))

@@ -123,6 +123,8 @@ def compared(found: "list[Group]", baseline: str | None) -> dict[str, Any]:
         notes.append(f"not compared with {against.label}, trained or tested on different images: {'; '.join(apart)}")
     if few:
         notes.append(f"too few seeds in common for a test: {'; '.join(few)}")
+    if mixed := groups.different_hardware(run for each in found for run in each.runs.values()):
+        notes.append(mixed)
     return {
         "json": {"baseline": against.label, "groups": [row.to_dict() for row in rows]},
         **{form: text_of([cells], form) for form in ("markdown", "latex", "csv")},
@@ -133,7 +135,7 @@ def compared(found: "list[Group]", baseline: str | None) -> dict[str, Any]:
 
 def paired(runs: "list[Finished]", baseline: str | None) -> dict[str, Any]:
     """A table of methods and pairs, in all forms in which it can be shown."""
-    from tekapctl.experiments.comparison import pair_formats, pairs
+    from tekapctl.experiments.comparison import groups, pair_formats, pairs
 
     table = pairs.by_pair(runs, baseline)
     columns = ["method", *(f"{head}>" for head in pair_formats.heads(table))]
@@ -142,6 +144,8 @@ def paired(runs: "list[Finished]", baseline: str | None) -> dict[str, Any]:
         notes.append(f"not the same for all pairs: {', '.join(fields)} of {label}")
     if table.left_out:
         notes.append(f"left out, because they were not distilled: {', '.join(table.left_out)}")
+    if mixed := groups.different_hardware(runs):
+        notes.append(mixed)
     return {
         "json": table.to_dict(),
         "markdown": pair_formats.pairs_markdown(table).rstrip("\n"),

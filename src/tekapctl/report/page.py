@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from tekapctl import __version__
 from tekapctl.errors import TekapctlError, counted
-from tekapctl.experiments.comparison.groups import Group
+from tekapctl.experiments.comparison.groups import Group, different_hardware
 from tekapctl.experiments.comparison.table import COLUMNS, Row, cells
 from tekapctl.experiments.studies.result import Result, arm_cells, contrast_cells
 from tekapctl.report import drawing, sections
@@ -43,6 +43,7 @@ def page(groups: Sequence[Group], baseline: Group, rows: Sequence[Row], predicto
     # A study has tested its contrasts already: a second p-value with another correction would contradict them.
     table = [row[: len(COLUMNS)] if opening else row for row in cells(rows, baseline.label)]
     notes, networks = _networks(groups, baseline, predictor)
+    mixed = different_hardware(run for group in groups for run in group.runs.values())
     found = [sections.training(groups), sections.diversity(groups), *networks]
     return render(
         "page.html",
@@ -54,7 +55,7 @@ def page(groups: Sequence[Group], baseline: Group, rows: Sequence[Row], predicto
         baseline=baseline.label,
         differences=None if opening else _differences(rows, baseline),
         sections=[each for each in found if each is not None],
-        notes=notes,
+        notes=[*notes, *([f"The runs were {mixed}."] if mixed else [])],
         groups=[
             {
                 "label": group.label,

@@ -70,7 +70,7 @@ def start(
     files = {
         **files,
         "spec.toml": dumps(context.spec),
-        "environment.json": json.dumps(environment(context.trainer.device, context.trainer.comm), indent=2) + "\n",
+        "environment.json": json.dumps(environment(context.trainer), indent=2) + "\n",
     }
     return Runs(home.runs).start(label(context), files)
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from tekapctl import __version__
-from tekapctl.device import describe, exact_float32
-from tekapctl.distributed.communicator import SINGLE_PROCESS, Communicator
+from tekapctl.device import describe, describe_passes, exact_float32
 from tekapctl.errors import UsageError, counted
 from tekapctl.models import Network
 from tekapctl.models.network import parameters
@@ -25,6 +24,7 @@ from tekapctl.store.weights import encode_weights, read_weights
 from tekapctl.train.build import RunContext
 from tekapctl.train.evaluation import Evaluation, evaluate
 from tekapctl.train.step import Metrics
+from tekapctl.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -168,15 +168,16 @@ def weights_metadata(context: RunContext, metrics: Metrics) -> dict[str, str]:
     }
 
 
-def environment(device: torch.device, comm: Communicator = SINGLE_PROCESS) -> dict[str, Any]:
-    """What a run ran on: versions, device, processes, and the commit of the folder it was started in."""
+def environment(trainer: Trainer) -> dict[str, Any]:
+    """What a run ran on: versions, device, precision, processes, and the commit of the folder it was started in."""
     return {
         "tekapctl": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "device": describe(device),
-        "processes": comm.world_size,
+        "device": describe(trainer.device),
+        "precision": describe_passes(trainer.device, trainer.precision),
+        "processes": trainer.comm.world_size,
         "commit": _commit(),
     }
 

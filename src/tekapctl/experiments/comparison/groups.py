@@ -2,12 +2,13 @@
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tekapctl.errors import UsageError
+from tekapctl.errors import UsageError, counted
 from tekapctl.experiments.identity import identifying, in_words
 from tekapctl.settings import flat_items
 from tekapctl.spec import StudentSpec, TeacherSpec, load_of_run, read_file
@@ -54,6 +55,22 @@ class Group:
     def top1(self) -> list[float]:
         """Top-1 accuracies after the last epoch, ordered by seed."""
         return [self.runs[seed].top1 for seed in sorted(self.runs)]
+
+
+def different_hardware(found: Iterable[Finished]) -> str | None:
+    """A sentence about runs that were not all trained on one kind of hardware in one precision; None if they were.
+
+    Runs of one seed on different hardware differ by rounding, which training amplifies to differences as between seeds.
+    """
+    kinds: Counter[str] = Counter()
+    for one in found:
+        made = one.run.environment()
+        device = re.sub(r", \d+ threads?", "", str(made.get("device", "unknown hardware")))
+        kinds[f"{made['precision']} on {device}" if "precision" in made else device] += 1
+    if len(kinds) < 2:
+        return None
+    each = "; ".join(f"{kind} ({counted(count, 'run')})" for kind, count in kinds.most_common())
+    return f"not trained on the same hardware, or not in the same precision: {each}"
 
 
 def find(home: Home, references: Sequence[str], *, names: Sequence[str] = (), every: bool = False) -> list[Finished]:
