@@ -10,6 +10,7 @@ from PIL import Image
 
 from tekapctl.data import data_spec
 from tekapctl.data.files.decoding import DamagedImageError, decode
+from tekapctl.data.files.finding import find_images
 from tekapctl.data.files.listing import fingerprint_of_unlabelled, images_under, list_images
 from tekapctl.errors import TekapctlError, UsageError
 
@@ -316,3 +317,14 @@ def test_a_folder_must_be_there_and_named(tmp_path):
         load(Path("/nowhere/at/all"))
     with pytest.raises(UsageError, match="needs a folder"):
         data_spec("folder").shape(tmp_path)
+
+
+def test_linked_folders_are_read_and_none_leads_back(tmp_path):
+    make(tmp_path / "pictures", {"cat": 2, "dog": 2})
+    make(tmp_path, {"more": 3})
+    (tmp_path / "pictures" / "cat" / "more").symlink_to(tmp_path / "more")
+    (tmp_path / "pictures" / "cat" / "all").symlink_to(tmp_path)
+    (tmp_path / "more" / "back").symlink_to(tmp_path / "pictures" / "cat")
+    found = images_under(tmp_path / "pictures" / "cat")
+    assert len(found) == 5
+    assert list(find_images([str(tmp_path / "pictures" / "cat")])) == sorted(map(str, found))

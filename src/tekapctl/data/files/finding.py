@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from tekapctl.data.files.decoding import SUFFIXES
+from tekapctl.data.files.listing import leads_back
 from tekapctl.errors import UsageError
 
 STREAM = "-"
@@ -70,10 +71,10 @@ def _lines(stream: BinaryIO, end: bytes) -> Iterator[str]:
 
 
 def _below(folder: str) -> Iterator[str]:
-    """Images in a folder and its subfolders, sorted; hidden ones are left out."""
+    """Images in a folder and its subfolders, also linked ones, sorted; hidden ones are left out."""
     try:
         with os.scandir(folder) as found:
-            entries = sorted((each.name, each.is_dir(follow_symlinks=False)) for each in found)
+            entries = sorted((each.name, each.is_dir() and not leads_back(each.path)) for each in found)
     except OSError as error:
         raise UsageError(f"The folder {folder!r} cannot be read: {error.strerror}.", "Check its permissions.") from None
     for name, is_folder in entries:

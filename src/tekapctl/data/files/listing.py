@@ -90,20 +90,31 @@ def without_empty_classes(listing: Listing, folder: Path) -> Listing:
 def images_under(folder: Path) -> list[Path]:
     """All image files in a folder and its subfolders, sorted; hidden files and folders are left out.
 
+    Links to folders are followed, as by torchvision's ImageFolder, but not back to a folder that they are in.
+
     Raises:
         TekapctlError: A folder cannot be read.
     """
     found = []
     try:
-        for place, inner, names in os.walk(folder, onerror=_refuse):
+        for place, inner, names in os.walk(folder, onerror=_refuse, followlinks=True):
             # Hidden folders hold copies: .ipynb_checkpoints, .thumbnails.
-            inner[:] = [name for name in inner if not name.startswith(".")]
+            inner[:] = [name for name in inner if not (name.startswith(".") or leads_back(os.path.join(place, name)))]  # noqa: PTH118
             found += [Path(place, n) for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
     except OSError as error:
         raise TekapctlError(
             f"The folder {folder} cannot be read: {error.strerror}.", "Check its permissions."
         ) from None
     return sorted(found)
+
+
+def leads_back(folder: str) -> bool:
+    """Whether a path is a link to a folder that it is in, by way of other links or not."""
+    path = Path(folder)
+    if not path.is_symlink():
+        return False
+    target = path.resolve()
+    return any(parent.resolve().is_relative_to(target) for parent in path.parents)
 
 
 def _refuse(error: OSError) -> None:
