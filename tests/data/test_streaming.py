@@ -251,3 +251,11 @@ def test_validation_and_test_images_can_be_larger_than_training_images(folder, t
     assert [each.image_shape[1] for each in (splits.train, splits.val, splits.test)] == [16, 24, 24]
     same = data.load(held_out.model_copy(update={"size": 24, "test_size": None}), tmp_path, seed=0)
     assert torch.equal(Batches(splits.test, 4, device=CPU).probe(2), Batches(same.test, 4, device=CPU).probe(2))
+
+
+def test_a_student_takes_its_teachers_test_size_and_may_set_one_where_the_teacher_has_none(folder):
+    plain, larger = (data_spec({"name": f"folder:{folder}", "size": 16, "test_size": size}) for size in (None, 24))
+    assert plain.like(larger).test_image_size == 24
+    assert larger.like(plain).test_image_size == 24
+    with pytest.raises(UsageError, match="trained with 24"):
+        data_spec({"name": f"folder:{folder}", "test_size": 32}).like(larger)

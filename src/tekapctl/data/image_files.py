@@ -159,7 +159,7 @@ class ImageFilesSpec(DataSpec):
         """The same settings, with the teacher's image size, channels and split where they are not set."""
         if not isinstance(other, type(self)):
             return self
-        taken = other.shared
+        taken = {name: value for name, value in other.shared.items() if value is not None}
         for name, value in taken.items():
             given = getattr(self, name)
             if given not in (None, value):
