@@ -11,11 +11,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 from safetensors.torch import load_file
 
-from tekapctl import load_student
+from tekapctl import load_student, spec
 from tekapctl.data import Batches
 from tekapctl.data.files.listing import list_images
-from tekapctl.spec import load
+from tekapctl.store.home import Home
 from tekapctl.store.weights import read_metadata
+from tekapctl.train.references import find
+from tekapctl.train.trained import load
 
 CPU = torch.device("cpu")
 
@@ -68,7 +70,7 @@ def test_from_a_folder_to_an_evaluated_student(tekapctl, photographs, monkeypatc
 def test_photographs_are_named_and_damaged_ones_too(tekapctl, photographs, tmp_path):
     data = ["--dataset", f"folder:{photographs}", "--set", "data.size=32", "--epochs", "2", "--batch-size", "16"]
     trained = tekapctl("train-teacher", "--model", "resnet8", *data, "--json").json
-    data_set = load(tekapctl.home / "runs" / trained["run"] / "spec.toml").data
+    data_set = spec.load(tekapctl.home / "runs" / trained["run"] / "spec.toml").data
     images, network = data_set.load(photographs).test, load_student(trained["run"], home=tekapctl.home)
     known = [str(path) for path, _ in list_images(photographs, 0.2, 0).test]
     said = tekapctl("predict", trained["run"], *known, "--top", "2", "--json").json
@@ -146,6 +148,9 @@ def test_images_are_classified_and_exported_in_the_size_of_the_test_images(tekap
     file = tmp_path / "network.safetensors"
     tekapctl("export", run["run"], "--output", str(file))
     assert read_metadata(file)["image_size"] == "24x24"
+    teacher = load(find(Home(tekapctl.home), run["run"])).network
+    # A student is trained on images of either size.
+    assert [teacher.normalize(torch.zeros(1, 3, size, size)).shape[2] for size in (16, 24, 40)] == [16, 24, 24]
     picture = str(next((photographs / "disc").glob("*.jpg")))
     found = [tekapctl("predict", source, picture, "--json").json for source in (run["run"], str(file))]
     assert found[0] == found[1]

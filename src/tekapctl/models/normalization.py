@@ -18,26 +18,34 @@ class Normalization(nn.Module):
         mean: Mean of each channel, in [0, 1].
         std: Standard deviation of each channel, in the same units.
         size: Height and width of the network's input. Default: images are not resized.
+        train_size: Another height and width that is left as it is: the network was trained on smaller images.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: tuple[int, int] | None = None,
+        train_size: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
         check_normalization(mean, std)
-        self.mean, self.std, self.size = tuple(mean), tuple(std), size
+        self.mean, self.std, self.size, self.train_size = tuple(mean), tuple(std), size, train_size
         means, deviations = (torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (mean, std))
         self.register_buffer("scale", 1 / (255 * deviations), persistent=False)
         self.register_buffer("shift", -means / deviations, persistent=False)
 
     def extra_repr(self) -> str:
         """Its constants, which are also part of the identity of cached teacher outputs."""
-        return f"mean={self.mean}, std={self.std}, size={self.size}"
+        trained = "" if self.train_size is None else f", train_size={self.train_size}"
+        return f"mean={self.mean}, std={self.std}, size={self.size}{trained}"
 
     def forward(self, pixels: Shaped[Tensor, "batch c h w"]) -> Float[Tensor, "batch c _h _w"]:
         """Normalised images of pixels from 0 to 255, in channels-last order; floating-point ones get gradients."""
-        if self.size is not None and pixels.shape[2:] != self.size:
+        if self.size is not None and pixels.shape[2:] not in (self.size, self.train_size):
             pixels = F.interpolate(pixels.float(), self.size, mode="bilinear", align_corners=False, antialias=True)
         if pixels.requires_grad:
             return torch.addcmul(self.shift, pixels, self.scale).contiguous(memory_format=torch.channels_last)

@@ -29,6 +29,7 @@ class Preprocessing:
         std: Standard deviation of each channel.
         crop_fraction: Side of the centre crop as a fraction of the largest centre crop; 1 takes all of it.
         is_grey: Whether images are converted to grey, and their single channel is repeated for the network.
+        train_size: Height and width of its training images, if they had another size.
     """
 
     size: tuple[int, int]
@@ -36,6 +37,7 @@ class Preprocessing:
     std: tuple[float, ...]
     crop_fraction: float = 1.0
     is_grey: bool = False
+    train_size: tuple[int, int] | None = None
 
 
 def read_preprocessing(metadata: dict[str, str], channels: int, source: str) -> Preprocessing | None:
@@ -46,7 +48,6 @@ def read_preprocessing(metadata: dict[str, str], channels: int, source: str) -> 
     """
     if "mean" not in metadata:
         return None
-    height, _, width = metadata.get("image_size", "").partition("x")
     values = [
         _parse(metadata.get(key, ""), source, what)
         for key, what in (("mean", "channel means"), ("std", "channel standard deviations"))
@@ -56,13 +57,22 @@ def read_preprocessing(metadata: dict[str, str], channels: int, source: str) -> 
         mean, std = (tuple(float(number) for number in value) for value in numbers)
         check_normalization(mean, std)
         crop_fraction = float(metadata.get("middle", 1))
-        size = int(height), int(width)
-        if not 0 < crop_fraction <= 1 or not all(SMALLEST_IMAGE <= side <= LARGEST_IMAGE for side in size):
+        size = _read_size(metadata.get("image_size", ""))
+        train_size = _read_size(metadata["train_image_size"]) if "train_image_size" in metadata else None
+        if not 0 < crop_fraction <= 1:
             raise ValueError
-        return Preprocessing(size, mean, std, crop_fraction, metadata.get("grey") == "true")
+        return Preprocessing(size, mean, std, crop_fraction, metadata.get("grey") == "true", train_size)
     except (TypeError, ValueError, OverflowError, UsageError) as error:
         why = f": {error.problem}" if isinstance(error, UsageError) else "."
         raise UsageError(f"The preprocessing stated in {source} is invalid{why}", "Train or export it again.") from None
+
+
+def _read_size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    size = int(height), int(width)
+    if not all(SMALLEST_IMAGE <= side <= LARGEST_IMAGE for side in size):
+        raise ValueError
+    return size
 
 
 def read_shape(metadata: dict[str, str], state: dict[str, Tensor]) -> tuple[int, int] | None:

@@ -142,6 +142,7 @@ def weights_metadata(context: RunContext, metrics: Metrics) -> dict[str, str]:
     """The metadata of a weights file: the network, its classes and images, and how good it is."""
     spec, train = context.spec, context.splits.train
     channels, height, width = context.splits.test.image_shape
+    _, *train_size = train.image_shape
     network = context.trainer.network
     normalization = network.normalization
     assert normalization is not None
@@ -155,6 +156,7 @@ def weights_metadata(context: RunContext, metrics: Metrics) -> dict[str, str]:
         "num_classes": str(len(train.classes)),
         "in_channels": str(channels),
         "image_size": f"{height}x{width}",
+        **({} if train_size == [height, width] else {"train_image_size": f"{train_size[0]}x{train_size[1]}"}),
         "classes": json.dumps(train.classes),
         "mean": json.dumps(normalization.mean),
         "std": json.dumps(normalization.std),

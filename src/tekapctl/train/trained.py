@@ -134,7 +134,8 @@ def load(reference: Reference, *, model: str | None = None, arguments: external.
         network = models.build(model, num_classes, in_channels, external.without_weights(arguments or {}))
     load_into(network, _named_as_in(network, state), source=source)
     if preprocessing is not None:
-        network.normalization = Normalization(preprocessing.mean, preprocessing.std, preprocessing.size)
+        sizes = (preprocessing.size, preprocessing.train_size)
+        network.normalization = Normalization(preprocessing.mean, preprocessing.std, *sizes)
     return Trained(
         network=network.eval(),
         model=model,
