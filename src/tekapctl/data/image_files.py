@@ -105,14 +105,15 @@ class ImageFilesSpec(DataSpec):
     def with_fingerprint(self, downloads: Path) -> "ImageFilesSpec":
         """The same settings with the fingerprint of the current files."""
         found = self.listing(downloads)
-        if self.fingerprint not in (None, found.fingerprint):
+        fingerprint = found.fingerprint
+        if self.fingerprint not in (None, fingerprint):
             raise UsageError(
                 f"The images of {self.described} have changed since the spec was written: there are now "
                 f"{len(found.train):,} training and {len(found.test):,} test images of "
                 f"{count(found.classes, 'class')}.",
                 "Restore the folder, or train a new run on the current images.",
             )
-        update = {"fingerprint": found.fingerprint, "folder": self.absolute_folder, **self._with_unlabelled()}
+        update = {"fingerprint": fingerprint, "folder": self.absolute_folder, **self._with_unlabelled()}
         return self.model_copy(update=update)
 
     def pinned(self, downloads: Path) -> "ImageFilesSpec":

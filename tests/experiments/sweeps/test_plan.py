@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.test_folder import make
+from tekapctl.data.files.listing import Listing
 from tekapctl.errors import UsageError
 from tekapctl.experiments.sweeps.plan import Plan, read
 from tekapctl.experiments.sweeps.plan import plan as plan_in
@@ -201,3 +203,13 @@ def test_what_cannot_be_is_refused_in_words(text, words):
     with pytest.raises(UsageError) as refused:
         of(text)
     assert all(word in str(refused.value) for word in words), str(refused.value)
+
+
+def test_the_files_of_a_folder_are_read_once_for_all_trials(tmp_path, monkeypatch):
+    make(tmp_path / "pictures", {"cat": 5, "dog": 5})
+    read, fingerprint = [], Listing.fingerprint.fget
+    monkeypatch.setattr(Listing, "fingerprint", property(lambda listing: read.append(listing) or fingerprint(listing)))
+    found = plan({"name": "x", "spec": {"data": f"folder:{tmp_path / 'pictures'}"}, "grid": {"seed": [0, 1, 2]}})
+    (only,) = {trial.spec.data.fingerprint for trial in found.trials.values()}
+    assert only is not None
+    assert len(read) == 1

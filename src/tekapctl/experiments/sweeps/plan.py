@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
+from tekapctl.data import DataSpec
 from tekapctl.errors import UsageError
 from tekapctl.experiments import identity
 from tekapctl.experiments.identity import Identity, experiment, in_words
@@ -129,12 +130,21 @@ def plan(table: Mapping[str, Any], datasets: Path, *, by_network: bool = True) -
         raise UsageError(f"The sweep is not valid: {wrong}.", "See docs/sweeps.md for the format.") from None
     if not file.grid and not file.before:
         raise UsageError("The sweep has no runs.", "Add a [grid].")
+    known: dict[str, DataSpec] = {}
+
+    def identified(data: DataSpec) -> DataSpec:
+        # Reading the names and sizes of all files takes a while, and trials share their images.
+        key = repr(data)
+        if key not in known:
+            known[key] = data.with_fingerprint(datasets)
+        return known[key]
+
     first: dict[str, Trial] = {}
     for number, fields in enumerate(file.before):
         label = str(fields.get("label", f"before {number + 1}"))
         values = merged({"kind": "teacher"}, {name: value for name, value in fields.items() if name != "label"})
         try:
-            spec = _spec(values, file.name, datasets)
+            spec = _spec(values, file.name, identified)
             requires = _needs(spec, first.values(), by_network)
         except UsageError as error:
             raise UsageError(f"{label}: {error.problem}", error.remedy) from None
@@ -143,7 +153,7 @@ def plan(table: Mapping[str, Any], datasets: Path, *, by_network: bool = True) -
         if label in first:
             raise UsageError(f"Two [[before]] runs are named {label!r}.", "Give them different labels.")
         first[label] = Trial(label, label, spec, requires)
-    of_grid = _of_grid(file, first.values(), by_network, datasets) if file.grid else ()
+    of_grid = _of_grid(file, first.values(), by_network, identified) if file.grid else ()
     return Plan(file.name, file.sweep, _by_digest([*first.values(), *of_grid]))
 
 
@@ -153,13 +163,15 @@ def complaint(entry: Any) -> str:
     return f"{'.'.join(map(str, entry['loc']))}: {what}"
 
 
-def _of_grid(file: SweepFile, first: Collection[Trial], by_network: bool, datasets: Path) -> list[Trial]:
+def _of_grid(
+    file: SweepFile, first: Collection[Trial], by_network: bool, identified: Callable[[DataSpec], DataSpec]
+) -> list[Trial]:
     found, refused, remedy = [], dict[str, list[str]](), ""
     for points in combinations(file.grid):
         label = ", ".join(filter(None, (point.label for point in points))) or file.name
         full = ", ".join([label, *(f"seed {point.table['seed']}" for point in points if "seed" in point.table)])
         try:
-            spec = _spec(_table(file.spec, points), file.name, datasets)
+            spec = _spec(_table(file.spec, points), file.name, identified)
             found.append(Trial(full, label, spec, _needs(spec, first, by_network)))
         except UsageError as error:
             refused.setdefault(error.problem.rstrip("."), []).append(full)
@@ -186,7 +198,8 @@ def _table(shared: Mapping[str, Any], points: Sequence[Point]) -> dict[str, Any]
     return found
 
 
-def _spec(values: dict[str, Any], name: str, datasets: Path) -> TeacherSpec | StudentSpec:
+def _spec(values: dict[str, Any], name: str, identified: Callable[[DataSpec], DataSpec]) -> TeacherSpec | StudentSpec:
+    """The spec of a trial; `identified` adds the fingerprint of its images."""
     values = {"name": name, **values}
     if values.get("kind") == "teacher":
         # A student without a teacher, among students: drop the fields that need a teacher.
@@ -195,7 +208,7 @@ def _spec(values: dict[str, Any], name: str, datasets: Path) -> TeacherSpec | St
         values = {field: value for field, value in values.items() if field not in only}
     spec = parse(values)
     with suppress(UsageError):  # the run itself reports missing images
-        spec = spec.model_copy(update={"data": spec.data.with_fingerprint(datasets)})
+        spec = spec.model_copy(update={"data": identified(spec.data)})
     return spec
 
 
