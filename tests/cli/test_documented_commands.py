@@ -84,7 +84,7 @@ def shortened(words: list[str]) -> list[str]:
         # Dozens of networks each; tests/cli/test_study.py and test_tune.py carry some out.
         case ["study", _, *_] | ["tune", *_]:
             return [*words, *PLAN]
-        case ["sweep", plan, *_] if plan.endswith("tekap-cifar100.toml"):
+        case ["sweep", plan, *_] if plan.endswith("-cifar100.toml") or "/cifar100-" in plan:
             return [*words, *PLAN]
         case ["fetch", name] if name.startswith("hf:"):
             return [*words, "--from", "hub"]

@@ -117,14 +117,14 @@ def test_streamed_photographs_train_as_those_in_memory_do(tekapctl, photographs)
 def test_a_stream_that_is_stopped_by_ctrl_c_goes_on_where_it_was(tekapctl, photographs):
     data = ["--dataset", f"folder:{photographs}", "--set", "data.size=32", "--batch-size", "8", "--json"]
     recipe = [*data, "--set", "data.augmentation=resized-crop", "--set", "data.workers=2", "--precision", "float32"]
-    options = ["train-teacher", "--model", "resnet8", *recipe, "--epochs", "20"]
+    options = ["train-teacher", "--model", "resnet8", *recipe, "--epochs", "6"]
     whole = tekapctl(*options).json
     environment = os.environ | {"TEKAPCTL_HOME": str(tekapctl.home), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tekapctl", *options, "--name", "stopped"]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as running:
-        while "epoch 3/20" not in (line := running.stderr.readline()):
+        while "epoch 3/6" not in (line := running.stderr.readline()):
             assert line, "it ended too early"
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does: all processes get it
         told = running.stderr.read()
@@ -140,7 +140,7 @@ def test_a_stream_that_is_stopped_by_ctrl_c_goes_on_where_it_was(tekapctl, photo
 
 
 def test_images_are_classified_and_exported_in_the_size_of_the_test_images(tekapctl, photographs, tmp_path):
-    sizes = ["--set", "data.augmentation=resized-crop", "--set", "data.size=16", "--set", "data.test_size=24"]
+    sizes = ["--set", "data.size=16", "--set", "data.test_size=24", "--set", "data.workers=0"]
     run = tekapctl(
         "train-teacher", "--model", "resnet8", "--dataset", f"folder:{photographs}", "--epochs", "1", *sizes, "--json"
     ).json
